@@ -1,0 +1,67 @@
+"""ONNX files that know which Hugging Face model they came from, and an Optimum that loads them alone.
+
+The public names are loaded when they are first used: importing this package imports none of the frameworks.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.activation import activate, deactivate
+
+if TYPE_CHECKING:
+    from optimum_htp.errors import (
+        ConfigLoadError,
+        HFHubIntegrationError,
+        ModelNotFoundError,
+        PreprocessorLoadError,
+    )
+    from optimum_htp.exporter import ExportResult, HTPExporter
+    from optimum_htp.hookspecs import hookimpl
+    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.source import detect_model_source, is_hub_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigLoadError",
+    "ExportMetadata",
+    "ExportResult",
+    "HFHubIntegrationError",
+    "HTPExporter",
+    "ModelNotFoundError",
+    "PreprocessorLoadError",
+    "activate",
+    "deactivate",
+    "detect_model_source",
+    "hookimpl",
+    "is_hub_model",
+]
+
+_HOME: Final = {
+    "ConfigLoadError": "errors",
+    "ExportMetadata": "metadata",
+    "ExportResult": "exporter",
+    "HFHubIntegrationError": "errors",
+    "HTPExporter": "exporter",
+    "ModelNotFoundError": "errors",
+    "PreprocessorLoadError": "errors",
+    "detect_model_source": "source",
+    "hookimpl": "hookspecs",
+    "is_hub_model": "source",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+# Where PyTorch's autoload is switched off, importing this package has to be enough.
+activate()

@@ -1,0 +1,87 @@
+"""From the folder that Optimum's exporter wrote to the folder that is published: the files that belong there."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from optimum_htp.errors import ExportError
+from optimum_htp.onnxfile import external_files, rename_model, sort_initializers
+
+__all__ = ["copy_configs", "move_models", "move_rest", "refuse_foreign_configs"]
+
+
+def move_models(exported: Path, output: Path, *, file_name: str | None, canonical: bool) -> tuple[str, ...]:
+    """Move the ONNX files of an export, with their external data, into the output folder.
+
+    Args:
+        exported: What Optimum wrote.
+        output: Where to.
+        file_name: Name of the one file, where the user gave one.
+        canonical: Whether to put into order what Optimum leaves to chance.
+
+    Returns:
+        The ONNX files, relative to the output folder.
+
+    Raises:
+        ExportError: There is no ONNX file, or several and one name.
+    """
+    names = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*.onnx"))
+    if not names:
+        raise ExportError("Optimum's exporter wrote no ONNX file.")
+    if file_name is not None and len(names) > 1:
+        raise ExportError(
+            f"The export has {len(names)} files ({', '.join(names)}): name an output folder instead of "
+            f"{file_name}, or export a single file with --monolith."
+        )
+    for name in names:
+        if canonical and "merged" in name:
+            sort_initializers(exported / name)
+        for data in external_files(exported / name):
+            _move(exported, output, os.path.normpath(Path(name).parent / data))
+        _move(exported, output, name)
+    if file_name is not None and names != [file_name]:
+        rename_model(output / names[0], output / file_name)
+        names = [file_name]
+    return tuple(names)
+
+
+def move_rest(exported: Path, output: Path) -> None:
+    """Move the configs that Optimum wrote into the output folder."""
+    for path in sorted(exported.rglob("*")):
+        if path.is_file():
+            _move(exported, output, path.relative_to(exported).as_posix())
+
+
+def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:
+    """Copy a model's own config and preprocessor files into the output folder, as they are."""
+    for name in names:
+        if (folder / name).is_file():
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, output / name)
+
+
+def refuse_foreign_configs(staged: Path, output: Path, file_name: str) -> None:
+    """Refuse to put a file's configs into a folder where they would replace those of another model.
+
+    Raises:
+        ExportError: The folder has another ONNX file, and a config that differs.
+    """
+    if not any(path.name != file_name for path in output.glob("*.onnx")):
+        return
+    for path in staged.rglob("*.json"):
+        there = output / path.relative_to(staged)
+        if there.is_file() and not filecmp.cmp(path, there, shallow=False):
+            raise ExportError(
+                f"{output} holds another model with a {there.name} of its own: export {file_name} to a folder "
+                "of its own."
+            )
+
+
+def _move(source: Path, target: Path, name: str) -> None:
+    if (source / name).is_file():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).rename(target / name)

@@ -1,0 +1,75 @@
+"""`optimum-cli export htp`: every option of `optimum-cli export onnx`, and ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from argparse import ArgumentParser
+from typing import Any, Final
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+
+__all__ = ["HTPExportCommand"]
+
+# Set by argparse and by optimum-cli itself.
+_NOT_OPTIONS: Final = {"func", "model", "output", "json"}
+
+
+class HTPExportCommand(Command):
+    """Exports a model; its parser is Optimum's own with our options added."""
+
+    COMMAND = CommandInfo(
+        name="htp", help="Export PyTorch to ONNX files that know which Hugging Face model they came from."
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        from optimum.commands.export.onnx import parse_args_onnx
+
+        parse_args_onnx(parser)
+        for action in parser._actions:
+            if action.dest == "model":
+                action.help = "Model on the Hub (NAME or ORG/NAME, either with @REVISION) or folder on disk to export."
+            elif action.dest == "output":
+                action.help = "Folder to write to, or for a model of one file a file name that ends in .onnx."
+        group = parser.add_argument_group("Provenance arguments")
+        group.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model to export.")
+        group.add_argument(
+            "--local-files-only", action="store_true", help="Take everything from the cache; open no connection."
+        )
+        group.add_argument(
+            "--force-download", action="store_true", help="Fetch files again although the cache has them."
+        )
+        group.add_argument(
+            "--verify-hub",
+            action="store_true",
+            help="Fail unless the Hub confirms model and commit, and the written files resolve from an empty cache.",
+        )
+        group.add_argument(
+            "--with-config",
+            action="store_true",
+            help="Keep config and preprocessor files beside the ONNX files of a Hub model too.",
+        )
+        group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
+
+    def execute(self) -> None:
+        """Export, and say what was written."""
+        from optimum_htp.exporter import HTPExporter
+
+        arguments = {name: value for name, value in vars(self.args).items() if name not in _NOT_OPTIONS}
+        result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
+        if self.args.json:
+            document: dict[str, Any] = {
+                "files": [str(path) for path in result.files],
+                "task": result.task,
+                "seconds": round(result.seconds, 3),
+                "metadata": dataclasses.asdict(result.metadata),
+            }
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+            return
+        print(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
+        for path in result.files:
+            print(f"  {path}")

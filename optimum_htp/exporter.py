@@ -1,0 +1,259 @@
+"""HTPExporter: from a model's name to ONNX files that know where they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.arrange import copy_configs, move_models, move_rest, refuse_foreign_configs
+from optimum_htp.checkpoint import fetch_checkpoint
+from optimum_htp.errors import HFHubIntegrationError, VerificationError
+from optimum_htp.fit import misfit
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loaded_model import LoadedModel, inspect_loaded_model
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_metadata
+from optimum_htp.optimum_export import export_from_folder, export_loaded_model, load_timm, optimum_options
+from optimum_htp.record import export_record, plugin_properties
+from optimum_htp.repofiles import MODEL_CONFIGS, read_json
+from optimum_htp.resolve import load_config, resolve_configs, resolve_preprocessors
+from optimum_htp.source import HubSource, LocalSource, locate
+from optimum_htp.staging import publish, staging_folder
+from optimum_htp.stamp import is_reproducible, stamp
+from optimum_htp.tasks import infer_task, with_past
+
+__all__ = ["ExportResult", "HTPExporter"]
+
+logger = logging.getLogger(__name__)
+
+_AUTO: Final = "auto"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        files: The ONNX files.
+        metadata: The record in the first of them.
+        task: The Optimum task that was exported.
+        seconds: Wall time of the whole export.
+    """
+
+    files: tuple[Path, ...]
+    metadata: ExportMetadata
+    task: str
+    seconds: float
+
+
+class HTPExporter:
+    """Exports Hugging Face models to ONNX with their provenance inside the file."""
+
+    def export(
+        self,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        output_path: str | os.PathLike[str] | None = None,
+        task: str = _AUTO,
+        *,
+        model: Any = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        library_name: str | None = None,
+        verify_hub: bool = False,
+        with_config: bool = False,
+        **options: Any,
+    ) -> ExportResult:
+        """Export a model; the same as `optimum-cli export htp`.
+
+        Args:
+            model_name_or_path: A model of the Hub (`name`, `org/name`, either with `@revision`) or a folder.
+            output_path: A folder, or for a model of one file a name that ends in `.onnx`.
+            task: Optimum task; `auto` infers it.
+            model: A model in memory, in place of a name; where it came from is read from its config.
+            revision: Branch, tag, commit or `refs/pr/N`.
+            token: Bearer token; None for the environment's or the saved login's.
+            cache_dir: Root of the Hub's cache.
+            local_files_only: Take everything from the cache.
+            force_download: Fetch files again although the cache has them.
+            library_name: `transformers`, `diffusers`, `timm` or `sentence_transformers`; None to infer it.
+            verify_hub: Fail unless the Hub confirms what is written into the files.
+            with_config: Keep config and preprocessor files beside a model of the Hub too.
+            **options: Every other option of `optimum-cli export onnx`, and every other argument of
+                `optimum.exporters.onnx.main_export`.
+
+        Raises:
+            ExportError: The export was refused or failed. What stood at the output path is unchanged.
+            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+            TypeError: An option that Optimum's exporter does not have, or contradictory arguments.
+        """
+        started = time.monotonic()
+        if output_path is None or (model_name_or_path is None) == (model is None):
+            raise TypeError("export() takes an output_path, and either a model's name or path, or model=.")
+        options = optimum_options(options)
+        access = HubAccess(
+            token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
+        )
+        if model is not None:
+            subject = inspect_loaded_model(model, access, library_name)
+        else:
+            source = locate(model_name_or_path or "", revision, access)
+            subject = LoadedModel(None, fetch_checkpoint(source, access, library_name))
+        if verify_hub:
+            _require_confirmed(subject)
+        if task == _AUTO:
+            task = self._infer_task(subject, monolith=bool(options.get("monolith")))
+
+        folder, file_name = _split_output(Path(output_path))
+        with staging_folder(folder) as staging:
+            exported, staged = staging / "exported", staging / "output"
+            exported.mkdir()
+            staged.mkdir()
+            model_class = self._run_optimum(subject, exported, task, access, options)
+            record = export_record(
+                subject.checkpoint,
+                task=task,
+                library=subject.library,
+                model_class=model_class,
+                base_model=subject.derived_from,
+            )
+            names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
+            self._add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
+            if file_name is not None:
+                refuse_foreign_configs(staged, folder, file_name)
+            record = self._stamp(staged, names, record, subject)
+            if verify_hub:
+                _verify(staged, names, record, access)
+            publish(staged, folder)
+        return ExportResult(
+            files=tuple(folder / name for name in names),
+            metadata=record,
+            task=task,
+            seconds=time.monotonic() - started,
+        )
+
+    def _infer_task(self, subject: LoadedModel, *, monolith: bool) -> str:
+        source = subject.checkpoint.source if subject.checkpoint is not None else None
+        info = source.info if isinstance(source, HubSource) and subject.model is None else None
+        tag = info.pipeline_tag if info is not None else None
+        task = infer_task(subject.config, subject.library, tag)
+        task = task if monolith else with_past(task, subject.config, subject.library)
+        logger.info("The task was inferred: %s", task)
+        return task
+
+    def _run_optimum(
+        self, subject: LoadedModel, exported: Path, task: str, access: HubAccess, options: Mapping[str, Any]
+    ) -> str:
+        """Export with Optimum; return the name of the class that was exported."""
+        model = subject.model
+        if subject.checkpoint is not None and model is None:
+            if subject.library == "timm":
+                model = load_timm(subject.checkpoint.folder)
+            else:
+                model = export_from_folder(
+                    subject.checkpoint.folder,
+                    exported,
+                    {
+                        **options,
+                        "task": task,
+                        "library_name": subject.library,
+                        "token": access.token,
+                        "local_files_only": access.local_files_only,
+                        **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
+                    },
+                    name=subject.name,
+                )
+                return type(model).__name__
+        with subject.reading_preprocessors_from(exported):
+            export_loaded_model(model, exported, {**options, "task": task})
+        return type(model).__name__
+
+    def _add_configs(self, subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
+        """Put configs beside the ONNX files where they are wanted, or cannot be done without.
+
+        Optimum's diffusion classes need the config of each part beside its file. A model in memory may differ
+        from its checkpoint, so its config is the one that Optimum wrote; preprocessors are the checkpoint's.
+        """
+        if not wanted and subject.library != "diffusers":
+            return
+        move_rest(exported, staged)
+        if subject.checkpoint is not None and subject.library != "diffusers":
+            names = subject.checkpoint.config_files
+            if subject.model is not None:
+                names = tuple(name for name in names if name not in MODEL_CONFIGS)
+            copy_configs(subject.checkpoint.folder, names, staged)
+
+    def _stamp(
+        self, staged: Path, names: Sequence[str], record: ExportMetadata, subject: LoadedModel
+    ) -> ExportMetadata:
+        source = subject.checkpoint.source if subject.checkpoint is not None else None
+        info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
+        extra = plugin_properties(record, info)
+        if len(names) > 1:
+            record = dataclasses.replace(record, onnx_files=tuple(names))
+        written = [
+            stamp(
+                staged / name,
+                dataclasses.replace(record, onnx_file=name) if record.onnx_files else record,
+                author=info.author if info is not None else None,
+                extra=extra,
+            )
+            for name in names
+        ]
+        return written[0]
+
+
+def _split_output(output: Path) -> tuple[Path, str | None]:
+    """Return the folder to write to, and the file name where the output names a file."""
+    if output.suffix == ".onnx" and not output.is_dir():
+        return output.parent, output.name
+    return output, None
+
+
+def _require_confirmed(subject: LoadedModel) -> None:
+    source = subject.checkpoint.source if subject.checkpoint is not None else LocalSource(None)
+    if isinstance(source, LocalSource) or subject.derived_from is not None:
+        raise VerificationError(
+            f"{subject.name} is a local model: there is no Hub to confirm it. Leave out --verify-hub."
+        )
+    if source.info is None:
+        raise VerificationError(f"The Hub did not confirm {source.repo_id} at {source.commit}: {source.reason}")
+
+
+def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: HubAccess) -> None:
+    """Read the files back, and resolve what they say as a loader with an empty cache would."""
+    online = dataclasses.replace(access, local_files_only=False, force_download=False)
+    for name in names:
+        written = ExportMetadata.from_properties(read_metadata(staged / name))
+        if written is None or (written.hub_id, written.hub_sha) != (record.hub_id, record.hub_sha):
+            raise VerificationError(f"{name} does not say what was written into it: {written}.")
+    try:
+        info = plugins.hub(record.hub_provider).info(str(record.hub_id), record.hub_sha, online)
+        if (info.repo_id, info.commit) != (record.hub_id, record.hub_sha):
+            raise VerificationError(
+                f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
+            )
+        with tempfile.TemporaryDirectory() as cache:
+            fresh = dataclasses.replace(online, cache_dir=cache)
+            if record.export_library == "diffusers":
+                resolve_preprocessors(record, fresh)
+                return
+            folder = resolve_configs(record, fresh, with_code=False)
+            reason = misfit(read_json(folder / "config.json") or {}, record, staged / names[0])
+            if reason is not None:
+                raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
+            load_config(folder, record)
+    except VerificationError:
+        raise
+    except HFHubIntegrationError as error:
+        raise VerificationError(f"The Hub does not confirm {record.source}: {error}") from error

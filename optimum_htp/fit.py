@@ -1,0 +1,72 @@
+"""Whether a config can be that of an ONNX file: a stranger's config.json must not pass for the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_signature
+
+__all__ = ["misfit"]
+
+_LOGITS: Final = "logits"
+# The tasks whose logits end in one value a label.
+_LABELLED_TASKS: Final = (
+    "text-classification",
+    "token-classification",
+    "image-classification",
+    "audio-classification",
+    "audio-frame-classification",
+)
+_DEFAULT_LABELS: Final = 2  # of transformers' PretrainedConfig
+
+
+def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> str | None:
+    """Say why a config cannot belong to a stamped ONNX file, or return None where nothing speaks against it.
+
+    Args:
+        config: Content of a `config.json`.
+        metadata: What the file says of itself.
+        path: The file; its outputs are read where the number of labels can be told from them.
+    """
+    model_class, model_type = metadata.model_class, config.get("model_type")
+    if model_class is not None and model_class not in (config.get("architectures") or ()):
+        types = _model_types_of(model_class)
+        if types and model_type not in types:
+            return f"it is of a {model_type} model, and the file of a {model_class}"
+    in_graph = _labels_in_graph(metadata, path)
+    if in_graph is not None and in_graph != (in_config := _labels_in_config(config)):
+        return f"it has {in_config} labels, and the file {in_graph}"
+    return None
+
+
+def _labels_in_graph(metadata: ExportMetadata, path: Path) -> int | None:
+    if metadata.task not in _LABELLED_TASKS:
+        return None
+    _, outputs = read_signature(path)
+    for output in outputs:
+        if output.name == _LOGITS and output.shape and isinstance(output.shape[-1], int):
+            return output.shape[-1]
+    return None
+
+
+def _labels_in_config(config: Mapping[str, Any]) -> int:
+    if isinstance(labels := config.get("id2label"), dict):
+        return len(labels)
+    count = config.get("num_labels", config.get("num_classes", _DEFAULT_LABELS))
+    return count if isinstance(count, int) else _DEFAULT_LABELS
+
+
+def _model_types_of(class_name: str) -> set[str]:
+    """Return the model types that transformers has a class of this name for."""
+    from transformers.models.auto import modeling_auto
+
+    types = set()
+    for name, mapping in vars(modeling_auto).items():
+        if name.endswith("_MAPPING_NAMES"):
+            for model_type, classes in mapping.items():
+                if class_name in ((classes,) if isinstance(classes, str) else classes):
+                    types.add(model_type)
+    return types

@@ -1,0 +1,46 @@
+"""The hooks through which other distributions extend this one.
+
+A plugin is a module or object registered under the entry-point group `optimum_htp`; see `plugins.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from optimum_htp.hubs.base import Hub, RepoInfo
+    from optimum_htp.metadata import ExportMetadata
+
+__all__ = ["hookimpl", "hookspec"]
+
+hookspec = pluggy.HookspecMarker("optimum_htp")
+hookimpl = pluggy.HookimplMarker("optimum_htp")
+
+
+@hookspec
+def optimum_htp_hubs() -> Sequence[Hub]:  # type: ignore[empty-body]
+    """Return the Hubs that this plugin adds. A name that is already taken is an error."""
+
+
+@hookspec
+def optimum_htp_metadata(  # type: ignore[empty-body]
+    metadata: ExportMetadata, info: RepoInfo | None
+) -> Mapping[str, str]:
+    """Return metadata properties to write beside ours into every file of an export.
+
+    `info` is what the Hub said of the model, None for a local one. Keys that begin with `hf_` are ours and
+    are refused.
+    """
+
+
+@hookspec
+def optimum_htp_preprocessors(  # type: ignore[empty-body]
+    files: Sequence[str], configs: Mapping[str, Mapping[str, object]]
+) -> Sequence[str]:
+    """Return the names of further Auto classes that load preprocessors of a model with these files.
+
+    `configs` has the parsed content of its JSON configs, by file name.
+    """

@@ -1,0 +1,107 @@
+"""What a Hub is: the questions that the rest of this package asks one.
+
+A Hub serves git-like repos of files. It answers what a name and a revision mean right now (`info`), what the
+local cache knows of that without asking (`cached_commit`), and makes files of one commit available in a local
+folder (`snapshot`). Every failure is one of this package's errors, chained to the cause.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["Hub", "HubAccess", "RepoInfo"]
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """How to reach a Hub; the same keyword arguments as Hugging Face's `from_pretrained`.
+
+    Attributes:
+        token: Bearer token; None or True for the environment's or the saved login's, False for none.
+        cache_dir: Root of the cache; None for the Hub's standard one.
+        local_files_only: Open no connection.
+        force_download: Fetch files again although the cache has them.
+    """
+
+    token: str | bool | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepoInfo:
+    """What a Hub says of a repo at one revision. Fields that it does not fill are None or empty."""
+
+    repo_id: str
+    commit: str
+    files: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    pipeline_tag: str | None = None
+    library_name: str | None = None
+    author: str | None = None
+    last_modified: str | None = None
+    private: bool | None = None
+    gated: bool | None = None
+    downloads: int | None = None
+    likes: int | None = None
+    base_model: str | None = None
+    license: str | None = None
+    language: str | list[str] | None = None
+    task_categories: list[str] | None = None
+
+
+class Hub(Protocol):
+    """A place that models come from. Plugins add theirs through the hook `optimum_htp_hubs`."""
+
+    name: str
+    """What `hf_hub_provider` calls it."""
+
+    def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
+        """Ask the Hub what a repo is at a revision (its main branch for None).
+
+        Raises:
+            InvalidModelReferenceError: The repo id cannot be one.
+            ModelNotFoundError: There is no such repo or, `RevisionNotFoundError`, no such revision.
+            HubUnreachableError: The Hub could not be asked.
+        """
+        ...
+
+    def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
+        """Return the commit that the local cache has for a revision, or None. Opens no connection."""
+        ...
+
+    def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
+        """Return the commit that begins with a few characters, from the cache or the repo's history.
+
+        Raises:
+            RevisionNotFoundError: No commit begins so, or several do.
+            HubUnreachableError: The cache does not know and the Hub could not be asked.
+        """
+        ...
+
+    def snapshot(
+        self,
+        repo_id: str,
+        commit: str,
+        files: Sequence[str],
+        access: HubAccess,
+        *,
+        ref: str | None = None,
+        progress: bool = False,
+    ) -> Path:
+        """Return a folder that holds these files of a commit, fetching side by side those that are missing.
+
+        A file that the commit does not have is not in the folder. Without missing files no connection is
+        opened. With `ref`, the cache notes that this branch or tag is the commit, for `cached_commit`.
+
+        Raises:
+            ModelNotFoundError: There is no such repo or commit, or the token may not see it.
+            GatedModelError: The files are closed to this token.
+            HubUnreachableError: Files are missing and the Hub could not be asked.
+        """
+        ...

@@ -1,0 +1,254 @@
+"""Loading an ONNX file through Optimum's own class: `ORTModelForX.from_pretrained("model.onnx")`.
+
+The file says which model it is; its config comes from beside it or from the Hub at its commit; Optimum's class
+does the rest, in place. Optimum looks for ONNX files by searching a folder. While one of our loads runs, that
+search is answered with exactly the files of the model, under the names that Optimum expects.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.errors import (
+    ConfigLoadError,
+    HubUnreachableError,
+    MissingSiblingError,
+    OnnxFileNotFoundError,
+)
+from optimum_htp.fit import misfit
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import external_files, read_metadata
+from optimum_htp.repofiles import MODEL_CONFIGS, read_json
+from optimum_htp.resolve import load_config, resolve_configs
+
+if TYPE_CHECKING:
+    from optimum.onnxruntime import ORTModel
+
+__all__ = ["ModelFiles", "files_being_loaded", "load", "names_a_file"]
+
+logger = logging.getLogger(__name__)
+
+_CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
+_SINGLE_FILE: Final = "model.onnx"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The ONNX files of a model: the path of each, by the name that it had at export."""
+
+    folder: Path
+    by_name: Mapping[str, Path]
+
+
+files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
+"""What Optimum's search for files is answered with; None outside a load of ours."""
+
+
+def names_a_file(model_id: str | os.PathLike[str]) -> bool:
+    """Whether what was given to `from_pretrained` is an ONNX file, rather than a folder or a repo."""
+    text = os.fspath(model_id)
+    return text.endswith(".onnx") and not Path(text).is_dir()
+
+
+def load(
+    cls: type[ORTModel],
+    model_id: str | os.PathLike[str],
+    *,
+    config: Any = None,
+    export: bool = False,
+    subfolder: str = "",
+    revision: str | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    **options: Any,
+) -> ORTModel:
+    """Load an ONNX file with one of Optimum's `ORTModel` classes; the arguments are Optimum's.
+
+    `revision` overrides the commit that the file is pinned to.
+
+    Raises:
+        OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
+        InvalidOnnxFileError: The file is not an ONNX model.
+        ConfigLoadError: There is no config to load it with.
+        HFHubIntegrationError: The Hub does not give the config; the subclass says why.
+    """
+    path = Path(os.fspath(model_id))
+    if not path.is_file():
+        raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
+    if export:
+        raise ValueError(f"{path} is an ONNX file already: leave out export=True.")
+    if subfolder:
+        raise ValueError(f"{path} is a file: put subfolder={subfolder!r} into its path.")
+    metadata = ExportMetadata.from_properties(read_metadata(path))
+    access = HubAccess(
+        token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
+    )
+    if _is_generator(cls):
+        source = _config_folder(path, metadata, access, revision, trust_remote_code, needed=config is None)
+        config = _config(cls, config, source, metadata, access, trust_remote_code)
+        if options.get("generation_config") is None:
+            options["generation_config"] = _generation_config(source, config)
+    else:
+        source = None
+        if config is None:
+            source = _config_folder(path, metadata, access, revision, trust_remote_code, needed=True)
+        config = _config(cls, config, source, metadata, access, trust_remote_code)
+    files = _model_files(cls, path, metadata)
+    if options.get("file_name") not in (None, path.name):
+        raise ValueError(f"{path} is a file: leave out file_name={options['file_name']!r}.")
+    options.pop("file_name", None)
+    with _answering_with(files):
+        return cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
+
+
+def _config_folder(
+    path: Path,
+    metadata: ExportMetadata | None,
+    access: HubAccess,
+    revision: str | None,
+    trust_remote_code: bool,
+    *,
+    needed: bool,
+) -> Path | None:
+    """Return the folder that config and preprocessors come from: the file's own, or a snapshot of its commit.
+
+    None only where nothing is `needed` and nothing can be had.
+    """
+    from_hub = metadata is not None and metadata.model_type == "hub"
+    if _has_own_config(path, metadata, revision):
+        return path.parent
+    if metadata is not None and from_hub:
+        if revision not in (None, metadata.hub_sha):
+            logger.warning("%s was exported from %s, and revision=%r overrides that.", path, metadata.source, revision)
+        try:
+            return resolve_configs(metadata, access, revision=revision, with_code=trust_remote_code)
+        except HubUnreachableError:
+            if needed:
+                raise
+            return None
+    if not needed:
+        return None
+    if metadata is not None:
+        raise ConfigLoadError(
+            f"{path} was exported from a local model, and its {_CONFIG} is not beside it. Copy the model's "
+            f"{_CONFIG} into {path.parent}, or pass config=."
+        )
+    raise ConfigLoadError(
+        f"{path} does not say which model it came from, and there is no {_CONFIG} beside it. Do one of these: "
+        f"export the model again with `optimum-cli export htp`; copy its {_CONFIG} into {path.parent}; or pass "
+        "config=."
+    )
+
+
+def _has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | None) -> bool:
+    """Whether the `config.json` beside a file is there and is the file's own."""
+    beside = path.parent / _CONFIG
+    if not beside.is_file():
+        return False
+    if metadata is None or metadata.model_type == "local":
+        return True
+    if revision is not None:
+        return False
+    content = read_json(beside)
+    reason = misfit(content, metadata, path) if isinstance(content, dict) else "it is not a JSON object"
+    if reason is not None:
+        logger.warning("%s is not used for %s (%s): %s", beside, path.name, metadata.source, reason)
+    return reason is None
+
+
+def _config(
+    cls: type[ORTModel],
+    config: Any,
+    source: Path | None,
+    metadata: ExportMetadata | None,
+    access: HubAccess,
+    trust_remote_code: bool,
+) -> Any:
+    if isinstance(config, (str, os.PathLike)):
+        return cls._load_config(
+            os.fspath(config),
+            token=access.token,
+            force_download=access.force_download,
+            trust_remote_code=trust_remote_code,
+            **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
+        )
+    if config is None and source is not None:
+        return load_config(source, metadata, trust_remote_code=trust_remote_code)
+    return config
+
+
+def _generation_config(source: Path | None, config: Any) -> Any:
+    from transformers import GenerationConfig
+
+    if source is not None and (source / _GENERATION_CONFIG).is_file():
+        return GenerationConfig.from_pretrained(source)
+    return GenerationConfig.from_model_config(config)
+
+
+def _is_generator(cls: type[ORTModel]) -> bool:
+    from transformers import GenerationMixin
+
+    return issubclass(cls, GenerationMixin)
+
+
+def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> ModelFiles:
+    """Return the files that the class opens, under the names that it looks for."""
+    from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
+
+    if not issubclass(cls, ORTModelForConditionalGeneration):
+        return ModelFiles(path.parent, {_SINGLE_FILE: _openable(path)})
+    if metadata is None:
+        return ModelFiles(path.parent, {one.name: one for one in sorted(path.parent.glob("*.onnx"))})
+    if not metadata.onnx_files:
+        raise OnnxFileNotFoundError(
+            f"{path} is a whole model in one file, and {cls.__name__} needs an encoder and a decoder. It was "
+            f"exported for the task {metadata.task}: export it for another one, without --monolith."
+        )
+    folder, found = path.parent, {}
+    if metadata.onnx_file is not None:
+        folder = path.parents[metadata.onnx_file.count("/")]
+    for name in metadata.onnx_files:
+        found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata)
+    return ModelFiles(folder, {name: _openable(one) for name, one in found.items()})
+
+
+def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata) -> Path:
+    """Return the file that had this name in the same export, renamed or not."""
+    expected = folder / name
+    for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
+        if candidate.is_file():
+            other = ExportMetadata.from_properties(read_metadata(candidate))
+            if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
+                return candidate
+    stranger = " (the one there is of another export)" if expected.is_file() else ""
+    raise MissingSiblingError(
+        f"{expected} is missing{stranger}: {path.name} is part of a model of {len(metadata.onnx_files)} files "
+        f"({', '.join(metadata.onnx_files)}), which have to stay together. Copy it there, or export again."
+    )
+
+
+def _openable(path: Path) -> Path:
+    """Return the path under which ONNX Runtime finds a file's external data, where the file is a link."""
+    if path.is_symlink() and not all((path.parent / name).exists() for name in external_files(path)):
+        return path.resolve()
+    return path
+
+
+@contextmanager
+def _answering_with(files: ModelFiles) -> Iterator[None]:
+    token = files_being_loaded.set(files)
+    try:
+        yield
+    finally:
+        files_being_loaded.reset(token)

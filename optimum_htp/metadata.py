@@ -1,0 +1,254 @@
+"""The record of where an ONNX file came from, and its form as metadata properties.
+
+The properties of a stamped file look like this (version 1 of the format):
+
+    hf_metadata_version   1
+    hf_model_type         hub
+    hf_hub_id             google-bert/bert-base-uncased
+    hf_hub_sha            86b5e0934494bd15c9632b12f734a8a67f723594
+    hf_hub_revision       86b5e093
+    hf_export_version     0.1.0
+    hf_export_timestamp   2026-01-31T12:00:00Z
+    hf_task               fill-mask
+    hf_preprocessors      AutoTokenizer
+    ...
+
+Everything that is pinned is pinned by `hf_hub_sha`: a commit never changes, so a record never goes stale.
+A record is a claim of whoever wrote the file, and is read as untrusted input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from optimum_htp.errors import MetadataError
+
+__all__ = ["METADATA_VERSION", "PREFIX", "ExportMetadata"]
+
+METADATA_VERSION: Final = 1
+PREFIX: Final = "hf_"
+_SHORT_COMMIT: Final = 8
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportMetadata:
+    """Where an ONNX file came from. Each field is the metadata property `hf_<field>`.
+
+    Attributes:
+        model_type: `hub` for a model of a Hub, `local` for any other.
+        hub_id: Repo id.
+        hub_sha: Full commit, 40 hexadecimal digits. The only thing that pins.
+        hub_revision: First characters of the commit, for people and for files of older tools.
+        hub_ref: The branch, tag or `refs/pr/N` that the user asked for.
+        hub_provider: Name of the Hub where it is not the Hugging Face Hub.
+        export_version: Version of optimum-htp.
+        export_timestamp: UTC, ISO 8601 with `Z`.
+        task: The Optimum task that was exported.
+        export_library: The library that Optimum exported with.
+        onnx_files: The files that make up a multi-file model, relative to the export's folder, with `/`.
+        onnx_file: Which of `onnx_files` this file is; it tells a renamed file's part in the model.
+        model_class: Name of the class that was exported.
+        preprocessors: The Auto classes that load the preprocessors, the most inclusive first.
+        config_files: The repo's config and preprocessor files at the commit; None where nobody listed them.
+        pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
+            As the Hub said at export.
+        original_producer: Name and version of the producer that our stamp replaced.
+        metadata_version: Version of this format; None in files of older tools.
+    """
+
+    model_type: Literal["hub", "local"]
+    hub_id: str | None = None
+    hub_sha: str | None = None
+    hub_revision: str | None = None
+    hub_ref: str | None = None
+    hub_provider: str | None = None
+    export_version: str | None = None
+    export_timestamp: str | None = None
+    task: str | None = None
+    export_library: str | None = None
+    onnx_files: tuple[str, ...] = ()
+    onnx_file: str | None = None
+    model_class: str | None = None
+    preprocessors: tuple[str, ...] = ()
+    config_files: tuple[str, ...] | None = None
+    pipeline_tag: str | None = None
+    library_name: str | None = None
+    base_model: str | None = None
+    license: str | None = None
+    model_downloads: int | None = None
+    model_likes: int | None = None
+    private: bool | None = None
+    gated: bool | None = None
+    original_producer: str | None = None
+    metadata_version: int | None = METADATA_VERSION
+
+    def to_properties(self) -> dict[str, str]:
+        """Return the record as metadata properties, leaving out what is unknown or empty."""
+        properties = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None or (value == () and field.name != "config_files"):
+                continue
+            properties[PREFIX + field.name] = _encode(field.name, value)
+        return properties
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str]) -> ExportMetadata | None:
+        """Return the record that a file's metadata properties hold, or None when they hold none.
+
+        Also reads what older tools wrote: `hf_downloads` and `hf_likes`, a short `hf_hub_revision` without
+        `hf_hub_sha`, no `hf_metadata_version`. Unknown keys are left alone.
+
+        Raises:
+            MetadataError: A property has a value that its key does not allow.
+        """
+        if f"{PREFIX}hub_id" not in properties and f"{PREFIX}model_type" not in properties:
+            return None
+        values: dict[str, Any] = {"metadata_version": None}
+        for field in dataclasses.fields(cls):
+            key = PREFIX + field.name
+            text = properties.get(key, properties.get(_OLD_KEYS.get(key, key)))
+            if text is not None:
+                values[field.name] = _decode(field.name, text)
+        values.setdefault("model_type", "hub")
+        record = cls(**values)
+        if record.model_type == "hub" and not record.hub_id:
+            raise MetadataError("hf_model_type is 'hub', but hf_hub_id is missing.")
+        if record.model_type == "hub" and not (record.hub_sha or record.hub_revision):
+            raise MetadataError(
+                f"hf_hub_id is {record.hub_id!r}, but neither hf_hub_sha nor hf_hub_revision says which commit."
+            )
+        return record
+
+    def belongs_with(self, other: ExportMetadata) -> bool:
+        """Whether two files come from the same export."""
+        return (self.hub_id, self.hub_sha, self.export_timestamp, self.onnx_files) == (
+            other.hub_id,
+            other.hub_sha,
+            other.export_timestamp,
+            other.onnx_files,
+        )
+
+    @property
+    def source(self) -> str:
+        """The model in words: `org/name at 1a2b3c4d`, or `a local model`."""
+        if self.hub_id is None:
+            return "a local model"
+        return f"{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:_SHORT_COMMIT]}"
+
+
+# Older tools wrote the counters under these names.
+_OLD_KEYS: Final = {"hf_model_downloads": "hf_downloads", "hf_model_likes": "hf_likes"}
+
+
+def _encode(name: str, value: Any) -> str:
+    if name in ("onnx_files", "config_files"):
+        return json.dumps(list(value), ensure_ascii=False)
+    if name == "preprocessors":
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _decode(name: str, text: str) -> Any:
+    decoder = _DECODERS.get(name)
+    if decoder is None:
+        return text
+    try:
+        return decoder(text)
+    except ValueError as error:
+        shown = text if len(text) <= 80 else f"{text[:80]}…"
+        raise MetadataError(f"{PREFIX}{name} is {shown!r}: {error}.") from error
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError("it has to be a whole number")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false", "auto", "manual"):
+        raise ValueError("it has to be true or false")
+    return text.lower() != "false"
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def decode(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"it has to be {' or '.join(allowed)}")
+        return text
+
+    return decode
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
+    def decode(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"it has to be {what}")
+        return text
+
+    return decode
+
+
+def _file_list(text: str) -> tuple[str, ...]:
+    """Decode a JSON list of relative paths; a path that leads out of its folder is refused."""
+    try:
+        names = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has to be a JSON list of file names") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("it has to be a JSON list of file names")
+    for name in cast("list[str]", names):
+        parts = re.split(r"[/\\]", name)
+        if not name or any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
+            raise ValueError(f"{name!r} is not a path inside the model's folder")
+    return tuple(names)
+
+
+def _file_name(text: str) -> str:
+    return _file_list(json.dumps([text]))[0]
+
+
+def _auto_classes(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor"):
+            raise ValueError(f"{name!r} is not an Auto class that loads preprocessors")
+    return names
+
+
+def _repo_id(text: str) -> str:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError as error:
+        raise ValueError("it is not a repo id") from error
+    return text
+
+
+_DECODERS: Final[dict[str, Callable[[str], Any]]] = {
+    "model_type": _one_of("hub", "local"),
+    "hub_id": _repo_id,
+    "hub_sha": _matching(_COMMIT, "a full commit, 40 hexadecimal digits"),
+    "hub_revision": _matching(_SHORT, "7 to 40 hexadecimal digits"),
+    "onnx_files": _file_list,
+    "onnx_file": _file_name,
+    "preprocessors": _auto_classes,
+    "config_files": _file_list,
+    "model_downloads": _count,
+    "model_likes": _count,
+    "private": _flag,
+    "gated": _flag,
+    "metadata_version": _count,
+}

@@ -1,0 +1,22 @@
+"""ONNX files at the wire level: read and stamped at the speed of the disk, weights untouched.
+
+This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Runtime.
+"""
+
+from optimum_htp.onnxfile.canonical import sort_initializers
+from optimum_htp.onnxfile.external import external_files, rename_model
+from optimum_htp.onnxfile.reader import ModelHeader, TensorSpec, read_header, read_metadata, read_signature
+from optimum_htp.onnxfile.writer import replaced_atomically, rewrite_header
+
+__all__ = [
+    "ModelHeader",
+    "TensorSpec",
+    "external_files",
+    "read_header",
+    "read_metadata",
+    "read_signature",
+    "rename_model",
+    "replaced_atomically",
+    "rewrite_header",
+    "sort_initializers",
+]

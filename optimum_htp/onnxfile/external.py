@@ -1,0 +1,78 @@
+"""External data: the files beside an ONNX file that hold its large tensors.
+
+A tensor that lives outside says where in `external_data`, as `location` relative to the ONNX file.
+Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.onnxfile.reader import GRAPH, entry, opened
+from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
+
+__all__ = ["external_files", "rename_model"]
+
+_EXTERNAL_DATA: Final = 13  # in TensorProto
+# Where tensors and graphs occur, as {message: {field number: message in it}}.
+_PLACES: Final[dict[str, dict[int, str]]] = {
+    "model": {GRAPH: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+
+
+def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the external data files that an ONNX file refers to, in order of appearance.
+
+    Steps over every tensor's content; reads no weights.
+    """
+    with opened(path, chunk=1 << 16) as window:
+        whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
+        return tuple(dict.fromkeys(_locations(window, whole, "model")))
+
+
+def rename_model(path: Path, target: Path) -> None:
+    """Rename an ONNX file inside its folder, and its external data file to `<target>_data`.
+
+    The data file is renamed too because two models in a folder cannot both own `model.onnx_data`; that suffix
+    is the one that Optimum fetches from a Hub.
+    """
+    locations = external_files(path)
+    if locations:
+        import onnx
+
+        model = onnx.load(path, load_external_data=False)
+        new = {old: _data_name(target.name, index) for index, old in enumerate(locations)}
+        for tensor in onnx.external_data_helper._get_all_tensors(model):
+            for item in tensor.external_data:
+                if item.key == "location":
+                    item.value = new[item.value]
+        onnx.save(model, path)
+        for old, name in new.items():
+            (path.parent / old).rename(target.parent / name)
+    path.rename(target)
+
+
+def _data_name(model: str, index: int) -> str:
+    return f"{model}_data" if index == 0 else f"{model}_data_{index}"
+
+
+def _locations(window: ByteWindow, message: Field, kind: str) -> Iterator[str]:
+    places = _PLACES.get(kind, {})
+    for part in walk(window, message.payload, message.end):
+        if part.wire_type != LENGTH_DELIMITED:
+            continue
+        if kind == "tensor":
+            if part.number == _EXTERNAL_DATA:
+                key, value = entry(window, part)
+                if key == "location":
+                    yield value
+        elif part.number in places:
+            yield from _locations(window, part, places[part.number])

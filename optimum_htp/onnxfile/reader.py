@@ -1,0 +1,207 @@
+"""Reading what an ONNX file says about itself, without its weights and without importing onnx.
+
+`read_header` walks the top level of the ModelProto and steps over the graph by its length, so its cost does
+not depend on the size of the file. `read_signature` also steps through the graph, to the inputs and outputs.
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError
+from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
+
+__all__ = ["ModelHeader", "TensorSpec", "opened", "read_header", "read_metadata", "read_signature"]
+
+# ModelProto
+IR_VERSION: Final = 1
+PRODUCER_NAME: Final = 2
+PRODUCER_VERSION: Final = 3
+DOMAIN: Final = 4
+MODEL_VERSION: Final = 5
+DOC_STRING: Final = 6
+GRAPH: Final = 7
+OPSET_IMPORT: Final = 8
+METADATA_PROPS: Final = 14
+# GraphProto
+_GRAPH_INPUT: Final = 11
+_GRAPH_OUTPUT: Final = 12
+
+Dimension = int | str | None
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """The fields of a ModelProto beside its graph.
+
+    `metadata` has each key once: of repeated keys the last counts, as in ONNX Runtime.
+    """
+
+    ir_version: int = 0
+    producer_name: str = ""
+    producer_version: str = ""
+    domain: str = ""
+    model_version: int = 0
+    doc_string: str = ""
+    opsets: dict[str, int] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name and shape of a graph's input or output; a dimension is a size, a symbol or unknown."""
+
+    name: str
+    shape: tuple[Dimension, ...] | None
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWindow]:
+    """Open an ONNX file for reading in pieces.
+
+    Raises:
+        OnnxFileNotFoundError: There is nothing at the path.
+        InvalidOnnxFileError: There is a folder, or an empty file.
+    """
+    path = Path(path)
+    try:
+        stream = path.open("rb", buffering=0)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
+    except IsADirectoryError as error:
+        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file: name a file inside it.") from error
+    with stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size == 0:
+            raise InvalidOnnxFileError(f"{path} is empty: fetch or export it again.")
+        yield ByteWindow(stream.fileno(), str(path), size, chunk)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the model-level metadata properties of an ONNX file. Reads a few kilobytes."""
+    return read_header(path).metadata
+
+
+def read_header(path: str | os.PathLike[str]) -> ModelHeader:
+    """Return everything in an ONNX file's ModelProto but the graph. Reads a few kilobytes.
+
+    Raises:
+        OnnxFileNotFoundError: There is nothing at the path.
+        InvalidOnnxFileError: What is there is not an ONNX model.
+    """
+    numbers: dict[int, int] = {}
+    texts: dict[int, str] = {}
+    opsets: dict[str, int] = {}
+    metadata: dict[str, str] = {}
+    has_graph = False
+    with opened(path) as window:
+        for part in walk(window, 0, window.size):
+            if part.wire_type == VARINT:
+                numbers[part.number] = _integer(window, part)
+            elif part.wire_type != LENGTH_DELIMITED:
+                continue
+            elif part.number == GRAPH:
+                has_graph = True
+            elif part.number == METADATA_PROPS:
+                key, value = entry(window, part)
+                metadata[key] = value
+            elif part.number == OPSET_IMPORT:
+                domain, version = _opset(window, part)
+                opsets[domain] = version
+            elif part.number in (PRODUCER_NAME, PRODUCER_VERSION, DOMAIN, DOC_STRING):
+                texts[part.number] = _text(window, part)
+        if not has_graph:
+            raise window.invalid("it has no graph")
+    return ModelHeader(
+        ir_version=numbers.get(IR_VERSION, 0),
+        producer_name=texts.get(PRODUCER_NAME, ""),
+        producer_version=texts.get(PRODUCER_VERSION, ""),
+        domain=texts.get(DOMAIN, ""),
+        model_version=numbers.get(MODEL_VERSION, 0),
+        doc_string=texts.get(DOC_STRING, ""),
+        opsets=opsets,
+        metadata=metadata,
+    )
+
+
+def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return a model's inputs and outputs, stepping over its nodes and weights.
+
+    Inputs include initializers that the graph lists as inputs too (IR version 3).
+    """
+    sides: dict[int, list[TensorSpec]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
+    with opened(path, chunk=1 << 16) as window:
+        for part in walk(window, 0, window.size):
+            if part.number == GRAPH and part.wire_type == LENGTH_DELIMITED:
+                for inner in walk(window, part.payload, part.end):
+                    if inner.number in sides and inner.wire_type == LENGTH_DELIMITED:
+                        sides[inner.number].append(_tensor_spec(window, inner))
+    return tuple(sides[_GRAPH_INPUT]), tuple(sides[_GRAPH_OUTPUT])
+
+
+def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
+    """Decode a StringStringEntryProto: `key` is field 1, `value` field 2."""
+    texts = {1: "", 2: ""}
+    for inner in walk(window, part.payload, part.end):
+        if inner.number in texts and inner.wire_type == LENGTH_DELIMITED:
+            texts[inner.number] = _text(window, inner)
+    return texts[1], texts[2]
+
+
+def _opset(window: ByteWindow, part: Field) -> tuple[str, int]:
+    domain, version = "", 0
+    for inner in walk(window, part.payload, part.end):
+        if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
+            domain = _text(window, inner)
+        elif inner.number == 2 and inner.wire_type == VARINT:
+            version = _integer(window, inner)
+    return domain, version
+
+
+def _tensor_spec(window: ByteWindow, part: Field) -> TensorSpec:
+    """Decode a ValueInfoProto: name = 1, type = 2 . tensor_type = 1 . shape = 2 . dim = 1."""
+    name = ""
+    shape: tuple[Dimension, ...] | None = None
+    for inner in walk(window, part.payload, part.end):
+        if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
+            name = _text(window, inner)
+        elif inner.number == 2 and inner.wire_type == LENGTH_DELIMITED:
+            for tensor in _children(window, inner, 1):
+                for dimensions in _children(window, tensor, 2):
+                    shape = tuple(_dimension(window, dim) for dim in _children(window, dimensions, 1))
+    return TensorSpec(name, shape)
+
+
+def _dimension(window: ByteWindow, part: Field) -> Dimension:
+    for inner in walk(window, part.payload, part.end):
+        if inner.number == 1 and inner.wire_type == VARINT:
+            return _integer(window, inner)
+        if inner.number == 2 and inner.wire_type == LENGTH_DELIMITED:
+            return _text(window, inner) or None
+    return None
+
+
+def _children(window: ByteWindow, part: Field, number: int) -> Iterator[Field]:
+    return (
+        inner
+        for inner in walk(window, part.payload, part.end)
+        if inner.number == number and inner.wire_type == LENGTH_DELIMITED
+    )
+
+
+def _integer(window: ByteWindow, part: Field) -> int:
+    value, _ = window.varint(part.payload, part.end)
+    return value - (1 << 64) if value >> 63 else value  # int64: two's complement
+
+
+def _text(window: ByteWindow, part: Field) -> str:
+    try:
+        return window.read(part.payload, part.end - part.payload).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise window.invalid(f"the text at byte {part.payload} is not UTF-8") from error

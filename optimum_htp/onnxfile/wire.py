@@ -1,0 +1,156 @@
+"""The protobuf wire format: fields as byte ranges, read without decoding what they hold.
+
+A message is a sequence of fields, each a tag (field number and wire type, as a varint) and a payload that is
+either of known size or says its own length. So a reader can step over a gigabyte of weights by reading ten
+bytes. Source: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from optimum_htp.errors import InvalidOnnxFileError
+
+__all__ = ["LENGTH_DELIMITED", "ByteWindow", "Field", "encode_bytes_field", "encode_varint", "walk"]
+
+VARINT: Final = 0
+FIXED64: Final = 1
+LENGTH_DELIMITED: Final = 2
+START_GROUP: Final = 3
+END_GROUP: Final = 4
+FIXED32: Final = 5
+
+_MAX_VARINT_BYTES: Final = 10
+_MAX_GROUP_DEPTH: Final = 100  # protobuf's own recursion limit
+_MAX_FIELD_NUMBER: Final = (1 << 29) - 1
+
+
+class Field(NamedTuple):
+    """One field of a message: its number, its wire type and where it lies (offsets in bytes)."""
+
+    number: int
+    wire_type: int
+    start: int  # of the tag
+    payload: int  # of the content: behind the tag, and behind the length where there is one
+    end: int
+
+
+class ByteWindow:
+    """Random access to a file through a small buffer, so that walking it touches few pages.
+
+    Args:
+        descriptor: An open, seekable file descriptor. Stays the caller's.
+        name: What errors call the file.
+        size: Length of the file in bytes.
+        chunk: How many bytes to read at a time.
+    """
+
+    def __init__(self, descriptor: int, name: str, size: int, chunk: int = 4096) -> None:
+        self.name = name
+        self.size = size
+        self.descriptor = descriptor
+        self._chunk = chunk
+        self._offset = 0
+        self._buffer = b""
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return `length` bytes from `start`, fewer only at the end of the file."""
+        offset = start - self._offset
+        if offset < 0 or offset + length > len(self._buffer):
+            self._buffer = _read_range(self.descriptor, start, max(length, self._chunk))
+            self._offset, offset = start, 0
+        return self._buffer[offset : offset + length]
+
+    def varint(self, position: int, end: int) -> tuple[int, int]:
+        """Decode the varint at `position`; return it and the position behind it."""
+        data = self.read(position, min(_MAX_VARINT_BYTES, end - position))
+        value = 0
+        for index, byte in enumerate(data):
+            value |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1
+        reason = "a varint of more than 10 bytes" if len(data) == _MAX_VARINT_BYTES else "it ends early"
+        raise self.invalid(f"{reason} at byte {position}")
+
+    def invalid(self, reason: str) -> InvalidOnnxFileError:
+        """Return the error that says why this file is not ONNX."""
+        return InvalidOnnxFileError(
+            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, still downloading, or a Git "
+            "LFS pointer; fetch or export it again."
+        )
+
+
+def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
+    """Yield the fields of the message that lies between two offsets of a file.
+
+    Raises:
+        InvalidOnnxFileError: A tag, length or varint is malformed, or a field reaches beyond `end`.
+    """
+    position = start
+    while position < end:
+        field = _field_at(window, position, end, depth=0)
+        if field.wire_type == END_GROUP:
+            raise window.invalid(f"a group ends at byte {position} that never began")
+        yield field
+        position = field.end
+
+
+def _field_at(window: ByteWindow, start: int, end: int, depth: int) -> Field:
+    tag, position = window.varint(start, end)
+    number, wire_type = tag >> 3, tag & 7
+    if not 0 < number <= _MAX_FIELD_NUMBER:
+        raise window.invalid(f"field number {number} at byte {start}")
+    payload = position
+    if wire_type == LENGTH_DELIMITED:
+        length, payload = window.varint(position, end)
+        position = payload + length
+    elif wire_type == VARINT:
+        _, position = window.varint(position, end)
+    elif wire_type == FIXED64:
+        position += 8
+    elif wire_type == FIXED32:
+        position += 4
+    elif wire_type == START_GROUP:
+        position = _group_end(window, number, position, end, depth + 1)
+    elif wire_type != END_GROUP:
+        raise window.invalid(f"wire type {wire_type} at byte {start}")
+    if position > end:
+        raise window.invalid(f"the field at byte {start} reaches to byte {position}, beyond byte {end}")
+    return Field(number, wire_type, start, payload, position)
+
+
+def _group_end(window: ByteWindow, number: int, position: int, end: int, depth: int) -> int:
+    if depth > _MAX_GROUP_DEPTH:
+        raise window.invalid(f"groups nested more than {_MAX_GROUP_DEPTH} deep")
+    while position < end:
+        field = _field_at(window, position, end, depth)
+        position = field.end
+        if field.wire_type == END_GROUP:
+            if field.number != number:
+                raise window.invalid(f"group {number} is closed as group {field.number}")
+            return position
+    raise window.invalid(f"group {number} is never closed")
+
+
+def encode_varint(value: int) -> bytes:
+    """Encode an unsigned integer below 2**64 as a varint."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def encode_bytes_field(number: int, payload: bytes) -> bytes:
+    """Encode a length-delimited field: a string, bytes or an embedded message."""
+    return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(len(payload)) + payload
+
+
+def _read_range(descriptor: int, start: int, length: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, start)
+    os.lseek(descriptor, start, os.SEEK_SET)  # Windows
+    return os.read(descriptor, length)

@@ -1,0 +1,237 @@
+"""Which files of a repo matter: its configs, its preprocessors, and the weights that would be loaded.
+
+Pure functions over lists of file names (relative to the repo, with `/`). One allow-list of config and
+preprocessor names decides what an export fetches, what it records, and what a loader fetches again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+__all__ = [
+    "MODEL_CONFIGS",
+    "config_files",
+    "preprocessor_classes",
+    "read_json",
+    "weight_files",
+    "weight_indexes",
+]
+
+MODEL_CONFIGS: Final = ("config.json", "generation_config.json")
+"""What a loader needs before any preprocessor is asked for."""
+
+# The names that transformers' tokenizers, processors, feature extractors and image processors read
+# (`vocab_files_names` of its tokenizers, and transformers/utils/__init__.py).
+_CONFIG_PATTERNS: Final = (
+    *MODEL_CONFIGS,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "image_processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "vocab.bpe",
+    "merges.txt",
+    "bpe.codes",
+    "byte_maps.json",
+    "dict.txt",
+    "emoji.json",
+    "entity_vocab.json",
+    "normalizer.json",
+    "prophetnet.tokenizer",
+    "target_vocab.json",
+    "vocab-src.json",
+    "vocab-tgt.json",
+    "word_pronunciation.json",
+    "word_shape.json",
+    "tekken.json",
+    "*.model",  # sentencepiece: tokenizer.model, spiece.model, sentencepiece.bpe.model
+    "*.spm",  # Marian: source.spm, target.spm
+    "*.tiktoken",
+    "qformer_tokenizer/*",
+)
+_CODE_PATTERN: Final = "*.py"
+# Pipelines of several models keep each part in a folder of its own.
+_DIFFUSERS_PATTERNS: Final = ("model_index.json", "*/config.json", "*/scheduler_config.json")
+_SENTENCE_TRANSFORMERS_PATTERNS: Final = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "*/config.json",
+)
+
+# What `from_pretrained` looks for, in its order; the index of a sharded checkpoint names its shards.
+_PYTORCH_WEIGHTS: Final = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_DIFFUSERS_WEIGHTS: Final = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+)
+_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# Optimum lets transformers convert these where there are no PyTorch weights.
+_OTHER_WEIGHTS: Final = ("tf_model.h5", "flax_model.msgpack")
+
+_TOKENIZER_FILES: Final = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "tekken.json",
+)
+
+
+def config_files(files: Iterable[str], *, library: str = "transformers", with_code: bool = False) -> tuple[str, ...]:
+    """Return the config and preprocessor files among a repo's files, sorted.
+
+    Args:
+        files: The repo's files.
+        library: The library that loads the model; pipelines have configs in subfolders.
+        with_code: Whether Python modules count: only for a config with an `auto_map`.
+    """
+    patterns = [*_CONFIG_PATTERNS, *([_CODE_PATTERN] if with_code else [])]
+    nested: tuple[str, ...] = ()
+    if library == "diffusers":
+        patterns += _DIFFUSERS_PATTERNS
+        nested = tuple(f"*/{pattern}" for pattern in _CONFIG_PATTERNS)
+    elif library == "sentence_transformers":
+        patterns += _SENTENCE_TRANSFORMERS_PATTERNS
+    return tuple(sorted(name for name in files if _matches(name, (*patterns, *nested))))
+
+
+def weight_indexes(files: Iterable[str], *, library: str = "transformers") -> tuple[str, ...]:
+    """Return the indexes of sharded checkpoints that have to be read to know which shards to fetch."""
+    chosen = weight_files(files, lambda _: (), library=library)
+    return tuple(name for name in chosen if name.endswith(".index.json"))
+
+
+def weight_files(
+    files: Iterable[str], shards: Callable[[str], Iterable[str]], *, library: str = "transformers"
+) -> tuple[str, ...]:
+    """Return the weights among a repo's files that would be loaded: one format, one variant.
+
+    Args:
+        files: The repo's files.
+        shards: Returns the shards that an index lists, relative to the index's folder.
+        library: The library that loads the model. Pipelines have weights in subfolders.
+    """
+    names = set(files)
+    folders = {""}
+    if library in ("diffusers", "sentence_transformers"):
+        folders |= {str(PurePosixPath(name).parent) + "/" for name in names if name.count("/") == 1}
+    chosen: list[str] = []
+    for folder in sorted(folders):
+        candidates = _PYTORCH_WEIGHTS + (_DIFFUSERS_WEIGHTS if library == "diffusers" else ())
+        found = next((folder + name for name in candidates if folder + name in names), None)
+        if found is not None:
+            chosen.append(found)
+            if found.endswith(".index.json"):
+                chosen += [folder + shard for shard in shards(found) if folder + shard in names]
+        elif folder == "" and library == "transformers":
+            chosen += [name for name in _OTHER_WEIGHTS if name in names][:1]
+        chosen += [folder + name for name in _ADAPTER_FILES if folder + name in names]
+    return tuple(chosen)
+
+
+def index_shards(index: Path) -> tuple[str, ...]:
+    """Return the shards that a checkpoint's index lists. An index that cannot be read lists none."""
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    return tuple(sorted(set(weight_map.values()))) if isinstance(weight_map, dict) else ()
+
+
+def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the Auto classes that load a model's preprocessors, the most inclusive first.
+
+    Decided by what the files say, not by trying: a folder that has an image processor also loads under
+    `AutoProcessor` and `AutoFeatureExtractor`, and yet has neither.
+
+    Args:
+        files: The repo's files.
+        configs: Parsed content of its JSON configs, by file name.
+    """
+    preprocessor = configs.get("preprocessor_config.json", {})
+    found = []
+    if _has_processor(configs):
+        found.append("AutoProcessor")
+    if (kind := _extractor_kind(preprocessor)) is not None:
+        found.append(kind)
+    if any(name in files for name in _TOKENIZER_FILES) or _matches_any(files, ("*.spm", "*.tiktoken")):
+        found.append("AutoTokenizer")
+    return tuple(found)
+
+
+def _has_processor(configs: Mapping[str, Mapping[str, Any]]) -> bool:
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    known = set(PROCESSOR_MAPPING_NAMES.values())
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        config = configs.get(name, {})
+        if config.get("processor_class") in known or "AutoProcessor" in (config.get("auto_map") or {}):
+            return True
+    return False
+
+
+def _extractor_kind(preprocessor: Mapping[str, Any]) -> str | None:
+    if not preprocessor:
+        return None
+    auto_map = preprocessor.get("auto_map") or {}
+    if preprocessor.get("image_processor_type") or "AutoImageProcessor" in auto_map:
+        return "AutoImageProcessor"
+    name = preprocessor.get("feature_extractor_type")
+    if not name and "AutoFeatureExtractor" not in auto_map and "sampling_rate" not in preprocessor:
+        # Configs older than both type keys: an image's sizes and statistics tell it from a waveform's.
+        return "AutoImageProcessor" if {"image_mean", "do_resize", "do_normalize"} & set(preprocessor) else None
+    return "AutoImageProcessor" if name in _vision_extractors() else "AutoFeatureExtractor"
+
+
+def _vision_extractors() -> set[str]:
+    """Return the names of the feature extractors that image processors have replaced (`ViTFeatureExtractor`)."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    names = set()
+    for classes in IMAGE_PROCESSOR_MAPPING_NAMES.values():
+        for name in (classes,) if isinstance(classes, str) else classes:
+            if name:
+                names.add(re.sub(r"ImageProcessor(Fast)?$", "FeatureExtractor", name))
+    return names
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's content, None where there is no such file or it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Match a path against patterns in which, as in a shell, `*` does not cross folders."""
+    depth = name.count("/")
+    return any(pattern.count("/") == depth and fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _matches_any(files: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    return any(_matches(name, patterns) for name in files)

@@ -1,0 +1,80 @@
+"""Writing a record into ONNX files, with the header fields that people and other tools look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from optimum_htp import __version__
+from optimum_htp.metadata import PREFIX, ExportMetadata
+from optimum_htp.onnxfile import read_header, rewrite_header
+
+__all__ = ["is_reproducible", "now", "stamp"]
+
+PRODUCER: Final = "optimum-htp"
+# The two properties that ONNX itself defines: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
+_AUTHOR: Final = "model_author"
+_LICENSE: Final = "model_license"
+_DOMAINS: Final = {"hub": "co.huggingface", "local": "local"}
+
+
+def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Mapping[str, str]) -> ExportMetadata:
+    """Write a record into an ONNX file, in place of one that it may have; return it as written.
+
+    Args:
+        path: The file.
+        metadata: The record; `original_producer` is filled in from the file.
+        author: Who made the model.
+        extra: Further properties, of plugins.
+    """
+    header = read_header(path)
+    if header.producer_name not in ("", PRODUCER):
+        producer = f"{header.producer_name} {header.producer_version}".strip()
+        metadata = _with_producer(metadata, producer)
+    standard = {_AUTHOR: author, _LICENSE: metadata.license}
+    rewrite_header(
+        path,
+        metadata={
+            **{key: value for key, value in standard.items() if value},
+            **extra,
+            **metadata.to_properties(),
+        },
+        drop=lambda key: key.startswith(PREFIX),
+        producer_name=PRODUCER,
+        producer_version=__version__,
+        domain=header.domain or _DOMAINS[metadata.model_type],
+        doc_string=_doc_string(metadata),
+    )
+    return metadata
+
+
+def is_reproducible() -> bool:
+    """Whether the user asks for exports that are equal byte for byte (https://reproducible-builds.org/specs/source-date-epoch/)."""
+    return bool(os.environ.get("SOURCE_DATE_EPOCH"))
+
+
+def now() -> str:
+    """Return the time of an export: UTC, ISO 8601 with `Z`; that of `SOURCE_DATE_EPOCH` where it is set."""
+    if is_reproducible():
+        moment = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), timezone.utc)
+    else:
+        moment = datetime.now(timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _with_producer(metadata: ExportMetadata, producer: str) -> ExportMetadata:
+    import dataclasses
+
+    return dataclasses.replace(metadata, original_producer=producer)
+
+
+def _doc_string(metadata: ExportMetadata) -> str:
+    model = metadata.hub_id or "a local model"
+    commit = f" at commit {metadata.hub_sha}" if metadata.hub_sha else ""
+    return (
+        f"Exported from {model}{commit} for {metadata.task}\n"
+        f"with {PRODUCER} {metadata.export_version} on {metadata.export_timestamp}."
+    )

@@ -1,0 +1,137 @@
+"""What to export a model for, where the user did not say: its library and its Optimum task.
+
+Optimum infers both from the Hub, for Hub ids only. Here they are decided from what is known of a commit: the
+names of its files, its config, and the Hub's pipeline tag. What is installed plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from optimum_htp.errors import ExportError
+
+__all__ = ["infer_library", "infer_task", "model_type_of", "with_past"]
+
+_WITH_PAST: Final = "-with-past"
+_FEATURES: Final = "feature-extraction"
+
+
+def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
+    """Return the library that a repo's weights are for.
+
+    A repo of sentence_transformers holds a transformers model and exports as such unless the user says
+    otherwise: its export as sentence_transformers would have no `last_hidden_state`.
+    """
+    if "model_index.json" in files:
+        return "diffusers"
+    if "pretrained_cfg" in config or "architecture" in config:
+        return "timm"
+    return "transformers"
+
+
+def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None) -> str:
+    """Return the Optimum task that a model is for.
+
+    The Hub's pipeline tag counts where the exporter supports that task for this type of model, then the class
+    that the config says the checkpoint was saved from.
+
+    Args:
+        config: Content of `config.json` (for diffusers `model_index.json`).
+        library: As `infer_library` returns.
+        pipeline_tag: As the Hub says, None where it says nothing.
+
+    Raises:
+        ExportError: Neither tells.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    if library == "timm":
+        return "image-classification"
+    if library == "sentence_transformers":
+        return _FEATURES
+    tagged = TasksManager.map_from_synonym(pipeline_tag) if pipeline_tag else None
+    if library == "diffusers":
+        task = tagged or _diffusers_task(str(config.get("_class_name")))
+    else:
+        supported = _supported_tasks(model_type_of(config), library)
+        if tagged is not None and (tagged in supported or not supported):
+            return str(tagged)
+        task = _task_of_class(config, supported) or tagged
+    if task is None:
+        raise ExportError(
+            "The task cannot be inferred: there is no pipeline tag, and the config's architectures "
+            f"({config.get('architectures')}) belong to no task. Give --task, one of: "
+            f"{', '.join(sorted(TasksManager.get_all_tasks()))}."
+        )
+    return str(task)
+
+
+def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
+    """Return the variant of an inferred task that reuses past key values, where the exporter has it."""
+    past = task + _WITH_PAST
+    return past if library == "transformers" and past in _supported_tasks(model_type_of(config), library) else task
+
+
+def model_type_of(config: Mapping[str, Any]) -> str:
+    """Return a config's model type, empty where it has none."""
+    return str(config.get("model_type") or "")
+
+
+def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str | None:
+    """Return the task whose Auto class would load the class in `config.architectures`.
+
+    A class that serves several tasks (`CLIPModel`) is taken for the most specific.
+    """
+    from optimum.exporters.tasks import TasksManager
+    from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
+
+    model_type, names = model_type_of(config), set(config.get("architectures") or ())
+    tasks = [
+        task
+        for task, classes in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS.items()
+        if names & _as_set(classes.get(model_type))
+    ]
+    allowed = [task for task in tasks if task in supported] or tasks
+    specific = [task for task in allowed if task != _FEATURES]
+    if allowed:
+        return (specific or allowed)[0]
+    if names & _as_set(MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type)):
+        return _FEATURES  # Optimum's synonym of "pretraining"
+    return _task_of_auto_map(config, names)
+
+
+def _task_of_auto_map(config: Mapping[str, Any], names: set[str]) -> str | None:
+    """Return the task of a class that comes with the repo, by the Auto class that it is mapped from."""
+    from optimum.exporters.tasks import TasksManager
+
+    auto_map = config.get("auto_map") or {}
+    for auto_class, path in auto_map.items():
+        if str(path).rpartition(".")[2] in names:
+            for task, loaders in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items():
+                if auto_class in _as_set(loaders):
+                    return str(task)
+    return None
+
+
+def _diffusers_task(class_name: str) -> str | None:
+    from optimum.exporters.tasks import TasksManager
+
+    for task, classes in TasksManager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS.items():
+        if class_name in classes.values():
+            return str(task)
+    return None
+
+
+def _supported_tasks(model_type: str, library: str) -> set[str]:
+    import optimum.exporters.onnx.model_configs  # noqa: F401 - registers what the exporter supports
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        return set(TasksManager.get_supported_tasks_for_model_type(model_type, "onnx", library_name=library))
+    except KeyError:  # a type of model that Optimum does not know: it says so itself, better
+        return set()
+
+
+def _as_set(names: str | Iterable[str] | None) -> set[str]:
+    return {names} if isinstance(names, str) else set(names or ())

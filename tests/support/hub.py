@@ -1,0 +1,259 @@
+"""A Hugging Face Hub on the loopback interface: real HTTP, real git-like repos, a log of every request.
+
+It answers the requests that huggingface_hub makes to read models: repo info, file trees, commit history, and
+files with HEAD, GET and ranges; private and gated repos, branches, tags and pull requests. Answers follow the
+Hub's own (status codes, `X-Error-Code`, `X-Repo-Commit`, `ETag`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Files = Mapping[str, bytes]
+
+
+@dataclass
+class Repo:
+    """A model repo: commits that never change, and refs that name them."""
+
+    repo_id: str
+    private: bool = False
+    gated: bool = False
+    pipeline_tag: str | None = None
+    library_name: str | None = None
+    card: dict[str, Any] | None = None
+    downloads: int = 1234
+    likes: int = 56
+    commits: dict[str, Files] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, files: Files | Path, ref: str = "main") -> str:
+        """Add a commit with exactly these files and move a ref to it; return its hash."""
+        if isinstance(files, Path):
+            files = {p.relative_to(files).as_posix(): p.read_bytes() for p in files.rglob("*") if p.is_file()}
+        digest = hashlib.sha1(f"{self.repo_id}{len(self.commits)}".encode())
+        for name in sorted(files):
+            digest.update(name.encode() + b"\0" + hashlib.sha1(files[name]).digest())
+        sha = digest.hexdigest()
+        self.commits[sha] = dict(files)
+        self.refs[ref] = sha
+        return sha
+
+    def resolve(self, revision: str) -> str | None:
+        return revision if revision in self.commits else self.refs.get(revision)
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    token: str | None
+    status: int
+
+
+class LoopbackHub:
+    """The server; `url` is what HF_ENDPOINT has to be."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}
+        self.requests: list[Request] = []
+        self.tokens: dict[str, set[str]] = {}
+        """Tokens, and the private or gated repos that each may see."""
+        self.latency = 0.0
+        """Seconds that every answer takes."""
+        self.status: int | None = None
+        """An HTTP status that every request is answered with instead."""
+        self.serve_card = True
+        """Whether repo info has the model card's data, as the Hub's has."""
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def add(self, repo_id: str, files: Files | Path | None = None, **properties: Any) -> Repo:
+        repo = self.repos[repo_id] = Repo(repo_id, **properties)
+        if files is not None:
+            repo.commit(files)
+        return repo
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Request]]:
+        """Collect the requests that arrive while the block runs."""
+        start = len(self.requests)
+        seen: list[Request] = []
+        yield seen
+        seen.extend(self.requests[start:])
+
+    def __enter__(self) -> LoopbackHub:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the handler in there
+        class Handler(_Handler):
+            pass
+
+        Handler.hub = hub
+        return Handler
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: LoopbackHub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _answer(self) -> None:
+        time.sleep(self.hub.latency)
+        url = urlsplit(self.path)
+        parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if self.hub.status is not None:
+            return self._error(self.hub.status, None, "The server is told to fail")
+        if parts[:2] == ["api", "models"]:
+            return self._api(parts[2:], parse_qs(url.query))
+        if "resolve" in parts:
+            cut = parts.index("resolve")
+            return self._file("/".join(parts[:cut]), parts[cut + 1 :])
+        return self._error(404, "EntryNotFound", "No such page")
+
+    def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        known = {"revision", "tree", "commits", "refs"}
+        cut = next((i for i, part in enumerate(parts) if part in known), len(parts))
+        repo = self._repo("/".join(parts[:cut]), "/".join(["api/models", "{}", *parts[cut:]]))
+        if repo is None:
+            return
+        kind, rest = (parts[cut], "/".join(parts[cut + 1 :])) if cut < len(parts) else ("revision", "main")
+        sha = repo.resolve(rest or "main")
+        if sha is None:
+            return self._error(404, "RevisionNotFound", f"Invalid rev id: {rest}")
+        if kind == "revision":
+            return self._json(_info(repo, sha, with_card=self.hub.serve_card))
+        if kind == "tree":
+            return self._json(
+                [{"type": "file", "path": n, "size": len(b), "oid": _etag(b)} for n, b in repo.commits[sha].items()]
+            )
+        if kind == "commits":
+            stamp = {"title": "commit", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
+            page = int(query.get("p", ["0"])[0])
+            commits = [{"id": one, **stamp} for one in reversed(repo.commits)]
+            return self._json(commits if page == 0 else [])
+        self._error(404, "EntryNotFound", "No such page")
+
+    def _file(self, repo_id: str, rest: list[str]) -> None:
+        repo = self._repo(repo_id, f"{{}}/resolve/{'/'.join(rest)}")
+        if repo is None:
+            return
+        revision, name = rest[0], "/".join(rest[1:])
+        if revision == "refs":
+            revision, name = "/".join(rest[:3]), "/".join(rest[3:])
+        sha = repo.resolve(revision)
+        if sha is None:
+            return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        commit = {"X-Repo-Commit": sha}
+        if repo.gated and not self._allowed(repo):
+            return self._error(403 if self._token() else 401, "GatedRepo", "Access to model is restricted", commit)
+        body = repo.commits[sha].get(name)
+        if body is None:
+            return self._error(404, "EntryNotFound", "Entry not found", commit)
+        self._send(200, body, {**commit, "ETag": f'"{_etag(body)}"', "Accept-Ranges": "bytes"})
+
+    def _repo(self, repo_id: str, path: str) -> Repo | None:
+        if repo_id in self.hub.renamed:
+            target = self.hub.renamed[repo_id]
+            self._send(307, b"", {"Location": f"/{path.format(target)}"})
+            return None
+        repo = self.hub.repos.get(repo_id)
+        if repo is None or (repo.private and not self._allowed(repo)):
+            self._error(404 if self._token() else 401, "RepoNotFound", "Repository not found")
+            return None
+        return repo
+
+    def _token(self) -> str | None:
+        header = self.headers.get("Authorization", "")
+        return header.removeprefix("Bearer ") or None
+
+    def _allowed(self, repo: Repo) -> bool:
+        return repo.repo_id in self.hub.tokens.get(self._token() or "", ())
+
+    def _json(self, content: Any) -> None:
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def _error(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
+        extra = {"X-Error-Message": message, **(headers or {})}
+        if code is not None:
+            extra["X-Error-Code"] = code
+        if status == 429:
+            extra["Retry-After"] = "7"
+        self._send(status, json.dumps({"error": message}).encode(), extra)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        span = self.headers.get("Range", "")
+        if status == 200 and span.startswith("bytes="):
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            start = int(first) if first else len(body) - int(last)
+            stop = min(int(last) + 1, len(body)) if first and last else len(body)
+            headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"}
+            body, status = body[start:stop], 206
+        with self.hub._lock:
+            self.hub.requests.append(Request(self.command, self.path, self._token(), status))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _info(repo: Repo, sha: str, *, with_card: bool) -> dict[str, Any]:
+    info: dict[str, Any] = {
+        "_id": hashlib.md5(repo.repo_id.encode()).hexdigest()[:24],
+        "id": repo.repo_id,
+        "modelId": repo.repo_id,
+        "sha": sha,
+        "author": repo.repo_id.partition("/")[0] if "/" in repo.repo_id else None,
+        "lastModified": "2026-01-01T00:00:00.000Z",
+        "createdAt": "2026-01-01T00:00:00.000Z",
+        "private": repo.private,
+        "gated": "manual" if repo.gated else False,
+        "disabled": False,
+        "downloads": repo.downloads,
+        "likes": repo.likes,
+        "tags": [tag for tag in (repo.library_name, repo.pipeline_tag) if tag],
+        "siblings": [{"rfilename": name} for name in sorted(repo.commits[sha])],
+    }
+    for key in ("pipeline_tag", "library_name"):
+        if getattr(repo, key):
+            info[key] = getattr(repo, key)
+    if with_card and repo.card is not None:
+        info["cardData"] = repo.card
+    return info
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.sha1(body).hexdigest()
