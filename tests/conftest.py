@@ -1,0 +1,147 @@
+"""The Hub that all tests talk to, models on it, and exports of them that are made once a session.
+
+huggingface_hub reads its variables when it is imported, so they are set before anything else is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.hub import LoopbackHub
+
+_HUB = LoopbackHub()
+_HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "OPTIMUM_HTP"))]:
+    del os.environ[_name]
+os.environ.update(HF_ENDPOINT=_HUB.url, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model on the loopback Hub, and the class of Optimum's that loads its export."""
+
+    repo_id: str
+    builder: str
+    pipeline_tag: str
+    ort_class: str
+
+
+ARCHITECTURES = {
+    "minilm": Architecture(
+        "sentence-transformers/all-MiniLM-L6-v2", "minilm", "sentence-similarity", "ORTModelForFeatureExtraction"
+    ),
+    "bert": Architecture("tiny/bert", "bert", "text-classification", "ORTModelForSequenceClassification"),
+    "gpt2": Architecture("tiny/gpt2", "gpt2", "text-generation", "ORTModelForCausalLM"),
+    "t5": Architecture("tiny/t5", "t5", "text2text-generation", "ORTModelForSeq2SeqLM"),
+    "vit": Architecture("tiny/vit", "vit", "image-classification", "ORTModelForImageClassification"),
+    "wav2vec2": Architecture("tiny/wav2vec2", "wav2vec2", "automatic-speech-recognition", "ORTModelForCTC"),
+}
+
+
+def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, with further environment variables."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd or ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def run_python(code: str, *, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own."""
+    return run(sys.executable, "-c", code, check=check, **env)
+
+
+def optimum_cli(*arguments: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the real optimum-cli of this environment."""
+    return run(Path(sys.executable).with_name("optimum-cli"), *arguments, check=check, **env)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _serving() -> Iterator[None]:
+    with _HUB:
+        yield
+    _HOME.cleanup()
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """The Hub, as well behaved afterwards as before."""
+    yield _HUB
+    _HUB.latency, _HUB.status, _HUB.serve_card = 0.0, None, True
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a model, built on first use."""
+    from tests.support import models
+
+    built: dict[str, Path] = {}
+
+    def build(name: str) -> Path:
+        if name not in built:
+            built[name] = (
+                models.minilm() if name == "minilm" else getattr(models, name)(tmp_path_factory.mktemp("models") / name)
+            )
+        return built[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def published(model_folder: Callable[[str], Path]) -> Callable[[str], Architecture]:
+    """Put a model on the Hub on first use."""
+
+    def publish(name: str) -> Architecture:
+        architecture = ARCHITECTURES[name]
+        if architecture.repo_id not in _HUB.repos:
+            _HUB.add(
+                architecture.repo_id,
+                model_folder(name),
+                pipeline_tag=architecture.pipeline_tag,
+                library_name="transformers",
+                card={"license": "mit", "language": "en"},
+            )
+        return architecture
+
+    return publish
+
+
+@pytest.fixture(scope="session")
+def exported(
+    published: Callable[[str], Architecture], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Return the folder that `optimum-cli export htp` wrote for a model, run on first use."""
+    done: dict[str, Path] = {}
+
+    def export(name: str) -> Path:
+        if name not in done:
+            architecture = published(name)
+            output = tmp_path_factory.mktemp("exports") / name
+            optimum_cli("export", "htp", "--model", architecture.repo_id, output)
+            done[name] = output
+        return done[name]
+
+    return export
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> dict[str, str]:
+    """Environment variables of a user who has never used the Hub."""
+    return {"HF_HOME": str(tmp_path / "home")}

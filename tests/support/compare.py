@@ -1,0 +1,68 @@
+"""Run in a process of its own: load an ONNX file as a user would, and the same model in PyTorch; print both.
+
+Nothing of optimum_htp is imported here: that it works all the same is what is tested.
+
+    python -m tests.support.compare CLASS ONNX_FILE MODEL_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+
+def _inputs(kind: str) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    if kind == "image":
+        return {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
+    if kind == "audio":
+        return {"input_values": torch.randn(2, 1600, generator=generator)}
+    tokens = torch.randint(5, 20, (2, 7), generator=generator)
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def _first_tensor(outputs: Any) -> torch.Tensor:
+    return outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
+
+
+def main(class_name: str, onnx_file: str, folder: str) -> None:
+    import optimum.onnxruntime
+    import transformers
+
+    cls = getattr(optimum.onnxruntime, class_name)
+    ours = cls.from_pretrained(onnx_file)
+    auto = cls.auto_model_class
+    theirs = auto.from_pretrained(folder).eval()
+    report: dict[str, Any] = {
+        "class": type(ours).__name__,
+        "isinstance": isinstance(ours, cls),
+        "model_type": ours.config.model_type,
+    }
+    kind = {"pixel_values": "image", "input_values": "audio"}.get(theirs.main_input_name, "text")
+    inputs = _inputs(kind)
+    if ours.can_generate():
+        options = {
+            "max_new_tokens": 12,
+            "min_new_tokens": 12,
+            "do_sample": False,
+            "output_logits": True,
+            "return_dict_in_generate": True,
+        }
+        mine, reference = ours.generate(**inputs, **options), theirs.generate(**inputs, **options)
+        report["same_tokens"] = mine.sequences.tolist() == reference.sequences.tolist()
+        report["distinct"] = len(reference.sequences[:, -12:].unique())
+        report["difference"] = max((a - b).abs().max().item() for a, b in zip(mine.logits, reference.logits, strict=True))
+    else:
+        with torch.no_grad():
+            report["difference"] = (_first_tensor(ours(**inputs)) - _first_tensor(theirs(**inputs))).abs().max().item()
+    report["optimum_htp_imported_by_user"] = "optimum_htp" in globals()
+    report["labels"] = getattr(ours.config, "id2label", None)
+    report["transformers"] = transformers.__version__
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
