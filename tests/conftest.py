@@ -85,6 +85,7 @@ def hub() -> Iterator[LoopbackHub]:
     """The Hub, as well behaved afterwards as before."""
     yield _HUB
     _HUB.latency, _HUB.status, _HUB.serve_card = 0.0, None, True
+    _HUB.before_answer = lambda method, path: None
 
 
 @pytest.fixture(scope="session")

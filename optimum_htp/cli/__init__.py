@@ -1,4 +1,7 @@
-"""Our commands of optimum-cli, one file each. They parse, call the package, and print; they decide nothing."""
+"""Our commands of optimum-cli, one file each. They parse, call the package, and print; they decide nothing.
+
+optimum-cli imports this for each of its commands, so what a command needs is imported when it runs.
+"""
 
 from optimum.commands.base import CommandInfo
 from optimum.commands.export.base import ExportCommand

@@ -10,8 +10,6 @@ from typing import NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from optimum_htp.errors import HFHubIntegrationError
-
 __all__ = ["Command"]
 
 logger = logging.getLogger(__name__)
@@ -22,6 +20,8 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     def run(self) -> None:
         """Run the command; raise `SystemExit` where it fails."""
+        from optimum_htp.errors import HFHubIntegrationError
+
         signal.signal(signal.SIGTERM, _terminated)
         try:
             self.execute()

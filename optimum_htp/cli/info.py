@@ -6,14 +6,15 @@ import dataclasses
 import json
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
-from optimum_htp.errors import HFHubIntegrationError
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import ModelHeader, read_header
+
+if TYPE_CHECKING:
+    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.onnxfile import ModelHeader
 
 __all__ = ["InfoCommand"]
 
@@ -32,6 +33,10 @@ class InfoCommand(Command):
 
     def execute(self) -> None:
         """Read the file's header and print it."""
+        from optimum_htp.errors import HFHubIntegrationError
+        from optimum_htp.metadata import ExportMetadata
+        from optimum_htp.onnxfile import read_header
+
         header = read_header(self.args.file)
         try:
             record = ExportMetadata.from_properties(header.metadata)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,8 +49,12 @@ class Repo:
         self.refs[ref] = sha
         return sha
 
-    def resolve(self, revision: str) -> str | None:
-        return revision if revision in self.commits else self.refs.get(revision)
+    def split_revision(self, path: str) -> tuple[str | None, str]:
+        """Split `<revision>/<path>` into a commit and the path; a revision such as `refs/pr/1` has slashes too."""
+        for known in (*self.refs, *self.commits):
+            if path == known or path.startswith(known + "/"):
+                return self.refs.get(known, known), path[len(known) + 1 :]
+        return None, ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class LoopbackHub:
         """An HTTP status that every request is answered with instead."""
         self.serve_card = True
         """Whether repo info has the model card's data, as the Hub's has."""
+        self.before_answer: Callable[[str, str], None] = lambda method, path: None
+        """Called with method and path of every request before it is answered."""
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -130,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         time.sleep(self.hub.latency)
+        self.hub.before_answer(self.command, self.path)
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if self.hub.status is not None:
@@ -148,15 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:
             return
         kind, rest = (parts[cut], "/".join(parts[cut + 1 :])) if cut < len(parts) else ("revision", "main")
-        sha = repo.resolve(rest or "main")
+        sha, below = repo.split_revision(rest or "main")
         if sha is None:
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {rest}")
         if kind == "revision":
             return self._json(_info(repo, sha, with_card=self.hub.serve_card))
         if kind == "tree":
-            return self._json(
-                [{"type": "file", "path": n, "size": len(b), "oid": _etag(b)} for n, b in repo.commits[sha].items()]
-            )
+            return self._tree(repo.commits[sha], below, recursive=query.get("recursive") in (["True"], ["true"], ["1"]))
         if kind == "commits":
             stamp = {"title": "commit", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
             page = int(query.get("p", ["0"])[0])
@@ -164,16 +169,27 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(commits if page == 0 else [])
         self._error(404, "EntryNotFound", "No such page")
 
+    def _tree(self, files: Files, below: str, *, recursive: bool) -> None:
+        prefix = below + "/" if below else ""
+        inside = {name: body for name, body in files.items() if name.startswith(prefix)}
+        if not inside:
+            return self._error(404, "EntryNotFound", f"{below} does not exist")
+        entries: dict[str, Any] = {}
+        for name, body in inside.items():
+            folder, slash, _ = name.removeprefix(prefix).partition("/")
+            if slash and not recursive:
+                entries[prefix + folder] = {"type": "directory", "path": prefix + folder, "oid": "0" * 40, "size": 0}
+            else:
+                entries[name] = {"type": "file", "path": name, "size": len(body), "oid": _etag(body)}
+        self._json(list(entries.values()))
+
     def _file(self, repo_id: str, rest: list[str]) -> None:
         repo = self._repo(repo_id, f"{{}}/resolve/{'/'.join(rest)}")
         if repo is None:
             return
-        revision, name = rest[0], "/".join(rest[1:])
-        if revision == "refs":
-            revision, name = "/".join(rest[:3]), "/".join(rest[3:])
-        sha = repo.resolve(revision)
+        sha, name = repo.split_revision("/".join(rest))
         if sha is None:
-            return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return self._error(404, "RevisionNotFound", f"Invalid rev id: {rest[0]}")
         commit = {"X-Repo-Commit": sha}
         if repo.gated and not self._allowed(repo):
             return self._error(403 if self._token() else 401, "GatedRepo", "Access to model is restricted", commit)
