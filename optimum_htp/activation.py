@@ -93,7 +93,8 @@ class _InstallingLoader(importlib.abc.Loader):
             _install(module)
         except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
             logger.warning(
-                "optimum-htp does not work with this version of Optimum (%s: %s), and is left out.",
+                "optimum-htp is installed, but cannot hook into Optimum (%s: %s), and is left out: "
+                "from_pretrained does not load .onnx files.",
                 type(error).__name__,
                 error,
             )

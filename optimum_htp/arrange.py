@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
-from optimum_htp.onnxfile import external_files, rename_model, sort_initializers
+from optimum_htp.onnxfile import external_files, rename_model, canonicalize_initializers
 
 __all__ = ["copy_configs", "move_models", "move_rest", "refuse_foreign_configs"]
 
@@ -39,7 +39,7 @@ def move_models(exported: Path, output: Path, *, file_name: str | None, canonica
         )
     for name in names:
         if canonical and "merged" in name:
-            sort_initializers(exported / name)
+            canonicalize_initializers(exported / name)
         for data in external_files(exported / name):
             _move(exported, output, os.path.normpath(Path(name).parent / data))
         _move(exported, output, name)

@@ -17,7 +17,7 @@ from optimum_htp.onnxfile import (
     read_signature,
     rename_model,
     rewrite_header,
-    sort_initializers,
+    canonicalize_initializers,
 )
 
 
@@ -174,9 +174,11 @@ def test_model_with_external_data_is_renamed_with_its_data(file, model, weights)
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_initializers_are_put_in_order_with_their_data(file, model, weights, external):
+def test_initializers_are_named_and_ordered_by_their_use(file, model, weights, external):
     onnx.save(model, file, save_as_external_data=external, location="data.bin", size_threshold=0)
-    sort_initializers(file)
-    assert list(_weights_of(file)) == ["w0", "w1", "w2"]
-    np.testing.assert_equal(_weights_of(file), weights)
+    canonicalize_initializers(file)
+    written = _weights_of(file)
+    assert list(written) == ["mm.1", "w1", "w2"]  # the last two are not used
+    np.testing.assert_equal(written, {"mm.1": weights["w0"], "w1": weights["w1"], "w2": weights["w2"]})
+    assert list(onnx.load(file, load_external_data=False).graph.node[0].input) == ["x", "mm.1"]
     assert external_files(file) == (("data.bin",) if external else ())

@@ -3,7 +3,7 @@
 This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Runtime.
 """
 
-from optimum_htp.onnxfile.canonical import sort_initializers
+from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import external_files, rename_model
 from optimum_htp.onnxfile.reader import ModelHeader, TensorSpec, read_header, read_metadata, read_signature
 from optimum_htp.onnxfile.writer import replaced_atomically, rewrite_header
@@ -18,5 +18,5 @@ __all__ = [
     "rename_model",
     "replaced_atomically",
     "rewrite_header",
-    "sort_initializers",
+    "canonicalize_initializers",
 ]

@@ -1,19 +1,25 @@
 """Making two exports of the same model equal byte for byte.
 
-Optimum merges decoders through a set of initializer names, whose order changes from process to process.
+Optimum merges decoders through sets of initializers: which of several equal ones gives its name to all, and the
+order that they come in, changes from process to process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile.external import external_files
 
-__all__ = ["sort_initializers"]
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+__all__ = ["canonicalize_initializers"]
 
 
-def sort_initializers(path: Path) -> None:
-    """Put the initializers of an ONNX file, and their order in its external data, into order of their names.
+def canonicalize_initializers(path: Path) -> None:
+    """Name the initializers of an ONNX file after their first use, and put them and their data in that order.
 
     Loads the weights into memory.
     """
@@ -21,21 +27,47 @@ def sort_initializers(path: Path) -> None:
 
     data = external_files(path)
     model = onnx.load(path)
-    ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    names = _names_by_first_use(model.graph)
+    for node in _nodes(model.graph):
+        node.input[:] = [names.get(name, name) for name in node.input]
+    order = {name: index for index, name in enumerate(names)}
+    ordered = sorted(model.graph.initializer, key=lambda tensor: (order.get(tensor.name, len(order)), tensor.name))
     copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in ordered]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(copies)
+    for tensor in copies:
+        tensor.name = names.get(tensor.name, tensor.name)
+        model.graph.initializer.append(tensor)
     for name in data:
         (path.parent / name).unlink()
     if data:
-        onnx.save(
-            model,
-            path,
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location=data[0],
-            size_threshold=1024,
-            convert_attribute=True,
-        )
+        onnx.save(model, path, save_as_external_data=True, location=data[0], convert_attribute=True)
     else:
         onnx.save(model, path)
+
+
+def _names_by_first_use(graph: GraphProto) -> dict[str, str]:
+    """Return the new name of each initializer: that of the first node that uses it, and which input it is."""
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    initializers = {tensor.name for tensor in graph.initializer} - fixed
+    taken = {name for node in _nodes(graph) for name in (*node.input, *node.output)} - initializers | fixed
+    names: dict[str, str] = {}
+    for node in _nodes(graph):
+        for position, name in enumerate(node.input):
+            if name in initializers and name not in names:
+                base = new = f"{node.name or node.op_type}.{position}"
+                count = 1
+                while new in taken:
+                    count += 1
+                    new = f"{base}.{count}"
+                taken.add(new)
+                names[name] = new
+    return names
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Yield the nodes of a graph and of its subgraphs, in order of their place in the file."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                yield from _nodes(subgraph)

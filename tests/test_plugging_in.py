@@ -1,0 +1,187 @@
+"""Plugging into Optimum with nothing imported, and breaking nothing of it, in processes of their own.
+
+The environments are real: a wheel of this package is built and installed beside the other packages of this
+environment, and then taken apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, run, run_python
+
+LOAD = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+try:
+    ORTModelForSequenceClassification.from_pretrained("no/such/model.onnx")
+except Exception as error:
+    print(type(error).__module__, type(error).__name__)
+"""
+OURS = "optimum_htp.errors OnnxFileNotFoundError"
+
+
+class Environment:
+    """A virtual environment that has everything that this one has, but this package."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, symlinks=True)
+        self.python = folder / "bin" / "python"
+        self.site_packages = next(folder.glob("lib/python*/site-packages"))
+        for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+            if path.name == "optimum":  # ours are put into this namespace
+                shutil.copytree(path, self.site_packages / path.name, ignore=shutil.ignore_patterns("register_htp.py"))
+            elif "optimum_htp" not in path.name.replace("-", "_") and not path.name.startswith(("__editable__", "_optimum")):
+                (self.site_packages / path.name).symlink_to(path)
+
+    def install(self, wheel: Path) -> None:
+        run(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps", "--no-index", wheel)
+
+    def run(self, code: str, check: bool = True, **env: str):
+        return run(self.python, "-c", code, cwd=self.site_packages.parent, check=check, **env)
+
+    def cli(self, *arguments: str, check: bool = True, **env: str):
+        code = f"import sys; sys.argv = {['optimum-cli', *arguments]!r}; from optimum.commands.optimum_cli import main; main()"
+        return self.run(code, check=check, **env)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    environment = Environment(tmp_path_factory.mktemp("environment") / "venv")
+    environment.install(wheel)
+    return environment
+
+
+@pytest.fixture
+def taken_apart(wheel, tmp_path):
+    environment = Environment(tmp_path / "venv")
+    environment.install(wheel)
+    return environment
+
+
+def test_wheel_plugs_itself_in(environment):
+    assert OURS in environment.run(LOAD).stdout
+    assert "htp" in environment.cli("export", "--help").stdout
+    assert "info" in environment.cli("htp", "--help").stdout
+    done = environment.cli("htp", "info", "none.onnx", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: There is no ONNX file at none.onnx")
+
+
+def test_this_environment_is_plugged_in_too():
+    assert OURS in run_python(LOAD).stdout
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import optimum.onnxruntime.modeling",
+        "import optimum.onnxruntime.modeling_seq2seq",
+        "from optimum.pipelines import pipeline",
+        "import transformers, torch",
+        "import optimum_htp",
+        "import optimum_htp; optimum_htp.activate(); optimum_htp.activate()",
+    ],
+)
+def test_whatever_is_imported_first(first):
+    assert OURS in run_python(first + LOAD).stdout
+
+
+def test_switch_turns_it_off():
+    assert OURS not in run_python(LOAD, OPTIMUM_HTP_DISABLE="1").stdout
+    assert OURS not in run_python("import optimum_htp; optimum_htp.activate()" + LOAD, OPTIMUM_HTP_DISABLE="1").stdout
+    assert OURS in run_python(LOAD, OPTIMUM_HTP_DISABLE="0").stdout
+
+
+def test_without_autoload_importing_the_package_suffices():
+    assert OURS not in run_python(LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+    assert OURS in run_python("import optimum_htp" + LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+    late = "import optimum.onnxruntime.modeling_seq2seq, optimum_htp"
+    assert OURS in run_python(late + LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+
+
+def test_deactivating_gives_everything_back():
+    code = """
+import os
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+import optimum.utils.file_utils as utils
+from optimum.onnxruntime import modeling, modeling_decoder, modeling_seq2seq
+def state():
+    model = vars(modeling.ORTModel)
+    modules = (utils, modeling, modeling_decoder, modeling_seq2seq)
+    return model["from_pretrained"], model["_cached_file"], *(m.find_files_matching_pattern for m in modules)
+before = state()
+import optimum_htp
+active = state()
+assert all(a is not b for a, b in zip(before, active)), "activate changes all of them"
+optimum_htp.activate()
+assert state() == active, "activating twice changes nothing"
+optimum_htp.deactivate(); optimum_htp.deactivate()
+assert all(a is b for a, b in zip(before, state())), "deactivate gives the very same objects back"
+optimum_htp.activate()
+assert state()[0] is not before[0]
+"""
+    run_python(code)
+
+
+def test_deactivating_before_optimum_is_imported():
+    assert OURS not in run_python("import torch, optimum_htp; optimum_htp.deactivate()" + LOAD).stdout
+
+
+def test_importing_us_imports_no_framework():
+    code = "import optimum_htp, sys; print([n for n in ('torch', 'transformers', 'onnx', 'onnxruntime', 'optimum') if n in sys.modules])"
+    assert run_python(code).stdout.strip() == "[]"
+
+
+BREAKAGES = {
+    "package removed": lambda package: shutil.rmtree(package),
+    "half of it removed": lambda package: [p.unlink() for p in package.rglob("*.py") if p.name != "__init__.py"],
+    "only activation removed": lambda package: (package / "activation.py").unlink(),
+    "raises at import": lambda package: (package / "__init__.py").write_text("raise RuntimeError('on purpose')"),
+    "does not parse": lambda package: (package / "__init__.py").write_text("def broken(:"),
+    "loader raises": lambda package: (package / "loader.py").write_text("raise RuntimeError('on purpose')"),
+    "command line raises": lambda package: (package / "cli" / "__init__.py").write_text("raise RuntimeError('on purpose')"),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_broken_package_breaks_nobody_else(taken_apart, breakage):
+    package = taken_apart.site_packages / "optimum_htp"
+    BREAKAGES[breakage](package)
+    done = [
+        taken_apart.run("import torch; from optimum.onnxruntime import ORTModelForCTC; print('fine')"),
+        taken_apart.cli("--help"),
+        taken_apart.cli("export", "onnx", "--help"),
+    ]
+    assert "fine" in done[0].stdout
+    assert "export" in done[1].stdout
+    assert "--opset" in done[2].stdout
+    warnings = [one.stderr.count("optimum-htp is installed, but") for one in done]
+    assert set(warnings) <= {0, 1}, [one.stderr for one in done]
+    assert 1 in warnings
+    assert not any("Traceback" in one.stderr for one in done)
+
+
+def test_broken_package_does_not_turn_a_strict_interpreter_down(taken_apart):
+    (taken_apart.site_packages / "optimum_htp" / "__init__.py").write_text("raise RuntimeError('on purpose')")
+    code = "import warnings; warnings.simplefilter('error'); import optimum_htp_autoload; optimum_htp_autoload.autoload(); print('fine')"
+    assert "fine" in taken_apart.run(code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+
+
+def test_missing_autoload_module_leaves_the_command_line_alone(taken_apart):
+    (taken_apart.site_packages / "optimum_htp_autoload.py").unlink()
+    (taken_apart.site_packages / "optimum_htp" / "__init__.py").write_text("raise RuntimeError('on purpose')")
+    assert "export" in taken_apart.cli("--help").stdout
