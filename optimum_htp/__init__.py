@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.activation import activate, deactivate
+from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
     from optimum_htp.errors import (
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.source import detect_model_source, is_hub_model
 
-__version__ = "0.1.0"
-
 __all__ = [
     "ConfigLoadError",
     "ExportMetadata",
@@ -32,6 +31,7 @@ __all__ = [
     "HTPExporter",
     "ModelNotFoundError",
     "PreprocessorLoadError",
+    "__version__",
     "activate",
     "deactivate",
     "detect_model_source",

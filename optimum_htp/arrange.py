@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
-from optimum_htp.onnxfile import external_files, rename_model, canonicalize_initializers
+from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
 
 __all__ = ["copy_configs", "move_models", "move_rest", "refuse_foreign_configs"]
 

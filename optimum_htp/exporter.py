@@ -66,7 +66,7 @@ class HTPExporter:
         model: Any = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
         library_name: str | None = None,

@@ -69,7 +69,7 @@ def load(
     force_download: bool = False,
     local_files_only: bool = False,
     trust_remote_code: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     **options: Any,
 ) -> ORTModel:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from optimum_htp import __version__, plugins
+from optimum_htp import plugins
 from optimum_htp.checkpoint import Checkpoint
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.source import HubSource
 from optimum_htp.stamp import is_reproducible, now
+from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
     from optimum_htp.hubs.base import RepoInfo

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
-from optimum_htp import __version__
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.onnxfile import read_header, rewrite_header
+from optimum_htp.version import __version__
 
 __all__ = ["is_reproducible", "now", "stamp"]
 

@@ -95,7 +95,7 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
     allowed = [task for task in tasks if task in supported] or tasks
     specific = [task for task in allowed if task != _FEATURES]
     if allowed:
-        return (specific or allowed)[0]
+        return str((specific or allowed)[0])
     if names & _as_set(MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type)):
         return _FEATURES  # Optimum's synonym of "pretraining"
     return _task_of_auto_map(config, names)

@@ -48,7 +48,9 @@ ARCHITECTURES = {
 }
 
 
-def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path, cwd: Path | None = None, check: bool = True, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, with further environment variables."""
     done = subprocess.run(
         [str(part) for part in command],
@@ -98,7 +100,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     def build(name: str) -> Path:
         if name not in built:
             built[name] = (
-                models.minilm() if name == "minilm" else getattr(models, name)(tmp_path_factory.mktemp("models") / name)
+                models.minilm()
+                if name == "minilm"
+                else getattr(models, name)(tmp_path_factory.mktemp("models") / name)
             )
         return built[name]
 

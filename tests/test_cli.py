@@ -28,7 +28,9 @@ def test_export_help_has_optimums_options_and_ours():
         assert option in text
     for option in ("--revision", "--local-files-only", "--force-download", "--verify-hub", "--with-config", "--json"):
         assert option in text
-    assert "token " not in text.replace("pad_token", "").replace("PAD_TOKEN", "").lower().split("provenance arguments")[1]
+    assert (
+        "token " not in text.replace("pad_token", "").replace("PAD_TOKEN", "").lower().split("provenance arguments")[1]
+    )
 
 
 def test_export_prints_one_json_document(published, tmp_path, empty_home):
@@ -63,7 +65,10 @@ def test_downloads_show_their_progress_to_a_terminal(published, tmp_path, empty_
         (["--model", "models/my-bert"], "models/my-bert is not a folder here"),
         (["--model", "tiny/bert@main", "--revision", "v1"], "give one of them"),
         (["--model", "./missing"], "There is no folder ./missing"),
-        (["--model", "tiny/bert", "--task", "image-to-text"], "Asked to export a bert model for the task image-to-text"),
+        (
+            ["--model", "tiny/bert", "--task", "image-to-text"],
+            "Asked to export a bert model for the task image-to-text",
+        ),
     ],
 )
 def test_errors_are_one_sentence_and_exit_code_1(published, tmp_path, arguments, sentence):
@@ -78,7 +83,9 @@ def test_errors_are_one_sentence_and_exit_code_1(published, tmp_path, arguments,
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_export_needs_a_snapshot(published, tmp_path, empty_home, variable):
     published("bert")
-    done = optimum_cli("export", "htp", "--model", "tiny/bert", tmp_path / "out", check=False, **empty_home, **{variable: "1"})
+    done = optimum_cli(
+        "export", "htp", "--model", "tiny/bert", tmp_path / "out", check=False, **empty_home, **{variable: "1"}
+    )
     assert done.returncode == 1
     assert "HF_HUB_OFFLINE" in done.stderr
 

@@ -17,7 +17,13 @@ def test_exported_file_answers_as_pytorch_does(name, exported, model_folder, emp
     output = exported(name)
     file = sorted(output.glob("*.onnx"))[0]
     done = run(
-        sys.executable, "-m", "tests.support.compare", ARCHITECTURES[name].ort_class, file, model_folder(name), **empty_home
+        sys.executable,
+        "-m",
+        "tests.support.compare",
+        ARCHITECTURES[name].ort_class,
+        file,
+        model_folder(name),
+        **empty_home,
     )
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["class"] == ARCHITECTURES[name].ort_class

@@ -246,7 +246,9 @@ def test_local_model_does_not_overwrite_the_config_of_a_neighbour(export, model_
 
 def test_with_config_keeps_the_configs_of_a_hub_model(export, bert, tmp_path):
     result = export("tiny/bert", tmp_path / "out", with_config=True)
-    assert files_in(tmp_path / "out") == ["model.onnx" if n is None else n for n in sorted({*result.metadata.config_files, "model.onnx"})]
+    assert files_in(tmp_path / "out") == [
+        "model.onnx" if n is None else n for n in sorted({*result.metadata.config_files, "model.onnx"})
+    ]
 
 
 def test_model_in_memory_is_known_by_its_config(export, bert, tmp_path):
@@ -264,9 +266,7 @@ def test_model_in_memory_is_known_by_its_config(export, bert, tmp_path):
 def test_model_in_memory_whose_config_was_changed_is_local(export, bert, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        "tiny/bert", num_labels=7, ignore_mismatched_sizes=True
-    )
+    model = AutoModelForSequenceClassification.from_pretrained("tiny/bert", num_labels=7, ignore_mismatched_sizes=True)
     result = export(model=model, output_path=tmp_path / "out")
     assert (result.metadata.model_type, result.metadata.base_model) == ("local", "tiny/bert")
     assert len(json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]) == 7
@@ -276,7 +276,9 @@ def test_model_in_memory_whose_config_was_changed_is_local(export, bert, tmp_pat
 def test_model_in_memory_from_nowhere_is_local(export, hub, tmp_path):
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
     with hub.recorded() as requests:
         result = export(model=BertModel(config), output_path=tmp_path / "out", task="feature-extraction")
     assert requests == []

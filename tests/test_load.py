@@ -163,7 +163,9 @@ def test_session_options_and_providers_mean_what_they_mean_in_optimum(bert_file,
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    model = load(bert_file, cache_dir=cache, session_options=options, provider="CPUExecutionProvider", use_io_binding=True)
+    model = load(
+        bert_file, cache_dir=cache, session_options=options, provider="CPUExecutionProvider", use_io_binding=True
+    )
     assert model.session.get_session_options().intra_op_num_threads == 1
     assert model.use_io_binding is True
     with pytest.raises(ValueError, match="NoSuchProvider"):
@@ -258,7 +260,9 @@ def test_external_data_is_found_beside_file_and_link(bert_file, cache, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"export": True}, {"subfolder": "onnx"}, {"file_name": "other.onnx"}], ids=["export", "subfolder", "file_name"]
+    "kwargs",
+    [{"export": True}, {"subfolder": "onnx"}, {"file_name": "other.onnx"}],
+    ids=["export", "subfolder", "file_name"],
 )
 def test_options_that_contradict_a_file_are_refused(bert_file, cache, kwargs):
     with pytest.raises(ValueError):

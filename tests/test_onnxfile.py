@@ -11,13 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError
 from optimum_htp.onnxfile import (
+    canonicalize_initializers,
     external_files,
     read_header,
     read_metadata,
     read_signature,
     rename_model,
     rewrite_header,
-    canonicalize_initializers,
 )
 
 

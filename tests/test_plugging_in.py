@@ -37,7 +37,9 @@ class Environment:
         for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
             if path.name == "optimum":  # ours are put into this namespace
                 shutil.copytree(path, self.site_packages / path.name, ignore=shutil.ignore_patterns("register_htp.py"))
-            elif "optimum_htp" not in path.name.replace("-", "_") and not path.name.startswith(("__editable__", "_optimum")):
+            elif "optimum_htp" not in path.name.replace("-", "_") and not path.name.startswith(
+                ("__editable__", "_optimum")
+            ):
                 (self.site_packages / path.name).symlink_to(path)
 
     def install(self, wheel: Path) -> None:
@@ -47,8 +49,8 @@ class Environment:
         return run(self.python, "-c", code, cwd=self.site_packages.parent, check=check, **env)
 
     def cli(self, *arguments: str, check: bool = True, **env: str):
-        code = f"import sys; sys.argv = {['optimum-cli', *arguments]!r}; from optimum.commands.optimum_cli import main; main()"
-        return self.run(code, check=check, **env)
+        start = "from optimum.commands.optimum_cli import main; main()"
+        return self.run(f"import sys; sys.argv = {['optimum-cli', *arguments]!r}; {start}", check=check, **env)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,8 @@ def test_deactivating_before_optimum_is_imported():
 
 
 def test_importing_us_imports_no_framework():
-    code = "import optimum_htp, sys; print([n for n in ('torch', 'transformers', 'onnx', 'onnxruntime', 'optimum') if n in sys.modules])"
+    frameworks = ["torch", "transformers", "onnx", "onnxruntime", "optimum"]
+    code = f"import optimum_htp, sys; print([name for name in {frameworks} if name in sys.modules])"
     assert run_python(code).stdout.strip() == "[]"
 
 
@@ -153,7 +156,9 @@ BREAKAGES = {
     "raises at import": lambda package: (package / "__init__.py").write_text("raise RuntimeError('on purpose')"),
     "does not parse": lambda package: (package / "__init__.py").write_text("def broken(:"),
     "loader raises": lambda package: (package / "loader.py").write_text("raise RuntimeError('on purpose')"),
-    "command line raises": lambda package: (package / "cli" / "__init__.py").write_text("raise RuntimeError('on purpose')"),
+    "command line raises": lambda package: (package / "cli" / "__init__.py").write_text(
+        "raise RuntimeError('on purpose')"
+    ),
 }
 
 
@@ -177,8 +182,9 @@ def test_broken_package_breaks_nobody_else(taken_apart, breakage):
 
 def test_broken_package_does_not_turn_a_strict_interpreter_down(taken_apart):
     (taken_apart.site_packages / "optimum_htp" / "__init__.py").write_text("raise RuntimeError('on purpose')")
-    code = "import warnings; warnings.simplefilter('error'); import optimum_htp_autoload; optimum_htp_autoload.autoload(); print('fine')"
-    assert "fine" in taken_apart.run(code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
+    strict = "import warnings; warnings.simplefilter('error'); "
+    code = "import optimum_htp_autoload; optimum_htp_autoload.autoload(); print('fine')"
+    assert "fine" in taken_apart.run(strict + code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
 
 
 def test_missing_autoload_module_leaves_the_command_line_alone(taken_apart):

@@ -177,7 +177,7 @@ def test_private_repo_is_found_with_its_token_only(hub):
 def test_gated_files_are_refused_with_the_next_step(hub, cache):
     repo = hub.add("org/gated", {"config.json": b"{}"}, gated=True)
     assert is_hub_model("org/gated")[1]["gated"] is True
-    with pytest.raises(GatedModelError, match="org/gated.*HF_TOKEN"):
+    with pytest.raises(GatedModelError, match=r"org/gated.*HF_TOKEN"):
         _fill(cache, repo)
 
 

@@ -7,7 +7,6 @@ folder (`snapshot`). Every failure is one of this package's errors, chained to t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ class HubAccess:
     """
 
     token: str | bool | None = None
-    cache_dir: str | os.PathLike[str] | None = None
+    cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
 

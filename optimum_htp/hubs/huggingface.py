@@ -160,7 +160,8 @@ class HuggingFaceHub:
             return None
         try:
             folder = self.snapshot(info.id, str(info.sha), [constants.REPOCARD_NAME], access)
-            return ModelCard.load(folder / constants.REPOCARD_NAME).data
+            data: ModelCardData = ModelCard.load(folder / constants.REPOCARD_NAME).data
+            return data
         except (HFHubIntegrationError, ValueError, OSError) as error:
             logger.info("The model card of %s cannot be read: %s", info.id, error)
             return None
@@ -218,14 +219,19 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """
     from huggingface_hub import errors
 
-    transport = _transport_errors()
+    failures: tuple[type[BaseException], ...] = (
+        errors.HfHubHTTPError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        *_transport_errors(),
+    )
     try:
         yield
     except errors.HFValidationError as error:
         raise InvalidModelReferenceError(
             f"{repo_id!r} is not a repo id ('name' or 'organization/name'): {error}"
         ) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, *transport) as error:
+    except failures as error:
         raise _explained(error, repo_id, revision) from error
 
 

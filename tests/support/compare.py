@@ -54,7 +54,9 @@ def main(class_name: str, onnx_file: str, folder: str) -> None:
         mine, reference = ours.generate(**inputs, **options), theirs.generate(**inputs, **options)
         report["same_tokens"] = mine.sequences.tolist() == reference.sequences.tolist()
         report["distinct"] = len(reference.sequences[:, -12:].unique())
-        report["difference"] = max((a - b).abs().max().item() for a, b in zip(mine.logits, reference.logits, strict=True))
+        report["difference"] = max(
+            (a - b).abs().max().item() for a, b in zip(mine.logits, reference.logits, strict=True)
+        )
     else:
         with torch.no_grad():
             report["difference"] = (_first_tensor(ours(**inputs)) - _first_tensor(theirs(**inputs))).abs().max().item()

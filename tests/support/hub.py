@@ -161,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "revision":
             return self._json(_info(repo, sha, with_card=self.hub.serve_card))
         if kind == "tree":
-            return self._tree(repo.commits[sha], below, recursive=query.get("recursive") in (["True"], ["true"], ["1"]))
+            return self._tree(
+                repo.commits[sha], below, recursive=query.get("recursive") in (["True"], ["true"], ["1"])
+            )
         if kind == "commits":
             stamp = {"title": "commit", "message": "", "authors": [], "date": "2026-01-01T00:00:00.000Z"}
             page = int(query.get("p", ["0"])[0])

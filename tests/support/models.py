@@ -7,7 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORDS = "the a cat dog sat ran on mat in house big small red blue and or not is was hello world".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "mat",
+    "in",
+    "house",
+    "big",
+    "small",
+    "red",
+    "blue",
+    "and",
+    "or",
+]
+WORDS += ["not", "is", "was", "hello", "world"]
 
 
 def _seeded(model_class: Any, config: Any) -> Any:
