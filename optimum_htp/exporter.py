@@ -158,7 +158,7 @@ class HTPExporter:
         model = subject.model
         if subject.checkpoint is not None and model is None:
             if subject.library == "timm":
-                model = load_timm(subject.checkpoint.folder)
+                model, options = load_timm(subject.checkpoint.folder, options)
             else:
                 model = export_from_folder(
                     subject.checkpoint.folder,

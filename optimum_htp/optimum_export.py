@@ -129,15 +129,23 @@ def _refusals_as_export_errors(model: object) -> Iterator[None]:
         raise ExportError(f"Optimum cannot export {model}: {type(error).__name__}: {text}") from error
 
 
-def load_timm(folder: Path) -> Any:
+def load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Load a timm model from a folder; Optimum can only load one by its name on the Hub.
+
+    Returns:
+        The model, and the options that are left for `export_loaded_model`.
 
     Raises:
         ExportError: timm is not installed, or cannot load it.
     """
+    import torch
+
     try:
         import timm
     except ImportError as error:
         raise ExportError("This is a timm model: run `pip install timm` to export it.") from error
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     with _refusals_as_export_errors(folder):
-        return timm.create_model(f"local-dir:{folder}", pretrained=True, exportable=True)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, exportable=True)
+        model = model.to(options.get("device", "cpu"), dtypes[options.get("dtype") or "fp32"])
+    return model, {name: value for name, value in options.items() if name not in ("dtype", "pad_token_id")}
