@@ -12,6 +12,7 @@ from optimum_htp.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.config_loader import HFHubConfigLoader
     from optimum_htp.errors import (
         ConfigLoadError,
         HFHubIntegrationError,
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
     )
     from optimum_htp.exporter import ExportResult, HTPExporter
     from optimum_htp.hookspecs import hookimpl
+    from optimum_htp.inject import inject_hub_metadata
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.source import detect_model_source, is_hub_model
+    from optimum_htp.strip import strip_metadata
+    from optimum_htp.verify import verify_metadata
 
 __all__ = [
     "ConfigLoadError",
     "ExportMetadata",
     "ExportResult",
+    "HFHubConfigLoader",
     "HFHubIntegrationError",
     "HTPExporter",
     "ModelNotFoundError",
@@ -36,20 +41,27 @@ __all__ = [
     "deactivate",
     "detect_model_source",
     "hookimpl",
+    "inject_hub_metadata",
     "is_hub_model",
+    "strip_metadata",
+    "verify_metadata",
 ]
 
 _HOME: Final = {
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
     "ExportResult": "exporter",
+    "HFHubConfigLoader": "config_loader",
     "HFHubIntegrationError": "errors",
     "HTPExporter": "exporter",
     "ModelNotFoundError": "errors",
     "PreprocessorLoadError": "errors",
     "detect_model_source": "source",
     "hookimpl": "hookspecs",
+    "inject_hub_metadata": "inject",
     "is_hub_model": "source",
+    "strip_metadata": "strip",
+    "verify_metadata": "verify",
 }
 
 

@@ -16,9 +16,11 @@ __all__ = [
     "InvalidModelReferenceError",
     "InvalidOnnxFileError",
     "MetadataError",
+    "MisfitError",
     "MissingSiblingError",
     "ModelNotFoundError",
     "OnnxFileNotFoundError",
+    "OnnxWriteError",
     "PreprocessorLoadError",
     "RevisionNotFoundError",
     "VerificationError",
@@ -65,12 +67,20 @@ class InvalidOnnxFileError(HFHubIntegrationError, ValueError):
     """A file that is not an ONNX model, or is damaged."""
 
 
+class OnnxWriteError(HFHubIntegrationError, OSError):
+    """An ONNX file that cannot be written. The one that was there still is."""
+
+
 class OnnxFileNotFoundError(HFHubIntegrationError, FileNotFoundError):
     """An `.onnx` path at which there is no file."""
 
 
 class MissingSiblingError(OnnxFileNotFoundError):
     """One of the files of a multi-file model is there, another that belongs to it is not."""
+
+
+class MisfitError(HFHubIntegrationError, ValueError):
+    """An ONNX file that plainly is not an export of the model that it is said to come from."""
 
 
 class ExportError(HFHubIntegrationError, RuntimeError):

@@ -22,7 +22,7 @@ _SHORT_COMMIT = 8
 
 
 def export_record(
-    checkpoint: Checkpoint | None, *, task: str, library: str, model_class: str, base_model: str | None = None
+    checkpoint: Checkpoint | None, *, task: str, library: str, model_class: str | None, base_model: str | None = None
 ) -> ExportMetadata:
     """Return the record of an export, all but the names of its files.
 
@@ -30,7 +30,7 @@ def export_record(
         checkpoint: The model's files; None for a model in memory that has none.
         task: The Optimum task.
         library: The library that Optimum exports with.
-        model_class: Name of the class that was exported.
+        model_class: Name of the class that was exported, where it is known.
         base_model: The model that a local one was made from.
     """
     record = ExportMetadata(

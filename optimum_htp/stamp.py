@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -9,16 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.metadata import PREFIX, ExportMetadata
-from optimum_htp.onnxfile import read_header, rewrite_header
+from optimum_htp.onnxfile import read_header, rewrite_model
 from optimum_htp.version import __version__
 
-__all__ = ["is_reproducible", "now", "stamp"]
+__all__ = ["AUTHOR", "DOMAINS", "LICENSE", "PRODUCER", "is_our_doc_string", "is_reproducible", "now", "stamp"]
 
 PRODUCER: Final = "optimum-htp"
 # The two properties that ONNX itself defines: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
-_AUTHOR: Final = "model_author"
-_LICENSE: Final = "model_license"
-_DOMAINS: Final = {"hub": "co.huggingface", "local": "local"}
+AUTHOR: Final = "model_author"
+LICENSE: Final = "model_license"
+DOMAINS: Final = {"hub": "co.huggingface", "local": "local"}
 
 
 def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Mapping[str, str]) -> ExportMetadata:
@@ -31,11 +32,12 @@ def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Ma
         extra: Further properties, of plugins.
     """
     header = read_header(path)
-    if header.producer_name not in ("", PRODUCER):
-        producer = f"{header.producer_name} {header.producer_version}".strip()
-        metadata = _with_producer(metadata, producer)
-    standard = {_AUTHOR: author, _LICENSE: metadata.license}
-    rewrite_header(
+    producer = f"{header.producer_name} {header.producer_version}".strip()
+    if header.producer_name == PRODUCER:  # stamped before: what it replaced then is what counts
+        producer = header.metadata.get(f"{PREFIX}original_producer", "")
+    metadata = dataclasses.replace(metadata, original_producer=producer or None)
+    standard = {AUTHOR: author, LICENSE: metadata.license}
+    rewrite_model(
         path,
         metadata={
             **{key: value for key, value in standard.items() if value},
@@ -45,7 +47,7 @@ def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Ma
         drop=lambda key: key.startswith(PREFIX),
         producer_name=PRODUCER,
         producer_version=__version__,
-        domain=header.domain or _DOMAINS[metadata.model_type],
+        domain=header.domain or DOMAINS[metadata.model_type],
         doc_string=_doc_string(metadata),
     )
     return metadata
@@ -65,12 +67,6 @@ def now() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _with_producer(metadata: ExportMetadata, producer: str) -> ExportMetadata:
-    import dataclasses
-
-    return dataclasses.replace(metadata, original_producer=producer)
-
-
 def _doc_string(metadata: ExportMetadata) -> str:
     model = metadata.hub_id or "a local model"
     commit = f" at commit {metadata.hub_sha}" if metadata.hub_sha else ""
@@ -78,3 +74,8 @@ def _doc_string(metadata: ExportMetadata) -> str:
         f"Exported from {model}{commit} for {metadata.task}\n"
         f"with {PRODUCER} {metadata.export_version} on {metadata.export_timestamp}."
     )
+
+
+def is_our_doc_string(text: str) -> bool:
+    """Whether a doc string is one that `stamp` wrote."""
+    return text.startswith("Exported from ") and f"\nwith {PRODUCER} " in text

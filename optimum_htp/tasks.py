@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError
 
-__all__ = ["infer_library", "infer_task", "model_type_of", "with_past"]
+__all__ = ["class_for_task", "infer_library", "infer_task", "model_type_of", "with_past"]
 
 _WITH_PAST: Final = "-with-past"
 _FEATURES: Final = "feature-extraction"
@@ -135,3 +135,15 @@ def _supported_tasks(model_type: str, library: str) -> set[str]:
 
 def _as_set(names: str | Iterable[str] | None) -> set[str]:
     return {names} if isinstance(names, str) else set(names or ())
+
+
+def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | None:
+    """Return the name of the class that would be exported for a task, None where that cannot be told."""
+    from optimum.exporters.tasks import TasksManager
+
+    names = [str(name) for name in config.get("architectures") or ()]
+    if library != "transformers":
+        return str(config["_class_name"]) if "_class_name" in config else None
+    mapping = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS.get(task.removesuffix(_WITH_PAST), {})
+    classes = _as_set(mapping.get(model_type_of(config)))
+    return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)

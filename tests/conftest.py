@@ -86,7 +86,7 @@ def _serving() -> Iterator[None]:
 def hub() -> Iterator[LoopbackHub]:
     """The Hub, as well behaved afterwards as before."""
     yield _HUB
-    _HUB.latency, _HUB.status, _HUB.serve_card = 0.0, None, True
+    _HUB.latency, _HUB.status, _HUB.serve_card, _HUB.serve_ranges = 0.0, None, True, True
     _HUB.before_answer = lambda method, path: None
 
 

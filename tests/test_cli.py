@@ -147,22 +147,22 @@ def test_info_tells_where_a_file_came_from(exported, hub):
 
 
 def test_info_does_not_let_a_file_steer_the_terminal(exported, tmp_path):
-    from optimum_htp.onnxfile import rewrite_header
+    from optimum_htp.onnxfile import rewrite_model
 
     path = tmp_path / "m.onnx"
     path.write_bytes((exported("bert") / "model.onnx").read_bytes())
-    rewrite_header(path, metadata={"hf_license": "\x1b[31mred\x07"})
+    rewrite_model(path, metadata={"hf_license": "\x1b[31mred\x07"})
     output = optimum_cli("htp", "info", path, "--show-metadata").stdout
     assert "\x1b" not in output
     assert "\\x1b[31mred" in output
 
 
 def test_info_names_file_and_key_of_a_bad_record(exported, tmp_path):
-    from optimum_htp.onnxfile import rewrite_header
+    from optimum_htp.onnxfile import rewrite_model
 
     path = tmp_path / "m.onnx"
     path.write_bytes((exported("bert") / "model.onnx").read_bytes())
-    rewrite_header(path, metadata={"hf_hub_sha": "short"})
+    rewrite_model(path, metadata={"hf_hub_sha": "short"})
     done = optimum_cli("htp", "info", path, check=False)
     assert done.returncode == 1
     assert "m.onnx" in done.stderr

@@ -27,7 +27,7 @@ from optimum_htp.errors import (
     OnnxFileNotFoundError,
     RevisionNotFoundError,
 )
-from optimum_htp.onnxfile import read_metadata, rewrite_header
+from optimum_htp.onnxfile import read_metadata, rewrite_model
 
 LABELS = {0: "LABEL 0", 1: "LABEL 1", 2: "LABEL 2"}
 
@@ -177,7 +177,7 @@ def test_token_opens_a_private_model(exported, hub, tmp_path, cache):
     repo = hub.add("tiny/private", files, private=True)
     hub.tokens["hf_mine"] = {"tiny/private"}
     path = Path(shutil.copy(exported("bert") / "model.onnx", tmp_path / "m.onnx"))
-    rewrite_header(path, metadata={"hf_hub_id": "tiny/private", "hf_hub_sha": repo.refs["main"]})
+    rewrite_model(path, metadata={"hf_hub_id": "tiny/private", "hf_hub_sha": repo.refs["main"]})
     assert load(path, cache_dir=cache, token="hf_mine").config.id2label == LABELS
     with pytest.raises(HFHubIntegrationError, match=r"tiny/private.*HF_TOKEN"):
         load(path, cache_dir=cache / "other")
@@ -197,7 +197,7 @@ def test_damaged_file_is_named(tmp_path):
 
 
 def _without_record(path):
-    rewrite_header(path, metadata={}, drop=lambda key: key.startswith("hf_"))
+    rewrite_model(path, metadata={}, drop=lambda key: key.startswith("hf_"))
 
 
 def test_file_without_record_and_config_names_three_remedies(bert_file):
@@ -216,7 +216,7 @@ def test_file_without_record_loads_with_the_config_beside_it(bert_file, model_fo
 
 def test_local_file_needs_its_config(bert_file):
     _without_record(bert_file)
-    rewrite_header(bert_file, metadata={"hf_model_type": "local", "hf_metadata_version": "1"})
+    rewrite_model(bert_file, metadata={"hf_model_type": "local", "hf_metadata_version": "1"})
     with pytest.raises(ConfigLoadError, match="local model"):
         load(bert_file)
 
@@ -235,7 +235,7 @@ def test_hub_that_fails_is_named(bert_file, cache, hub):
 def test_file_of_an_older_tool_with_a_short_revision_is_pinned_in_full(bert_file, cache, hub):
     commit = read_metadata(bert_file)["hf_hub_sha"]
     short = {"hf_hub_id": "tiny/bert", "hf_model_type": "hub", "hf_hub_revision": commit[:8]}
-    rewrite_header(bert_file, metadata=short, drop=lambda key: key.startswith("hf_"))
+    rewrite_model(bert_file, metadata=short, drop=lambda key: key.startswith("hf_"))
     with hub.recorded() as requests:
         assert load(bert_file, cache_dir=cache).config.id2label == LABELS
     assert not [request for request in requests if f"/resolve/{commit[:8]}/" in request.path]
@@ -294,7 +294,7 @@ def test_missing_sibling_is_named(t5_folder, cache):
 
 
 def test_sibling_of_another_export_is_not_taken(t5_folder, cache):
-    rewrite_header(t5_folder / "encoder_model.onnx", metadata={"hf_export_timestamp": "2020-01-01T00:00:00Z"})
+    rewrite_model(t5_folder / "encoder_model.onnx", metadata={"hf_export_timestamp": "2020-01-01T00:00:00Z"})
     with pytest.raises(MissingSiblingError, match="of another export"):
         load(t5_folder / "decoder_model.onnx", ORTModelForSeq2SeqLM, cache_dir=cache)
 

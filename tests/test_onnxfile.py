@@ -17,7 +17,7 @@ from optimum_htp.onnxfile import (
     read_metadata,
     read_signature,
     rename_model,
-    rewrite_header,
+    rewrite_model,
 )
 
 
@@ -64,7 +64,7 @@ def test_last_of_repeated_keys_counts(file, model):
 
 
 def test_rewriting_changes_the_header_and_nothing_else(file, model):
-    rewrite_header(
+    rewrite_model(
         file,
         metadata={"hf_task": "fill-mask"},
         drop=lambda key: key.startswith("hf_"),
@@ -87,7 +87,7 @@ def test_rewriting_changes_the_header_and_nothing_else(file, model):
 
 def test_rewriting_with_the_same_content_keeps_every_byte(file):
     before = file.read_bytes()
-    rewrite_header(file, metadata={})
+    rewrite_model(file, metadata={})
     assert file.read_bytes() == before
 
 
@@ -95,7 +95,7 @@ def test_rewriting_follows_a_link_and_keeps_permissions(file, tmp_path):
     file.chmod(0o640)
     link = tmp_path / "link.onnx"
     link.symlink_to(file)
-    rewrite_header(link, metadata={"k": "v"})
+    rewrite_model(link, metadata={"k": "v"})
     assert link.is_symlink()
     assert read_metadata(file)["k"] == "v"
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
@@ -105,7 +105,7 @@ def test_failed_rewriting_leaves_the_old_file_and_no_other(file):
     before, damaged = file.read_bytes(), file.with_name("damaged.onnx")
     damaged.write_bytes(before[:-3])
     with pytest.raises(InvalidOnnxFileError):
-        rewrite_header(damaged, metadata={"k": "v"})
+        rewrite_model(damaged, metadata={"k": "v"})
     assert damaged.read_bytes() == before[:-3]
     assert sorted(path.name for path in file.parent.iterdir()) == sorted([damaged.name, file.name])
 

@@ -1,68 +1,86 @@
-"""`optimum-cli htp info FILE`: where an ONNX file came from."""
+"""`optimum-cli htp info FILE`: where an ONNX file came from, and what is in its graph."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from argparse import ArgumentParser
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.base import Command
+from optimum_htp.cli.batch import BatchCommand, Outcome, printable
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.onnxfile import ModelHeader
+    from optimum_htp.onnxfile import Graph, ModelHeader
 
 __all__ = ["InfoCommand"]
 
 
-class InfoCommand(Command):
-    """Prints the record of a file, and with --show-metadata every property as it is."""
+class InfoCommand(BatchCommand):
+    """Prints the record of files, a summary of their graph, and with --show-metadata every property as it is."""
 
-    COMMAND = CommandInfo(name="info", help="Show which model an ONNX file came from.")
+    COMMAND = CommandInfo(name="info", help="Show which model ONNX files came from; also of a file on a Hub (hf://).")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("file", type=Path, help="The ONNX file.")
+        BatchCommand.parse_args(parser)
         parser.add_argument("--show-metadata", action="store_true", help="Show every metadata property as it is.")
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
 
-    def execute(self) -> None:
-        """Read the file's header and print it."""
-        from optimum_htp.errors import HFHubIntegrationError
-        from optimum_htp.metadata import ExportMetadata
-        from optimum_htp.onnxfile import read_header
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Return the reader of a file."""
+        return _read
 
-        header = read_header(self.args.file)
-        try:
-            record = ExportMetadata.from_properties(header.metadata)
-        except HFHubIntegrationError as error:
-            raise type(error)(f"{self.args.file}: {error}") from error
-        if self.args.json:
-            print(json.dumps(_as_json(self.args.file, header, record), indent=2, ensure_ascii=False))
-            return
-        for name, value in _summary(header, record).items():
-            print(f"{name:<15} {value}")
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print a file's record."""
+        header, record, graph = outcome.value
+        if several:
+            print(f"== {outcome.file}")
+        for name, value in _summary(header, record, graph).items():
+            print(f"{name:<15} {printable(value)}")
         if self.args.show_metadata:
             print()
             for key, value in header.metadata.items():
-                print(f"{key} = {_printable(value)}")
+                print(f"{printable(key)} = {printable(value)}")
+        if several:
+            print()
+
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return a file's record for JSON."""
+        header, record, graph = outcome.value
+        summary: dict[str, Any] | None = None
+        if graph is not None:
+            summary = {
+                "name": graph.name,
+                "inputs": [dataclasses.asdict(spec) for spec in graph.inputs],
+                "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
+                "nodes": len(graph.nodes),
+                "initializers": len(graph.initializers),
+            }
+        return {
+            "record": None if record is None else dataclasses.asdict(record),
+            "header": dataclasses.asdict(header),
+            "graph": summary,
+        }
 
 
-def _summary(header: ModelHeader, record: ExportMetadata | None) -> dict[str, str]:
-    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
-    graph = {
-        "producer": f"{header.producer_name} {header.producer_version}".strip(),
-        "ir version": str(header.ir_version),
-        "opset": opsets,
-    }
-    if record is None:
-        known: dict[str, str | None] = {"model": "unknown: the file has no record of where it came from"}
-    else:
+def _read(file: str) -> tuple[ModelHeader, ExportMetadata | None, Graph | None]:
+    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.onnxfile import read_graph, read_header
+    from optimum_htp.remote import is_url, read_remote_header
+
+    if is_url(file):
+        header = read_remote_header(file)
+        return header, ExportMetadata.from_properties(header.metadata), None
+    header = read_header(file)
+    return header, ExportMetadata.from_properties(header.metadata), read_graph(file)
+
+
+def _summary(header: ModelHeader, record: ExportMetadata | None, graph: Graph | None) -> dict[str, str]:
+    known: dict[str, str | None] = {"model": "unknown: the file has no record of where it came from"}
+    if record is not None:
         known = {
             "model": record.hub_id or "local",
             "commit": record.hub_sha or record.hub_revision,
@@ -76,17 +94,15 @@ def _summary(header: ModelHeader, record: ExportMetadata | None) -> dict[str, st
             "files": ", ".join(record.onnx_files),
             "exported": f"{record.export_timestamp or '?'} by optimum-htp {record.export_version or '?'}",
         }
-    return {name: _printable(value) for name, value in {**known, **graph}.items() if value}
-
-
-def _as_json(file: Path, header: ModelHeader, record: ExportMetadata | None) -> dict[str, Any]:
-    return {
-        "file": str(file),
-        "record": None if record is None else dataclasses.asdict(record),
-        "header": dataclasses.asdict(header),
+    known |= {
+        "producer": f"{header.producer_name} {header.producer_version}".strip(),
+        "ir version": str(header.ir_version),
+        "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()),
     }
-
-
-def _printable(text: str) -> str:
-    """Keep a file's texts from steering the terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    if graph is not None:
+        known |= {
+            "inputs": ", ".join(map(str, graph.inputs)),
+            "outputs": ", ".join(map(str, graph.outputs)),
+            "graph": f"{len(graph.nodes)} nodes, {len(graph.initializers)} initializers",
+        }
+    return {name: value for name, value in known.items() if value}

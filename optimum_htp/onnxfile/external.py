@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
@@ -19,7 +20,7 @@ __all__ = ["external_files", "rename_model"]
 _EXTERNAL_DATA: Final = 13  # in TensorProto
 # Where tensors and graphs occur, as {message: {field number: message in it}}.
 _PLACES: Final[dict[str, dict[int, str]]] = {
-    "model": {GRAPH: "graph", 25: "function"},
+    "model": {GRAPH: "graph", FUNCTION: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node"},
     "node": {5: "attribute"},
@@ -64,7 +65,9 @@ def _data_name(model: str, index: int) -> str:
     return f"{model}_data" if index == 0 else f"{model}_data_{index}"
 
 
-def _locations(window: ByteWindow, message: Field, kind: str) -> Iterator[str]:
+def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     places = _PLACES.get(kind, {})
     for part in walk(window, message.payload, message.end):
         if part.wire_type != LENGTH_DELIMITED:
@@ -75,4 +78,4 @@ def _locations(window: ByteWindow, message: Field, kind: str) -> Iterator[str]:
                 if key == "location":
                     yield value
         elif part.number in places:
-            yield from _locations(window, part, places[part.number])
+            yield from _locations(window, part, places[part.number], depth + 1)

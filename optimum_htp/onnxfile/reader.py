@@ -7,7 +7,9 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 
 from __future__ import annotations
 
+import functools
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +32,8 @@ GRAPH: Final = 7
 OPSET_IMPORT: Final = 8
 METADATA_PROPS: Final = 14
 # GraphProto
-_GRAPH_INPUT: Final = 11
-_GRAPH_OUTPUT: Final = 12
+GRAPH_INPUT: Final = 11
+GRAPH_OUTPUT: Final = 12
 
 Dimension = int | str | None
 
@@ -60,6 +62,11 @@ class TensorSpec:
     name: str
     shape: tuple[Dimension, ...] | None
 
+    def __str__(self) -> str:
+        if self.shape is None:
+            return self.name
+        return f"{self.name}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+
 
 @contextmanager
 def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWindow]:
@@ -71,16 +78,18 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
     """
     path = Path(path)
     try:
-        stream = path.open("rb", buffering=0)
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
-    except IsADirectoryError as error:
-        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file: name a file inside it.") from error
-    with stream:
+    if stat.S_ISDIR(mode):
+        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file: name a file inside it.")
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody to write to it
+        raise InvalidOnnxFileError(f"{path} is not a regular file.")
+    with path.open("rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size == 0:
             raise InvalidOnnxFileError(f"{path} is empty: fetch or export it again.")
-        yield ByteWindow(stream.fileno(), str(path), size, chunk)
+        yield ByteWindow(functools.partial(_read_range, stream.fileno()), str(path), size, chunk)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -95,29 +104,34 @@ def read_header(path: str | os.PathLike[str]) -> ModelHeader:
         OnnxFileNotFoundError: There is nothing at the path.
         InvalidOnnxFileError: What is there is not an ONNX model.
     """
+    with opened(path) as window:
+        return header_of(window)
+
+
+def header_of(window: ByteWindow) -> ModelHeader:
+    """Return everything in a ModelProto but the graph."""
     numbers: dict[int, int] = {}
     texts: dict[int, str] = {}
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
     has_graph = False
-    with opened(path) as window:
-        for part in walk(window, 0, window.size):
-            if part.wire_type == VARINT:
-                numbers[part.number] = _integer(window, part)
-            elif part.wire_type != LENGTH_DELIMITED:
-                continue
-            elif part.number == GRAPH:
-                has_graph = True
-            elif part.number == METADATA_PROPS:
-                key, value = entry(window, part)
-                metadata[key] = value
-            elif part.number == OPSET_IMPORT:
-                domain, version = _opset(window, part)
-                opsets[domain] = version
-            elif part.number in (PRODUCER_NAME, PRODUCER_VERSION, DOMAIN, DOC_STRING):
-                texts[part.number] = _text(window, part)
-        if not has_graph:
-            raise window.invalid("it has no graph")
+    for part in walk(window, 0, window.size):
+        if part.wire_type == VARINT:
+            numbers[part.number] = integer(window, part)
+        elif part.wire_type != LENGTH_DELIMITED:
+            continue
+        elif part.number == GRAPH:
+            has_graph = True
+        elif part.number == METADATA_PROPS:
+            key, value = entry(window, part)
+            metadata[key] = value
+        elif part.number == OPSET_IMPORT:
+            domain, version = _opset(window, part)
+            opsets[domain] = version
+        elif part.number in (PRODUCER_NAME, PRODUCER_VERSION, DOMAIN, DOC_STRING):
+            texts[part.number] = window.text(part)
+    if not has_graph:
+        raise window.invalid("it has no graph")
     return ModelHeader(
         ir_version=numbers.get(IR_VERSION, 0),
         producer_name=texts.get(PRODUCER_NAME, ""),
@@ -135,14 +149,14 @@ def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...]
 
     Inputs include initializers that the graph lists as inputs too (IR version 3).
     """
-    sides: dict[int, list[TensorSpec]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
+    sides: dict[int, list[TensorSpec]] = {GRAPH_INPUT: [], GRAPH_OUTPUT: []}
     with opened(path, chunk=1 << 16) as window:
         for part in walk(window, 0, window.size):
             if part.number == GRAPH and part.wire_type == LENGTH_DELIMITED:
                 for inner in walk(window, part.payload, part.end):
                     if inner.number in sides and inner.wire_type == LENGTH_DELIMITED:
-                        sides[inner.number].append(_tensor_spec(window, inner))
-    return tuple(sides[_GRAPH_INPUT]), tuple(sides[_GRAPH_OUTPUT])
+                        sides[inner.number].append(tensor_spec(window, inner))
+    return tuple(sides[GRAPH_INPUT]), tuple(sides[GRAPH_OUTPUT])
 
 
 def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
@@ -150,7 +164,7 @@ def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
     texts = {1: "", 2: ""}
     for inner in walk(window, part.payload, part.end):
         if inner.number in texts and inner.wire_type == LENGTH_DELIMITED:
-            texts[inner.number] = _text(window, inner)
+            texts[inner.number] = window.text(inner)
     return texts[1], texts[2]
 
 
@@ -158,19 +172,19 @@ def _opset(window: ByteWindow, part: Field) -> tuple[str, int]:
     domain, version = "", 0
     for inner in walk(window, part.payload, part.end):
         if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
-            domain = _text(window, inner)
+            domain = window.text(inner)
         elif inner.number == 2 and inner.wire_type == VARINT:
-            version = _integer(window, inner)
+            version = integer(window, inner)
     return domain, version
 
 
-def _tensor_spec(window: ByteWindow, part: Field) -> TensorSpec:
+def tensor_spec(window: ByteWindow, part: Field) -> TensorSpec:
     """Decode a ValueInfoProto: name = 1, type = 2 . tensor_type = 1 . shape = 2 . dim = 1."""
     name = ""
     shape: tuple[Dimension, ...] | None = None
     for inner in walk(window, part.payload, part.end):
         if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
-            name = _text(window, inner)
+            name = window.text(inner)
         elif inner.number == 2 and inner.wire_type == LENGTH_DELIMITED:
             for tensor in _children(window, inner, 1):
                 for dimensions in _children(window, tensor, 2):
@@ -181,9 +195,9 @@ def _tensor_spec(window: ByteWindow, part: Field) -> TensorSpec:
 def _dimension(window: ByteWindow, part: Field) -> Dimension:
     for inner in walk(window, part.payload, part.end):
         if inner.number == 1 and inner.wire_type == VARINT:
-            return _integer(window, inner)
+            return integer(window, inner)
         if inner.number == 2 and inner.wire_type == LENGTH_DELIMITED:
-            return _text(window, inner) or None
+            return window.text(inner) or None
     return None
 
 
@@ -195,13 +209,14 @@ def _children(window: ByteWindow, part: Field, number: int) -> Iterator[Field]:
     )
 
 
-def _integer(window: ByteWindow, part: Field) -> int:
+def integer(window: ByteWindow, part: Field) -> int:
+    """Decode an int64 field."""
     value, _ = window.varint(part.payload, part.end)
     return value - (1 << 64) if value >> 63 else value  # int64: two's complement
 
 
-def _text(window: ByteWindow, part: Field) -> str:
-    try:
-        return window.read(part.payload, part.end - part.payload).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise window.invalid(f"the text at byte {part.payload} is not UTF-8") from error
+def _read_range(descriptor: int, start: int, length: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, start)
+    os.lseek(descriptor, start, os.SEEK_SET)  # Windows
+    return os.read(descriptor, length)

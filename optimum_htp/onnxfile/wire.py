@@ -7,8 +7,7 @@ bytes. Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from optimum_htp.errors import InvalidOnnxFileError
@@ -25,6 +24,7 @@ FIXED32: Final = 5
 _MAX_VARINT_BYTES: Final = 10
 _MAX_GROUP_DEPTH: Final = 100  # protobuf's own recursion limit
 _MAX_FIELD_NUMBER: Final = (1 << 29) - 1
+_MAX_TEXT_BYTES: Final = 64 << 20  # of all that is read of a file together
 
 
 class Field(NamedTuple):
@@ -38,30 +38,52 @@ class Field(NamedTuple):
 
 
 class ByteWindow:
-    """Random access to a file through a small buffer, so that walking it touches few pages.
+    """Random access to a file, near or far, through a small buffer, so that walking it touches few pages.
 
     Args:
-        descriptor: An open, seekable file descriptor. Stays the caller's.
+        fetch: Returns the bytes at an offset, at most so many; fewer only at the end of the file.
         name: What errors call the file.
         size: Length of the file in bytes.
-        chunk: How many bytes to read at a time.
+        chunk: How many bytes to fetch at a time.
     """
 
-    def __init__(self, descriptor: int, name: str, size: int, chunk: int = 4096) -> None:
+    def __init__(self, fetch: Callable[[int, int], bytes], name: str, size: int, chunk: int = 4096) -> None:
         self.name = name
         self.size = size
-        self.descriptor = descriptor
+        self._fetch = fetch
         self._chunk = chunk
         self._offset = 0
         self._buffer = b""
+        self._texts = 0
 
     def read(self, start: int, length: int) -> bytes:
-        """Return `length` bytes from `start`, fewer only at the end of the file."""
+        """Return `length` bytes from `start`.
+
+        Raises:
+            InvalidOnnxFileError: The file ends before.
+        """
         offset = start - self._offset
         if offset < 0 or offset + length > len(self._buffer):
-            self._buffer = _read_range(self.descriptor, start, max(length, self._chunk))
+            self._buffer = self._fetch(start, max(length, min(self._chunk, self.size - start)))
             self._offset, offset = start, 0
+            if len(self._buffer) < length:
+                raise self.invalid(f"it ended at byte {start + len(self._buffer)} while it was read")
         return self._buffer[offset : offset + length]
+
+    def text(self, field: Field) -> str:
+        """Decode a string field.
+
+        Raises:
+            InvalidOnnxFileError: It is not UTF-8, or there is more text than a model has a reason to have.
+        """
+        length = field.end - field.payload
+        self._texts += length
+        if self._texts > _MAX_TEXT_BYTES:
+            raise self.invalid(f"it has more than {_MAX_TEXT_BYTES >> 20} MiB of text")
+        try:
+            return self.read(field.payload, length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.invalid(f"the text at byte {field.payload} is not UTF-8") from error
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """Decode the varint at `position`; return it and the position behind it."""
@@ -147,10 +169,3 @@ def encode_varint(value: int) -> bytes:
 def encode_bytes_field(number: int, payload: bytes) -> bytes:
     """Encode a length-delimited field: a string, bytes or an embedded message."""
     return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(len(payload)) + payload
-
-
-def _read_range(descriptor: int, start: int, length: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(descriptor, length, start)
-    os.lseek(descriptor, start, os.SEEK_SET)  # Windows
-    return os.read(descriptor, length)

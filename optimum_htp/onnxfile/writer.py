@@ -1,8 +1,8 @@
-"""Changing what an ONNX file says about itself, without touching its graph.
+"""Changing what an ONNX file says about itself and its nodes, without touching weights.
 
 The new file is the old one as a sequence of byte ranges, with some fields left out and some put in. The kernel
-copies the ranges, so weights never enter memory and external data is left where it is. A file is replaced in
-one step or not at all.
+copies the large ranges, so weights never enter memory and external data is left where it is. A file is replaced
+in one step or not at all.
 """
 
 from __future__ import annotations
@@ -10,16 +10,25 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from optimum_htp.errors import InvalidOnnxFileError
+from optimum_htp.errors import OnnxWriteError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, encode_bytes_field, walk
+from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Node, node_of
+from optimum_htp.onnxfile.wire import (
+    LENGTH_DELIMITED,
+    VARINT,
+    ByteWindow,
+    Field,
+    encode_bytes_field,
+    encode_varint,
+    walk,
+)
 
-__all__ = ["replaced_atomically", "rewrite_header"]
+__all__ = ["NodeVisitor", "replaced_atomically", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -27,86 +36,173 @@ _TEXT_FIELDS: Final = {
     "domain": reader.DOMAIN,
     "doc_string": reader.DOC_STRING,
 }
-_COPY_CHUNK: Final = 1 << 20
+_SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
+_CHUNK: Final = 1 << 16
+
+NodeVisitor = Callable[[Node], Mapping[str, str] | None]
+"""Returns a node's new metadata properties, or None to leave the node as it is."""
 
 Segment = tuple[int, int] | bytes  # a range of the old file, or new bytes
 
 
-def rewrite_header(
+def rewrite_model(
     path: str | os.PathLike[str],
     *,
-    metadata: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
     drop: Callable[[str], bool] = lambda key: False,
+    nodes: NodeVisitor | None = None,
+    ir_version: int | None = None,
+    output: str | os.PathLike[str] | None = None,
     **texts: str,
 ) -> None:
-    """Set model-level metadata and header texts of an ONNX file; every other byte stays as it is.
+    """Set metadata and header fields of an ONNX file; every other byte stays as it is.
 
     Args:
         path: The file. A link is followed; its target is replaced.
-        metadata: Properties to set. Properties of the same key are replaced.
-        drop: Says of a key whether a property that has it is left out.
-        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`.
+        metadata: Model-level properties to set. Properties of the same key are replaced.
+        drop: Says of a key whether a model-level property that has it is left out.
+        nodes: Called with every node, those of subgraphs and functions included, in order of the file.
+        ir_version: New IR version.
+        output: Where to write instead of in place; the file at `path` then stays as it is.
+        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; an empty one
+            removes the field.
 
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
         InvalidOnnxFileError: What is there is not an ONNX model.
-        OSError: The new file cannot be written. The old one still stands.
+        OnnxWriteError: The new file cannot be written. The old one still stands.
     """
-    target = Path(path).resolve()
-    headers = {_TEXT_FIELDS[name]: text.encode() for name, text in texts.items()}
-    with reader.opened(target) as window:
-        segments = list(_plan(window, metadata, drop, headers))
-        with replaced_atomically(target) as output:
-            for segment in segments:
-                if isinstance(segment, bytes):
-                    output.write(segment)
-                else:
-                    _copy_range(window.descriptor, output, *segment)
+    source = Path(path).resolve()
+    target = source if output is None else Path(output).resolve()
+    headers = {_TEXT_FIELDS[name]: text for name, text in texts.items()}
+    new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
+    if ir_version is not None:
+        new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
+    with reader.opened(source, _CHUNK if nodes is not None else 4096) as window:
+        segments = _joined(_plan(window, metadata or {}, drop, nodes, new))
+        try:
+            with replaced_atomically(target, like=source) as stream, source.open("rb", buffering=0) as old:
+                for segment in segments:
+                    if isinstance(segment, bytes):
+                        stream.write(segment)
+                    else:
+                        _copy_range(window, old, stream, *segment)
+        except OSError as error:
+            raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
 
 
 def _plan(
     window: ByteWindow,
     metadata: Mapping[str, str],
     drop: Callable[[str], bool],
-    headers: Mapping[int, bytes],
-) -> Iterator[Segment]:
+    visit: NodeVisitor | None,
+    fields: Mapping[int, bytes],
+) -> list[Segment]:
     """List the new file's segments, new fields where their number says that they belong."""
-    new = [(number, encode_bytes_field(number, text)) for number, text in sorted(headers.items())]
-    new += [(reader.METADATA_PROPS, _encode_entry(key, value)) for key, value in metadata.items()]
+    segments: list[Segment] = []
+    new = sorted(fields.items())
+    new += [(reader.METADATA_PROPS, _entry(reader.METADATA_PROPS, *item)) for item in metadata.items()]
     has_graph = False
     for part in walk(window, 0, window.size):
         has_graph |= part.number == reader.GRAPH
         while new and new[0][0] < part.number:
-            yield new.pop(0)[1]
-        if part.number in headers:
+            segments.append(new.pop(0)[1])
+        if part.number in fields:
             continue
-        if part.number == reader.METADATA_PROPS and part.wire_type == LENGTH_DELIMITED:
+        kind = CHILDREN["model"].get(part.number)
+        if part.wire_type != LENGTH_DELIMITED:
+            segments.append((part.start, part.end))
+        elif part.number == reader.METADATA_PROPS:
             key, _ = reader.entry(window, part)
-            if key in metadata or drop(key):
-                continue
-        yield part.start, part.end
+            if key not in metadata and not drop(key):
+                segments.append((part.start, part.end))
+        elif visit is not None and kind is not None:
+            segments += _rebuilt(window, part, kind, visit, (), 0) or [(part.start, part.end)]
+        else:
+            segments.append((part.start, part.end))
     if not has_graph:
-        raise InvalidOnnxFileError(f"{window.name} is not an ONNX file: it has no graph.")
-    yield from (encoded for _, encoded in new)
+        raise window.invalid("it has no graph")
+    return segments + [encoded for _, encoded in new]
 
 
-def _encode_entry(key: str, value: str) -> bytes:
+def _rebuilt(
+    window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, within: tuple[str, ...], depth: int
+) -> list[Segment] | None:
+    """Return the segments of a message in which nodes changed, or None where none did."""
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    children = CHILDREN[kind]
+    metadata: Mapping[str, str] | None = None
+    if kind == "node":
+        node = node_of(window, message, within)
+        metadata = visit(node)
+        within = (*within, node.name or node.op_type)
+        if metadata is not None and dict(metadata) == dict(node.metadata):
+            metadata = None
+    body: list[Segment] = []
+    changed = metadata is not None
+    for part in walk(window, message.payload, message.end):
+        if metadata is not None and part.number == NODE_METADATA:
+            continue
+        inner = None
+        if part.wire_type == LENGTH_DELIMITED and part.number in children:
+            inner = _rebuilt(window, part, children[part.number], visit, within, depth + 1)
+        changed |= inner is not None
+        body += inner or [(part.start, part.end)]
+    if not changed:
+        return None
+    body += [_entry(NODE_METADATA, *item) for item in (metadata or {}).items()]
+    return [encode_varint(message.number << 3 | LENGTH_DELIMITED), encode_varint(_length(body)), *body]
+
+
+def _entry(number: int, key: str, value: str) -> bytes:
+    """Encode a StringStringEntryProto as a field."""
     content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
-    return encode_bytes_field(reader.METADATA_PROPS, content)
+    return encode_bytes_field(number, content)
+
+
+def _length(segments: Iterable[Segment]) -> int:
+    return sum(len(one) if isinstance(one, bytes) else one[1] - one[0] for one in segments)
+
+
+def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Join ranges that follow each other."""
+    pending: tuple[int, int] | None = None
+    for segment in segments:
+        if isinstance(segment, bytes):
+            if segment:
+                if pending is not None:
+                    yield pending
+                    pending = None
+                yield segment
+        elif pending is not None and pending[1] == segment[0]:
+            pending = pending[0], segment[1]
+        else:
+            if pending is not None:
+                yield pending
+            pending = segment
+    if pending is not None:
+        yield pending
 
 
 @contextmanager
-def replaced_atomically(target: Path) -> Iterator[BinaryIO]:
-    """Write a file that takes the place of `target` when the block ends well, and vanishes when it does not."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[BinaryIO]:
+    """Write a file that takes the place of `target` when the block ends well, and vanishes when it does not.
+
+    Args:
+        target: The file.
+        like: An existing file whose permissions a new `target` gets.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".tmp", dir=target.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as output:
+        with os.fdopen(descriptor, "wb", buffering=_SMALL) as output:
             yield output
             output.flush()
             os.fsync(output.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
+        model = target if target.exists() else like
+        if model is not None:
+            shutil.copymode(model, temporary)
         temporary.replace(target)
     except BaseException:  # whatever stopped the block, Ctrl-C included: leave nothing behind
         with suppress(FileNotFoundError):
@@ -114,22 +210,27 @@ def replaced_atomically(target: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _copy_range(source: int, output: BinaryIO, start: int, end: int) -> None:
+def _copy_range(window: ByteWindow, old: BinaryIO, output: BinaryIO, start: int, end: int) -> None:
+    """Copy a range of the old file, a small one through the window's buffer and a large one by the kernel."""
+    if end - start <= _SMALL:
+        output.write(window.read(start, end - start))
+        return
     output.flush()
     position = start
     if hasattr(os, "copy_file_range"):
         with suppress(OSError):  # not on this filesystem, or not across these two: copied below
             while position < end:
-                copied = os.copy_file_range(source, output.fileno(), end - position, offset_src=position)
+                copied = os.copy_file_range(
+                    old.fileno(), output.fileno(), end - position, offset_src=position, offset_dst=None
+                )
                 if copied == 0:
                     break
                 position += copied
         output.seek(0, os.SEEK_END)
-    with open(source, "rb", closefd=False) as stream:
-        stream.seek(position)
-        while position < end:
-            data = stream.read(min(_COPY_CHUNK, end - position))
-            if not data:
-                raise InvalidOnnxFileError(f"The file shrank while it was copied: byte {position} is missing.")
-            output.write(data)
-            position += len(data)
+    old.seek(position)
+    while position < end:
+        data = old.read(min(_SMALL, end - position))
+        if not data:
+            raise window.invalid(f"it ended at byte {position} while it was copied")
+        output.write(data)
+        position += len(data)

@@ -65,6 +65,11 @@ class Request:
     status: int
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may hang up."""
+
+
 class LoopbackHub:
     """The server; `url` is what HF_ENDPOINT has to be."""
 
@@ -80,10 +85,13 @@ class LoopbackHub:
         """An HTTP status that every request is answered with instead."""
         self.serve_card = True
         """Whether repo info has the model card's data, as the Hub's has."""
+        self.serve_ranges = True
+        self.stored_elsewhere: dict[str, str] = {}
+        """Repos whose files another server stores, to which requests are redirected."""
         self.before_answer: Callable[[str, str], None] = lambda method, path: None
         """Called with method and path of every request before it is answered."""
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -198,6 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = repo.commits[sha].get(name)
         if body is None:
             return self._error(404, "EntryNotFound", "Entry not found", commit)
+        if repo_id in self.hub.stored_elsewhere:
+            return self._send(302, b"", {**commit, "Location": self.hub.stored_elsewhere[repo_id] + self.path})
         self._send(200, body, {**commit, "ETag": f'"{_etag(body)}"', "Accept-Ranges": "bytes"})
 
     def _repo(self, repo_id: str, path: str) -> Repo | None:
@@ -231,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         span = self.headers.get("Range", "")
-        if status == 200 and span.startswith("bytes="):
+        if status == 200 and span.startswith("bytes=") and self.hub.serve_ranges:
             first, _, last = span.removeprefix("bytes=").partition("-")
             start = int(first) if first else len(body) - int(last)
             stop = min(int(last) + 1, len(body)) if first and last else len(body)

@@ -1,0 +1,63 @@
+"""`optimum-cli htp inject FILE... --model ID`: stamp files that something else exported."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments
+
+__all__ = ["InjectCommand"]
+
+
+class InjectCommand(BatchCommand):
+    """Looks the model up once and stamps each file that fits it."""
+
+    COMMAND = CommandInfo(name="inject", help="Write into ONNX files which model they came from.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        BatchCommand.parse_args(parser)
+        parser.add_argument("-m", "--model", required=True, help="Model on the Hub (ID or ID@REVISION), or a folder.")
+        parser.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model.")
+        parser.add_argument("--task", help="Optimum task. Inferred from graph and model where it is not given.")
+        parser.add_argument(
+            "--force", action="store_true", help="Stamp files that do not look like exports of the model."
+        )
+        parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
+        add_hub_arguments(parser)
+
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Look the model up."""
+        from optimum_htp.hubs import HubAccess
+        from optimum_htp.inject import look_up, siblings_of
+
+        access = HubAccess(
+            cache_dir=self.args.cache_dir,
+            local_files_only=self.args.local_files_only,
+            force_download=self.args.force_download,
+        )
+        injection = look_up(self.args.model, self.args.revision, access)
+        siblings = siblings_of(map(Path, files))
+
+        def work(file: str) -> Any:
+            path = Path(file)
+            record = injection.record(path, siblings.get(path, ()), task=self.args.task, force=self.args.force)
+            return record if self.args.dry_run else injection.write(path, record)
+
+        return work
+
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print what was written."""
+        would = "would be " if self.args.dry_run else ""
+        print(f"{outcome.file}: {would}stamped as {outcome.value.source} for {outcome.value.task}")
+
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what was written, for JSON."""
+        return {"written": not self.args.dry_run, "record": dataclasses.asdict(outcome.value)}

@@ -1,0 +1,57 @@
+"""`optimum-cli htp strip FILE...`: remove every key of ours."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.batch import BatchCommand, Outcome
+
+__all__ = ["StripCommand"]
+
+
+class StripCommand(BatchCommand):
+    """Removes our keys from files and their nodes."""
+
+    COMMAND = CommandInfo(name="strip", help="Remove from ONNX files everything that this package wrote into them.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        BatchCommand.parse_args(parser)
+        parser.add_argument(
+            "--output",
+            type=Path,
+            help="Where to write instead of in place: a file name, or for several files a folder.",
+        )
+
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Return what strips a file."""
+        from optimum_htp.errors import OnnxWriteError
+        from optimum_htp.strip import strip_metadata
+
+        output: Path | None = self.args.output
+        into = output is not None and (len(files) > 1 or output.is_dir() or output.suffix != ".onnx")
+        names = [Path(file).name for file in files]
+        if into and len(set(names)) < len(names):
+            raise OnnxWriteError(f"Several files have one name, and cannot all go to {output}. Strip them one by one.")
+        if output is not None and into:
+            output.mkdir(parents=True, exist_ok=True)
+
+        def work(file: str) -> Any:
+            target = output / Path(file).name if output is not None and into else output
+            return strip_metadata(file, target)
+
+        return work
+
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print how much was removed."""
+        print(f"{outcome.file}: {outcome.value} keys removed")
+
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return how much was removed, for JSON."""
+        return {"removed": outcome.value}

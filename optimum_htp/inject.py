@@ -1,0 +1,165 @@
+"""Stamping ONNX files that something else exported: Optimum, torch, or a repo for transformers.js.
+
+The model is looked up once. For each file the task is told by the graph where the graph tells it, and a file
+that plainly is not an export of the model is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.checkpoint import Checkpoint, fetch_checkpoint
+from optimum_htp.errors import ExportError, MisfitError
+from optimum_htp.fit import graph_misfit
+from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import Graph, read_graph
+from optimum_htp.record import export_record, plugin_properties
+from optimum_htp.source import HubSource, locate
+from optimum_htp.stamp import stamp
+from optimum_htp.tasks import class_for_task, infer_task
+
+__all__ = ["Injection", "inject_hub_metadata", "look_up"]
+
+_PAST: Final = "-with-past"
+# The parts of an encoder-decoder model as Optimum and transformers.js name them, with a suffix for the variant.
+_PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_merged)?)(?P<variant>.*)\.onnx")
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A model that files are to be stamped with."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def info(self) -> RepoInfo | None:
+        """What the Hub said of the model."""
+        source = self.checkpoint.source
+        return source.info if isinstance(source, HubSource) else None
+
+    def record(
+        self, path: Path, siblings: Iterable[str] = (), *, task: str | None = None, force: bool = False
+    ) -> ExportMetadata:
+        """Return the record for a file, without writing it.
+
+        Args:
+            path: The ONNX file.
+            siblings: Names of all files of the model, this one's included, where it has several.
+            task: Optimum task; None to infer it.
+            force: Whether to go on where the file does not fit the model.
+
+        Raises:
+            InvalidOnnxFileError: The file is not an ONNX model.
+            MisfitError: It is not an export of this model.
+        """
+        checkpoint = self.checkpoint
+        graph = read_graph(path)
+        task = task or self._infer_task(graph, path)
+        reason = graph_misfit(checkpoint.config, task, graph)
+        if reason is not None and not force:
+            raise MisfitError(
+                f"{path} does not look like an export of {self._name}: {reason}. Name the right model, or give "
+                "--force."
+            )
+        record = export_record(
+            checkpoint,
+            task=task,
+            library=checkpoint.library,
+            model_class=class_for_task(task, checkpoint.config, checkpoint.library),
+        )
+        names = tuple(siblings)
+        return dataclasses.replace(record, onnx_files=names, onnx_file=path.name) if len(names) > 1 else record
+
+    def write(self, path: Path, record: ExportMetadata) -> ExportMetadata:
+        """Stamp a file with a record; return it as written.
+
+        Raises:
+            OnnxWriteError: The file cannot be written. It is as it was.
+        """
+        author = self.info.author if self.info is not None else None
+        return stamp(path, record, author=author, extra=plugin_properties(record, self.info))
+
+    def _infer_task(self, graph: Graph, path: Path) -> str:
+        outputs = {spec.name for spec in graph.outputs}
+        tag = self.info.pipeline_tag if self.info is not None else None
+        if "start_logits" in outputs:
+            return "question-answering"
+        has_features = outputs & {"last_hidden_state", "sentence_embedding", "token_embeddings"}
+        if has_features and "logits" not in outputs and not _PART.fullmatch(path.name):
+            return "feature-extraction"
+        task = infer_task(self.checkpoint.config, self.checkpoint.library, tag)
+        has_past = any(
+            spec.name.startswith(("past_key_values", "present")) for spec in (*graph.inputs, *graph.outputs)
+        )
+        return task + _PAST if has_past and not task.endswith(_PAST) else task
+
+    @property
+    def _name(self) -> str:
+        source = self.checkpoint.source
+        return f"{source.repo_id} at {source.commit[:8]}" if isinstance(source, HubSource) else str(source.path)
+
+
+def look_up(model_name_or_path: str | os.PathLike[str], revision: str | None, access: HubAccess) -> Injection:
+    """Look up the model to stamp files with: its commit, config and preprocessors, not its weights.
+
+    Raises:
+        HFHubIntegrationError: It cannot be found or had; the subclass says why.
+    """
+    checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
+    if not checkpoint.config:
+        raise ExportError(f"{model_name_or_path} has no config.json: it does not hold a Hugging Face model.")
+    return Injection(checkpoint)
+
+
+def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
+    """Group files that are parts of one model: an encoder and its decoders, in one folder and one variant."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in paths:
+        if match := _PART.fullmatch(path.name):
+            groups[path.parent, match["variant"]].append(path)
+    return {path: tuple(sorted(one.name for one in group)) for group in groups.values() for path in group}
+
+
+def inject_hub_metadata(
+    onnx_path: str | os.PathLike[str],
+    model_name_or_path: str | os.PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
+    revision: str | None = None,
+    force: bool = False,
+    access: HubAccess | None = None,
+) -> ExportMetadata:
+    """Stamp an ONNX file with the model that it came from, in place of a record that it may have.
+
+    Args:
+        onnx_path: The file. It is replaced in one step, or not at all.
+        model_name_or_path: A model of the Hub (either with `@revision`) or a local folder.
+        metadata: What `is_hub_model` returned for it, to pin the file to that very commit.
+        task: Optimum task; None to infer it.
+        revision: Branch, tag, commit or `refs/pr/N`.
+        force: Whether to go on where the file plainly is not an export of the model.
+        access: How to reach the Hub.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        InvalidOnnxFileError: The file is not an ONNX model.
+        MisfitError: It is not an export of this model.
+        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+    """
+    path = Path(onnx_path)
+    model: str | os.PathLike[str] = model_name_or_path
+    if metadata is not None and metadata.get("type", "hub") == "hub":
+        model, revision = metadata.get("model_id") or model, metadata.get("sha") or revision
+    injection = look_up(model, revision, access or HubAccess())
+    return injection.write(path, injection.record(path, task=task, force=force))

@@ -1,0 +1,168 @@
+"""Reading a graph's structure: its nodes and initializers as small records, without the weights.
+
+Subgraphs (of `If`, `Loop`, `Scan`) and the model's own functions are read too, each node with the names of the
+nodes that it lies in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from optimum_htp.onnxfile.reader import (
+    GRAPH,
+    GRAPH_INPUT,
+    GRAPH_OUTPUT,
+    TensorSpec,
+    entry,
+    integer,
+    opened,
+    tensor_spec,
+)
+from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
+
+__all__ = ["Graph", "Initializer", "Node", "node_of", "read_graph"]
+
+FUNCTION: Final = 25  # in ModelProto
+NODE_METADATA: Final = 9
+_ATTRIBUTE: Final = 5  # in NodeProto
+MAX_DEPTH: Final = 64
+
+CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {GRAPH: "graph", FUNCTION: "function"},
+    "graph": {1: "node"},
+    "function": {7: "node"},
+    "node": {_ATTRIBUTE: "attribute"},
+    "attribute": {6: "graph", 11: "graph"},
+}
+"""Where nodes occur: the fields of each kind of message that lead to some, and what they hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A NodeProto without its attributes.
+
+    Attributes:
+        within: Names of the nodes whose subgraphs it lies in, outermost first.
+    """
+
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: Mapping[str, str]
+    within: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """A TensorProto without its content; `data_type` is ONNX's number of the type, `size` its bytes here."""
+
+    name: str
+    shape: tuple[int, ...]
+    data_type: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The structure of a model's graph. Nodes include those of subgraphs and functions."""
+
+    name: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    nodes: tuple[Node, ...] = field(default=(), repr=False)
+    initializers: tuple[Initializer, ...] = field(default=(), repr=False)
+
+
+def read_graph(path: str | os.PathLike[str]) -> Graph:
+    """Return the structure of an ONNX file's graph. Reads all of it but the weights.
+
+    Raises:
+        OnnxFileNotFoundError: There is nothing at the path.
+        InvalidOnnxFileError: What is there is not an ONNX model.
+    """
+    with opened(path, chunk=1 << 16) as window:
+        return graph_of(window)
+
+
+def graph_of(window: ByteWindow) -> Graph:
+    """Return the structure of a ModelProto's graph."""
+    name = ""
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    initializers: list[Initializer] = []
+    whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
+    for graph in walk(window, 0, window.size):
+        if graph.number != GRAPH or graph.wire_type != LENGTH_DELIMITED:
+            continue
+        for part in walk(window, graph.payload, graph.end):
+            if part.wire_type != LENGTH_DELIMITED:
+                continue
+            if part.number == 2:
+                name = window.text(part)
+            elif part.number == GRAPH_INPUT:
+                inputs.append(tensor_spec(window, part))
+            elif part.number == GRAPH_OUTPUT:
+                outputs.append(tensor_spec(window, part))
+            elif part.number == 5:
+                initializers.append(_initializer(window, part))
+    return Graph(name, tuple(inputs), tuple(outputs), tuple(_nodes(window, whole, "model", ())), tuple(initializers))
+
+
+def node_of(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node:
+    """Decode a NodeProto: input = 1, output = 2, name = 3, op_type = 4, domain = 7, metadata_props = 9."""
+    texts = {3: "", 4: "", 7: ""}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    metadata: dict[str, str] = {}
+    for inner in walk(window, part.payload, part.end):
+        if inner.wire_type != LENGTH_DELIMITED:
+            continue
+        if inner.number == 1:
+            inputs.append(window.text(inner))
+        elif inner.number == 2:
+            outputs.append(window.text(inner))
+        elif inner.number in texts:
+            texts[inner.number] = window.text(inner)
+        elif inner.number == NODE_METADATA:
+            key, value = entry(window, inner)
+            metadata[key] = value
+    return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), metadata, within)
+
+
+def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int = 0) -> Iterator[Node]:
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    children = CHILDREN[kind]
+    for part in walk(window, message.payload, message.end):
+        if part.wire_type != LENGTH_DELIMITED or part.number not in children:
+            continue
+        inside = within
+        if children[part.number] == "node":
+            node = node_of(window, part, within)
+            inside = (*within, node.name or node.op_type)
+            yield node
+        yield from _nodes(window, part, children[part.number], inside, depth + 1)
+
+
+def _initializer(window: ByteWindow, part: Field) -> Initializer:
+    """Decode a TensorProto's dims = 1 (packed or not), data_type = 2 and name = 8."""
+    name, data_type = "", 0
+    shape: list[int] = []
+    for inner in walk(window, part.payload, part.end):
+        if inner.number == 1 and inner.wire_type == VARINT:
+            shape.append(integer(window, inner))
+        elif inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
+            position = inner.payload
+            while position < inner.end:
+                size, position = window.varint(position, inner.end)
+                shape.append(size)
+        elif inner.number == 2 and inner.wire_type == VARINT:
+            data_type = integer(window, inner)
+        elif inner.number == 8 and inner.wire_type == LENGTH_DELIMITED:
+            name = window.text(inner)
+    return Initializer(name, tuple(shape), data_type, part.end - part.payload)

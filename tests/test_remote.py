@@ -1,0 +1,122 @@
+"""Metadata of files that are not here, by range requests."""
+
+from __future__ import annotations
+
+import shutil
+
+import fsspec
+import onnx
+import pytest
+
+from optimum_htp.errors import (
+    HubUnreachableError,
+    InvalidModelReferenceError,
+    InvalidOnnxFileError,
+    ModelNotFoundError,
+    OnnxFileNotFoundError,
+    RevisionNotFoundError,
+)
+from optimum_htp.hubs import HubAccess
+from optimum_htp.onnxfile import read_header
+from optimum_htp.remote import is_url, read_remote_header
+
+
+@pytest.fixture
+def repo(hub, exported):
+    """A repo that holds a file of 80 MB, and its parts in an unusual order."""
+    path = exported("minilm") / "model.onnx"
+    content = path.read_bytes()
+    model = onnx.ModelProto.FromString(content)
+    graph = onnx.ModelProto(graph=model.graph).SerializeToString()
+    model.ClearField("graph")
+    files = {"onnx/model.onnx": content, "first.onnx": model.SerializeToString() + graph, "text.onnx": b"text" * 100}
+    repo = hub.add("org/onnx-only", files)
+    repo.refs["v1"] = repo.refs["refs/pr/3"] = repo.refs["main"]
+    return repo
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@v1", "@refs/pr/3"])
+def test_hub_file_is_read_by_two_requests(repo, hub, exported, revision):
+    with hub.recorded() as requests:
+        header = read_remote_header(f"hf://org/onnx-only{revision}/onnx/model.onnx")
+    assert header == read_header(exported("minilm") / "model.onnx")
+    assert [(request.method, request.status) for request in requests] == [("GET", 206)] * 2
+
+
+def test_metadata_before_the_graph_is_found_too(repo, hub, exported):
+    with hub.recorded() as requests:
+        header = read_remote_header("hf://org/onnx-only/first.onnx")
+    assert header == read_header(exported("minilm") / "model.onnx")
+    assert len(requests) == 1
+
+
+def test_plain_http_is_read_by_ranges(repo, hub, exported):
+    with hub.recorded() as requests:
+        header = read_remote_header(f"{hub.url}/org/onnx-only/resolve/main/onnx/model.onnx")
+    assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert len(requests) == 2
+    assert {request.token for request in requests} == {None}
+
+
+def test_token_is_for_the_hub_alone(repo, hub):
+    hub.tokens["hf_mine"] = {"org/onnx-only"}
+    repo.private = True
+    with pytest.raises(ModelNotFoundError):
+        read_remote_header("hf://org/onnx-only/onnx/model.onnx")
+    with hub.recorded() as requests:
+        read_remote_header("hf://org/onnx-only/onnx/model.onnx", HubAccess(token="hf_mine"))
+    assert {request.token for request in requests} == {"hf_mine"}
+
+
+def test_redirect_to_another_host_does_not_take_the_token_along(repo, hub):
+    from tests.support.hub import LoopbackHub
+
+    hub.tokens["hf_mine"] = {"org/onnx-only"}
+    with LoopbackHub() as storage:
+        storage.add("org/onnx-only", repo.commits[repo.refs["main"]])
+        hub.stored_elsewhere["org/onnx-only"] = storage.url.replace("127.0.0.1", "localhost")
+        try:
+            with hub.recorded() as asked:
+                read_remote_header("hf://org/onnx-only/onnx/model.onnx", HubAccess(token="hf_mine"))
+        finally:
+            del hub.stored_elsewhere["org/onnx-only"]
+        assert [request.status for request in asked] == [302]
+        assert [(request.status, request.token) for request in storage.requests] == [(206, None)] * 2
+
+
+def test_other_places_are_read_through_fsspec(exported, tmp_path):
+    path = exported("bert") / "model.onnx"
+    with fsspec.open("memory://models/m.onnx", "wb") as stream:
+        stream.write(path.read_bytes())
+    assert read_remote_header("memory://models/m.onnx") == read_header(path)
+    assert read_remote_header(f"file://{shutil.copy(path, tmp_path / 'm.onnx')}") == read_header(path)
+    with pytest.raises(OnnxFileNotFoundError, match="memory://models/none"):
+        read_remote_header("memory://models/none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("hf://org/onnx-only", InvalidModelReferenceError),
+        ("hf://org/onnx-only/none.onnx", OnnxFileNotFoundError),
+        ("hf://org/none/model.onnx", ModelNotFoundError),
+        ("hf://org/onnx-only@none/model.onnx", RevisionNotFoundError),
+        ("hf://org/onnx-only/text.onnx", InvalidOnnxFileError),
+        ("http://127.0.0.1:9/model.onnx", HubUnreachableError),
+    ],
+)
+def test_each_failure_is_its_own_error(repo, url, error):
+    with pytest.raises(error):
+        read_remote_header(url)
+
+
+def test_server_without_ranges_is_hung_up_on(repo, hub):
+    hub.serve_ranges = False
+    with pytest.raises(HubUnreachableError, match="range requests"):
+        read_remote_header("hf://org/onnx-only/onnx/model.onnx")
+
+
+def test_paths_are_no_urls():
+    assert is_url("hf://a/b/c.onnx")
+    assert not is_url("C:\\models\\m.onnx")
+    assert not is_url("out/model.onnx")
