@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
@@ -64,20 +64,28 @@ def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:
             shutil.copyfile(folder / name, output / name)
 
 
-def refuse_foreign_configs(staged: Path, output: Path, file_name: str) -> None:
-    """Refuse to put a file's configs into a folder where they would replace those of another model.
+def refuse_foreign_configs(staged: Path, output: Path, names: Sequence[str]) -> None:
+    """Refuse to put configs into a folder where they would replace those of another model.
+
+    Args:
+        staged: What is to be published.
+        output: Where to.
+        names: The ONNX files among it.
 
     Raises:
-        ExportError: The folder has another ONNX file, and a config that differs.
+        ExportError: The folder has another ONNX file, and a config or preprocessor file that differs.
     """
-    if not any(path.name != file_name for path in output.glob("*.onnx")):
+    others = [path.name for path in sorted(output.glob("*.onnx")) if path.name not in names]
+    if not others:
         return
-    for path in staged.rglob("*.json"):
+    for path in staged.rglob("*"):
         there = output / path.relative_to(staged)
-        if there.is_file() and not filecmp.cmp(path, there, shallow=False):
+        if there.suffix == ".onnx" or not (path.is_file() and there.is_file()):
+            continue
+        if not there.name.endswith(".onnx_data") and not filecmp.cmp(path, there, shallow=False):
             raise ExportError(
-                f"{output} holds another model with a {there.name} of its own: export {file_name} to a folder "
-                "of its own."
+                f"{output} holds another model ({others[0]}) with a {there.name} of its own, which this export "
+                "would replace: name a folder of its own."
             )
 
 

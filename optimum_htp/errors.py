@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigLoadError",
+    "DownloadError",
     "ExportError",
     "GatedModelError",
     "HFHubIntegrationError",
@@ -49,6 +50,10 @@ class GatedModelError(HFHubIntegrationError):
 
 class HubUnreachableError(HFHubIntegrationError):
     """The Hub could not be asked (offline, no network, time-out, server error) and the cache has no answer."""
+
+
+class DownloadError(HFHubIntegrationError, OSError):
+    """Files of the Hub that cannot be stored in the cache, or arrived damaged."""
 
 
 class ConfigLoadError(HFHubIntegrationError):

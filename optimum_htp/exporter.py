@@ -22,13 +22,13 @@ from optimum_htp.loaded_model import LoadedModel, inspect_loaded_model
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.optimum_export import export_from_folder, export_loaded_model, load_timm, optimum_options
-from optimum_htp.record import export_record, plugin_properties
+from optimum_htp.record import export_id, export_record, plugin_properties
 from optimum_htp.repofiles import MODEL_CONFIGS, read_json
 from optimum_htp.resolve import load_config, resolve_configs, resolve_preprocessors
 from optimum_htp.source import HubSource, LocalSource, locate
 from optimum_htp.staging import publish, staging_folder
 from optimum_htp.stamp import is_reproducible, stamp
-from optimum_htp.tasks import infer_task, with_past
+from optimum_htp.tasks import canonical_task, infer_task, with_past
 
 __all__ = ["ExportResult", "HTPExporter"]
 
@@ -90,7 +90,7 @@ class HTPExporter:
             verify_hub: Fail unless the Hub confirms what is written into the files.
             with_config: Keep config and preprocessor files beside a model of the Hub too.
             **options: Every other option of `optimum-cli export onnx`, and every other argument of
-                `optimum.exporters.onnx.main_export`.
+                `optimum.exporters.onnx.main_export` but `subfolder`.
 
         Raises:
             ExportError: The export was refused or failed. What stood at the output path is unchanged.
@@ -104,6 +104,8 @@ class HTPExporter:
         access = HubAccess(
             token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
         )
+        if model is not None and revision is not None:
+            raise TypeError("revision= is for a model's name: a model in memory is of the commit it was loaded from.")
         if model is not None:
             subject = inspect_loaded_model(model, access, library_name)
         else:
@@ -113,8 +115,9 @@ class HTPExporter:
             _require_confirmed(subject)
         if task == _AUTO:
             task = self._infer_task(subject, monolith=bool(options.get("monolith")))
+        task = canonical_task(task)
 
-        folder, file_name = _split_output(Path(output_path))
+        folder, file_name = _split_output(Path(output_path).expanduser())
         with staging_folder(folder) as staging:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
@@ -129,8 +132,7 @@ class HTPExporter:
             )
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             self._add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
-            if file_name is not None:
-                refuse_foreign_configs(staged, folder, file_name)
+            refuse_foreign_configs(staged, folder, names)
             record = self._stamp(staged, names, record, subject)
             if verify_hub:
                 _verify(staged, names, record, access)
@@ -200,7 +202,7 @@ class HTPExporter:
         info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
         extra = plugin_properties(record, info)
         if len(names) > 1:
-            record = dataclasses.replace(record, onnx_files=tuple(names))
+            record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
         written = [
             stamp(
                 staged / name,

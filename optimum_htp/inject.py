@@ -24,7 +24,7 @@ from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.record import export_record, plugin_properties
 from optimum_htp.source import HubSource, locate
 from optimum_htp.stamp import stamp
-from optimum_htp.tasks import class_for_task, infer_task
+from optimum_htp.tasks import canonical_task, class_for_task, infer_task
 
 __all__ = ["Injection", "inject_hub_metadata", "look_up"]
 
@@ -62,7 +62,7 @@ class Injection:
         """
         checkpoint = self.checkpoint
         graph = read_graph(path)
-        task = task or self._infer_task(graph, path)
+        task = canonical_task(task) if task else self._infer_task(graph, path)
         reason = graph_misfit(checkpoint.config, task, graph)
         if reason is not None and not force:
             raise MisfitError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.checkpoint import Checkpoint, fetch_checkpoint
+from optimum_htp.errors import ExportError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.source import HubSource, locate_loaded_model
 
@@ -75,7 +76,7 @@ class LoadedModel:
         """The part of its config that tells its task."""
         if self.model is None and self.checkpoint is not None:
             return self.checkpoint.config
-        config = self.model.config
+        config = getattr(self.model, "config", None)
         known = {"architectures": [type(self.model).__name__], "_class_name": type(self.model).__name__}
         return {
             **known,
@@ -107,12 +108,15 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
     Raises:
         HubUnreachableError: Its config names a Hub model that neither the Hub nor the cache can confirm.
     """
+    known = LoadedModel(model, None)
+    if known.library == "transformers" and not hasattr(model, "config"):
+        raise ExportError(f"{known.name} has no config: it is not a model of a library that Optimum exports.")
     source = locate_loaded_model(model, access)
     if isinstance(source, HubSource):
         checkpoint = fetch_checkpoint(source, access, library, weights=False)
         if _is_changed(model, checkpoint):
             logger.warning(
-                "The model in memory was loaded from %s and its config has been changed since: it is exported "
+                "The model in memory was loaded from %s and is of another class or config by now: it is exported "
                 "as a local model.",
                 source.repo_id,
             )
@@ -128,6 +132,9 @@ def _is_changed(model: Any, checkpoint: Checkpoint) -> bool:
     config = model.config
     if isinstance(config, dict):  # a diffusers pipeline: its parts have configs of their own
         return False
+    has_head = hasattr(model, str(getattr(model, "base_model_prefix", "")))
+    if has_head and type(model).__name__ not in (checkpoint.config.get("architectures") or ()):
+        return True  # its head cannot have come from the checkpoint
     stored = type(config).from_dict(dict(checkpoint.config)).to_dict()
     current = config.to_dict()
     return any(current.get(key) != stored.get(key) for key in {*current, *stored} - _VOLATILE)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import (
     ConfigLoadError,
     HubUnreachableError,
+    InvalidOnnxFileError,
+    MetadataError,
     MissingSiblingError,
     OnnxFileNotFoundError,
 )
@@ -54,6 +56,8 @@ files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_h
 
 def names_a_file(model_id: str | os.PathLike[str]) -> bool:
     """Whether what was given to `from_pretrained` is an ONNX file, rather than a folder or a repo."""
+    if not isinstance(model_id, (str, os.PathLike)):
+        return False  # Optimum's own error says it
     text = os.fspath(model_id)
     return text.endswith(".onnx") and not Path(text).is_dir()
 
@@ -83,7 +87,7 @@ def load(
         ConfigLoadError: There is no config to load it with.
         HFHubIntegrationError: The Hub does not give the config; the subclass says why.
     """
-    path = Path(os.fspath(model_id))
+    path = Path(os.fspath(model_id)).expanduser()
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     if export:
@@ -156,12 +160,16 @@ def _has_own_config(path: Path, metadata: ExportMetadata | None, revision: str |
     beside = path.parent / _CONFIG
     if not beside.is_file():
         return False
-    if metadata is None or metadata.model_type == "local":
+    if metadata is None:
         return True
-    if revision is not None:
+    if revision is not None and metadata.model_type == "hub":
         return False
     content = read_json(beside)
     reason = misfit(content, metadata, path) if isinstance(content, dict) else "it is not a JSON object"
+    if reason is not None and metadata.model_type == "local":
+        raise ConfigLoadError(
+            f"{beside} is not the config of {path.name}: {reason}. Copy the right one there, or pass config=."
+        )
     if reason is not None:
         logger.warning("%s is not used for %s (%s): %s", beside, path.name, metadata.source, reason)
     return reason is None
@@ -227,15 +235,22 @@ def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata) -> P
     """Return the file that had this name in the same export, renamed or not."""
     expected = folder / name
     for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
-        if candidate.is_file():
-            other = ExportMetadata.from_properties(read_metadata(candidate))
-            if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
-                return candidate
+        other = _record_of(candidate)
+        if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
+            return candidate
     stranger = " (the one there is of another export)" if expected.is_file() else ""
     raise MissingSiblingError(
         f"{expected} is missing{stranger}: {path.name} is part of a model of {len(metadata.onnx_files)} files "
         f"({', '.join(metadata.onnx_files)}), which have to stay together. Copy it there, or export again."
     )
+
+
+def _record_of(path: Path) -> ExportMetadata | None:
+    """Return a neighbour's record, None where it has none that can be read."""
+    try:
+        return ExportMetadata.from_properties(read_metadata(path))
+    except (InvalidOnnxFileError, MetadataError, OSError):
+        return None
 
 
 def _openable(path: Path) -> Path:

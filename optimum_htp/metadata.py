@@ -54,6 +54,7 @@ class ExportMetadata:
         task: The Optimum task that was exported.
         export_library: The library that Optimum exported with.
         onnx_files: The files that make up a multi-file model, relative to the export's folder, with `/`.
+        export_id: What the files of one multi-file export have in common, and no others.
         onnx_file: Which of `onnx_files` this file is; it tells a renamed file's part in the model.
         model_class: Name of the class that was exported.
         preprocessors: The Auto classes that load the preprocessors, the most inclusive first.
@@ -76,6 +77,7 @@ class ExportMetadata:
     export_library: str | None = None
     onnx_files: tuple[str, ...] = ()
     onnx_file: str | None = None
+    export_id: str | None = None
     model_class: str | None = None
     preprocessors: tuple[str, ...] = ()
     config_files: tuple[str, ...] | None = None
@@ -129,11 +131,9 @@ class ExportMetadata:
 
     def belongs_with(self, other: ExportMetadata) -> bool:
         """Whether two files come from the same export."""
-        return (self.hub_id, self.hub_sha, self.export_timestamp, self.onnx_files) == (
-            other.hub_id,
-            other.hub_sha,
-            other.export_timestamp,
-            other.onnx_files,
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("hub_id", "hub_sha", "export_timestamp", "onnx_files", "export_id")
         )
 
     @property

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimum_htp import plugins
@@ -16,7 +20,7 @@ from optimum_htp.version import __version__
 if TYPE_CHECKING:
     from optimum_htp.hubs.base import RepoInfo
 
-__all__ = ["export_record", "plugin_properties"]
+__all__ = ["export_id", "export_record", "plugin_properties"]
 
 _SHORT_COMMIT = 8
 
@@ -56,6 +60,20 @@ def export_record(
         config_files=checkpoint.config_files if checkpoint.complete else None,
     )
     return record if source.info is None else _with_hub_facts(record, source.info)
+
+
+def export_id(folder: Path, names: Sequence[str]) -> str:
+    """Return what tells the files of one multi-file export from all others: random, or for an export that can be
+    repeated byte for byte, a digest of the files before they are stamped.
+    """
+    if not is_reproducible():
+        return uuid.uuid4().hex
+    digest = hashlib.sha256()
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()[:32]
 
 
 def plugin_properties(record: ExportMetadata, info: RepoInfo | None) -> dict[str, str]:

@@ -189,7 +189,7 @@ def _has_processor(configs: Mapping[str, Mapping[str, Any]]) -> bool:
     known = set(PROCESSOR_MAPPING_NAMES.values())
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         config = configs.get(name, {})
-        if config.get("processor_class") in known or "AutoProcessor" in (config.get("auto_map") or {}):
+        if str(config.get("processor_class")) in known or "AutoProcessor" in (config.get("auto_map") or {}):
             return True
     return False
 
@@ -204,7 +204,7 @@ def _extractor_kind(preprocessor: Mapping[str, Any]) -> str | None:
     if not name and "AutoFeatureExtractor" not in auto_map and "sampling_rate" not in preprocessor:
         # Configs older than both type keys: an image's sizes and statistics tell it from a waveform's.
         return "AutoImageProcessor" if {"image_mean", "do_resize", "do_normalize"} & set(preprocessor) else None
-    return "AutoImageProcessor" if name in _vision_extractors() else "AutoFeatureExtractor"
+    return "AutoImageProcessor" if str(name) in _vision_extractors() else "AutoFeatureExtractor"
 
 
 def _vision_extractors() -> set[str]:

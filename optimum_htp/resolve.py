@@ -7,6 +7,7 @@ missing is fetched side by side, and nothing but that.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,13 +49,15 @@ def resolve_configs(
         HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
     """
     pin = _pin(metadata, access, revision)
+    optional: tuple[str, ...] = ()
     if pin.files is None:
-        wanted = [*MODEL_CONFIGS]
+        config, *optional_configs = MODEL_CONFIGS
+        wanted, optional = [config], tuple(optional_configs)
         if with_code:
             wanted += [name for name in _listed(metadata, pin.commit, access) if name.endswith(".py")]
     else:
         wanted = [name for name in pin.files if name in MODEL_CONFIGS or (with_code and name.endswith(".py"))]
-    return _snapshot(metadata, pin.commit, wanted, access)
+    return _snapshot(metadata, pin.commit, wanted, access, optional)
 
 
 def resolve_preprocessors(metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None) -> Path:
@@ -107,7 +110,9 @@ def _listed(metadata: ExportMetadata, commit: str, access: HubAccess) -> tuple[s
     return config_files(info.files, library=library, with_code=True)
 
 
-def _snapshot(metadata: ExportMetadata, commit: str, files: tuple[str, ...] | list[str], access: HubAccess) -> Path:
+def _snapshot(
+    metadata: ExportMetadata, commit: str, files: Sequence[str], access: HubAccess, optional: Sequence[str] = ()
+) -> Path:
     hub = plugins.hub(metadata.hub_provider)
     logger.debug("Resolving %d files of %s at %s", len(files), metadata.hub_id, commit)
-    return hub.snapshot(str(metadata.hub_id), commit, files, access)
+    return hub.snapshot(str(metadata.hub_id), commit, files, access, optional=optional)

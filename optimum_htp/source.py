@@ -188,7 +188,7 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
         except HFHubIntegrationError as error:  # the folder itself is the proof
             source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error))
         return {**_describe(source), "detected_from": "cache_path"}
-    config = read_json(Path(path).expanduser() / "config.json")
+    config = read_json(_expanded(path) / "config.json")
     if isinstance(config, dict) and "model_type" in config:
         return {
             "type": "local_hf_compatible",
@@ -206,12 +206,19 @@ def cached_snapshot(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or (text != "" and Path(text).exists())
+    return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or _exists(text)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return text != "" and Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, or a null character in it
+        return False
 
 
 def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:
-    path = Path(text).expanduser()
-    if not path.exists():
+    path = _expanded(text)
+    if not _exists(str(path)):
         raise ModelNotFoundError(f"There is no folder {text}. Check the path, or name a model of the Hub.")
     if revision is not None:
         raise InvalidModelReferenceError(
@@ -221,6 +228,13 @@ def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:
         repo_id, commit = cached
         return HubSource(repo_id=repo_id, commit=commit, folder=path, reason="its folder in the cache was named")
     return LocalSource(path)
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(text)
 
 
 def _parse(text: str, revision: str | None) -> tuple[str, str | None]:

@@ -28,6 +28,8 @@ def staging_folder(output: Path) -> Iterator[Path]:
     Raises:
         ExportError: The output is a file, or its place cannot be written to.
     """
+    if output.is_symlink() and not output.exists():
+        raise ExportError(f"{output} is a link to nothing. Name another output path.")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file, not a folder. Name another output path.")
     try:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
+from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.onnxfile import read_header, rewrite_model
 from optimum_htp.version import __version__
@@ -61,7 +62,11 @@ def is_reproducible() -> bool:
 def now() -> str:
     """Return the time of an export: UTC, ISO 8601 with `Z`; that of `SOURCE_DATE_EPOCH` where it is set."""
     if is_reproducible():
-        moment = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), timezone.utc)
+        text = os.environ["SOURCE_DATE_EPOCH"]
+        try:
+            moment = datetime.fromtimestamp(int(text), timezone.utc)
+        except (ValueError, OverflowError) as error:
+            raise HFHubIntegrationError(f"SOURCE_DATE_EPOCH is {text!r}: it has to be seconds since 1970.") from error
     else:
         moment = datetime.now(timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

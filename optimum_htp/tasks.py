@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError
 
-__all__ = ["class_for_task", "infer_library", "infer_task", "model_type_of", "with_past"]
+__all__ = ["canonical_task", "class_for_task", "infer_library", "infer_task", "model_type_of", "with_past"]
 
 _WITH_PAST: Final = "-with-past"
 _FEATURES: Final = "feature-extraction"
@@ -65,6 +65,13 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
             f"{', '.join(sorted(TasksManager.get_all_tasks()))}."
         )
     return str(task)
+
+
+def canonical_task(task: str) -> str:
+    """Return the name that Optimum keeps for a task that was given by a synonym (`masked-lm`)."""
+    from optimum.exporters.tasks import TasksManager
+
+    return str(TasksManager.map_from_synonym(task))
 
 
 def with_past(task: str, config: Mapping[str, Any], library: str) -> str:

@@ -11,7 +11,9 @@ import pytest
 
 from optimum_htp import HTPExporter
 from optimum_htp.errors import (
+    DownloadError,
     ExportError,
+    HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
     ModelNotFoundError,
@@ -423,3 +425,73 @@ def test_tokenizer_file_that_is_a_link_is_copied_as_a_file(export, model_folder,
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     shutil.rmtree(folder)
     assert "hello" in (tmp_path / "out" / "vocab.txt").read_text()
+
+
+def test_second_local_model_does_not_take_over_the_first_ones_configs(export, model_folder, tmp_path):
+    export(models.bert(tmp_path / "three", labels=3), tmp_path / "out" / "a.onnx")
+    for output in (tmp_path / "out", tmp_path / "out" / "b.onnx"):
+        with pytest.raises(ExportError, match=r"another model \(a\.onnx\) with a config\.json"):
+            export(models.bert(tmp_path / "five", labels=5), output)
+    other = models.bert(tmp_path / "words", labels=3)
+    (other / "vocab.txt").write_text((other / "vocab.txt").read_text().replace("cat", "cow"))
+    with pytest.raises(ExportError, match=r"a vocab\.txt of its own"):
+        export(other, tmp_path / "out" / "b.onnx")
+    assert len(json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]) == 3
+
+
+def test_task_is_recorded_by_the_name_that_optimum_keeps(export, bert, tmp_path):
+    result = export("tiny/bert", tmp_path / "out", task="sequence-classification")
+    assert result.task == result.metadata.task == "text-classification"
+
+
+def test_model_card_that_cannot_be_read_is_left_out(export, hub, model_folder, tmp_path):
+    repo = hub.add("tiny/bad-card", model_folder("bert"), pipeline_tag="text-classification")
+    repo.commit({**repo.commits[repo.refs["main"]], "README.md": b"---\nlicense: [\n---\n"})
+    assert export("tiny/bad-card", tmp_path / "out").metadata.license is None
+
+
+def test_revision_of_a_model_in_memory_is_refused(export, model_folder, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder("bert"))
+    with pytest.raises(TypeError, match="revision"):
+        export(model=model, output_path=tmp_path / "out", revision="v1")
+
+
+def test_model_in_memory_with_another_head_is_local(export, bert, tmp_path):
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    headed = export(model=AutoModelForMaskedLM.from_pretrained("tiny/bert"), output_path=tmp_path / "headed")
+    assert (headed.metadata.model_type, headed.metadata.base_model) == ("local", "tiny/bert")
+    bare = export(model=AutoModel.from_pretrained("tiny/bert"), output_path=tmp_path / "bare")
+    assert (bare.metadata.model_type, bare.task) == ("hub", "feature-extraction")
+
+
+def test_what_is_no_model_is_refused(export, tmp_path):
+    import torch
+
+    with pytest.raises(ExportError, match="Linear has no config"):
+        export(model=torch.nn.Linear(2, 2), output_path=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/model", "a" * 300, "null\0character"])
+def test_names_that_trip_the_file_system_are_refused(export, tmp_path, name):
+    with pytest.raises((ModelNotFoundError, InvalidModelReferenceError)):
+        export(name, tmp_path / "out")
+
+
+def test_cache_that_cannot_be_written_is_named(export, bert, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadError, match=r"tiny/bert.*cache"):
+        export("tiny/bert", tmp_path / "out", cache_dir=tmp_path / "file" / "cache")
+
+
+def test_contradicting_downloads_are_refused(export, bert, tmp_path):
+    with pytest.raises(HFHubIntegrationError, match="contradict"):
+        export("tiny/bert", tmp_path / "out", force_download=True, local_files_only=True)
+
+
+def test_date_that_is_none_is_refused(export, bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "99999999999999999999")
+    with pytest.raises(HFHubIntegrationError, match="SOURCE_DATE_EPOCH"):
+        export("tiny/bert", tmp_path / "out")

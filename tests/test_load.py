@@ -331,3 +331,67 @@ def test_folder_whose_name_ends_in_onnx_is_a_folder(exported, model_folder, tmp_
     shutil.copy(exported("bert") / "model.onnx", folder)
     shutil.copy(model_folder("bert") / "config.json", folder)
     assert load(folder).config.id2label == LABELS
+
+
+def test_file_exported_from_the_cache_loads_from_the_cache(exported, hub, tmp_path):
+    """Such a file does not list its repo's files, and the cache cannot tell that there is no generation config."""
+    from optimum_htp import HTPExporter
+
+    exported("bert")
+    cache = tmp_path / "cache"
+    HTPExporter().export("tiny/bert", tmp_path / "online", cache_dir=cache, do_validation=False)
+    HTPExporter().export(
+        "tiny/bert", tmp_path / "offline", cache_dir=cache, local_files_only=True, do_validation=False
+    )
+    with hub.recorded() as requests:
+        model = load(tmp_path / "offline" / "model.onnx", cache_dir=cache, local_files_only=True)
+        assert load(tmp_path / "online" / "model.onnx", cache_dir=cache, local_files_only=True, revision="main")
+    assert model.config.id2label == LABELS
+    assert requests == []
+
+
+def test_config_that_does_not_fit_a_local_file_is_refused(exported, model_folder, bert_file):
+    _without_record(bert_file)
+    local = {"hf_model_type": "local", "hf_task": "text-classification"}
+    rewrite_model(bert_file, metadata=local)
+    config = json.loads((model_folder("bert") / "config.json").read_text())
+    (bert_file.parent / "config.json").write_text(json.dumps(config))
+    assert load(bert_file).config.id2label == LABELS
+    config["id2label"] = {str(index): str(index) for index in range(9)}
+    (bert_file.parent / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigLoadError, match="9 labels"):
+        load(bert_file)
+
+
+def test_broken_neighbour_does_not_hide_a_renamed_sibling(t5_folder, cache):
+    for path in sorted(t5_folder.glob("*.onnx")):
+        path.rename(t5_folder / f"z_{path.name}")
+    (t5_folder / "broken.onnx").write_bytes(b"broken")
+    assert load(t5_folder / "z_encoder_model.onnx", ORTModelForSeq2SeqLM, cache_dir=cache)
+
+
+def test_two_models_of_one_moment_are_not_mixed(model_folder, tmp_path, monkeypatch):
+    """Two local models have no id and no commit that tells them apart, and here not even a time."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    from optimum_htp import HTPExporter
+
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    second = AutoModelForSeq2SeqLM.from_pretrained(model_folder("t5"))
+    with torch.no_grad():
+        second.lm_head.weight.mul_(2)
+    folder = tmp_path / "both"
+    folder.mkdir()
+    shutil.copy(model_folder("t5") / "config.json", folder)
+    for prefix, source in (("a", {"model_name_or_path": model_folder("t5")}), ("b", {"model": second})):
+        result = HTPExporter().export(**source, output_path=tmp_path / prefix, do_validation=False)
+        for path in result.files:
+            shutil.copy(path, folder / f"{prefix}_{path.name}")
+    for prefix in "ab":
+        model = load(folder / f"{prefix}_encoder_model.onnx", ORTModelForSeq2SeqLM)
+        assert Path(model.decoder.session._model_path).name == f"{prefix}_decoder_model_merged.onnx"
+
+
+def test_what_optimum_refuses_it_still_refuses_itself():
+    with pytest.raises(AttributeError):
+        ORTModelForSequenceClassification.from_pretrained(None)

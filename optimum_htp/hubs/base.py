@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from optimum_htp.errors import HFHubIntegrationError
+
 __all__ = ["Hub", "HubAccess", "RepoInfo"]
 
 
@@ -30,6 +32,12 @@ class HubAccess:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.force_download and self.local_files_only:
+            raise HFHubIntegrationError("force_download and local_files_only contradict each other: give one of them.")
+        if self.cache_dir is not None:
+            object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +98,15 @@ class Hub(Protocol):
         files: Sequence[str],
         access: HubAccess,
         *,
+        optional: Sequence[str] = (),
         ref: str | None = None,
         progress: bool = False,
     ) -> Path:
         """Return a folder that holds these files of a commit, fetching side by side those that are missing.
 
         A file that the commit does not have is not in the folder. Without missing files no connection is
-        opened. With `ref`, the cache notes that this branch or tag is the commit, for `cached_commit`.
+        opened. Those that are `optional` may also be missing while connections are forbidden. With `ref`, the
+        cache notes that this branch or tag is the commit, for `cached_commit`.
 
         Raises:
             ModelNotFoundError: There is no such repo or commit, or the token may not see it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import (
+    DownloadError,
     GatedModelError,
     HFHubIntegrationError,
     HubUnreachableError,
@@ -96,10 +97,15 @@ class HuggingFaceHub:
         files: Sequence[str],
         access: HubAccess,
         *,
+        optional: Sequence[str] = (),
         ref: str | None = None,
         progress: bool = False,
     ) -> Path:
         """See `Hub.snapshot`. At most two requests a missing file."""
+        from huggingface_hub import constants
+
+        if not (access.local_files_only or constants.HF_HUB_OFFLINE):
+            files = (*files, *optional)
         folder = self._folder(repo_id, commit, access)
         missing = [
             name for name in files if access.force_download or not self._is_cached(repo_id, commit, name, access)
@@ -154,6 +160,7 @@ class HuggingFaceHub:
 
     def _model_card(self, info: ModelInfo, access: HubAccess) -> ModelCardData | None:
         """Read the card from the repo, for Hubs that leave it out of their answer."""
+        import yaml
         from huggingface_hub import ModelCard, constants
 
         if constants.REPOCARD_NAME not in (sibling.rfilename for sibling in info.siblings or ()):
@@ -162,7 +169,7 @@ class HuggingFaceHub:
             folder = self.snapshot(info.id, str(info.sha), [constants.REPOCARD_NAME], access)
             data: ModelCardData = ModelCard.load(folder / constants.REPOCARD_NAME).data
             return data
-        except (HFHubIntegrationError, ValueError, OSError) as error:
+        except (HFHubIntegrationError, ValueError, OSError, yaml.YAMLError) as error:
             logger.info("The model card of %s cannot be read: %s", info.id, error)
             return None
 
@@ -233,6 +240,11 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except failures as error:
         raise _explained(error, repo_id, revision) from error
+    except OSError as error:  # a cache that cannot be written, or a file that arrived damaged
+        raise DownloadError(
+            f"Files of {repo_id} cannot be fetched: {error}. Check the cache folder (HF_HOME) and its disk, then try "
+            "again."
+        ) from error
 
 
 def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHubIntegrationError:
