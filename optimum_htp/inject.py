@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.record import export_record, plugin_properties
 from optimum_htp.source import HubSource, locate
-from optimum_htp.stamp import stamp
+from optimum_htp.stamp import is_reproducible, now, stamp
 from optimum_htp.tasks import canonical_task, class_for_task, infer_task
 
 __all__ = ["Injection", "inject_hub_metadata", "look_up"]
@@ -35,9 +36,11 @@ _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_mer
 
 @dataclass(frozen=True)
 class Injection:
-    """A model that files are to be stamped with."""
+    """A model that files are to be stamped with. Those that are stamped with one of these belong together."""
 
     checkpoint: Checkpoint
+    timestamp: str = field(default_factory=now)
+    export_id: str | None = field(default_factory=lambda: None if is_reproducible() else uuid.uuid4().hex)
 
     @property
     def info(self) -> RepoInfo | None:
@@ -75,8 +78,11 @@ class Injection:
             library=checkpoint.library,
             model_class=class_for_task(task, checkpoint.config, checkpoint.library),
         )
+        record = dataclasses.replace(record, export_timestamp=self.timestamp)
         names = tuple(siblings)
-        return dataclasses.replace(record, onnx_files=names, onnx_file=path.name) if len(names) > 1 else record
+        if len(names) < 2:
+            return record
+        return dataclasses.replace(record, onnx_files=names, onnx_file=path.name, export_id=self.export_id)
 
     def write(self, path: Path, record: ExportMetadata) -> ExportMetadata:
         """Stamp a file with a record; return it as written.

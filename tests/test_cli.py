@@ -132,7 +132,7 @@ def test_two_exports_are_equal_byte_for_byte(published, tmp_path):
     )
     assert len(first) == 4
     assert first == second
-    shown = json.loads(optimum_cli("htp", "info", tmp_path / "1" / "encoder_model.onnx", "--json").stdout)
+    (shown,) = json.loads(optimum_cli("htp", "info", tmp_path / "1" / "encoder_model.onnx", "--json").stdout)["files"]
     assert shown["record"]["export_timestamp"] == "2023-11-14T22:13:20Z"
     assert shown["record"]["model_downloads"] is None
 

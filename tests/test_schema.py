@@ -1,0 +1,79 @@
+"""The shipped JSON schema and the test vectors agree with what the package reads and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from optimum_htp.errors import MetadataError
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_metadata
+from tests.vectors import make
+
+VECTORS = sorted(path.stem for path in Path(make.__file__).parent.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def schema():
+    text = (importlib.resources.files("optimum_htp") / "schema" / "hub_metadata.schema.json").read_text()
+    return json.loads(text)
+
+
+def problems(schema, properties):
+    """Check a record, and the JSON inside those values that hold some, which validators leave to the caller."""
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    yield from validator.iter_errors(properties)
+    for key, value in properties.items():
+        if "contentSchema" in schema["properties"].get(key, {}):
+            paths = {"$ref": "#/$defs/paths", "$defs": schema["$defs"]}
+            try:
+                yield from jsonschema.Draft202012Validator(paths).iter_errors(json.loads(value))
+            except json.JSONDecodeError as error:
+                yield error
+
+
+def test_vectors_are_what_the_maker_makes():
+    assert sorted([*make.VALID, *make.INVALID]) == VECTORS
+    for name, properties in {**make.VALID, **make.INVALID}.items():
+        path = Path(make.__file__).with_name(f"{name}.onnx")
+        assert path.read_bytes() == make.model(properties).SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_reader_and_schema_say_the_same_of_a_vector(name, schema):
+    path = Path(make.__file__).with_name(f"{name}.onnx")
+    expected = json.loads(path.with_suffix(".json").read_text())
+    properties = read_metadata(path)
+    assert properties == expected["metadata"]
+    has_record = "hf_model_type" in properties or "hf_hub_id" in properties
+    if expected["valid"]:
+        record = ExportMetadata.from_properties(properties)
+        assert (record is not None) == has_record
+        assert not has_record or not list(problems(schema, properties))
+    else:
+        with pytest.raises(MetadataError):
+            ExportMetadata.from_properties(properties)
+        assert list(problems(schema, properties))
+
+
+def test_schema_has_every_key_of_the_record_and_no_other(schema):
+    keys = {f"hf_{field.name}" for field in dataclasses.fields(ExportMetadata)}
+    assert set(schema["properties"]) == keys
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_exported_files_are_valid(name, exported, schema):
+    for path in exported(name).glob("*.onnx"):
+        assert not list(problems(schema, read_metadata(path)))
+
+
+def test_proposal_names_every_key():
+    text = (importlib.resources.files("optimum_htp") / "METADATA.md").read_text()
+    for field in dataclasses.fields(ExportMetadata):
+        assert f"`hf_{field.name}`" in text

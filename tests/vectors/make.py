@@ -1,0 +1,89 @@
+"""Make the test vectors: `python -m tests.vectors.make`. Run only when the format changes; the files are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+HERE = Path(__file__).parent
+SHA = "86b5e0934494bd15c9632b12f734a8a67f723594"
+HUB = {
+    "hf_metadata_version": "1",
+    "hf_model_type": "hub",
+    "hf_hub_id": "google-bert/bert-base-uncased",
+    "hf_hub_sha": SHA,
+    "hf_hub_revision": SHA[:8],
+    "hf_export_version": "0.1.0",
+    "hf_export_timestamp": "2026-01-31T12:00:00Z",
+    "hf_task": "fill-mask",
+    "hf_export_library": "transformers",
+    "hf_model_class": "BertForMaskedLM",
+    "hf_preprocessors": "AutoTokenizer",
+    "hf_config_files": '["config.json", "tokenizer.json", "vocab.txt"]',
+    "hf_model_downloads": "100",
+    "hf_private": "false",
+    "hf_gated": "false",
+}
+VALID = {
+    "hub": HUB,
+    "local": {"hf_metadata_version": "1", "hf_model_type": "local", "hf_task": "fill-mask"},
+    "several_files": {
+        **HUB,
+        "hf_onnx_files": '["decoder_model.onnx", "encoder_model.onnx"]',
+        "hf_onnx_file": "encoder_model.onnx",
+        "hf_export_id": "0123456789abcdef0123456789abcdef",
+    },
+    "older_tool": {
+        "hf_hub_id": "bert-base-uncased",
+        "hf_hub_revision": "86b5e093",
+        "hf_model_type": "hub",
+        "hf_export_version": "1.0",
+        "hf_export_timestamp": "2025-01-31T12:00:00.123456",
+        "hf_downloads": "100",
+        "hf_likes": "5",
+        "hf_private": "False",
+        "hf_gated": "manual",
+    },
+    "unknown_keys": {**HUB, "hf_from_the_future": "kept", "mine": "kept too"},
+    "no_record": {"mine": "nothing of Hugging Face"},
+}
+INVALID = {
+    "short_sha": {**HUB, "hf_hub_sha": SHA[:8]},
+    "no_commit": {"hf_model_type": "hub", "hf_hub_id": "org/model"},
+    "no_id": {"hf_model_type": "hub", "hf_hub_sha": SHA},
+    "bad_id": {**HUB, "hf_hub_id": "../model"},
+    "bad_type": {**HUB, "hf_model_type": "remote"},
+    "path_out": {**HUB, "hf_onnx_files": '["../other.onnx"]', "hf_onnx_file": "a.onnx"},
+    "absolute_path": {**HUB, "hf_config_files": '["/etc/passwd"]'},
+    "not_json": {**HUB, "hf_config_files": "config.json"},
+    "bad_class": {**HUB, "hf_preprocessors": "AutoModel"},
+    "bad_count": {**HUB, "hf_model_likes": "-1"},
+    "bad_flag": {**HUB, "hf_private": "perhaps"},
+}
+
+
+def model(properties: dict[str, str]) -> onnx.ModelProto:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], name="relu")],
+        "vector",
+        [value("x", TensorProto.FLOAT, ["batch", 2])],
+        [value("y", TensorProto.FLOAT, ["batch", 2])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name="pytorch")
+    helper.set_model_props(made, properties)
+    return made
+
+
+def main() -> None:
+    for name, properties in {**VALID, **INVALID}.items():
+        (HERE / f"{name}.onnx").write_bytes(model(properties).SerializeToString(deterministic=True))
+        expected = {"valid": name in VALID, "metadata": properties}
+        (HERE / f"{name}.json").write_text(json.dumps(expected, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
