@@ -7,7 +7,7 @@ nodes that it lies in.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -113,13 +113,13 @@ def graph_of(window: ByteWindow) -> Graph:
     return Graph(name, tuple(inputs), tuple(outputs), tuple(_nodes(window, whole, "model", ())), tuple(initializers))
 
 
-def node_of(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node:
+def node_of(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) -> Node:
     """Decode a NodeProto: input = 1, output = 2, name = 3, op_type = 4, domain = 7, metadata_props = 9."""
     texts = {3: "", 4: "", 7: ""}
     inputs: list[str] = []
     outputs: list[str] = []
     metadata: dict[str, str] = {}
-    for inner in walk(window, part.payload, part.end):
+    for inner in fields:
         if inner.wire_type != LENGTH_DELIMITED:
             continue
         if inner.number == 1:
@@ -143,7 +143,7 @@ def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...
             continue
         inside = within
         if children[part.number] == "node":
-            node = node_of(window, part, within)
+            node = node_of(window, walk(window, part.payload, part.end), within)
             inside = (*within, node.name or node.op_type)
             yield node
         yield from _nodes(window, part, children[part.number], inside, depth + 1)

@@ -112,6 +112,17 @@ def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
     """
     position = start
     while position < end:
+        # Most fields have a tag of one byte and a length of one or two: those are decoded right here.
+        head = window.read(position, min(3, end - position))
+        if len(head) == 3 and 7 < head[0] < 0x80 and head[0] & 7 == LENGTH_DELIMITED and (head[1] & head[2]) < 0x80:
+            if head[1] < 0x80:
+                payload, length = position + 2, head[1]
+            else:
+                payload, length = position + 3, head[1] & 0x7F | head[2] << 7
+            if payload + length <= end:
+                yield Field(head[0] >> 3, LENGTH_DELIMITED, position, payload, payload + length)
+                position = payload + length
+                continue
         field = _field_at(window, position, end, depth=0)
         if field.wire_type == END_GROUP:
             raise window.invalid(f"a group ends at byte {position} that never began")

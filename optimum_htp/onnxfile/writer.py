@@ -132,16 +132,18 @@ def _rebuilt(
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     children = CHILDREN[kind]
+    fields: Iterable[Field] = walk(window, message.payload, message.end)
     metadata: Mapping[str, str] | None = None
     if kind == "node":
-        node = node_of(window, message, within)
+        fields = list(fields)
+        node = node_of(window, fields, within)
         metadata = visit(node)
         within = (*within, node.name or node.op_type)
         if metadata is not None and dict(metadata) == dict(node.metadata):
             metadata = None
     body: list[Segment] = []
     changed = metadata is not None
-    for part in walk(window, message.payload, message.end):
+    for part in fields:
         if metadata is not None and part.number == NODE_METADATA:
             continue
         inner = None

@@ -1,0 +1,54 @@
+"""Coverage-guided fuzzing of everything that reads bytes of a file: `python tests/fuzz_onnxfile.py -max_total_time=60`.
+
+Needs atheris (`pip install atheris`). Anything but a typed error or an answer is a finding; where onnx's own parser
+accepts the bytes, the metadata has to be the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["optimum_htp"]):
+    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.onnxfile import external_files, read_graph, read_header, rewrite_model
+    from optimum_htp.strip import strip_metadata
+
+import onnx
+from google.protobuf.message import DecodeError
+
+FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+PATH = Path(FOLDER.name) / "fuzzed.onnx"
+os.fsync = lambda descriptor: None  # a fuzzer writes thousands of files a second
+
+
+def one_input(data: bytes) -> None:
+    PATH.write_bytes(data)
+    metadata = None
+    with contextlib.suppress(HFHubIntegrationError):
+        metadata = read_header(PATH).metadata
+        ExportMetadata.from_properties(metadata)
+    for attempt in (
+        read_graph,
+        external_files,
+        lambda path: rewrite_model(path, metadata={"k": "v"}, nodes=lambda node: {**node.metadata, "t": "v"}),
+        strip_metadata,
+    ):
+        with contextlib.suppress(HFHubIntegrationError):
+            attempt(PATH)
+    if metadata is not None:
+        with contextlib.suppress(DecodeError, UnicodeDecodeError):
+            entries = onnx.ModelProto.FromString(data).metadata_props
+            assert metadata == {entry.key: entry.value for entry in entries}
+
+
+if __name__ == "__main__":
+    corpus = [str(Path(__file__).parent / "vectors")]
+    atheris.Setup([*sys.argv, *corpus], one_input)
+    atheris.Fuzz()
