@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of everything that reads bytes of a file: `python tests/fuzz_onnxfile.py -max_total_time=60`.
+"""Coverage-guided fuzzing of all that reads the bytes of a file: `python tests/fuzz_onnxfile.py -max_total_time=60`.
 
 Needs atheris (`pip install atheris`). Anything but a typed error or an answer is a finding; where onnx's own parser
 accepts the bytes, the metadata has to be the same.
