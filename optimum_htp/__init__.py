@@ -12,6 +12,7 @@ from optimum_htp.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.auto import OptimumONNXModel
     from optimum_htp.config_loader import HFHubConfigLoader
     from optimum_htp.errors import (
         ConfigLoadError,
@@ -35,6 +36,7 @@ __all__ = [
     "HFHubIntegrationError",
     "HTPExporter",
     "ModelNotFoundError",
+    "OptimumONNXModel",
     "PreprocessorLoadError",
     "__version__",
     "activate",
@@ -55,6 +57,7 @@ _HOME: Final = {
     "HFHubIntegrationError": "errors",
     "HTPExporter": "exporter",
     "ModelNotFoundError": "errors",
+    "OptimumONNXModel": "auto",
     "PreprocessorLoadError": "errors",
     "detect_model_source": "source",
     "hookimpl": "hookspecs",

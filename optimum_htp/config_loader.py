@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ConfigLoadError, PreprocessorLoadError
+from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.onnxfile import read_metadata
+from optimum_htp.preprocessors import class_names, load_preprocessor
 from optimum_htp.resolve import load_config, resolve_preprocessors
 
 __all__ = ["HFHubConfigLoader"]
@@ -82,20 +83,9 @@ class HFHubConfigLoader:
         folder = resolve_preprocessors(record, access)
         with ThreadPoolExecutor(2) as pool:
             config = pool.submit(load_config, folder, record)
-            preprocessor = pool.submit(_load_preprocessor, folder, record)
-            return config.result(), preprocessor.result()
-
-
-def _load_preprocessor(folder: Path, record: ExportMetadata) -> Any:
-    import transformers
-
-    if not record.preprocessors:
-        return None
-    name = record.preprocessors[0]
-    try:
-        return getattr(transformers, name).from_pretrained(folder)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise PreprocessorLoadError(f"{name} of {record.source} in {folder} cannot be loaded: {error}") from error
+            names = class_names(record, folder)
+            preprocessor = pool.submit(load_preprocessor, names[0], folder, record) if names else None
+            return config.result(), preprocessor.result() if preprocessor is not None else None
 
 
 def _typed(key: str, value: str) -> Any:

@@ -16,30 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.configs import config_folder, file_in_folder
 from optimum_htp.errors import (
-    ConfigLoadError,
-    HubUnreachableError,
     InvalidOnnxFileError,
     MetadataError,
     MissingSiblingError,
     OnnxFileNotFoundError,
 )
-from optimum_htp.fit import misfit
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import external_files, read_metadata
-from optimum_htp.repofiles import MODEL_CONFIGS, read_json
-from optimum_htp.resolve import load_config, resolve_configs
+from optimum_htp.preprocessors import LazyPreprocessors
+from optimum_htp.repofiles import MODEL_CONFIGS
+from optimum_htp.resolve import load_config
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["ModelFiles", "files_being_loaded", "load", "names_a_file"]
+__all__ = ["ModelFiles", "files_being_loaded", "load", "names_a_file", "stamped_file"]
 
 logger = logging.getLogger(__name__)
 
-_CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
+_, _GENERATION_CONFIG = MODEL_CONFIGS
 _SINGLE_FILE: Final = "model.onnx"
+_PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,23 @@ class ModelFiles:
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
 """What Optimum's search for files is answered with; None outside a load of ours."""
+
+
+def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
+    """Return the ONNX file that a call of `from_pretrained` means where it is ours to load, else None.
+
+    Ours are paths that end in `.onnx`, and folders of stamped files without the configs that Optimum needs.
+
+    Args:
+        model_id: What was given to `from_pretrained`.
+        options: Its keyword arguments.
+    """
+    if names_a_file(model_id):
+        return Path(os.fspath(model_id)).expanduser()
+    if not isinstance(model_id, (str, os.PathLike)) or options.get("export"):
+        return None
+    name = options.get("file_name") or options.get("encoder_file_name")
+    return file_in_folder(Path(model_id, options.get("subfolder") or ""), name)
 
 
 def names_a_file(model_id: str | os.PathLike[str]) -> bool:
@@ -88,6 +105,7 @@ def load(
         HFHubIntegrationError: The Hub does not give the config; the subclass says why.
     """
     path = Path(os.fspath(model_id)).expanduser()
+    given = {name: options[name] for name in _PART_NAMES if options.get(name) is not None}
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     if export:
@@ -99,80 +117,24 @@ def load(
         token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
     )
     if _is_generator(cls):
-        source = _config_folder(path, metadata, access, revision, trust_remote_code, needed=config is None)
+        source = config_folder(path, metadata, access, revision, trust_remote_code, needed=config is None)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
         if options.get("generation_config") is None:
             options["generation_config"] = _generation_config(source, config)
     else:
         source = None
         if config is None:
-            source = _config_folder(path, metadata, access, revision, trust_remote_code, needed=True)
+            source = config_folder(path, metadata, access, revision, trust_remote_code, needed=True)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
-    files = _model_files(cls, path, metadata)
+    files = _files_of_names(path, given) if given else _model_files(cls, path, metadata)
     if options.get("file_name") not in (None, path.name):
         raise ValueError(f"{path} is a file: leave out file_name={options['file_name']!r}.")
     options.pop("file_name", None)
     with _answering_with(files):
-        return cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
-
-
-def _config_folder(
-    path: Path,
-    metadata: ExportMetadata | None,
-    access: HubAccess,
-    revision: str | None,
-    trust_remote_code: bool,
-    *,
-    needed: bool,
-) -> Path | None:
-    """Return the folder that config and preprocessors come from: the file's own, or a snapshot of its commit.
-
-    None only where nothing is `needed` and nothing can be had.
-    """
-    from_hub = metadata is not None and metadata.model_type == "hub"
-    if _has_own_config(path, metadata, revision):
-        return path.parent
-    if metadata is not None and from_hub:
-        if revision not in (None, metadata.hub_sha):
-            logger.warning("%s was exported from %s, and revision=%r overrides that.", path, metadata.source, revision)
-        try:
-            return resolve_configs(metadata, access, revision=revision, with_code=trust_remote_code)
-        except HubUnreachableError:
-            if needed:
-                raise
-            return None
-    if not needed:
-        return None
-    if metadata is not None:
-        raise ConfigLoadError(
-            f"{path} was exported from a local model, and its {_CONFIG} is not beside it. Copy the model's "
-            f"{_CONFIG} into {path.parent}, or pass config=."
-        )
-    raise ConfigLoadError(
-        f"{path} does not say which model it came from, and there is no {_CONFIG} beside it. Do one of these: "
-        f"export the model again with `optimum-cli export htp`; copy its {_CONFIG} into {path.parent}; or pass "
-        "config=."
-    )
-
-
-def _has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | None) -> bool:
-    """Whether the `config.json` beside a file is there and is the file's own."""
-    beside = path.parent / _CONFIG
-    if not beside.is_file():
-        return False
-    if metadata is None:
-        return True
-    if revision is not None and metadata.model_type == "hub":
-        return False
-    content = read_json(beside)
-    reason = misfit(content, metadata, path) if isinstance(content, dict) else "it is not a JSON object"
-    if reason is not None and metadata.model_type == "local":
-        raise ConfigLoadError(
-            f"{beside} is not the config of {path.name}: {reason}. Copy the right one there, or pass config=."
-        )
-    if reason is not None:
-        logger.warning("%s is not used for %s (%s): %s", beside, path.name, metadata.source, reason)
-    return reason is None
+        model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
+    if metadata is not None and metadata.preprocessors:
+        model.preprocessors = LazyPreprocessors(path, metadata, access, revision, trust_remote_code)
+    return model
 
 
 def _config(
@@ -229,6 +191,14 @@ def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | Non
     for name in metadata.onnx_files:
         found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata)
     return ModelFiles(folder, {name: _openable(one) for name, one in found.items()})
+
+
+def _files_of_names(path: Path, given: Mapping[str, str]) -> ModelFiles:
+    """Return the files that the user named one by one; Optimum finds them by these names."""
+    for name in given.values():
+        if not (path.parent / name).is_file():
+            raise OnnxFileNotFoundError(f"There is no ONNX file at {path.parent / name}. Check the name.")
+    return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
 
 
 def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata) -> Path:

@@ -234,6 +234,8 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     )
     try:
         yield
+    except HFHubIntegrationError:
+        raise
     except errors.HFValidationError as error:
         raise InvalidModelReferenceError(
             f"{repo_id!r} is not a repo id ('name' or 'organization/name'): {error}"
