@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from optimum_htp.exporter import ExportResult, HTPExporter
     from optimum_htp.hookspecs import hookimpl
+    from optimum_htp.hub_cache import HFHubCache
     from optimum_htp.inject import inject_hub_metadata
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.source import detect_model_source, is_hub_model
@@ -32,6 +33,7 @@ __all__ = [
     "ConfigLoadError",
     "ExportMetadata",
     "ExportResult",
+    "HFHubCache",
     "HFHubConfigLoader",
     "HFHubIntegrationError",
     "HTPExporter",
@@ -53,6 +55,7 @@ _HOME: Final = {
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
     "ExportResult": "exporter",
+    "HFHubCache": "hub_cache",
     "HFHubConfigLoader": "config_loader",
     "HFHubIntegrationError": "errors",
     "HTPExporter": "exporter",

@@ -33,6 +33,13 @@ _AUTO_CLASSES: Final = {
     "transformers.models.auto.tokenization_auto": "AutoTokenizer",
     "transformers.generation.configuration_utils": "GenerationConfig",
 }
+_PIPELINES: Final = "transformers.pipelines"
+# Where the function that makes pipelines is bound, by modules that may have been imported before us.
+_PIPELINE_NAMES: Final = {
+    _PIPELINES: "pipeline",
+    "transformers": "pipeline",
+    "optimum.onnxruntime.pipelines": "transformers_pipeline",
+}
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 _HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
 _ORIGINAL: Final = "_optimum_htp_original"
@@ -55,9 +62,22 @@ def _install_auto_class(module: ModuleType) -> None:
     _replace(getattr(module, name), "from_pretrained", functools.partial(_loading_beside, name in _CONFIG_CLASSES))
 
 
+def _install_pipeline(module: ModuleType) -> None:
+    """Make `transformers.pipeline` take our files, and the preprocessors of models loaded from them."""
+    original = module.pipeline
+    if hasattr(original, _ORIGINAL):
+        return
+    hooked = _completing(original)
+    for path, name in _PIPELINE_NAMES.items():
+        holder = sys.modules.get(path)
+        if holder is not None and vars(holder).get(name) is original:
+            setattr(holder, name, hooked)
+
+
 HOOKS: Final[Mapping[str, Callable[[ModuleType], None]]] = {
     _MODELING: _install_loading,
     **dict.fromkeys(_AUTO_CLASSES, _install_auto_class),
+    _PIPELINES: _install_pipeline,
 }
 """What to install right after a module was imported."""
 
@@ -77,6 +97,9 @@ def _hooked() -> Iterator[tuple[Any, str]]:
         yield module.ORTModel, "_cached_file"
     for searching in filter(None, map(sys.modules.get, _SEARCHING)):
         yield searching, _SEARCH
+    for path, name in _PIPELINE_NAMES.items():
+        if (holder := sys.modules.get(path)) is not None:
+            yield holder, name
     for path, name in _AUTO_CLASSES.items():
         if (owner := getattr(sys.modules.get(path), name, None)) is not None:
             yield owner, "from_pretrained"
@@ -143,6 +166,24 @@ def _finding_files(original: Any) -> Any:
         return [files.folder / name for name in files.by_name]
 
     return _marked(find_files_matching_pattern, original)
+
+
+def _completing(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def pipeline(*args: Any, **kwargs: Any) -> Any:
+        from optimum_htp.pipelines import completed_arguments
+
+        bound = signature.bind(*args, **kwargs).arguments
+        extra = {key: value for name in _variadic(signature) for key, value in bound.pop(name, {}).items()}
+        return original(**completed_arguments({**bound, **extra}))
+
+    return _marked(pipeline, original)
+
+
+def _variadic(signature: inspect.Signature) -> list[str]:
+    return [one.name for one in signature.parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
 
 
 def _loading_beside(is_config: bool, original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:

@@ -9,7 +9,6 @@ import sys
 from abc import abstractmethod
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +103,8 @@ def printable(text: str) -> str:
 
 
 def _side_by_side(files: Sequence[str], work: Callable[[str], Any], jobs: int) -> Iterable[Outcome]:
+    from concurrent.futures import ThreadPoolExecutor
+
     from tqdm import tqdm
 
     from optimum_htp.errors import HFHubIntegrationError

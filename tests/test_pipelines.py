@@ -1,0 +1,97 @@
+"""Pipelines on a file alone, and on a model that was loaded from one, with no tokenizer named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import transformers
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.pipelines import pipeline
+from PIL import Image
+
+from tests.conftest import run_python
+
+INPUTS = {
+    "bert": "the big cat sat on the mat",
+    "gpt2": "the cat",
+    "t5": "the cat",
+    "vit": Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), "uint8")),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(model_folder):
+    """What PyTorch answers."""
+
+    def answer(name, task, **options):
+        return transformers.pipeline(task, model=str(model_folder(name)))(INPUTS[name], **options)
+
+    return answer
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_task_may_be_left_out(given, exported, reference):
+    options = {"task": "text-classification"} if given else {}
+    classify = pipeline(model=str(exported("bert") / "model.onnx"), accelerator="ort", **options)
+    (answer,), (expected,) = classify(INPUTS["bert"]), reference("bert", "text-classification")
+    assert answer["label"] == expected["label"]
+    assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "options"),
+    [
+        ("gpt2", "text-generation", {"max_new_tokens": 6, "do_sample": False}),
+        ("t5", "text2text-generation", {"max_new_tokens": 6, "do_sample": False}),
+    ],
+)
+def test_other_tasks_answer_as_pytorch_does(name, task, options, exported, reference):
+    file = sorted(exported(name).glob("*.onnx"))[0]
+    assert pipeline(task, model=str(file), accelerator="ort")(INPUTS[name], **options) == reference(
+        name, task, **options
+    )
+
+
+def test_images_are_prepared_as_pytorch_has_them(exported, reference):
+    (best, *_), (expected, *_) = (
+        pipeline(model=str(exported("vit") / "model.onnx"), accelerator="ort")(INPUTS["vit"]),
+        reference("vit", "image-classification"),
+    )
+    assert best["label"] == expected["label"]
+    assert best["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+def test_loaded_model_brings_its_tokenizer_along(exported, reference):
+    model = ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx")
+    (answer,) = transformers.pipeline("text-classification", model=model)(INPUTS["bert"])
+    assert answer["label"] == reference("bert", "text-classification")[0]["label"]
+
+
+def test_given_tokenizer_counts(exported, model_folder):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder("bert"))
+    model = ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx")
+    assert transformers.pipeline("text-classification", model=model, tokenizer=tokenizer).tokenizer is tokenizer
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from optimum.pipelines import pipeline",
+        "from transformers import pipeline",
+        "from optimum.onnxruntime import pipeline",
+        "import transformers; pipeline = transformers.pipeline",
+    ],
+)
+def test_whatever_is_imported_first(first, exported):
+    code = (
+        f"{first}\nprint(pipeline('text-classification', model={str(exported('bert') / 'model.onnx')!r})('the cat'))"
+    )
+    assert "LABEL" in run_python(code).stdout
+
+
+def test_plain_pipelines_are_as_ever(model_folder, exported):
+    code = f"""
+from transformers import pipeline
+print(pipeline("text-classification", model={str(model_folder("bert"))!r})("the cat"))
+"""
+    assert run_python(code).stdout == run_python(code, OPTIMUM_HTP_DISABLE="1").stdout
