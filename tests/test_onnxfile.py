@@ -53,7 +53,8 @@ def test_header_is_what_onnx_reads(file, model):
 
 def test_signature_has_names_and_shapes(file):
     (given,), (result,) = read_signature(file)
-    assert (given.name, given.shape) == ("x", ("batch", 64))
+    assert (given.name, given.shape, given.dtype) == ("x", ("batch", 64), "float32")
+    assert str(given) == "x float32[batch, 64]"
     assert (result.name, result.shape) == ("logits", ("batch", 64))
 
 

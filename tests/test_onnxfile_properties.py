@@ -50,7 +50,7 @@ def graphs(draw, depth=2):
     for side in (graph.input, graph.output):
         for name in draw(st.lists(names, max_size=2)):
             dims = draw(st.lists(st.one_of(st.integers(0, 2**40), st.text("ab", min_size=1, max_size=3)), max_size=3))
-            side.append(helper.make_tensor_value_info(name, 1, dims))
+            side.append(helper.make_tensor_value_info(name, draw(st.sampled_from([1, 6, 7, 9, 10])), dims))
     return graph
 
 
@@ -107,6 +107,7 @@ def test_reading_agrees_with_onnx(model, path):
     for spec, value in zip(graph.outputs, model.graph.output, strict=True):
         shape = value.type.tensor_type.shape
         assert spec.shape == tuple(d.dim_param or d.dim_value for d in shape.dim)
+        assert spec.dtype == helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
 
 
 @every

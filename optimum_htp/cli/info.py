@@ -35,10 +35,10 @@ class InfoCommand(BatchCommand):
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print a file's record."""
-        header, record, graph = outcome.value
+        header, record, graph, external = outcome.value
         if several:
             print(f"== {outcome.file}")
-        for name, value in _summary(header, record, graph).items():
+        for name, value in _summary(header, record, graph, external).items():
             print(f"{name:<15} {printable(value)}")
         if self.args.show_metadata:
             print()
@@ -49,7 +49,7 @@ class InfoCommand(BatchCommand):
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return a file's record for JSON."""
-        header, record, graph = outcome.value
+        header, record, graph, external = outcome.value
         summary: dict[str, Any] | None = None
         if graph is not None:
             summary = {
@@ -58,6 +58,7 @@ class InfoCommand(BatchCommand):
                 "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
                 "nodes": len(graph.nodes),
                 "initializers": len(graph.initializers),
+                "external_files": list(external),
             }
         return {
             "record": None if record is None else dataclasses.asdict(record),
@@ -66,19 +67,21 @@ class InfoCommand(BatchCommand):
         }
 
 
-def _read(file: str) -> tuple[ModelHeader, ExportMetadata | None, Graph | None]:
+def _read(file: str) -> tuple[ModelHeader, ExportMetadata | None, Graph | None, tuple[str, ...]]:
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.onnxfile import read_graph, read_header
+    from optimum_htp.onnxfile import external_files, read_graph, read_header
     from optimum_htp.remote import is_url, read_remote_header
 
     if is_url(file):
         header = read_remote_header(file)
-        return header, ExportMetadata.from_properties(header.metadata), None
+        return header, ExportMetadata.from_properties(header.metadata), None, ()
     header = read_header(file)
-    return header, ExportMetadata.from_properties(header.metadata), read_graph(file)
+    return header, ExportMetadata.from_properties(header.metadata), read_graph(file), external_files(file)
 
 
-def _summary(header: ModelHeader, record: ExportMetadata | None, graph: Graph | None) -> dict[str, str]:
+def _summary(
+    header: ModelHeader, record: ExportMetadata | None, graph: Graph | None, external: tuple[str, ...]
+) -> dict[str, str]:
     known: dict[str, str | None] = {"model": "unknown: the file has no record of where it came from"}
     if record is not None:
         known = {
@@ -104,5 +107,6 @@ def _summary(header: ModelHeader, record: ExportMetadata | None, graph: Graph | 
             "inputs": ", ".join(map(str, graph.inputs)),
             "outputs": ", ".join(map(str, graph.outputs)),
             "graph": f"{len(graph.nodes)} nodes, {len(graph.initializers)} initializers",
+            "external data": ", ".join(external),
         }
     return {name: value for name, value in known.items() if value}

@@ -6,7 +6,8 @@ This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Run
 from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import external_files, rename_model
 from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
-from optimum_htp.onnxfile.reader import ModelHeader, TensorSpec, read_header, read_metadata, read_signature
+from optimum_htp.onnxfile.reader import ModelHeader, read_header, read_metadata, read_signature
+from optimum_htp.onnxfile.tensors import TensorSpec
 from optimum_htp.onnxfile.writer import NodeVisitor, replaced_atomically, rewrite_model
 
 __all__ = [

@@ -11,16 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimum_htp.onnxfile.reader import (
-    GRAPH,
-    GRAPH_INPUT,
-    GRAPH_OUTPUT,
-    TensorSpec,
-    entry,
-    integer,
-    opened,
-    tensor_spec,
-)
+from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened
+from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
 __all__ = ["Graph", "Initializer", "Node", "node_of", "read_graph"]
@@ -59,11 +51,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """A TensorProto without its content; `data_type` is ONNX's number of the type, `size` its bytes here."""
+    """A TensorProto without its content; `size` is what it takes in the file, in bytes."""
 
     name: str
     shape: tuple[int, ...]
-    data_type: int
+    dtype: str
     size: int
 
 
@@ -151,7 +143,7 @@ def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...
 
 def _initializer(window: ByteWindow, part: Field) -> Initializer:
     """Decode a TensorProto's dims = 1 (packed or not), data_type = 2 and name = 8."""
-    name, data_type = "", 0
+    name, dtype = "", dtype_name(0)
     shape: list[int] = []
     for inner in walk(window, part.payload, part.end):
         if inner.number == 1 and inner.wire_type == VARINT:
@@ -162,7 +154,7 @@ def _initializer(window: ByteWindow, part: Field) -> Initializer:
                 size, position = window.varint(position, inner.end)
                 shape.append(size)
         elif inner.number == 2 and inner.wire_type == VARINT:
-            data_type = integer(window, inner)
+            dtype = dtype_name(integer(window, inner))
         elif inner.number == 8 and inner.wire_type == LENGTH_DELIMITED:
             name = window.text(inner)
-    return Initializer(name, tuple(shape), data_type, part.end - part.payload)
+    return Initializer(name, tuple(shape), dtype, part.end - part.payload)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError
+from optimum_htp.onnxfile.tensors import TensorSpec, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["ModelHeader", "TensorSpec", "opened", "read_header", "read_metadata", "read_signature"]
+__all__ = ["ModelHeader", "opened", "read_header", "read_metadata", "read_signature"]
 
 # ModelProto
 IR_VERSION: Final = 1
@@ -34,8 +35,6 @@ METADATA_PROPS: Final = 14
 # GraphProto
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
-
-Dimension = int | str | None
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,6 @@ class ModelHeader:
     doc_string: str = ""
     opsets: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name and shape of a graph's input or output; a dimension is a size, a symbol or unknown."""
-
-    name: str
-    shape: tuple[Dimension, ...] | None
-
-    def __str__(self) -> str:
-        if self.shape is None:
-            return self.name
-        return f"{self.name}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
 
 @contextmanager
@@ -176,43 +162,6 @@ def _opset(window: ByteWindow, part: Field) -> tuple[str, int]:
         elif inner.number == 2 and inner.wire_type == VARINT:
             version = integer(window, inner)
     return domain, version
-
-
-def tensor_spec(window: ByteWindow, part: Field) -> TensorSpec:
-    """Decode a ValueInfoProto: name = 1, type = 2 . tensor_type = 1 . shape = 2 . dim = 1."""
-    name = ""
-    shape: tuple[Dimension, ...] | None = None
-    for inner in walk(window, part.payload, part.end):
-        if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
-            name = window.text(inner)
-        elif inner.number == 2 and inner.wire_type == LENGTH_DELIMITED:
-            for tensor in _children(window, inner, 1):
-                for dimensions in _children(window, tensor, 2):
-                    shape = tuple(_dimension(window, dim) for dim in _children(window, dimensions, 1))
-    return TensorSpec(name, shape)
-
-
-def _dimension(window: ByteWindow, part: Field) -> Dimension:
-    for inner in walk(window, part.payload, part.end):
-        if inner.number == 1 and inner.wire_type == VARINT:
-            return integer(window, inner)
-        if inner.number == 2 and inner.wire_type == LENGTH_DELIMITED:
-            return window.text(inner) or None
-    return None
-
-
-def _children(window: ByteWindow, part: Field, number: int) -> Iterator[Field]:
-    return (
-        inner
-        for inner in walk(window, part.payload, part.end)
-        if inner.number == number and inner.wire_type == LENGTH_DELIMITED
-    )
-
-
-def integer(window: ByteWindow, part: Field) -> int:
-    """Decode an int64 field."""
-    value, _ = window.varint(part.payload, part.end)
-    return value - (1 << 64) if value >> 63 else value  # int64: two's complement
 
 
 def _read_range(descriptor: int, start: int, length: int) -> bytes:
