@@ -28,6 +28,7 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.onnxfile import read_metadata, rewrite_model
+from tests.conftest import run_python
 
 LABELS = {0: "LABEL 0", 1: "LABEL 1", 2: "LABEL 2"}
 
@@ -395,3 +396,25 @@ def test_two_models_of_one_moment_are_not_mixed(model_folder, tmp_path, monkeypa
 def test_what_optimum_refuses_it_still_refuses_itself():
     with pytest.raises(AttributeError):
         ORTModelForSequenceClassification.from_pretrained(None)
+
+
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "local_files_only"])
+def test_offline_load_opens_no_socket(how, exported, tmp_path):
+    path, home = str(exported("gpt2") / "model.onnx"), {"HF_HOME": str(tmp_path / "home")}
+    load_it = f"""
+from optimum.onnxruntime import ORTModelForCausalLM
+from transformers import AutoTokenizer
+options = {{"local_files_only": True}} if {how!r} == "local_files_only" and FORBIDDEN else {{}}
+model = ORTModelForCausalLM.from_pretrained({path!r}, **options)
+print(model.config.model_type, AutoTokenizer.from_pretrained({path!r}, **options).tokenize("the cat"))
+"""
+    forbid = """
+import socket
+def refuse(*args):
+    raise AssertionError("a connection was opened")
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+    run_python("FORBIDDEN = False" + load_it, **home)
+    switch = {} if how == "local_files_only" else {how: "1"}
+    done = run_python(forbid + "FORBIDDEN = True" + load_it, **home, **switch)
+    assert done.stdout.strip() == "gpt2 ['the', 'cat']"

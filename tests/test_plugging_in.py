@@ -149,6 +149,29 @@ def test_importing_us_imports_no_framework():
     assert run_python(code).stdout.strip() == "[]"
 
 
+def test_other_loads_make_the_same_requests_with_and_without_us(hub, exported, model_folder, tmp_path):
+    files = {"onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes()}
+    for path in model_folder("bert").iterdir():
+        if path.suffix != ".safetensors":
+            files[path.name] = path.read_bytes()
+    hub.add("org/with-config", files)
+    code = """
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+model = ORTModelForSequenceClassification.from_pretrained("org/with-config")
+tokenizer = AutoTokenizer.from_pretrained("org/with-config")
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+print(type(model), model.config.to_diff_dict().get("id2label"), model.preprocessors, classify("the cat"))
+"""
+    seen = []
+    for switch in ("0", "1"):
+        with hub.recorded() as requests:
+            done = run_python(code, OPTIMUM_HTP_DISABLE=switch, HF_HOME=str(tmp_path / switch))
+        seen.append((done.stdout, sorted((request.method, request.path) for request in requests)))
+    assert seen[0] == seen[1]
+    assert seen[0][1]
+
+
 BREAKAGES = {
     "package removed": lambda package: shutil.rmtree(package),
     "half of it removed": lambda package: [p.unlink() for p in package.rglob("*.py") if p.name != "__init__.py"],
