@@ -7,15 +7,18 @@ import json
 import os
 import sys
 from abc import abstractmethod
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.base import Command
 
-__all__ = ["BatchCommand", "Outcome", "add_hub_arguments", "expand", "printable"]
+if TYPE_CHECKING:
+    from optimum_htp.hubs import HubAccess
+
+__all__ = ["BatchCommand", "Outcome", "add_hub_arguments", "expand", "hub_access", "printable"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,15 @@ def add_hub_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--cache_dir", default=None, help="Path of the Hub's cache.")
     parser.add_argument("--local-files-only", action="store_true", help="Take everything from the cache.")
     parser.add_argument("--force-download", action="store_true", help="Fetch files again although the cache has them.")
+
+
+def hub_access(args: Namespace) -> HubAccess:
+    """Return what `add_hub_arguments` declared."""
+    from optimum_htp.hubs import HubAccess
+
+    return HubAccess(
+        cache_dir=args.cache_dir, local_files_only=args.local_files_only, force_download=args.force_download
+    )
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments
+from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
 
 __all__ = ["InjectCommand"]
 
@@ -35,14 +35,9 @@ class InjectCommand(BatchCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Look the model up."""
-        from optimum_htp.hubs import HubAccess
         from optimum_htp.inject import look_up, siblings_of
 
-        access = HubAccess(
-            cache_dir=self.args.cache_dir,
-            local_files_only=self.args.local_files_only,
-            force_download=self.args.force_download,
-        )
+        access = hub_access(self.args)
         injection = look_up(self.args.model, self.args.revision, access)
         siblings = siblings_of(map(Path, files))
 

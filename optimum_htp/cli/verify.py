@@ -10,7 +10,7 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, printable
+from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access, printable
 
 __all__ = ["VerifyCommand"]
 
@@ -32,14 +32,9 @@ class VerifyCommand(BatchCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
-        from optimum_htp.hubs import HubAccess
         from optimum_htp.verify import verify_metadata
 
-        access = HubAccess(
-            cache_dir=self.args.cache_dir,
-            local_files_only=self.args.local_files_only,
-            force_download=self.args.force_download,
-        )
+        access = hub_access(self.args)
         return lambda file: verify_metadata(file, access)
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
