@@ -39,7 +39,7 @@ def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> s
         path: The file; its outputs are read where the number of labels can be told from them.
     """
     model_class, model_type = metadata.model_class, config.get("model_type")
-    if model_class is not None and model_class not in (config.get("architectures") or ()):
+    if model_class is not None and model_class not in architectures(config):
         types = _model_types_of(model_class)
         if types and model_type not in types:
             return f"it is of a {model_type} model, and the file of a {model_class}"
@@ -58,7 +58,9 @@ def graph_misfit(config: Mapping[str, Any], task: str | None, graph: Graph) -> s
     """
     inputs = {spec.name for spec in graph.inputs}
     main, given = _main_input_of(config), inputs & _MAIN_INPUTS
-    if main is not None and given and main not in given and _ENCODER_OUTPUT not in inputs:
+    is_part = _ENCODER_OUTPUT in inputs or any(name.startswith("past_key_values") for name in inputs)
+    is_part |= any(str(key).endswith(("text_config", "vision_config", "audio_config")) for key in config)
+    if main is not None and given and main not in given and not is_part:
         return f"the model takes {main}, and the graph {', '.join(sorted(given))}"
     if task in _LABELLED_TASKS and (reason := _label_misfit(config, graph.outputs)) is not None:
         return reason
@@ -67,6 +69,12 @@ def graph_misfit(config: Mapping[str, Any], task: str | None, graph: Graph) -> s
         if isinstance(vocabulary, int) and rows != vocabulary:
             return f"the model has a vocabulary of {vocabulary}, and the graph's embedding {rows} rows"
     return None
+
+
+def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the class names in a config, none where somebody wrote something else there."""
+    names = config.get("architectures")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _label_misfit(config: Mapping[str, Any], outputs: tuple[TensorSpec, ...]) -> str | None:
@@ -111,7 +119,7 @@ def _main_input_of(config: Mapping[str, Any]) -> str | None:
     """Return the main input of the class that a config names, None where transformers has no such class."""
     import transformers
 
-    for name in config.get("architectures") or ():
+    for name in architectures(config):
         model_class = getattr(transformers, str(name), None)
         if isinstance(main := getattr(model_class, "main_input_name", None), str):
             return main

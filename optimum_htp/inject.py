@@ -25,7 +25,7 @@ from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.record import export_record, plugin_properties
 from optimum_htp.source import HubSource, locate
 from optimum_htp.stamp import is_reproducible, now, stamp
-from optimum_htp.tasks import canonical_task, class_for_task, infer_task
+from optimum_htp.tasks import canonical_task, class_for_task, infer_task, is_task
 
 __all__ = ["Injection", "inject_hub_metadata", "look_up"]
 
@@ -64,6 +64,8 @@ class Injection:
             MisfitError: It is not an export of this model.
         """
         checkpoint = self.checkpoint
+        if task is not None and not is_task(task):
+            raise ExportError(f"{task!r} is not a task of Optimum's. Leave out --task, or give one that is.")
         graph = read_graph(path)
         task = canonical_task(task) if task else self._infer_task(graph, path)
         reason = graph_misfit(checkpoint.config, task, graph)
@@ -131,7 +133,7 @@ def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
     for path in paths:
         if match := _PART.fullmatch(path.name):
             groups[path.parent, match["variant"]].append(path)
-    return {path: tuple(sorted(one.name for one in group)) for group in groups.values() for path in group}
+    return {path: tuple(sorted({one.name for one in group})) for group in groups.values() for path in group}
 
 
 def inject_hub_metadata(

@@ -24,6 +24,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal, cast
 
 from optimum_htp.errors import MetadataError
@@ -127,6 +128,10 @@ class ExportMetadata:
             raise MetadataError(
                 f"hf_hub_id is {record.hub_id!r}, but neither hf_hub_sha nor hf_hub_revision says which commit."
             )
+        if record.hub_sha and record.hub_revision and not record.hub_sha.startswith(record.hub_revision):
+            raise MetadataError(f"hf_hub_revision is {record.hub_revision!r}, and hf_hub_sha begins otherwise.")
+        if record.onnx_file is not None and record.onnx_file not in record.onnx_files:
+            raise MetadataError(f"hf_onnx_file is {record.onnx_file!r}, which hf_onnx_files does not list.")
         return record
 
     def belongs_with(self, other: ExportMetadata) -> bool:
@@ -176,7 +181,7 @@ def _count(text: str) -> int:
 
 
 def _flag(text: str) -> bool:
-    if text.lower() not in ("true", "false", "auto", "manual"):
+    if text not in ("true", "false", "True", "False", "auto", "manual"):
         raise ValueError("it has to be true or false")
     return text.lower() != "false"
 
@@ -219,11 +224,16 @@ def _file_name(text: str) -> str:
 
 
 def _auto_classes(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(text.split(","))
     for name in names:
         if name not in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor"):
             raise ValueError(f"{name!r} is not an Auto class that loads preprocessors")
     return names
+
+
+def _timestamp(text: str) -> str:
+    datetime.fromisoformat(text.removesuffix("Z") + "+00:00" if text.endswith("Z") else text)
+    return text
 
 
 def _repo_id(text: str) -> str:
@@ -242,6 +252,7 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "hub_id": _repo_id,
     "hub_sha": _matching(_COMMIT, "a full commit, 40 hexadecimal digits"),
     "hub_revision": _matching(_SHORT, "7 to 40 hexadecimal digits"),
+    "export_timestamp": _timestamp,
     "onnx_files": _file_list,
     "onnx_file": _file_name,
     "preprocessors": _auto_classes,

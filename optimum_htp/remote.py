@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from optimum_htp.errors import (
     HFHubIntegrationError,
@@ -59,8 +60,13 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
         with _opened_hub_file(url, access) as window:
             yield window
     elif url.startswith(("http://", "https://")):
+        try:
+            with translated_errors(url, None):
+                window = _http_window(url, url, {})
+        except UnicodeError as error:
+            raise InvalidModelReferenceError(f"{url} is not an address: {error}") from error
         with translated_errors(url, None):
-            yield _http_window(url, url, {})
+            yield window
     else:
         with _opened_by_fsspec(url) as window:
             yield window
@@ -89,10 +95,10 @@ def _http_window(name: str, address: str, headers: Mapping[str, str]) -> ByteWin
     """
     body, response = _get_range(name, address, headers, 0, _CHUNK)
     _, _, total = response.headers.get("Content-Range", "").rpartition("/")
-    if not total.isdigit():
+    if not (total.isascii() and total.isdigit() and len(total) < 20):
         raise HubUnreachableError(f"{name}: the server does not say how large the file is. Download it first.")
     final = str(response.url)
-    again = headers if final == address else {}
+    again = headers if urlsplit(final)[:2] == urlsplit(address)[:2] else {}
 
     def fetch(start: int, length: int) -> bytes:
         if start + length <= len(body):
@@ -115,8 +121,21 @@ def _get_range(name: str, address: str, headers: Mapping[str, str], start: int, 
             raise OnnxFileNotFoundError(f"There is no file at {name}. Check repo, revision and path.") from error
         if response.status_code != 206:
             raise HubUnreachableError(f"{name}: the server does not answer range requests. Download the file first.")
-        content: bytes = response.content if hasattr(response, "raw") else response.read()
-    return content[:length], response
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise HubUnreachableError(f"{name}: the server sent another range than {start}-. Download the file first.")
+        return _first_bytes(response, length), response
+
+
+def _first_bytes(response: Any, length: int) -> bytes:
+    """Return the beginning of a response's body, however long the server makes it."""
+    if hasattr(response, "raw"):
+        return bytes(response.raw.read(length))
+    content = bytearray()
+    for piece in response.iter_bytes():
+        content += piece
+        if len(content) >= length:
+            break
+    return bytes(content[:length])
 
 
 @contextmanager
@@ -140,10 +159,10 @@ def _opened_by_fsspec(url: str) -> Iterator[ByteWindow]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         stream = filesystem.open(path, "rb", cache_type="none")
-    except (ImportError, ValueError) as error:
-        raise HFHubIntegrationError(f"{url} cannot be opened: {error}") from error
     except FileNotFoundError as error:
         raise OnnxFileNotFoundError(f"There is no file at {url}. Check the address.") from error
+    except Exception as error:
+        raise HFHubIntegrationError(f"{url} cannot be opened: {type(error).__name__}: {error}") from error
     with stream:
 
         def fetch(start: int, length: int) -> bytes:

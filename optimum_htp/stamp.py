@@ -20,7 +20,7 @@ PRODUCER: Final = "optimum-htp"
 # The two properties that ONNX itself defines: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
 AUTHOR: Final = "model_author"
 LICENSE: Final = "model_license"
-DOMAINS: Final = {"hub": "co.huggingface", "local": "local"}
+DOMAINS: Final = {"hub": "co.huggingface", "local": "local.optimum-htp"}
 
 
 def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Mapping[str, str]) -> ExportMetadata:
@@ -37,7 +37,12 @@ def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Ma
     if header.producer_name == PRODUCER:  # stamped before: what it replaced then is what counts
         producer = header.metadata.get(f"{PREFIX}original_producer", "")
     metadata = dataclasses.replace(metadata, original_producer=producer or None)
-    standard = {AUTHOR: author, LICENSE: metadata.license}
+    is_ours = header.producer_name == PRODUCER
+    standard = {
+        key: value
+        for key, value in {AUTHOR: author, LICENSE: metadata.license}.items()
+        if is_ours or key not in header.metadata  # what somebody else said of the model stays
+    }
     rewrite_model(
         path,
         metadata={
@@ -49,7 +54,9 @@ def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Ma
         producer_name=PRODUCER,
         producer_version=__version__,
         domain=header.domain or DOMAINS[metadata.model_type],
-        doc_string=_doc_string(metadata),
+        doc_string=_doc_string(metadata)
+        if not header.doc_string or is_our_doc_string(header.doc_string)
+        else header.doc_string,
     )
     return metadata
 

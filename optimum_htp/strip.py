@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.metadata import PREFIX
-from optimum_htp.onnxfile import Node, external_files, read_graph, read_header, rewrite_model
+from optimum_htp.onnxfile import (
+    Node,
+    external_files,
+    read_graph,
+    read_header,
+    replaced_atomically,
+    rewrite_model,
+)
 from optimum_htp.stamp import AUTHOR, DOMAINS, LICENSE, PRODUCER, is_our_doc_string
 
 __all__ = ["strip_metadata"]
@@ -42,7 +51,8 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
     ours &= set(header.metadata)
     texts: dict[str, Any] = {}
     if header.producer_name == PRODUCER:
-        name, _, version = header.metadata.get(f"{PREFIX}original_producer", "").partition(" ")
+        producer = header.metadata.get(f"{PREFIX}original_producer", "")
+        name, _, version = producer.rpartition(" ") if " " in producer else (producer, "", "")
         texts |= {"producer_name": name, "producer_version": version}
     if ours and header.domain in DOMAINS.values():
         texts["domain"] = ""
@@ -66,7 +76,27 @@ def _foreign(node: Node) -> Mapping[str, str] | None:
 
 
 def _copy_external_data(path: Path, output: Path) -> None:
+    """Copy the external data of a file to where its copy will look for it.
+
+    Raises:
+        InvalidOnnxFileError: A location leads out of the file's folder.
+        OnnxWriteError: There is another file at its place.
+    """
+    if path.resolve().parent == output.resolve().parent:
+        return
     for name in external_files(path):
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InvalidOnnxFileError(f"{path} keeps data at {name!r}, outside its folder: it is not copied.")
         source, target = path.parent / name, output.parent / name
-        if source.is_file() and not (target.exists() and target.samefile(source)):
-            shutil.copyfile(source, target)
+        if target.exists():
+            if filecmp.cmp(source, target, shallow=False):
+                continue
+            raise OnnxWriteError(
+                f"{target} is there already, and is not the data of {path}. Name another output folder."
+            )
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(target, like=source) as stream, source.open("rb") as data:
+                shutil.copyfileobj(data, stream, 1 << 20)
+        except OSError as error:
+            raise OnnxWriteError(f"{target} cannot be written: {error}.") from error

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError
 
-__all__ = ["canonical_task", "class_for_task", "infer_library", "infer_task", "model_type_of", "with_past"]
+__all__ = ["canonical_task", "class_for_task", "is_task", "infer_library", "infer_task", "model_type_of", "with_past"]
 
 _WITH_PAST: Final = "-with-past"
 _FEATURES: Final = "feature-extraction"
@@ -74,6 +74,13 @@ def canonical_task(task: str) -> str:
     return str(TasksManager.map_from_synonym(task))
 
 
+def is_task(task: str) -> bool:
+    """Whether Optimum knows a task."""
+    from optimum.exporters.tasks import TasksManager
+
+    return canonical_task(task).removesuffix(_WITH_PAST) in TasksManager.get_all_tasks()
+
+
 def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
     """Return the variant of an inferred task that reuses past key values, where the exporter has it."""
     past = task + _WITH_PAST
@@ -93,7 +100,7 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
     from optimum.exporters.tasks import TasksManager
     from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
 
-    model_type, names = model_type_of(config), set(config.get("architectures") or ())
+    model_type, names = model_type_of(config), set(_class_names(config))
     tasks = [
         task
         for task, classes in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS.items()
@@ -140,6 +147,11 @@ def _supported_tasks(model_type: str, library: str) -> set[str]:
         return set()
 
 
+def _class_names(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
 def _as_set(names: str | Iterable[str] | None) -> set[str]:
     return {names} if isinstance(names, str) else set(names or ())
 
@@ -148,7 +160,7 @@ def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | 
     """Return the name of the class that would be exported for a task, None where that cannot be told."""
     from optimum.exporters.tasks import TasksManager
 
-    names = [str(name) for name in config.get("architectures") or ()]
+    names = _class_names(config)
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None
     mapping = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS.get(task.removesuffix(_WITH_PAST), {})

@@ -14,7 +14,14 @@ from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
 
 from optimum_htp import HFHubConfigLoader, inject_hub_metadata, is_hub_model, strip_metadata, verify_metadata
-from optimum_htp.errors import ConfigLoadError, InvalidOnnxFileError, MisfitError, ModelNotFoundError
+from optimum_htp.errors import (
+    ConfigLoadError,
+    ExportError,
+    InvalidOnnxFileError,
+    MisfitError,
+    ModelNotFoundError,
+    OnnxWriteError,
+)
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
 from optimum_htp.verify import Status
@@ -223,12 +230,13 @@ def test_every_finding_has_an_exit_code_of_its_own(bert, hub, access, tmp_path, 
     code, text = verify()
     assert (code, "ok" in text) == (0, True)
     record = read_metadata(bert)
-    rewrite_model(bert, metadata={"hf_hub_sha": "0" * 40})
+    rewrite_model(bert, metadata={"hf_hub_sha": "0" * 40, "hf_hub_revision": "0" * 8})
     code, text = verify()
     assert (code, "invalid" in text) == (1, True)
     hub.add("tiny/other-words", {"config.json": b'{"model_type": "bert", "vocab_size": 9, "id2label": {}}'})
     other = hub.repos["tiny/other-words"].refs["main"]
-    rewrite_model(bert, metadata={**record, "hf_hub_id": "tiny/other-words", "hf_hub_sha": other})
+    moved = {"hf_hub_id": "tiny/other-words", "hf_hub_sha": other, "hf_hub_revision": other[:8]}
+    rewrite_model(bert, metadata={**record, **moved})
     code, text = verify()
     assert (code, "does not fit" in text) == (3, True)
     hub.status = 500
@@ -279,3 +287,56 @@ def test_header_of_an_injected_file_is_for_people(bert, access):
     header = read_header(bert)
     assert header.producer_name == "optimum-htp"
     assert "tiny/bert" in header.doc_string
+
+
+def test_what_others_said_of_the_model_stays_and_comes_back(bert, access):
+    mine = {"model_author": "ACME", "model_license": "proprietary"}
+    rewrite_model(bert, metadata=mine, producer_name="ONNX Optimizer", producer_version="1.2", doc_string="Mine.")
+    before = onnx.load(bert)
+    inject_hub_metadata(bert, "tiny/bert", access=access)
+    assert {key: read_metadata(bert)[key] for key in mine} == mine
+    assert read_header(bert).doc_string == "Mine."
+    strip_metadata(bert)
+    assert onnx.load(bert) == before
+
+
+def test_task_that_is_none_is_refused(bert, access):
+    with pytest.raises(ExportError, match="'nonsense' is not a task"):
+        inject_hub_metadata(bert, "tiny/bert", task="nonsense", access=access)
+
+
+def test_part_that_does_not_fit_keeps_the_others_from_being_stamped(plain, tmp_path, empty_home):
+    folder = Path(shutil.copytree(plain("t5", task="text2text-generation-with-past"), tmp_path / "t5"))
+    shutil.copy(plain("vit", task="image-classification") / "model.onnx", folder / "decoder_model.onnx")
+    done = optimum_cli(
+        "htp", "inject", folder, folder / "encoder_model.onnx", "-m", "tiny/t5", check=False, **empty_home
+    )
+    assert done.returncode == 1
+    assert "pixel_values" in done.stderr
+    assert not any("hf_hub_id" in read_metadata(path) for path in folder.glob("*.onnx"))
+
+
+def test_stripping_elsewhere_overwrites_no_other_data(bert, access, tmp_path):
+    onnx.save(onnx.load(bert), bert, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "weights.bin").write_bytes(b"of another model")
+    with pytest.raises(OnnxWriteError, match="is there already"):
+        strip_metadata(bert, tmp_path / "out" / "m.onnx")
+    assert (tmp_path / "out" / "weights.bin").read_bytes() == b"of another model"
+    assert not (tmp_path / "out" / "m.onnx").exists()
+
+
+def test_stripping_elsewhere_copies_nothing_from_outside_the_folder(bert, tmp_path):
+    model = onnx.load(bert)
+    tensor = model.graph.initializer.add(name="evil", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="../payload")
+    bert.write_bytes(model.SerializeToString())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InvalidOnnxFileError, match="outside its folder"):
+        strip_metadata(bert, tmp_path / "out" / "m.onnx")
+
+
+def test_empty_argument_is_not_the_current_folder(bert, empty_home):
+    done = optimum_cli("htp", "strip", "", check=False, **empty_home)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

@@ -178,7 +178,14 @@ def test_token_opens_a_private_model(exported, hub, tmp_path, cache):
     repo = hub.add("tiny/private", files, private=True)
     hub.tokens["hf_mine"] = {"tiny/private"}
     path = Path(shutil.copy(exported("bert") / "model.onnx", tmp_path / "m.onnx"))
-    rewrite_model(path, metadata={"hf_hub_id": "tiny/private", "hf_hub_sha": repo.refs["main"]})
+    rewrite_model(
+        path,
+        metadata={
+            "hf_hub_id": "tiny/private",
+            "hf_hub_sha": repo.refs["main"],
+            "hf_hub_revision": repo.refs["main"][:8],
+        },
+    )
     assert load(path, cache_dir=cache, token="hf_mine").config.id2label == LABELS
     with pytest.raises(HFHubIntegrationError, match=r"tiny/private.*HF_TOKEN"):
         load(path, cache_dir=cache / "other")

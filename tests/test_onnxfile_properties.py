@@ -8,6 +8,7 @@ import signal
 import stat
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError, OnnxWriteError
+from optimum_htp.errors import InvalidOnnxFileError, MetadataError, OnnxFileNotFoundError, OnnxWriteError
 from optimum_htp.onnxfile import external_files, read_graph, read_header, read_metadata, rewrite_model
 
 texts = st.text(max_size=12)
@@ -311,3 +312,32 @@ def test_output_elsewhere_leaves_the_file_and_takes_its_mode(tmp_path):
     finally:
         os.unlink(output)  # noqa: PTH108
     assert path.read_bytes() == before
+
+
+def test_writers_at_the_same_time_leave_a_whole_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    model = ModelProto(graph=GraphProto(name="g"))
+    model.graph.initializer.add(name="w", data_type=1, dims=[1 << 20]).raw_data = os.urandom(4 << 20)
+    path.write_bytes(model.SerializeToString())
+
+    def write(number):
+        for _ in range(10):
+            rewrite_model(path, metadata={"k": "v" * number}, producer_name="p" * (number * 7))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(1, 9)))
+    assert ModelProto.FromString(path.read_bytes()).graph == model.graph
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_property_that_no_reader_would_take_is_not_written(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(ModelProto(graph=GraphProto(name="g")).SerializeToString())
+    with pytest.raises(MetadataError, match="'huge'"):
+        rewrite_model(path, metadata={"huge": "v" * (9 << 20)})
+
+
+def test_thirty_nested_branches_are_read(tmp_path):
+    path = tmp_path / "nested.onnx"
+    path.write_bytes(nested(30))
+    assert len(read_graph(path).nodes) == 30

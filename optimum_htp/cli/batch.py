@@ -84,13 +84,20 @@ def expand(arguments: Sequence[str]) -> list[str]:
     """Return the files that arguments stand for, each once, in their order; a name of nothing stays as it is."""
     found: list[str] = []
     for argument in arguments:
-        if Path(argument).is_dir():
+        if _is(Path.is_dir, argument):
             found += sorted(str(path) for path in Path(argument).rglob("*.onnx")) or [argument]
-        elif not Path(argument).exists() and "://" not in argument and glob.has_magic(argument):
+        elif not _is(Path.exists, argument) and "://" not in argument and glob.has_magic(argument):
             found += sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207 - may be absolute
         else:
             found.append(argument)
-    return list(dict.fromkeys(found))
+    return list({file if "://" in file else os.path.normpath(file or "?"): file for file in found}.values())
+
+
+def _is(check: Callable[[Path], bool], argument: str) -> bool:
+    try:
+        return argument != "" and check(Path(argument))
+    except (OSError, ValueError):  # too long for a name, or not allowed in one
+        return False
 
 
 def add_hub_arguments(parser: ArgumentParser) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
+
+if TYPE_CHECKING:
+    from optimum_htp.metadata import ExportMetadata
 
 __all__ = ["InjectCommand"]
 
@@ -41,10 +45,18 @@ class InjectCommand(BatchCommand):
         injection = look_up(self.args.model, self.args.revision, access)
         siblings = siblings_of(map(Path, files))
 
+        @functools.cache
+        def record(path: Path, task: str | None) -> ExportMetadata:
+            return injection.record(path, siblings.get(path, ()), task=task, force=self.args.force)
+
         def work(file: str) -> Any:
-            path = Path(file)
-            record = injection.record(path, siblings.get(path, ()), task=self.args.task, force=self.args.force)
-            return record if self.args.dry_run else injection.write(path, record)
+            path, task = Path(file), self.args.task
+            # The parts of a model are one: all have to fit, and are of the same task.
+            tasks = {record(path.with_name(name), task).task for name in siblings.get(path, ())}
+            if len(tasks) > 1:
+                task = max(filter(None, tasks), key=len)
+            mine = record(path, task)
+            return mine if self.args.dry_run else injection.write(path, mine)
 
         return work
 

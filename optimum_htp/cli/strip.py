@@ -40,7 +40,10 @@ class StripCommand(BatchCommand):
         if into and len(set(names)) < len(names):
             raise OnnxWriteError(f"Several files have one name, and cannot all go to {output}. Strip them one by one.")
         if output is not None and into:
-            output.mkdir(parents=True, exist_ok=True)
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OnnxWriteError(f"{output} cannot be a folder for the output: {error}.") from error
 
         def work(file: str) -> Any:
             target = output / Path(file).name if output is not None and into else output

@@ -20,7 +20,7 @@ __all__ = ["Graph", "Initializer", "Node", "node_of", "read_graph"]
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
 _ATTRIBUTE: Final = 5  # in NodeProto
-MAX_DEPTH: Final = 64
+MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
 
 CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {GRAPH: "graph", FUNCTION: "function"},
@@ -83,7 +83,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
 
 def graph_of(window: ByteWindow) -> Graph:
     """Return the structure of a ModelProto's graph."""
-    name = ""
+    name, has_graph = "", False
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     initializers: list[Initializer] = []
@@ -91,6 +91,7 @@ def graph_of(window: ByteWindow) -> Graph:
     for graph in walk(window, 0, window.size):
         if graph.number != GRAPH or graph.wire_type != LENGTH_DELIMITED:
             continue
+        has_graph = True
         for part in walk(window, graph.payload, graph.end):
             if part.wire_type != LENGTH_DELIMITED:
                 continue
@@ -102,6 +103,8 @@ def graph_of(window: ByteWindow) -> Graph:
                 outputs.append(tensor_spec(window, part))
             elif part.number == 5:
                 initializers.append(_initializer(window, part))
+    if not has_graph:
+        raise window.invalid("it has no graph")
     return Graph(name, tuple(inputs), tuple(outputs), tuple(_nodes(window, whole, "model", ())), tuple(initializers))
 
 

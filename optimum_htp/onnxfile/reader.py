@@ -67,6 +67,8 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
+    except OSError as error:  # a name that is too long, links in a circle, a folder that may not be searched
+        raise InvalidOnnxFileError(f"{path} cannot be opened: {error}.") from error
     if stat.S_ISDIR(mode):
         raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file: name a file inside it.")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody to write to it
@@ -75,7 +77,8 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
         size = os.fstat(stream.fileno()).st_size
         if size == 0:
             raise InvalidOnnxFileError(f"{path} is empty: fetch or export it again.")
-        yield ByteWindow(functools.partial(_read_range, stream.fileno()), str(path), size, chunk)
+        fetch = functools.partial(_read_range, stream.fileno())
+        yield ByteWindow(fetch, str(path), size, chunk, stream.fileno())
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -45,9 +45,18 @@ class ByteWindow:
         name: What errors call the file.
         size: Length of the file in bytes.
         chunk: How many bytes to fetch at a time.
+        descriptor: The open file, where it is one of this machine.
     """
 
-    def __init__(self, fetch: Callable[[int, int], bytes], name: str, size: int, chunk: int = 4096) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[int, int], bytes],
+        name: str,
+        size: int,
+        chunk: int = 4096,
+        descriptor: int | None = None,
+    ) -> None:
+        self.descriptor = descriptor
         self.name = name
         self.size = size
         self._fetch = fetch

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from optimum_htp.errors import OnnxWriteError
+from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Node, node_of
 from optimum_htp.onnxfile.wire import (
@@ -38,6 +38,7 @@ _TEXT_FIELDS: Final = {
 }
 _SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
 _CHUNK: Final = 1 << 16
+_MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
 
 NodeVisitor = Callable[[Node], Mapping[str, str] | None]
 """Returns a node's new metadata properties, or None to leave the node as it is."""
@@ -72,8 +73,8 @@ def rewrite_model(
         InvalidOnnxFileError: What is there is not an ONNX model.
         OnnxWriteError: The new file cannot be written. The old one still stands.
     """
-    source = Path(path).resolve()
-    target = source if output is None else Path(output).resolve()
+    source = Path(os.path.realpath(path))
+    target = source if output is None else Path(os.path.realpath(output))
     headers = {_TEXT_FIELDS[name]: text for name, text in texts.items()}
     new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
     if ir_version is not None:
@@ -81,12 +82,12 @@ def rewrite_model(
     with reader.opened(source, _CHUNK if nodes is not None else 4096) as window:
         segments = _joined(_plan(window, metadata or {}, drop, nodes, new))
         try:
-            with replaced_atomically(target, like=source) as stream, source.open("rb", buffering=0) as old:
+            with replaced_atomically(target, like=source) as stream:
                 for segment in segments:
                     if isinstance(segment, bytes):
                         stream.write(segment)
                     else:
-                        _copy_range(window, old, stream, *segment)
+                        _copy_range(window, stream, *segment)
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
 
@@ -159,6 +160,8 @@ def _rebuilt(
 
 def _entry(number: int, key: str, value: str) -> bytes:
     """Encode a StringStringEntryProto as a field."""
+    if len(key) + len(value) > _MAX_PROPERTY:
+        raise MetadataError(f"The metadata property {key[:40]!r} has more than {_MAX_PROPERTY >> 20} MiB.")
     content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
     return encode_bytes_field(number, content)
 
@@ -212,27 +215,23 @@ def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[Bina
         raise
 
 
-def _copy_range(window: ByteWindow, old: BinaryIO, output: BinaryIO, start: int, end: int) -> None:
-    """Copy a range of the old file, a small one through the window's buffer and a large one by the kernel."""
-    if end - start <= _SMALL:
-        output.write(window.read(start, end - start))
-        return
-    output.flush()
+def _copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
+    """Copy a range of the old file: a large one by the kernel, a small one (or what is left) through memory.
+
+    Always from the file that was opened, whatever has taken its place at the path since.
+    """
     position = start
-    if hasattr(os, "copy_file_range"):
+    if end - start > _SMALL and window.descriptor is not None and hasattr(os, "copy_file_range"):
+        output.flush()
         with suppress(OSError):  # not on this filesystem, or not across these two: copied below
             while position < end:
-                copied = os.copy_file_range(
-                    old.fileno(), output.fileno(), end - position, offset_src=position, offset_dst=None
-                )
+                count = end - position
+                copied = os.copy_file_range(window.descriptor, output.fileno(), count, offset_src=position)
                 if copied == 0:
                     break
                 position += copied
         output.seek(0, os.SEEK_END)
-    old.seek(position)
     while position < end:
-        data = old.read(min(_SMALL, end - position))
-        if not data:
-            raise window.invalid(f"it ended at byte {position} while it was copied")
+        data = window.read(position, min(_SMALL, end - position))
         output.write(data)
         position += len(data)
