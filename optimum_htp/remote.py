@@ -115,6 +115,8 @@ def _get_range(name: str, address: str, headers: Mapping[str, str], start: int, 
 
     wanted = {**headers, "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
     with _streamed(address, wanted) as response:
+        if response.status_code == 404 and "X-Error-Code" not in response.headers:  # not a Hub's answer
+            raise OnnxFileNotFoundError(f"There is no file at {name}. Check the address.")
         try:
             hf_raise_for_status(response)
         except EntryNotFoundError as error:

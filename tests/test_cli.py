@@ -167,3 +167,6 @@ def test_info_names_file_and_key_of_a_bad_record(exported, tmp_path):
     assert done.returncode == 1
     assert "m.onnx" in done.stderr
     assert "hf_hub_sha" in done.stderr
+    shown = optimum_cli("htp", "info", path, "--show-metadata")
+    assert "hf_hub_sha = short" in shown.stdout
+    assert "hf_hub_sha" in shown.stderr

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from optimum_htp.errors import (
+    HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
     InvalidOnnxFileError,
@@ -103,6 +104,7 @@ def test_other_places_are_read_through_fsspec(exported, tmp_path):
         ("hf://org/onnx-only@none/model.onnx", RevisionNotFoundError),
         ("hf://org/onnx-only/text.onnx", InvalidOnnxFileError),
         ("http://127.0.0.1:9/model.onnx", HubUnreachableError),
+        ("zip://none.onnx::none.zip", HFHubIntegrationError),
     ],
 )
 def test_each_failure_is_its_own_error(repo, url, error):

@@ -87,7 +87,8 @@ def expand(arguments: Sequence[str]) -> list[str]:
         if _is(Path.is_dir, argument):
             found += sorted(str(path) for path in Path(argument).rglob("*.onnx")) or [argument]
         elif not _is(Path.exists, argument) and "://" not in argument and glob.has_magic(argument):
-            found += sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207 - may be absolute
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
+            found += [file for match in matches for file in expand([match])] or [argument]
         else:
             found.append(argument)
     return list({file if "://" in file else os.path.normpath(file or "?"): file for file in found}.values())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InfoCommand"]
 
+logger = logging.getLogger(__name__)
+
 
 class InfoCommand(BatchCommand):
     """Prints the record of files, a summary of their graph, and with --show-metadata every property as it is."""
@@ -30,8 +34,8 @@ class InfoCommand(BatchCommand):
         parser.add_argument("--show-metadata", action="store_true", help="Show every metadata property as it is.")
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Return the reader of a file."""
-        return _read
+        """Return the reader of a file; one that shows everything goes on where the record is bad."""
+        return functools.partial(_read, lenient=self.args.show_metadata)
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print a file's record."""
@@ -67,16 +71,24 @@ class InfoCommand(BatchCommand):
         }
 
 
-def _read(file: str) -> tuple[ModelHeader, ExportMetadata | None, Graph | None, tuple[str, ...]]:
+def _read(file: str, *, lenient: bool) -> tuple[ModelHeader, ExportMetadata | None, Graph | None, tuple[str, ...]]:
+    from optimum_htp.errors import MetadataError
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import external_files, read_graph, read_header
     from optimum_htp.remote import is_url, read_remote_header
 
-    if is_url(file):
-        header = read_remote_header(file)
-        return header, ExportMetadata.from_properties(header.metadata), None, ()
-    header = read_header(file)
-    return header, ExportMetadata.from_properties(header.metadata), read_graph(file), external_files(file)
+    remote = is_url(file)
+    header = read_remote_header(file) if remote else read_header(file)
+    record = None
+    try:
+        record = ExportMetadata.from_properties(header.metadata)
+    except MetadataError as error:
+        if not lenient:
+            raise
+        logger.warning("%s: %s", file, error)
+    if remote:
+        return header, record, None, ()
+    return header, record, read_graph(file), external_files(file)
 
 
 def _summary(
