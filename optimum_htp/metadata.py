@@ -29,11 +29,11 @@ from typing import Any, Final, Literal, cast
 
 from optimum_htp.errors import MetadataError
 
-__all__ = ["METADATA_VERSION", "PREFIX", "ExportMetadata"]
+__all__ = ["METADATA_VERSION", "PREFIX", "SHORT_COMMIT", "ExportMetadata"]
 
 METADATA_VERSION: Final = 1
 PREFIX: Final = "hf_"
-_SHORT_COMMIT: Final = 8
+SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
 
@@ -146,7 +146,7 @@ class ExportMetadata:
         """The model in words: `org/name at 1a2b3c4d`, or `a local model`."""
         if self.hub_id is None:
             return "a local model"
-        return f"{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:_SHORT_COMMIT]}"
+        return f"{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
 # Older tools wrote the counters under these names.

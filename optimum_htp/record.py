@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from optimum_htp import plugins
 from optimum_htp.checkpoint import Checkpoint
 from optimum_htp.errors import HFHubIntegrationError
-from optimum_htp.metadata import ExportMetadata
+from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.source import HubSource
 from optimum_htp.stamp import is_reproducible, now
 from optimum_htp.version import __version__
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from optimum_htp.hubs.base import RepoInfo
 
 __all__ = ["export_id", "export_record", "plugin_properties"]
-
-_SHORT_COMMIT = 8
 
 
 def export_record(
@@ -55,7 +53,7 @@ def export_record(
         model_type="hub",
         hub_id=source.repo_id,
         hub_sha=source.commit,
-        hub_revision=source.commit[:_SHORT_COMMIT],
+        hub_revision=source.commit[:SHORT_COMMIT],
         hub_ref=source.ref if source.ref != source.commit else None,
         config_files=checkpoint.config_files if checkpoint.complete else None,
     )

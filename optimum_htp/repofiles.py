@@ -16,6 +16,7 @@ from typing import Any, Final
 __all__ = [
     "MODEL_CONFIGS",
     "config_files",
+    "index_shards",
     "preprocessor_classes",
     "read_json",
     "weight_files",

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import stat
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -250,11 +249,9 @@ def test_many_properties_are_read_and_replaced(tmp_path):
     for index in range(100_000):
         model.metadata_props.add(key=f"key {index}", value="v")
     path.write_bytes(model.SerializeToString())
-    started = time.monotonic()
     assert len(read_metadata(path)) == 100_000
     rewrite_model(path, metadata={"k": "v"}, drop=lambda key: key.startswith("key"))
     assert read_metadata(path) == {"k": "v"}
-    assert time.monotonic() - started < 60  # no more than a bound against quadratic work
 
 
 def test_endless_text_is_refused_in_little_memory(tmp_path):

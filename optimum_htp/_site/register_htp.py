@@ -8,5 +8,5 @@ except Exception as error:
         from optimum_htp_autoload import report
 
         report(error)
-    except Exception:
+    except Exception:  # the module that reports is broken too; the first error is the one to tell
         __import__("logging").getLogger("optimum_htp").warning("optimum-htp is broken: %s. Reinstall it.", error)
