@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -66,14 +67,17 @@ class OptimumONNXModel:
             PreprocessorLoadError: The preprocessor cannot be loaded.
         """
         file, record = _file_and_record(onnx_path, kwargs)
-        model = load(_class_for(file, record, task), file, **_provider(device), **kwargs)
+        cls_for_file, provider = _class_for(file, record, task), _provider(device)
         if record is None:
-            return model, None
+            return load(cls_for_file, file, **provider, **kwargs), None
         access = HubAccess(**{name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs})
-        folder = preprocessor_folder(file, record, access, kwargs.get("revision"))
+        folder = preprocessor_folder(file, record, access, kwargs.get("revision"))  # with it comes the config
+        if not (names := class_names(record, folder)):
+            return load(cls_for_file, file, **provider, **kwargs), None
         trusted = bool(kwargs.get("trust_remote_code"))
-        names = class_names(record, folder)
-        return model, load_preprocessor(names[0], folder, record, trust_remote_code=trusted) if names else None
+        with ThreadPoolExecutor(1) as pool:  # onnxruntime makes its session without the interpreter's lock
+            preprocessor = pool.submit(load_preprocessor, names[0], folder, record, trust_remote_code=trusted)
+            return load(cls_for_file, file, **provider, **kwargs), preprocessor.result()
 
 
 def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Path, ExportMetadata | None]:

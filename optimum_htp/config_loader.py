@@ -80,11 +80,11 @@ class HFHubConfigLoader:
             local_files_only=self._access.local_files_only,
             force_download=force_download,
         )
-        folder = resolve_preprocessors(record, access)
+        source = resolve_preprocessors(record, access)
         with ThreadPoolExecutor(2) as pool:
-            config = pool.submit(load_config, folder, record)
-            names = class_names(record, folder)
-            preprocessor = pool.submit(load_preprocessor, names[0], folder, record) if names else None
+            config = pool.submit(load_config, source, record, anew=force_download)
+            names = class_names(record, source.folder)
+            preprocessor = pool.submit(load_preprocessor, names[0], source.folder, record) if names else None
             return config.result(), preprocessor.result() if preprocessor is not None else None
 
 

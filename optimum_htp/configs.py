@@ -11,7 +11,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.repofiles import MODEL_CONFIGS, read_json
-from optimum_htp.resolve import resolve_configs, resolve_preprocessors
+from optimum_htp.resolve import ConfigFolder, resolve_configs, resolve_preprocessors
 
 __all__ = ["config_folder", "file_in_folder", "preprocessor_folder"]
 
@@ -29,14 +29,14 @@ def config_folder(
     trust_remote_code: bool,
     *,
     needed: bool,
-) -> Path | None:
+) -> ConfigFolder | None:
     """Return the folder that config and preprocessors come from: the file's own, or a snapshot of its commit.
 
     None only where nothing is `needed` and nothing can be had.
     """
     from_hub = metadata is not None and metadata.model_type == "hub"
     if has_own_config(path, metadata, revision):
-        return path.parent
+        return ConfigFolder(path.parent)
     if metadata is not None and from_hub:
         if revision not in (None, metadata.hub_sha):
             logger.warning("%s was exported from %s, and revision=%r overrides that.", path, metadata.source, revision)
@@ -92,13 +92,13 @@ def preprocessor_folder(
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
     if metadata is None or metadata.model_type == "local":
-        folder = config_folder(path, metadata, access, revision, False, needed=True)
-        assert folder is not None  # it raises where there is none
-        return folder
+        source = config_folder(path, metadata, access, revision, False, needed=True)
+        assert source is not None  # it raises where there is none
+        return source.folder
     names = [name for name in metadata.config_files or () if name not in MODEL_CONFIGS]
     if any((path.parent / name).is_file() for name in names) and has_own_config(path, metadata, revision):
         return path.parent
-    return resolve_preprocessors(metadata, access, revision=revision)
+    return resolve_preprocessors(metadata, access, revision=revision).folder
 
 
 def file_in_folder(folder: Path, name: str | None = None) -> Path | None:

@@ -8,11 +8,16 @@ knows nothing of this package still catches it.
 from __future__ import annotations
 
 __all__ = [
+    "AccessDeniedError",
+    "ConfigFileNotFoundError",
     "ConfigLoadError",
+    "DamagedDownloadError",
     "DownloadError",
     "ExportError",
     "GatedModelError",
     "HFHubIntegrationError",
+    "HubServerError",
+    "HubTimeoutError",
     "HubUnreachableError",
     "InvalidModelReferenceError",
     "InvalidOnnxFileError",
@@ -20,9 +25,12 @@ __all__ = [
     "MisfitError",
     "MissingSiblingError",
     "ModelNotFoundError",
+    "OfflineError",
     "OnnxFileNotFoundError",
     "OnnxWriteError",
     "PreprocessorLoadError",
+    "RateLimitedError",
+    "RepoDisabledError",
     "RevisionNotFoundError",
     "VerificationError",
 ]
@@ -44,20 +52,60 @@ class RevisionNotFoundError(ModelNotFoundError):
     """The model is on the Hub, the branch, tag or commit is not."""
 
 
-class GatedModelError(HFHubIntegrationError):
+class RepoDisabledError(ModelNotFoundError):
+    """The model was on the Hub, and the Hub has closed it to everybody."""
+
+
+class AccessDeniedError(HFHubIntegrationError):
+    """The Hub refuses what was asked for to this token."""
+
+
+class GatedModelError(AccessDeniedError):
     """The model is on the Hub and its files are closed to this token until access is granted."""
 
 
 class HubUnreachableError(HFHubIntegrationError):
-    """The Hub could not be asked (offline, no network, time-out, server error) and the cache has no answer."""
+    """The Hub could not be asked, and the cache has no answer."""
+
+
+class OfflineError(HubUnreachableError):
+    """The Hub was not asked, because the user forbids connections (`HF_HUB_OFFLINE`, `local_files_only`)."""
+
+
+class HubTimeoutError(HubUnreachableError):
+    """The Hub did not answer in time."""
+
+
+class HubServerError(HubUnreachableError):
+    """The Hub answered that something is wrong with it (a status from 500 on), or with something unexpected."""
+
+
+class RateLimitedError(HubUnreachableError):
+    """The Hub has had too many requests from here (status 429).
+
+    Attributes:
+        retry_after: Seconds to wait, where the Hub says (RFC 9110, section 10.2.3).
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DownloadError(HFHubIntegrationError, OSError):
-    """Files of the Hub that cannot be stored in the cache, or arrived damaged."""
+    """Files of the Hub that cannot be stored in the cache."""
+
+
+class DamagedDownloadError(DownloadError):
+    """Files of the Hub that arrived cut off or otherwise not as the Hub announced them."""
 
 
 class ConfigLoadError(HFHubIntegrationError):
     """The configuration of a model cannot be found or read."""
+
+
+class ConfigFileNotFoundError(ConfigLoadError):
+    """The repo is there, at the commit, and has no such config file."""
 
 
 class PreprocessorLoadError(HFHubIntegrationError):

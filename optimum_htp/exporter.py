@@ -250,11 +250,11 @@ def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: 
             if record.export_library == "diffusers":
                 resolve_preprocessors(record, fresh)
                 return
-            folder = resolve_configs(record, fresh, with_code=False)
-            reason = misfit(read_json(folder / "config.json") or {}, record, staged / names[0])
+            source = resolve_configs(record, fresh, with_code=False)
+            reason = misfit(read_json(source.folder / "config.json") or {}, record, staged / names[0])
             if reason is not None:
                 raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
-            load_config(folder, record)
+            load_config(source, record, anew=True)
     except VerificationError:
         raise
     except HFHubIntegrationError as error:

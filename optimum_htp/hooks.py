@@ -226,5 +226,6 @@ def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_co
     revision = kwargs.get("revision")
     if is_config:
         trusted = bool(kwargs.get("trust_remote_code"))
-        return config_folder(path, metadata, access, revision, trusted, needed=True)
+        source = config_folder(path, metadata, access, revision, trusted, needed=True)
+        return source.folder if source is not None else None
     return preprocessor_folder(path, metadata, access, revision)

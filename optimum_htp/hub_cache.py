@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +10,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.errors import HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.memory import Memory
 
 __all__ = ["HFHubCache"]
 
@@ -31,10 +30,7 @@ class HFHubCache:
 
     def __init__(self, cache_dir: str | Path | None = None, max_items: int = 64) -> None:
         self._access = HubAccess(cache_dir=cache_dir)
-        self._max_items = max_items
-        self._items: OrderedDict[tuple[str, str, Any], Any] = OrderedDict()
-        self._loading: dict[tuple[str, str, Any], threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._items: Memory[tuple[str, str, Any], Any] = Memory(max_items)
 
     def get_or_fetch(
         self, model_id: str, revision: str | None, loader_func: Callable[..., Any], force_download: bool = False
@@ -52,20 +48,9 @@ class HFHubCache:
             HFHubIntegrationError: The revision cannot be found; the subclass says why.
         """
         key = (model_id, self._commit(model_id, revision), loader_func)
-        with self._lock:
-            loading = self._loading.setdefault(key, threading.Lock())
-        with loading:  # others that want the same wait for it
-            with self._lock:
-                if key in self._items and not force_download:
-                    self._items.move_to_end(key)
-                    return self._items[key]
-            item = self._load(*key, force_download=force_download)
-            with self._lock:
-                self._items[key] = item
-                self._items.move_to_end(key)
-                while len(self._items) > self._max_items:
-                    self._loading.pop(self._items.popitem(last=False)[0], None)
-            return item
+        return self._items.get_or_make(
+            key, lambda: self._load(*key, force_download=force_download), anew=force_download
+        )
 
     def _commit(self, model_id: str, revision: str | None) -> str:
         if revision is not None and _COMMIT.fullmatch(revision):

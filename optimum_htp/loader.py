@@ -28,7 +28,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import external_files, read_metadata
 from optimum_htp.preprocessors import LazyPreprocessors
 from optimum_htp.repofiles import MODEL_CONFIGS
-from optimum_htp.resolve import load_config
+from optimum_htp.resolve import ConfigFolder, load_config
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
@@ -140,7 +140,7 @@ def load(
 def _config(
     cls: type[ORTModel],
     config: Any,
-    source: Path | None,
+    source: ConfigFolder | None,
     metadata: ExportMetadata | None,
     access: HubAccess,
     trust_remote_code: bool,
@@ -154,15 +154,15 @@ def _config(
             **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
         )
     if config is None and source is not None:
-        return load_config(source, metadata, trust_remote_code=trust_remote_code)
+        return load_config(source, metadata, trust_remote_code=trust_remote_code, anew=access.force_download)
     return config
 
 
-def _generation_config(source: Path | None, config: Any) -> Any:
+def _generation_config(source: ConfigFolder | None, config: Any) -> Any:
     from transformers import GenerationConfig
 
-    if source is not None and (source / _GENERATION_CONFIG).is_file():
-        return GenerationConfig.from_pretrained(source)
+    if source is not None and (source.folder / _GENERATION_CONFIG).is_file():
+        return GenerationConfig.from_pretrained(source.folder)
     return GenerationConfig.from_model_config(config)
 
 

@@ -12,7 +12,7 @@ from optimum_htp import hookspecs
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import Hub
 
-__all__ = ["hub", "manager"]
+__all__ = ["HUGGING_FACE", "hub", "manager"]
 
 HUGGING_FACE: Final = "huggingface"
 _BUILT_IN: Final = ("optimum_htp.hubs.huggingface",)

@@ -20,7 +20,7 @@ from optimum_htp.errors import (
     OnnxFileNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.huggingface import translated_errors
+from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
 

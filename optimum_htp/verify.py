@@ -13,7 +13,8 @@ from pathlib import Path
 
 from optimum_htp import plugins
 from optimum_htp.errors import (
-    GatedModelError,
+    AccessDeniedError,
+    ConfigFileNotFoundError,
     HFHubIntegrationError,
     HubUnreachableError,
     InvalidOnnxFileError,
@@ -25,7 +26,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_graph, read_metadata
 from optimum_htp.repofiles import read_json
-from optimum_htp.resolve import resolve_configs
+from optimum_htp.resolve import resolve_configs, resolve_preprocessors
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
 
@@ -71,12 +72,15 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
             info = hub.info(str(record.hub_id), record.hub_sha, access)
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
-        folder = resolve_configs(record, access)
+        if record.export_library == "diffusers":  # its parts have configs of their own
+            folder = resolve_preprocessors(record, access).folder
+        else:
+            folder = resolve_configs(record, access).folder
     except HubUnreachableError as error:
         return Verdict(Status.UNREACHABLE, str(error), record)
-    except GatedModelError as error:
+    except AccessDeniedError as error:
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
-    except ModelNotFoundError as error:
+    except (ModelNotFoundError, ConfigFileNotFoundError) as error:
         return Verdict(Status.INVALID, str(error), record)
     return _with_config(path, record, folder / "config.json", f"is {record.source}, as it says")
 

@@ -87,6 +87,7 @@ def hub() -> Iterator[LoopbackHub]:
     """The Hub, as well behaved afterwards as before."""
     yield _HUB
     _HUB.latency, _HUB.status, _HUB.serve_card, _HUB.serve_ranges = 0.0, None, True, True
+    _HUB.cut_bodies = _HUB.garbled = False
     _HUB.before_answer = lambda method, path: None
 
 

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import (
-    DownloadError,
-    GatedModelError,
-    HFHubIntegrationError,
-    HubUnreachableError,
-    InvalidModelReferenceError,
-    ModelNotFoundError,
-    RevisionNotFoundError,
-)
+from optimum_htp.errors import HFHubIntegrationError, HubServerError, OfflineError, RevisionNotFoundError
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.hubs.refusals import translated_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -48,7 +40,7 @@ class HuggingFaceHub:
         from huggingface_hub import HfApi, constants
 
         if access.local_files_only:
-            raise HubUnreachableError(
+            raise OfflineError(
                 f"The Hub was not asked about {repo_id}, because local_files_only is set. Unset it once, so "
                 "that the model enters the cache."
             )
@@ -78,7 +70,7 @@ class HuggingFaceHub:
         if len(cached) == 1:
             return cached[0].name
         if access.local_files_only:
-            raise HubUnreachableError(
+            raise OfflineError(
                 f"The cache has no commit {prefix} of {repo_id}, and local_files_only forbids to ask the Hub."
             )
         with translated_errors(repo_id, None):
@@ -188,7 +180,7 @@ def _note_ref(refs: Path, ref: str, commit: str) -> None:
 
 def _repo_info(info: ModelInfo, card: ModelCardData | None) -> RepoInfo:
     if info.sha is None:
-        raise HubUnreachableError(f"The Hub's answer about {info.id} names no commit. Try again later.")
+        raise HubServerError(f"The Hub's answer about {info.id} names no commit. Try again later.")
     data: dict[str, Any] = card.to_dict() if card is not None else {}
     return RepoInfo(
         repo_id=info.id,
@@ -215,91 +207,3 @@ def _first(value: Any) -> str | None:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or None
     return None if value is None else str(value)
-
-
-@contextmanager
-def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into this package's errors, each with its next step.
-
-    huggingface_hub hides causes: what it raises as `LocalEntryNotFoundError` may be a Hub that answered with a
-    refusal, so the chain of causes is looked through.
-    """
-    from huggingface_hub import errors
-
-    failures: tuple[type[BaseException], ...] = (
-        errors.HfHubHTTPError,
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-        *_transport_errors(),
-    )
-    try:
-        yield
-    except HFHubIntegrationError:
-        raise
-    except errors.HFValidationError as error:
-        raise InvalidModelReferenceError(
-            f"{repo_id!r} is not a repo id ('name' or 'organization/name'): {error}"
-        ) from error
-    except failures as error:
-        raise _explained(error, repo_id, revision) from error
-    except OSError as error:  # a cache that cannot be written, or a file that arrived damaged
-        raise DownloadError(
-            f"Files of {repo_id} cannot be fetched: {error}. Check the cache folder (HF_HOME) and its disk, then try "
-            "again."
-        ) from error
-
-
-def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHubIntegrationError:
-    from huggingface_hub import errors
-
-    where = repo_id if revision is None else f"{repo_id} at {revision}"
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-
-    def caused_by(*types: type[BaseException]) -> bool:
-        return any(isinstance(one, types) for one in chain)
-
-    if caused_by(errors.GatedRepoError):
-        return GatedModelError(
-            f"{where} is gated. Ask for access on its page ({_endpoint()}/{repo_id}), then set HF_TOKEN or run "
-            "`hf auth login`."
-        )
-    if caused_by(errors.RevisionNotFoundError):
-        return RevisionNotFoundError(f"{repo_id} has no revision {revision!r}. Check the branch, tag or commit.")
-    if caused_by(errors.RepositoryNotFoundError):
-        return ModelNotFoundError(
-            f"{_endpoint()} has no model {repo_id}, or it is private and this token may not see it. Check the "
-            "name; for a private model set HF_TOKEN or run `hf auth login`."
-        )
-    if caused_by(errors.DisabledRepoError):
-        return ModelNotFoundError(f"{where} has been disabled by the Hub.")
-    if caused_by(errors.OfflineModeIsEnabled):
-        return HubUnreachableError(
-            f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it. Unset HF_HUB_OFFLINE once."
-        )
-    response = next((one.response for one in chain if getattr(one, "response", None) is not None), None)  # type: ignore[attr-defined]
-    if response is not None:
-        return HubUnreachableError(f"The Hub answered {response.status_code} when asked for {where}. Try again later.")
-    if isinstance(error, errors.LocalEntryNotFoundError) and len(chain) == 1:
-        return HubUnreachableError(f"{where} is not in the cache, and local_files_only forbids to fetch it.")
-    return HubUnreachableError(f"The Hub at {_endpoint()} cannot be reached for {where}: {chain[-1]}")
-
-
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
-
-
-def _transport_errors() -> tuple[type[BaseException], ...]:
-    """Return what the HTTP library of the installed huggingface_hub raises: requests before 1.0, httpx since."""
-    import huggingface_hub
-
-    if int(huggingface_hub.__version__.partition(".")[0]) >= 1:
-        import httpx
-
-        return (httpx.HTTPError,)
-    import requests
-
-    return (requests.RequestException,)

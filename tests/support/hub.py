@@ -29,6 +29,7 @@ class Repo:
     repo_id: str
     private: bool = False
     gated: bool = False
+    disabled: bool = False
     pipeline_tag: str | None = None
     library_name: str | None = None
     card: dict[str, Any] | None = None
@@ -86,6 +87,10 @@ class LoopbackHub:
         self.serve_card = True
         """Whether repo info has the model card's data, as the Hub's has."""
         self.serve_ranges = True
+        self.cut_bodies = False
+        """Whether the connection is closed in the middle of every file."""
+        self.garbled = False
+        """Whether repo info is answered with something that is not JSON, as a proxy may."""
         self.stored_elsewhere: dict[str, str] = {}
         """Repos whose files another server stores, to which requests are redirected."""
         self.before_answer: Callable[[str, str], None] = lambda method, path: None
@@ -219,6 +224,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and not self._allowed(repo)):
             self._error(404 if self._token() else 401, "RepoNotFound", "Repository not found")
             return None
+        if repo.disabled:
+            self._error(403, None, "Access to this resource is disabled.")
+            return None
         return repo
 
     def _token(self) -> str | None:
@@ -229,7 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
         return repo.repo_id in self.hub.tokens.get(self._token() or "", ())
 
     def _json(self, content: Any) -> None:
-        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+        body = b"<html>Please log in</html>" if self.hub.garbled else json.dumps(content).encode()
+        self._send(200, body, {"Content-Type": "application/json"})
 
     def _error(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
         extra = {"X-Error-Message": message, **(headers or {})}
@@ -255,7 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.close_connection |= self.hub.cut_bodies
+            self.wfile.write(body[: len(body) // 2] if self.hub.cut_bodies else body)
 
 
 def _info(repo: Repo, sha: str, *, with_card: bool) -> dict[str, Any]:

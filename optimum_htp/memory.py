@@ -1,0 +1,75 @@
+"""What a process keeps in memory: a bounded, thread-safe mapping that makes what it does not have.
+
+Keys name commits, and what a commit holds never changes, so nothing in here goes stale.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["Memory"]
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Memory(Generic[K, V]):
+    """Keeps values by key; the one that was unused for longest goes first.
+
+    Args:
+        max_items: How many values to keep.
+    """
+
+    def __init__(self, max_items: int) -> None:
+        self._max_items = max_items
+        self._items: OrderedDict[K, V] = OrderedDict()
+        self._making: dict[K, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get_or_make(
+        self, key: K, make: Callable[[], V], *, anew: bool = False, valid: Callable[[V], bool] = lambda value: True
+    ) -> V:
+        """Return the value of a key. Threads that want the same wait for the one that makes it.
+
+        Args:
+            key: What it is kept by.
+            make: Makes it; an error is passed on, and nothing is kept.
+            anew: Make it although it is there.
+            valid: Says of a value that is there whether it still counts.
+        """
+        if not anew and (found := self._find(key)) and valid(found[0]):
+            return found[0]
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            if not anew and (found := self._find(key)) and valid(found[0]):
+                return found[0]
+            try:
+                value = make()
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
+            with self._lock:
+                self._items[key] = value
+                self._items.move_to_end(key)
+                while len(self._items) > self._max_items:
+                    self._items.popitem(last=False)
+            return value
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._items.clear()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def _find(self, key: K) -> tuple[V] | None:
+        with self._lock:
+            if key not in self._items:
+                return None
+            self._items.move_to_end(key)
+            return (self._items[key],)

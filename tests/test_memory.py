@@ -1,0 +1,89 @@
+"""What a process keeps in memory: bounded, shared by threads, gone past by force_download, never shared objects."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.memory import Memory
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.resolve import load_config, resolve_configs
+
+
+def test_the_longest_unused_goes_first():
+    memory = Memory(2)
+    for key in "aba":
+        memory.get_or_make(key, lambda key=key: key)
+    memory.get_or_make("c", lambda: "c")
+    assert memory.get_or_make("a", lambda: "made again") == "a"
+    assert memory.get_or_make("b", lambda: "made again") == "made again"
+    assert len(memory) == 2
+
+
+def test_threads_that_want_the_same_wait_for_one():
+    made, gate = [], threading.Event()
+
+    def make():
+        gate.wait(5)
+        made.append(1)
+        return object()
+
+    memory = Memory(4)
+    with ThreadPoolExecutor(8) as pool:
+        results = [pool.submit(memory.get_or_make, "key", make) for _ in range(8)]
+        gate.set()
+    assert len(made) == 1
+    assert len({id(one.result()) for one in results}) == 1
+
+
+def test_failure_is_passed_on_and_not_kept():
+    memory = Memory(4)
+    with pytest.raises(ZeroDivisionError):
+        memory.get_or_make("key", lambda: 1 / 0)
+    assert memory.get_or_make("key", lambda: 1) == 1
+    assert not memory._making
+
+
+@pytest.fixture
+def record(hub):
+    name = f"remembered/model-{len(hub.repos)}"
+    repo = hub.add(name, {"config.json": json.dumps({"model_type": "bert", "hidden_size": 8}).encode()})
+    return ExportMetadata(
+        model_type="hub", hub_id=name, hub_sha=repo.refs["main"], config_files=("config.json",), export_library=None
+    )
+
+
+def test_configs_are_copies(record, tmp_path):
+    source = resolve_configs(record, HubAccess(cache_dir=tmp_path))
+    first = load_config(source, record)
+    first.hidden_size = 99
+    assert load_config(source, record).hidden_size == 8
+
+
+def test_folder_is_remembered_until_it_is_gone(record, hub, tmp_path):
+    access = HubAccess(cache_dir=tmp_path)
+    folder = resolve_configs(record, access).folder
+    with hub.recorded() as requests:
+        assert resolve_configs(record, access).folder == folder
+    assert requests == []
+    shutil.rmtree(tmp_path)
+    with hub.recorded() as requests:
+        assert resolve_configs(record, access).folder == folder
+    assert [request.method for request in requests] == ["HEAD", "GET"]
+
+
+def test_force_download_goes_past_it(record, hub, tmp_path):
+    source = resolve_configs(record, HubAccess(cache_dir=tmp_path))
+    load_config(source, record)
+    with hub.recorded() as requests:
+        source = resolve_configs(record, HubAccess(cache_dir=tmp_path, force_download=True))
+    assert [request.method for request in requests] == ["HEAD", "GET"]
+    (source.folder / "config.json").unlink()
+    (source.folder / "config.json").write_text('{"model_type": "bert", "hidden_size": 16}')
+    assert load_config(source, record).hidden_size == 8
+    assert load_config(source, record, anew=True).hidden_size == 16
