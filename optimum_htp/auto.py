@@ -12,6 +12,7 @@ from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, OnnxFileN
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loader import load, stamped_file
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnx_repos import find_onnx_repo
 from optimum_htp.onnxfile import read_metadata, read_signature
 from optimum_htp.preprocessors import class_names, load_preprocessor
 from optimum_htp.tasks import canonical_task
@@ -35,7 +36,7 @@ class OptimumONNXModel:
         """Load an ONNX file, or a folder of them, as the class of Optimum's that its task is for.
 
         Args:
-            path: The file or folder.
+            path: The file, the folder, or a repo of the Hub that holds them.
             task: Optimum task; `auto` for the one in the file.
             **kwargs: Arguments of `ORTModel.from_pretrained`.
 
@@ -54,7 +55,7 @@ class OptimumONNXModel:
         """Load an ONNX file and the preprocessor of its model.
 
         Args:
-            onnx_path: The file, or a folder of them.
+            onnx_path: The file, a folder of them, or a repo of the Hub that holds them.
             task: Optimum task; `auto` for the one in the file.
             device: `cpu`, `cuda` or `cuda:N`.
             **kwargs: Arguments of `ORTModel.from_pretrained`.
@@ -82,6 +83,10 @@ class OptimumONNXModel:
 
 def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Path, ExportMetadata | None]:
     file = stamped_file(path, options)
+    if file is None and (repo := find_onnx_repo(path, options)) is not None:
+        file = repo.fetch()
+        for name in ("revision", "force_download"):  # were those of the repo
+            options.pop(name, None)
     if file is None or not file.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {path}. Check the path.")
     options.pop("file_name", None)

@@ -42,6 +42,8 @@ _PIPELINE_NAMES: Final = {
 }
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 _HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
+# What loaders raise for a repo without configs; a tokenizer without files fails as it happens to.
+_FAILURES: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 _ORIGINAL: Final = "_optimum_htp_original"
 
 
@@ -59,7 +61,7 @@ def _install_loading(module: ModuleType) -> None:
 def _install_auto_class(module: ModuleType) -> None:
     """Make a loader of transformers take what it loads from where our files say."""
     name = _AUTO_CLASSES[module.__name__]
-    _replace(getattr(module, name), "from_pretrained", functools.partial(_loading_beside, name in _CONFIG_CLASSES))
+    _replace(getattr(module, name), "from_pretrained", functools.partial(_loading_beside, name))
 
 
 def _install_pipeline(module: ModuleType) -> None:
@@ -120,6 +122,7 @@ def _marked(function: Any, original: Any) -> Any:
 
 def _loading_files(original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
     from optimum_htp import loader
+    from optimum_htp.onnx_repos import find_onnx_repo
 
     function = original.__func__
     signature = inspect.signature(function)
@@ -130,7 +133,14 @@ def _loading_files(original: classmethod[Any, ..., Any]) -> classmethod[Any, ...
         options = {**arguments, **arguments.pop("kwargs", {})}
         path = loader.stamped_file(model_id, options)
         if path is None:
-            return function(cls, model_id, *args, **kwargs)
+            try:
+                return function(cls, model_id, *args, **kwargs)
+            except _FAILURES:
+                repo = find_onnx_repo(model_id, options)
+                if repo is None:
+                    raise
+            path = repo.fetch()
+            options = {name: value for name, value in options.items() if name not in ("revision", "force_download")}
         for name in ("cls", "model_id", "kwargs"):
             options.pop(name, None)
         if not loader.names_a_file(model_id):  # the folder has been looked into
@@ -186,21 +196,67 @@ def _variadic(signature: inspect.Signature) -> list[str]:
     return [one.name for one in signature.parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
 
 
-def _loading_beside(is_config: bool, original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
+def _loading_beside(name: str, original: classmethod[Any, ..., Any]) -> classmethod[Any, ..., Any]:
     """Wrap a loader of configs or preprocessors: for an ONNX file it gets the folder that they are in."""
     function = original.__func__
+    is_config = name in _CONFIG_CLASSES
 
     @functools.wraps(function)
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        name = pretrained_model_name_or_path
-        if isinstance(name, (str, os.PathLike)) and _may_be_ours(os.fspath(name)):
-            folder = _folder_of(name, kwargs, is_config=is_config)
-            if folder is not None:
-                name = folder
-                kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "force_download")}
-        return function(cls, name, *args, **kwargs)
+        model_id = pretrained_model_name_or_path
+        if not isinstance(model_id, (str, os.PathLike)):
+            return function(cls, model_id, *args, **kwargs)
+        if _may_be_ours(os.fspath(model_id)):
+            folder = _folder_of(model_id, kwargs, is_config=is_config)
+            return function(cls, folder or model_id, *args, **(_of_a_folder(kwargs) if folder else kwargs))
+        try:
+            result = function(cls, model_id, *args, **kwargs)
+            if name != "AutoConfig" or not _lacks_config(model_id, kwargs):
+                return result
+        except _FAILURES:
+            folder = _folder_of_repo(model_id, kwargs, is_config=is_config)
+            if folder is None:
+                raise
+        else:
+            folder = _folder_of_repo(model_id, kwargs, is_config=is_config)
+            if folder is None:
+                return result
+        return function(cls, folder, *args, **_of_a_folder(kwargs))
 
     return classmethod(_marked(from_pretrained, original))
+
+
+def _of_a_folder(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments for a folder that has been resolved."""
+    return {key: value for key, value in kwargs.items() if key not in ("revision", "force_download", "subfolder")}
+
+
+def _lacks_config(model_id: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(
+            os.fspath(model_id), "config.json", cache_dir=kwargs.get("cache_dir"), revision=kwargs.get("revision")
+        )
+    except HFValidationError:
+        return False
+    return found is _CACHED_NO_EXIST
+
+
+def _folder_of_repo(model_id: Any, kwargs: Mapping[str, Any], *, is_config: bool) -> Any:
+    """Return the folder with the configs of a repo of stamped ONNX files, None where it is no such repo."""
+    from optimum_htp.onnx_repos import find_onnx_repo
+    from optimum_htp.resolve import resolve_configs, resolve_preprocessors
+
+    repo = find_onnx_repo(model_id, kwargs)
+    record = repo.record() if repo is not None else None
+    if repo is None or record is None or record.model_type != "hub":
+        return None
+    if is_config:
+        return resolve_configs(record, repo.access, with_code=bool(kwargs.get("trust_remote_code"))).folder
+    return resolve_preprocessors(record, repo.access).folder
 
 
 def _may_be_ours(text: str) -> bool:

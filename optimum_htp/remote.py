@@ -24,7 +24,7 @@ from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["is_url", "opened_url", "read_remote_header"]
+__all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
 _CHUNK: Final = 1 << 16
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
@@ -53,6 +53,16 @@ def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader
         return header_of(window)
 
 
+def read_hub_header(repo_id: str, revision: str | None, path: str, access: HubAccess) -> ModelHeader:
+    """Return the same of a file of a repo.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
+    """
+    with _hub_window(f"{path} of {repo_id}", repo_id, revision, path, access) as window:
+        return header_of(window)
+
+
 @contextmanager
 def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     """Open a file at a URL for reading in pieces."""
@@ -74,18 +84,24 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
 
 @contextmanager
 def _opened_hub_file(url: str, access: HubAccess) -> Iterator[ByteWindow]:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
-
     match = _HUB_URL.fullmatch(url)
     if match is None:
         raise InvalidModelReferenceError(
             f"{url} names no file: write hf://organization/repo[@revision]/path/model.onnx."
         )
     revision = match["revision"] and match["revision"].replace("%2F", "/")
-    with translated_errors(match["repo"], revision):
-        address = hf_hub_url(match["repo"], match["path"], revision=revision)
-        yield _http_window(url, address, build_hf_headers(token=access.token))
+    with _hub_window(url, match["repo"], revision, match["path"], access) as window:
+        yield window
+
+
+@contextmanager
+def _hub_window(name: str, repo_id: str, revision: str | None, path: str, access: HubAccess) -> Iterator[ByteWindow]:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    with translated_errors(repo_id, revision):
+        address = hf_hub_url(repo_id, path, revision=revision)
+        yield _http_window(name, address, build_hf_headers(token=access.token))
 
 
 def _http_window(name: str, address: str, headers: Mapping[str, str]) -> ByteWindow:

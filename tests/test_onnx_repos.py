@@ -1,0 +1,104 @@
+"""Repos of a Hub that hold nothing but stamped ONNX files load by their name, as other repos do."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer
+
+from optimum_htp import OptimumONNXModel
+from optimum_htp.errors import ConfigLoadError
+from tests.conftest import run_python
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bert_repo(hub, exported):
+    return hub.add("shipped/bert-classifier", exported("bert")).repo_id
+
+
+def test_model_loads_by_the_name_of_the_repo(hub, bert_repo, cache):
+    model = ORTModelForSequenceClassification.from_pretrained(bert_repo, cache_dir=cache)
+    assert model.config.id2label[0] == "LABEL 0"
+    assert model.preprocessors[0]("the cat").input_ids
+    with hub.recorded() as requests:
+        ORTModelForSequenceClassification.from_pretrained(bert_repo, cache_dir=cache, local_files_only=True)
+    assert requests == []
+
+
+def test_class_is_picked_for_a_repo(bert_repo, cache):
+    model, tokenizer = OptimumONNXModel.from_onnx(bert_repo, cache_dir=cache)
+    assert type(model) is ORTModelForSequenceClassification
+    assert tokenizer("the cat").input_ids
+
+
+def test_config_and_tokenizer_are_had_without_downloading_the_model(hub, bert_repo, cache):
+    with hub.recorded() as requests:
+        config = AutoConfig.from_pretrained(bert_repo, cache_dir=cache)
+        tokenizer = AutoTokenizer.from_pretrained(bert_repo, cache_dir=cache)
+    assert config.id2label[0] == "LABEL 0"  # not what the repo's name makes AutoConfig believe
+    assert tokenizer.tokenize("the cat") == ["the", "cat"]
+    assert all(request.status == 206 for request in requests if request.path.endswith(".onnx"))
+
+
+def test_parts_of_a_model_come_together(hub, exported, cache):
+    hub.add("shipped/translator", {f"onnx/{one.name}": one.read_bytes() for one in exported("t5").iterdir()})
+    model = ORTModelForSeq2SeqLM.from_pretrained("shipped/translator", cache_dir=cache)
+    assert model.generate(**model.preprocessors[0]("the cat", return_tensors="pt"), max_new_tokens=3).shape[0] == 1
+
+
+def test_external_data_comes_along(hub, exported, cache, tmp_path):
+    model = onnx.load(exported("bert") / "model.onnx")
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    names = ("model.onnx", "model.onnx_data")
+    hub.add("shipped/split", {name: (tmp_path / name).read_bytes() for name in names})
+    assert ORTModelForSequenceClassification.from_pretrained("shipped/split", cache_dir=cache).config.num_labels == 3
+
+
+def test_revision_is_that_of_the_repo(hub, exported, cache):
+    repo = hub.add("shipped/moved", {"model.onnx": (exported("bert") / "model.onnx").read_bytes()})
+    pinned = repo.refs["main"]
+    repo.commit({"readme.md": b"nothing here any more"})
+    assert ORTModelForSequenceClassification.from_pretrained("shipped/moved", revision=pinned, cache_dir=cache)
+
+
+def test_file_of_several_models_has_to_be_named(hub, exported, cache):
+    body = (exported("bert") / "model.onnx").read_bytes()
+    hub.add("shipped/two", {"first.onnx": body, "second.onnx": body})
+    with pytest.raises(ConfigLoadError, match=r"first.onnx, second.onnx.*file_name="):
+        ORTModelForSequenceClassification.from_pretrained("shipped/two", cache_dir=cache)
+    named = {"file_name": "second.onnx", "cache_dir": cache}
+    assert ORTModelForSequenceClassification.from_pretrained("shipped/two", **named).config.num_labels == 3
+
+
+def test_file_without_a_record_is_named(hub, cache, exported):
+    model = onnx.load(exported("bert") / "model.onnx")
+    del model.metadata_props[:]
+    hub.add("shipped/unknown", {"model.onnx": model.SerializeToString()})
+    with pytest.raises(ConfigLoadError, match="does not say which model"):
+        ORTModelForSequenceClassification.from_pretrained("shipped/unknown", cache_dir=cache)
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "shipped/nothing-at-all"])
+def test_missing_repo_fails_in_the_words_of_transformers(name, cache):
+    ours = _error_of(lambda: AutoTokenizer.from_pretrained(name, cache_dir=cache))
+    code = f"""
+from transformers import AutoTokenizer
+try:
+    AutoTokenizer.from_pretrained({name!r}, cache_dir={str(cache)!r})
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    theirs = run_python(code, OPTIMUM_HTP_DISABLE="1").stdout
+    assert f"{type(ours).__name__} {ours}".strip() == theirs.strip()
+
+
+def _error_of(call):
+    with pytest.raises(Exception) as caught:
+        call()
+    return caught.value
