@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.configs import preprocessor_folder
+from optimum_htp.diffusion import pipeline_record
 from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loader import load, stamped_file
@@ -45,6 +46,8 @@ class OptimumONNXModel:
             ConfigLoadError: The file does not say its task.
             HFHubIntegrationError: Its config cannot be had; the subclass says why.
         """
+        if pipeline_record(path) is not None:
+            return _diffusion_pipeline(path, kwargs)
         file, record = _file_and_record(path, kwargs)
         return load(_class_for(file, record, task), file, **kwargs)
 
@@ -67,6 +70,9 @@ class OptimumONNXModel:
             HFHubIntegrationError: As `from_pretrained`; also a device that onnxruntime has no provider for here.
             PreprocessorLoadError: The preprocessor cannot be loaded.
         """
+        if pipeline_record(onnx_path) is not None:
+            pipeline = _diffusion_pipeline(onnx_path, {**_provider(device), **kwargs})
+            return pipeline, getattr(pipeline, "tokenizer", None)
         file, record = _file_and_record(onnx_path, kwargs)
         cls_for_file, provider = _class_for(file, record, task), _provider(device)
         if record is None:
@@ -79,6 +85,17 @@ class OptimumONNXModel:
         with ThreadPoolExecutor(1) as pool:  # onnxruntime makes its session without the interpreter's lock
             preprocessor = pool.submit(load_preprocessor, names[0], folder, record, trust_remote_code=trusted)
             return load(cls_for_file, file, **provider, **kwargs), preprocessor.result()
+
+
+def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> Any:
+    try:
+        from optimum.onnxruntime import ORTDiffusionPipeline
+
+        return ORTDiffusionPipeline.from_pretrained(path, **options)
+    except ImportError as error:
+        raise HFHubIntegrationError(
+            f"{path} is a diffusion pipeline: run `pip install diffusers` to load it."
+        ) from error
 
 
 def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Path, ExportMetadata | None]:
@@ -103,8 +120,6 @@ def _class_for(file: Path, record: ExportMetadata | None, task: str) -> type[ORT
     if task == _AUTO and (record is None or record.task is None):
         raise ConfigLoadError(f"{file} does not say its task: pass task=, or stamp it with `optimum-cli htp inject`.")
     name = canonical_task(str(record.task if record is not None and task == _AUTO else task)).removesuffix(_WITH_PAST)
-    if record is not None and record.export_library == "diffusers":
-        raise ConfigLoadError(f"{file} is part of a diffusion pipeline: load its folder with ORTDiffusionPipeline.")
     several = record is not None and len(record.onnx_files) > 1
     fallback: type[ORTModel] = ort.ORTModelForCustomTasks
     found: list[type[ORTModel]] = []

@@ -181,12 +181,12 @@ class HTPExporter:
         return type(model).__name__
 
     def _add_configs(self, subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
-        """Put configs beside the ONNX files where they are wanted, or cannot be done without.
+        """Put configs beside the ONNX files where they are wanted.
 
-        Optimum's diffusion classes need the config of each part beside its file. A model in memory may differ
-        from its checkpoint, so its config is the one that Optimum wrote; preprocessors are the checkpoint's.
+        A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote; preprocessors
+        are the checkpoint's.
         """
-        if not wanted and subject.library != "diffusers":
+        if not wanted:
             return
         move_rest(exported, staged)
         if subject.checkpoint is not None and subject.library != "diffusers":

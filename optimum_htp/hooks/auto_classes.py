@@ -1,0 +1,124 @@
+"""transformers' Auto classes and `GenerationConfig`: they load what belongs to an ONNX file from where it says."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Final
+
+from optimum_htp.hooks.loading import FAILURES
+from optimum_htp.hooks.patching import wrap_attribute
+
+__all__ = ["HOOKS"]
+
+# The loaders of what belongs to a model, by the module that defines each.
+_AUTO_CLASSES: Final = {
+    "transformers.models.auto.configuration_auto": "AutoConfig",
+    "transformers.models.auto.feature_extraction_auto": "AutoFeatureExtractor",
+    "transformers.models.auto.image_processing_auto": "AutoImageProcessor",
+    "transformers.models.auto.processing_auto": "AutoProcessor",
+    "transformers.models.auto.tokenization_auto": "AutoTokenizer",
+    "transformers.generation.configuration_utils": "GenerationConfig",
+}
+_CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
+_HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
+
+
+def _install(module: ModuleType) -> None:
+    name = _AUTO_CLASSES[module.__name__]
+    wrap_attribute(getattr(module, name), "from_pretrained", functools.partial(_loading_beside, name))
+
+
+HOOKS: Final = dict.fromkeys(_AUTO_CLASSES, _install)
+
+
+def _loading_beside(name: str, function: Any) -> Any:
+    """Wrap a loader of configs or preprocessors: for an ONNX file it gets the folder that they are in."""
+    is_config = name in _CONFIG_CLASSES
+
+    @functools.wraps(function)
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        model_id = pretrained_model_name_or_path
+        if not isinstance(model_id, (str, os.PathLike)):
+            return function(cls, model_id, *args, **kwargs)
+        if _may_be_ours(os.fspath(model_id)):
+            folder = _folder_of(model_id, kwargs, is_config=is_config)
+            return function(cls, folder or model_id, *args, **(_of_a_folder(kwargs) if folder else kwargs))
+        try:
+            result = function(cls, model_id, *args, **kwargs)
+            if name != "AutoConfig" or not _lacks_config(model_id, kwargs):
+                return result
+        except FAILURES:
+            folder = _folder_of_repo(model_id, kwargs, is_config=is_config)
+            if folder is None:
+                raise
+        else:
+            folder = _folder_of_repo(model_id, kwargs, is_config=is_config)
+            if folder is None:
+                return result
+        return function(cls, folder, *args, **_of_a_folder(kwargs))
+
+    return from_pretrained
+
+
+def _of_a_folder(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments for a folder that has been resolved."""
+    return {key: value for key, value in kwargs.items() if key not in ("revision", "force_download", "subfolder")}
+
+
+def _lacks_config(model_id: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(
+            os.fspath(model_id), "config.json", cache_dir=kwargs.get("cache_dir"), revision=kwargs.get("revision")
+        )
+    except HFValidationError:
+        return False
+    return found is _CACHED_NO_EXIST
+
+
+def _folder_of_repo(model_id: Any, kwargs: Mapping[str, Any], *, is_config: bool) -> Any:
+    """Return the folder with the configs of a repo of stamped ONNX files, None where it is no such repo."""
+    from optimum_htp.onnx_repos import find_onnx_repo
+    from optimum_htp.resolve import resolve_configs, resolve_preprocessors
+
+    repo = find_onnx_repo(model_id, kwargs)
+    record = repo.record() if repo is not None else None
+    if repo is None or record is None or record.model_type != "hub":
+        return None
+    if is_config:
+        return resolve_configs(record, repo.access, with_code=bool(kwargs.get("trust_remote_code"))).folder
+    return resolve_preprocessors(record, repo.access).folder
+
+
+def _may_be_ours(text: str) -> bool:
+    """Whether a name is worth a second look: an ONNX file, or a folder without a config."""
+    return text.endswith(".onnx") or (os.path.isdir(text) and not os.path.isfile(os.path.join(text, "config.json")))  # noqa: PTH112, PTH113, PTH118
+
+
+def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_config: bool) -> Any:
+    from optimum_htp.configs import config_folder, preprocessor_folder
+    from optimum_htp.errors import OnnxFileNotFoundError
+    from optimum_htp.hubs.base import HubAccess
+    from optimum_htp.loader import stamped_file
+    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.onnxfile import read_metadata
+
+    path = stamped_file(name, kwargs)
+    if path is None:
+        return None
+    if not path.is_file():
+        raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
+    metadata = ExportMetadata.from_properties(read_metadata(path))
+    access = HubAccess(**{key: kwargs[key] for key in _HUB_OPTIONS if kwargs.get(key) is not None})
+    revision = kwargs.get("revision")
+    if is_config:
+        trusted = bool(kwargs.get("trust_remote_code"))
+        source = config_folder(path, metadata, access, revision, trusted, needed=True)
+        return source.folder if source is not None else None
+    return preprocessor_folder(path, metadata, access, revision)
