@@ -17,6 +17,7 @@ __all__ = [
     "MODEL_CONFIGS",
     "config_files",
     "index_shards",
+    "is_sentence_transformers_file",
     "preprocessor_classes",
     "read_json",
     "weight_files",
@@ -67,11 +68,13 @@ _CONFIG_PATTERNS: Final = (
 _CODE_PATTERN: Final = "*.py"
 # Pipelines of several models keep each part in a folder of its own.
 _DIFFUSERS_PATTERNS: Final = ("model_index.json", "*/config.json", "*/scheduler_config.json")
+# What sentence_transformers reads beside the transformer: its modules, and their configs (`1_Pooling/config.json`).
 _SENTENCE_TRANSFORMERS_PATTERNS: Final = (
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
-    "*/config.json",
+    "[0-9]_*/config.json",
+    "[0-9][0-9]_*/config.json",
 )
 
 # What `from_pretrained` looks for, in its order; the index of a sharded checkpoint names its shards.
@@ -112,14 +115,19 @@ def config_files(files: Iterable[str], *, library: str = "transformers", with_co
         library: The library that loads the model; pipelines have configs in subfolders.
         with_code: Whether Python modules count: only for a config with an `auto_map`.
     """
-    patterns = [*_CONFIG_PATTERNS, *([_CODE_PATTERN] if with_code else [])]
+    patterns = [*_CONFIG_PATTERNS, *_SENTENCE_TRANSFORMERS_PATTERNS, *([_CODE_PATTERN] if with_code else [])]
     nested: tuple[str, ...] = ()
     if library == "diffusers":
         patterns += _DIFFUSERS_PATTERNS
         nested = tuple(f"*/{pattern}" for pattern in _CONFIG_PATTERNS)
     elif library == "sentence_transformers":
-        patterns += _SENTENCE_TRANSFORMERS_PATTERNS
+        patterns.append("*/config.json")
     return tuple(sorted(name for name in files if _matches(name, (*patterns, *nested))))
+
+
+def is_sentence_transformers_file(name: str) -> bool:
+    """Whether a config file is read by sentence_transformers alone."""
+    return _matches(name, _SENTENCE_TRANSFORMERS_PATTERNS)
 
 
 def weight_indexes(files: Iterable[str], *, library: str = "transformers") -> tuple[str, ...]:

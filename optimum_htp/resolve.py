@@ -30,7 +30,7 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.memory import Memory
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.repofiles import MODEL_CONFIGS, config_files
+from optimum_htp.repofiles import MODEL_CONFIGS, config_files, is_sentence_transformers_file
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -100,7 +100,7 @@ def resolve_configs(
                 wanted += tuple(name for name in _listed(metadata, pin.commit, access) if name.endswith(".py"))
         else:
             wanted = tuple(name for name in pin.files if name in MODEL_CONFIGS or (with_code and _is_code(name)))
-            optional = tuple(name for name in pin.files if not _is_code(name) and name not in wanted)
+            optional = tuple(name for name in _readable(pin.files) if not _is_code(name) and name not in wanted)
         try:
             folder = _snapshot(metadata, pin.commit, wanted, access, optional)
         except HFHubIntegrationError as error:
@@ -128,7 +128,7 @@ def resolve_preprocessors(metadata: ExportMetadata, access: HubAccess, *, revisi
 
     def find(pin: _Pin) -> Path:
         files = pin.files if pin.files is not None else _listed(metadata, pin.commit, access)
-        return _snapshot(metadata, pin.commit, files, access)
+        return _snapshot(metadata, pin.commit, _readable(files), access)
 
     return _remembered(metadata, access, revision, ("preprocessors",), find)
 
@@ -204,6 +204,11 @@ def _in_words_of(metadata: ExportMetadata) -> Iterator[None]:
         else:
             raise
         raise ModelNotFoundError(f"{error} {known}") from error
+
+
+def _readable(files: Sequence[str]) -> tuple[str, ...]:
+    """Leave out what only sentence_transformers reads: it asks for that itself."""
+    return tuple(name for name in files if not is_sentence_transformers_file(name))
 
 
 def _is_code(name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Final
 
-from optimum_htp.hooks import auto_classes, diffusion, loading, next_steps, pipelines
+from optimum_htp.hooks import auto_classes, diffusion, loading, next_steps, pipelines, sentence_transformers
 from optimum_htp.hooks.patching import restore_all as uninstall
 
 __all__ = ["HOOKS", "uninstall"]
@@ -20,5 +20,6 @@ HOOKS: Final[Mapping[str, Callable[[ModuleType], None]]] = {
     **pipelines.HOOKS,
     **next_steps.HOOKS,
     **diffusion.HOOKS,
+    **sentence_transformers.HOOKS,
 }
 """What to install right after a module was imported."""
