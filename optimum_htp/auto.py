@@ -122,17 +122,15 @@ def _class_for(file: Path, record: ExportMetadata | None, task: str) -> type[ORT
     name = canonical_task(str(record.task if record is not None and task == _AUTO else task)).removesuffix(_WITH_PAST)
     several = record is not None and len(record.onnx_files) > 1
     fallback: type[ORTModel] = ort.ORTModelForCustomTasks
+    loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(name, ())
+    loaders = (loaders,) if isinstance(loaders, str) else loaders
     found: list[type[ORTModel]] = []
     for attribute in dir(ort):
         if attribute.startswith("ORTModelFor") and attribute != fallback.__name__:
             candidate = getattr(ort, attribute)
             if several != issubclass(candidate, ORTModelForConditionalGeneration):
                 continue
-            try:
-                its_task = TasksManager._infer_task_from_model_or_model_class(model_class=candidate.auto_model_class)
-            except ValueError:  # a class for models that are none of transformers' tasks
-                continue
-            if its_task == name:
+            if candidate.auto_model_class.__name__ in loaders or _is_for(candidate, name):
                 found.append(candidate)
     outputs = {spec.name for spec in read_signature(file)[1]}
     if not found or (
@@ -145,6 +143,17 @@ def _class_for(file: Path, record: ExportMetadata | None, task: str) -> type[ORT
         if architecture in names.values():
             return candidate
     return found[0]
+
+
+def _is_for(candidate: type[ORTModel], task: str) -> bool:
+    """Whether the model class behind a class of Optimum's is one that Optimum infers a task from."""
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        inferred = TasksManager._infer_task_from_model_or_model_class(model_class=candidate.auto_model_class)
+    except ValueError:  # a class for models that are none of transformers' tasks
+        return False
+    return bool(inferred == task)
 
 
 def _provider(device: str) -> dict[str, Any]:

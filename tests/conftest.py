@@ -147,6 +147,34 @@ def exported(
     return export
 
 
+@dataclass(frozen=True)
+class ZooExport:
+    """A model of the zoo, and what an export of it wrote."""
+
+    model: Path
+    output: Path
+
+
+@pytest.fixture(scope="session")
+def zoo_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ZooExport]:
+    """Return a model of the zoo and its export, made on first use."""
+    from optimum_htp import HTPExporter
+    from tests.support.zoo import ZOO
+
+    done: dict[str, ZooExport] = {}
+
+    def export(name: str) -> ZooExport:
+        if name not in done:
+            model = ZOO[name].save(tmp_path_factory.mktemp("zoo") / name)
+            _HUB.add(f"zoo/{name}", model)
+            output = tmp_path_factory.mktemp("zoo-exports") / name
+            HTPExporter().export(f"zoo/{name}", output, task=ZOO[name].task)
+            done[name] = ZooExport(model, output)
+        return done[name]
+
+    return export
+
+
 @pytest.fixture
 def empty_home(tmp_path: Path) -> dict[str, str]:
     """Environment variables of a user who has never used the Hub."""

@@ -126,11 +126,13 @@ def _spread_logits(model: Any) -> None:
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "wpe" in name or "relative_attention_bias" in name:
+            if any(part in name for part in ("wpe", "relative_attention_bias", "decoder.embed_positions")):
                 parameter.copy_(torch.randn_like(parameter) * 3)
-            elif any(part in name for part in ("wte", "shared", "lm_head")):
+            elif any(
+                part in name for part in ("wte", "shared", "lm_head", "decoder.embed_tokens", "output_projection")
+            ):
                 parameter.copy_(torch.randn_like(parameter))
-            elif "Attention" in name:
+            elif "Attention" in name or ("decoder" in name and "attn." in name):
                 parameter.copy_(torch.randn_like(parameter) * 0.4)
 
 
@@ -191,3 +193,60 @@ def minilm() -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "model"
+
+
+def stable_diffusion(folder: Path) -> Path:
+    """StableDiffusionPipeline of a few thousand parameters."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in letters), *letters]
+    vocabulary = folder.with_name("vocabulary")
+    vocabulary.mkdir()
+    (vocabulary / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (vocabulary / "merges.txt").write_text("#version: 0.2\na b")
+    tokenizer = CLIPTokenizer(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"), model_max_length=16)
+    text_config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        max_position_embeddings=16,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    unet = {
+        "block_out_channels": (4, 8),
+        "layers_per_block": 1,
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 16,
+        "attention_head_dim": 2,
+        "norm_num_groups": 2,
+    }
+    vae = {
+        "block_out_channels": [4, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 2,
+        "sample_size": 16,
+    }
+    StableDiffusionPipeline(
+        unet=_seeded(lambda values: UNet2DConditionModel(**values), unet),
+        vae=_seeded(lambda values: AutoencoderKL(**values), vae),
+        text_encoder=_seeded(CLIPTextModel, text_config),
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder

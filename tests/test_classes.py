@@ -1,0 +1,85 @@
+"""Every class of Optimum's against PyTorch, loaded from the files alone.
+
+The table is `tests/support/zoo.py`: architecture, class, task. What is compared is every output that both give, or
+for generators the tokens and the logits of each step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import optimum.onnxruntime
+import pytest
+import torch
+import transformers
+
+from optimum_htp import OptimumONNXModel
+from tests.support.zoo import ZOO, inputs
+
+OTHERS = {
+    "ORTModelForCustomTasks": "test_custom_task",
+    "ORTModelForCausalLM": "gpt2",
+}
+
+
+def test_table_has_every_class_that_optimum_has():
+    classes = {
+        name
+        for name in dir(optimum.onnxruntime)
+        if name.startswith("ORTModelFor") and isinstance(getattr(optimum.onnxruntime, name), type)
+    }
+    assert classes == {animal.ort_class for animal in ZOO.values()} | set(OTHERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_class_gives_what_pytorch_gives(name, zoo_export, tmp_path):
+    animal, files = ZOO[name], zoo_export(name)
+    cls = getattr(optimum.onnxruntime, animal.ort_class)
+    file = sorted(files.output.glob("*.onnx"))[0]
+    ours = cls.from_pretrained(file)
+    assert isinstance(ours, cls)  # Whisper has a class of its own
+    assert type(OptimumONNXModel.from_pretrained(file)) is type(ours)
+    theirs = getattr(transformers, animal.model).from_pretrained(files.model).eval()
+    batch = inputs(animal)
+    if ours.can_generate():
+        _same_generation(ours, theirs, batch, animal)
+    else:
+        with torch.no_grad():
+            mine, reference = ours(**batch), theirs(**batch)
+        shared = [key for key in mine if isinstance(mine[key], torch.Tensor) and key in reference]
+        assert shared
+        for key in shared:
+            np.testing.assert_allclose(mine[key], reference[key], atol=animal.max_difference, err_msg=key)
+    ours.save_pretrained(tmp_path / "saved")
+    assert type(cls.from_pretrained(tmp_path / "saved")) is type(ours)
+
+
+def _same_generation(ours, theirs, batch, animal):
+    options = {
+        "max_new_tokens": 8,
+        "min_new_tokens": 8,
+        "do_sample": False,
+        "num_beams": 1,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    mine, reference = ours.generate(**batch, **options), theirs.generate(**batch, **options)
+    assert mine.sequences.tolist() == reference.sequences.tolist()
+    assert len(reference.sequences[:, -8:].unique()) >= 3
+    for a, b in zip(mine.logits, reference.logits, strict=True):
+        np.testing.assert_allclose(a, b, atol=animal.max_difference, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_custom_task(published, model_folder, tmp_path):
+    from optimum_htp import HTPExporter
+
+    HTPExporter().export(published("minilm").repo_id, tmp_path, library_name="sentence_transformers")
+    model = optimum.onnxruntime.ORTModelForCustomTasks.from_pretrained(tmp_path / "model.onnx")
+    assert type(OptimumONNXModel.from_pretrained(tmp_path / "model.onnx")) is type(model)
+    batch = model.preprocessors[0](["a cat", "a dog ran"], padding=True, return_tensors="pt")
+    outputs = model(**batch)
+    reference = transformers.AutoModel.from_pretrained(model_folder("minilm")).eval()
+    with torch.no_grad():
+        hidden = reference(**batch).last_hidden_state
+    np.testing.assert_allclose(outputs["token_embeddings"], hidden, atol=1e-4)
