@@ -11,7 +11,12 @@ from pathlib import Path
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
 
-__all__ = ["copy_configs", "move_models", "move_rest", "refuse_foreign_configs"]
+__all__ = ["copy_configs", "move_models", "move_rest", "onnx_files", "refuse_foreign_configs"]
+
+
+def onnx_files(folder: Path) -> list[str]:
+    """Return the ONNX files in and below a folder, relative to it, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx"))
 
 
 def move_models(exported: Path, output: Path, *, file_name: str | None, canonical: bool) -> tuple[str, ...]:
@@ -29,7 +34,7 @@ def move_models(exported: Path, output: Path, *, file_name: str | None, canonica
     Raises:
         ExportError: There is no ONNX file, or several and one name.
     """
-    names = sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*.onnx"))
+    names = onnx_files(exported)
     if not names:
         raise ExportError("Optimum's exporter wrote no ONNX file.")
     if file_name is not None and len(names) > 1:

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.arrange import copy_configs, move_models, move_rest, refuse_foreign_configs
+from optimum_htp.arrange import copy_configs, move_models, move_rest, onnx_files, refuse_foreign_configs
 from optimum_htp.checkpoint import fetch_checkpoint
 from optimum_htp.errors import HFHubIntegrationError, VerificationError
 from optimum_htp.fit import misfit
+from optimum_htp.hierarchy.capture import ExportedParts
+from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loaded_model import LoadedModel, inspect_loaded_model
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_metadata
+from optimum_htp.onnxfile import read_graph, read_metadata
 from optimum_htp.optimum_export import export_from_folder, export_loaded_model, load_timm, optimum_options
 from optimum_htp.record import export_id, export_record, plugin_properties
 from optimum_htp.repofiles import MODEL_CONFIGS, read_json
@@ -72,6 +74,7 @@ class HTPExporter:
         library_name: str | None = None,
         verify_hub: bool = False,
         with_config: bool = False,
+        hierarchy: bool = True,
         **options: Any,
     ) -> ExportResult:
         """Export a model; the same as `optimum-cli export htp`.
@@ -89,6 +92,7 @@ class HTPExporter:
             library_name: `transformers`, `diffusers`, `timm` or `sentence_transformers`; None to infer it.
             verify_hub: Fail unless the Hub confirms what is written into the files.
             with_config: Keep config and preprocessor files beside a model of the Hub too.
+            hierarchy: Write into each node which module of the PyTorch model it came from.
             **options: Every other option of `optimum-cli export onnx`, and every other argument of
                 `optimum.exporters.onnx.main_export` but `subfolder`.
 
@@ -122,7 +126,7 @@ class HTPExporter:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class = self._run_optimum(subject, exported, task, access, options)
+            model_class, parts = self._run_optimum(subject, exported, task, access, options)
             record = export_record(
                 subject.checkpoint,
                 task=task,
@@ -130,10 +134,12 @@ class HTPExporter:
                 model_class=model_class,
                 base_model=subject.derived_from,
             )
+            written = onnx_files(exported)
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             self._add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
             refuse_foreign_configs(staged, folder, names)
-            record = self._stamp(staged, names, record, subject)
+            tags = _tags(staged, dict(zip(names, written, strict=True)), parts) if hierarchy else {}
+            record = self._stamp(staged, names, record, subject, tags)
             if verify_hub:
                 _verify(staged, names, record, access)
             publish(staged, folder)
@@ -155,14 +161,14 @@ class HTPExporter:
 
     def _run_optimum(
         self, subject: LoadedModel, exported: Path, task: str, access: HubAccess, options: Mapping[str, Any]
-    ) -> str:
-        """Export with Optimum; return the name of the class that was exported."""
+    ) -> tuple[str, ExportedParts]:
+        """Export with Optimum; return the name of the class that was exported, and its parts."""
         model = subject.model
         if subject.checkpoint is not None and model is None:
             if subject.library == "timm":
                 model, options = load_timm(subject.checkpoint.folder, options)
             else:
-                model = export_from_folder(
+                model, parts = export_from_folder(
                     subject.checkpoint.folder,
                     exported,
                     {
@@ -175,10 +181,10 @@ class HTPExporter:
                     },
                     name=subject.name,
                 )
-                return type(model).__name__
+                return type(model).__name__, parts
         with subject.reading_preprocessors_from(exported):
-            export_loaded_model(model, exported, {**options, "task": task})
-        return type(model).__name__
+            parts = export_loaded_model(model, exported, {**options, "task": task})
+        return type(model).__name__, parts
 
     def _add_configs(self, subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
         """Put configs beside the ONNX files where they are wanted.
@@ -196,7 +202,12 @@ class HTPExporter:
             copy_configs(subject.checkpoint.folder, names, staged)
 
     def _stamp(
-        self, staged: Path, names: Sequence[str], record: ExportMetadata, subject: LoadedModel
+        self,
+        staged: Path,
+        names: Sequence[str],
+        record: ExportMetadata,
+        subject: LoadedModel,
+        tags: Mapping[str, TagWriter],
     ) -> ExportMetadata:
         source = subject.checkpoint.source if subject.checkpoint is not None else None
         info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
@@ -209,10 +220,23 @@ class HTPExporter:
                 dataclasses.replace(record, onnx_file=name) if record.onnx_files else record,
                 author=info.author if info is not None else None,
                 extra=extra,
+                tags=tags.get(name),
             )
             for name in names
         ]
         return written[0]
+
+
+def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts) -> dict[str, TagWriter]:
+    """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it."""
+    tags = {}
+    for name, written in names.items():
+        assignment = parts.assignment(written, read_graph(staged / name))
+        if assignment is None:
+            logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
+        else:
+            tags[name] = TagWriter(assignment)
+    return tags
 
 
 def _split_output(output: Path) -> tuple[Path, str | None]:

@@ -15,6 +15,7 @@ from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.onnxfile import read_header, read_metadata
 from optimum_htp.stamp import AUTHOR, stamp
+from optimum_htp.tagging import carried_tags
 
 __all__ = ["carry_record", "suffixed"]
 
@@ -50,4 +51,5 @@ def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata
         record = dataclasses.replace(record, onnx_files=names, onnx_file=own, export_id=digest[:32])
     known = read_metadata(made)
     extra = {key: value for key, value in header.metadata.items() if not key.startswith(PREFIX) and key not in known}
-    return stamp(made, record, author=header.metadata.get(AUTHOR), extra=extra)
+    tags = carried_tags(source, made)
+    return stamp(made, record, author=header.metadata.get(AUTHOR), extra=extra, tags=tags)

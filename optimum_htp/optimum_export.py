@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 
 __all__ = ["export_from_folder", "export_loaded_model", "load_timm", "optimum_options"]
 
@@ -27,7 +28,9 @@ _NOT_FORWARDED: Final = {"model_name_or_path", "output", "revision", "subfolder"
 _LOADING_ONLY: Final = ("dtype", "pad_token_id", "framework", "trust_remote_code", "use_subprocess")
 
 
-def export_from_folder(folder: Path, output: Path, options: Mapping[str, Any], *, name: str) -> Any:
+def export_from_folder(
+    folder: Path, output: Path, options: Mapping[str, Any], *, name: str
+) -> tuple[Any, ExportedParts]:
     """Export the model in a folder with `optimum.exporters.onnx.main_export`.
 
     Args:
@@ -37,20 +40,25 @@ def export_from_folder(folder: Path, output: Path, options: Mapping[str, Any], *
         name: What errors call the model.
 
     Returns:
-        The PyTorch model or diffusers pipeline that was exported.
+        The PyTorch model or diffusers pipeline that was exported, and its parts.
 
     Raises:
         ExportError: Optimum refuses or fails; its reason is in the message and chained.
     """
     from optimum.exporters.onnx import main_export
 
-    with _EXPORTING, _loaded_models() as models, _refusals_as_export_errors(name):
+    with (
+        _EXPORTING,
+        _loaded_models() as models,
+        watched_exports(output, lambda: models[-1]) as parts,
+        _refusals_as_export_errors(name),
+    ):
         main_export(model_name_or_path=os.fspath(folder), output=output, **options)
-    return models[-1]
+    return models[-1], parts
 
 
-def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any]) -> None:
-    """Export a model in memory with `optimum.exporters.onnx.onnx_export_from_model`.
+def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any]) -> ExportedParts:
+    """Export a model in memory with `optimum.exporters.onnx.onnx_export_from_model`; return its parts.
 
     Options that only matter to loading a model are left out.
 
@@ -68,8 +76,9 @@ def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any]) ->
             "model before you export it (`model.half()`, `model.config.pad_token_id = …`)."
         )
     options = {name: value for name, value in options.items() if name in known}
-    with _EXPORTING, _refusals_as_export_errors(type(model).__name__):
+    with _EXPORTING, watched_exports(output, lambda: model) as parts, _refusals_as_export_errors(type(model).__name__):
         onnx_export_from_model(model, output, **options)
+    return parts
 
 
 def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:

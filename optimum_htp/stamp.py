@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.onnxfile import read_header, rewrite_model
 from optimum_htp.version import __version__
@@ -23,7 +24,14 @@ LICENSE: Final = "model_license"
 DOMAINS: Final = {"hub": "co.huggingface", "local": "local.optimum-htp"}
 
 
-def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Mapping[str, str]) -> ExportMetadata:
+def stamp(
+    path: Path,
+    metadata: ExportMetadata,
+    *,
+    author: str | None,
+    extra: Mapping[str, str],
+    tags: TagWriter | None = None,
+) -> ExportMetadata:
     """Write a record into an ONNX file, in place of one that it may have; return it as written.
 
     Args:
@@ -31,6 +39,7 @@ def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Ma
         metadata: The record; `original_producer` is filled in from the file.
         author: Who made the model.
         extra: Further properties, of plugins.
+        tags: Also written into the nodes, in the same pass over the file.
     """
     header = read_header(path)
     producer = f"{header.producer_name} {header.producer_version}".strip()
@@ -48,9 +57,12 @@ def stamp(path: Path, metadata: ExportMetadata, *, author: str | None, extra: Ma
         metadata={
             **{key: value for key, value in standard.items() if value},
             **extra,
+            **(tags.metadata if tags is not None else {}),
             **metadata.to_properties(),
         },
         drop=lambda key: key.startswith(PREFIX),
+        nodes=tags.visitor() if tags is not None else None,
+        ir_version=tags.ir_version(header.ir_version) if tags is not None else None,
         producer_name=PRODUCER,
         producer_version=__version__,
         domain=header.domain or DOMAINS[metadata.model_type],

@@ -53,6 +53,12 @@ class HTPExportCommand(Command):
             action="store_true",
             help="Keep config and preprocessor files beside the ONNX files of a Hub model too.",
         )
+        group.add_argument(
+            "--no-hierarchy",
+            dest="hierarchy",
+            action="store_false",
+            help="Do not write into each node which module of the PyTorch model it came from.",
+        )
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
 
     def execute(self) -> None:

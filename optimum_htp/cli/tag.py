@@ -1,0 +1,70 @@
+"""`optimum-cli htp tag FILE...`: write into nodes which module of the PyTorch model they came from."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
+
+__all__ = ["TagCommand"]
+
+
+class TagCommand(BatchCommand):
+    """Tags files that lost their tags on the way, or were exported by something else."""
+
+    COMMAND = CommandInfo(name="tag", help="Write into each node which module of the PyTorch model it came from.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        BatchCommand.parse_args(parser)
+        parser.add_argument("--from", dest="original", metavar="ORIGINAL", help="The file that they were made from.")
+        parser.add_argument(
+            "-m", "--model", help="The model that they are exports of (ID or ID@REVISION, or a folder)."
+        )
+        parser.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model.")
+        parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
+        parser.add_argument("-o", "--output", help="Where to write instead of in place; one file only.")
+        parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
+        add_hub_arguments(parser)
+
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Set up what finds the modules."""
+        from optimum_htp.errors import HFHubIntegrationError
+        from optimum_htp.tagging import Tagger
+
+        if self.args.output is not None and len(files) > 1:
+            raise HFHubIntegrationError(f"--output names one file, and there are {len(files)}: leave it out.")
+        tagger = Tagger(
+            self.args.original,
+            self.args.model,
+            revision=self.args.revision,
+            access=hub_access(self.args),
+            trust_remote_code=self.args.trust_remote_code,
+        )
+        if self.args.dry_run:
+            return tagger.assignment
+        return lambda file: tagger.write(file, self.args.output)
+
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print how many nodes each rule found."""
+        would = "would be " if self.args.dry_run else ""
+        counted = ", ".join(f"{rule} {count}" for rule, count in outcome.value.coverage.items())
+        nodes, modules = len(outcome.value.modules), len(set(outcome.value.modules))
+        print(f"{outcome.file}: {nodes} nodes of {modules} modules {would}tagged ({counted})")
+        if not outcome.value.tree.classes:
+            print("  the classes are not known: name the model with --model to have them")
+
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the same for JSON."""
+        assignment = outcome.value
+        return {
+            "written": not self.args.dry_run,
+            "nodes": len(assignment.modules),
+            "modules": len(set(assignment.modules)),
+            "coverage": assignment.coverage,
+        }

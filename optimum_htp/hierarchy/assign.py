@@ -1,0 +1,194 @@
+"""Every node to its module, by rules in a fixed order; each rule's share is counted and told.
+
+A rule that reads what the exporter wrote comes before one that concludes; the root is the last resort.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.onnxfile import Graph, Node
+
+__all__ = ["Assignment", "Rule", "assign", "complete"]
+
+_DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
+
+
+class Rule(str, Enum):
+    """How a node's module was found, in the order in which the rules are tried."""
+
+    NAME = "name"  # the scope in the node's name
+    REPEATED = "repeated_call"  # the same, through a second call of a module
+    PARAMETER = "parameter"  # what owns the parameter that it uses, where its scope is a module around or inside that
+    DYNAMO = "dynamo"  # what the dynamo exporter wrote beside the node
+    CARRIED_NAME = "carried_by_name"  # the node of this name before a pass
+    FUSED = "fused"  # the common module of the nodes that it replaced
+    VALUE = "value_name"  # the scope in the name of a value that it makes
+    DATA_FLOW = "data_flow"  # the common module of the nodes that use its values, or make them
+    ORDER = "order"  # the common module of its neighbours in the file: constants that nobody uses
+    PARTIAL = "partial_name"  # the innermost module that the scope in its name leads to
+    ROOT = "root"  # none of these
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The module of each node of a graph, in the order of the file, and the rule that found it."""
+
+    tree: ModuleTree
+    modules: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def coverage(self) -> dict[str, int]:
+        """How many nodes each rule found."""
+        counted = Counter(rule.value for rule in self.rules)
+        return {rule.value: counted[rule.value] for rule in Rule if counted[rule.value]}
+
+
+Found = dict[int, tuple[str, Rule]]
+
+
+def assign(graph: Graph, resolver: ScopeResolver, tree: ModuleTree) -> Assignment:
+    """Return the modules of a graph's nodes, from what the graph itself says."""
+    return complete(graph, resolver, tree, {})
+
+
+def complete(graph: Graph, resolver: ScopeResolver, tree: ModuleTree, found: Found) -> Assignment:
+    """Return the same where some nodes' modules are known.
+
+    Args:
+        graph: The graph.
+        resolver: For the scopes in its names.
+        tree: The modules.
+        found: What is known, by index of the node.
+    """
+    found = dict(found)
+    parameters = _owners(graph, tree)
+    for index, node in enumerate(graph.nodes):
+        if index in found:
+            continue
+        said = _said(node, resolver, tree)
+        if said is not None:
+            found[index] = said
+        owners = [parameters[value] for value in node.inputs if value in parameters]
+        common = frozenset.intersection(*owners) if owners else frozenset()
+        if len(common) == 1 and (said is None or (said[0] not in common and _are_related(said[0], *common))):
+            found[index] = next(iter(common)), Rule.PARAMETER
+    _follow_data(graph.nodes, tree, found)
+    _follow_order(graph.nodes, tree, found)
+    root = tree.names.get(ROOT, ROOT)
+    for index, node in enumerate(graph.nodes):
+        if index not in found:
+            scope = scope_of(node.name)
+            module = resolver.resolve(scope).module if scope else root
+            found[index] = (module, Rule.PARTIAL) if module != root else (root, Rule.ROOT)
+    pairs = [found[index] for index in range(len(graph.nodes))]
+    return Assignment(tree, tuple(tree.caller(module) for module, _ in pairs), tuple(rule for _, rule in pairs))
+
+
+def _owners(graph: Graph, tree: ModuleTree) -> dict[str, frozenset[str]]:
+    """Return the owners of the initializers that are named as parameters."""
+    found = {tensor.name: tree.owners(tensor.name) for tensor in graph.initializers}
+    return {name: owners for name, owners in found.items() if owners}
+
+
+def _are_related(one: str, other: str) -> bool:
+    """Whether one module lies in the other. A module that uses another's tied weight is still where it is."""
+    return not one or not other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
+def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, Rule] | None:
+    """Return what a node itself says: its name, the dynamo exporter's metadata, the names of its values."""
+    scope = scope_of(node.name)
+    if scope is not None and (known := resolver.resolve(scope)).whole:
+        return known.module, Rule.REPEATED if known.again else Rule.NAME
+    if (module := _dynamo_module(node.metadata, tree)) is not None:
+        return module, Rule.DYNAMO
+    for value in node.outputs:
+        scope = scope_of(value)
+        if scope is not None and (known := resolver.resolve(scope)).whole:
+            return known.module, Rule.VALUE
+    return None
+
+
+def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
+    """Return the innermost module of the scopes that the dynamo exporter wrote: a Python list of module names."""
+    text = metadata.get(_DYNAMO_SCOPES)
+    if text is None:
+        return None
+    try:
+        scopes = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(scopes, list):
+        return None
+    for scope in reversed(scopes):  # the last names the operation, and may look like a module
+        if isinstance(scope, str) and scope in tree.names and scope:
+            return tree.names[scope]
+    return tree.names.get(ROOT, ROOT)
+
+
+def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
+    """Find nodes by their neighbours: those that use their values, then those that make what they use.
+
+    A node with subgraphs belongs to the common module of the nodes inside.
+    """
+    users: dict[str, list[int]] = defaultdict(list)
+    makers: dict[str, list[int]] = defaultdict(list)
+    for index, node in enumerate(nodes):
+        for value in filter(None, node.inputs):
+            users[value].append(index)
+        for value in filter(None, node.outputs):
+            makers[value].append(index)
+    inside = _nodes_inside(nodes)
+
+    def modules(indexes: Iterable[int]) -> list[str] | None:
+        """Return the modules of all of these; None while one is not known, or where there are none."""
+        known = [found[one][0] for one in indexes if one in found]
+        return known if known else None
+
+    def used_by(index: int) -> Iterable[int]:
+        return (user for value in nodes[index].outputs for user in users.get(value, ()) if user != index)
+
+    def made_by(index: int) -> Iterable[int]:
+        return (maker for value in nodes[index].inputs for maker in makers.get(value, ()) if maker != index)
+
+    neighbours: tuple[Callable[[int], Iterable[int]], ...] = (lambda index: inside.get(index, ()), used_by, made_by)
+    open_ones = [index for index in range(len(nodes)) if index not in found]
+    for look in neighbours:
+        order = open_ones if look is made_by else list(reversed(open_ones))  # graphs are sorted by data flow
+        for _ in range(2):  # what lies in subgraphs may be out of order
+            for index in order:
+                if index not in found and (known := modules(look(index))) is not None:
+                    found[index] = tree.common(known), Rule.DATA_FLOW
+        open_ones = [index for index in open_ones if index not in found]
+
+
+def _follow_order(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
+    """Find nodes that nobody uses and that use nothing: exporters write nodes in the order of execution."""
+    for index, node in enumerate(nodes):
+        if index in found or node.inputs or not index:
+            continue
+        behind = next((one for one in range(index + 1, len(nodes)) if one in found), None)
+        around = [found[one][0] for one in (index - 1, behind) if one is not None and one in found]
+        if around:
+            found[index] = tree.common(around), Rule.ORDER
+
+
+def _nodes_inside(nodes: Sequence[Node]) -> dict[int, list[int]]:
+    """Return the nodes in the subgraphs of each node that has some."""
+    inside: dict[int, list[int]] = defaultdict(list)
+    around: list[int] = []
+    for index, node in enumerate(nodes):
+        del around[len(node.within) :]
+        for outer in around:
+            inside[outer].append(index)
+        around.append(index)
+    return inside

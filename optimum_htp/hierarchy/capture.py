@@ -1,0 +1,174 @@
+"""Watching an export: the module tree of each part at the moment it is exported, patched and wrapped as it is.
+
+`torch.onnx.export` is watched while Optimum runs. Just before it traces a part, the part's modules are noted, by
+identity with those of the whole model, and which modules call which; right behind it, each node of the graph that
+came out is given its module, before any pass has touched it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from optimum_htp.hierarchy.assign import Assignment, assign
+from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.scopes import ScopeResolver
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.onnxfile import Graph, read_graph
+
+__all__ = ["ExportedParts", "module_tree", "watched_exports"]
+
+# The parts of a pipeline that Optimum makes of one component.
+_COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
+
+
+@dataclass(frozen=True)
+class _Part:
+    original: Original
+    resolver: ScopeResolver
+
+
+@dataclass
+class ExportedParts:
+    """The parts of a model that were exported, by the file that each was written to.
+
+    Attributes:
+        folder: Where to.
+        whole: Returns the whole model; called when its first part is exported.
+    """
+
+    folder: Path
+    whole: Callable[[], Any]
+    _parts: dict[str, _Part] = field(default_factory=dict)
+
+    def add(self, name: str, part: Any, calls: dict[str, list[str]]) -> None:
+        """Note a part that has just been exported to a file in the folder."""
+        tree = module_tree(self.whole(), part, name)
+        resolver = ScopeResolver(tree, calls)
+        graph = read_graph(self.folder / name)
+        self._parts[name] = _Part(Original(graph, assign(graph, resolver, tree)), resolver)
+
+    def assignment(self, name: str, graph: Graph) -> Assignment | None:
+        """Return the modules of a file's nodes, whatever passes have made of it since; None where none was seen.
+
+        Args:
+            name: The file, as Optimum named it.
+            graph: Its graph, as it is now.
+        """
+        parts = [self._parts[name]] if name in self._parts else list(self._parts.values())
+        if not parts:
+            return None
+        if name in self._parts and parts[0].original.graph == graph:
+            return parts[0].original.assignment
+        tree = parts[0].original.assignment.tree
+        for part in parts[1:]:  # a merged file
+            tree = ModuleTree(tree.classes, tree.containers, {**part.original.assignment.tree.names, **tree.names})
+        return carry([part.original for part in parts], graph, ScopeResolver(tree), tree)
+
+
+def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
+    """Return the tree of a part of a model, with the names that its modules have in the whole.
+
+    Args:
+        whole: The model, or a diffusers pipeline.
+        part: The module that is exported: the model, one of its modules, or a wrapper around some.
+        file: What it is exported to; its folder is named after a pipeline's component.
+    """
+    from torch import nn
+
+    if isinstance(whole, nn.Module):
+        roots = {ROOT: whole}
+    else:  # a pipeline: the component, under its name
+        folder = PurePosixPath(file).parent.name
+        component = _COMPONENTS.get(folder, folder)
+        roots = {component: part}
+    known = {
+        id(module): ".".join(filter(None, (root, path)))
+        for root, top in roots.items()
+        for path, module in top.named_modules()
+    }
+    known_part = known.get(id(part), _place_of_copy(whole, part) if isinstance(whole, nn.Module) else ROOT)
+    names = {}
+    for path, module in part.named_modules():
+        names[path] = known.get(id(module)) or (known_part if not path else "")
+        if path and not names[path]:  # a module of a wrapper, or of a copy
+            holder = names.get(path.rpartition(".")[0], known_part)
+            names[path] = ".".join(filter(None, (holder, path.rpartition(".")[2])))
+    classes = {ROOT: type(whole).__name__}
+    containers = set()
+    every = [(names[path], module) for path, module in part.named_modules()]
+    for path, module in [*_named(roots), *every]:
+        classes.setdefault(path, type(module).__name__)
+        if type(module).forward is nn.Module.forward:
+            containers.add(path)
+    return ModuleTree(classes, frozenset(containers - {ROOT}), names)
+
+
+def _named(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for root, top in roots.items():
+        for path, module in top.named_modules():
+            yield ".".join(filter(None, (root, path))), module
+
+
+def _place_of_copy(whole: Any, part: Any) -> str:
+    """Return the name of the module that a part is a copy of: the only one of its class, else the root's."""
+    alike = [name for name, module in whole.named_modules() if type(module) is type(part)]
+    return alike[0] if len(alike) == 1 else ROOT
+
+
+@contextmanager
+def watched_exports(folder: Path, whole: Callable[[], Any]) -> Iterator[ExportedParts]:
+    """Collect what `torch.onnx.export` writes into a folder while the block runs. One thread at a time."""
+    import torch.onnx
+
+    parts = ExportedParts(folder, whole)
+    original = torch.onnx.export
+
+    @functools.wraps(original)
+    def export(model: Any, *args: Any, **kwargs: Any) -> Any:
+        with _watched_calls(model) as calls:
+            result = original(model, *args, **kwargs)
+        written = Path(os.fspath(kwargs.get("f") or args[1]))
+        if folder in written.parents:
+            parts.add(written.relative_to(folder).as_posix(), model, calls)
+        return result
+
+    torch.onnx.export = export
+    try:
+        yield parts
+    finally:
+        torch.onnx.export = original
+
+
+@contextmanager
+def _watched_calls(model: Any) -> Iterator[dict[str, list[str]]]:
+    """Collect which modules each module calls, by their names in the model, in order."""
+    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+    names = {id(module): name for name, module in model.named_modules()}
+    calls: dict[str, list[str]] = defaultdict(list)
+    running: list[str] = []
+
+    def enter(module: Any, inputs: Any) -> None:
+        name = names.get(id(module))
+        if name is not None:
+            if running and name not in calls[running[-1]]:
+                calls[running[-1]].append(name)
+            running.append(name)
+
+    def leave(module: Any, inputs: Any, output: Any) -> None:
+        if names.get(id(module)) is not None and running:
+            running.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()

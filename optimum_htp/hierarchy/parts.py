@@ -1,0 +1,46 @@
+"""Which part of a model a graph is, told from the scopes in its names: an encoder that was exported alone names its
+modules from itself on.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.onnxfile import Graph
+
+__all__ = ["part_tree", "scopes_of"]
+
+_ENOUGH: Final = 0.95  # of the scopes; functions and renamed nodes have some that lead nowhere
+_DEEPEST: Final = 3  # levels at which parts are looked for
+
+
+def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
+    """Return the scopes in the names of a graph's nodes and values."""
+    names = (name for node in graph.nodes for name in (node.name, *node.outputs))
+    return {scope for name in names if (scope := scope_of(name)) is not None}
+
+
+def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
+    """Return the tree of the part of a model that a graph is; the whole model's where that fits, or nothing does."""
+    scopes = scopes_of(graph) - {()}
+    if not scopes:
+        return tree
+
+    def fit(candidate: ModuleTree) -> float:
+        resolver = ScopeResolver(candidate)
+        return sum(resolver.resolve(scope).whole for scope in scopes) / len(scopes)
+
+    best, score = tree, fit(tree)
+    if score >= _ENOUGH:
+        return best
+    first = {scope[0].partition(".")[0].rstrip("_0123456789") for scope in scopes}
+    for root in sorted(tree.classes, key=lambda name: name.count(".")):
+        children = {name[len(root) + 1 :].partition(".")[0] for name in tree.classes if name.startswith(f"{root}.")}
+        if root == ROOT or root.count(".") >= _DEEPEST or not first & {one.rstrip("_0123456789") for one in children}:
+            continue
+        candidate = tree.below(root)
+        if (found := fit(candidate)) > score:
+            best, score = candidate, found
+    return best

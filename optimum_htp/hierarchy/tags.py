@@ -1,0 +1,86 @@
+"""Tags in an ONNX file: what each node says of its module, and what the model says of all of them.
+
+    htp.module   bert.encoder.layer.0.attention.self.query
+    htp.tag      /BertModel/BertEncoder/BertLayer.0/BertAttention/BertSdpaSelfAttention/Linear
+    namespace    bert/encoder/layer.0/attention/self/query      (what Google's Model Explorer groups by)
+
+and for the whole model `htp.modules` (name to class) and `htp.coverage` (how many nodes each rule found). Nodes have
+metadata since IR version 10: https://github.com/onnx/onnx/blob/main/docs/IR.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from optimum_htp.hierarchy.assign import Assignment, Rule
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.onnxfile import Graph, ModelHeader, Node, NodeVisitor
+
+__all__ = ["COVERAGE", "MODULE", "MODULES", "NAMESPACE", "TAG", "TagWriter", "tagged_assignment"]
+
+MODULE: Final = "htp.module"
+TAG: Final = "htp.tag"
+NAMESPACE: Final = "namespace"
+MODULES: Final = "htp.modules"
+COVERAGE: Final = "htp.coverage"
+_IR_VERSION: Final = 10
+# The dynamo exporter writes the exporting machine's paths beside each node; they are nobody's business.
+_DROPPED: Final = frozenset({"pkg.torch.onnx.stack_trace"})
+
+
+@dataclass(frozen=True)
+class TagWriter:
+    """What has to be written into a file so that its nodes say their modules."""
+
+    assignment: Assignment
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's properties."""
+        tree = self.assignment.tree
+        return {
+            MODULES: tree.to_json(self.assignment.modules),
+            COVERAGE: json.dumps(self.assignment.coverage, separators=(",", ":")),
+        }
+
+    def ir_version(self, current: int) -> int:
+        """Return the IR version that the file has to have."""
+        return max(current, _IR_VERSION)
+
+    def visitor(self) -> NodeVisitor:
+        """Return the function that gives each node, in the order of the file, its properties."""
+        modules: Iterator[str] = iter(self.assignment.modules)
+        tree = self.assignment.tree
+
+        def visit(node: Node) -> dict[str, str]:
+            module = next(modules)
+            kept = {key: value for key, value in node.metadata.items() if key not in _DROPPED}
+            return {**kept, MODULE: module, TAG: tree.tag(module), NAMESPACE: module.replace(".", "/")}
+
+        return visit
+
+
+def tagged_assignment(header: ModelHeader, graph: Graph) -> Assignment | None:
+    """Return the modules that a file's nodes say they came from; None where it has no tags.
+
+    Raises:
+        MetadataError: `htp.modules` is not what it should be.
+    """
+    if MODULES not in header.metadata and not any(MODULE in node.metadata for node in graph.nodes):
+        return None
+    tree = ModuleTree.from_json(header.metadata.get(MODULES, "{}"))
+    modules = tuple(node.metadata.get(MODULE, ROOT) for node in graph.nodes)
+    rules = tuple(Rule.NAME if MODULE in node.metadata else Rule.ROOT for node in graph.nodes)
+    return Assignment(tree, modules, rules)
+
+
+def coverage_of(header: ModelHeader) -> dict[str, Any]:
+    """Return what a file says of how its tags were found; empty where it says nothing that can be read."""
+    try:
+        content = json.loads(header.metadata.get(COVERAGE, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

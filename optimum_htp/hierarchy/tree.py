@@ -1,0 +1,156 @@
+"""The modules of a model, as records: names, classes, and which of them are mere containers.
+
+Names are those of `named_modules()` of the whole model. A part of it that is exported alone, an encoder, names its
+modules from itself on; a tree knows both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optimum_htp.errors import MetadataError
+
+__all__ = ["ROOT", "ModuleTree", "ancestors", "parent_of"]
+
+ROOT = ""
+"""The name of the whole model."""
+
+
+@dataclass(frozen=True)
+class ModuleTree:
+    """The module tree of a model, and of the part of it that was exported.
+
+    Attributes:
+        classes: Class name of each module, by its name in the whole model, the root's included. Empty where only
+            names are known.
+        containers: Modules that are never called: lists and dictionaries of modules.
+        names: For each name in the exported part the name in the whole model. The part's root is `""`.
+        parameters: For each parameter and buffer of the part the modules that own it; several where it is tied.
+            Empty where that is not known.
+    """
+
+    classes: Mapping[str, str]
+    containers: frozenset[str] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of_names(cls, classes: Mapping[str, str]) -> ModuleTree:
+        """Return the tree of a model that was exported whole, from names and classes alone."""
+        full = {ROOT: "", **classes}
+        containers = {name for name, kind in full.items() if kind in ("ModuleList", "ModuleDict")}
+        return cls(full, frozenset(containers), {name: name for name in full})
+
+    @classmethod
+    def of_scopes(cls, scopes: Iterable[Sequence[str]]) -> ModuleTree:
+        """Return the tree that scopes in names let expect, with no classes: for files whose model is not known."""
+        names = {ROOT}
+        for scope in sorted(scopes, key=len):
+            here = ROOT
+            for piece in scope:
+                attribute, _, indices = piece.partition(".")
+                holder = parent_of(here) if indices and here.rpartition(".")[2] == attribute else here
+                full = f"{holder}.{piece}" if holder else piece
+                first, _, number = full.rpartition("_")
+                here = first if number.isdigit() and first in names else full
+                names.add(here)
+        containers = {parent_of(name) for name in names if name.rpartition(".")[2].isdigit()}
+        lists = frozenset(one for one in containers if one not in names)
+        return cls({}, lists, {name: name for name in names})
+
+    def owners(self, parameter: str) -> frozenset[str]:
+        """Return the modules that own a parameter of the part; none for a name that is no parameter's."""
+        if self.parameters:
+            return self.parameters.get(parameter, frozenset())
+        owner = parent_of(parameter)
+        return frozenset({self.names[owner]}) if owner and owner in self.names else frozenset()
+
+    @classmethod
+    def from_json(cls, text: str) -> ModuleTree:
+        """Return the tree that the property `htp.modules` holds.
+
+        Raises:
+            MetadataError: It holds something else.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise MetadataError("htp.modules is not JSON.") from error
+        if not isinstance(content, dict) or not all(isinstance(kind, str) for kind in content.values()):
+            raise MetadataError("htp.modules is not a JSON object of class names.")
+        return cls.of_names(content)
+
+    def below(self, root: str) -> ModuleTree:
+        """Return the same tree for a part that was exported alone, of the whole model's module `root`."""
+        if not root:
+            return self
+        start = len(root) + 1
+        inside = {name[start:]: name for name in self.classes if name.startswith(f"{root}.")}
+        owned = {name[start:]: owners for name, owners in self.parameters.items() if name.startswith(f"{root}.")}
+        return ModuleTree(self.classes, self.containers, {ROOT: root, **inside}, owned)
+
+    def to_json(self, used: Iterable[str]) -> str:
+        """Return the modules that own nodes, and those that contain one, as `htp.modules`."""
+        wanted = {one for name in used for one in (name, *ancestors(name))} | {ROOT}
+        kept = {name: kind for name, kind in self.classes.items() if name in wanted}
+        return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+
+    def tag(self, name: str) -> str:
+        """Return a module's path of class names: `/BertModel/BertEncoder/BertLayer.0/BertAttention`.
+
+        Where a class is not known, the attribute's name stands for it.
+        """
+        return self._tag(name)
+
+    @functools.cached_property
+    def _tag(self) -> Callable[[str], str]:
+        @functools.cache
+        def tag(name: str) -> str:
+            atom = name.rpartition(".")[2]
+            before = tag(parent_of(name)) if name else ""
+            if name in self.containers:
+                return before
+            kind = self.classes.get(name) or (atom if not atom.isdigit() else "")
+            if not name and not kind:
+                return ""
+            return f"{before}/{kind}.{atom}" if atom.isdigit() else f"{before}/{kind}"
+
+        return tag
+
+    def common(self, names: Iterable[str]) -> str:
+        """Return the lowest module that contains all of these, and is more than a container."""
+        unique = set(names)
+        if len(unique) == 1:
+            return unique.pop()
+        paths = [name.split(".") for name in unique if name]
+        if len(paths) != len(unique) or not paths:
+            return ROOT
+        shared = []
+        for atoms in zip(*paths):  # noqa: B905 - the shortest ends the common part
+            if len(set(atoms)) > 1:
+                break
+            shared.append(atoms[0])
+        return self.caller(".".join(shared))
+
+    def caller(self, name: str) -> str:
+        """Return a module itself, or the one that holds it where it is a container or no module at all."""
+        while name and (name in self.containers or (self.classes and name not in self.classes)):
+            name = parent_of(name)
+        return name
+
+
+def parent_of(name: str) -> str:
+    """Return the name of the module that holds another; the root's for one of the first level."""
+    return name.rpartition(".")[0]
+
+
+def ancestors(name: str) -> list[str]:
+    """Return the names of the modules around one, innermost first, the root last; none for the root."""
+    found = []
+    while name:
+        name = parent_of(name)
+        found.append(name)
+    return found
