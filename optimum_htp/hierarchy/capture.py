@@ -68,7 +68,9 @@ class ExportedParts:
             return parts[0].original.assignment
         tree = parts[0].original.assignment.tree
         for part in parts[1:]:  # a merged file
-            tree = ModuleTree(tree.classes, tree.containers, {**part.original.assignment.tree.names, **tree.names})
+            other = part.original.assignment.tree
+            names, parameters = {**other.names, **tree.names}, {**other.parameters, **tree.parameters}
+            tree = ModuleTree(tree.classes, tree.containers, names, parameters)
         return carry([part.original for part in parts], graph, ScopeResolver(tree), tree)
 
 
@@ -107,7 +109,21 @@ def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
         classes.setdefault(path, type(module).__name__)
         if type(module).forward is nn.Module.forward:
             containers.add(path)
-    return ModuleTree(classes, frozenset(containers - {ROOT}), names)
+    by_identity: dict[int, set[str]] = defaultdict(set)
+    for path, module in every:
+        for _, tensor in _own_tensors(module):
+            by_identity[id(tensor)].add(path)
+    parameters = {
+        ".".join(filter(None, (path, name))): frozenset(by_identity[id(tensor)])
+        for path, module in part.named_modules()
+        for name, tensor in _own_tensors(module)
+    }
+    return ModuleTree(classes, frozenset(containers - {ROOT}), names, parameters)
+
+
+def _own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
 
 
 def _named(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
