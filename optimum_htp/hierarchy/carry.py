@@ -62,11 +62,11 @@ def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTre
         if any(nodes[one].op_type == node.op_type for one in old):
             same = next(one for one in old if nodes[one].op_type == node.op_type)
             found[index] = modules[same], original.assignment.rules[same]
+        elif node.name in named and nodes[named[node.name]].op_type == node.op_type:
+            found[index] = modules[named[node.name]], Rule.CARRIED_NAME  # it took in what followed it
         elif old:
             replaced = _between(original.graph, makers, old, values - set(node.outputs))
             found[index] = tree.common(modules[one] for one in replaced), Rule.FUSED
-        elif node.name in named and nodes[named[node.name]].op_type == node.op_type:
-            found[index] = modules[named[node.name]], Rule.CARRIED_NAME
     return found
 
 

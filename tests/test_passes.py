@@ -1,0 +1,238 @@
+"""Tags across passes that rewrite the graph: how many nodes have one, and how many are still their weight's owner's.
+
+The table: pass by share of nodes tagged, by share of uses of surviving weights that are exact. A fused node carries
+the common module of those that it replaced, so it is exact when its weights' owners lie in its module.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import transformers
+
+from optimum_htp import HTPExporter
+from optimum_htp.hierarchy.tags import MODULE, TAG
+from optimum_htp.tagging import Tagger, tag_file
+from tests.conftest import optimum_cli
+from tests.support.weights import nodes_of, property_of, weight_uses
+from tests.support.zoo import ZOO
+
+MODELS = ["bert", "gpt2", "albert", "swin"]
+
+
+def _ort(level):
+    def optimize(source, target):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = str(target)
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+    return optimize
+
+
+def _dynamic(source, target):
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(source, target)
+
+
+def _static(source, target):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    session = onnxruntime.InferenceSession(str(source))
+
+    class Reader(CalibrationDataReader):
+        left = 2
+
+        def get_next(self):
+            self.left -= 1
+            return {one.name: _values(one) for one in session.get_inputs()} if self.left >= 0 else None
+
+    quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ)
+
+
+def _values(spec):
+    free = {"batch_size": 1, "sequence_length": 4}
+    shape = [one if isinstance(one, int) else free.get(one, 1) for one in spec.shape]
+    if "pixel" in spec.name:
+        shape = [1, 3, 32, 32]
+    if spec.name == "attention_mask" and "past" in str(spec.shape):
+        shape = [1, 5]
+    kind = spec.type[len("tensor(") : -1]
+    return np.ones(shape, kind if kind.startswith("int") else np.float32)
+
+
+def _slim(source, target):
+    import onnxslim
+
+    onnx.save(onnxslim.slim(onnx.load(source)), target)
+
+
+def _simplified(source, target):
+    import onnxsim
+
+    onnx.save(onnxsim.simplify(onnx.load(source))[0], target)
+
+
+def _half(source, target):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def _converted(source, target):
+    onnx.save(onnx.version_converter.convert_version(onnx.load(source), 20), target)
+
+
+def _external(source, target):
+    onnx.save(onnx.load(source), target, save_as_external_data=True, location="weights.bin", size_threshold=0)
+
+
+PASSES = {
+    "ort-basic": _ort(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC),
+    "ort-extended": _ort(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED),
+    "ort-all": _ort(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL),
+    "dynamic": _dynamic,
+    "static-qdq": _static,
+    "onnxslim": _slim,
+    "onnxsim": _simplified,
+    "fp16": _half,
+    "version": _converted,
+    "external": _external,
+}
+
+
+def shares(path, model):
+    """Return the share of nodes with a tag below the root's, and that of exact uses of weights, with their number."""
+    nodes = list(nodes_of(onnx.load(path, load_external_data=False).graph))
+    tagged = [node for node in nodes if property_of(node, MODULE) is not None and property_of(node, TAG)]
+    uses = weight_uses(path, model)
+    good = [use for use in uses if use.exact or _holds(use)]
+    return len(tagged) / len(nodes), len(good) / len(uses) if uses else 1.0, len(uses)
+
+
+def _holds(use):
+    """Whether a fused node's module is around the owner of its weight, by no more than the fused modules."""
+    fused = use.op_type.startswith(("Skip", "Fused", "Bias", "Attention", "Multi", "Gemm", "QAttention", "FastGelu"))
+    return fused and any(owner.startswith(f"{use.module}.") for owner in use.owners)
+
+
+def _is_valid(path):
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def passed(zoo_export, tmp_path_factory):
+    """Run a pass on a model's export once; return the file that it wrote."""
+    done = {}
+
+    def run(name, kind):
+        if (name, kind) not in done:
+            target = tmp_path_factory.mktemp("passes") / f"{name}.onnx"
+            PASSES[kind](zoo_export(name).output / "model.onnx", target)
+            done[name, kind] = target
+        return done[name, kind]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", PASSES)
+def test_tags_are_carried_from_the_original(name, kind, passed, zoo_export, tmp_path):
+    files = zoo_export(name)
+    model = getattr(transformers, ZOO[name].model).from_pretrained(files.model)
+    if kind == "fp16":
+        model = model.half()
+    made = passed(name, kind)
+    was_valid = _is_valid(made)  # not every tool sorts its nodes
+    tag_file(made, original=files.output / "model.onnx")
+    tagged, exact, uses = shares(made, model)
+    assert tagged >= 0.98
+    assert exact >= 0.98
+    if kind not in ("static-qdq", "dynamic"):
+        assert uses >= 10
+    coverage = Tagger(files.output / "model.onnx").assignment(made).coverage
+    assert coverage.get("root", 0) <= 0.02 * sum(coverage.values())
+    assert _is_valid(made) == was_valid
+    onnxruntime.InferenceSession(str(made))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["names", "model"])
+@pytest.mark.parametrize("kind", ["ort-basic", "dynamic", "onnxslim", "version"])
+def test_tags_are_found_without_the_original(kind, how, passed, zoo_export, tmp_path):
+    files = zoo_export("bert")
+    made = tmp_path / "made.onnx"
+    shutil.copy(passed("bert", kind), made)
+    proto = onnx.load(made)
+    for node in nodes_of(proto.graph):
+        del node.metadata_props[:]
+    del proto.metadata_props[:]
+    onnx.save(proto, made)
+    assignment = tag_file(made, model=files.model if how == "model" else None)
+    tagged, exact, _ = shares(made, getattr(transformers, ZOO["bert"].model).from_pretrained(files.model))
+    assert tagged >= 0.98
+    assert exact >= 0.98
+    assert bool(assignment.tree.classes) == (how == "model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"optimize": "O1"}, {"optimize": "O2"}, {"optimize": "O3"}, {"slim": True}])
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_export_keeps_tags_through_optimums_passes(name, options, zoo_export, tmp_path):
+    files = zoo_export(name)
+    if name == "t5" and options == {"slim": True}:
+        pytest.skip("onnxslim itself fails on T5's decoders")
+    HTPExporter().export(files.model, tmp_path / "out", task=ZOO[name].task, **options)
+    model = getattr(transformers, ZOO[name].model).from_pretrained(files.model)
+    for path in sorted((tmp_path / "out").glob("*.onnx")):
+        tagged, exact, uses = shares(path, model)
+        assert tagged >= 0.98
+        assert exact >= 0.98
+        assert uses >= 8
+
+
+def test_fused_node_is_of_the_common_module_of_what_it_replaced(passed, zoo_export, tmp_path):
+    files = zoo_export("bert")
+    made = passed("bert", "ort-all")
+    tag_file(made, original=files.output / "model.onnx")
+    gelus = {property_of(node, MODULE) for node in onnx.load(made).graph.node if node.op_type == "BiasGelu"}
+    layers = {f"bert.encoder.layer.{one}.intermediate" for one in (0, 1)}  # the Add of dense, and the activation
+    assert gelus == {*layers, "cls.predictions.transform"}
+    HTPExporter().export(files.model, tmp_path / "out", task="fill-mask", optimize="O2")
+    nodes = onnx.load(tmp_path / "out" / "model.onnx").graph.node
+    modules = {property_of(node, MODULE) for node in nodes if node.op_type == "SkipLayerNormalization"}
+    assert {"bert.encoder.layer.0.attention.output", "bert.encoder.layer.1.output"} < modules
+
+
+@pytest.mark.slow
+def test_optimums_own_steps_carry_tags(zoo_export, tmp_path):
+    source = zoo_export("bert").output
+    optimum_cli("onnxruntime", "quantize", "--onnx_model", source, "--avx2", "-o", tmp_path / "out")
+    nodes = list(nodes_of(onnx.load(tmp_path / "out" / "model_quantized.onnx").graph))
+    assert all(property_of(node, TAG) for node in nodes)
+
+
+@pytest.mark.slow
+def test_command_tags_a_file_that_was_exported_by_something_else(published, tmp_path, empty_home):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    architecture = published("bert")
+    model = AutoModelForSequenceClassification.from_pretrained(architecture.repo_id).eval()
+    batch = (torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long))
+    torch.onnx.export(model, batch, tmp_path / "theirs.onnx", dynamo=False)
+    done = optimum_cli("htp", "tag", tmp_path / "theirs.onnx", "--model", architecture.repo_id, **empty_home)
+    assert "nodes of" in done.stdout
+    tagged, exact, uses = shares(tmp_path / "theirs.onnx", model)
+    assert (tagged, exact) == (1.0, 1.0)
+    assert uses >= 30
