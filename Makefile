@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment of its own, which is made on first use.
 PYTHON ?= python3
 VENV ?= .venv
+EXPLORER ?= .venv-model-explorer
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint fast clean
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
 
-test: lint
+test: lint $(EXPLORER)/installed
 	$(BIN)/python -m pytest
 
 fast: $(VENV)/installed
@@ -26,5 +27,11 @@ $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+# Model Explorer needs other versions than we do.
+$(EXPLORER)/installed:
+	$(PYTHON) -m venv $(EXPLORER)
+	$(EXPLORER)/bin/pip install --quiet "model-explorer-onnx==0.4.2"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf $(VENV) $(EXPLORER) .mypy_cache .ruff_cache .pytest_cache dist out

@@ -14,7 +14,7 @@ from optimum_htp.cli.base import Command
 __all__ = ["HTPExportCommand"]
 
 # Set by argparse and by optimum-cli itself.
-_NOT_OPTIONS: Final = {"func", "model", "output", "json"}
+_NOT_OPTIONS: Final = {"func", "model", "output", "json", "report"}
 
 
 class HTPExportCommand(Command):
@@ -59,14 +59,20 @@ class HTPExportCommand(Command):
             action="store_false",
             help="Do not write into each node which module of the PyTorch model it came from.",
         )
+        group.add_argument("--report", help="Also write a report: a name in .json, .md or .html.")
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
 
     def execute(self) -> None:
         """Export, and say what was written."""
         from optimum_htp.exporter import HTPExporter
+        from optimum_htp.report import check_report_path, report_document, write_report
 
+        if self.args.report is not None:
+            check_report_path(self.args.report)
         arguments = {name: value for name, value in vars(self.args).items() if name not in _NOT_OPTIONS}
         result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
+        if self.args.report is not None:
+            write_report(report_document(result.files), self.args.report)
         if self.args.json:
             document: dict[str, Any] = {
                 "files": [str(path) for path in result.files],

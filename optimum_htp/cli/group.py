@@ -4,6 +4,8 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from optimum_htp.cli.info import InfoCommand
 from optimum_htp.cli.inject import InjectCommand
+from optimum_htp.cli.profile import ProfileCommand
+from optimum_htp.cli.report import ReportCommand
 from optimum_htp.cli.strip import StripCommand
 from optimum_htp.cli.tag import TagCommand
 from optimum_htp.cli.verify import VerifyCommand
@@ -17,5 +19,13 @@ class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
     COMMAND = CommandInfo(name="htp", help="Read, write and check what ONNX files say about the model they came from.")
     SUBCOMMANDS = tuple(
         CommandInfo(name=command.COMMAND.name, help=command.COMMAND.help, subcommand_class=command)
-        for command in (InfoCommand, InjectCommand, StripCommand, TagCommand, VerifyCommand)
+        for command in (
+            InfoCommand,
+            InjectCommand,
+            ProfileCommand,
+            ReportCommand,
+            StripCommand,
+            TagCommand,
+            VerifyCommand,
+        )
     )

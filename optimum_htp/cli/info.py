@@ -14,6 +14,7 @@ from optimum.commands.base import CommandInfo
 from optimum_htp.cli.batch import BatchCommand, Outcome, printable
 
 if TYPE_CHECKING:
+    from optimum_htp.hierarchy.summary import ModuleSummary
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import Graph, ModelHeader
 
@@ -31,6 +32,8 @@ class InfoCommand(BatchCommand):
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         BatchCommand.parse_args(parser)
+        parser.add_argument("--tree", action="store_true", help="Show the modules, with nodes, parameters and bytes.")
+        parser.add_argument("--depth", type=int, help="Levels of modules that --tree shows.")
         parser.add_argument("--show-metadata", action="store_true", help="Show every metadata property as it is.")
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
@@ -39,11 +42,17 @@ class InfoCommand(BatchCommand):
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print a file's record."""
+        from optimum_htp.hierarchy.outline import outline
+
         header, record, graph, external = outcome.value
         if several:
             print(f"== {outcome.file}")
         for name, value in _summary(header, record, graph, external).items():
             print(f"{name:<15} {printable(value)}")
+        if self.args.tree:
+            print()
+            for line in outline(_modules(outcome.file, header, graph), depth=self.args.depth):
+                print(printable(line))
         if self.args.show_metadata:
             print()
             for key, value in header.metadata.items():
@@ -64,11 +73,29 @@ class InfoCommand(BatchCommand):
                 "initializers": len(graph.initializers),
                 "external_files": list(external),
             }
+        tree = {}
+        if self.args.tree:
+            modules = _modules(outcome.file, header, graph)
+            tree = {"modules": [one.as_dict() for one in modules.values()]}
         return {
+            **tree,
             "record": None if record is None else dataclasses.asdict(record),
             "header": dataclasses.asdict(header),
             "graph": summary,
         }
+
+
+def _modules(file: str, header: ModelHeader, graph: Graph | None) -> dict[str, ModuleSummary]:
+    from optimum_htp.errors import MetadataError
+    from optimum_htp.hierarchy.summary import summarize
+    from optimum_htp.hierarchy.tags import tagged_assignment
+
+    if graph is None:
+        raise MetadataError(f"{file} is not here: download it to see its modules.")
+    assignment = tagged_assignment(header, graph)
+    if assignment is None:
+        raise MetadataError(f"{file} has no tags. Add them first: `optimum-cli htp tag {file}`.")
+    return summarize(graph, assignment)
 
 
 def _read(file: str, *, lenient: bool) -> tuple[ModelHeader, ExportMetadata | None, Graph | None, tuple[str, ...]]:

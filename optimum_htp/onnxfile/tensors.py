@@ -6,13 +6,14 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["TensorSpec", "dtype_name", "integer", "tensor_spec"]
+__all__ = ["TensorSpec", "bits_of", "dtype_name", "integer", "tensor_spec"]
 
 Dimension = int | str | None
 
@@ -44,6 +45,17 @@ _DTYPES: Final = {
     25: "uint2",
     26: "int2",
 }
+
+
+_BITS: Final = re.compile(r"\d+")
+
+
+def bits_of(dtype: str) -> int:
+    """Return the bits that an element of a type takes; 0 for strings, whose length is their own."""
+    if dtype == "bool":
+        return 8
+    match = _BITS.search(dtype)
+    return int(match[0]) if match else 0
 
 
 @dataclass(frozen=True)

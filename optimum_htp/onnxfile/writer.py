@@ -208,11 +208,20 @@ def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[Bina
         model = target if target.exists() else like
         if model is not None:
             shutil.copymode(model, temporary)
+        else:
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except BaseException:  # whatever stopped the block, Ctrl-C included: leave nothing behind
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:

@@ -1,0 +1,32 @@
+"""`optimum-cli htp report FILE... -o REPORT`: provenance and module tree as JSON, Markdown or HTML."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.batch import expand
+
+__all__ = ["ReportCommand"]
+
+
+class ReportCommand(Command):
+    """Writes one report of the files of a model."""
+
+    COMMAND = CommandInfo(name="report", help="Write a report of ONNX files: .json, .md, or an .html page to look at.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("files", nargs="+", metavar="FILE", help="Tagged ONNX files, folders of them, or globs.")
+        parser.add_argument("-o", "--output", required=True, help="The report: a name in .json, .md or .html.")
+
+    def execute(self) -> None:
+        """Write the report, and say where."""
+        from optimum_htp.report.document import report_document
+        from optimum_htp.report.write import check_report_path, write_report
+
+        check_report_path(self.args.output)
+        print(write_report(report_document(expand(self.args.files)), self.args.output))

@@ -1,0 +1,109 @@
+"""The report as plain data; `schema/report.schema.json` is its schema, version 1."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from optimum_htp.errors import MetadataError
+from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.parts import scopes_of
+from optimum_htp.hierarchy.summary import ModuleSummary, summarize
+from optimum_htp.hierarchy.tags import coverage_of, tagged_assignment
+from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import Graph, external_files, read_graph, read_header
+
+__all__ = ["REPORT_VERSION", "read_modules", "report_document"]
+
+REPORT_VERSION: Final = 1
+
+
+def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
+    """Return the graph of a tagged file and the modules of its nodes.
+
+    Raises:
+        MetadataError: The file has no tags.
+    """
+    header, graph = read_header(path), read_graph(path)
+    assignment = tagged_assignment(header, graph)
+    if assignment is None:
+        hint = "" if scopes_of(graph) - {()} else ", with --model or --from"
+        raise MetadataError(f"{path} has no tags. Add them first: `optimum-cli htp tag {path}`{hint}.")
+    return graph, assignment
+
+
+class Timed(Protocol):
+    """A run of a file: the graph that ran, the modules of its nodes, and the time of each."""
+
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def assignment(self) -> Assignment: ...
+    @property
+    def microseconds(self) -> Mapping[int, float]: ...
+
+
+def report_document(
+    files: Sequence[str | os.PathLike[str]], profiles: Mapping[str, Timed] | None = None
+) -> dict[str, Any]:
+    """Return the report of the files of a model.
+
+    Args:
+        files: The ONNX files.
+        profiles: For each file that was timed its run; the report is then of the graph that ran.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
+        MetadataError: A file has no tags.
+    """
+    return {
+        "report_version": REPORT_VERSION,
+        "files": [_file(Path(path), (profiles or {}).get(os.fspath(path))) for path in files],
+    }
+
+
+def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
+    header = read_header(path)
+    graph, assignment = (profile.graph, profile.assignment) if profile is not None else read_modules(path)
+    microseconds = profile.microseconds if profile is not None else None
+    record = ExportMetadata.from_properties(header.metadata)
+    external = [name for name in external_files(path) if (path.parent / name).is_file()]
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "external_files": [{"file": name, "bytes": (path.parent / name).stat().st_size} for name in external],
+        "context": {
+            "record": None if record is None else dataclasses.asdict(record),
+            "producer": f"{header.producer_name} {header.producer_version}".strip(),
+            "ir_version": header.ir_version,
+            "opsets": header.opsets,
+        },
+        "model": {
+            "graph": graph.name,
+            "inputs": [dataclasses.asdict(spec) for spec in graph.inputs],
+            "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
+            "nodes": len(graph.nodes),
+            "initializers": len(graph.initializers),
+        },
+        "coverage": coverage_of(header),
+        "timed": microseconds is not None,
+        "modules": [_module(one, assignment.tree) for one in summarize(graph, assignment, microseconds).values()],
+        "nodes": [
+            {
+                "name": node.name,
+                "op_type": node.op_type,
+                "domain": node.domain,
+                "module": module,
+                **({"microseconds": microseconds.get(index, 0.0)} if microseconds is not None else {}),
+            }
+            for index, (node, module) in enumerate(zip(graph.nodes, assignment.modules, strict=True))
+        ],
+    }
+
+
+def _module(one: ModuleSummary, tree: ModuleTree) -> dict[str, Any]:
+    return {**one.as_dict(), "tag": tree.tag(one.name)}

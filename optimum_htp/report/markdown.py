@@ -1,0 +1,65 @@
+"""The report as Markdown: provenance, coverage, and a table of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from optimum_htp.hierarchy.outline import size_text
+
+__all__ = ["as_markdown", "provenance"]
+
+_SHOWN: Final = {
+    "hub_id": "model",
+    "hub_sha": "commit",
+    "hub_ref": "revision",
+    "task": "task",
+    "model_class": "class",
+    "export_library": "library",
+    "license": "license",
+    "export_timestamp": "exported",
+}
+
+
+def provenance(file: dict[str, Any]) -> dict[str, str]:
+    """Return what is known of where a file came from, in words."""
+    record = file["context"]["record"] or {}
+    known = {label: str(record[key]) for key, label in _SHOWN.items() if record.get(key)}
+    known["producer"] = file["context"]["producer"]
+    known["opset"] = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in file["context"]["opsets"].items())
+    known["size"] = size_text(file["bytes"] + sum(one["bytes"] for one in file["external_files"]))
+    return known
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """Return the report as a Markdown document."""
+    return "\n".join(line for file in document["files"] for line in _lines(file)) + "\n"
+
+
+def _lines(file: dict[str, Any]) -> Iterator[str]:
+    yield f"# {_cell(file['file'])}"
+    yield ""
+    for label, value in provenance(file).items():
+        yield f"- **{label}**: {_cell(value)}"
+    yield f"- **graph**: {file['model']['nodes']} nodes, {file['model']['initializers']} initializers"
+    if file["coverage"]:
+        yield f"- **tags**: {', '.join(f'{_cell(rule)} {count}' for rule, count in file['coverage'].items())}"
+    yield ""
+    timed = ["time (ms)"] if file["timed"] else []
+    headings = ["module", "class", "nodes", "parameters", "size", *timed]
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{'|'.join(' --- ' if at < 2 else ' ---: ' for at in range(len(headings)))}|"
+    for module in file["modules"]:
+        name = f"`{module['name']}`" if module["name"] else "(model)"
+        cells = [name, module["class_name"], f"{module['nodes']:,}", f"{module['parameters']:,}"]
+        cells.append(size_text(module["bytes"]))
+        if timed:
+            cells.append(f"{module['microseconds'] / 1e3:.3f}")
+        yield f"| {' | '.join(map(_cell, cells))} |"
+    yield ""
+
+
+def _cell(text: Any) -> str:
+    """Keep a file's texts from being taken for Markdown or HTML."""
+    plain = "".join(char if char.isprintable() else " " for char in str(text))
+    return plain.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,53 @@
+"""Writing a report in the format that its file's name says."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import HFHubIntegrationError, OnnxWriteError
+from optimum_htp.onnxfile import replaced_atomically
+from optimum_htp.report.html import as_html
+from optimum_htp.report.markdown import as_markdown
+
+__all__ = ["FORMATS", "check_report_path", "write_report"]
+
+FORMATS: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
+    ".json": lambda document: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+    ".md": as_markdown,
+    ".html": as_html,
+}
+"""How a report is written, by the suffix of its file."""
+
+
+def check_report_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a report, where its suffix is one that is known.
+
+    Raises:
+        HFHubIntegrationError: It is not.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in FORMATS:
+        raise HFHubIntegrationError(f"{path} is no name for a report: let it end in {', '.join(FORMATS)}.")
+    return path
+
+
+def write_report(document: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write a report; return its path.
+
+    Raises:
+        HFHubIntegrationError: The suffix is not one of `FORMATS`, or plotly is missing.
+        OnnxWriteError: The file cannot be written. What was there still is.
+    """
+    path = check_report_path(path)
+    text = FORMATS[path.suffix.lower()](document)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_atomically(path) as stream:
+            stream.write(text.encode())
+    except OSError as error:
+        raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
+    return path

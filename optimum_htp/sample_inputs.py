@@ -1,0 +1,125 @@
+"""Inputs to run a file with: of the right names, types and shapes; their values mean nothing.
+
+Symbols in shapes (`batch_size`, `past_sequence_length + 1`) are those that Optimum exports with. Their sizes are
+Optimum's own defaults for dummy inputs, what the model's config says of images and sounds, and what the user gives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from optimum_htp.configs import config_folder
+from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import TensorSpec, read_metadata, read_signature
+from optimum_htp.repofiles import read_json
+
+__all__ = ["sample_inputs"]
+
+_PAST: Final = 8  # tokens before the new ones
+# Sizes by what a symbol's name holds, first match first; the value is one of Optimum's names, or a number.
+_SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
+    ("batch", "batch_size"),
+    ("choice", "num_choices"),
+    ("past", _PAST),
+    ("audio", "audio_sequence_length"),
+    ("frame", "nb_max_frames"),
+    ("feature", "feature_size"),
+    ("channel", "num_channels"),
+    ("height", "height"),
+    ("width", "width"),
+    ("max_patches", "max_patches"),
+    ("point", "point_batch_size"),
+    ("sequence", "sequence_length"),
+    ("length", "sequence_length"),
+)
+_WAVEFORMS: Final = ("input_values",)  # whose samples Optimum calls a sequence like any other
+_MASK: Final = "mask"
+_FROM_CONFIG: Final = {
+    "num_channels": "num_channels",
+    "num_mel_bins": "feature_size",
+}
+
+
+def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return numpy arrays for every input of a file.
+
+    Args:
+        path: The ONNX file.
+        shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
+    """
+    inputs, _ = read_signature(path)
+    sizes = {**_defaults(), **_config_sizes(Path(path)), **(shapes or {})}
+    generator = np.random.default_rng(0)
+    return {spec.name: _array(spec, sizes, generator) for spec in inputs}
+
+
+def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
+    shape = [_size(one, spec.name, sizes) for one in spec.shape or ()]
+    dtype = np.dtype(spec.dtype if spec.dtype not in (None, "bfloat16", "string") else "float32")
+    if dtype.kind == "b":
+        return np.ones(shape, dtype)
+    if dtype.kind in "iu":  # tokens, masks and positions; 1 is a token of every vocabulary
+        return np.ones(shape, dtype) if _MASK in spec.name else generator.integers(0, 2, shape).astype(dtype)
+    return generator.random(shape, np.float32).astype(dtype)
+
+
+def _size(dimension: int | str | None, name: str, sizes: Mapping[str, int]) -> int:
+    """Return the size of a dimension: a number, a symbol, or a sum of these."""
+    if isinstance(dimension, int):
+        return dimension
+    if dimension is None:
+        return 1
+    if name in _WAVEFORMS and "batch" not in dimension:
+        return sizes["audio_sequence_length"]
+    return sum(_term(part.strip(), sizes) for part in dimension.split("+"))
+
+
+def _term(text: str, sizes: Mapping[str, int]) -> int:
+    if text.isdigit():
+        return int(text)
+    if text in sizes:
+        return sizes[text]
+    for part, size in _SYMBOLS:
+        if part in re.sub(r"[^a-z_]", "", text.lower()):
+            return size if isinstance(size, int) else sizes.get(size, 1)
+    return 1
+
+
+def _defaults() -> dict[str, int]:
+    from optimum.utils import DEFAULT_DUMMY_SHAPES
+
+    return {name: size for name, size in DEFAULT_DUMMY_SHAPES.items() if isinstance(size, int)}
+
+
+def _config_sizes(path: Path) -> dict[str, int]:
+    """Return the sizes that the model's config fixes; none where there is no config within reach."""
+    try:
+        record = ExportMetadata.from_properties(read_metadata(path))
+        source = config_folder(path, record, HubAccess(), None, False, needed=False)
+    except HFHubIntegrationError:
+        return {}
+    content = read_json(source.folder / "config.json") if source is not None else None
+    if not isinstance(content, dict):
+        return {}
+    parts = [one for one in (content, content.get("vision_config"), content.get("encoder")) if isinstance(one, dict)]
+    found: dict[str, int] = {}
+    for part in parts:
+        size = part.get("image_size")
+        height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+        if isinstance(height, int) and isinstance(width, int):
+            found |= {"height": height, "width": width}
+        for key, name in _FROM_CONFIG.items():
+            if isinstance(part.get(key), int):
+                found[name] = part[key]
+        if isinstance(part.get("max_source_positions"), int) and "num_mel_bins" in part:
+            found["nb_max_frames"] = 2 * part["max_source_positions"]
+            found["encoder_sequence_length"] = part["max_source_positions"]
+    return found

@@ -1,0 +1,101 @@
+"""The time of each module in ONNX Runtime: what the profiler says of nodes, summed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from optimum_htp.hierarchy.summary import summarize
+from optimum_htp.onnxfile import Graph, Node
+from optimum_htp.profiling import ProfileError, _by_node, profile_file
+from optimum_htp.sample_inputs import sample_inputs
+from tests.conftest import optimum_cli
+from tests.support.zoo import ZOO
+
+FILES = {
+    "bert": "model.onnx",
+    "gpt2": "model.onnx",
+    "swin": "model.onnx",
+    "hubert": "model.onnx",
+    "clip": "model.onnx",
+    "t5": "decoder_model_merged.onnx",
+    "whisper": "decoder_with_past_model.onnx",
+    "electra": "model.onnx",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_modules_add_up_to_all_nodes(name, zoo_export):
+    profile = profile_file(zoo_export(name).output / FILES[name], runs=2, warmup=1)
+    modules = summarize(profile.graph, profile.assignment, profile.microseconds)
+    assert profile.total > 0
+    assert sum(one.own_microseconds for one in modules.values()) == pytest.approx(profile.total)
+    assert modules[""].microseconds == pytest.approx(profile.total)
+    assert modules[""].class_name == ZOO[name].model
+
+
+def test_total_is_the_profilers_own(zoo_export, tmp_path):
+    path = zoo_export("bert").output / "model.onnx"
+    profile = profile_file(path, runs=3, warmup=0, optimize=False)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(str(path), options)
+    for _ in range(4):
+        session.run(None, sample_inputs(path))
+    events = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [one for one in events if one.get("cat") == "Node" and one["name"].endswith("_kernel_time")]
+    assert len(kernels) == 4 * len({one["name"] for one in kernels})
+    ours = _by_node(events, profile.graph, 0, 4)
+    assert sum(ours.values()) == pytest.approx(sum(one["dur"] for one in kernels) / 4)
+    timed = {one["name"] for one in kernels}
+    assert {f"{profile.graph.nodes[index].name}_kernel_time" for index in ours} == timed
+
+
+def test_fused_nodes_are_attributed(zoo_export):
+    profile = profile_file(zoo_export("bert").output / "model.onnx", runs=1, warmup=0)
+    fused = [index for index, node in enumerate(profile.graph.nodes) if node.op_type == "BiasGelu"]
+    assert fused
+    modules = {profile.assignment.modules[index] for index in fused}
+    assert "bert.encoder.layer.0.intermediate" in modules
+
+
+def test_time_of_a_subgraph_is_counted_once():
+    events = [
+        {"cat": "Session", "name": "model_run", "ts": 0, "dur": 100},
+        {"cat": "Node", "name": "if_kernel_time", "ts": 1, "dur": 50, "tid": 1, "args": {"op_name": "If"}},
+        {"cat": "Node", "name": "inner_kernel_time", "ts": 5, "dur": 20, "tid": 1, "args": {"op_name": "Add"}},
+        {"cat": "Node", "name": "after_kernel_time", "ts": 60, "dur": 7, "tid": 1, "args": {"op_name": "Mul"}},
+    ]
+    kinds = {"if": "If", "inner": "Add", "after": "Mul"}
+    graph = Graph(nodes=tuple(Node(name, kind, "", (), (), {}) for name, kind in kinds.items()))
+    assert _by_node(events, graph, 0, 1) == {0: 30.0, 1: 20.0, 2: 7.0}
+
+
+@pytest.mark.slow
+def test_command(zoo_export, tmp_path):
+    file = zoo_export("bert").output / "model.onnx"
+    options = ("--runs", "2", "--batch_size", "1", "--sequence_length", "5")
+    done = optimum_cli("htp", "profile", file, *options, "--depth", "2", "--report", tmp_path / "report.json")
+    assert "input_ids [1, 5]" in done.stdout
+    assert "BertEncoder" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())["files"][0]
+    assert report["timed"]
+    assert sum(node["microseconds"] for node in report["nodes"]) == pytest.approx(report["modules"][0]["microseconds"])
+    content = json.loads(optimum_cli("htp", "profile", file, *options, "--json").stdout)
+    assert content["modules"][0]["microseconds"] == pytest.approx(content["total_microseconds"])
+
+
+def test_inputs_that_do_not_fit_are_named(zoo_export):
+    with pytest.raises(ProfileError, match=r"(?s)pixel_values \[2, 3, 7, 7\].*--height"):
+        profile_file(zoo_export("swin").output / "model.onnx", height=7, width=7)
+
+
+def test_missing_provider_is_named(zoo_export):
+    with pytest.raises(ProfileError, match="NoSuchProvider is not here"):
+        profile_file(zoo_export("bert").output / "model.onnx", provider="NoSuchProvider")

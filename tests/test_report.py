@@ -1,0 +1,192 @@
+"""The module tree for people: in the terminal, and as reports; the HTML page in a real browser."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+
+import jsonschema
+import onnx
+import pytest
+
+from optimum_htp.errors import HFHubIntegrationError, MetadataError
+from optimum_htp.hierarchy.tags import TAG
+from optimum_htp.onnxfile import rewrite_model
+from optimum_htp.report import report_document, write_report
+from tests.conftest import ROOT, optimum_cli, run
+
+CHROMIUM = shutil.which("chromium")
+EXPLORER = ROOT / ".venv-model-explorer" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def file(zoo_export):
+    return zoo_export("bert").output / "model.onnx"
+
+
+def module_of(document, name):
+    return next(one for one in document["files"][0]["modules"] if one["name"] == name)
+
+
+def test_tree_in_the_terminal(file):
+    lines = optimum_cli("htp", "info", file, "--tree", "--depth", "3").stdout.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("module "))
+    rows = [line.split() for line in lines[start + 1 :]]
+    assert rows[0][:2] == ["(model)", "BertForMaskedLM"]
+    assert ["layer.0", "BertLayer"] in [row[:2] for row in rows]
+    assert not [row for row in rows if row[0] == "query"]  # deeper than asked for
+
+
+def test_tree_as_json(file):
+    content = json.loads(optimum_cli("htp", "info", file, "--tree", "--json").stdout)
+    assert content["files"][0]["modules"][0]["class_name"] == "BertForMaskedLM"
+
+
+def test_counts_are_those_of_the_model(file, zoo_export):
+    from transformers import BertForMaskedLM
+
+    document = report_document([file])
+    model = BertForMaskedLM.from_pretrained(zoo_export("bert").model)
+    for name in ("bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.1", "bert.encoder"):
+        expected = sum(one.numel() for one in model.get_submodule(name).parameters())
+        found = module_of(document, name)["parameters"]
+        assert expected <= found <= expected + 20  # and a few constants
+        assert module_of(document, name)["bytes"] >= 4 * expected
+    root = module_of(document, "")
+    assert root["nodes"] == document["files"][0]["model"]["nodes"]
+    assert sum(one["own_nodes"] for one in document["files"][0]["modules"]) == root["nodes"]
+
+
+def test_json_follows_the_shipped_schema(file, zoo_export, tmp_path):
+    schema = json.loads((importlib.resources.files("optimum_htp") / "schema" / "report.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    files = sorted(zoo_export("t5").output.glob("*.onnx"))
+    write_report(report_document([file, *files]), tmp_path / "report.json")
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), schema)
+
+
+def test_markdown(file, tmp_path):
+    text = write_report(report_document([file]), tmp_path / "report.md").read_text()
+    assert "- **class**: BertForMaskedLM" in text
+    assert "| `bert.encoder.layer.0.attention.self.query` | Linear | 2 |" in text
+
+
+def test_report_at_export(published, tmp_path):
+    report = tmp_path / "report.json"
+    optimum_cli("export", "htp", "--model", published("bert").repo_id, "--report", report, tmp_path / "out")
+    assert json.loads(report.read_text())["files"][0]["context"]["record"]["hub_id"] == "tiny/bert"
+
+
+def test_unknown_format_is_refused_before_any_work(file, tmp_path):
+    done = optimum_cli("htp", "report", file, "-o", tmp_path / "report.pdf", check=False)
+    assert done.returncode == 1
+    assert ".json, .md, .html" in done.stderr
+    with pytest.raises(HFHubIntegrationError, match="no name for a report"):
+        write_report({}, tmp_path / "report")
+
+
+def test_file_without_tags_says_what_to_do(file, tmp_path):
+    shutil.copy(file, tmp_path / "plain.onnx")
+    optimum_cli("htp", "strip", tmp_path / "plain.onnx")
+    with pytest.raises(MetadataError, match="htp tag"):
+        report_document([tmp_path / "plain.onnx"])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("There is no chromium here: `apt-get install chromium`")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, file, tmp_path):
+    """The report of a file whose names are hostile in places, opened from disk."""
+    shutil.copy(file, tmp_path / "model.onnx")
+    hostile = "<img src=x onerror=document.title='owned'></script><script>document.title='owned'</script>"
+    rewrite_model(tmp_path / "model.onnx", metadata={"hf_task": hostile, "hf_model_class": hostile})
+    path = write_report(report_document([tmp_path / "model.onnx"]), tmp_path / "report.html")
+    context = browser.new_context(viewport={"width": 1200, "height": 1000})
+    page = context.new_page()
+    page.requested, page.failures = [], []
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.on("pageerror", lambda error: page.failures.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_selector(".plot .slice, .plot .surface")
+    yield page
+    context.close()
+
+
+def test_page_makes_no_request_and_runs_nothing_of_the_file(page, tmp_path):
+    assert [url for url in page.requested if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert page.failures == []
+    assert page.title() == "model.onnx"
+    assert page.locator("dd img").count() == 0
+    page.screenshot(path=tmp_path / "page.png")
+
+
+def test_click_zooms_and_reset_goes_back(page):
+    level = "() => document.querySelector('.plot').data[0].level"
+    assert page.evaluate(level) == "(model)"
+    page.locator(".plot .slice", has_text="bert").first.click()
+    page.wait_for_timeout(1200)
+    assert page.evaluate("() => document.querySelector('.plot').dataset.level") == "bert"
+    page.locator(".reset").click()
+    page.wait_for_timeout(500)
+    assert page.evaluate(level) == "(model)"
+
+
+def test_search_finds_and_enter_zooms(page):
+    page.locator(".search").fill("layer.1 query")
+    assert page.locator("tbody tr:visible").count() == 1
+    assert page.locator(".found").inner_text().startswith("1 of ")
+    page.locator(".search").press("Enter")
+    page.wait_for_timeout(500)
+    level = page.evaluate("() => document.querySelector('.plot').data[0].level")
+    assert level == "bert.encoder.layer.1.attention.self.query"
+    page.locator(".search").fill("Linear")
+    assert page.locator("tbody tr:visible").count() > 5
+
+
+def test_measure_and_shape_can_be_chosen(page):
+    page.locator(".measure").select_option("nodes")
+    page.locator(".shape").select_option("treemap")
+    page.wait_for_timeout(500)
+    data = page.evaluate("() => { const d = document.querySelector('.plot').data[0]; return [d.type, d.values[0]]; }")
+    assert data == ["treemap", 221]
+
+
+_EXPLORER = """
+import json, sys
+from model_explorer_onnx.main import ONNXAdapter
+graphs = ONNXAdapter().convert(sys.argv[1], {})["graphs"]
+print(json.dumps([[node.label, node.namespace] for graph in graphs for node in graph.nodes]))
+"""
+
+
+@pytest.mark.skipif(not EXPLORER.is_file(), reason="Model Explorer has no environment: `make test` makes one")
+def test_model_explorer_shows_the_hierarchy(file, tmp_path):
+    proto = onnx.load(file)
+    for index, node in enumerate(proto.graph.node):  # it falls back to names, which here say nothing
+        node.name = f"scrambled_{index}"
+    onnx.save(proto, tmp_path / "scrambled.onnx")
+    nodes = json.loads(run(EXPLORER, "-c", _EXPLORER, tmp_path / "scrambled.onnx").stdout.splitlines()[-1])
+    namespaces = {namespace for label, namespace in nodes if label == "MatMul"}
+    assert any(one.endswith("bert/encoder/layer/0/attention/self/query") for one in namespaces)
+    assert all(any(one.key == TAG for one in node.metadata_props) for node in proto.graph.node)
+
+
+def test_nothing_is_left_behind_where_a_report_cannot_be_written(file, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("here first")
+    done = optimum_cli("htp", "report", file, "-o", blocked / "report.md", check=False)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert blocked.read_text() == "here first"
