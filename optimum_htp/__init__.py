@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from optimum_htp.hub_cache import HFHubCache
     from optimum_htp.inject import inject_hub_metadata
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.profiling import Profile, profile_file
+    from optimum_htp.report import report_document, write_report
     from optimum_htp.source import detect_model_source, is_hub_model
     from optimum_htp.strip import strip_metadata
+    from optimum_htp.tagging import tag_file
     from optimum_htp.verify import verify_metadata
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "ModelNotFoundError",
     "OptimumONNXModel",
     "PreprocessorLoadError",
+    "Profile",
     "__version__",
     "activate",
     "deactivate",
@@ -47,8 +51,12 @@ __all__ = [
     "hookimpl",
     "inject_hub_metadata",
     "is_hub_model",
+    "profile_file",
+    "report_document",
     "strip_metadata",
+    "tag_file",
     "verify_metadata",
+    "write_report",
 ]
 
 _HOME: Final = {
@@ -62,12 +70,17 @@ _HOME: Final = {
     "ModelNotFoundError": "errors",
     "OptimumONNXModel": "auto",
     "PreprocessorLoadError": "errors",
+    "Profile": "profiling",
     "detect_model_source": "source",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "inject",
     "is_hub_model": "source",
+    "profile_file": "profiling",
+    "report_document": "report",
     "strip_metadata": "strip",
+    "tag_file": "tagging",
     "verify_metadata": "verify",
+    "write_report": "report",
 }
 
 

@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Final
 
-from optimum_htp.hooks import HOOKS, uninstall
+from optimum_htp.hooks import HOOKS, install, uninstall
 
 __all__ = ["activate", "deactivate"]
 
@@ -33,7 +33,7 @@ def activate() -> None:
     """
     if os.environ.get("OPTIMUM_HTP_DISABLE", "0").lower() not in _OFF:
         return
-    for name, install in HOOKS.items():
+    for name in HOOKS:
         if (module := sys.modules.get(name)) is not None:
             install(module)
     if not any(isinstance(finder, _PostImportFinder) for finder in sys.meta_path):
@@ -80,7 +80,7 @@ class _InstallingLoader(importlib.abc.Loader):
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         try:
-            HOOKS[module.__name__](module)
+            install(module)
         except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
             logger.warning(
                 "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained does "

@@ -17,6 +17,7 @@ from optimum_htp.arrange import copy_configs, move_models, move_rest, onnx_files
 from optimum_htp.checkpoint import fetch_checkpoint
 from optimum_htp.errors import HFHubIntegrationError, VerificationError
 from optimum_htp.fit import misfit
+from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
@@ -234,8 +235,15 @@ def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts) -> dict[
         assignment = parts.assignment(written, read_graph(staged / name))
         if assignment is None:
             logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
-        else:
-            tags[name] = TagWriter(assignment)
+            continue
+        tags[name] = TagWriter(assignment)
+        if unplaced := sum(assignment.coverage.get(rule.value, 0) for rule in LAST_RESORTS):
+            logger.warning(
+                "%d of %d nodes of %s could not be placed exactly: htp.coverage says how each was.",
+                unplaced,
+                len(assignment.modules),
+                name,
+            )
     return tags
 
 

@@ -16,7 +16,7 @@ from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.onnxfile import Graph, Node
 
-__all__ = ["Assignment", "Rule", "assign", "complete"]
+__all__ = ["LAST_RESORTS", "Assignment", "Rule", "assign", "complete"]
 
 _DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 
@@ -35,6 +35,10 @@ class Rule(str, Enum):
     ORDER = "order"  # the common module of its neighbours in the file: constants that nobody uses
     PARTIAL = "partial_name"  # the innermost module that the scope in its name leads to
     ROOT = "root"  # none of these
+
+
+LAST_RESORTS: Final = (Rule.PARTIAL, Rule.ROOT)
+"""The rules that place a node where it surely is not wrong, and perhaps not where it is."""
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,43 @@
 """What is put into Optimum, transformers and sentence_transformers, module by module, and how it is taken out.
 
-Every hook looks at what it is given and passes on, untouched, what is not an ONNX file with a record.
+Every hook looks at what it is given and passes on, untouched, what is not an ONNX file with a record. Each module in
+here wraps one thing, and is loaded right after the module that it is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Final
 
-from optimum_htp.hooks import auto_classes, diffusion, loading, next_steps, pipelines, sentence_transformers
-from optimum_htp.hooks.patching import restore_all as uninstall
+__all__ = ["HOOKS", "install", "uninstall"]
 
-__all__ = ["HOOKS", "uninstall"]
-
-HOOKS: Final[Mapping[str, Callable[[ModuleType], None]]] = {
-    **loading.HOOKS,
-    **auto_classes.HOOKS,
-    **pipelines.HOOKS,
-    **next_steps.HOOKS,
-    **diffusion.HOOKS,
-    **sentence_transformers.HOOKS,
+HOOKS: Final[Mapping[str, str]] = {
+    "optimum.onnxruntime.modeling": "loading",
+    "optimum.onnxruntime.modeling_diffusion": "diffusion",
+    "optimum.onnxruntime.optimization": "next_steps",
+    "optimum.onnxruntime.quantization": "next_steps",
+    "sentence_transformers.util.file_io": "sentence_transformers",
+    "transformers.generation.configuration_utils": "auto_classes",
+    "transformers.models.auto.configuration_auto": "auto_classes",
+    "transformers.models.auto.feature_extraction_auto": "auto_classes",
+    "transformers.models.auto.image_processing_auto": "auto_classes",
+    "transformers.models.auto.processing_auto": "auto_classes",
+    "transformers.models.auto.tokenization_auto": "auto_classes",
+    "transformers.pipelines": "pipelines",
 }
-"""What to install right after a module was imported."""
+"""For each module of another library the one in here whose `install` it is given to, right after its import."""
+
+
+def install(module: ModuleType) -> None:
+    """Put our hooks into a module of `HOOKS`; nothing where they are."""
+    importlib.import_module(f"{__name__}.{HOOKS[module.__name__]}").install(module)
+
+
+def uninstall() -> None:
+    """Give everything that was wrapped back as it was."""
+    patching = sys.modules.get(f"{__name__}.patching")
+    if patching is not None:
+        patching.restore_all()

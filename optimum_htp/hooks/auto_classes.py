@@ -11,7 +11,7 @@ from typing import Any, Final
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import wrap_attribute
 
-__all__ = ["HOOKS"]
+__all__ = ["install"]
 
 # The loaders of what belongs to a model, by the module that defines each.
 _AUTO_CLASSES: Final = {
@@ -26,12 +26,10 @@ _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 _HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
 
 
-def _install(module: ModuleType) -> None:
+def install(module: ModuleType) -> None:
+    """Hook into a module that defines one of the classes."""
     name = _AUTO_CLASSES[module.__name__]
     wrap_attribute(getattr(module, name), "from_pretrained", functools.partial(_loading_beside, name))
-
-
-HOOKS: Final = dict.fromkeys(_AUTO_CLASSES, _install)
 
 
 def _loading_beside(name: str, function: Any) -> Any:

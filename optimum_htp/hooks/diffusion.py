@@ -11,17 +11,15 @@ from typing import Any, Final
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import wrap_attribute
 
-__all__ = ["HOOKS"]
+__all__ = ["install"]
 
 _HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
 _SESSION_OPTIONS: Final = ("provider", "providers", "provider_options", "session_options")
 
 
-def _install(module: ModuleType) -> None:
+def install(module: ModuleType) -> None:
+    """Hook into the module that defines the class."""
     wrap_attribute(module.ORTDiffusionPipeline, "from_pretrained", _loading_files)
-
-
-HOOKS: Final = {"optimum.onnxruntime.modeling_diffusion": _install}
 
 
 def _loading_files(function: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import wrap_attribute
 
-__all__ = ["FAILURES", "HOOKS"]
+__all__ = ["FAILURES", "install"]
 
 FAILURES: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 """What loaders raise for a repo without configs; a tokenizer without files fails as it happens to."""
@@ -26,15 +26,13 @@ _SEARCHING: Final = (
 )
 
 
-def _install(module: ModuleType) -> None:
+def install(module: ModuleType) -> None:
+    """Hook into the module that defines `ORTModel`."""
     wrap_attribute(module.ORTModel, "from_pretrained", _loading_files)
     wrap_attribute(module.ORTModel, "_cached_file", _serving_files)
     for searching in filter(None, map(sys.modules.get, _SEARCHING)):
         if hasattr(searching, _SEARCH):
             wrap_attribute(searching, _SEARCH, _finding_files)
-
-
-HOOKS: Final = {_MODELING: _install}
 
 
 def _loading_files(function: Any) -> Any:

@@ -12,26 +12,20 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import wrap_attribute
 
-__all__ = ["HOOKS"]
+__all__ = ["install"]
 
 _STANDARD_NAME: Final = "model.onnx"
 _CONFIG: Final = "config.json"
 
 
-def _install_optimizer(module: ModuleType) -> None:
-    wrap_attribute(module.ORTOptimizer, "from_pretrained", _optimizing_files)
-    wrap_attribute(module.ORTOptimizer, "optimize", _stamping)
-
-
-def _install_quantizer(module: ModuleType) -> None:
-    wrap_attribute(module.ORTQuantizer, "from_pretrained", _quantizing_files)
-    wrap_attribute(module.ORTQuantizer, "quantize", _stamping)
-
-
-HOOKS: Final = {
-    "optimum.onnxruntime.optimization": _install_optimizer,
-    "optimum.onnxruntime.quantization": _install_quantizer,
-}
+def install(module: ModuleType) -> None:
+    """Hook into the module that defines one of the classes."""
+    if hasattr(module, "ORTOptimizer"):
+        wrap_attribute(module.ORTOptimizer, "from_pretrained", _optimizing_files)
+        wrap_attribute(module.ORTOptimizer, "optimize", _stamping)
+    if hasattr(module, "ORTQuantizer"):
+        wrap_attribute(module.ORTQuantizer, "from_pretrained", _quantizing_files)
+        wrap_attribute(module.ORTQuantizer, "quantize", _stamping)
 
 
 def _optimizing_files(function: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import is_wrapped, wrap_attribute
 
-__all__ = ["HOOKS"]
+__all__ = ["install"]
 
 _PIPELINES: Final = "transformers.pipelines"
 # Where the function that makes pipelines is bound, by modules that may have been imported before us.
@@ -21,7 +21,8 @@ _NAMES: Final = {
 }
 
 
-def _install(module: ModuleType) -> None:
+def install(module: ModuleType) -> None:
+    """Hook into the module that defines the function, and those that have bound it."""
     original = module.pipeline
     if is_wrapped(original):
         return
@@ -30,9 +31,6 @@ def _install(module: ModuleType) -> None:
         holder = sys.modules.get(path)
         if holder is not None and vars(holder).get(name) is original:
             wrap_attribute(holder, name, lambda _: hooked)
-
-
-HOOKS: Final = {_PIPELINES: _install}
 
 
 def _completing(function: Any) -> Any:

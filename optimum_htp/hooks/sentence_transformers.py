@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import is_wrapped, wrap_attribute
 
-__all__ = ["HOOKS"]
+__all__ = ["install"]
 
 _LIBRARY: Final = "sentence_transformers"
 _SEARCH: Final = "load_file_path"
 
 
-def _install(module: ModuleType) -> None:
+def install(module: ModuleType) -> None:
+    """Hook into the module that defines the function, and those that have bound it."""
     original = getattr(module, _SEARCH)
     if is_wrapped(original):
         return
@@ -26,9 +27,6 @@ def _install(module: ModuleType) -> None:
     for name, holder in list(sys.modules.items()):  # most of the library may have been imported before us
         if name.partition(".")[0] == _LIBRARY and vars(holder).get(_SEARCH) is original:
             wrap_attribute(holder, _SEARCH, lambda _: wrapper)
-
-
-HOOKS: Final = {f"{_LIBRARY}.util.file_io": _install}
 
 
 def _finding_files(function: Any) -> Any:
