@@ -23,7 +23,7 @@ from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loaded_model import LoadedModel, inspect_loaded_model
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_graph, read_metadata
+from optimum_htp.onnxfile import read_metadata
 from optimum_htp.optimum_export import export_from_folder, export_loaded_model, load_timm, optimum_options
 from optimum_htp.record import export_id, export_record, plugin_properties
 from optimum_htp.repofiles import MODEL_CONFIGS, read_json
@@ -127,7 +127,7 @@ class HTPExporter:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class, parts = self._run_optimum(subject, exported, task, access, options)
+            model_class, parts = self._run_optimum(subject, exported, task, access, options, hierarchy)
             record = export_record(
                 subject.checkpoint,
                 task=task,
@@ -161,7 +161,13 @@ class HTPExporter:
         return task
 
     def _run_optimum(
-        self, subject: LoadedModel, exported: Path, task: str, access: HubAccess, options: Mapping[str, Any]
+        self,
+        subject: LoadedModel,
+        exported: Path,
+        task: str,
+        access: HubAccess,
+        options: Mapping[str, Any],
+        hierarchy: bool,
     ) -> tuple[str, ExportedParts]:
         """Export with Optimum; return the name of the class that was exported, and its parts."""
         model = subject.model
@@ -181,10 +187,11 @@ class HTPExporter:
                         **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
                     },
                     name=subject.name,
+                    hierarchy=hierarchy,
                 )
                 return type(model).__name__, parts
         with subject.reading_preprocessors_from(exported):
-            parts = export_loaded_model(model, exported, {**options, "task": task})
+            parts = export_loaded_model(model, exported, {**options, "task": task}, hierarchy=hierarchy)
         return type(model).__name__, parts
 
     def _add_configs(self, subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
@@ -232,7 +239,7 @@ def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts) -> dict[
     """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it."""
     tags = {}
     for name, written in names.items():
-        assignment = parts.assignment(written, read_graph(staged / name))
+        assignment = parts.assignment(written, staged / name)
         if assignment is None:
             logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
             continue

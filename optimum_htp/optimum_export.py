@@ -29,7 +29,7 @@ _LOADING_ONLY: Final = ("dtype", "pad_token_id", "framework", "trust_remote_code
 
 
 def export_from_folder(
-    folder: Path, output: Path, options: Mapping[str, Any], *, name: str
+    folder: Path, output: Path, options: Mapping[str, Any], *, name: str, hierarchy: bool
 ) -> tuple[Any, ExportedParts]:
     """Export the model in a folder with `optimum.exporters.onnx.main_export`.
 
@@ -38,6 +38,7 @@ def export_from_folder(
         output: Where to write.
         options: Arguments of `main_export`.
         name: What errors call the model.
+        hierarchy: Whether to note the modules of its nodes.
 
     Returns:
         The PyTorch model or diffusers pipeline that was exported, and its parts.
@@ -50,14 +51,14 @@ def export_from_folder(
     with (
         _EXPORTING,
         _loaded_models() as models,
-        watched_exports(output, lambda: models[-1]) as parts,
+        watched_exports(output, lambda: models[-1], wanted=hierarchy) as parts,
         _refusals_as_export_errors(name),
     ):
         main_export(model_name_or_path=os.fspath(folder), output=output, **options)
     return models[-1], parts
 
 
-def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any]) -> ExportedParts:
+def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any], *, hierarchy: bool) -> ExportedParts:
     """Export a model in memory with `optimum.exporters.onnx.onnx_export_from_model`; return its parts.
 
     Options that only matter to loading a model are left out.
@@ -76,7 +77,11 @@ def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any]) ->
             "model before you export it (`model.half()`, `model.config.pad_token_id = …`)."
         )
     options = {name: value for name, value in options.items() if name in known}
-    with _EXPORTING, watched_exports(output, lambda: model) as parts, _refusals_as_export_errors(type(model).__name__):
+    with (
+        _EXPORTING,
+        watched_exports(output, lambda: model, wanted=hierarchy) as parts,
+        _refusals_as_export_errors(type(model).__name__),
+    ):
         onnx_export_from_model(model, output, **options)
     return parts
 

@@ -20,7 +20,7 @@ from optimum_htp.hierarchy.assign import Assignment, assign
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
-from optimum_htp.onnxfile import Graph, read_graph
+from optimum_htp.onnxfile import read_graph
 
 __all__ = ["ExportedParts", "module_tree", "watched_exports"]
 
@@ -31,7 +31,7 @@ _COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
 @dataclass(frozen=True)
 class _Part:
     original: Original
-    resolver: ScopeResolver
+    file: tuple[int, int]  # size and time of the file, by which it is known again
 
 
 @dataclass
@@ -52,26 +52,32 @@ class ExportedParts:
         tree = module_tree(self.whole(), part, name)
         resolver = ScopeResolver(tree, calls)
         graph = read_graph(self.folder / name)
-        self._parts[name] = _Part(Original(graph, assign(graph, resolver, tree)), resolver)
+        original = Original(graph, assign(graph, resolver, tree))
+        self._parts[name] = _Part(original, _identity(self.folder / name))
 
-    def assignment(self, name: str, graph: Graph) -> Assignment | None:
+    def assignment(self, name: str, path: Path) -> Assignment | None:
         """Return the modules of a file's nodes, whatever passes have made of it since; None where none was seen.
 
         Args:
             name: The file, as Optimum named it.
-            graph: Its graph, as it is now.
+            path: Where it is now.
         """
         parts = [self._parts[name]] if name in self._parts else list(self._parts.values())
         if not parts:
             return None
-        if name in self._parts and parts[0].original.graph == graph:
+        if name in self._parts and parts[0].file == _identity(path):
             return parts[0].original.assignment
         tree = parts[0].original.assignment.tree
         for part in parts[1:]:  # a merged file
             other = part.original.assignment.tree
             names, parameters = {**other.names, **tree.names}, {**other.parameters, **tree.parameters}
             tree = ModuleTree(tree.classes, tree.containers, names, parameters)
-        return carry([part.original for part in parts], graph, ScopeResolver(tree), tree)
+        return carry([part.original for part in parts], read_graph(path), ScopeResolver(tree), tree)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
@@ -139,11 +145,20 @@ def _place_of_copy(whole: Any, part: Any) -> str:
 
 
 @contextmanager
-def watched_exports(folder: Path, whole: Callable[[], Any]) -> Iterator[ExportedParts]:
-    """Collect what `torch.onnx.export` writes into a folder while the block runs. One thread at a time."""
+def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> Iterator[ExportedParts]:
+    """Collect what `torch.onnx.export` writes into a folder while the block runs. One thread at a time.
+
+    Args:
+        folder: The folder.
+        whole: Returns the whole model; called when its first part is exported.
+        wanted: Whether to watch at all.
+    """
     import torch.onnx
 
     parts = ExportedParts(folder, whole)
+    if not wanted:
+        yield parts
+        return
     original = torch.onnx.export
 
     @functools.wraps(original)
