@@ -56,7 +56,7 @@ class TagCommand(BatchCommand):
         counted = ", ".join(f"{rule} {count}" for rule, count in outcome.value.coverage.items())
         nodes, modules = len(outcome.value.modules), len(set(outcome.value.modules))
         print(f"{outcome.file}: {nodes} nodes of {modules} modules {would}tagged ({counted})")
-        if not outcome.value.tree.classes:
+        if not any(outcome.value.tree.classes.values()):
             print("  the classes are not known: name the model with --model to have them")
 
     def document(self, outcome: Outcome) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import Graph, Node
 
 __all__ = ["LAST_RESORTS", "Assignment", "Rule", "assign", "complete"]
@@ -59,12 +59,27 @@ class Assignment:
 Found = dict[int, tuple[str, Rule]]
 
 
-def assign(graph: Graph, resolver: ScopeResolver, tree: ModuleTree) -> Assignment:
-    """Return the modules of a graph's nodes, from what the graph itself says."""
-    return complete(graph, resolver, tree, {})
+def assign(
+    graph: Graph, resolver: ScopeResolver, tree: ModuleTree, owners: Mapping[str, frozenset[str]] | None = None
+) -> Assignment:
+    """Return the modules of a graph's nodes, from what the graph itself says.
+
+    Args:
+        graph: The graph.
+        resolver: For the scopes in its names.
+        tree: The modules.
+        owners: The modules that own initializers whose names do not say it.
+    """
+    return complete(graph, resolver, tree, {}, owners)
 
 
-def complete(graph: Graph, resolver: ScopeResolver, tree: ModuleTree, found: Found) -> Assignment:
+def complete(
+    graph: Graph,
+    resolver: ScopeResolver,
+    tree: ModuleTree,
+    found: Found,
+    owners: Mapping[str, frozenset[str]] | None = None,
+) -> Assignment:
     """Return the same where some nodes' modules are known.
 
     Args:
@@ -72,19 +87,19 @@ def complete(graph: Graph, resolver: ScopeResolver, tree: ModuleTree, found: Fou
         resolver: For the scopes in its names.
         tree: The modules.
         found: What is known, by index of the node.
+        owners: The modules that own initializers whose names do not say it.
     """
     found = dict(found)
-    parameters = _owners(graph, tree)
+    weights = _Weights(graph, tree, owners or {})
     for index, node in enumerate(graph.nodes):
         if index in found:
             continue
         said = _said(node, resolver, tree)
         if said is not None:
             found[index] = said
-        owners = [parameters[value] for value in node.inputs if value in parameters]
-        common = frozenset.intersection(*owners) if owners else frozenset()
-        if len(common) == 1 and (said is None or (said[0] not in common and _are_related(said[0], *common))):
-            found[index] = next(iter(common)), Rule.PARAMETER
+        owner = weights.owner(node)
+        if owner is not None and (said is None or weights.goes_before(owner, said[0], node)):
+            found[index] = owner, Rule.PARAMETER
     _follow_data(graph.nodes, tree, found)
     _follow_order(graph.nodes, tree, found)
     root = tree.names.get(ROOT, ROOT)
@@ -97,15 +112,47 @@ def complete(graph: Graph, resolver: ScopeResolver, tree: ModuleTree, found: Fou
     return Assignment(tree, tuple(tree.caller(module) for module, _ in pairs), tuple(rule for _, rule in pairs))
 
 
-def _owners(graph: Graph, tree: ModuleTree) -> dict[str, frozenset[str]]:
-    """Return the owners of the initializers that are named as parameters."""
-    found = {tensor.name: tree.owners(tensor.name) for tensor in graph.initializers}
-    return {name: owners for name, owners in found.items() if owners}
+class _Weights:
+    """The parameters that a graph's nodes use, and the modules that own them."""
 
+    def __init__(self, graph: Graph, tree: ModuleTree, by_value: Mapping[str, frozenset[str]]) -> None:
+        self._shapes = {
+            tensor.name: loose_shape(tensor.shape)
+            for tensor in graph.initializers
+            if "float" in tensor.dtype and loose_shape(tensor.shape)
+        }
+        self._named = {name: owners for name in self._shapes if (owners := tree.owners(name))}
+        self._by_value = by_value
+        self._tree = tree
 
-def _are_related(one: str, other: str) -> bool:
-    """Whether one module lies in the other. A module that uses another's tied weight is still where it is."""
-    return not one or not other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+    def owner(self, node: Node) -> str | None:
+        """Return the one module that owns the parameters that a node uses.
+
+        By their names; by their values only if that is known of all: of a convolution that took in the batch norm
+        behind it the bias may be the norm's, and it still is the convolution.
+        """
+        used = [self._named[name] for name in node.inputs if name in self._named]
+        if not used:
+            weights = [name for name in node.inputs if name in self._shapes]
+            used = [self._by_value[name] for name in weights if name in self._by_value]
+            if len(used) < len(weights):
+                return None
+        common = frozenset.intersection(*used) if used else frozenset()
+        return next(iter(common)) if len(common) == 1 else None
+
+    def goes_before(self, owner: str, module: str, node: Node) -> bool:
+        """Whether the owner of its parameters says more of a node than its scope.
+
+        It does where the scope's module has no parameter of such a shape itself: exporters merge parameters of equal
+        values, and a module that uses the tied weight of another is still where it is. Where shapes are not known, it
+        does where one of both lies in the other.
+        """
+        if owner == module:
+            return False
+        if self._tree.shapes:
+            own = self._tree.shapes.get(module, frozenset())
+            return not any(self._shapes[name] in own for name in node.inputs if name in self._shapes)
+        return not owner or not module or owner.startswith(f"{module}.") or module.startswith(f"{owner}.")
 
 
 def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, Rule] | None:

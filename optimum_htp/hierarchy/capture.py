@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment, assign
+from optimum_htp.hierarchy.by_value import owners_by_value
 from optimum_htp.hierarchy.carry import Original, carry
-from optimum_htp.hierarchy.scopes import ScopeResolver
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.hierarchy.scopes import ScopeResolver, short_name
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import read_graph
 
 __all__ = ["ExportedParts", "module_tree", "watched_exports"]
@@ -47,12 +48,13 @@ class ExportedParts:
     whole: Callable[[], Any]
     _parts: dict[str, _Part] = field(default_factory=dict)
 
-    def add(self, name: str, part: Any, calls: dict[str, list[str]]) -> None:
+    def add(self, name: str, part: Any, calls: dict[tuple[str, ...], list[str]]) -> None:
         """Note a part that has just been exported to a file in the folder."""
         tree = module_tree(self.whole(), part, name)
         resolver = ScopeResolver(tree, calls)
         graph = read_graph(self.folder / name)
-        original = Original(graph, assign(graph, resolver, tree))
+        owners = owners_by_value(self.folder / name, graph, assign(graph, resolver, tree), part)
+        original = Original(graph, assign(graph, resolver, tree, owners))
         self._parts[name] = _Part(original, _identity(self.folder / name))
 
     def assignment(self, name: str, path: Path) -> Assignment | None:
@@ -71,7 +73,7 @@ class ExportedParts:
         for part in parts[1:]:  # a merged file
             other = part.original.assignment.tree
             names, parameters = {**other.names, **tree.names}, {**other.parameters, **tree.parameters}
-            tree = ModuleTree(tree.classes, tree.containers, names, parameters)
+            tree = ModuleTree(tree.classes, tree.containers, names, parameters, {**other.shapes, **tree.shapes})
         return carry([part.original for part in parts], read_graph(path), ScopeResolver(tree), tree)
 
 
@@ -124,7 +126,8 @@ def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
         for path, module in part.named_modules()
         for name, tensor in _own_tensors(module)
     }
-    return ModuleTree(classes, frozenset(containers - {ROOT}), names, parameters)
+    shapes = {path: frozenset(loose_shape(one.shape) for _, one in _own_tensors(module)) for path, module in every}
+    return ModuleTree(classes, frozenset(containers - {ROOT}), names, parameters, shapes)
 
 
 def _own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
@@ -178,23 +181,23 @@ def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> 
 
 
 @contextmanager
-def _watched_calls(model: Any) -> Iterator[dict[str, list[str]]]:
-    """Collect which modules each module calls, by their names in the model, in order."""
+def _watched_calls(model: Any) -> Iterator[dict[tuple[str, ...], list[str]]]:
+    """Collect the modules that are called, by the scope that PyTorch's exporter gives each call, in order."""
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
     names = {id(module): name for name, module in model.named_modules()}
-    calls: dict[str, list[str]] = defaultdict(list)
-    running: list[str] = []
+    calls: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    running: list[tuple[str, ...]] = []
 
     def enter(module: Any, inputs: Any) -> None:
         name = names.get(id(module))
         if name is not None:
-            if running and name not in calls[running[-1]]:
-                calls[running[-1]].append(name)
-            running.append(name)
+            scope = (*(running[-1] if running else ()), *((short_name(name),) if name else ()))
+            calls[scope].append(name)
+            running.append(scope)
 
     def leave(module: Any, inputs: Any, output: Any) -> None:
-        if names.get(id(module)) is not None and running:
+        if id(module) in names and running:
             running.pop()
 
     hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]

@@ -16,7 +16,7 @@ from typing import Final
 
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, parent_of
 
-__all__ = ["Resolved", "ScopeResolver", "scope_of"]
+__all__ = ["Resolved", "ScopeResolver", "scope_of", "short_name"]
 
 _SECOND_CALL: Final = re.compile(r"_\d+$")
 
@@ -48,21 +48,23 @@ class ScopeResolver:
 
     Args:
         tree: The tree.
-        calls: Which modules each module called while it was traced, by their names in the part; where that is
-            known, it tells modules of the same attribute name apart.
+        calls: For each scope, without suffixes, the modules that were called in it while the part was traced, in
+            order, by their names in the part. Where that is known, nothing has to be concluded.
     """
 
-    def __init__(self, tree: ModuleTree, calls: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(self, tree: ModuleTree, calls: Mapping[tuple[str, ...], Sequence[str]] | None = None) -> None:
         self._tree = tree
         self._calls = calls or {}
         self._named: dict[str, list[str]] = defaultdict(list)
         for name in tree.names:
             if name:
-                self._named[_short(name)].append(name)
+                self._named[short_name(name)].append(name)
         self.resolve = functools.cache(self._resolve)
 
     def _resolve(self, scope: tuple[str, ...]) -> Resolved:
         """Return the module that a scope leads to, as far as it leads."""
+        if (seen := self._seen(scope)) is not None:
+            return seen
         here, again = ROOT, False
         for piece in scope:
             found = self._called(here, piece)
@@ -73,15 +75,24 @@ class ScopeResolver:
             here = found
         return Resolved(self._tree.names.get(here, here), again)
 
+    def _seen(self, scope: tuple[str, ...]) -> Resolved | None:
+        """Return the module that was called in a scope; the suffix of the last piece counts the calls."""
+        if scope in self._calls:
+            name = self._calls[scope][0]
+            return Resolved(self._tree.names.get(name, name))
+        bare, _, number = scope[-1].rpartition("_") if scope else ("", "", "")
+        calls = self._calls.get((*scope[:-1], bare), ()) if number.isdigit() else ()
+        if not calls or int(number) >= len(calls):
+            return None
+        name = calls[int(number)]
+        return Resolved(self._tree.names.get(name, name), again=True)
+
     def _called(self, caller: str, piece: str) -> str | None:
         """Return the module of that attribute name which a module called.
 
-        What it was seen to call, else its nearest descendant, else (for a module that is registered elsewhere and
-        shared) the one that is nearest in the tree.
+        Its nearest descendant, else (for a module that is registered elsewhere and shared) the one that is nearest
+        in the tree.
         """
-        for name in self._calls.get(caller, ()):
-            if _short(name) == piece:
-                return name
         candidates = self._named.get(piece, ())
         below = [name for name in candidates if not caller or name.startswith(f"{caller}.")]
         if below:
@@ -91,7 +102,7 @@ class ScopeResolver:
         return max(candidates, key=lambda name: len(_shared_path(name, caller)))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return what the exporter writes of a module's name: its last attribute, with the indices behind it."""
     atoms = name.split(".")
     count = 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from optimum_htp.errors import MetadataError
 
-__all__ = ["ROOT", "ModuleTree", "ancestors", "parent_of"]
+__all__ = ["ROOT", "ModuleTree", "ancestors", "loose_shape", "parent_of"]
 
 ROOT = ""
 """The name of the whole model."""
@@ -30,12 +30,14 @@ class ModuleTree:
         names: For each name in the exported part the name in the whole model. The part's root is `""`.
         parameters: For each parameter and buffer of the part the modules that own it; several where it is tied.
             Empty where that is not known.
+        shapes: For each module the shapes of its own parameters and buffers, as `loose_shape` gives them.
     """
 
     classes: Mapping[str, str]
     containers: frozenset[str] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    shapes: Mapping[str, frozenset[tuple[int, ...]]] = field(default_factory=dict)
 
     @classmethod
     def of_names(cls, classes: Mapping[str, str]) -> ModuleTree:
@@ -90,12 +92,13 @@ class ModuleTree:
         start = len(root) + 1
         inside = {name[start:]: name for name in self.classes if name.startswith(f"{root}.")}
         owned = {name[start:]: owners for name, owners in self.parameters.items() if name.startswith(f"{root}.")}
-        return ModuleTree(self.classes, self.containers, {ROOT: root, **inside}, owned)
+        return ModuleTree(self.classes, self.containers, {ROOT: root, **inside}, owned, self.shapes)
 
     def to_json(self, used: Iterable[str]) -> str:
         """Return the modules that own nodes, and those that contain one, as `htp.modules`."""
         wanted = {one for name in used for one in (name, *ancestors(name))} | {ROOT}
-        kept = {name: kind for name, kind in self.classes.items() if name in wanted}
+        known = self.classes or dict.fromkeys(self.names.values(), "")
+        kept = {name: kind for name, kind in known.items() if name in wanted}
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
 
     def tag(self, name: str) -> str:
@@ -140,6 +143,11 @@ class ModuleTree:
         while name and (name in self.containers or (self.classes and name not in self.classes)):
             name = parent_of(name)
         return name
+
+
+def loose_shape(shape: Iterable[int]) -> tuple[int, ...]:
+    """Return a shape without what an exporter changes: the order of dimensions, and those of one element."""
+    return tuple(sorted(size for size in shape if size != 1))
 
 
 def parent_of(name: str) -> str:

@@ -120,7 +120,7 @@ def as_html(document: dict[str, Any]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise HFHubIntegrationError(
-            "HTML reports are drawn with plotly: run `pip install 'optimum-htp[report]'`, or write .md or .json."
+            "HTML reports are drawn with plotly: run `pip install plotly`, or write .md or .json."
         ) from error
     files = document["files"]
     data = json.dumps([_data(file) for file in files], ensure_ascii=False).replace("<", "\\u003c")

@@ -1,0 +1,79 @@
+"""Parameters that an exporter renamed, found by their values: where a node uses one that its module does not own.
+
+A transposed weight loses its name (`onnx::MatMul_42`). In most cases the node's scope says whose it is. Where the
+scope's module has no parameter of that shape (a functional attention, a table that is looked up at fixed positions),
+the values are compared with the parameters of that shape; nothing else is read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.tree import loose_shape
+from optimum_htp.onnxfile import Graph
+
+__all__ = ["owners_by_value"]
+
+_FLOATS: Final = ("float16", "float32", "float64")
+
+
+def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any) -> dict[str, frozenset[str]]:
+    """Return the modules that own initializers, where neither the names nor the scopes of their users say it.
+
+    Args:
+        path: The file.
+        graph: Its graph.
+        assignment: The modules of its nodes as far as scopes say.
+        part: The model, or the part of it, that was exported.
+    """
+    tree = assignment.tree
+    unnamed = {
+        tensor.name: loose_shape(tensor.shape)
+        for tensor in graph.initializers
+        if tensor.dtype in _FLOATS and loose_shape(tensor.shape) and not tree.owners(tensor.name)
+    }
+    strange: dict[str, tuple[int, ...]] = {}
+    for node, module in zip(graph.nodes, assignment.modules, strict=True):
+        for name in node.inputs:
+            if name in unnamed and unnamed[name] not in tree.shapes.get(module, ()):
+                strange[name] = unnamed[name]
+    candidates: dict[tuple[int, ...], list[tuple[str, Any]]] = defaultdict(list)
+    for name, tensor in [*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False)]:
+        if tensor.is_floating_point() and loose_shape(tensor.shape) in strange.values():
+            candidates[loose_shape(tensor.shape)].append((name, tensor))
+    strange = {name: shape for name, shape in strange.items() if candidates[shape]}
+    if not strange:
+        return {}
+    found: dict[str, frozenset[str]] = {}
+    for name, values in _values(path, set(strange)).items():
+        owners = [tree.owners(one) for one, tensor in candidates[strange[name]] if _is(values, tensor)]
+        if owners:
+            found[name] = frozenset().union(*owners)
+    return found
+
+
+def _is(values: Any, parameter: Any) -> bool:
+    """Whether values are a parameter's, as they are or transposed."""
+    import numpy as np
+
+    mine, theirs = np.squeeze(values), np.squeeze(parameter.detach().float().cpu().numpy())
+    if mine.shape == theirs.shape and np.array_equal(mine, theirs):
+        return True
+    return mine.ndim == 2 and mine.shape == theirs.shape[::-1] and np.array_equal(mine.T, theirs)
+
+
+def _values(path: Path, names: set[str]) -> dict[str, Any]:
+    """Return the values of some initializers."""
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+    values = {}
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.name in names:
+            if uses_external_data(tensor):
+                load_external_data_for_tensor(tensor, str(path.parent))
+            values[tensor.name] = onnx.numpy_helper.to_array(tensor)
+    return values
