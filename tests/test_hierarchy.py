@@ -18,13 +18,8 @@ from optimum_htp.onnxfile import read_graph, read_header
 from tests.support.weights import nodes_of, property_of, weight_uses
 from tests.support.zoo import ZOO
 
-# Folded: a batch norm's shift is the bias of the convolution before it, and an embedding that is looked up at fixed
-# positions is a constant of the module that adds it.
-FOLDED = {
-    "resnet": {"Conv"},
-    "segformer": {"Conv"},
-    "whisper": {"Add"},
-}
+# Folded: a batch norm's shift is the bias of the convolution before it.
+FOLDED = {"resnet": {"Conv"}, "segformer": {"Conv"}}
 
 
 def model_of(name, files):

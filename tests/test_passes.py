@@ -239,3 +239,20 @@ def test_command_tags_a_file_that_was_exported_by_something_else(published, tmp_
     tagged, exact, uses = shares(tmp_path / "theirs.onnx", model)
     assert (tagged, exact) == (1.0, 1.0)
     assert uses >= 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize(("name", "part"), [("squeezebert", ""), ("t5", "encoder"), ("bart", "model.encoder")])
+def test_plain_export_is_tagged_by_its_model(name, part, dynamo, zoo_export, tmp_path):
+    """Also of a part that was exported alone, and of a model that calls forward past its modules."""
+    import torch
+
+    files = zoo_export(name)
+    model = getattr(transformers, ZOO[name].model).from_pretrained(files.model).eval()
+    path = tmp_path / "plain.onnx"
+    torch.onnx.export(model.get_submodule(part), (torch.ones(1, 5, dtype=torch.long),), str(path), dynamo=dynamo)
+    tag_file(path, model=files.model)
+    uses = weight_uses(path, model)
+    assert len(uses) >= 10
+    assert not [use for use in uses if not use.exact]

@@ -16,7 +16,7 @@ from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import Graph, Node
 
-__all__ = ["LAST_RESORTS", "Assignment", "Rule", "assign", "complete"]
+__all__ = ["LAST_RESORTS", "Assignment", "Rule", "assign", "complete", "dynamo_scopes"]
 
 _DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 
@@ -98,7 +98,9 @@ def complete(
         if said is not None:
             found[index] = said
         owner = weights.owner(node)
-        if owner is not None and (said is None or weights.goes_before(owner, said[0], node)):
+        if owner is not None and (
+            said is None or owner in _others(node, resolver) or weights.goes_before(owner, said[0], node)
+        ):
             found[index] = owner, Rule.PARAMETER
     _follow_data(graph.nodes, tree, found)
     _follow_order(graph.nodes, tree, found)
@@ -169,8 +171,17 @@ def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, R
     return None
 
 
-def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
-    """Return the innermost module of the scopes that the dynamo exporter wrote: a Python list of module names."""
+def _others(node: Node, resolver: ScopeResolver) -> tuple[str, ...]:
+    """Return the other modules that the scope in a node's name could as well mean."""
+    scope = scope_of(node.name)
+    return resolver.resolve(scope).others if scope is not None else ()
+
+
+def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
+    """Return the modules around a node, outermost first, as the dynamo exporter wrote them; None where it did not.
+
+    It writes a Python list whose last entry names the operation, and may look like a module.
+    """
     text = metadata.get(_DYNAMO_SCOPES)
     if text is None:
         return None
@@ -178,12 +189,21 @@ def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
         scopes = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    if not isinstance(scopes, list):
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         return None
-    for scope in reversed(scopes):  # the last names the operation, and may look like a module
-        if isinstance(scope, str) and scope in tree.names and scope:
+    return scopes[:-1]
+
+
+def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
+    """Return the innermost module that the dynamo exporter wrote; None where it is not in the tree."""
+    scopes = dynamo_scopes(metadata)
+    if scopes is None:
+        return None
+    named = [scope for scope in scopes if scope]
+    for scope in reversed(named):
+        if scope in tree.names:
             return tree.names[scope]
-    return tree.names.get(ROOT, ROOT)
+    return None if named else tree.names.get(ROOT, ROOT)
 
 
 def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:

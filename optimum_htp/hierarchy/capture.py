@@ -110,12 +110,14 @@ def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
         if path and not names[path]:  # a module of a wrapper, or of a copy
             holder = names.get(path.rpartition(".")[0], known_part)
             names[path] = ".".join(filter(None, (holder, path.rpartition(".")[2])))
+    for path, module in part.named_modules(remove_duplicate=False):  # a shared module has several names
+        names.setdefault(path, known.get(id(module)) or path)
     classes = {ROOT: type(whole).__name__}
     containers = set()
     every = [(names[path], module) for path, module in part.named_modules()]
     for path, module in [*_named(roots), *every]:
         classes.setdefault(path, type(module).__name__)
-        if type(module).forward is nn.Module.forward:
+        if type(module).forward is nn.Module.forward and not any(_own_tensors(module)):
             containers.add(path)
     by_identity: dict[int, set[str]] = defaultdict(set)
     for path, module in every:
@@ -183,6 +185,7 @@ def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> 
 @contextmanager
 def _watched_calls(model: Any) -> Iterator[dict[tuple[str, ...], list[str]]]:
     """Collect the modules that are called, by the scope that PyTorch's exporter gives each call, in order."""
+    from torch import nn
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
     names = {id(module): name for name, module in model.named_modules()}
@@ -192,6 +195,10 @@ def _watched_calls(model: Any) -> Iterator[dict[tuple[str, ...], list[str]]]:
     def enter(module: Any, inputs: Any) -> None:
         name = names.get(id(module))
         if name is not None:
+            # PyTorch's exporter counts the calls that left nodes; these leave none.
+            if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
+                running.append(running[-1] if running else ())
+                return
             scope = (*(running[-1] if running else ()), *((short_name(name),) if name else ()))
             calls[scope].append(name)
             running.append(scope)

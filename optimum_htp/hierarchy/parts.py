@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from optimum_htp.hierarchy.assign import dynamo_scopes
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.onnxfile import Graph
@@ -25,17 +26,20 @@ def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
 def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
     """Return the tree of the part of a model that a graph is; the whole model's where that fits, or nothing does."""
     scopes = scopes_of(graph) - {()}
-    if not scopes:
+    written = {one for node in graph.nodes for one in dynamo_scopes(node.metadata) or () if one}
+    if not scopes and not written:
         return tree
 
     def fit(candidate: ModuleTree) -> float:
         resolver = ScopeResolver(candidate)
-        return sum(resolver.resolve(scope).whole for scope in scopes) / len(scopes)
+        fitting = sum(map(resolver.fits, scopes)) + len(written & candidate.names.keys())
+        return fitting / (len(scopes) + len(written))
 
     best, score = tree, fit(tree)
     if score >= _ENOUGH:
         return best
     first = {scope[0].partition(".")[0].rstrip("_0123456789") for scope in scopes}
+    first |= {one.partition(".")[0].rstrip("_0123456789") for one in written}
     for root in sorted(tree.classes, key=lambda name: name.count(".")):
         children = {name[len(root) + 1 :].partition(".")[0] for name in tree.classes if name.startswith(f"{root}.")}
         if root == ROOT or root.count(".") >= _DEEPEST or not first & {one.rstrip("_0123456789") for one in children}:

@@ -29,11 +29,13 @@ class Resolved:
         module: Name in the whole model.
         again: Whether a second call of a module is on the way.
         whole: Whether every piece of the scope is a module.
+        others: Modules that it could as well lead to: those of the same attribute name that are called alike.
     """
 
     module: str
     again: bool = False
     whole: bool = True
+    others: tuple[str, ...] = ()
 
 
 def scope_of(name: str) -> tuple[str, ...] | None:
@@ -61,6 +63,28 @@ class ScopeResolver:
                 self._named[short_name(name)].append(name)
         self.resolve = functools.cache(self._resolve)
 
+    def fits(self, scope: tuple[str, ...]) -> bool:
+        """Whether every piece of a scope is a module right inside the one before it."""
+        here = ROOT
+        for piece in scope:
+            inside = [
+                name
+                for one in (piece, _SECOND_CALL.sub("", piece))
+                for name in self._named.get(one, ())
+                if self._holder(name) == here
+            ]
+            if not inside:
+                return False
+            here = inside[0]
+        return True
+
+    def _holder(self, name: str) -> str:
+        """Return the name, in the part, of the module around one; containers are looked through."""
+        holder = parent_of(name)
+        while holder and self._tree.names.get(holder, holder) in self._tree.containers:
+            holder = parent_of(holder)
+        return holder
+
     def _resolve(self, scope: tuple[str, ...]) -> Resolved:
         """Return the module that a scope leads to, as far as it leads."""
         if (seen := self._seen(scope)) is not None:
@@ -73,19 +97,37 @@ class ScopeResolver:
             if found is None:
                 return Resolved(self._tree.names.get(here, here), again, whole=False)
             here = found
-        return Resolved(self._tree.names.get(here, here), again)
+        skipped = any(atom.isdigit() for atom in here.split(".")) and not any("." in piece for piece in scope)
+        alike = self._alike(here) if skipped else ()
+        return Resolved(self._tree.names.get(here, here), again, others=alike)
+
+    def _alike(self, name: str) -> tuple[str, ...]:
+        """Return the modules of the same name in the other items of a list: their scopes lack the item where its
+        forward was called directly.
+        """
+        pattern = _without_items(name)
+        found = (one for one in self._named[short_name(name)] if one != name and _without_items(one) == pattern)
+        return tuple(self._tree.names.get(one, one) for one in found)
 
     def _seen(self, scope: tuple[str, ...]) -> Resolved | None:
         """Return the module that was called in a scope; the suffix of the last piece counts the calls."""
         if scope in self._calls:
-            name = self._calls[scope][0]
-            return Resolved(self._tree.names.get(name, name))
+            return self._call(self._calls[scope], 0)
         bare, _, number = scope[-1].rpartition("_") if scope else ("", "", "")
         calls = self._calls.get((*scope[:-1], bare), ()) if number.isdigit() else ()
         if not calls or int(number) >= len(calls):
             return None
-        name = calls[int(number)]
-        return Resolved(self._tree.names.get(name, name), again=True)
+        return self._call(calls, int(number))
+
+    def _call(self, calls: Sequence[str], index: int) -> Resolved:
+        """Return one of the modules that were called in a scope.
+
+        The exporter counts only the calls that left nodes, so where different modules were called the others stay in
+        question.
+        """
+        modules = [self._tree.names.get(name, name) for name in calls]
+        others = tuple(dict.fromkeys(one for one in modules if one != modules[index]))
+        return Resolved(modules[index], again=index > 0, others=others)
 
     def _called(self, caller: str, piece: str) -> str | None:
         """Return the module of that attribute name which a module called.
@@ -100,6 +142,10 @@ class ScopeResolver:
         if not candidates:
             return None
         return max(candidates, key=lambda name: len(_shared_path(name, caller)))
+
+
+def _without_items(name: str) -> str:
+    return ".".join(atom for atom in name.split(".") if not atom.isdigit())
 
 
 def short_name(name: str) -> str:

@@ -90,7 +90,7 @@ class ModuleTree:
         if not root:
             return self
         start = len(root) + 1
-        inside = {name[start:]: name for name in self.classes if name.startswith(f"{root}.")}
+        inside = {name[start:]: full for name, full in self.names.items() if name.startswith(f"{root}.")}
         owned = {name[start:]: owners for name, owners in self.parameters.items() if name.startswith(f"{root}.")}
         return ModuleTree(self.classes, self.containers, {ROOT: root, **inside}, owned, self.shapes)
 

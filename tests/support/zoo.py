@@ -224,6 +224,20 @@ ZOO: dict[str, Animal] = {
         "ORTModelForMultipleChoice",
         "choices",
     ),
+    "squeezebert": Animal(  # calls its layers' forward directly
+        "SqueezeBertForSequenceClassification",
+        _config(
+            "SqueezeBertConfig",
+            **_BERT,
+            embedding_size=32,
+            num_labels=3,
+            **dict.fromkeys(
+                [f"{one}_groups" for one in ("q", "k", "v", "post_attention", "intermediate", "output")], 1
+            ),
+        ),
+        "text-classification",
+        "ORTModelForSequenceClassification",
+    ),
     "resnet": Animal(
         "ResNetForImageClassification",
         _config("ResNetConfig", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=4),
@@ -307,6 +321,14 @@ ZOO: dict[str, Animal] = {
         _config("UniSpeechSatConfig", **_AUDIO),
         "audio-xvector",
         "ORTModelForAudioXVector",
+        "audio",
+        "sounds",
+    ),
+    "wavlm": Animal(  # attention of torch.nn.functional, on the weights of modules that are not called
+        "WavLMForSequenceClassification",
+        _config("WavLMConfig", **_AUDIO),
+        "audio-classification",
+        "ORTModelForAudioClassification",
         "audio",
         "sounds",
     ),
