@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,9 +56,16 @@ def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None
         shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
     """
     inputs, _ = read_signature(path)
-    sizes = {**_defaults(), **_config_sizes(Path(path)), **(shapes or {})}
+    sizes = {**_defaults(), **_config_sizes(Path(path)), **_fixed_batch(inputs), **(shapes or {})}
     generator = np.random.default_rng(0)
     return {spec.name: _array(spec, sizes, generator) for spec in inputs}
+
+
+def _fixed_batch(inputs: Iterable[TensorSpec]) -> dict[str, int]:
+    """Return the batch size that an input was exported with, where others leave theirs open."""
+    first = [spec.shape[0] for spec in inputs if spec.shape and len(spec.shape) > 1]
+    fixed = {size for size in first if isinstance(size, int)}
+    return {"batch_size": fixed.pop()} if len(fixed) == 1 and len(first) > 1 else {}
 
 
 def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
