@@ -37,11 +37,15 @@ def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata
         suffix: What was put behind the names of files.
     """
     try:
-        header = read_header(source)
-        record = ExportMetadata.from_properties(header.metadata)
-    except HFHubIntegrationError as error:
-        logger.warning("%s is not stamped, because the record of %s cannot be read: %s", made, source, error)
+        return _carry(source, made, suffix)
+    except HFHubIntegrationError as error:  # the file itself has come out well
+        logger.warning("%s could not be stamped as what was made of %s: %s", made, source, error)
         return None
+
+
+def _carry(source: Path, made: Path, suffix: str | None) -> ExportMetadata | None:
+    header = read_header(source)
+    record = ExportMetadata.from_properties(header.metadata)
     if record is None:
         return None
     if record.onnx_files:
