@@ -1,31 +1,39 @@
 """`optimum-cli htp`: the group of commands for ONNX files that carry a record."""
 
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final
+
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
-from optimum_htp.cli.info import InfoCommand
-from optimum_htp.cli.inject import InjectCommand
-from optimum_htp.cli.profile import ProfileCommand
-from optimum_htp.cli.report import ReportCommand
-from optimum_htp.cli.strip import StripCommand
-from optimum_htp.cli.tag import TagCommand
-from optimum_htp.cli.verify import VerifyCommand
-
 __all__ = ["HTPCommand"]
+
+_COMMANDS: Final = {
+    "info": "InfoCommand",
+    "inject": "InjectCommand",
+    "profile": "ProfileCommand",
+    "report": "ReportCommand",
+    "strip": "StripCommand",
+    "tag": "TagCommand",
+    "verify": "VerifyCommand",
+}
+"""The commands, by the module in this folder that holds each."""
 
 
 class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
     """Without a subcommand it prints its help."""
 
     COMMAND = CommandInfo(name="htp", help="Read, write and check what ONNX files say about the model they came from.")
-    SUBCOMMANDS = tuple(
-        CommandInfo(name=command.COMMAND.name, help=command.COMMAND.help, subcommand_class=command)
-        for command in (
-            InfoCommand,
-            InjectCommand,
-            ProfileCommand,
-            ReportCommand,
-            StripCommand,
-            TagCommand,
-            VerifyCommand,
-        )
-    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # optimum-cli makes the parsers of all its commands each time, so ours are only made where they are asked for.
+        if self.COMMAND.name in sys.argv[1:2]:
+            self.SUBCOMMANDS = tuple(map(_info, _COMMANDS))
+        super().__init__(*args, **kwargs)
+
+
+def _info(name: str) -> CommandInfo:
+    command = getattr(importlib.import_module(f"optimum_htp.cli.{name}"), _COMMANDS[name])
+    return CommandInfo(name=name, help=command.COMMAND.help, subcommand_class=command)
