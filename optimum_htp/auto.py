@@ -26,7 +26,6 @@ __all__ = ["OptimumONNXModel"]
 _AUTO: Final = "auto"
 _WITH_PAST: Final = "-with-past"
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 class OptimumONNXModel:
@@ -77,7 +76,7 @@ class OptimumONNXModel:
         cls_for_file, provider = _class_for(file, record, task), _provider(device)
         if record is None:
             return load(cls_for_file, file, **provider, **kwargs), None
-        access = HubAccess(**{name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs})
+        access = HubAccess.from_options(kwargs)
         folder = preprocessor_folder(file, record, access, kwargs.get("revision"))  # with it comes the config
         if not (names := class_names(record, folder)):
             return load(cls_for_file, file, **provider, **kwargs), None

@@ -57,7 +57,9 @@ def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, Ex
     return None
 
 
-def presented(folder: Path, record: ExportMetadata, access: HubAccess) -> TemporaryDirectory[str]:
+def presented(
+    folder: Path, record: ExportMetadata, access: HubAccess, revision: str | None = None
+) -> TemporaryDirectory[str]:
     """Return a temporary folder with the ONNX files of a pipeline and the configs of their commit.
 
     Raises:
@@ -70,7 +72,7 @@ def presented(folder: Path, record: ExportMetadata, access: HubAccess) -> Tempor
             f"{folder} was exported from a local pipeline, and its {_INDEX} is missing. Copy the configs of the "
             "pipeline and of its parts there, or export it again."
         )
-    configs = resolve_preprocessors(record, access).folder
+    configs = resolve_preprocessors(record, access, revision=revision).folder
     made = TemporaryDirectory(prefix="optimum-htp-")
     root = Path(made.name)
     for name in record.config_files or _names_below(configs):

@@ -106,12 +106,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
     if not isinstance(model_id, str) or Path(model_id).exists() or options.get("export"):
         return None
     try:
-        access = HubAccess(
-            token=options.get("token"),
-            cache_dir=options.get("cache_dir"),
-            local_files_only=bool(options.get("local_files_only")),
-            force_download=bool(options.get("force_download")),
-        )
+        access = HubAccess.from_options(options)
         commit, files = _contents(model_id, options.get("revision"), access)
     except HFHubIntegrationError as error:  # what has failed before us says it in its own words
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)

@@ -23,7 +23,6 @@ _AUTO_CLASSES: Final = {
     "transformers.generation.configuration_utils": "GenerationConfig",
 }
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
-_HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 def install(module: ModuleType) -> None:
@@ -113,7 +112,7 @@ def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_co
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     metadata = ExportMetadata.from_properties(read_metadata(path))
-    access = HubAccess(**{key: kwargs[key] for key in _HUB_OPTIONS if kwargs.get(key) is not None})
+    access = HubAccess.from_options(kwargs)
     revision = kwargs.get("revision")
     if is_config:
         trusted = bool(kwargs.get("trust_remote_code"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Final
@@ -13,7 +14,7 @@ from optimum_htp.hooks.patching import wrap_attribute
 
 __all__ = ["install"]
 
-_HUB_OPTIONS: Final = ("token", "cache_dir", "local_files_only", "force_download")
+_RESOLVED: Final = ("token", "cache_dir", "local_files_only", "force_download", "revision")
 _SESSION_OPTIONS: Final = ("provider", "providers", "provider_options", "session_options")
 
 
@@ -37,6 +38,7 @@ def _loading_files(function: Any) -> Any:
                 found = fetched_pipeline(model_name_or_path, kwargs)
                 if found is None:
                     raise
+                kwargs.pop("revision", None)  # was that of the repo
         return _load(function, cls, *found, kwargs)
 
     return from_pretrained
@@ -47,18 +49,17 @@ def _load(function: Any, cls: Any, folder: Path, record: Any, options: dict[str,
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.onnxfile import external_files
 
-    access = HubAccess(**{name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None})
-    made = presented(folder, record, access)
-    options = {name: value for name, value in options.items() if name not in (*_HUB_OPTIONS, "revision")}
-    for name in record.onnx_files:
-        part = PurePosixPath(name).parent.as_posix()
-        if external_files(folder / name) and f"{part}_session" not in options and part not in options:
-            options[f"{part}_session"] = _session(folder / name, Path(made.name, name), options)
-    try:
+    access = HubAccess.from_options(options)
+    made = presented(folder, record, access, options.get("revision"))
+    options = {name: value for name, value in options.items() if name not in _RESOLVED}
+    with ExitStack() as undo:
+        undo.callback(made.cleanup)
+        for name in record.onnx_files:
+            part = PurePosixPath(name).parent.as_posix()
+            if external_files(folder / name) and f"{part}_session" not in options and part not in options:
+                options[f"{part}_session"] = _session(folder / name, Path(made.name, name), options)
         pipeline = function(cls, made.name, False, **options)
-    except BaseException:
-        made.cleanup()
-        raise
+        undo.pop_all()  # it lives as long as the pipeline
     pipeline.model_save_dir = made  # as Optimum keeps its own temporary folders alive
     pipeline.register_to_config(_name_or_path=os.fspath(folder))
     return pipeline

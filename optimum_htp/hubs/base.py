@@ -7,10 +7,10 @@ folder (`snapshot`). Every failure is one of this package's errors, chained to t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from optimum_htp.errors import HFHubIntegrationError
 
@@ -32,6 +32,12 @@ class HubAccess:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> HubAccess:
+        """Return what the keyword arguments of a `from_pretrained` say; the others are left alone."""
+        names = (field.name for field in fields(cls))
+        return cls(**{name: options[name] for name in names if options.get(name) is not None})
 
     def __post_init__(self) -> None:
         if self.force_download and self.local_files_only:

@@ -28,7 +28,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["NodeVisitor", "replaced_atomically", "rewrite_model"]
+__all__ = ["NodeVisitor", "current_umask", "replaced_atomically", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -209,7 +209,7 @@ def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[Bina
         if model is not None:
             shutil.copymode(model, temporary)
         else:
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~current_umask())
         temporary.replace(target)
     except BaseException:  # whatever stopped the block, Ctrl-C included: leave nothing behind
         with suppress(FileNotFoundError):
@@ -217,7 +217,7 @@ def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[Bina
         raise
 
 
-def _umask() -> int:
+def current_umask() -> int:
     """Return the process's umask, which can only be read by setting it."""
     umask = os.umask(0)
     os.umask(umask)
