@@ -10,8 +10,10 @@ without a latency for every answer; each in a process of its own, imports done b
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -24,7 +26,7 @@ from typing import Any
 
 from tests.support.hub import LoopbackHub
 
-RUNS = 31
+RUNS = 101
 LATENCY = 0.1  # seconds an answer
 
 # What is measured in a process of its own: the loads of one operation, with `source` a file (ours) or a repo (theirs).
@@ -86,22 +88,28 @@ def table(hub: LoopbackHub, sources: dict[str, tuple[str, str]]) -> None:
     hub.latency = 0.0
 
 
-def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> tuple[float, float, float]:
-    """Return the median seconds of both, and the median of the ratios of pairs."""
+def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> list[tuple[float, float]]:
+    """Return the seconds of both in every pair. Garbage is collected between the runs, as `timeit` does it."""
     pairs = []
+    gc.disable()
     for index in range(runs + 2):
         times = {}
         for call in (ours, theirs) if index % 2 else (theirs, ours):
+            gc.collect()
             start = time.perf_counter()
-            call()
+            result = call()
             times[call] = time.perf_counter() - start
+            del result
         pairs.append((times[ours], times[theirs]))
-    kept = pairs[2:]
-    return (
-        statistics.median(one for one, _ in kept),
-        statistics.median(one for _, one in kept),
-        statistics.median(one / other for one, other in kept),
-    )
+    gc.enable()
+    return pairs[2:]
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a median, by bootstrap."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[50], medians[1949]
 
 
 def warm(file: Path, folder: Path, runs: int) -> None:
@@ -111,9 +119,15 @@ def warm(file: Path, folder: Path, runs: int) -> None:
     def load(source: Path) -> Any:
         return ORTModelForFeatureExtraction.from_pretrained(source), AutoTokenizer.from_pretrained(source)
 
-    mine, reference, ratio = interleaved(lambda: load(file), lambda: load(folder), runs)
+    pairs = interleaved(lambda: load(file), lambda: load(folder), runs)
+    mine, reference = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    low, high = interval(ratios)
     print(f"\nwarm, MiniLM, model + tokenizer, {runs} interleaved runs")
-    print(f"from model.onnx {milliseconds(mine)}   Optimum from a folder {milliseconds(reference)}   {ratio:.3f} x")
+    print(
+        f"from model.onnx {milliseconds(mine)}   Optimum from a folder {milliseconds(reference)}   "
+        f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})"
+    )
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -11,8 +11,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +22,7 @@ from optimum_htp.errors import (
     OnnxFileNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loads import ModelFiles, files_being_loaded, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import external_files, read_metadata
 from optimum_htp.preprocessors import LazyPreprocessors
@@ -33,25 +32,13 @@ from optimum_htp.resolve import ConfigFolder, load_config
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["ModelFiles", "files_being_loaded", "load", "names_a_file", "stamped_file"]
+__all__ = ["load", "stamped_file"]
 
 logger = logging.getLogger(__name__)
 
 _, _GENERATION_CONFIG = MODEL_CONFIGS
 _SINGLE_FILE: Final = "model.onnx"
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The ONNX files of a model: the path of each, by the name that it had at export."""
-
-    folder: Path
-    by_name: Mapping[str, Path]
-
-
-files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
-"""What Optimum's search for files is answered with; None outside a load of ours."""
 
 
 def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
@@ -65,18 +52,10 @@ def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     """
     if names_a_file(model_id):
         return Path(os.fspath(model_id)).expanduser()
-    if not isinstance(model_id, (str, os.PathLike)) or options.get("export"):
+    if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
     return file_in_folder(Path(model_id, options.get("subfolder") or ""), name)
-
-
-def names_a_file(model_id: str | os.PathLike[str]) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file, rather than a folder or a repo."""
-    if not isinstance(model_id, (str, os.PathLike)):
-        return False  # Optimum's own error says it
-    text = os.fspath(model_id)
-    return text.endswith(".onnx") and not Path(text).is_dir()
 
 
 def load(

@@ -6,6 +6,7 @@ environment, and then taken apart.
 
 from __future__ import annotations
 
+import ast
 import shutil
 import sys
 import sysconfig
@@ -117,6 +118,7 @@ def test_without_autoload_importing_the_package_suffices():
 
 def test_deactivating_gives_everything_back():
     code = """
+import ast
 import os
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 import optimum.utils.file_utils as utils
@@ -149,6 +151,19 @@ def test_importing_us_imports_no_framework():
     assert run_python(code).stdout.strip() == "[]"
 
 
+def test_who_loads_something_else_imports_nothing_heavy_of_ours(model_folder):
+    code = f"""
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer
+AutoConfig.from_pretrained({str(model_folder("bert"))!r})
+AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
+print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
+"""
+    light = ("activation", "hooks", "hooks.auto_classes", "hooks.loading", "hooks.patching", "loads", "version")
+    assert set(ast.literal_eval(run_python(code).stdout)) <= {f"optimum_htp.{name}" for name in light}
+
+
 def test_other_loads_make_the_same_requests_with_and_without_us(hub, exported, model_folder, tmp_path):
     files = {"onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes()}
     for path in model_folder("bert").iterdir():
@@ -178,7 +193,7 @@ BREAKAGES = {
     "only activation removed": lambda package: (package / "activation.py").unlink(),
     "raises at import": lambda package: (package / "__init__.py").write_text("raise RuntimeError('on purpose')"),
     "does not parse": lambda package: (package / "__init__.py").write_text("def broken(:"),
-    "loader raises": lambda package: (package / "loader.py").write_text("raise RuntimeError('on purpose')"),
+    "hook raises": lambda package: (package / "hooks" / "loading.py").write_text("raise RuntimeError('on purpose')"),
     "command line raises": lambda package: (package / "cli" / "__init__.py").write_text(
         "raise RuntimeError('on purpose')"
     ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import wrap_attribute
+from optimum_htp.loads import may_be_ours
 
 __all__ = ["install"]
 
@@ -40,7 +42,7 @@ def _loading_beside(name: str, function: Any) -> Any:
         model_id = pretrained_model_name_or_path
         if not isinstance(model_id, (str, os.PathLike)):
             return function(cls, model_id, *args, **kwargs)
-        if _may_be_ours(os.fspath(model_id)):
+        if may_be_ours(model_id, kwargs.get("subfolder")):
             folder = _folder_of(model_id, kwargs, is_config=is_config)
             return function(cls, folder or model_id, *args, **(_of_a_folder(kwargs) if folder else kwargs))
         try:
@@ -67,6 +69,8 @@ def _of_a_folder(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lacks_config(model_id: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
+    if Path(model_id).exists():
+        return False
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -91,11 +95,6 @@ def _folder_of_repo(model_id: Any, kwargs: Mapping[str, Any], *, is_config: bool
     if is_config:
         return resolve_configs(record, repo.access, with_code=bool(kwargs.get("trust_remote_code"))).folder
     return resolve_preprocessors(record, repo.access).folder
-
-
-def _may_be_ours(text: str) -> bool:
-    """Whether a name is worth a second look: an ONNX file, or a folder without a config."""
-    return text.endswith(".onnx") or (os.path.isdir(text) and not os.path.isfile(os.path.join(text, "config.json")))  # noqa: PTH112, PTH113, PTH118
 
 
 def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_config: bool) -> Any:

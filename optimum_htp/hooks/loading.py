@@ -5,10 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.patching import wrap_attribute
+from optimum_htp.loads import files_being_loaded, may_be_ours, names_a_file
+
+if TYPE_CHECKING:
+    from optimum_htp.onnx_repos import OnnxRepo
 
 __all__ = ["FAILURES", "install"]
 
@@ -36,9 +42,6 @@ def install(module: ModuleType) -> None:
 
 
 def _loading_files(function: Any) -> Any:
-    from optimum_htp import loader
-    from optimum_htp.onnx_repos import find_onnx_repo
-
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -48,26 +51,40 @@ def _loading_files(function: Any) -> Any:
         for name in ("cls", "model_id", "kwargs"):
             options.pop(name, None)
         resolved: tuple[str, ...] = ()  # the options that have played their part
-        path = loader.stamped_file(model_id, options)
+        path = _stamped_file(model_id, options)
         if path is None:
             try:
                 return function(cls, model_id, *args, **kwargs)
             except FAILURES:
-                repo = find_onnx_repo(model_id, options)
+                repo = _onnx_repo(model_id, options)
                 if repo is None:
                     raise
             path = repo.fetch()
             resolved = ("subfolder", "file_name", "revision", "force_download")
-        elif not loader.names_a_file(model_id):  # the folder has been looked into
+        elif not names_a_file(model_id):  # the folder has been looked into
             resolved = ("subfolder", "file_name")
-        return loader.load(cls, path, **{name: value for name, value in options.items() if name not in resolved})
+        from optimum_htp.loader import load
+
+        return load(cls, path, **{name: value for name, value in options.items() if name not in resolved})
 
     return from_pretrained
 
 
-def _serving_files(function: Any) -> Any:
-    from optimum_htp.loader import files_being_loaded
+def _stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
+    if not may_be_ours(model_id, options.get("subfolder")):
+        return None
+    from optimum_htp.loader import stamped_file
 
+    return stamped_file(model_id, options)
+
+
+def _onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
+    from optimum_htp.onnx_repos import find_onnx_repo
+
+    return find_onnx_repo(model_id, options)
+
+
+def _serving_files(function: Any) -> Any:
     @functools.wraps(function)
     def _cached_file(path_or_repo_id: Any, filename: str, subfolder: str = "", *args: Any, **kwargs: Any) -> Any:
         files = files_being_loaded.get()
@@ -79,8 +96,6 @@ def _serving_files(function: Any) -> Any:
 
 
 def _finding_files(function: Any) -> Any:
-    from optimum_htp.loader import files_being_loaded
-
     @functools.wraps(function)
     def find_files_matching_pattern(*args: Any, **kwargs: Any) -> Any:
         files = files_being_loaded.get()

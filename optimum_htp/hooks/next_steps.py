@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.patching import wrap_attribute
+from optimum_htp.loads import names_a_file
 
 __all__ = ["install"]
 
@@ -33,7 +34,7 @@ def _optimizing_files(function: Any) -> Any:
     def from_pretrained(cls: Any, model_or_path: Any, file_names: Sequence[str] | None = None) -> Any:
         from transformers import AutoConfig
 
-        from optimum_htp.loader import names_a_file, stamped_file
+        from optimum_htp.loader import stamped_file
 
         if names_a_file(model_or_path):
             path = Path(model_or_path).expanduser()
@@ -54,7 +55,7 @@ def _quantizing_files(function: Any) -> Any:
     def from_pretrained(cls: Any, model_or_path: Any, file_name: str | None = None) -> Any:
         from transformers import AutoConfig
 
-        from optimum_htp.loader import names_a_file, stamped_file
+        from optimum_htp.loader import stamped_file
 
         if names_a_file(model_or_path) and file_name is None:
             path = Path(model_or_path).expanduser()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.patching import is_wrapped, wrap_attribute
+from optimum_htp.loads import may_be_ours
 
 __all__ = ["install"]
 
@@ -39,9 +41,12 @@ def _completing(function: Any) -> Any:
 
     @functools.wraps(function)
     def pipeline(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs).arguments
+        model = bound.get("model")
+        if model is None or (isinstance(model, (str, os.PathLike)) and not may_be_ours(model)):
+            return function(*args, **kwargs)
         from optimum_htp.pipelines import completed_arguments
 
-        bound = signature.bind(*args, **kwargs).arguments
         extra = {key: value for name in variadic for key, value in bound.pop(name, {}).items()}
         return function(**completed_arguments({**bound, **extra}))
 

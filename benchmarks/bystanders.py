@@ -1,0 +1,114 @@
+"""What the plugin costs those who load something else: the same work with it and with `OPTIMUM_HTP_DISABLE=1`.
+
+    python -m benchmarks.bystanders
+
+Each figure comes from processes of its own, with and without the plugin in turn: the interpreter's start, the import
+of Optimum's classes, and Optimum's and transformers' loads of an ordinary folder with its configs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.loading import interval
+from tests.support.hub import LoopbackHub
+
+ROUNDS = 12
+LOADS = 15  # of each kind in a process
+
+STARTS = {
+    "interpreter": ("-c", "pass"),
+    "import of Optimum's class": ("-c", "from optimum.onnxruntime import ORTModelForFeatureExtraction"),
+    "optimum-cli export onnx --help": ("-m", "optimum.commands.optimum_cli", "export", "onnx", "--help"),
+}
+CHILD = f"""
+import gc, json, sys, time
+from optimum.onnxruntime import ORTModelForFeatureExtraction
+from transformers import AutoConfig, AutoTokenizer
+gc.disable()
+times = {{}}
+for loader in (AutoConfig, AutoTokenizer, ORTModelForFeatureExtraction):
+    for _ in range({LOADS}):
+        gc.collect()
+        start = time.perf_counter()
+        loaded = loader.from_pretrained(sys.argv[1])
+        times.setdefault(loader.__name__, []).append(time.perf_counter() - start)
+print(json.dumps({{name: sorted(each)[len(each) // 2] for name, each in times.items()}}))
+"""
+START = "import subprocess, sys, time; s = time.perf_counter(); subprocess.run(sys.argv[1:], capture_output=True, \
+check=True); print(time.perf_counter() - s)"
+
+
+def measured(arguments: tuple[str, ...], disabled: bool) -> str:
+    """Return what a process prints that runs with or without the plugin."""
+    switch = {"OPTIMUM_HTP_DISABLE": "1"} if disabled else {}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, *arguments], env={**environment, **switch}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def show(name: str, pairs: list[tuple[float, float]]) -> None:
+    with_it, without = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    low, high = interval(ratios)
+    print(
+        f"{name:32} {with_it * 1e3:9.2f} ms {without * 1e3:9.2f} ms   {statistics.median(ratios):.3f} x "
+        f"({low:.3f} to {high:.3f})"
+    )
+
+
+def both(arguments: tuple[str, ...], index: int) -> tuple[str, str]:
+    """Return what is printed with and without the plugin; every other time it is the second to run."""
+    order = (False, True) if index % 2 else (True, False)
+    printed = {disabled: measured(arguments, disabled) for disabled in order}
+    return printed[False], printed[True]
+
+
+def starts(rounds: int) -> None:
+    for name, command in STARTS.items():
+        pairs = []
+        for index in range(rounds + 2):
+            with_it, without = both(("-c", START, sys.executable, *command), index)
+            pairs.append((float(with_it), float(without)))
+        show(name, pairs[2:])
+
+
+def loads(folder: Path, rounds: int) -> None:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for index in range(rounds):
+        mine, theirs = map(json.loads, both(("-c", CHILD, str(folder)), index))
+        for name in mine:
+            found.setdefault(name, []).append((mine[name], theirs[name]))
+    for name, pairs in found.items():
+        show(f"{name}(folder)", pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
+        os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/bytecode"  # both sides import what is compiled already
+        from optimum_htp import HTPExporter
+        from tests.support import models
+
+        folder = Path(home, "with-configs")
+        hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
+        HTPExporter().export("bench/minilm", folder, task="feature-extraction", with_config=True, hierarchy=False)
+        print(f"{'':32} {'with':>9}    {'without':>9}      ratio (95 % interval)")
+        starts(arguments.rounds)
+        loads(folder, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

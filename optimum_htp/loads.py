@@ -1,0 +1,50 @@
+"""What the hooks look at in every call of `from_pretrained`, kept light: who loads something else pays only for this.
+
+Which names are worth a second look, and which files Optimum's search is answered with while one of our loads runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+__all__ = ["ModelFiles", "files_being_loaded", "may_be_ours", "names_a_file"]
+
+_CONFIG: Final = "config.json"
+
+
+class ModelFiles(NamedTuple):
+    """The ONNX files of a model: the path of each, by the name that it had at export."""
+
+    folder: Path
+    by_name: Mapping[str, Path]
+
+
+files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
+"""What Optimum's search for files is answered with; None outside a load of ours."""
+
+
+def names_a_file(model_id: Any) -> bool:
+    """Whether what was given to `from_pretrained` is an ONNX file, rather than a folder or a repo."""
+    if not isinstance(model_id, (str, os.PathLike)):
+        return False  # Optimum's own error says it
+    text = os.fspath(model_id)
+    return text.endswith(".onnx") and not Path(text).is_dir()
+
+
+def may_be_ours(model_id: Any, subfolder: str | None = None) -> bool:
+    """Whether what was given to `from_pretrained` is an ONNX file, or a folder without the config that it needs.
+
+    Args:
+        model_id: A path, a repo, or anything else.
+        subfolder: Where in a folder to look.
+    """
+    if not isinstance(model_id, (str, os.PathLike)):
+        return False
+    if names_a_file(model_id):
+        return True
+    folder = os.path.join(model_id, subfolder or "")  # noqa: PTH118 - every load goes through here
+    return os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, _CONFIG))  # noqa: PTH112, PTH113, PTH118
