@@ -68,6 +68,8 @@ class _PostImportFinder(importlib.abc.MetaPathFinder):
 
 
 class _InstallingLoader(importlib.abc.Loader):
+    _reported = False
+
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
 
@@ -82,10 +84,12 @@ class _InstallingLoader(importlib.abc.Loader):
         try:
             install(module)
         except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
-            logger.warning(
-                "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained does "
-                "not load .onnx files.",
-                module.__name__,
-                type(error).__name__,
-                error,
-            )
+            if not _InstallingLoader._reported:  # the first tells what is wrong with the others too
+                _InstallingLoader._reported = True
+                logger.warning(
+                    "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained does "
+                    "not load .onnx files.",
+                    module.__name__,
+                    type(error).__name__,
+                    error,
+                )
