@@ -87,8 +87,8 @@ class _InstallingLoader(importlib.abc.Loader):
             if not _InstallingLoader._reported:  # the first tells what is wrong with the others too
                 _InstallingLoader._reported = True
                 logger.warning(
-                    "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained does "
-                    "not load .onnx files.",
+                    "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
+                    "does not load .onnx files.",
                     module.__name__,
                     type(error).__name__,
                     error,
