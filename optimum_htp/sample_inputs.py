@@ -15,11 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from optimum_htp.configs import config_folder
+from optimum_htp.dummy_inputs import dummy_inputs
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec, read_metadata, read_signature
 from optimum_htp.repofiles import read_json
+from optimum_htp.resolve import ConfigFolder
 
 __all__ = ["sample_inputs"]
 
@@ -41,6 +43,7 @@ _SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
     ("length", "sequence_length"),
 )
 _WAVEFORMS: Final = ("input_values",)  # whose samples Optimum calls a sequence like any other
+_OF_IMAGES: Final = ("height", "width")
 _MASK: Final = "mask"
 _FROM_CONFIG: Final = {
     "num_channels": "num_channels",
@@ -56,9 +59,30 @@ def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None
         shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
     """
     inputs, _ = read_signature(path)
-    sizes = {**_defaults(), **_config_sizes(Path(path)), **_fixed_batch(inputs), **(shapes or {})}
+    record, source = _config_source(Path(path))
+    sizes = {**_defaults(), **_config_sizes(source), **_fixed_batch(inputs), **(shapes or {})}
+    known = dummy_inputs(record, source, inputs, sizes) if record is not None and source is not None else {}
+    known = {spec.name: known[spec.name] for spec in inputs if spec.name in known and _as_asked(known, spec, sizes)}
+    sizes |= _bound(inputs, known)
     generator = np.random.default_rng(0)
-    return {spec.name: _array(spec, sizes, generator) for spec in inputs}
+    return {spec.name: known[spec.name] if spec.name in known else _array(spec, sizes, generator) for spec in inputs}
+
+
+def _as_asked(arrays: Mapping[str, Any], spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
+    """Whether an image has the size that was asked for: Optimum takes the config's, whatever is asked."""
+    pairs = zip(spec.shape or (), arrays[spec.name].shape, strict=False)
+    return all(size == sizes[str(symbol)] for symbol, size in pairs if symbol in _OF_IMAGES)
+
+
+def _bound(inputs: Iterable[TensorSpec], arrays: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of symbols, as arrays have them."""
+    return {
+        symbol: size
+        for spec in inputs
+        if spec.name in arrays
+        for symbol, size in zip(spec.shape or (), arrays[spec.name].shape, strict=False)
+        if isinstance(symbol, str)
+    }
 
 
 def _fixed_batch(inputs: Iterable[TensorSpec]) -> dict[str, int]:
@@ -106,13 +130,17 @@ def _defaults() -> dict[str, int]:
     return {name: size for name, size in DEFAULT_DUMMY_SHAPES.items() if isinstance(size, int)}
 
 
-def _config_sizes(path: Path) -> dict[str, int]:
-    """Return the sizes that the model's config fixes; none where there is no config within reach."""
+def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigFolder | None]:
+    """Return a file's record and where its config is; none where there is no config within reach."""
     try:
         record = ExportMetadata.from_properties(read_metadata(path))
-        source = config_folder(path, record, HubAccess(), None, False, needed=False)
+        return record, config_folder(path, record, HubAccess(), None, False, needed=False)
     except HFHubIntegrationError:
-        return {}
+        return None, None
+
+
+def _config_sizes(source: ConfigFolder | None) -> dict[str, int]:
+    """Return the sizes that the model's config fixes."""
     content = read_json(source.folder / "config.json") if source is not None else None
     if not isinstance(content, dict):
         return {}

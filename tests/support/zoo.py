@@ -59,7 +59,9 @@ class Animal:
         return folder
 
 
-def _config(name: str, **values: Any) -> Callable[[], Any]:
+def configured(name: str, **values: Any) -> Callable[[], Any]:
+    """Return what makes a config of a class of transformers."""
+
     def make() -> Any:
         import transformers
 
@@ -129,7 +131,7 @@ _AUDIO = {
     "xvector_output_dim": 8,
     "num_labels": 3,
 }
-_BERT = {**_SMALL, "vocab_size": 40}
+BERT = {**_SMALL, "vocab_size": 40}
 _CONV_IMAGE = {"image_size": 32, "num_labels": 4}
 
 
@@ -190,45 +192,45 @@ def _pix2struct_config() -> Any:
 
 
 ZOO: dict[str, Animal] = {
-    "bert": Animal("BertForMaskedLM", _config("BertConfig", **_BERT), "fill-mask", "ORTModelForMaskedLM"),
+    "bert": Animal("BertForMaskedLM", configured("BertConfig", **BERT), "fill-mask", "ORTModelForMaskedLM"),
     "distilbert": Animal(
         "DistilBertForQuestionAnswering",
-        _config("DistilBertConfig", vocab_size=40, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
+        configured("DistilBertConfig", vocab_size=40, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
         "question-answering",
         "ORTModelForQuestionAnswering",
     ),
     "roberta": Animal(
         "RobertaForSequenceClassification",
-        _config("RobertaConfig", **_DECODER, num_labels=3),
+        configured("RobertaConfig", **_DECODER, num_labels=3),
         "text-classification",
         "ORTModelForSequenceClassification",
         preprocessor="words",
     ),
     "deberta-v2": Animal(
         "DebertaV2ForTokenClassification",
-        _config("DebertaV2Config", **_BERT, num_labels=3, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        configured("DebertaV2Config", **BERT, num_labels=3, relative_attention=True, pos_att_type=["p2c", "c2p"]),
         "token-classification",
         "ORTModelForTokenClassification",
     ),
     "albert": Animal(
         "AlbertModel",
-        _config("AlbertConfig", **_BERT, embedding_size=16),
+        configured("AlbertConfig", **BERT, embedding_size=16),
         "feature-extraction",
         "ORTModelForFeatureExtraction",
     ),
-    "mpnet": Animal("MPNetForMaskedLM", _config("MPNetConfig", **_BERT), "fill-mask", "ORTModelForMaskedLM"),
+    "mpnet": Animal("MPNetForMaskedLM", configured("MPNetConfig", **BERT), "fill-mask", "ORTModelForMaskedLM"),
     "electra": Animal(
         "ElectraForMultipleChoice",
-        _config("ElectraConfig", **_BERT, embedding_size=16),
+        configured("ElectraConfig", **BERT, embedding_size=16),
         "multiple-choice",
         "ORTModelForMultipleChoice",
         "choices",
     ),
     "squeezebert": Animal(  # calls its layers' forward directly
         "SqueezeBertForSequenceClassification",
-        _config(
+        configured(
             "SqueezeBertConfig",
-            **_BERT,
+            **BERT,
             embedding_size=32,
             num_labels=3,
             **dict.fromkeys(
@@ -240,7 +242,7 @@ ZOO: dict[str, Animal] = {
     ),
     "resnet": Animal(
         "ResNetForImageClassification",
-        _config("ResNetConfig", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=4),
+        configured("ResNetConfig", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=4),
         "image-classification",
         "ORTModelForImageClassification",
         "image",
@@ -248,7 +250,7 @@ ZOO: dict[str, Animal] = {
     ),
     "convnext": Animal(
         "ConvNextForImageClassification",
-        _config("ConvNextConfig", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, **_CONV_IMAGE),
+        configured("ConvNextConfig", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, **_CONV_IMAGE),
         "image-classification",
         "ORTModelForImageClassification",
         "image",
@@ -256,7 +258,7 @@ ZOO: dict[str, Animal] = {
     ),
     "swin": Animal(
         "SwinForImageClassification",
-        _config(
+        configured(
             "SwinConfig", patch_size=4, window_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], **_CONV_IMAGE
         ),
         "image-classification",
@@ -274,7 +276,7 @@ ZOO: dict[str, Animal] = {
     ),
     "segformer": Animal(
         "SegformerForSemanticSegmentation",
-        _config(
+        configured(
             "SegformerConfig",
             num_encoder_blocks=2,
             depths=[1, 1],
@@ -294,7 +296,7 @@ ZOO: dict[str, Animal] = {
     ),
     "swin2sr": Animal(
         "Swin2SRForImageSuperResolution",
-        _config("Swin2SRConfig", image_size=32, embed_dim=16, depths=[2], num_heads=[2], window_size=8),
+        configured("Swin2SRConfig", image_size=32, embed_dim=16, depths=[2], num_heads=[2], window_size=8),
         "image-to-image",
         "ORTModelForImageToImage",
         "image",
@@ -302,7 +304,7 @@ ZOO: dict[str, Animal] = {
     ),
     "hubert": Animal(
         "HubertForSequenceClassification",
-        _config("HubertConfig", **_AUDIO),
+        configured("HubertConfig", **_AUDIO),
         "audio-classification",
         "ORTModelForAudioClassification",
         "audio",
@@ -310,7 +312,7 @@ ZOO: dict[str, Animal] = {
     ),
     "wav2vec2": Animal(
         "Wav2Vec2ForAudioFrameClassification",
-        _config("Wav2Vec2Config", **_AUDIO),
+        configured("Wav2Vec2Config", **_AUDIO),
         "audio-frame-classification",
         "ORTModelForAudioFrameClassification",
         "audio",
@@ -318,7 +320,7 @@ ZOO: dict[str, Animal] = {
     ),
     "unispeech-sat": Animal(
         "UniSpeechSatForXVector",
-        _config("UniSpeechSatConfig", **_AUDIO),
+        configured("UniSpeechSatConfig", **_AUDIO),
         "audio-xvector",
         "ORTModelForAudioXVector",
         "audio",
@@ -326,7 +328,7 @@ ZOO: dict[str, Animal] = {
     ),
     "wavlm": Animal(  # attention of torch.nn.functional, on the weights of modules that are not called
         "WavLMForSequenceClassification",
-        _config("WavLMConfig", **_AUDIO),
+        configured("WavLMConfig", **_AUDIO),
         "audio-classification",
         "ORTModelForAudioClassification",
         "audio",
@@ -334,7 +336,7 @@ ZOO: dict[str, Animal] = {
     ),
     "data2vec-audio": Animal(
         "Data2VecAudioForCTC",
-        _config("Data2VecAudioConfig", **{**_AUDIO, "vocab_size": 13, "conv_pos_kernel_size": 3}),
+        configured("Data2VecAudioConfig", **{**_AUDIO, "vocab_size": 13, "conv_pos_kernel_size": 3}),
         "automatic-speech-recognition",
         "ORTModelForCTC",
         "audio",
@@ -342,28 +344,28 @@ ZOO: dict[str, Animal] = {
     ),
     "gpt2": Animal(
         "GPT2LMHeadModel",
-        _config("GPT2Config", vocab_size=40, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1),
+        configured("GPT2Config", vocab_size=40, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1),
         "text-generation-with-past",
         "ORTModelForCausalLM",
         preprocessor="words",
     ),
     "llama": Animal(
         "LlamaForCausalLM",
-        _config("LlamaConfig", **_DECODER, num_key_value_heads=2),
+        configured("LlamaConfig", **_DECODER, num_key_value_heads=2),
         "text-generation-with-past",
         "ORTModelForCausalLM",
         preprocessor="words",
     ),
     "qwen2": Animal(
         "Qwen2ForCausalLM",
-        _config("Qwen2Config", **_DECODER, num_key_value_heads=2, tie_word_embeddings=True),
+        configured("Qwen2Config", **_DECODER, num_key_value_heads=2, tie_word_embeddings=True),
         "text-generation-with-past",
         "ORTModelForCausalLM",
         preprocessor="words",
     ),
     "qwen3_moe": Animal(
         "Qwen3MoeForCausalLM",
-        _config(
+        configured(
             "Qwen3MoeConfig",
             **_DECODER,
             num_key_value_heads=2,
@@ -378,7 +380,7 @@ ZOO: dict[str, Animal] = {
     ),
     "t5": Animal(
         "T5ForConditionalGeneration",
-        _config(
+        configured(
             "T5Config",
             vocab_size=40,
             d_model=32,
@@ -396,7 +398,7 @@ ZOO: dict[str, Animal] = {
     ),
     "bart": Animal(
         "BartForConditionalGeneration",
-        _config(
+        configured(
             "BartConfig",
             vocab_size=40,
             d_model=32,
@@ -419,7 +421,7 @@ ZOO: dict[str, Animal] = {
     ),
     "whisper": Animal(
         "WhisperForConditionalGeneration",
-        _config(
+        configured(
             "WhisperConfig",
             vocab_size=40,
             d_model=32,
