@@ -107,6 +107,8 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         return None
     try:
         access = HubAccess.from_options(options)
+        if _has_config(model_id, options.get("revision"), access):
+            return None
         commit, files = _contents(model_id, options.get("revision"), access)
     except HFHubIntegrationError as error:  # what has failed before us says it in its own words
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
@@ -126,6 +128,12 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         if inside:
             return _chosen(inside, OnnxRepo(model_id, commit, inside[0], (), access, ref))
     return None
+
+
+def _has_config(repo_id: str, revision: str | None, access: HubAccess) -> bool:
+    """Whether the cache, which has just been filled for a load that failed, holds a config of the repo."""
+    commit = plugins.hub().cached_commit(repo_id, revision, access)
+    return commit is not None and (plugins.hub().snapshot(repo_id, commit, (), access) / _CONFIG).is_file()
 
 
 def _contents(repo_id: str, revision: str | None, access: HubAccess) -> tuple[str, tuple[str, ...]]:
