@@ -1,6 +1,6 @@
 """Reading what an ONNX file says about itself where it lies, without downloading it.
 
-`hf://org/repo[@revision]/path/model.onnx` and http(s) URLs are read by HTTP range requests: one for the head of
+`hf://[org/]repo[@revision]/path/model.onnx` and http(s) URLs are read by HTTP range requests: one for the head of
 the file, one for its tail, where a writer put the metadata behind the graph, as they do; more where not. Any
 other URL is read through fsspec.
 """
@@ -17,6 +17,7 @@ from optimum_htp.errors import (
     HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
+    ModelNotFoundError,
     OnnxFileNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
@@ -30,8 +31,9 @@ _CHUNK: Final = 1 << 16
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
-_HUB_URL: Final = re.compile(
-    r"hf://(?:models/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.+)"
+_HUB_URLS: Final = tuple(
+    re.compile(rf"hf://(?:models/)?(?P<repo>{repo})(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>{path})")
+    for repo, path in (("[^/@]+/[^/@]+", ".+"), ("[^/@]+", r".+\.onnx"))  # gpt2 and others have no organization
 )
 
 
@@ -59,7 +61,8 @@ def read_hub_header(repo_id: str, revision: str | None, path: str, access: HubAc
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
     """
-    with _hub_window(f"{path} of {repo_id}", repo_id, revision, path, access) as window:
+    window = _hub_window(f"{path} of {repo_id}", repo_id, revision, path, access)
+    with translated_errors(repo_id, revision):
         return header_of(window)
 
 
@@ -84,24 +87,37 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
 
 @contextmanager
 def _opened_hub_file(url: str, access: HubAccess) -> Iterator[ByteWindow]:
-    match = _HUB_URL.fullmatch(url)
-    if match is None:
+    readings = [match for pattern in _HUB_URLS if (match := pattern.fullmatch(url))]
+    if not readings:
         raise InvalidModelReferenceError(
             f"{url} names no file: write hf://organization/repo[@revision]/path/model.onnx."
         )
-    revision = match["revision"] and match["revision"].replace("%2F", "/")
-    with _hub_window(url, match["repo"], revision, match["path"], access) as window:
+    first, *others = readings
+    try:
+        repo, revision, window = _opened_reading(url, first, access)
+    except ModelNotFoundError as error:
+        if not others:
+            raise
+        try:
+            repo, revision, window = _opened_reading(url, others[0], access)
+        except ModelNotFoundError:
+            raise error from None
+    with translated_errors(repo, revision):
         yield window
 
 
-@contextmanager
-def _hub_window(name: str, repo_id: str, revision: str | None, path: str, access: HubAccess) -> Iterator[ByteWindow]:
+def _opened_reading(url: str, match: re.Match[str], access: HubAccess) -> tuple[str, str | None, ByteWindow]:
+    revision = match["revision"] and match["revision"].replace("%2F", "/")
+    return match["repo"], revision, _hub_window(url, match["repo"], revision, match["path"], access)
+
+
+def _hub_window(name: str, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ByteWindow:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     with translated_errors(repo_id, revision):
         address = hf_hub_url(repo_id, path, revision=revision)
-        yield _http_window(name, address, build_hf_headers(token=access.token))
+        return _http_window(name, address, build_hf_headers(token=access.token))
 
 
 def _http_window(name: str, address: str, headers: Mapping[str, str]) -> ByteWindow:

@@ -44,6 +44,16 @@ def test_hub_file_is_read_by_two_requests(repo, hub, exported, revision):
     assert [(request.method, request.status) for request in requests] == [("GET", 206)] * 2
 
 
+@pytest.mark.parametrize("name", ["first.onnx", "onnx/model.onnx"])
+@pytest.mark.parametrize("revision", ["", "@main", "@refs/pr/3"])
+def test_old_repos_have_no_organization(repo, hub, exported, revision, name):
+    flat = hub.add("gpt2-like", repo.commits[repo.refs["main"]])
+    flat.refs["refs/pr/3"] = flat.refs["main"]
+    assert read_remote_header(f"hf://gpt2-like{revision}/{name}") == read_header(exported("minilm") / "model.onnx")
+    with pytest.raises(ModelNotFoundError):
+        read_remote_header(f"hf://no-such-repo{revision}/{name}")
+
+
 def test_metadata_before_the_graph_is_found_too(repo, hub, exported):
     with hub.recorded() as requests:
         header = read_remote_header("hf://org/onnx-only/first.onnx")
