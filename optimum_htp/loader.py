@@ -111,6 +111,8 @@ def load(
     options.pop("file_name", None)
     with _answering_with(files):
         model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
+    if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
+        model.main_input_name = next(iter(model.input_names), None)
     if metadata is not None and metadata.preprocessors:
         model.preprocessors = LazyPreprocessors(path, metadata, access, revision, trust_remote_code)
     return model

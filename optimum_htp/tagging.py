@@ -60,11 +60,7 @@ class Tagger:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
         """
-        header, graph = read_header(path), read_graph(path)
-        if self._original is not None:
-            return self._carried(graph, header)
-        tree = self._tree_for(header, graph)
-        return assign(graph, ScopeResolver(tree), tree)
+        return self._assignment(read_header(path), read_graph(path))
 
     def write(self, path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Assignment:
         """Tag a file; return what was written.
@@ -72,16 +68,22 @@ class Tagger:
         Raises:
             OnnxWriteError: The file cannot be written. What was there still is.
         """
-        assignment = self.assignment(path)
-        tags = TagWriter(assignment)
+        header = read_header(path)
+        tags = TagWriter(self._assignment(header, read_graph(path)))
         rewrite_model(
             path,
             metadata=tags.metadata,
             nodes=tags.visitor(),
-            ir_version=tags.ir_version(read_header(path).ir_version),
+            ir_version=tags.ir_version(header.ir_version),
             output=output,
         )
-        return assignment
+        return tags.assignment
+
+    def _assignment(self, header: ModelHeader, graph: Graph) -> Assignment:
+        if self._original is not None:
+            return self._carried(graph, header)
+        tree = self._tree_for(header, graph)
+        return assign(graph, ScopeResolver(tree), tree)
 
     def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
         source = Path(str(self._original))

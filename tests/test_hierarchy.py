@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -15,6 +14,7 @@ import transformers
 
 from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, NAMESPACE, TAG
 from optimum_htp.onnxfile import read_graph, read_header
+from optimum_htp.sample_inputs import sample_inputs
 from tests.support.weights import nodes_of, property_of, weight_uses
 from tests.support.zoo import ZOO
 
@@ -91,27 +91,9 @@ def test_tags_are_valid_and_change_nothing(name, zoo_export):
         assert (path.stat().st_size - size) / count < 350
         ours = onnxruntime.InferenceSession(str(path))
         theirs = onnxruntime.InferenceSession(untagged.SerializeToString())
-        feeds = {one.name: _values(one) for one in ours.get_inputs()}
+        feeds = sample_inputs(path)
         for mine, reference in zip(ours.run(None, feeds), theirs.run(None, feeds), strict=True):
             assert mine.tobytes() == reference.tobytes()
-
-
-def _values(spec):
-    generator = np.random.default_rng(0)
-    free = {"batch_size": 2, "sequence_length": 5}
-    shape = [one if isinstance(one, int) else free.get(one, 2) for one in spec.shape]
-    if "pixel" in spec.name:
-        shape = [2, 3, 32, 32]
-    if spec.name == "attention_mask" and "past" in str(spec.shape):
-        shape = [2, 7]
-    if spec.name == "flattened_patches":
-        shape = [2, 16, 50]
-    kind = spec.type[len("tensor(") : -1]
-    if kind == "bool":
-        return np.zeros(shape, bool)
-    if kind.startswith("int"):
-        return generator.integers(0, 2, shape).astype(kind)
-    return generator.random(shape, np.float32)
 
 
 def test_query_key_and_value_differ(zoo_export):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -17,6 +16,7 @@ import transformers
 from optimum_htp import HTPExporter
 from optimum_htp.hierarchy.tags import MODULE, TAG
 from optimum_htp.report import report_document
+from optimum_htp.sample_inputs import sample_inputs
 from optimum_htp.tagging import Tagger, tag_file
 from tests.conftest import optimum_cli
 from tests.support.weights import nodes_of, property_of, weight_uses
@@ -44,27 +44,14 @@ def _dynamic(source, target):
 def _static(source, target):
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-    session = onnxruntime.InferenceSession(str(source))
-
     class Reader(CalibrationDataReader):
         left = 2
 
         def get_next(self):
             self.left -= 1
-            return {one.name: _values(one) for one in session.get_inputs()} if self.left >= 0 else None
+            return sample_inputs(source) if self.left >= 0 else None
 
     quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ)
-
-
-def _values(spec):
-    free = {"batch_size": 1, "sequence_length": 4}
-    shape = [one if isinstance(one, int) else free.get(one, 1) for one in spec.shape]
-    if "pixel" in spec.name:
-        shape = [1, 3, 32, 32]
-    if spec.name == "attention_mask" and "past" in str(spec.shape):
-        shape = [1, 5]
-    kind = spec.type[len("tensor(") : -1]
-    return np.ones(shape, kind if kind.startswith("int") else np.float32)
 
 
 def _slim(source, target):

@@ -15,6 +15,7 @@ INPUTS = {
     "bert": "the big cat sat on the mat",
     "gpt2": "the cat",
     "t5": "the cat",
+    "wav2vec2": np.random.default_rng(0).standard_normal(16_000, dtype=np.float32),
     "vit": Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), "uint8")),
 }
 
@@ -43,6 +44,7 @@ def test_task_may_be_left_out(given, exported, reference):
     [
         ("gpt2", "text-generation", {"max_new_tokens": 6, "do_sample": False}),
         ("t5", "text2text-generation", {"max_new_tokens": 6, "do_sample": False}),
+        ("wav2vec2", "automatic-speech-recognition", {}),
     ],
 )
 def test_other_tasks_answer_as_pytorch_does(name, task, options, exported, reference):
