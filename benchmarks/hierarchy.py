@@ -15,47 +15,38 @@ import logging
 import os
 import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import transformers
 
+from benchmarks.loading import interleaved, interval
 from tests.support import models
 from tests.support.weights import weight_uses
 from tests.support.zoo import ZOO
 
-RUNS = 21
+RUNS = 41
 
 
-def export_seconds(folder: Path, output: Path, *, hierarchy: bool) -> float:
-    from optimum_htp import HTPExporter
-
-    os.sync()  # what was written before is not to be waited for now
+def settle() -> None:
+    """Leave nothing of the last run for the next one to wait for."""
+    os.sync()
     gc.collect()
-    start = time.perf_counter()
-    HTPExporter().export(folder, output, task="feature-extraction", hierarchy=hierarchy)
-    return time.perf_counter() - start
 
 
 def cost(scratch: Path, runs: int) -> None:
+    from optimum_htp import HTPExporter
     from optimum_htp.onnxfile import read_graph
 
-    pairs = []
-    gc.disable()  # as `timeit` does
-    for run in range(runs + 1):
-        times = {}
-        for tagged in (True, False) if run % 2 else (False, True):
-            times[tagged] = export_seconds(models.minilm(), scratch / str(tagged), hierarchy=tagged)
-        pairs.append((times[True], times[False]))
-    gc.enable()
-    kept = pairs[1:]  # the first warms up
-    ratio = min(one for one, _ in kept) / min(other for _, other in kept)
-    print(
-        f"export of MiniLM, {runs} interleaved runs: with tags {statistics.median(one for one, _ in kept):.2f} s, ",
-        end="",
-    )
-    print(f"without {statistics.median(other for _, other in kept):.2f} s, ratio of the fastest {ratio:.3f} x")
+    def export(tagged: bool) -> None:
+        HTPExporter().export(models.minilm(), scratch / str(tagged), task="feature-extraction", hierarchy=tagged)
+
+    pairs = interleaved(lambda: export(True), lambda: export(False), runs, settle)
+    with_tags, without = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    low, high = interval(ratios)
+    print(f"export of MiniLM, {runs} interleaved runs: with tags {with_tags:.2f} s, without {without:.2f} s, ", end="")
+    print(f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})")
     files = {tagged: scratch / str(tagged) / "model.onnx" for tagged in (True, False)}
     count = len(read_graph(files[True]).nodes)
     grown = files[True].stat().st_size - files[False].stat().st_size

@@ -88,14 +88,16 @@ def table(hub: LoopbackHub, sources: dict[str, tuple[str, str]]) -> None:
     hub.latency = 0.0
 
 
-def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> list[tuple[float, float]]:
+def interleaved(
+    ours: Callable[[], Any], theirs: Callable[[], Any], runs: int, before: Callable[[], Any] = gc.collect
+) -> list[tuple[float, float]]:
     """Return the seconds of both in every pair. Garbage is collected between the runs, as `timeit` does it."""
     pairs = []
     gc.disable()
     for index in range(runs + 2):
         times = {}
         for call in (ours, theirs) if index % 2 else (theirs, ours):
-            gc.collect()
+            before()
             start = time.perf_counter()
             result = call()
             times[call] = time.perf_counter() - start

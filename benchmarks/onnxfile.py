@@ -83,9 +83,10 @@ def stamp_onnx(path: Path) -> None:
 
 
 def tag_ours(path: Path) -> None:
-    from optimum_htp.onnxfile import rewrite_model
+    from optimum_htp.onnxfile import read_graph, rewrite_model
 
-    rewrite_model(path, nodes=lambda node: tags(node.name), output=path.with_suffix(".new"))
+    nodes = iter(read_graph(path).nodes)
+    rewrite_model(path, nodes=lambda known: tags(next(nodes).name), output=path.with_suffix(".new"))
 
 
 def tag_onnx(path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.metadata import PREFIX
 from optimum_htp.onnxfile import (
-    Node,
     external_files,
     read_graph,
     read_header,
@@ -58,7 +57,7 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
         texts["domain"] = ""
     if is_our_doc_string(header.doc_string):
         texts["doc_string"] = ""
-    tagged = sum(len(_foreign(node) or {}) != len(node.metadata) for node in read_graph(path).nodes)
+    tagged = sum(len(_foreign(node.metadata)) != len(node.metadata) for node in read_graph(path).nodes)
     if output is not None:
         _copy_external_data(path, Path(output))
     if ours or tagged or texts or output is not None:
@@ -66,13 +65,11 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
     return len(ours) + tagged
 
 
-def _foreign(node: Node) -> Mapping[str, str] | None:
-    """Return a node's metadata without ours, None where it has none of ours."""
-    if not any(key.startswith(_TAG_PREFIX) for key in node.metadata):
-        return node.metadata
-    return {
-        key: value for key, value in node.metadata.items() if not key.startswith(_TAG_PREFIX) and key not in _TAG_KEYS
-    }
+def _foreign(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a node's metadata without ours."""
+    if not any(key.startswith(_TAG_PREFIX) for key in metadata):
+        return metadata
+    return {key: value for key, value in metadata.items() if not key.startswith(_TAG_PREFIX) and key not in _TAG_KEYS}
 
 
 def _copy_external_data(path: Path, output: Path) -> None:

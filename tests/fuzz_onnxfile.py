@@ -37,7 +37,7 @@ def one_input(data: bytes) -> None:
     for attempt in (
         read_graph,
         external_files,
-        lambda path: rewrite_model(path, metadata={"k": "v"}, nodes=lambda node: {**node.metadata, "t": "v"}),
+        lambda path: rewrite_model(path, metadata={"k": "v"}, nodes=lambda known: {**known, "t": "v"}),
         strip_metadata,
     ):
         with contextlib.suppress(HFHubIntegrationError):

@@ -13,7 +13,8 @@ import torch
 import transformers
 
 from optimum_htp import OptimumONNXModel
-from tests.support.zoo import ZOO, inputs
+from tests.support.animals import inputs
+from tests.support.zoo import ZOO
 
 OTHERS = {
     "ORTModelForCustomTasks": "test_custom_task",

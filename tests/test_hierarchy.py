@@ -149,7 +149,7 @@ def _keys(node):
 
 
 def _inputs_for_dynamo(name):
-    from tests.support.zoo import inputs
+    from tests.support.animals import inputs
 
     batch = inputs(ZOO[name])
     return {**batch, "use_cache": False} if name == "gpt2" else batch

@@ -196,7 +196,7 @@ def test_stripping_gives_the_file_back_as_it_was(bert, access):
 
 
 def test_stripping_takes_tags_off_nodes_and_leaves_the_rest(bert):
-    def tag(node):
+    def tag(known):
         return {"htp.module": "bert", "htp.tag": "/Bert", "namespace": "bert", "mine": "kept"}
 
     rewrite_model(bert, metadata={"htp.modules": "{}", "mine": "kept"}, nodes=tag, ir_version=10)

@@ -14,7 +14,7 @@ from optimum_htp.onnxfile import Graph, Node, read_signature
 from optimum_htp.profiling import ProfileError, _by_node, profile_file
 from optimum_htp.sample_inputs import sample_inputs
 from tests.conftest import optimum_cli
-from tests.support.zoo import BERT, ZOO, Animal, configured
+from tests.support.zoo import DEMANDING, ZOO
 
 FILES = {
     "bert": "model.onnx",
@@ -37,39 +37,6 @@ def test_modules_add_up_to_all_nodes(name, zoo_export):
     assert sum(one.own_microseconds for one in modules.values()) == pytest.approx(profile.total)
     assert modules[""].microseconds == pytest.approx(profile.total)
     assert modules[""].class_name == ZOO[name].model
-
-
-# Models that take no inputs but those that Optimum makes for them: a class needs `eos` in each row, a mask belongs to
-# a waveform, there are as many rows as codebooks, features have a size of their own.
-PART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
-BART = {
-    "vocab_size": 20_000,  # Optimum draws tokens by chance, and one more `eos` would be refused
-    "d_model": 32,
-    **{f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in PART.items()},
-}
-DEMANDING = {
-    "mbart": Animal("MBartForSequenceClassification", configured("MBartConfig", **BART), "text-classification", ""),
-    "moonshine": Animal(
-        "MoonshineForConditionalGeneration",
-        configured(
-            "MoonshineConfig",
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=64,
-            encoder_num_hidden_layers=1,
-            decoder_num_hidden_layers=1,
-            encoder_num_attention_heads=2,
-            decoder_num_attention_heads=2,
-        ),
-        "automatic-speech-recognition-with-past",
-        "",
-        preprocessor="sounds",
-    ),
-    "visual_bert": Animal(
-        "VisualBertModel", configured("VisualBertConfig", visual_embedding_dim=24, **BERT), "feature-extraction", ""
-    ),
-    "markuplm": Animal("MarkupLMModel", configured("MarkupLMConfig", max_depth=10, **BERT), "feature-extraction", ""),
-}
 
 
 @pytest.mark.slow

@@ -11,13 +11,13 @@ metadata since IR version 10: https://github.com/onnx/onnx/blob/main/docs/IR.md
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment, Rule
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
-from optimum_htp.onnxfile import Graph, ModelHeader, Node, NodeVisitor
+from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor
 
 __all__ = ["COVERAGE", "MODULE", "MODULES", "NAMESPACE", "TAG", "TagWriter", "tagged_assignment"]
 
@@ -55,9 +55,9 @@ class TagWriter:
         modules: Iterator[str] = iter(self.assignment.modules)
         tree = self.assignment.tree
 
-        def visit(node: Node) -> dict[str, str]:
+        def visit(known: Mapping[str, str]) -> dict[str, str]:
             module = next(modules)
-            kept = {key: value for key, value in node.metadata.items() if key not in _DROPPED}
+            kept = {key: value for key, value in known.items() if key not in _DROPPED}
             return {**kept, MODULE: module, TAG: tree.tag(module), NAMESPACE: module.replace(".", "/")}
 
         return visit

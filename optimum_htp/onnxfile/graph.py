@@ -15,7 +15,7 @@ from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry,
 from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["Graph", "Initializer", "Node", "node_of", "read_graph"]
+__all__ = ["Graph", "Initializer", "Node", "read_graph"]
 
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
@@ -108,7 +108,7 @@ def graph_of(window: ByteWindow) -> Graph:
     return Graph(name, tuple(inputs), tuple(outputs), tuple(_nodes(window, whole, "model", ())), tuple(initializers))
 
 
-def node_of(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) -> Node:
+def _node(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) -> Node:
     """Decode a NodeProto: input = 1, output = 2, name = 3, op_type = 4, domain = 7, metadata_props = 9."""
     texts = {3: "", 4: "", 7: ""}
     inputs: list[str] = []
@@ -138,7 +138,7 @@ def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...
             continue
         inside = within
         if children[part.number] == "node":
-            node = node_of(window, walk(window, part.payload, part.end), within)
+            node = _node(window, walk(window, part.payload, part.end), within)
             inside = (*within, node.name or node.op_type)
             yield node
         yield from _nodes(window, part, children[part.number], inside, depth + 1)

@@ -7,6 +7,7 @@ all.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import BinaryIO, Final
 
 from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Node, node_of
+from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,
@@ -41,8 +42,8 @@ _SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by t
 _CHUNK: Final = 1 << 16
 _MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
 
-NodeVisitor = Callable[[Node], Mapping[str, str] | None]
-"""Returns a node's new metadata properties, or None to leave the node as it is."""
+NodeVisitor = Callable[[Mapping[str, str]], Mapping[str, str] | None]
+"""Given a node's metadata properties, returns its new ones, or None to leave the node as it is."""
 
 Segment = tuple[int, int] | bytes  # a range of the old file, or new bytes
 
@@ -63,7 +64,7 @@ def rewrite_model(
         path: The file. A link is followed; its target is replaced.
         metadata: Model-level properties to set. Properties of the same key are replaced.
         drop: Says of a key whether a model-level property that has it is left out.
-        nodes: Called with every node, those of subgraphs and functions included, in order of the file.
+        nodes: Called for every node, those of subgraphs and functions included, in order of the file.
         ir_version: New IR version.
         output: Where to write instead of in place; the file at `path` then stays as it is.
         **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; an empty one
@@ -119,7 +120,7 @@ def _plan(
             if key not in metadata and not drop(key):
                 segments.append((part.start, part.end))
         elif visit is not None and kind is not None:
-            segments += _rebuilt(window, part, kind, visit, (), 0) or [(part.start, part.end)]
+            segments += _rebuilt(window, part, kind, visit, 0) or [(part.start, part.end)]
         else:
             segments.append((part.start, part.end))
     if not has_graph:
@@ -127,9 +128,7 @@ def _plan(
     return segments + [encoded for _, encoded in new]
 
 
-def _rebuilt(
-    window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, within: tuple[str, ...], depth: int
-) -> list[Segment] | None:
+def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, depth: int) -> list[Segment] | None:
     """Return the segments of a message in which nodes changed, or None where none did."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
@@ -138,10 +137,13 @@ def _rebuilt(
     metadata: Mapping[str, str] | None = None
     if kind == "node":
         fields = list(fields)
-        node = node_of(window, fields, within)
-        metadata = visit(node)
-        within = (*within, node.name or node.op_type)
-        if metadata is not None and dict(metadata) == dict(node.metadata):
+        known = dict(
+            reader.entry(window, part)
+            for part in fields
+            if part.number == NODE_METADATA and part.wire_type == LENGTH_DELIMITED
+        )
+        metadata = visit(known)
+        if metadata is not None and dict(metadata) == known:
             metadata = None
     body: list[Segment] = []
     changed = metadata is not None
@@ -150,13 +152,19 @@ def _rebuilt(
             continue
         inner = None
         if part.wire_type == LENGTH_DELIMITED and part.number in children:
-            inner = _rebuilt(window, part, children[part.number], visit, within, depth + 1)
+            inner = _rebuilt(window, part, children[part.number], visit, depth + 1)
         changed |= inner is not None
         body += inner or [(part.start, part.end)]
     if not changed:
         return None
-    body += [_entry(NODE_METADATA, *item) for item in (metadata or {}).items()]
+    body.append(_node_entries(tuple((metadata or {}).items())))
     return [encode_varint(message.number << 3 | LENGTH_DELIMITED), encode_varint(_length(body)), *body]
+
+
+@functools.lru_cache(maxsize=128)
+def _node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
+    """Encode a node's properties; neighbours mostly have the same."""
+    return b"".join(_entry(NODE_METADATA, key, value) for key, value in items)
 
 
 def _entry(number: int, key: str, value: str) -> bytes:

@@ -1,17 +1,10 @@
-"""A table of tiny models with seeded random weights: one line an architecture, with the class of Optimum's it is for.
-
-Weights are noisy everywhere, norms and biases included, so that no two parameters are alike.
-"""
+"""A table of tiny models: one line an architecture, with the class of Optimum's that it is for."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tests.support.models import _bert_tokenizer, _seeded, _spread_logits, _word_tokenizer
+from tests.support.animals import Animal, configured
 
 _SMALL = {
     "hidden_size": 32,
@@ -22,100 +15,6 @@ _SMALL = {
 }
 _DECODER = {**_SMALL, "vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
-
-@dataclass(frozen=True)
-class Animal:
-    """An architecture.
-
-    Attributes:
-        model: Class of transformers.
-        config: Class of its config, and what it is made with.
-        task: Optimum task of the export.
-        ort_class: Class of Optimum's that loads it.
-        kind: What its inputs are: text, choices, image, image+text, audio, audio+text.
-        preprocessor: What is saved beside it.
-        max_difference: Between PyTorch's outputs and ONNX Runtime's, absolute.
-    """
-
-    model: str
-    config: Callable[[], Any]
-    task: str
-    ort_class: str
-    kind: str = "text"
-    preprocessor: str = "bert"
-    max_difference: float = 1e-4
-
-    def save(self, folder: Path) -> Path:
-        """Build the model and save it with its preprocessor."""
-        import transformers
-
-        folder.mkdir(parents=True, exist_ok=True)
-        model = _seeded(getattr(transformers, self.model), self.config())
-        if model.can_generate():
-            _spread_logits(model)
-            model.generation_config.pad_token_id = model.generation_config.pad_token_id or 0
-        model.save_pretrained(folder)
-        _PREPROCESSORS[self.preprocessor](folder)
-        return folder
-
-
-def configured(name: str, **values: Any) -> Callable[[], Any]:
-    """Return what makes a config of a class of transformers."""
-
-    def make() -> Any:
-        import transformers
-
-        return getattr(transformers, name)(**values)
-
-    return make
-
-
-def _words(folder: Path) -> None:
-    _word_tokenizer(pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
-
-
-def _images(folder: Path) -> None:
-    from transformers import ViTImageProcessor
-
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-
-
-def _sounds(folder: Path) -> None:
-    from transformers import Wav2Vec2FeatureExtractor
-
-    Wav2Vec2FeatureExtractor().save_pretrained(folder)
-
-
-def _speech(folder: Path) -> None:
-    from transformers import WhisperFeatureExtractor
-
-    WhisperFeatureExtractor(feature_size=16, chunk_length=30, n_fft=400).save_pretrained(folder)
-    _words(folder)
-
-
-def _clip(folder: Path) -> None:
-    from transformers import CLIPImageProcessor
-
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    _words(folder)
-
-
-def _pix2struct(folder: Path) -> None:
-    from transformers import Pix2StructImageProcessor
-
-    Pix2StructImageProcessor(max_patches=16, patch_size={"height": 4, "width": 4}).save_pretrained(folder)
-    _words(folder)
-
-
-_PREPROCESSORS: dict[str, Callable[[Path], Any]] = {
-    "bert": lambda folder: _bert_tokenizer(folder).save_pretrained(folder),
-    "words": _words,
-    "images": _images,
-    "sounds": _sounds,
-    "speech": _speech,
-    "clip": _clip,
-    "pix2struct": _pix2struct,
-}
 
 _AUDIO = {
     **{key: value for key, value in _SMALL.items() if key != "max_position_embeddings"},
@@ -131,7 +30,7 @@ _AUDIO = {
     "xvector_output_dim": 8,
     "num_labels": 3,
 }
-BERT = {**_SMALL, "vocab_size": 40}
+_BERT = {**_SMALL, "vocab_size": 40}
 _CONV_IMAGE = {"image_size": 32, "num_labels": 4}
 
 
@@ -192,7 +91,7 @@ def _pix2struct_config() -> Any:
 
 
 ZOO: dict[str, Animal] = {
-    "bert": Animal("BertForMaskedLM", configured("BertConfig", **BERT), "fill-mask", "ORTModelForMaskedLM"),
+    "bert": Animal("BertForMaskedLM", configured("BertConfig", **_BERT), "fill-mask", "ORTModelForMaskedLM"),
     "distilbert": Animal(
         "DistilBertForQuestionAnswering",
         configured("DistilBertConfig", vocab_size=40, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
@@ -208,20 +107,20 @@ ZOO: dict[str, Animal] = {
     ),
     "deberta-v2": Animal(
         "DebertaV2ForTokenClassification",
-        configured("DebertaV2Config", **BERT, num_labels=3, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        configured("DebertaV2Config", **_BERT, num_labels=3, relative_attention=True, pos_att_type=["p2c", "c2p"]),
         "token-classification",
         "ORTModelForTokenClassification",
     ),
     "albert": Animal(
         "AlbertModel",
-        configured("AlbertConfig", **BERT, embedding_size=16),
+        configured("AlbertConfig", **_BERT, embedding_size=16),
         "feature-extraction",
         "ORTModelForFeatureExtraction",
     ),
-    "mpnet": Animal("MPNetForMaskedLM", configured("MPNetConfig", **BERT), "fill-mask", "ORTModelForMaskedLM"),
+    "mpnet": Animal("MPNetForMaskedLM", configured("MPNetConfig", **_BERT), "fill-mask", "ORTModelForMaskedLM"),
     "electra": Animal(
         "ElectraForMultipleChoice",
-        configured("ElectraConfig", **BERT, embedding_size=16),
+        configured("ElectraConfig", **_BERT, embedding_size=16),
         "multiple-choice",
         "ORTModelForMultipleChoice",
         "choices",
@@ -230,7 +129,7 @@ ZOO: dict[str, Animal] = {
         "SqueezeBertForSequenceClassification",
         configured(
             "SqueezeBertConfig",
-            **BERT,
+            **_BERT,
             embedding_size=32,
             num_labels=3,
             **dict.fromkeys(
@@ -464,31 +363,47 @@ ZOO: dict[str, Animal] = {
     ),
 }
 
-
-def inputs(animal: Animal) -> dict[str, Any]:
-    """Return a batch of inputs of a model's kind."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(5, 20, (2, 7), generator=generator)
-    text = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    images = {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
-    return {
-        "text": text,
-        "choices": {name: one.reshape(2, 1, 7).repeat(1, 2, 1) for name, one in text.items()},
-        "image": images,
-        "image+text": {**text, **images},
-        "audio": {"input_values": torch.randn(2, 1600, generator=generator)},
-        "audio+text": {"input_features": torch.randn(2, 16, 3000, generator=generator)},
-        "patches": {
-            "flattened_patches": torch.cat(
-                [torch.arange(1, 17).reshape(1, 16, 1).expand(2, 16, 2).float() % 4, torch.randn(2, 16, 48)], dim=2
-            ),
-            "attention_mask": torch.ones(2, 16, dtype=torch.int64),
-        },
-    }[animal.kind]
-
-
-def describe(folder: Path) -> str:
-    """Return the class that a saved model's config names."""
-    return str(json.loads((folder / "config.json").read_text())["architectures"][0])
+_PART = {"layers": 1, "attention_heads": 2, "ffn_dim": 64}
+_BART = {
+    "vocab_size": 20_000,  # Optimum draws tokens by chance, and one more `eos` would be refused
+    "d_model": 32,
+    **{f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in _PART.items()},
+}
+DEMANDING: dict[str, Animal] = {
+    "mbart": Animal(
+        "MBartForSequenceClassification",
+        configured("MBartConfig", **_BART),
+        "text-classification",
+        "ORTModelForSequenceClassification",
+    ),
+    "moonshine": Animal(
+        "MoonshineForConditionalGeneration",
+        configured(
+            "MoonshineConfig",
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=64,
+            encoder_num_hidden_layers=1,
+            decoder_num_hidden_layers=1,
+            encoder_num_attention_heads=2,
+            decoder_num_attention_heads=2,
+        ),
+        "automatic-speech-recognition-with-past",
+        "ORTModelForSpeechSeq2Seq",
+        preprocessor="sounds",
+    ),
+    "visual_bert": Animal(
+        "VisualBertModel",
+        configured("VisualBertConfig", visual_embedding_dim=24, **_BERT),
+        "feature-extraction",
+        "ORTModelForFeatureExtraction",
+    ),
+    "markuplm": Animal(
+        "MarkupLMModel",
+        configured("MarkupLMConfig", max_depth=10, **_BERT),
+        "feature-extraction",
+        "ORTModelForFeatureExtraction",
+    ),
+}
+"""Models that take no inputs but those that Optimum makes for them: a class needs `eos` in each row, a mask belongs to
+a waveform, features have a size of their own."""

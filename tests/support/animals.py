@@ -1,0 +1,134 @@
+"""A tiny model with seeded random weights: how it is built, what is saved beside it, and inputs for it.
+
+Weights are noisy everywhere, norms and biases included, so that no two parameters are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.models import _bert_tokenizer, _seeded, _spread_logits, _word_tokenizer
+
+__all__ = ["Animal", "configured", "inputs"]
+
+
+@dataclass(frozen=True)
+class Animal:
+    """An architecture.
+
+    Attributes:
+        model: Class of transformers.
+        config: Class of its config, and what it is made with.
+        task: Optimum task of the export.
+        ort_class: Class of Optimum's that loads it.
+        kind: What its inputs are: text, choices, image, image+text, audio, audio+text.
+        preprocessor: What is saved beside it.
+        max_difference: Between PyTorch's outputs and ONNX Runtime's, absolute.
+    """
+
+    model: str
+    config: Callable[[], Any]
+    task: str
+    ort_class: str
+    kind: str = "text"
+    preprocessor: str = "bert"
+    max_difference: float = 1e-4
+
+    def save(self, folder: Path) -> Path:
+        """Build the model and save it with its preprocessor."""
+        import transformers
+
+        folder.mkdir(parents=True, exist_ok=True)
+        model = _seeded(getattr(transformers, self.model), self.config())
+        if model.can_generate():
+            _spread_logits(model)
+            model.generation_config.pad_token_id = model.generation_config.pad_token_id or 0
+        model.save_pretrained(folder)
+        _PREPROCESSORS[self.preprocessor](folder)
+        return folder
+
+
+def configured(name: str, **values: Any) -> Callable[[], Any]:
+    """Return what makes a config of a class of transformers."""
+
+    def make() -> Any:
+        import transformers
+
+        return getattr(transformers, name)(**values)
+
+    return make
+
+
+def _words(folder: Path) -> None:
+    _word_tokenizer(pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+
+
+def _images(folder: Path) -> None:
+    from transformers import ViTImageProcessor
+
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def _sounds(folder: Path) -> None:
+    from transformers import Wav2Vec2FeatureExtractor
+
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+
+
+def _speech(folder: Path) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    WhisperFeatureExtractor(feature_size=16, chunk_length=30, n_fft=400).save_pretrained(folder)
+    _words(folder)
+
+
+def _clip(folder: Path) -> None:
+    from transformers import CLIPImageProcessor
+
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    _words(folder)
+
+
+def _pix2struct(folder: Path) -> None:
+    from transformers import Pix2StructImageProcessor
+
+    Pix2StructImageProcessor(max_patches=16, patch_size={"height": 4, "width": 4}).save_pretrained(folder)
+    _words(folder)
+
+
+_PREPROCESSORS: dict[str, Callable[[Path], Any]] = {
+    "bert": lambda folder: _bert_tokenizer(folder).save_pretrained(folder),
+    "words": _words,
+    "images": _images,
+    "sounds": _sounds,
+    "speech": _speech,
+    "clip": _clip,
+    "pix2struct": _pix2struct,
+}
+
+
+def inputs(animal: Animal) -> dict[str, Any]:
+    """Return a batch of inputs of a model's kind."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, 20, (2, 7), generator=generator)
+    text = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    images = {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
+    return {
+        "text": text,
+        "choices": {name: one.reshape(2, 1, 7).repeat(1, 2, 1) for name, one in text.items()},
+        "image": images,
+        "image+text": {**text, **images},
+        "audio": {"input_values": torch.randn(2, 1600, generator=generator)},
+        "audio+text": {"input_features": torch.randn(2, 16, 3000, generator=generator)},
+        "patches": {
+            "flattened_patches": torch.cat(
+                [torch.arange(1, 17).reshape(1, 16, 1).expand(2, 16, 2).float() % 4, torch.randn(2, 16, 48)], dim=2
+            ),
+            "attention_mask": torch.ones(2, 16, dtype=torch.int64),
+        },
+    }[animal.kind]
