@@ -15,7 +15,6 @@ from typing import Any, Final
 from optimum_htp.blueprint import build_model
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
-from optimum_htp.preprocessors import class_names, load_preprocessor
 from optimum_htp.resolve import ConfigFolder, load_config
 
 __all__ = ["dummy_inputs"]
@@ -45,12 +44,14 @@ def dummy_inputs(
     except _FAILURES as error:
         logger.info("Optimum makes no inputs for %s (%s): they are made by their names.", record.source, error)
         return {}
-    return {spec.name: made[spec.name] for spec in inputs if spec.name in made and _fits(made[spec.name], spec)}
+    fitting = {spec.name: _as_input(made[spec.name], spec) for spec in inputs if spec.name in made}
+    return {name: array for name, array in fitting.items() if array is not None}
 
 
 def _exporter_config(record: ExportMetadata, source: ConfigFolder) -> Any:
     """Return the `OnnxConfig` of the part of the model that a file is."""
     from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
+    from optimum.utils.save_utils import maybe_load_preprocessors
 
     model = build_model(record.model_class, load_config(source, record))
     _, parts = _get_submodels_and_onnx_configs(
@@ -61,7 +62,7 @@ def _exporter_config(record: ExportMetadata, source: ConfigFolder) -> Any:
         custom_architecture=False,
         _variant="default",
         library_name=_LIBRARY,
-        preprocessors=[load_preprocessor(name, source.folder, record) for name in class_names(record, source.folder)],
+        preprocessors=maybe_load_preprocessors(source.folder),
     )
     name = PurePosixPath(record.onnx_file or _WHOLE).stem
     _, config = parts[name] if name in parts else next(reversed(parts.values()))  # merged decoders are the last
@@ -82,11 +83,15 @@ def _flat(config: Any, names: Sequence[str], shapes: Mapping[str, int]) -> Itera
             yield one, tensor.cpu().numpy()
 
 
-def _fits(array: Any, spec: TensorSpec) -> bool:
-    """Whether an array has the type that an input takes, and the sizes that are fixed."""
+def _as_input(array: Any, spec: TensorSpec) -> Any:
+    """Return an array in the precision that an input takes; None where its kind or its fixed sizes are others."""
+    import numpy as np
+
     shape = spec.shape if spec.shape is not None else array.shape
-    return (
-        array.dtype.name == spec.dtype
-        and array.ndim == len(shape)
-        and all(size == wanted for size, wanted in zip(array.shape, shape, strict=True) if isinstance(wanted, int))
+    fits = array.ndim == len(shape) and all(
+        size == wanted for size, wanted in zip(array.shape, shape, strict=True) if isinstance(wanted, int)
     )
+    if not fits or spec.dtype is None or not hasattr(np, spec.dtype):
+        return None
+    dtype = np.dtype(spec.dtype)
+    return array.astype(dtype, copy=False) if array.dtype.kind == dtype.kind else None

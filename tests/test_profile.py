@@ -25,6 +25,7 @@ FILES = {
     "t5": "decoder_model_merged.onnx",
     "whisper": "decoder_with_past_model.onnx",
     "electra": "model.onnx",
+    "pix2struct": "decoder_model_merged.onnx",
 }
 
 
