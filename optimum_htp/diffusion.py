@@ -7,6 +7,7 @@ commit's own: they are linked into a temporary folder, and so are the ONNX files
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -99,5 +100,9 @@ def _names_below(folder: Path) -> list[str]:
 
 def _link(target: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.exists():
+    if link.exists():
+        return
+    try:
         link.symlink_to(target.absolute())
+    except OSError:  # Windows lets not everybody make links
+        shutil.copyfile(target, link)

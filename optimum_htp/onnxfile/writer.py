@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -81,7 +81,8 @@ def rewrite_model(
     new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
     if ir_version is not None:
         new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
-    with reader.opened(source, _CHUNK if nodes is not None else 4096) as window:
+    with ExitStack() as reading:
+        window = reading.enter_context(reader.opened(source, _CHUNK if nodes is not None else 4096))
         segments = _joined(_plan(window, metadata or {}, drop, nodes, new))
         try:
             with replaced_atomically(target, like=source) as stream:
@@ -90,6 +91,7 @@ def rewrite_model(
                         stream.write(segment)
                     else:
                         _copy_range(window, stream, *segment)
+                reading.close()  # Windows replaces no file that is open
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
 
