@@ -12,6 +12,7 @@ from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.assign import Assignment, assign
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.parts import part_tree, scopes_of
+from optimum_htp.hierarchy.renamed import owners_by_shape
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULES, TagWriter, tagged_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
@@ -83,7 +84,7 @@ class Tagger:
         if self._original is not None:
             return self._carried(graph, header)
         tree = self._tree_for(header, graph)
-        return assign(graph, ScopeResolver(tree), tree)
+        return _resolved(graph, tree)
 
     def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
         source = Path(str(self._original))
@@ -91,7 +92,7 @@ class Tagger:
         known = tagged_assignment(before, original)
         if known is None:
             tree = self._tree_for(before if MODULES in before.metadata else header, original)
-            known = assign(original, ScopeResolver(tree), tree)
+            known = _resolved(original, tree)
         tree = known.tree if self._model is None else self._tree(_task_of(header))
         tree = part_tree(original, tree)
         return carry([Original(original, known)], graph, ScopeResolver(tree), tree)
@@ -125,6 +126,14 @@ def carried_tags(source: Path, made: Path) -> TagWriter | None:
     if MODULES not in read_header(source).metadata:
         return None
     return TagWriter(Tagger(source).assignment(made))
+
+
+def _resolved(graph: Graph, tree: ModuleTree) -> Assignment:
+    """Return the modules that the names in a graph say, and the shapes of parameters that have lost their names."""
+    resolver = ScopeResolver(tree)
+    assignment = assign(graph, resolver, tree)
+    owners = owners_by_shape(graph, assignment)
+    return assign(graph, resolver, tree, owners) if owners else assignment
 
 
 def _task_of(header: ModelHeader) -> str | None:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import transformers
 
-from optimum_htp import HTPExporter
+from optimum_htp import HTPExporter, strip_metadata
 from optimum_htp.hierarchy.tags import MODULE, TAG
 from optimum_htp.report import report_document
 from optimum_htp.sample_inputs import sample_inputs
@@ -242,4 +242,16 @@ def test_plain_export_is_tagged_by_its_model(name, part, dynamo, zoo_export, tmp
     tag_file(path, model=files.model)
     uses = weight_uses(path, model)
     assert len(uses) >= 10
+    assert not [use for use in uses if not use.exact]
+
+
+@pytest.mark.slow
+def test_table_that_another_module_reads_is_known_by_its_shape(zoo_export, tmp_path):
+    files = zoo_export("whisper")
+    path = tmp_path / "plain.onnx"
+    shutil.copy(files.output / "encoder_model.onnx", path)
+    strip_metadata(path)
+    assignment = tag_file(path, model=files.model)
+    uses = weight_uses(path, getattr(transformers, ZOO["whisper"].model).from_pretrained(files.model))
+    assert "model.encoder.embed_positions" in assignment.modules  # it is never called: its weight is added as it is
     assert not [use for use in uses if not use.exact]

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment, assign
-from optimum_htp.hierarchy.by_value import owners_by_value
 from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.renamed import owners_by_value
 from optimum_htp.hierarchy.scopes import ScopeResolver, short_name
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import read_graph

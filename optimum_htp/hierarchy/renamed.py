@@ -1,8 +1,9 @@
-"""Parameters that an exporter renamed, found by their values: where a node uses one that its module does not own.
+"""Parameters that an exporter renamed, found by their values or shapes: where a node uses one that its module lacks.
 
 A transposed weight loses its name (`onnx::MatMul_42`). In most cases the node's scope says whose it is. Where the
 scope's module has no parameter of that shape (a functional attention, a table that is looked up at fixed positions),
-the values are compared with the parameters of that shape; nothing else is read.
+the values are compared with the parameters of that shape; nothing else is read. Where there are no weights to compare
+with, the shape alone says it if only one module has such a parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.tree import loose_shape
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["owners_by_value"]
+__all__ = ["owners_by_shape", "owners_by_value"]
 
 _FLOATS: Final = ("float16", "float32", "float64")
 
@@ -29,17 +30,7 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
         assignment: The modules of its nodes as far as scopes say.
         part: The model, or the part of it, that was exported.
     """
-    tree = assignment.tree
-    unnamed = {
-        tensor.name: loose_shape(tensor.shape)
-        for tensor in graph.initializers
-        if tensor.dtype in _FLOATS and loose_shape(tensor.shape) and not tree.owners(tensor.name)
-    }
-    strange: dict[str, tuple[int, ...]] = {}
-    for node, module in zip(graph.nodes, assignment.modules, strict=True):
-        for name in node.inputs:
-            if name in unnamed and unnamed[name] not in tree.shapes.get(module, ()):
-                strange[name] = unnamed[name]
+    tree, strange = assignment.tree, _strange(graph, assignment)
     candidates: dict[tuple[int, ...], list[tuple[str, Any]]] = defaultdict(list)
     for name, tensor in [*part.named_parameters(remove_duplicate=False), *part.named_buffers(remove_duplicate=False)]:
         if tensor.is_floating_point() and loose_shape(tensor.shape) in strange.values():
@@ -53,6 +44,40 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
         if owners:
             found[name] = frozenset().union(*owners)
     return found
+
+
+def owners_by_shape(graph: Graph, assignment: Assignment) -> dict[str, frozenset[str]]:
+    """Return the same where no weights are at hand: the one module that has a parameter of such a shape.
+
+    Args:
+        graph: The graph.
+        assignment: The modules of its nodes as far as scopes say.
+    """
+    homes: dict[tuple[int, ...], set[str]] = defaultdict(set)
+    for module, shapes in assignment.tree.shapes.items():
+        for shape in shapes:
+            homes[shape].add(module)
+    return {
+        name: frozenset(homes[shape])
+        for name, shape in _strange(graph, assignment).items()
+        if len(shape) > 1 and len(homes[shape]) == 1
+    }
+
+
+def _strange(graph: Graph, assignment: Assignment) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of initializers without a parameter's name that a module uses which has none of that shape."""
+    tree = assignment.tree
+    unnamed = {
+        tensor.name: loose_shape(tensor.shape)
+        for tensor in graph.initializers
+        if tensor.dtype in _FLOATS and loose_shape(tensor.shape) and not tree.owners(tensor.name)
+    }
+    return {
+        name: unnamed[name]
+        for node, module in zip(graph.nodes, assignment.modules, strict=True)
+        for name in node.inputs
+        if name in unnamed and unnamed[name] not in tree.shapes.get(module, ())
+    }
 
 
 def _is(values: Any, parameter: Any) -> bool:
