@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _LIBRARY: Final = "transformers"
 _WHOLE: Final = "model"
+_MERGED: Final = "_merged"
 _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError)
 
 
@@ -64,8 +65,10 @@ def _exporter_config(record: ExportMetadata, source: ConfigFolder) -> Any:
         library_name=_LIBRARY,
         preprocessors=maybe_load_preprocessors(source.folder),
     )
-    name = PurePosixPath(record.onnx_file or _WHOLE).stem
-    _, config = parts[name] if name in parts else next(reversed(parts.values()))  # merged decoders are the last
+    name = PurePosixPath(record.onnx_file or _WHOLE).stem  # perhaps with the suffix of a quantizer
+    known = [part for part in parts if name.startswith(part) and _MERGED not in name]
+    last = next(reversed(parts))  # what a merged decoder mostly runs as
+    _, config = parts[max(known, key=len, default=last)]
     return config
 
 
