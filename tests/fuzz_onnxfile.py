@@ -49,6 +49,7 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    corpus = [str(Path(__file__).parent / "vectors")]
+    # What is new goes into the first folder, and the fuzzer ends the process: nobody is left to remove it.
+    corpus = [tempfile.mkdtemp(prefix="fuzz-onnxfile-"), str(Path(__file__).parent / "vectors")]
     atheris.Setup([*sys.argv, *corpus], one_input)
     atheris.Fuzz()
