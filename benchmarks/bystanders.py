@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.loading import interval
+from benchmarks.loading import compared
 from tests.support.hub import LoopbackHub
 
 ROUNDS = 12
@@ -48,21 +47,15 @@ check=True); print(time.perf_counter() - s)"
 def measured(arguments: tuple[str, ...], disabled: bool) -> str:
     """Return what a process prints that runs with or without the plugin."""
     switch = {"OPTIMUM_HTP_DISABLE": "1"} if disabled else {}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        [sys.executable, *arguments], env={**environment, **switch}, capture_output=True, text=True, check=True
+        [sys.executable, *arguments], env={**os.environ, **switch}, capture_output=True, text=True, check=True
     )
     return done.stdout.splitlines()[-1]
 
 
 def show(name: str, pairs: list[tuple[float, float]]) -> None:
-    with_it, without = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = [one / other for one, other in pairs]
-    low, high = interval(ratios)
-    print(
-        f"{name:32} {with_it * 1e3:9.2f} ms {without * 1e3:9.2f} ms   {statistics.median(ratios):.3f} x "
-        f"({low:.3f} to {high:.3f})"
-    )
+    with_it, without, ratio = compared(pairs)
+    print(f"{name:32} {with_it * 1e3:9.2f} ms {without * 1e3:9.2f} ms   {ratio}")
 
 
 def both(arguments: tuple[str, ...], index: int) -> tuple[str, str]:
@@ -86,13 +79,8 @@ def imports() -> None:
     code = "from optimum.onnxruntime import ORTModelForFeatureExtraction"
     shares = []
     for _ in range(4):
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", code],
-            env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        command = [sys.executable, "-X", "importtime", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "|" in line]
         own = {name.strip(): int(time) for time, _, name in rows if time.strip().isdigit()}
         ours = sum(time for name, time in own.items() if name.partition(".")[0].startswith("optimum_htp"))
@@ -118,6 +106,7 @@ def main() -> None:
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
         os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
         os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/bytecode"  # both sides import what is compiled already
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         from optimum_htp import HTPExporter
         from tests.support import models
 

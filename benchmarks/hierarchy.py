@@ -13,14 +13,13 @@ import argparse
 import gc
 import logging
 import os
-import statistics
 import tempfile
 import warnings
 from pathlib import Path
 
 import transformers
 
-from benchmarks.loading import interleaved, interval
+from benchmarks.loading import compared, interleaved
 from tests.support import models
 from tests.support.weights import weight_uses
 from tests.support.zoo import ZOO
@@ -42,11 +41,8 @@ def cost(scratch: Path, runs: int) -> None:
         HTPExporter().export(models.minilm(), scratch / str(tagged), task="feature-extraction", hierarchy=tagged)
 
     pairs = interleaved(lambda: export(True), lambda: export(False), runs, settle)
-    with_tags, without = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = [one / other for one, other in pairs]
-    low, high = interval(ratios)
-    print(f"export of MiniLM, {runs} interleaved runs: with tags {with_tags:.2f} s, without {without:.2f} s, ", end="")
-    print(f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})")
+    with_tags, without, ratio = compared(pairs)
+    print(f"export of MiniLM, {runs} interleaved runs: with tags {with_tags:.2f} s, without {without:.2f} s, {ratio}")
     files = {tagged: scratch / str(tagged) / "model.onnx" for tagged in (True, False)}
     count = len(read_graph(files[True]).nodes)
     grown = files[True].stat().st_size - files[False].stat().st_size

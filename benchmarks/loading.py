@@ -114,6 +114,14 @@ def interval(ratios: list[float]) -> tuple[float, float]:
     return medians[50], medians[1949]
 
 
+def compared(pairs: list[tuple[float, float]]) -> tuple[float, float, str]:
+    """Return the median seconds of both, and the median of the ratios with its interval, to be printed."""
+    mine, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    low, high = interval(ratios)
+    return mine, theirs, f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})"
+
+
 def warm(file: Path, folder: Path, runs: int) -> None:
     from optimum.onnxruntime import ORTModelForFeatureExtraction
     from transformers import AutoTokenizer
@@ -122,14 +130,9 @@ def warm(file: Path, folder: Path, runs: int) -> None:
         return ORTModelForFeatureExtraction.from_pretrained(source), AutoTokenizer.from_pretrained(source)
 
     pairs = interleaved(lambda: load(file), lambda: load(folder), runs)
-    mine, reference = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = [one / other for one, other in pairs]
-    low, high = interval(ratios)
+    mine, reference, ratio = compared(pairs)
     print(f"\nwarm, MiniLM, model + tokenizer, {runs} interleaved runs")
-    print(
-        f"from model.onnx {milliseconds(mine)}   Optimum from a folder {milliseconds(reference)}   "
-        f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})"
-    )
+    print(f"from model.onnx {milliseconds(mine)}   Optimum from a folder {milliseconds(reference)}   {ratio}")
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -118,7 +118,6 @@ def test_without_autoload_importing_the_package_suffices():
 
 def test_deactivating_gives_everything_back():
     code = """
-import ast
 import os
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 import optimum.utils.file_utils as utils
@@ -224,6 +223,21 @@ def test_broken_package_breaks_nobody_else(taken_apart, breakage):
     assert set(warnings) <= {0, 1}, [one.stderr for one in done]
     assert 1 in warnings
     assert not any("Traceback" in one.stderr for one in done)
+
+
+def test_broken_loader_concerns_nobody_who_loads_something_else(taken_apart, model_folder):
+    (taken_apart.site_packages / "optimum_htp" / "loader.py").write_text("raise RuntimeError('on purpose')")
+    code = f"""
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer, pipeline
+AutoConfig.from_pretrained({str(model_folder("bert"))!r})
+AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
+print(pipeline("text-classification", model={str(model_folder("bert"))!r})("the cat"))
+print(ORTModelForSequenceClassification.from_pretrained({str(model_folder("bert"))!r}, export=True))
+"""
+    done = taken_apart.run(code)
+    assert "ORTModelForSequenceClassification" in done.stdout
+    assert "on purpose" not in done.stdout + done.stderr
 
 
 def test_broken_package_does_not_turn_a_strict_interpreter_down(taken_apart):
