@@ -179,10 +179,10 @@ def test_session_options_and_providers_mean_what_they_mean_in_optimum(bert_file,
 
 
 def test_token_opens_a_private_model(exported, hub, tmp_path, cache):
+    path = Path(shutil.copy(exported("bert") / "model.onnx", tmp_path / "m.onnx"))
     files = hub.repos["tiny/bert"].commits[hub.repos["tiny/bert"].refs["main"]]
     repo = hub.add("tiny/private", files, private=True)
     hub.tokens["hf_mine"] = {"tiny/private"}
-    path = Path(shutil.copy(exported("bert") / "model.onnx", tmp_path / "m.onnx"))
     rewrite_model(
         path,
         metadata={
