@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ExportError
-from optimum_htp.onnxfile.writer import current_umask
+from optimum_htp.onnxfile.replace import current_umask
 
 __all__ = ["publish", "staging_folder"]
 

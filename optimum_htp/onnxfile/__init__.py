@@ -7,8 +7,9 @@ from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import external_files, rename_model
 from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
 from optimum_htp.onnxfile.reader import ModelHeader, read_header, read_metadata, read_signature
+from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.tensors import TensorSpec
-from optimum_htp.onnxfile.writer import NodeVisitor, replaced_atomically, rewrite_model
+from optimum_htp.onnxfile.writer import NodeVisitor, rewrite_model
 
 __all__ = [
     "Graph",

@@ -10,16 +10,15 @@ from __future__ import annotations
 import functools
 import mmap
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA
+from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,
@@ -30,7 +29,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["NodeVisitor", "current_umask", "replaced_atomically", "rewrite_model"]
+__all__ = ["NodeVisitor", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -199,40 +198,6 @@ def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
             pending = segment
     if pending is not None:
         yield pending
-
-
-@contextmanager
-def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[BinaryIO]:
-    """Write a file that takes the place of `target` when the block ends well, and vanishes when it does not.
-
-    Args:
-        target: The file.
-        like: An existing file whose permissions a new `target` gets.
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=_SMALL) as output:
-            yield output
-            output.flush()
-            os.fsync(output.fileno())
-        model = target if target.exists() else like
-        if model is not None:
-            shutil.copymode(model, temporary)
-        else:
-            temporary.chmod(0o666 & ~current_umask())
-        temporary.replace(target)
-    except BaseException:  # whatever stopped the block, Ctrl-C included: leave nothing behind
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-
-
-def current_umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def _copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
