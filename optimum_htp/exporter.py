@@ -49,12 +49,15 @@ class ExportResult:
         metadata: The record in the first of them.
         task: The Optimum task that was exported.
         seconds: Wall time of the whole export.
+        reason: Why the files are those of a local model, although the model in memory was loaded from a Hub; None
+            where they are not.
     """
 
     files: tuple[Path, ...]
     metadata: ExportMetadata
     task: str
     seconds: float
+    reason: str | None = None
 
 
 class HTPExporter:
@@ -84,7 +87,8 @@ class HTPExporter:
             model_name_or_path: A model of the Hub (`name`, `org/name`, either with `@revision`) or a folder.
             output_path: A folder, or for a model of one file a name that ends in `.onnx`.
             task: Optimum task; `auto` infers it.
-            model: A model in memory, in place of a name; where it came from is read from its config.
+            model: A model in memory, in place of a name. Its config says where it came from; that counts if its
+                weights still are that commit's.
             revision: Branch, tag, commit or `refs/pr/N`.
             token: Bearer token; None for the environment's or the saved login's.
             cache_dir: Root of the Hub's cache.
@@ -149,6 +153,7 @@ class HTPExporter:
             metadata=record,
             task=task,
             seconds=time.monotonic() - started,
+            reason=subject.reason,
         )
 
     def _infer_task(self, subject: LoadedModel, *, monolith: bool) -> str:
@@ -264,8 +269,9 @@ def _split_output(output: Path) -> tuple[Path, str | None]:
 def _require_confirmed(subject: LoadedModel) -> None:
     source = subject.checkpoint.source if subject.checkpoint is not None else LocalSource(None)
     if isinstance(source, LocalSource) or subject.derived_from is not None:
+        because = f" ({subject.reason})" if subject.reason is not None else ""
         raise VerificationError(
-            f"{subject.name} is a local model: there is no Hub to confirm it. Leave out --verify-hub."
+            f"{subject.name} is a local model{because}: there is no Hub to confirm it. Leave out --verify-hub."
         )
     if source.info is None:
         raise VerificationError(f"The Hub did not confirm {source.repo_id} at {source.commit}: {source.reason}")

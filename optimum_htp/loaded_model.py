@@ -1,7 +1,8 @@
 """What is to be exported: a checkpoint's files, a model in memory, or both.
 
 A model in memory was loaded from somewhere, and may have been changed since. Its source counts only as long as
-its config is still the one of that commit; otherwise it is a local model, made from that one.
+its config and its tensors are still those of that commit; otherwise, and where that cannot be told, it is a local
+model, made from that one.
 """
 
 from __future__ import annotations
@@ -11,34 +12,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from optimum_htp.checkpoint import Checkpoint, fetch_checkpoint
-from optimum_htp.errors import ExportError
+from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.source import HubSource, locate_loaded_model
+from optimum_htp.weights import difference
 
 __all__ = ["LoadedModel", "inspect_loaded_model"]
 
 logger = logging.getLogger(__name__)
-
-# What differs between a config on disk and the same config in a model, and does not change the graph.
-_VOLATILE: Final = frozenset(
-    {
-        "_name_or_path",
-        "_commit_hash",
-        "_attn_implementation",
-        "_attn_implementation_internal",
-        "_attn_implementation_autoset",
-        "architectures",
-        "auto_map",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "_diffusers_version",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -48,12 +32,14 @@ class LoadedModel:
     Attributes:
         model: A model in memory; None where Optimum is to load it from the checkpoint.
         checkpoint: Its files; None for a model in memory that has none.
-        derived_from: The Hub model that a changed model in memory was loaded from.
+        derived_from: The Hub model that a model in memory was loaded from, where it is not that model any more.
+        reason: Why it is not, or why that cannot be told.
     """
 
     model: Any
     checkpoint: Checkpoint | None
     derived_from: str | None = None
+    reason: str | None = None
 
     @property
     def name(self) -> str:
@@ -114,27 +100,22 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
     source = locate_loaded_model(model, access)
     if isinstance(source, HubSource):
         checkpoint = fetch_checkpoint(source, access, library, weights=False)
-        if _is_changed(model, checkpoint):
-            logger.warning(
-                "The model in memory was loaded from %s and is of another class or config by now: it is exported "
-                "as a local model.",
-                source.repo_id,
-            )
-            return LoadedModel(model, checkpoint, derived_from=source.repo_id)
-        return LoadedModel(model, checkpoint)
+        reason = _difference(model, checkpoint, access, library)
+        if reason is None:
+            return LoadedModel(model, checkpoint)
+        logger.warning(
+            "The model in memory was loaded from %s, and is exported as a local model: %s.", source.repo_id, reason
+        )
+        return LoadedModel(model, checkpoint, derived_from=source.repo_id, reason=reason)
     if source.path is not None and (source.path / "config.json").is_file():
         return LoadedModel(model, fetch_checkpoint(source, access, library))
     return LoadedModel(model, None)
 
 
-def _is_changed(model: Any, checkpoint: Checkpoint) -> bool:
-    """Whether a model's config says something else than its checkpoint's, where that could change the graph."""
-    config = model.config
-    if isinstance(config, dict):  # a diffusers pipeline: its parts have configs of their own
-        return False
-    has_head = hasattr(model, str(getattr(model, "base_model_prefix", "")))
-    if has_head and type(model).__name__ not in (checkpoint.config.get("architectures") or ()):
-        return True  # its head cannot have come from the checkpoint
-    stored = type(config).from_dict(dict(checkpoint.config)).to_dict()
-    current = config.to_dict()
-    return any(current.get(key) != stored.get(key) for key in {*current, *stored} - _VOLATILE)
+def _difference(model: Any, checkpoint: Checkpoint, access: HubAccess, library: str | None) -> str | None:
+    """Say why a model in memory is not, or may not be, what its commit holds; None where it is."""
+    try:
+        folder = fetch_checkpoint(checkpoint.source, access, library).folder
+        return difference(model, folder)
+    except (HFHubIntegrationError, OSError, ValueError, RuntimeError) as error:
+        return f"whether its weights are those of the commit cannot be told ({error})"

@@ -1,0 +1,125 @@
+"""Whether a model in memory still is what a commit holds: its config, modules and tensors against the checkpoint's.
+
+The checkpoint is loaded a second time, by the model's own class, so that whatever a library does to tensors while it
+loads them (renamed, split, tied, cast) has been done to both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["difference"]
+
+# What may differ between two configs of one model, and does not change the graph.
+_VOLATILE: Final = frozenset(
+    {
+        "_name_or_path",
+        "_commit_hash",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_attn_implementation_autoset",
+        "architectures",
+        "auto_map",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "_diffusers_version",
+        "_use_default_values",
+    }
+)
+
+
+def difference(model: Any, folder: Path) -> str | None:
+    """Say what a model in memory has that its checkpoint has not, or return None where nothing differs.
+
+    Takes the memory of a second copy of the model, or for a pipeline of its largest part.
+
+    Args:
+        model: A model of transformers, or a pipeline of diffusers.
+        folder: The checkpoint's files, weights included.
+
+    Raises:
+        OSError, ValueError, RuntimeError: What the library raises where it cannot load the checkpoint.
+    """
+    for part, place in _parts(model, folder):
+        reason = _difference(part, place)
+        if reason is not None:
+            return reason if part is model else f"in {place.name} {reason}"
+    return None
+
+
+def _parts(model: Any, folder: Path) -> Iterator[tuple[Any, Path]]:
+    """Yield the models in a pipeline with the folder of each, or a model itself."""
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        yield model, folder
+        return
+    for name, part in model.components.items():
+        if isinstance(part, nn.Module):
+            yield part, folder / name
+
+
+def _difference(model: Any, folder: Path) -> str | None:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # tensors that the checkpoint lacks are drawn by chance
+        loaded, report = type(model).from_pretrained(folder, output_loading_info=True)
+    ours, theirs = _settings(model.config), _settings(loaded.config)
+    if changed := [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]:
+        return f"its config says something else of {_listed(changed)}"
+    if report["missing_keys"]:
+        return f"{_listed(report['missing_keys'])} of the model in memory is not in the checkpoint"
+    kinds = {name: _kind(module) for name, module in model.named_modules()}
+    for name, module in loaded.named_modules():
+        if kinds.pop(name, None) != _kind(module):
+            return f"the module {name!r} is another"
+    if kinds:
+        return f"the modules {_listed(kinds)} were added"
+    tensors, stored = dict(_tensors(model)), dict(_tensors(loaded))
+    if tensors.keys() != stored.keys():
+        return f"the tensors {_listed(tensors.keys() ^ stored.keys())} were added or taken away"
+    for name, tensor in tensors.items():
+        if not _equal(tensor, stored[name]):
+            return f"the values of {name} were changed"
+    return None
+
+
+def _kind(module: Any) -> tuple[str, str]:
+    """Return the name of a module's class; a parametrized module (weight norm) has a class of its own."""
+    return type(module).__module__, type(module).__qualname__
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return what a config of transformers or diffusers says, without what differs from load to load."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: kept(inner) for key, inner in value.items() if key not in _VOLATILE}
+        return list(map(kept, value)) if isinstance(value, (list, tuple)) else value
+
+    settings: dict[str, Any] = kept(config.to_dict() if hasattr(config, "to_dict") else dict(config))
+    return settings
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _equal(tensor: Any, stored: Any) -> bool:
+    """Whether a tensor has the checkpoint's values, in its own precision."""
+    import torch
+
+    if tensor.shape != stored.shape:
+        return False
+    mine, theirs = tensor.detach().cpu(), stored.detach().to(device="cpu", dtype=tensor.dtype)
+    return torch.equal(mine, theirs) or bool(torch.isclose(mine, theirs, rtol=0, atol=0, equal_nan=True).all())
+
+
+def _listed(names: Any) -> str:
+    first, *others = sorted(names)
+    return f"{first} (and {len(others)} more)" if others else str(first)

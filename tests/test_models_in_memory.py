@@ -1,0 +1,141 @@
+"""Models in memory are pinned to a commit only as long as they are what that commit holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from optimum_htp import HTPExporter
+from tests.support.zoo import ZOO
+
+
+@pytest.fixture
+def bert(published, hub):
+    published("bert")
+    return hub.repos["tiny/bert"]
+
+
+@pytest.fixture
+def export(tmp_path):
+    return lambda model, **options: HTPExporter().export(model=model, output_path=tmp_path / "out", **options)
+
+
+def load(**options):
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained("tiny/bert", **options)
+
+
+def one_edited_value(model):
+    model.bert.encoder.layer[1].output.dense.weight.data[3, 5] += 1e-3
+
+
+def a_merged_adapter(model):
+    """Leaves the same modules, with some weights moved."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=4, target_modules=["query"], init_lora_weights=False)
+    return get_peft_model(model, lora).merge_and_unload()
+
+
+def a_trained_head(model):
+    import torch
+
+    optimizer = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
+    ids = torch.tensor([[2, 5, 6, 3]])
+    model(input_ids=ids, labels=torch.tensor([1])).loss.backward()
+    optimizer.step()
+
+
+def another_activation(model):
+    import torch
+
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = torch.nn.ReLU()
+
+
+@pytest.mark.parametrize("change", [one_edited_value, a_merged_adapter, a_trained_head, another_activation])
+def test_model_that_was_changed_in_memory_is_local(bert, export, tmp_path, caplog, change):
+    model = load()
+    model = change(model) or model
+    result = export(model)
+    assert (result.metadata.model_type, result.metadata.hub_sha) == ("local", None)
+    assert result.metadata.base_model == "tiny/bert"
+    assert result.reason is not None
+    assert result.reason in caplog.text
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_untouched_model_is_pinned_also_in_half_precision(bert, export):
+    import torch
+
+    for model in (load(), load(dtype=torch.float16), load().half()):
+        result = export(model)
+        assert (result.metadata.hub_id, result.metadata.hub_sha) == ("tiny/bert", bert.refs["main"])
+        assert result.reason is None
+
+
+def test_model_whose_weights_cannot_be_had_is_local(hub, bert, export):
+    repo = hub.add("tiny/soon-gone", dict(bert.commits[bert.refs["main"]]))
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained("tiny/soon-gone")
+    sha = repo.refs["main"]
+    repo.commits[sha] = {name: body for name, body in repo.commits[sha].items() if "safetensors" not in name}
+    from huggingface_hub import scan_cache_dir
+
+    for cached in scan_cache_dir().repos:
+        if cached.repo_id == "tiny/soon-gone":
+            scan_cache_dir().delete_revisions(*(one.commit_hash for one in cached.revisions)).execute()
+    result = export(model)
+    assert (result.metadata.model_type, result.metadata.base_model) == ("local", "tiny/soon-gone")
+    assert "cannot be told" in result.reason
+
+
+def test_chance_is_the_users_own(bert, export):
+    import torch
+
+    model = load()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.loaded_model import inspect_loaded_model
+
+    inspect_loaded_model(model, HubAccess(), None)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_pipeline_of_several_models_is_held_against_each(model_folder, hub):
+    from diffusers import StableDiffusionPipeline
+
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.loaded_model import inspect_loaded_model
+
+    hub.add("memory/diffusion", model_folder("stable_diffusion"), library_name="diffusers")
+    pipeline = StableDiffusionPipeline.from_pretrained("memory/diffusion")
+    assert inspect_loaded_model(pipeline, HubAccess(), None).reason is None
+    pipeline.unet.conv_in.bias.data += 1
+    assert (
+        inspect_loaded_model(pipeline, HubAccess(), None).reason == "in unet the values of conv_in.bias were changed"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_architecture_is_recognized_until_it_is_changed(name, hub, tmp_path):
+    """Tied, shared, renamed and split tensors: what loading does to them is no change."""
+    import torch
+    import transformers
+
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.loaded_model import inspect_loaded_model
+
+    folder = ZOO[name].save(tmp_path / name)
+    hub.add(f"memory/{name}", folder)
+    model = getattr(transformers, ZOO[name].model).from_pretrained(f"memory/{name}")
+    assert inspect_loaded_model(model, HubAccess(), None).reason is None
+    *_, last = model.parameters()
+    with torch.no_grad():
+        last.view(-1)[0] += 1
+    assert "values of" in inspect_loaded_model(model, HubAccess(), None).reason
