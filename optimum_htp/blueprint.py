@@ -1,8 +1,13 @@
-"""A model without its weights, built from its config on PyTorch's meta device, and its module tree."""
+"""A model without its weights, built from its config on PyTorch's meta device: its modules, inputs and shapes."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from optimum_htp.checkpoint import Checkpoint
 from optimum_htp.errors import ConfigLoadError
@@ -11,7 +16,70 @@ from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.resolve import ConfigFolder, load_config
 from optimum_htp.tasks import class_for_task
 
-__all__ = ["build_model", "tree_of_checkpoint"]
+__all__ = ["Blueprint", "blueprint_of", "build_model", "tree_of_checkpoint"]
+
+# A config is a stranger's word, and each layer and label costs time. By the last word of a key.
+_MOST: Final = {
+    **dict.fromkeys(("layers", "layer", "blocks", "depths", "experts", "stages", "codebooks", "streams"), 1 << 12),
+    "labels": 1 << 20,
+}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What can be told of a model from its config.
+
+    Attributes:
+        inputs: Names of what its `forward` takes.
+        main_input: The most important of these.
+        generates: Whether it makes sequences, and so may keep past key values.
+        layers: How many layers it has, where its config says one number.
+        names: Names of its parameters and buffers.
+        prefixes: First words of names that a head of this model may put before those of the model.
+        shapes: How many parameters it has of each shape; sorted, without sides of 1, as exporters transpose.
+    """
+
+    inputs: frozenset[str]
+    main_input: str | None
+    generates: bool
+    layers: int | None
+    names: frozenset[str]
+    prefixes: frozenset[str]
+    shapes: Mapping[tuple[int, ...], int]
+
+
+def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
+    """Return what a config says of a model of transformers.
+
+    Args:
+        config: Content of a `config.json`.
+        class_name: The class; None for the one that the config names.
+
+    Raises:
+        ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
+    """
+    from transformers import CONFIG_MAPPING
+
+    names = config.get("architectures")
+    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    _refuse_giants(config)
+    try:
+        kind = CONFIG_MAPPING[str(config.get("model_type"))]
+        loaded = kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
+    model = build_model(class_name or named, loaded)
+    names = frozenset(name for name, _ in (*model.named_parameters(), *model.named_buffers()))
+    shapes = Counter(tuple(sorted(side for side in one.shape if side != 1)) for one in model.parameters())
+    return Blueprint(
+        inputs=frozenset(inspect.signature(model.forward).parameters),
+        main_input=getattr(model, "main_input_name", None),
+        generates=bool(model.can_generate()),
+        layers=layers if isinstance(layers := getattr(loaded, "num_hidden_layers", None), int) else None,
+        names=names,
+        prefixes=frozenset({str(config.get("model_type")), str(model.base_model_prefix)}),
+        shapes={shape: count for shape, count in shapes.items() if len(shape) > 1},
+    )
 
 
 def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote_code: bool = False) -> ModuleTree:
@@ -51,7 +119,8 @@ def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool 
     import torch
     import transformers
 
-    model_class = getattr(transformers, str(class_name), None)
+    _refuse_giants(config.to_dict())
+    model_class = _pytorch_class(class_name)
     try:
         with torch.device("meta"):
             if model_class is None:
@@ -59,3 +128,23 @@ def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool 
             return model_class._from_config(config) if hasattr(model_class, "_from_config") else model_class(config)
     except (ValueError, TypeError, AttributeError, ImportError, RuntimeError, NotImplementedError) as error:
         raise ConfigLoadError(f"{class_name or 'The model'} cannot be built from its config: {error}") from error
+
+
+def _pytorch_class(name: str | None) -> Any:
+    """Return a class of transformers; None for one of a repo's own, and of a framework that is not here."""
+    import transformers
+
+    plain = str(name).removeprefix("TF").removeprefix("Flax")
+    found = getattr(transformers, plain, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def _refuse_giants(config: Mapping[str, Any]) -> None:
+    """Refuse a config of more layers or labels than any model has, before they are made."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _refuse_giants(value)
+        elif (most := _MOST.get(str(key).rpartition("_")[2])) is not None:
+            for count in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(count, int) and count > most:
+                    raise ConfigLoadError(f"The config says {key} is {count}: no model is built of that many.")

@@ -62,6 +62,7 @@ class ExportMetadata:
         config_files: The repo's config and preprocessor files at the commit; None where nobody listed them.
         pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
             As the Hub said at export.
+        unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
         original_producer: Name and version of the producer that our stamp replaced.
     """
 
@@ -90,6 +91,7 @@ class ExportMetadata:
     model_likes: int | None = None
     private: bool | None = None
     gated: bool | None = None
+    unchecked: tuple[str, ...] = ()
     original_producer: str | None = None
 
     def to_properties(self) -> dict[str, str]:
@@ -156,7 +158,7 @@ _OLD_KEYS: Final = {"hf_model_downloads": "hf_downloads", "hf_model_likes": "hf_
 def _encode(name: str, value: Any) -> str:
     if name in ("onnx_files", "config_files"):
         return json.dumps(list(value), ensure_ascii=False)
-    if name == "preprocessors":
+    if name in ("preprocessors", "unchecked"):
         return ",".join(value)
     if isinstance(value, bool):
         return str(value).lower()
@@ -257,6 +259,7 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "onnx_file": _file_name,
     "preprocessors": _auto_classes,
     "config_files": _file_list,
+    "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
     "model_downloads": _count,
     "model_likes": _count,
     "private": _flag,

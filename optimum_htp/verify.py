@@ -21,7 +21,8 @@ from optimum_htp.errors import (
     MetadataError,
     ModelNotFoundError,
 )
-from optimum_htp.fit import graph_misfit, misfit
+from optimum_htp.fit import misfit
+from optimum_htp.graph_fit import graph_misfit
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_graph, read_metadata
@@ -99,7 +100,9 @@ def _with_config(path: Path, record: ExportMetadata, config_file: Path, success:
             return Verdict(Status.OK, success, record)
         return Verdict(Status.INVALID, f"{config_file} is not a config.", record)
     try:
-        reason = misfit(config, record, path) or graph_misfit(config, record.task, read_graph(path))
+        reason = misfit(config, record, path) or graph_misfit(
+            config, record.task, read_graph(path), record.export_library
+        )
     except HFHubIntegrationError as error:
         return Verdict(Status.INVALID, str(error), record)
     if reason is not None:
