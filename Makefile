@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXPLORER ?= .venv-model-explorer
-BIN := $(VENV)/bin
+LOWEST ?= .venv-lowest
+SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(SCRIPTS)
 
-.PHONY: demo test lint fast clean
+.PHONY: demo test lint fast test-lowest clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -21,6 +23,9 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/$(SCRIPTS)/python -m pytest
+
 $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*.py)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -30,8 +35,18 @@ $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*
 # Model Explorer needs other versions than we do.
 $(EXPLORER)/installed:
 	$(PYTHON) -m venv $(EXPLORER)
-	$(EXPLORER)/bin/pip install --quiet "model-explorer-onnx==0.4.2"
+	$(EXPLORER)/$(SCRIPTS)/pip install --quiet "model-explorer-onnx==0.4.2"
+	touch $@
+
+# The lowest versions that pyproject.toml permits, but for torch: only the pinned one has a build without CUDA.
+$(LOWEST)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/$(SCRIPTS)/pip install --quiet --constraint constraints.txt uv torch
+	$(LOWEST)/$(SCRIPTS)/uv pip compile --quiet --resolution lowest-direct --extra test pyproject.toml -o $(LOWEST)/all.txt
+	grep -vE "^(torch|nvidia-|cuda-|triton)" $(LOWEST)/all.txt > $(LOWEST)/lowest.txt
+	$(LOWEST)/$(SCRIPTS)/pip install --quiet --requirement $(LOWEST)/lowest.txt
+	$(LOWEST)/$(SCRIPTS)/pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(EXPLORER) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf $(VENV) $(EXPLORER) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache dist out
