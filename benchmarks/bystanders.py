@@ -13,11 +13,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from benchmarks.loading import compared
-from tests.support.hub import LoopbackHub
+from benchmarks.pairs import empty_hub, shown
 
 ROUNDS = 12
 LOADS = 15  # of each kind in a process
@@ -53,11 +51,6 @@ def measured(arguments: tuple[str, ...], disabled: bool) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def show(name: str, pairs: list[tuple[float, float]]) -> None:
-    with_it, without, ratio = compared(pairs)
-    print(f"{name:32} {with_it * 1e3:9.2f} ms {without * 1e3:9.2f} ms   {ratio}")
-
-
 def both(arguments: tuple[str, ...], index: int) -> tuple[str, str]:
     """Return what is printed with and without the plugin; every other time it is the second to run."""
     order = (False, True) if index % 2 else (True, False)
@@ -71,7 +64,7 @@ def starts(rounds: int) -> None:
         for index in range(rounds + 2):
             with_it, without = both(("-c", START, sys.executable, *command), index)
             pairs.append((float(with_it), float(without)))
-        show(name, pairs[2:])
+        print(shown(name, pairs[2:]))
 
 
 def imports() -> None:
@@ -96,21 +89,20 @@ def loads(folder: Path, rounds: int) -> None:
         for name in mine:
             found.setdefault(name, []).append((mine[name], theirs[name]))
     for name, pairs in found.items():
-        show(f"{name}(folder)", pairs)
+        print(shown(f"{name}(folder)", pairs))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
-    with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
-        os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+    with empty_hub() as (hub, home):
         os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/bytecode"  # both sides import what is compiled already
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         from optimum_htp import HTPExporter
         from tests.support import models
 
-        folder = Path(home, "with-configs")
+        folder = home / "with-configs"
         hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
         HTPExporter().export("bench/minilm", folder, task="feature-extraction", with_config=True, hierarchy=False)
         print(f"{'':32} {'with':>9}    {'without':>9}      ratio (95 % interval)")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import transformers
 
-from benchmarks.loading import compared, interleaved
+from benchmarks.pairs import compared, interleaved
 from tests.support import models
 from tests.support.weights import weight_uses
 from tests.support.zoo import ZOO

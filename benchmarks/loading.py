@@ -10,20 +10,18 @@ without a latency for every answer; each in a process of its own, imports done b
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pairs import compared, empty_hub, interleaved, milliseconds
 from tests.support.hub import LoopbackHub
 
 RUNS = 101
@@ -48,10 +46,6 @@ for _ in range({repeat}):
     times.append(time.perf_counter() - start)
 print(json.dumps(times))
 """
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:8.1f} ms"
 
 
 def first_and_cached(operation: str, source: str, endpoint: str) -> tuple[float, float]:
@@ -86,40 +80,6 @@ def table(hub: LoopbackHub, sources: dict[str, tuple[str, str]]) -> None:
                 f" {milliseconds(mine[1])} {milliseconds(reference[1])} {reference[1] / mine[1]:5.1f} x"
             )
     hub.latency = 0.0
-
-
-def interleaved(
-    ours: Callable[[], Any], theirs: Callable[[], Any], runs: int, before: Callable[[], Any] = gc.collect
-) -> list[tuple[float, float]]:
-    """Return the seconds of both in every pair. Garbage is collected between the runs, as `timeit` does it."""
-    pairs = []
-    gc.disable()
-    for index in range(runs + 2):
-        times = {}
-        for call in (ours, theirs) if index % 2 else (theirs, ours):
-            before()
-            start = time.perf_counter()
-            result = call()
-            times[call] = time.perf_counter() - start
-            del result
-        pairs.append((times[ours], times[theirs]))
-    gc.enable()
-    return pairs[2:]
-
-
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a median, by bootstrap."""
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return medians[50], medians[1949]
-
-
-def compared(pairs: list[tuple[float, float]]) -> tuple[float, float, str]:
-    """Return the median seconds of both, and the median of the ratios with its interval, to be printed."""
-    mine, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = [one / other for one, other in pairs]
-    low, high = interval(ratios)
-    return mine, theirs, f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})"
 
 
 def warm(file: Path, folder: Path, runs: int) -> None:
@@ -157,12 +117,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=RUNS)
     arguments = parser.parse_args()
-    with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
-        os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+    with empty_hub() as (hub, folder):
         from optimum_htp import HTPExporter
         from tests.support import models
 
-        folder = Path(home)
         hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
         hub.add("bench/vit", models.vit(folder / "vit"), pipeline_tag="image-classification")
         text, image = folder / "minilm-out" / "model.onnx", folder / "vit-out" / "model.onnx"

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.pairs import forget_peak, peak_kilobytes
+
 NODES_IN_A_LAYER = 4
 
 
@@ -108,14 +110,6 @@ def copy(path: Path) -> None:
 WAYS = {f.__name__: f for f in (read_ours, read_onnx, copy, stamp_ours, stamp_onnx, tag_ours, tag_onnx)}
 
 
-def peak_kilobytes() -> int:
-    """Return the process's peak of resident memory; Linux tells that of this process apart from its parent's."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1])
-    raise RuntimeError("this needs Linux")
-
-
 def read_kilobytes() -> int:
     """Return how much this process has asked the kernel to read."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
@@ -128,8 +122,7 @@ def measure(way: str, path: Path) -> None:
 
     import optimum_htp.onnxfile  # noqa: F401
 
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before, read_before = peak_kilobytes(), read_kilobytes()
+    before, read_before = forget_peak(), read_kilobytes()
     started = time.perf_counter()
     WAYS[way](path)
     seconds = time.perf_counter() - started

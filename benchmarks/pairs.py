@@ -1,0 +1,86 @@
+"""What the benchmarks share: two ways of one thing, measured in turn, and what their times say of each other.
+
+A machine's speed changes from minute to minute, so what is told is the median of the ratios of pairs, with the
+interval that a bootstrap gives it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.hub import LoopbackHub
+
+
+@contextmanager
+def empty_hub() -> Iterator[tuple[LoopbackHub, Path]]:
+    """Serve a Hub without models, for this process and its children, with an empty home; yield both."""
+    with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
+        os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+        yield hub, Path(home)
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:8.1f} ms"
+
+
+def interleaved(
+    ours: Callable[[], Any], theirs: Callable[[], Any], runs: int, before: Callable[[], Any] = gc.collect
+) -> list[tuple[float, float]]:
+    """Return the seconds of both in every pair. Garbage is collected between the runs, as `timeit` does it."""
+    pairs = []
+    gc.disable()
+    for index in range(runs + 2):
+        times = {}
+        for call in (ours, theirs) if index % 2 else (theirs, ours):
+            before()
+            start = time.perf_counter()
+            result = call()
+            times[call] = time.perf_counter() - start
+            del result
+        pairs.append((times[ours], times[theirs]))
+    gc.enable()
+    return pairs[2:]
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a median, by bootstrap."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[50], medians[1949]
+
+
+def compared(pairs: list[tuple[float, float]]) -> tuple[float, float, str]:
+    """Return the median seconds of both, and the median of the ratios with its interval, to be printed."""
+    mine, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    low, high = interval(ratios)
+    return mine, theirs, f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})"
+
+
+def shown(name: str, pairs: list[tuple[float, float]]) -> str:
+    """Return the line of a table: both medians, and the ratio."""
+    mine, theirs, ratio = compared(pairs)
+    return f"{name:32} {milliseconds(mine)} {milliseconds(theirs)}   {ratio}"
+
+
+def peak_kilobytes() -> int:
+    """Return the process's peak of resident memory; Linux tells that of this process apart from its parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1])
+    raise RuntimeError("this needs Linux")
+
+
+def forget_peak() -> int:
+    """Begin to count the peak of resident memory anew; return it."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_kilobytes()
