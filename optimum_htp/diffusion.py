@@ -17,7 +17,7 @@ from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, MissingSi
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnx_repos import find_onnx_repo
-from optimum_htp.onnxfile import external_files, read_metadata
+from optimum_htp.onnxfile import contained_files, read_metadata
 from optimum_htp.resolve import resolve_preprocessors
 
 __all__ = ["fetched_pipeline", "pipeline_record", "presented"]
@@ -66,6 +66,7 @@ def presented(
     Raises:
         ConfigLoadError: The pipeline was not exported from a Hub.
         MissingSiblingError: One of its files is missing.
+        InvalidOnnxFileError: One of them keeps data outside its folder.
         HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
     """
     if record.model_type != "hub":
@@ -86,7 +87,7 @@ def presented(
                 f"{file} is missing: it is part of a pipeline of {len(record.onnx_files)} files, which have to stay "
                 "together. Copy it there, or export again."
             )
-        for one in (PurePosixPath(name).name, *external_files(file)):
+        for one in (PurePosixPath(name).name, *contained_files(file)):
             _link(file.parent / one, root / part / one)
         config = configs / _MADE_OF.get(part, part) / _CONFIG
         if config.is_file() and not (root / part / _CONFIG).exists():

@@ -14,6 +14,7 @@ __all__ = [
     "DamagedDownloadError",
     "DownloadError",
     "ExportError",
+    "FileChangedError",
     "GatedModelError",
     "HFHubIntegrationError",
     "HubServerError",
@@ -27,6 +28,7 @@ __all__ = [
     "ModelNotFoundError",
     "OfflineError",
     "OnnxFileNotFoundError",
+    "OnnxReadError",
     "OnnxWriteError",
     "PreprocessorLoadError",
     "RateLimitedError",
@@ -122,6 +124,14 @@ class InvalidOnnxFileError(HFHubIntegrationError, ValueError):
 
 class OnnxWriteError(HFHubIntegrationError, OSError):
     """An ONNX file that cannot be written. The one that was there still is."""
+
+
+class FileChangedError(OnnxWriteError):
+    """An ONNX file that somebody else replaced or changed while it was read. Nothing was written."""
+
+
+class OnnxReadError(HFHubIntegrationError, OSError):
+    """A file that is there and cannot be read: no permission, or a name that the system does not take."""
 
 
 class OnnxFileNotFoundError(HFHubIntegrationError, FileNotFoundError):

@@ -38,8 +38,10 @@ def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata
     """
     try:
         return _carry(source, made, suffix)
-    except HFHubIntegrationError as error:  # the file itself has come out well
-        logger.warning("%s could not be stamped as what was made of %s: %s", made, source, error)
+    except Exception as error:
+        reason = error if isinstance(error, HFHubIntegrationError) else f"{type(error).__name__}: {error}"
+        logger.warning("%s could not be stamped as what was made of %s: %s", made, source, reason)
+        logger.debug("That is because of this:", exc_info=True)
         return None
 
 

@@ -18,7 +18,7 @@ from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import external_files, read_metadata
+from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.remote import read_hub_header
 from optimum_htp.repofiles import MODEL_CONFIGS
 
@@ -84,9 +84,8 @@ class OnnxRepo:
         for name in dict.fromkeys(names):
             if (folder / name).is_file():
                 beside = PurePosixPath(name).parent
-                data += [(beside / one).as_posix() for one in external_files(folder / name)]
-        inside = [name for name in data if ".." not in PurePosixPath(name).parts and not name.startswith("/")]
-        self._snapshot(inside)
+                data += [(beside / one).as_posix() for one in external_files(folder / name) if is_contained(one)]
+        self._snapshot(data)
         return folder / self.file
 
     def _snapshot(self, names: Sequence[str]) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ExportError
-from optimum_htp.onnxfile.replace import current_umask
 
 __all__ = ["publish", "staging_folder"]
 
@@ -87,7 +86,8 @@ def _merge(staged: Path, output: Path) -> None:
 
 def _apply_umask(folder: Path) -> None:
     """Give everything the mode that it would have had if it had been written in place."""
-    umask = current_umask()
+    umask = os.umask(0)
+    os.umask(umask)
     for path in (folder, *folder.rglob("*")):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 

@@ -12,7 +12,7 @@ from typing import Final
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.metadata import PREFIX, ExportMetadata
-from optimum_htp.onnxfile import read_header, rewrite_model
+from optimum_htp.onnxfile import OpenModel
 from optimum_htp.version import __version__
 
 __all__ = ["AUTHOR", "DOMAINS", "LICENSE", "PRODUCER", "is_our_doc_string", "is_reproducible", "now", "stamp"]
@@ -41,35 +41,35 @@ def stamp(
         extra: Further properties, of plugins.
         tags: Also written into the nodes, in the same pass over the file.
     """
-    header = read_header(path)
-    producer = f"{header.producer_name} {header.producer_version}".strip()
-    if header.producer_name == PRODUCER:  # stamped before: what it replaced then is what counts
-        producer = header.metadata.get(f"{PREFIX}original_producer", "")
-    metadata = dataclasses.replace(metadata, original_producer=producer or None)
-    is_ours = header.producer_name == PRODUCER
-    standard = {
-        key: value
-        for key, value in {AUTHOR: author, LICENSE: metadata.license}.items()
-        if is_ours or key not in header.metadata  # what somebody else said of the model stays
-    }
-    rewrite_model(
-        path,
-        metadata={
-            **{key: value for key, value in standard.items() if value},
-            **extra,
-            **(tags.metadata if tags is not None else {}),
-            **metadata.to_properties(),
-        },
-        drop=lambda key: key.startswith(PREFIX),
-        nodes=tags.visitor() if tags is not None else None,
-        ir_version=tags.ir_version(header.ir_version) if tags is not None else None,
-        producer_name=PRODUCER,
-        producer_version=__version__,
-        domain=header.domain or DOMAINS[metadata.model_type],
-        doc_string=_doc_string(metadata)
-        if not header.doc_string or is_our_doc_string(header.doc_string)
-        else header.doc_string,
-    )
+    with OpenModel.at(path) as model:
+        header = model.header
+        producer = f"{header.producer_name} {header.producer_version}".strip()
+        if header.producer_name == PRODUCER:  # stamped before: what it replaced then is what counts
+            producer = header.metadata.get(f"{PREFIX}original_producer", "")
+        metadata = dataclasses.replace(metadata, original_producer=producer or None)
+        is_ours = header.producer_name == PRODUCER
+        standard = {
+            key: value
+            for key, value in {AUTHOR: author, LICENSE: metadata.license}.items()
+            if is_ours or key not in header.metadata  # what somebody else said of the model stays
+        }
+        model.rewrite(
+            metadata={
+                **{key: value for key, value in standard.items() if value},
+                **extra,
+                **(tags.metadata if tags is not None else {}),
+                **metadata.to_properties(),
+            },
+            drop=lambda key: key.startswith(PREFIX),
+            nodes=tags.visitor() if tags is not None else None,
+            ir_version=tags.ir_version(header.ir_version) if tags is not None else None,
+            producer_name=PRODUCER,
+            producer_version=__version__,
+            domain=header.domain or DOMAINS[metadata.model_type],
+            doc_string=_doc_string(metadata)
+            if not header.doc_string or is_our_doc_string(header.doc_string)
+            else header.doc_string,
+        )
     return metadata
 
 

@@ -7,23 +7,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
+from optimum_htp.errors import OnnxWriteError
+from optimum_htp.hierarchy.tags import TAG_PREFIX, untagged
 from optimum_htp.metadata import PREFIX
-from optimum_htp.onnxfile import (
-    external_files,
-    read_graph,
-    read_header,
-    replaced_atomically,
-    rewrite_model,
-)
+from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
 from optimum_htp.stamp import AUTHOR, DOMAINS, LICENSE, PRODUCER, is_our_doc_string
 
 __all__ = ["strip_metadata"]
-
-_TAG_PREFIX: Final = "htp."
-_TAG_KEYS: Final = frozenset({"namespace"})
 
 
 def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
@@ -40,52 +32,51 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
         OnnxWriteError: The result cannot be written. What was there still is.
     """
-    path = Path(path)
-    header = read_header(path)
-    ours = {key for key in header.metadata if key.startswith((PREFIX, _TAG_PREFIX))}
-    if header.metadata.get(f"{PREFIX}license") == header.metadata.get(LICENSE):
-        ours.add(LICENSE)
-    if header.metadata.get(f"{PREFIX}hub_id", "").startswith(f"{header.metadata.get(AUTHOR)}/"):
-        ours.add(AUTHOR)
-    ours &= set(header.metadata)
-    texts: dict[str, Any] = {}
-    if header.producer_name == PRODUCER:
-        producer = header.metadata.get(f"{PREFIX}original_producer", "")
-        name, _, version = producer.rpartition(" ") if " " in producer else (producer, "", "")
-        texts |= {"producer_name": name, "producer_version": version}
-    if ours and header.domain in DOMAINS.values():
-        texts["domain"] = ""
-    if is_our_doc_string(header.doc_string):
-        texts["doc_string"] = ""
-    tagged = sum(len(_foreign(node.metadata)) != len(node.metadata) for node in read_graph(path).nodes)
-    if output is not None:
-        _copy_external_data(path, Path(output))
-    if ours or tagged or texts or output is not None:
-        rewrite_model(path, drop=ours.__contains__, nodes=_foreign if tagged else None, output=output, **texts)
+    with OpenModel.at(path) as model:
+        header = model.header
+        ours = {key for key in header.metadata if key.startswith((PREFIX, TAG_PREFIX))}
+        if header.metadata.get(f"{PREFIX}license") == header.metadata.get(LICENSE):
+            ours.add(LICENSE)
+        if header.metadata.get(f"{PREFIX}hub_id", "").startswith(f"{header.metadata.get(AUTHOR)}/"):
+            ours.add(AUTHOR)
+        ours &= set(header.metadata)
+        texts: dict[str, Any] = {}
+        if header.producer_name == PRODUCER:
+            producer = header.metadata.get(f"{PREFIX}original_producer", "")
+            name, _, version = producer.rpartition(" ") if " " in producer else (producer, "", "")
+            texts |= {"producer_name": name, "producer_version": version}
+        if ours and header.domain in DOMAINS.values():
+            texts["domain"] = ""
+        if is_our_doc_string(header.doc_string):
+            texts["doc_string"] = ""
+        tagged = 0
+
+        def visit(known: Mapping[str, str]) -> Mapping[str, str]:
+            nonlocal tagged
+            plain = untagged(known)
+            tagged += plain is not known
+            return plain
+
+        if output is not None:
+            _copy_external_data(Path(path), Path(output))
+        model.rewrite(drop=ours.__contains__, nodes=visit, output=output, **texts)
     return len(ours) + tagged
-
-
-def _foreign(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a node's metadata without ours."""
-    if not any(key.startswith(_TAG_PREFIX) for key in metadata):
-        return metadata
-    return {key: value for key, value in metadata.items() if not key.startswith(_TAG_PREFIX) and key not in _TAG_KEYS}
 
 
 def _copy_external_data(path: Path, output: Path) -> None:
     """Copy the external data of a file to where its copy will look for it.
 
     Raises:
-        InvalidOnnxFileError: A location leads out of the file's folder.
+        InvalidOnnxFileError: The data of a file lies outside its folder.
         OnnxWriteError: There is another file at its place.
     """
     if path.resolve().parent == output.resolve().parent:
         return
-    for name in external_files(path):
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InvalidOnnxFileError(f"{path} keeps data at {name!r}, outside its folder: it is not copied.")
+    for name in contained_files(path):
         source, target = path.parent / name, output.parent / name
         if target.exists():
+            if target.resolve().parent != target.parent.resolve():
+                raise OnnxWriteError(f"{target} is a link that leads elsewhere. Name another output folder.")
             if filecmp.cmp(source, target, shallow=False):
                 continue
             raise OnnxWriteError(

@@ -18,7 +18,7 @@ from optimum_htp.hierarchy.tags import MODULES, TagWriter, tagged_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import Graph, ModelHeader, read_graph, read_header, rewrite_model
+from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
 from optimum_htp.source import locate
 
 __all__ = ["Tagger", "carried_tags", "tag_file"]
@@ -61,23 +61,23 @@ class Tagger:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
         """
-        return self._assignment(read_header(path), read_graph(path))
+        with OpenModel.at(path) as model:
+            return self._assignment(model.header, model.graph)
 
     def write(self, path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Assignment:
         """Tag a file; return what was written.
 
         Raises:
-            OnnxWriteError: The file cannot be written. What was there still is.
+            OnnxWriteError: The file cannot be written, or somebody else has replaced it. What was there still is.
         """
-        header = read_header(path)
-        tags = TagWriter(self._assignment(header, read_graph(path)))
-        rewrite_model(
-            path,
-            metadata=tags.metadata,
-            nodes=tags.visitor(),
-            ir_version=tags.ir_version(header.ir_version),
-            output=output,
-        )
+        with OpenModel.at(path) as model:
+            tags = TagWriter(self._assignment(model.header, model.graph))
+            model.rewrite(
+                metadata=tags.metadata,
+                nodes=tags.visitor(),
+                ir_version=tags.ir_version(model.header.ir_version),
+                output=output,
+            )
         return tags.assignment
 
     def _assignment(self, header: ModelHeader, graph: Graph) -> Assignment:
@@ -87,8 +87,8 @@ class Tagger:
         return _resolved(graph, tree)
 
     def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
-        source = Path(str(self._original))
-        before, original = read_header(source), read_graph(source)
+        with OpenModel.at(str(self._original)) as source:
+            before, original = source.header, source.graph
         known = tagged_assignment(before, original)
         if known is None:
             tree = self._tree_for(before if MODULES in before.metadata else header, original)

@@ -9,6 +9,7 @@ import signal
 import stat
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import onnx
 import pytest
@@ -17,7 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from optimum_htp.errors import InvalidOnnxFileError, MetadataError, OnnxFileNotFoundError, OnnxWriteError
+from optimum_htp.errors import (
+    FileChangedError,
+    InvalidOnnxFileError,
+    MetadataError,
+    OnnxFileNotFoundError,
+    OnnxWriteError,
+)
 from optimum_htp.onnxfile import external_files, read_graph, read_header, read_metadata, rewrite_model
 
 texts = st.text(max_size=12)
@@ -320,11 +327,15 @@ def test_writers_at_the_same_time_leave_a_whole_file(tmp_path):
     path.write_bytes(model.SerializeToString())
 
     def write(number):
+        written = 0
         for _ in range(10):
-            rewrite_model(path, metadata={"k": "v" * number}, producer_name="p" * (number * 7))
+            with suppress(FileChangedError):  # another was faster: nothing of his is lost
+                rewrite_model(path, metadata={"k": "v" * number}, producer_name="p" * (number * 7))
+                written += 1
+        return written
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(write, range(1, 9)))
+        assert sum(pool.map(write, range(1, 9)))
     assert ModelProto.FromString(path.read_bytes()).graph == model.graph
     assert list(tmp_path.iterdir()) == [path]
 

@@ -19,13 +19,26 @@ from optimum_htp.hierarchy.assign import Assignment, Rule
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor
 
-__all__ = ["COVERAGE", "MODULE", "MODULES", "NAMESPACE", "TAG", "TagWriter", "tagged_assignment"]
+__all__ = [
+    "COVERAGE",
+    "MODULE",
+    "MODULES",
+    "NAMESPACE",
+    "TAG",
+    "TAG_PREFIX",
+    "TagWriter",
+    "tagged_assignment",
+    "untagged",
+]
 
 MODULE: Final = "htp.module"
 TAG: Final = "htp.tag"
 NAMESPACE: Final = "namespace"
 MODULES: Final = "htp.modules"
 COVERAGE: Final = "htp.coverage"
+TAG_PREFIX: Final = "htp."
+# Where tagging keeps what somebody else had written under `namespace`.
+_FOREIGN_NAMESPACE: Final = "htp.original_namespace"
 _IR_VERSION: Final = 10
 # The dynamo exporter writes the exporting machine's paths beside each node; they are nobody's business.
 _DROPPED: Final = frozenset({"pkg.torch.onnx.stack_trace"})
@@ -58,9 +71,20 @@ class TagWriter:
         def visit(known: Mapping[str, str]) -> dict[str, str]:
             module = next(modules)
             kept = {key: value for key, value in known.items() if key not in _DROPPED}
+            if NAMESPACE in known and MODULE not in known:
+                kept[_FOREIGN_NAMESPACE] = known[NAMESPACE]
             return {**kept, MODULE: module, TAG: tree.tag(module), NAMESPACE: module.replace(".", "/")}
 
         return visit
+
+
+def untagged(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a node's properties without those of its tags, and as they were before it was tagged."""
+    if not any(key.startswith(TAG_PREFIX) for key in metadata):
+        return metadata
+    kept = {key: value for key, value in metadata.items() if not key.startswith(TAG_PREFIX) and key != NAMESPACE}
+    foreign = metadata.get(_FOREIGN_NAMESPACE)
+    return kept if foreign is None else {**kept, NAMESPACE: foreign}
 
 
 def tagged_assignment(header: ModelHeader, graph: Graph) -> Assignment | None:

@@ -4,12 +4,12 @@ This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Run
 """
 
 from optimum_htp.onnxfile.canonical import canonicalize_initializers
-from optimum_htp.onnxfile.external import external_files, rename_model
+from optimum_htp.onnxfile.external import contained_files, external_files, is_contained, rename_model
 from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
 from optimum_htp.onnxfile.reader import ModelHeader, read_header, read_metadata, read_signature
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.tensors import TensorSpec
-from optimum_htp.onnxfile.writer import NodeVisitor, rewrite_model
+from optimum_htp.onnxfile.writer import NodeVisitor, OpenModel, rewrite_model
 
 __all__ = [
     "Graph",
@@ -17,8 +17,11 @@ __all__ = [
     "ModelHeader",
     "Node",
     "NodeVisitor",
+    "OpenModel",
     "TensorSpec",
+    "contained_files",
     "external_files",
+    "is_contained",
     "read_graph",
     "read_header",
     "read_metadata",

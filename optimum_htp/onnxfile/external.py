@@ -7,15 +7,17 @@ Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
-__all__ = ["external_files", "rename_model"]
+__all__ = ["contained_files", "external_files", "is_contained", "rename_model"]
 
 _EXTERNAL_DATA: Final = 13  # in TensorProto
 # Where tensors and graphs occur, as {message: {field number: message in it}}.
@@ -37,6 +39,38 @@ def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
     with opened(path, chunk=1 << 16) as window:
         whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
         return tuple(dict.fromkeys(_locations(window, whole, "model")))
+
+
+def is_contained(location: str) -> bool:
+    """Whether a location is one that ONNX allows: a relative path that does not lead out of the model's folder.
+
+    This and `contained_files` are the one rule for everything that follows a location.
+    """
+    parts = re.split(r"[/\\]", location)
+    return (
+        location.isprintable()
+        and all(part not in ("", ".", "..") for part in parts)
+        and not re.match(r"[A-Za-z]:", location)
+    )
+
+
+def contained_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the external data files of an ONNX file, where all of them lie in its folder.
+
+    A link may lead to another folder only if the ONNX file itself is a link to the same one, as in the Hub's cache.
+
+    Raises:
+        InvalidOnnxFileError: One lies elsewhere.
+    """
+    path = Path(path)
+    names = external_files(path)
+    homes = {path.parent.resolve(), path.resolve().parent}
+    for name in names:
+        if not is_contained(name) or homes.isdisjoint((path.parent / name).resolve().parents):
+            raise InvalidOnnxFileError(
+                f"{path} keeps data at {name!r}, outside its folder, which ONNX does not allow. It is not followed."
+            )
+    return names
 
 
 def rename_model(path: Path, target: Path) -> None:

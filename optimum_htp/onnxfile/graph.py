@@ -51,12 +51,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """A TensorProto without its content; `size` is what it takes in the file, in bytes."""
+    """A TensorProto without its content."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,14 @@ def graph_of(window: ByteWindow) -> Graph:
     name, has_graph = "", False
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
+    nodes: list[Node] = []
     initializers: list[Initializer] = []
-    whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
     for graph in walk(window, 0, window.size):
-        if graph.number != GRAPH or graph.wire_type != LENGTH_DELIMITED:
+        if graph.wire_type != LENGTH_DELIMITED or graph.number not in CHILDREN["model"]:
+            continue
+        kind = CHILDREN["model"][graph.number]
+        if kind != "graph":
+            nodes += _nodes(window, graph, kind, (), 1)
             continue
         has_graph = True
         for part in walk(window, graph.payload, graph.end):
@@ -103,9 +106,11 @@ def graph_of(window: ByteWindow) -> Graph:
                 outputs.append(tensor_spec(window, part))
             elif part.number == 5:
                 initializers.append(_initializer(window, part))
+            elif part.number in CHILDREN["graph"]:
+                nodes += _read_node(window, part, (), 1)
     if not has_graph:
         raise window.invalid("it has no graph")
-    return Graph(name, tuple(inputs), tuple(outputs), tuple(_nodes(window, whole, "model", ())), tuple(initializers))
+    return Graph(name, tuple(inputs), tuple(outputs), tuple(nodes), tuple(initializers))
 
 
 def _node(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) -> Node:
@@ -129,19 +134,28 @@ def _node(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) 
     return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), metadata, within)
 
 
-def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int = 0) -> Iterator[Node]:
+def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int) -> Iterator[Node]:
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     children = CHILDREN[kind]
     for part in walk(window, message.payload, message.end):
         if part.wire_type != LENGTH_DELIMITED or part.number not in children:
             continue
-        inside = within
         if children[part.number] == "node":
-            node = _node(window, walk(window, part.payload, part.end), within)
-            inside = (*within, node.name or node.op_type)
-            yield node
-        yield from _nodes(window, part, children[part.number], inside, depth + 1)
+            yield from _read_node(window, part, within, depth)
+        else:
+            yield from _nodes(window, part, children[part.number], within, depth + 1)
+
+
+def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: int) -> Iterator[Node]:
+    """Yield a node, and the nodes in its subgraphs."""
+    fields = list(walk(window, part.payload, part.end))
+    node = _node(window, fields, within)
+    yield node
+    inside = (*within, node.name or node.op_type)
+    for field_in in fields:
+        if field_in.number == _ATTRIBUTE and field_in.wire_type == LENGTH_DELIMITED:
+            yield from _nodes(window, field_in, "attribute", inside, depth + 2)
 
 
 def _initializer(window: ByteWindow, part: Field) -> Initializer:
@@ -160,4 +174,4 @@ def _initializer(window: ByteWindow, part: Field) -> Initializer:
             dtype = dtype_name(integer(window, inner))
         elif inner.number == 8 and inner.wire_type == LENGTH_DELIMITED:
             name = window.text(inner)
-    return Initializer(name, tuple(shape), dtype, part.end - part.payload)
+    return Initializer(name, tuple(shape), dtype)

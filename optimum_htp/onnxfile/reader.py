@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError
+from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError, OnnxReadError
 from optimum_htp.onnxfile.tensors import TensorSpec, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
@@ -60,6 +60,7 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
 
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
+        OnnxReadError: What is there may not be read.
         InvalidOnnxFileError: There is a folder, or an empty file.
     """
     path = Path(path)
@@ -67,18 +68,29 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
-    except OSError as error:  # a name that is too long, links in a circle, a folder that may not be searched
-        raise InvalidOnnxFileError(f"{path} cannot be opened: {error}.") from error
+    except (OSError, ValueError) as error:  # a name that is none, links in a circle, a folder that may not be searched
+        raise _unreadable(path, error) from error
     if stat.S_ISDIR(mode):
         raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file: name a file inside it.")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody to write to it
         raise InvalidOnnxFileError(f"{path} is not a regular file.")
-    with path.open("rb", buffering=0) as stream:
+    try:
+        opened_file = path.open("rb", buffering=0)
+    except FileNotFoundError as error:  # it has just gone
+        raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with opened_file as stream:
         size = os.fstat(stream.fileno()).st_size
         if size == 0:
             raise InvalidOnnxFileError(f"{path} is empty: fetch or export it again.")
         fetch = functools.partial(_read_range, stream.fileno())
         yield ByteWindow(fetch, str(path), size, chunk, stream.fileno())
+
+
+def _unreadable(path: Path, error: Exception) -> OnnxReadError:
+    reason = getattr(error, "strerror", None) or error
+    return OnnxReadError(f"{path} cannot be opened: {reason}. Check its name and permissions.")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -150,6 +162,8 @@ def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...]
 
 def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
     """Decode a StringStringEntryProto: `key` is field 1, `value` field 2."""
+    if part.payload == part.end:
+        return "", ""
     texts = {1: "", 2: ""}
     for inner in walk(window, part.payload, part.end):
         if inner.number in texts and inner.wire_type == LENGTH_DELIMITED:

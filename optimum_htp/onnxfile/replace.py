@@ -1,19 +1,31 @@
-"""Replacing a file in one step: whoever opens it finds the old one or the new one, and never a piece of either."""
+"""Replacing a file in one step: whoever opens it finds the old one or the new one, and never a piece of either.
+
+The new file has no name while it is written, where the system has such files (Linux: `O_TMPFILE`), so a process that
+is killed leaves nothing behind. Elsewhere it has a hidden name beside the old one, and is locked; what an ended
+process left is cleared when the same file is written again. What is in it is on the disk before it takes the old one's
+place; the folder is not synced, so after a power cut either may be there, and whole.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
-import tempfile
+import re
+import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = ["before_replacing", "current_umask", "replaced_atomically"]
+__all__ = ["before_replacing", "replaced_atomically"]
+
+logger = logging.getLogger(__name__)
 
 _BUFFER: Final = 1 << 20  # bytes
+_DESCRIPTORS: Final = "/proc/self/fd"
+_LONGEST: Final = 80  # characters of a name that a temporary name repeats
 
 before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "optimum_htp_before_replacing", default=None
@@ -22,36 +34,128 @@ before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
 
 
 @contextmanager
-def replaced_atomically(target: Path, like: Path | None = None) -> Iterator[BinaryIO]:
+def replaced_atomically(
+    target: Path, like: Path | None = None, check: Callable[[], None] | None = None
+) -> Iterator[BinaryIO]:
     """Write a file that takes the place of `target` when the block ends well, and vanishes when it does not.
+
+    Where `target` exists the new file gets its permissions and, as far as that is allowed, owner and extended
+    attributes. Its other names (hard links) keep the old content.
 
     Args:
         target: The file.
         like: An existing file whose permissions a new `target` gets.
+        check: Called right before the replacement; what it raises keeps the old file where it is.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
+    _clear_leftovers(target)
+    descriptor, name = _created(target)
     try:
-        with os.fdopen(descriptor, "wb", buffering=_BUFFER) as output:
+        with os.fdopen(descriptor, "wb", buffering=_BUFFER, closefd=False) as output:
             yield output
-            output.flush()
-            os.fsync(output.fileno())
-        model = target if target.exists() else like
-        if model is not None:
-            shutil.copymode(model, temporary)
-        else:
-            temporary.chmod(0o666 & ~current_umask())
-        if (check := before_replacing.get()) is not None:
-            check()
-        temporary.replace(target)
-    except BaseException:  # whatever stopped the block, Ctrl-C included: leave nothing behind
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+        if target.exists():
+            _resemble(descriptor, target)
+        elif like is not None and hasattr(os, "fchmod"):
+            os.fchmod(descriptor, stat.S_IMODE(like.stat().st_mode))
+        os.fsync(descriptor)
+        for question in (check, before_replacing.get()):
+            if question is not None:
+                question()
+        if name is None:
+            name = _named(descriptor, target)
+        elif os.name == "nt":  # Windows renames no file that is open
+            os.close(descriptor)
+            descriptor = -1
+        name.replace(target)
+        name = None
+    finally:  # whatever stopped the block, Ctrl-C included: leave nothing behind
+        if descriptor >= 0:
+            os.close(descriptor)
+        if name is not None:
+            with suppress(FileNotFoundError):
+                name.unlink()
 
 
-def current_umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def _created(target: Path) -> tuple[int, Path | None]:
+    """Open a new file in the target's folder, with the mode that the kernel gives; its name where it has one."""
+    if hasattr(os, "O_TMPFILE") and Path(_DESCRIPTORS).is_dir():
+        with suppress(OSError):  # not on this filesystem
+            descriptor = os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+            _lock(descriptor)
+            return descriptor, None
+    name = _temporary_name(target)
+    descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
+    _lock(descriptor)
+    return descriptor, name
+
+
+def _named(descriptor: int, target: Path) -> Path:
+    """Give a file without a name one, so that it can be renamed: a link cannot replace what is there."""
+    name = _temporary_name(target)
+    folder = os.open(_DESCRIPTORS, os.O_RDONLY)
+    try:  # only where a folder's descriptor is given does os.link follow links
+        os.link(str(descriptor), name, src_dir_fd=folder)
+    finally:
+        os.close(folder)
+    return name
+
+
+def _temporary_name(target: Path) -> Path:
+    return target.with_name(f".{target.name[:_LONGEST]}.{secrets.token_hex(6)}.tmp")
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file as long as it is open; whether that went well. True where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not delete a file that is open
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove what processes that ended while they wrote this file left beside it."""
+    pattern = re.compile(rf"\.{re.escape(target.name[:_LONGEST])}\.[0-9a-f]{{12}}\.tmp")
+    with suppress(OSError):  # a folder that cannot be read, or is not there: creating the file says so
+        for entry in os.scandir(target.parent):
+            if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):  # somebody else's, or another process was faster
+                    _remove_unused(Path(entry.path))
+
+
+def _remove_unused(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        unused = _lock(descriptor)
+    finally:
+        os.close(descriptor)
+    if unused:
+        path.unlink()
+
+
+def _resemble(descriptor: int, model: Path) -> None:
+    """Give a new file the permissions of the one that it replaces, its owner and its extended attributes."""
+    status = model.stat()
+    lost = []
+    if hasattr(os, "fchown"):
+        mine = os.fstat(descriptor)
+        if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+            try:
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+            except OSError:
+                lost.append(f"its owner {status.st_uid}:{status.st_gid}")
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))  # behind the owner, which takes some bits away
+    if hasattr(os, "listxattr"):
+        with suppress(OSError):  # not on this filesystem
+            for attribute in os.listxattr(model):
+                try:
+                    os.setxattr(descriptor, attribute, os.getxattr(model, attribute))
+                except OSError:
+                    lost.append(f"the attribute {attribute}")
+    if status.st_nlink > 1:
+        lost.append(f"{status.st_nlink - 1} other names (hard links), which keep the old content")
+    if lost:
+        logger.warning("%s is replaced, and loses %s.", model, ", ".join(lost))

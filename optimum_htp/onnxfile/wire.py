@@ -22,6 +22,7 @@ END_GROUP: Final = 4
 FIXED32: Final = 5
 
 _MAX_VARINT_BYTES: Final = 10
+_HEAD: Final = 3  # bytes: a tag and a length, as most fields have them
 _MAX_GROUP_DEPTH: Final = 100  # protobuf's own recursion limit
 _MAX_FIELD_NUMBER: Final = (1 << 29) - 1
 _MAX_TEXT_BYTES: Final = 64 << 20  # of all that is read of a file together
@@ -59,8 +60,8 @@ class ByteWindow:
         self.descriptor = descriptor
         self.name = name
         self.size = size
+        self.chunk = chunk
         self._fetch = fetch
-        self._chunk = chunk
         self._offset = 0
         self._buffer = b""
         self._texts = 0
@@ -73,11 +74,17 @@ class ByteWindow:
         """
         offset = start - self._offset
         if offset < 0 or offset + length > len(self._buffer):
-            self._buffer = self._fetch(start, max(length, min(self._chunk, self.size - start)))
+            self._buffer = self._fetch(start, max(length, min(self.chunk, self.size - start)))
             self._offset, offset = start, 0
             if len(self._buffer) < length:
                 raise self.invalid(f"it ended at byte {start + len(self._buffer)} while it was read")
         return self._buffer[offset : offset + length]
+
+    def buffered(self, position: int, end: int) -> tuple[bytes, int]:
+        """Return what is in memory of the file from about `position` on, and where that begins."""
+        if not self._offset <= position < self._offset + len(self._buffer):
+            self.read(position, min(_HEAD, end - position))
+        return self._buffer, self._offset
 
     def text(self, field: Field) -> str:
         """Decode a string field.
@@ -122,16 +129,26 @@ def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
     position = start
     while position < end:
         # Most fields have a tag of one byte and a length of one or two: those are decoded right here.
-        head = window.read(position, min(3, end - position))
-        if len(head) == 3 and 7 < head[0] < 0x80 and head[0] & 7 == LENGTH_DELIMITED and (head[1] & head[2]) < 0x80:
-            if head[1] < 0x80:
-                payload, length = position + 2, head[1]
-            else:
-                payload, length = position + 3, head[1] & 0x7F | head[2] << 7
-            if payload + length <= end:
-                yield Field(head[0] >> 3, LENGTH_DELIMITED, position, payload, payload + length)
-                position = payload + length
-                continue
+        data, base = window.buffered(position, end)
+        offset, last = position - base, min(len(data), end - base) - 2
+        while offset < last:
+            head, size = data[offset], data[offset + 1]
+            if not 7 < head < 0x80 or head & 7 != LENGTH_DELIMITED:
+                break
+            payload = offset + 2
+            if size > 0x7F:
+                more = data[payload]
+                if more > 0x7F:
+                    break
+                payload, size = payload + 1, size & 0x7F | more << 7
+            behind = base + payload + size
+            if behind > end:
+                break
+            yield Field(head >> 3, LENGTH_DELIMITED, base + offset, base + payload, behind)
+            offset = behind - base
+        position = base + offset
+        if position >= end:
+            return
         field = _field_at(window, position, end, depth=0)
         if field.wire_type == END_GROUP:
             raise window.invalid(f"a group ends at byte {position} that never began")

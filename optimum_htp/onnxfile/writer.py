@@ -11,13 +11,13 @@ import functools
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from optimum_htp.errors import MetadataError, OnnxWriteError
+from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA
+from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Graph, graph_of
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -29,7 +29,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["NodeVisitor", "rewrite_model"]
+__all__ = ["NodeVisitor", "OpenModel", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -72,27 +72,104 @@ def rewrite_model(
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
         InvalidOnnxFileError: What is there is not an ONNX model.
+        FileChangedError: It was replaced or changed while it was read. Nothing was written.
         OnnxWriteError: The new file cannot be written. The old one still stands.
     """
-    source = Path(os.path.realpath(path))
-    target = source if output is None else Path(os.path.realpath(output))
-    headers = {_TEXT_FIELDS[name]: text for name, text in texts.items()}
-    new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
-    if ir_version is not None:
-        new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
-    with ExitStack() as reading:
-        window = reading.enter_context(reader.opened(source, _CHUNK if nodes is not None else 4096))
-        segments = _joined(_plan(window, metadata or {}, drop, nodes, new))
+    with OpenModel.at(path) as model:
+        model.rewrite(metadata=metadata, drop=drop, nodes=nodes, ir_version=ir_version, output=output, **texts)
+
+
+class OpenModel:
+    """An ONNX file that is open: what is read of it, and what is written in its place, are of one and the same file.
+
+    Attributes:
+        path: The file, links followed.
+        header, graph: Read when they are first asked for.
+    """
+
+    def __init__(self, path: Path, window: ByteWindow, reading: ExitStack) -> None:
+        self.path = path
+        self._window = window
+        self._reading = reading
+        self._seen = _identity(os.fstat(window.descriptor)) if window.descriptor is not None else None
+
+    @classmethod
+    @contextmanager
+    def at(cls, path: str | os.PathLike[str]) -> Iterator[OpenModel]:
+        """Open a file.
+
+        Raises:
+            OnnxFileNotFoundError: There is nothing at the path.
+            OnnxReadError, InvalidOnnxFileError: What is there cannot be read, or is not an ONNX model.
+        """
+        with ExitStack() as reading:
+            source = Path(os.path.realpath(path))
+            yield cls(source, reading.enter_context(reader.opened(source)), reading)
+
+    @functools.cached_property
+    def header(self) -> reader.ModelHeader:
+        """Everything but the graph."""
+        return reader.header_of(self._window)
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The structure of the graph, without the weights."""
+        self._window.chunk = _CHUNK
+        return graph_of(self._window)
+
+    def rewrite(
+        self,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        drop: Callable[[str], bool] = lambda key: False,
+        nodes: NodeVisitor | None = None,
+        ir_version: int | None = None,
+        output: str | os.PathLike[str] | None = None,
+        **texts: str,
+    ) -> None:
+        """Write the file anew and close it; the arguments and exceptions are those of `rewrite_model`.
+
+        Where nothing would change in place, nothing is written.
+        """
+        target = self.path if output is None else Path(os.path.realpath(output))
+        headers = {_TEXT_FIELDS[name]: text for name, text in texts.items()}
+        new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
+        if ir_version is not None:
+            new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
+        if nodes is not None:
+            self._window.chunk = _CHUNK
+        segments = _plan(self._window, metadata or {}, drop, nodes, new)
+        if target == self.path and segments == [(0, self._window.size)]:
+            return
         try:
-            with replaced_atomically(target, like=source) as stream:
+            with replaced_atomically(target, like=self.path, check=self._check) as stream:
                 for segment in segments:
                     if isinstance(segment, bytes):
                         stream.write(segment)
                     else:
-                        _copy_range(window, stream, *segment)
-                reading.close()  # Windows replaces no file that is open
+                        _copy_range(self._window, stream, *segment)
+                self._check()
+                self._reading.close()  # Windows replaces no file that is open
+        except OnnxWriteError:
+            raise
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
+
+    def _check(self) -> None:
+        """Refuse to go on where the file at the path is not the one that was read."""
+        try:
+            there = _identity(self.path.stat())
+        except FileNotFoundError:
+            there = None
+        if there != self._seen:
+            raise FileChangedError(
+                f"{self.path} was replaced or changed by somebody else while it was read. Nothing was written; try "
+                "again."
+            )
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _plan(
@@ -110,20 +187,21 @@ def _plan(
     for part in walk(window, 0, window.size):
         has_graph |= part.number == reader.GRAPH
         while new and new[0][0] < part.number:
-            segments.append(new.pop(0)[1])
+            _add(segments, new.pop(0)[1])
         if part.number in fields:
             continue
         kind = CHILDREN["model"].get(part.number)
         if part.wire_type != LENGTH_DELIMITED:
-            segments.append((part.start, part.end))
+            _add(segments, (part.start, part.end))
         elif part.number == reader.METADATA_PROPS:
             key, _ = reader.entry(window, part)
             if key not in metadata and not drop(key):
-                segments.append((part.start, part.end))
+                _add(segments, (part.start, part.end))
         elif visit is not None and kind is not None:
-            segments += _rebuilt(window, part, kind, visit, 0) or [(part.start, part.end)]
+            for segment in _rebuilt(window, part, kind, visit, 0) or [(part.start, part.end)]:
+                _add(segments, segment)
         else:
-            segments.append((part.start, part.end))
+            _add(segments, (part.start, part.end))
     if not has_graph:
         raise window.invalid("it has no graph")
     return segments + [encoded for _, encoded in new]
@@ -155,7 +233,8 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
         if part.wire_type == LENGTH_DELIMITED and part.number in children:
             inner = _rebuilt(window, part, children[part.number], visit, depth + 1)
         changed |= inner is not None
-        body += inner or [(part.start, part.end)]
+        for segment in inner or ((part.start, part.end),):
+            _add(body, segment)
     if not changed:
         return None
     body.append(_node_entries(tuple((metadata or {}).items())))
@@ -180,24 +259,13 @@ def _length(segments: Iterable[Segment]) -> int:
     return sum(len(one) if isinstance(one, bytes) else one[1] - one[0] for one in segments)
 
 
-def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Join ranges that follow each other."""
-    pending: tuple[int, int] | None = None
-    for segment in segments:
-        if isinstance(segment, bytes):
-            if segment:
-                if pending is not None:
-                    yield pending
-                    pending = None
-                yield segment
-        elif pending is not None and pending[1] == segment[0]:
-            pending = pending[0], segment[1]
-        else:
-            if pending is not None:
-                yield pending
-            pending = segment
-    if pending is not None:
-        yield pending
+def _add(segments: list[Segment], segment: Segment) -> None:
+    """Add a segment, as one with the last where it is the range behind that."""
+    last = segments[-1] if segments else None
+    if isinstance(segment, tuple) and isinstance(last, tuple) and last[1] == segment[0]:
+        segments[-1] = last[0], segment[1]
+    elif segment:
+        segments.append(segment)
 
 
 def _copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:

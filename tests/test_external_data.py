@@ -1,0 +1,128 @@
+"""Data beside an ONNX file is followed only where it lies in the file's own folder."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from optimum_htp import strip_metadata
+from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
+from optimum_htp.onnxfile import contained_files, external_files, is_contained, rewrite_model
+
+OUTSIDE = [
+    "../data",
+    "../../x/data",
+    "/etc/passwd",
+    "a/../../data",
+    "..\\data",
+    "C:data",
+    "c:\\data",
+    "null\0character",
+    "escape\x1b[2J",
+    "two\nlines",
+    "",
+    "a//b",
+    "./data",
+]
+
+
+def save(path, location, stamped=True):
+    tensor = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g", [value("x", 1, [4])], [value("y", 1, [4])], [tensor]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())
+    if stamped:
+        rewrite_model(path, metadata={"hf_model_type": "local"})
+    return path
+
+
+@pytest.mark.parametrize("location", OUTSIDE)
+def test_location_that_leads_out_is_not_followed(location, tmp_path):
+    path = save(tmp_path / "in" / "model.onnx", location)
+    assert not is_contained(location)
+    with pytest.raises(InvalidOnnxFileError, match="outside its folder") as caught:
+        contained_files(path)
+    assert str(caught.value).isprintable()
+    with pytest.raises(InvalidOnnxFileError):
+        strip_metadata(path, tmp_path / "out" / "model.onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("location", ["model.onnx_data", "weights/part-1.bin", "dätä with spaces", "..hidden", "a..b"])
+def test_location_in_the_folder_is(location, tmp_path):
+    path = save(tmp_path / "model.onnx", location)
+    (tmp_path / location).parent.mkdir(exist_ok=True)
+    (tmp_path / location).write_bytes(b"\0" * 16)
+    assert contained_files(path) == external_files(path) == (location,)
+
+
+def test_link_that_leads_out_is_not_followed_but_the_caches_own_are(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 16)
+    path = save(tmp_path / "in" / "model.onnx", "data")
+    (path.parent / "data").symlink_to(secret)
+    with pytest.raises(InvalidOnnxFileError):
+        strip_metadata(path, tmp_path / "out" / "model.onnx")
+    snapshot, blobs = tmp_path / "snapshots" / "1", tmp_path / "blobs"
+    save(blobs / "abc", "data")
+    (blobs / "def").write_bytes(b"\0" * 16)
+    snapshot.mkdir(parents=True)
+    for name, blob in (("model.onnx", "abc"), ("data", "def")):
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    assert contained_files(snapshot / "model.onnx") == ("data",)
+    strip_metadata(snapshot / "model.onnx", tmp_path / "out" / "model.onnx")
+    assert (tmp_path / "out" / "data").read_bytes() == b"\0" * 16
+
+
+def test_data_is_not_written_through_a_link_that_lies_there(tmp_path):
+    path = save(tmp_path / "in" / "model.onnx", "data")
+    (path.parent / "data").write_bytes(b"\1" * 16)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"\1" * 16)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "data").symlink_to(victim)
+    with pytest.raises(OnnxWriteError, match="leads elsewhere"):
+        strip_metadata(path, tmp_path / "out" / "model.onnx")
+    assert victim.read_bytes() == b"\1" * 16
+
+
+def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypatch, hub):
+    import tempfile
+
+    from optimum_htp.diffusion import presented
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.metadata import ExportMetadata
+
+    sha = hub.add("tiny/points-out", {"model_index.json": b"{}"}).refs["main"]
+    save(tmp_path / "pipe" / "unet" / "model.onnx", "../../../x/data", stamped=False)
+    scratch = tmp_path / "scratch" / "deep"
+    scratch.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    record = ExportMetadata(
+        model_type="hub", hub_id="tiny/points-out", hub_sha=sha, export_library="diffusers",
+        onnx_files=("unet/model.onnx",), onnx_file="unet/model.onnx", config_files=("model_index.json",),
+    )  # fmt: skip
+    with pytest.raises(InvalidOnnxFileError):
+        presented(tmp_path / "pipe", record, HubAccess(cache_dir=tmp_path / "cache"))
+    assert list((tmp_path / "scratch").rglob("*")) == [scratch]
+
+
+def test_namespace_of_somebody_else_comes_back(tmp_path):
+    from optimum_htp import tag_file
+
+    path = save(tmp_path / "model.onnx", "data", stamped=False)
+    (tmp_path / "data").write_bytes(b"\0" * 16)
+    rewrite_model(path, nodes=lambda known: {**known, "namespace": "theirs/own"})
+    for _ in range(2):
+        tag_file(path)
+        (node,) = onnx.load(path, load_external_data=False).graph.node
+        assert {one.key: one.value for one in node.metadata_props}["namespace"] == ""
+    strip_metadata(path)
+    (node,) = onnx.load(path, load_external_data=False).graph.node
+    assert [(one.key, one.value) for one in node.metadata_props] == [("namespace", "theirs/own")]

@@ -1,0 +1,242 @@
+"""A file is replaced whole, as the file that was read, and with what it had; nothing is left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from optimum_htp.errors import FileChangedError, InvalidOnnxFileError, OnnxReadError
+from optimum_htp.onnxfile import OpenModel, read_header, read_metadata, replaced_atomically, rewrite_model
+from optimum_htp.tagging import tag_file
+from tests.conftest import optimum_cli, run_python
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX's permissions, locks and signals")
+
+
+def save(path, scopes=("a", "b"), megabytes=0.0, **properties):
+    """Write a chain of nodes in these modules, and a weight of that size."""
+    values = ["x", *(f"/{scope}/Relu_output_0" for scope in scopes)]
+    nodes = [
+        helper.make_node("Relu", [values[i]], [values[i + 1]], name=f"/{scope}/Relu") for i, scope in enumerate(scopes)
+    ]
+    weight = TensorProto(name="w", data_type=TensorProto.UINT8, dims=[int(megabytes * (1 << 20))])
+    weight.raw_data = os.urandom(int(megabytes * (1 << 20)))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [1])], [value(values[-1], 1, [1])], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, properties)
+    onnx.save(model, path)
+    return path
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def file(tmp_path):
+    return save(tmp_path / "model.onnx")
+
+
+def test_file_that_was_replaced_while_it_was_read_is_not_written(file):
+    other = save(file.with_name("other.onnx"), scopes=("c", "d", "e")).read_bytes()
+    with OpenModel.at(file) as model:
+        assert len(model.graph.nodes) == 2
+        file.with_name("other.onnx").replace(file)
+        with pytest.raises(FileChangedError, match=r"model\.onnx was replaced"):
+            model.rewrite(metadata={"k": "v"})
+    assert file.read_bytes() == other
+    assert names_in(file.parent) == ["model.onnx"]
+
+
+def test_file_that_is_replaced_in_the_middle_of_a_rewrite_stays_the_others(file):
+    other = save(file.with_name("other.onnx"), scopes=("c",)).read_bytes()
+
+    def visit(known):
+        if (new := file.with_name("other.onnx")).exists():
+            new.replace(file)
+        return {**known, "k": "v"}
+
+    with pytest.raises(FileChangedError):
+        rewrite_model(file, nodes=visit)
+    assert file.read_bytes() == other
+
+
+@pytest.mark.parametrize("change", ["truncate", "append"])
+def test_file_that_is_changed_in_place_while_it_is_read_is_refused(tmp_path, change):
+    file = save(tmp_path / "model.onnx", scopes=[f"m{i}" for i in range(20_000)])
+    turns = iter(range(10**6))
+
+    def visit(known):
+        if next(turns) == 3:
+            if change == "truncate":
+                os.truncate(file, 5000)
+            else:
+                with file.open("ab") as stream:
+                    stream.write(b"\0" * 100)
+        return {**known, "k": "v"}
+
+    with pytest.raises((FileChangedError, InvalidOnnxFileError), match=r"model\.onnx"):
+        rewrite_model(file, nodes=visit)
+
+
+def test_tags_are_those_of_the_file_that_was_read(tmp_path):
+    """Somebody keeps exchanging the file for one of other modules; each result is one or the other, tagged right."""
+    scopes = {"one": ["a", "b"], "two": ["c", "d", "e"]}
+    sources = {name: save(tmp_path / f"{name}.onnx", scopes[name]).read_bytes() for name in scopes}
+    path, stop = tmp_path / "model.onnx", threading.Event()
+    path.write_bytes(sources["one"])
+
+    def exchange():
+        while not stop.is_set():
+            with replaced_atomically(path) as stream:
+                stream.write(random.choice(list(sources.values())))
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    tagged = 0
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        try:
+            assignment = tag_file(path, output=tmp_path / "out.onnx")
+            tag_file(path)
+        except FileChangedError:
+            continue
+        finally:
+            nodes = onnx.load(path).graph.node
+            for node in nodes:
+                known = {entry.key: entry.value for entry in node.metadata_props}
+                assert known.get("htp.module") in (None, node.name.split("/")[1])
+        assert sorted(assignment.modules) in scopes.values()
+        tagged += 1
+    stop.set()
+    thread.join()
+
+
+@POSIX
+def test_killed_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = save(tmp_path / "model.onnx", megabytes=48, k="old")
+    before = file.read_bytes()
+    code = f"""
+import sys
+from optimum_htp.onnxfile import rewrite_model
+print("ready", flush=True)
+while True:
+    rewrite_model({str(file)!r}, metadata={{"k": "new"}})
+"""
+    for attempt in range(8):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(random.uniform(0.0, 0.15))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        assert read_metadata(file)["k"] in ("old", "new"), attempt
+        assert file.stat().st_size == len(before)
+        rewrite_model(file, metadata={"k": "new"})  # the next run clears what the moment of the renaming left
+        assert names_in(tmp_path) == ["model.onnx"]
+
+
+@POSIX
+def test_what_an_ended_process_left_is_cleared_and_what_a_living_one_writes_is_not(file):
+    import fcntl
+
+    left, written = (file.with_name(f".model.onnx.{digit * 12}.tmp") for digit in "ab")
+    stranger = file.with_name(".model.onnx.tmp")
+    for path in (left, written, stranger):
+        path.write_bytes(b"half")
+    with written.open("r+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        rewrite_model(file, metadata={"k": "v"})
+    assert names_in(file.parent) == sorted([written.name, stranger.name, "model.onnx"])
+
+
+@POSIX
+def test_umask_is_never_touched(tmp_path):
+    code = f"""
+import os, threading
+from pathlib import Path
+from optimum_htp.onnxfile import replaced_atomically
+os.umask(0o027)
+def write(number):
+    for turn in range(60):
+        with replaced_atomically(Path({str(tmp_path)!r}, f"{{number}}-{{turn}}")) as stream:
+            stream.write(b"x")
+threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+for one in threads: one.start()
+seen = set()
+while any(one.is_alive() for one in threads):
+    seen |= {{line.split()[1] for line in open("/proc/self/status") if line.startswith("Umask")}}
+print(sorted(seen), sorted({{oct(path.stat().st_mode & 0o777) for path in Path({str(tmp_path)!r}).iterdir()}}))
+"""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux to see the umask from outside")
+    assert run_python(code).stdout.strip() == "['0027'] ['0o640']"
+
+
+@POSIX
+def test_owner_attributes_and_mode_stay(file, caplog):
+    file.chmod(0o604)
+    if os.geteuid() == 0:
+        os.chown(file, 1234, 2345)
+    try:
+        os.setxattr(file, "user.origin", b"a camera")
+        has_attributes = True
+    except (OSError, AttributeError):
+        has_attributes = False
+    rewrite_model(file, metadata={"k": "v"})
+    status = file.stat()
+    assert status.st_mode & 0o777 == 0o604
+    if os.geteuid() == 0:
+        assert (status.st_uid, status.st_gid) == (1234, 2345)
+    if has_attributes:
+        assert os.getxattr(file, "user.origin") == b"a camera"
+    assert caplog.text == ""
+
+
+@POSIX
+def test_hard_links_that_are_split_are_told(file, caplog):
+    os.link(file, file.with_name("second.onnx"))
+    before = file.read_bytes()
+    with caplog.at_level(logging.WARNING, "optimum_htp"):
+        rewrite_model(file, metadata={"k": "v"})
+    assert "1 other names (hard links)" in caplog.text
+    assert file.with_name("second.onnx").read_bytes() == before
+
+
+@POSIX
+def test_file_that_may_not_be_read_is_said_so(file):
+    file.chmod(0)
+    code = f"""
+import os
+from optimum_htp.onnxfile import read_header
+from optimum_htp.errors import OnnxReadError
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    read_header({str(file)!r})
+except OnnxReadError as error:
+    print(error)
+"""
+    for folder in (file.parent, *file.parents[:3]):
+        if os.geteuid() == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    assert "model.onnx cannot be opened: Permission denied" in run_python(code).stdout
+
+
+def test_name_that_no_file_can_have_is_an_error_of_ours(tmp_path):
+    for name in ("x" * 300 + ".onnx", "null\0character.onnx"):
+        with pytest.raises(OnnxReadError, match="cannot be opened"):
+            read_header(tmp_path / name)
+    assert optimum_cli("htp", "info", tmp_path / f"{'x' * 300}.onnx", check=False).returncode == 1
