@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from argparse import ArgumentParser
 from typing import Any, Final
 
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import show, show_json
 
 __all__ = ["HTPExportCommand"]
 
@@ -80,8 +80,8 @@ class HTPExportCommand(Command):
                 "seconds": round(result.seconds, 3),
                 "metadata": dataclasses.asdict(result.metadata),
             }
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            show_json(document)
             return
-        print(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
+        show(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
         for path in result.files:
-            print(f"  {path}")
+            show(f"  {path}")

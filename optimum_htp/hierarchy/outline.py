@@ -25,7 +25,7 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
     """
     rows = [("module", "nodes", "parameters", "size", *(("time",) if times else ()), "operators")]
     total = modules[ROOT].microseconds
-    for name, holder, level in _walk(modules, ROOT, ROOT, 0, depth):
+    for name, holder, level in _walk(modules, depth):
         one = modules[name]
         label = f"{'  ' * level}{inner_name(name, holder) or '(model)'}"
         kind = f" {one.class_name}" if one.class_name else ""
@@ -44,13 +44,14 @@ def inner_name(name: str, holder: str) -> str:
     return name[len(holder) + 1 :] if holder else name
 
 
-def _walk(
-    modules: Mapping[str, ModuleSummary], name: str, holder: str, level: int, depth: int | None
-) -> Iterator[tuple[str, str, int]]:
-    yield name, holder, level
-    if depth is None or level < depth:
-        for child in modules[name].children:
-            yield from _walk(modules, child, name, level + 1, depth)
+def _walk(modules: Mapping[str, ModuleSummary], depth: int | None) -> Iterator[tuple[str, str, int]]:
+    """Yield each module with the one around it and its level, children behind their parents."""
+    waiting = [(ROOT, ROOT, 0)]
+    while waiting:
+        name, holder, level = waiting.pop()
+        yield name, holder, level
+        if depth is None or level < depth:
+            waiting += [(child, name, level + 1) for child in reversed(modules[name].children)]
 
 
 def _named(operators: Counter[str]) -> str:

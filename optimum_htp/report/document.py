@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
-from optimum_htp.hierarchy.tags import coverage_of, tagged_assignment
+from optimum_htp.hierarchy.tags import coverage_of, known_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, external_files, read_graph, read_header
@@ -26,14 +24,10 @@ def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
     """Return the graph of a tagged file and the modules of its nodes.
 
     Raises:
-        MetadataError: The file has no tags.
+        MetadataError: The file has no tags, or they are not what they should be.
     """
     header, graph = read_header(path), read_graph(path)
-    assignment = tagged_assignment(header, graph)
-    if assignment is None:
-        hint = "" if scopes_of(graph) - {()} else ", with --model or --from"
-        raise MetadataError(f"{path} has no tags. Add them first: `optimum-cli htp tag {path}`{hint}.")
-    return graph, assignment
+    return graph, known_assignment(path, header, graph)
 
 
 class Timed(Protocol):
