@@ -22,6 +22,9 @@ _OURS: Final = (["htp"], ["export", "htp"])
 _CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
 _DEBUG: Final = "OPTIMUM_HTP_DEBUG"
 
+if any(sys.argv[1 : len(names) + 1] == names for names in _OURS):  # no other command of optimum-cli is concerned
+    say_no_more_than_interrupted()
+
 
 class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     """A command that ends with exit code 1 and a sentence on standard error where something fails.
@@ -32,8 +35,6 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if any(sys.argv[1 : len(names) + 1] == names for names in _OURS):
-            say_no_more_than_interrupted()
         self.stop = Stop()
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)

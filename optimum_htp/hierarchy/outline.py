@@ -8,6 +8,7 @@ from typing import Final
 
 from optimum_htp.hierarchy.summary import ModuleSummary
 from optimum_htp.hierarchy.tree import ROOT
+from optimum_htp.texts import printable
 
 __all__ = ["inner_name", "outline", "size_text"]
 
@@ -31,7 +32,14 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
         kind = f" {one.class_name}" if one.class_name else ""
         time = (f"{one.microseconds / 1e3:.3f} ms {one.microseconds / total if total else 0:6.1%}",) if times else ()
         rows.append(
-            (label + kind, f"{one.nodes:,}", f"{one.parameters:,}", size_text(one.bytes), *time, _named(one.operators))
+            (
+                printable(label + kind),
+                f"{one.nodes:,}",
+                f"{one.parameters:,}",
+                size_text(one.bytes),
+                *time,
+                _named(one.operators),
+            )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
@@ -57,7 +65,9 @@ def _walk(modules: Mapping[str, ModuleSummary], depth: int | None) -> Iterator[t
 def _named(operators: Counter[str]) -> str:
     common = operators.most_common(_OPERATORS)
     others = sum(operators.values()) - sum(count for _, count in common)
-    return ", ".join([*(f"{name} {count}" for name, count in common), *([f"others {others}"] if others else [])])
+    return ", ".join(
+        [*(f"{printable(name)} {count}" for name, count in common), *([f"others {others}"] if others else [])]
+    )
 
 
 def size_text(size: float) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
 from optimum_htp.hierarchy.assign import Assignment
@@ -65,11 +66,14 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
     graph, assignment = (profile.graph, profile.assignment) if profile is not None else read_modules(path)
     microseconds = profile.microseconds if profile is not None else None
     record = ExportMetadata.from_properties(header.metadata)
-    external = [name for name in external_files(path) if (path.parent / name).is_file()]
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
-        "external_files": [{"file": name, "bytes": (path.parent / name).stat().st_size} for name in external],
+        "external_files": [
+            {"file": name, "bytes": size}
+            for name in external_files(path)
+            if (size := _size_inside(path, name)) is not None
+        ],
         "context": {
             "record": None if record is None else dataclasses.asdict(record),
             "producer": f"{header.producer_name} {header.producer_version}".strip(),
@@ -97,6 +101,25 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
             for index, (node, module) in enumerate(zip(graph.nodes, assignment.modules, strict=True))
         ],
     }
+
+
+def _size_inside(path: Path, name: str) -> int | None:
+    """Return the size of a file's external data; None where there is none in the file's own folder.
+
+    What lies elsewhere is nobody's business: a file from somebody else could ask for anything, and a report tells.
+    A file in the Hub's cache is a link, as its data is, and the folder is the one where both lie.
+    """
+    parts = PurePath(name).parts
+    if not parts or PurePath(name).is_absolute() or ".." in parts:
+        return None
+    try:
+        data = (path.parent / name).resolve(strict=True)
+        if not (data.is_relative_to(path.parent.resolve()) or data.parent == path.resolve().parent):
+            return None
+        found = data.stat()
+    except (OSError, ValueError, RuntimeError):  # not there, no name that can be, links in a circle
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _module(one: ModuleSummary, tree: ModuleTree) -> dict[str, Any]:
