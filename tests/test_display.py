@@ -77,6 +77,18 @@ def test_names_of_files_steer_nothing(command, tmp_path):
     assert not [line for line in done.stderr.splitlines() if line.startswith("error: forged")]
 
 
+def test_what_is_logged_steers_nothing(model_folder, tmp_path):
+    name = "\x1b[2J\u202e\nWARNING forged.onnx"
+    for path in (model_folder("bert") / "config.json",):
+        (tmp_path / "config.json").write_bytes(path.read_bytes().replace(b'"bert"', b'"gpt2"'))
+    write(tmp_path / name, {**make.HUB, "hf_model_class": "BertModel", "htp.modules": '{"": "Model"}'})
+    done = htp("profile", name, "--runs", "1", cwd=tmp_path)
+    ours = [line for line in done.stderr.splitlines() if "is not used for" in line]
+    assert len(ours) == 1
+    assert tame(done.stderr)
+    assert not [line for line in done.stderr.splitlines() if line.startswith("WARNING forged")]
+
+
 def test_names_that_are_not_unicode_are_shown(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff.onnx"
     Path(os.fsdecode(path)).write_bytes(make.model({**make.HUB, "htp.modules": '{"": "\\ud800"}'}).SerializeToString())

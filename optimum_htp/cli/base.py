@@ -1,4 +1,7 @@
-"""What our commands share: errors become one sentence and an exit code, and Ctrl-C or a kill cleans up."""
+"""What our commands share: errors become one sentence and an exit code, and Ctrl-C or a kill cleans up.
+
+optimum-cli imports this for each of its commands, so what a command needs is imported when it runs.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import logging
 import os
 import sys
 from abc import abstractmethod
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-from optimum_htp.cli.display import OutputClosedError, close_quietly, flush, show, show_error, show_json
-from optimum_htp.cli.interrupts import Stop, say_no_more_than_interrupted
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from optimum_htp.cli.interrupts import Stop
 
 __all__ = ["Command", "message_of"]
 
@@ -22,8 +27,22 @@ _OURS: Final = (["htp"], ["export", "htp"])
 _CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
 _DEBUG: Final = "OPTIMUM_HTP_DEBUG"
 
+
+def _say_no_more_than_interrupted() -> None:
+    """Let Ctrl-C before a command runs, while its arguments are read, end with one line too."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("interrupted\n")
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 if any(sys.argv[1 : len(names) + 1] == names for names in _OURS):  # no other command of optimum-cli is concerned
-    say_no_more_than_interrupted()
+    _say_no_more_than_interrupted()
 
 
 class Command(BaseOptimumCLICommand):  # type: ignore[misc]
@@ -35,16 +54,19 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.stop = Stop()
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
 
     def run(self) -> None:
         """Run the command; raise `SystemExit` where it fails."""
+        from optimum_htp.cli.display import OutputClosedError, flush, logging_in_lines
+        from optimum_htp.cli.interrupts import Stop
+
+        self.stop = Stop()
         if os.environ.get(_DEBUG):
             logging.basicConfig()
             logging.getLogger("optimum_htp").setLevel(logging.DEBUG)
-        with self.stop.listening():
+        with self.stop.listening(), logging_in_lines():
             try:
                 self.execute()
                 flush()
@@ -58,11 +80,15 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
                     self._interrupted()
                 self._failed(error)
 
+    stop: Stop
+
     @abstractmethod
     def execute(self) -> None:
         """Do what the command is for."""
 
     def _failed(self, error: Exception) -> NoReturn:
+        from optimum_htp.cli.display import OutputClosedError, show_error, show_json
+
         message = message_of(error)
         logger.debug("The command failed", exc_info=error)
         try:
@@ -74,12 +100,16 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         self._exit(1)
 
     def _interrupted(self) -> NoReturn:
+        from optimum_htp.cli.display import OutputClosedError, show
+
         logger.debug("The command was interrupted", exc_info=True)
         with contextlib.suppress(OutputClosedError):
             show("interrupted", sys.stderr)
         self._exit(self.stop.code)
 
     def _exit(self, code: int) -> NoReturn:
+        from optimum_htp.cli.display import close_quietly
+
         close_quietly()
         if self.stop.left_threads:  # they hang in a call to the system, and Python would wait for what they started
             os._exit(code)

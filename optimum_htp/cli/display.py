@@ -6,6 +6,8 @@ of a pipe has had enough (`| head`), the command ends without a word.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -15,7 +17,17 @@ from typing import Any, TextIO
 
 from optimum_htp.texts import json_text, printable, sentence
 
-__all__ = ["OutputClosedError", "close_quietly", "cut", "flush", "show", "show_error", "show_json", "wrapped"]
+__all__ = [
+    "OutputClosedError",
+    "close_quietly",
+    "cut",
+    "flush",
+    "logging_in_lines",
+    "show",
+    "show_error",
+    "show_json",
+    "wrapped",
+]
 
 
 class OutputClosedError(Exception):
@@ -66,6 +78,24 @@ def close_quietly() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
+
+
+@contextlib.contextmanager
+def logging_in_lines() -> Iterator[None]:
+    """Make what this package logs in this block as harmless as what it prints."""
+    before = logging.getLogRecordFactory()
+
+    def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        if record.name.partition(".")[0] == __name__.partition(".")[0]:
+            record.msg, record.args = sentence(record.getMessage()), None
+        return record
+
+    logging.setLogRecordFactory(made)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
 
 
 def wrapped(lines: Sequence[str], taken: int) -> Iterator[str]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.display import show, show_json
 
 __all__ = ["HTPExportCommand"]
 
@@ -64,6 +63,7 @@ class HTPExportCommand(Command):
 
     def execute(self) -> None:
         """Export, and say what was written."""
+        from optimum_htp.cli.display import show, show_json
         from optimum_htp.exporter import HTPExporter
         from optimum_htp.report import check_report_path, report_document, write_report
 

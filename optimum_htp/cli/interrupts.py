@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Final
 
 from optimum_htp.onnxfile.replace import before_replacing
 
-__all__ = ["Stop", "say_no_more_than_interrupted"]
+__all__ = ["Stop"]
 
 _GRACE: Final = 2.0  # seconds for threads that are about to replace a file to do so, or to notice that they may not
 _LAST_GRACE: Final = 1.0  # for those that write to remove what they wrote
@@ -96,16 +95,3 @@ def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
     until = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-
-
-def say_no_more_than_interrupted() -> None:
-    """Let Ctrl-C before a command runs, while its arguments are read, end with one line too."""
-    before = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            sys.stderr.write("interrupted\n")
-        else:
-            before(kind, error, trace)
-
-    sys.excepthook = hook
