@@ -53,6 +53,8 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         partial: What a JSON document has beside the error where the command fails.
     """
 
+    stop: Stop
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
@@ -79,8 +81,6 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
                 if self.stop.wanted:  # the signal came while an extension was imported, which made this of it
                     self._interrupted()
                 self._failed(error)
-
-    stop: Stop
 
     @abstractmethod
     def execute(self) -> None:

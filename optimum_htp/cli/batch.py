@@ -144,7 +144,7 @@ def _outcome(file: str, work: Callable[[str], Any]) -> Outcome:
         return Outcome(file, work(file))
     except (HFHubIntegrationError, OSError) as error:
         return Outcome(file, error=error)
-    except Exception as error:
+    except Exception as error:  # a bug of ours, which must not silence the report on the others
         logger.debug("%r failed", file, exc_info=True)
         return Outcome(file, error=error)
 
