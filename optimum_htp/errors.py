@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = [
     "AccessDeniedError",
+    "ArgumentError",
     "ConfigFileNotFoundError",
     "ConfigLoadError",
     "DamagedDownloadError",
@@ -33,6 +34,7 @@ __all__ = [
     "PreprocessorLoadError",
     "RateLimitedError",
     "RepoDisabledError",
+    "ReportError",
     "RevisionNotFoundError",
     "VerificationError",
 ]
@@ -40,6 +42,10 @@ __all__ = [
 
 class HFHubIntegrationError(Exception):
     """Base of every exception of this package."""
+
+
+class ArgumentError(HFHubIntegrationError, ValueError):
+    """Arguments that contradict each other, or that nothing can be done with."""
 
 
 class InvalidModelReferenceError(HFHubIntegrationError, ValueError):
@@ -144,6 +150,10 @@ class MissingSiblingError(OnnxFileNotFoundError):
 
 class MisfitError(HFHubIntegrationError, ValueError):
     """An ONNX file that plainly is not an export of the model that it is said to come from."""
+
+
+class ReportError(HFHubIntegrationError, ValueError):
+    """A report in a format that is not known, or whose drawing library is not installed."""
 
 
 class ExportError(HFHubIntegrationError, RuntimeError):

@@ -44,7 +44,7 @@ class Profile:
         microseconds: Time of each node, by its index: the mean of the runs. That of a node with subgraphs is without
             the nodes inside.
         total: Of all nodes, in microseconds.
-        runs: How many runs were timed.
+        runs: How many runs were timed: those that were asked for, or as many as the profiler could record.
         provider: What ran it.
         shapes: Of the inputs, by name.
     """
@@ -81,8 +81,10 @@ def profile_file(
 
     Raises:
         MetadataError: The file has no tags.
-        ProfileError: It cannot be run on the inputs that were made.
+        ProfileError: It cannot be run on the inputs that were made, or the numbers of runs are none.
     """
+    if runs < 1 or warmup < 0:
+        raise ProfileError(f"{path} cannot be timed in {runs} runs after {warmup}: give --runs of 1 or more.")
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
@@ -113,13 +115,19 @@ def profile_file(
                 "--sequence_length or --height."
             ) from error
         events = json.loads(Path(session.end_profiling()).read_text())
+    recorded = _recorded(events, warmup)
+    if recorded < 1:
+        raise ProfileError(
+            f"ONNX Runtime's profiler recorded only {recorded + warmup} of {warmup + runs} runs of {path}: ask for "
+            "fewer with --runs and --warmup."
+        )
     timed = _by_node(events, graph, warmup, runs)
     return Profile(
         graph=graph,
         assignment=assignment,
         microseconds=timed,
         total=sum(timed.values()),
-        runs=runs,
+        runs=recorded,
         provider=provider,
         shapes={name: list(values.shape) for name, values in feeds.items()},
     )
@@ -156,12 +164,13 @@ def _session(path: Path, provider: str, prefix: Path, threads: int) -> Any:
 def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, runs: int) -> dict[int, float]:
     """Return the mean time of each node, in microseconds, from the profiler's events.
 
-    A node's event covers those of the nodes in its subgraphs, whose time is taken off.
+    A node's event covers those of the nodes in its subgraphs, whose time is taken off. The profiler keeps a number of
+    events and drops what comes after; only runs that it recorded to their end count.
     """
     kernels = [one for one in events if one.get("cat") == _NODE and str(one.get("name", "")).endswith(_KERNEL)]
-    starts = sorted(int(one["ts"]) for one in events if one.get("name") == "model_run")
-    first = starts[warmup] if len(starts) > warmup else 0
-    kernels = [one for one in kernels if int(one["ts"]) >= first]
+    counted = _model_runs(events)[warmup:][:runs]
+    first, last = (counted[0][0], counted[-1][1]) if counted else (0, -1)
+    kernels = [one for one in kernels if first <= int(one["ts"]) <= last]
     indexes: dict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         indexes[node.name].append(index)
@@ -171,8 +180,19 @@ def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, run
         operator = event.get("args", {}).get("op_name")
         known = indexes.get(name) or [index for index, node in enumerate(graph.nodes) if node.op_type == operator]
         for index in known:  # nodes of one name (the branches of a merged decoder) share
-            spent[index] += own / len(known) / runs
+            spent[index] += own / len(known) / len(counted)
     return dict(spent)
+
+
+def _model_runs(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Return start and end of each run that the profiler recorded, in microseconds."""
+    found = (one for one in events if one.get("name") == "model_run")
+    return sorted((int(one["ts"]), int(one["ts"]) + int(one["dur"])) for one in found)
+
+
+def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
+    """Return how many runs behind those for warming up the profiler recorded; negative where it has not even these."""
+    return len(_model_runs(events)) - warmup
 
 
 def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:

@@ -6,6 +6,7 @@ Optimum's own defaults for dummy inputs, what the model's config says of images 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,9 @@ from optimum_htp.onnxfile import TensorSpec, read_metadata, read_signature
 from optimum_htp.repofiles import read_json
 from optimum_htp.resolve import ConfigFolder
 
-__all__ = ["sample_inputs"]
+__all__ = ["InputSizeError", "sample_inputs"]
+
+_MOST: Final = 1 << 30  # elements of an input
 
 _PAST: Final = 8  # tokens before the new ones
 # Sizes by what a symbol's name holds, first match first; the value is one of Optimum's names, or a number.
@@ -51,12 +54,19 @@ _FROM_CONFIG: Final = {
 }
 
 
+class InputSizeError(HFHubIntegrationError, ValueError):
+    """An input of a file whose shape is none, or more than a machine has memory for."""
+
+
 def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Return numpy arrays for every input of a file.
 
     Args:
         path: The ONNX file.
         shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
+
+    Raises:
+        InputSizeError: An input is of a size that none can have.
     """
     inputs, _ = read_signature(path)
     record, source = _config_source(Path(path))
@@ -94,6 +104,8 @@ def _fixed_batch(inputs: Iterable[TensorSpec]) -> dict[str, int]:
 
 def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
     shape = [_size(one, spec.name, sizes) for one in spec.shape or ()]
+    if min(shape, default=1) < 0 or math.prod(map(float, shape)) > _MOST:
+        raise InputSizeError(f"The input {spec.name[:60]!r} has the shape {shape[:8]}: no values are made for that.")
     dtype = np.dtype(spec.dtype if spec.dtype not in (None, "bfloat16", "string") else "float32")
     if dtype.kind == "b":
         return np.ones(shape, dtype)

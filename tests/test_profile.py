@@ -7,12 +7,13 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from optimum_htp import HTPExporter
 from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.onnxfile import Graph, Node, read_signature
 from optimum_htp.profiling import ProfileError, _by_node, profile_file
-from optimum_htp.sample_inputs import sample_inputs
+from optimum_htp.sample_inputs import InputSizeError, sample_inputs
 from tests.conftest import optimum_cli
 from tests.support.zoo import DEMANDING, ZOO
 
@@ -88,6 +89,55 @@ def test_time_of_a_subgraph_is_counted_once():
     kinds = {"if": "If", "inner": "Add", "after": "Mul"}
     graph = Graph(nodes=tuple(Node(name, kind, "", (), (), {}) for name, kind in kinds.items()))
     assert _by_node(events, graph, 0, 1) == {0: 30.0, 1: 20.0, 2: 7.0}
+
+
+def _events(runs, kernels_of_the_next=0):
+    """What the profiler writes of runs that take 10, 20, ... microseconds, the last cut off after some kernels."""
+    events, now = [], 0
+    for run in range(1, runs + 1):
+        events.append({"cat": "Node", "name": "a_kernel_time", "ts": now + 1, "dur": 10 * run, "tid": 1})
+        events.append({"cat": "Session", "name": "model_run", "ts": now, "dur": 10 * run + 5})
+        now += 10 * run + 10
+    events += [{"cat": "Node", "name": "a_kernel_time", "ts": now + 1, "dur": 1000, "tid": 1}] * kernels_of_the_next
+    return events
+
+
+def test_runs_that_the_profiler_dropped_count_nothing():
+    graph = Graph(nodes=(Node("a", "Add", "", (), (), {}),))
+    assert _by_node(_events(5), graph, 2, 3) == {0: 40.0}  # 30, 40, 50
+    assert _by_node(_events(4), graph, 2, 3) == {0: 35.0}  # 30, 40
+    assert _by_node(_events(4, kernels_of_the_next=1), graph, 2, 3) == {0: 35.0}
+    assert _by_node(_events(2), graph, 2, 3) == {}  # only the warm-up
+
+
+@pytest.mark.slow
+def test_more_runs_than_the_profiler_records_are_told(tmp_path):
+    path = _tiny(tmp_path / "m.onnx")
+    assert profile_file(path, runs=3, warmup=1).runs == 3
+    with pytest.raises(ProfileError, match=r"only \d+ of 1000001 runs"):
+        profile_file(path, runs=1, warmup=1_000_000)
+
+
+@pytest.mark.parametrize(("runs", "warmup"), [(0, 2), (-1, 0), (1, -1)])
+def test_numbers_of_runs_that_are_none_are_refused(runs, warmup, tmp_path):
+    with pytest.raises(ProfileError, match="--runs"):
+        profile_file(_tiny(tmp_path / "m.onnx"), runs=runs, warmup=warmup)
+
+
+@pytest.mark.parametrize("shape", [[1 << 40], [1 << 20, 1 << 20], [-4]])
+def test_inputs_that_no_machine_holds_are_refused(shape, tmp_path):
+    with pytest.raises(InputSizeError, match="'x' has the shape"):
+        sample_inputs(_tiny(tmp_path / "m.onnx", shape))
+
+
+def _tiny(path, shape=(2,)):
+    """Write a tagged model of one node."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="a")], "g", values[:1], values[1:])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    helper.set_model_props(model, {"htp.modules": '{"": "Model"}'})
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from optimum_htp.report import report_document, write_report
 from tests.conftest import ROOT, optimum_cli, run
 
 CHROMIUM = shutil.which("chromium")
+_LINK = '<a href="http://evil">x</a>'
 EXPLORER = ROOT / ".venv-model-explorer" / "bin" / "python"
 
 
@@ -112,6 +113,7 @@ def page(browser, file, tmp_path):
     shutil.copy(file, tmp_path / "model.onnx")
     hostile = "<img src=x onerror=document.title='owned'></script><script>document.title='owned'</script>"
     rewrite_model(tmp_path / "model.onnx", metadata={"hf_task": hostile, "hf_model_class": hostile})
+    _rename_a_module(tmp_path / "model.onnx")
     path = write_report(report_document([tmp_path / "model.onnx"]), tmp_path / "report.html")
     context = browser.new_context(viewport={"width": 1200, "height": 1000})
     page = context.new_page()
@@ -122,6 +124,38 @@ def page(browser, file, tmp_path):
     page.wait_for_selector(".plot .slice, .plot .surface")
     yield page
     context.close()
+
+
+def _rename_a_module(path):
+    """Give modules names that plotly takes for links and styles, where it is not told otherwise."""
+    proto = onnx.load(path)
+    for one in proto.metadata_props:
+        if one.key == "htp.modules":
+            one.value = json.dumps({**json.loads(one.value), _LINK: _LINK})
+    for prop in proto.graph.node[0].metadata_props:
+        if prop.key == "htp.module":
+            prop.value = _LINK
+    onnx.save(proto, path)
+
+
+def test_page_shows_links_in_names_as_text(page):
+    assert page.locator("svg a, .plot a[href]").count() == 0
+    assert page.locator("tbody td", has_text=_LINK).count() == 2
+    page.locator(".search").fill("evil")
+    page.locator(".search").press("Enter")
+    page.wait_for_timeout(500)
+    assert page.locator(".plot text", has_text=_LINK).count() >= 1
+
+
+def test_page_gives_plotly_no_markup_of_the_file(file, tmp_path):
+    shutil.copy(file, tmp_path / "model.onnx")
+    _rename_a_module(tmp_path / "model.onnx")
+    text = write_report(report_document([tmp_path / "model.onnx"]), tmp_path / "report.html").read_text()
+    (data,) = json.loads(text.partition('<script id="report" type="application/json">')[2].partition("</script>")[0])
+    shown = [*data["labels"], *(text for pair in data["hover"] for text in pair)]
+    assert not [one for one in shown if "<" in one]  # plotly reads tags first, and entities as text after
+    assert '&lt;a href="http://evil"&gt;x&lt;/a&gt;' in data["labels"]
+    assert _LINK in data["names"]
 
 
 def test_page_makes_no_request_and_runs_nothing_of_the_file(page, tmp_path):
@@ -190,3 +224,91 @@ def test_nothing_is_left_behind_where_a_report_cannot_be_written(file, tmp_path)
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
     assert blocked.read_text() == "here first"
+
+
+HOSTILE = [
+    "![x](http://evil/y.png)",
+    "[x](http://evil)",
+    "http://evil www.evil.com",
+    "`a` | b",
+    "<img src=x>",
+    "a\nb\x1b",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_has_no_pictures_links_or_rows_of_the_file(text, tmp_path):
+    path = _tagged(tmp_path / "m.onnx", {"": text, text: text}, text, {"hf_license": text})
+    report = write_report(report_document([path]), tmp_path / "r.md").read_text()
+    rows = [line for line in report.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4  # headings, their line is not one, the root and the module
+    for row in rows[1:]:
+        plain = row.replace("\\\\", "").replace("\\|", "")
+        assert plain.count("|") == 6
+        assert not [one for one in ("![", "](", "http:", "www.", "<img", "`") if _without_escapes(one, plain)]
+    assert "\x1b" not in report
+
+
+def _without_escapes(sign, text):
+    """Whether a sign that means something in Markdown stands there with no backslash before its first character."""
+    return any(text[at - 1] != "\\" for at in range(1, len(text)) if text.startswith(sign, at))
+
+
+def _tagged(path, modules, module, metadata=None):
+    """Write a model of one tagged node."""
+    from optimum_htp.onnxfile import rewrite_model
+    from tests.vectors import make
+
+    proto = make.model({**make.HUB, **(metadata or {}), "htp.modules": json.dumps(modules)})
+    onnx.helper.set_model_props(proto.graph.node[0], {"htp.module": module})
+    path.write_bytes(proto.SerializeToString())
+    rewrite_model(path, ir_version=10)
+    return path
+
+
+def test_reports_of_what_utf8_cannot_say_are_written(tmp_path):
+    path = _tagged(
+        tmp_path / "m.onnx", {"": "\ud800", "a": "\udfff"}, "a", {"htp.coverage": '{"name": NaN, "root": "x"}'}
+    )
+    for suffix in ("json", "md", "html"):
+        text = write_report(report_document([path]), tmp_path / f"r.{suffix}").read_text(encoding="utf-8")
+        assert "\\ud800" in text
+    content = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+    schema = json.loads((importlib.resources.files("optimum_htp") / "schema" / "report.schema.json").read_text())
+    jsonschema.validate(content, schema)
+    assert content["files"][0]["modules"][0]["class_name"] == "\ud800"
+    assert content["files"][0]["coverage"] == {}
+
+
+def test_report_looks_at_no_data_outside_the_files_folder(tmp_path):
+    folder, secret = tmp_path / "model", tmp_path / "secret.bin"
+    (folder / "sub").mkdir(parents=True)
+    secret.write_bytes(b"12345")
+    (folder / "sub" / "inside.bin").write_bytes(b"123")
+    (folder / "link.bin").symlink_to(secret)
+    (folder / "pipe").mkdir()
+    path = _tagged(folder / "m.onnx", {"": "Model"}, "")
+    names = [str(secret), "../secret.bin", "sub/../../secret.bin", "link.bin", "pipe", "", "x" * 5000, "a\0b"]
+    proto = onnx.load(path)
+    for name in [*names, "sub/inside.bin"]:
+        tensor = proto.graph.initializer.add(name=name[:99], data_type=1, data_location=1)
+        tensor.external_data.add(key="location", value=name)
+    path.write_bytes(proto.SerializeToString())
+    (file,) = report_document([path])["files"]
+    assert file["external_files"] == [{"file": "sub/inside.bin", "bytes": 3}]
+
+
+def test_report_has_the_data_of_files_in_the_hubs_cache(tmp_path):
+    snapshot, blobs = tmp_path / "snapshots" / "1", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    path = _tagged(blobs / "abc", {"": "Model"}, "")
+    proto = onnx.load(path)
+    tensor = proto.graph.initializer.add(name="w", data_type=1, data_location=1)
+    tensor.external_data.add(key="location", value="m.onnx_data")
+    path.write_bytes(proto.SerializeToString())
+    (blobs / "def").write_bytes(b"1234")
+    (snapshot / "m.onnx").symlink_to(path)
+    (snapshot / "m.onnx_data").symlink_to(blobs / "def")
+    (file,) = report_document([snapshot / "m.onnx"])["files"]
+    assert file["external_files"] == [{"file": "m.onnx_data", "bytes": 4}]

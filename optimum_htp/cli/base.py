@@ -1,43 +1,134 @@
-"""What our commands share: errors become one sentence and an exit code, and Ctrl-C or a kill cleans up."""
+"""What our commands share: errors become one sentence and an exit code, and Ctrl-C or a kill cleans up.
+
+optimum-cli imports this for each of its commands, so what a command needs is imported when it runs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
+import os
 import sys
 from abc import abstractmethod
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
-__all__ = ["Command"]
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from optimum_htp.cli.interrupts import Stop
+
+__all__ = ["Command", "message_of"]
 
 logger = logging.getLogger(__name__)
 
+_OURS: Final = (["htp"], ["export", "htp"])
+_CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
+_DEBUG: Final = "OPTIMUM_HTP_DEBUG"
+
+
+def _say_no_more_than_interrupted() -> None:
+    """Let Ctrl-C before a command runs, while its arguments are read, end with one line too."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("interrupted\n")
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+if any(sys.argv[1 : len(names) + 1] == names for names in _OURS):  # no other command of optimum-cli is concerned
+    _say_no_more_than_interrupted()
+
 
 class Command(BaseOptimumCLICommand):  # type: ignore[misc]
-    """A command that ends with exit code 1 and a sentence on standard error where this package raises."""
+    """A command that ends with exit code 1 and a sentence on standard error where something fails.
+
+    Attributes:
+        stop: Whether a signal came.
+        partial: What a JSON document has beside the error where the command fails.
+    """
+
+    stop: Stop
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.partial: dict[str, Any] = {}
+        super().__init__(*args, **kwargs)
 
     def run(self) -> None:
         """Run the command; raise `SystemExit` where it fails."""
-        from optimum_htp.errors import HFHubIntegrationError
+        from optimum_htp.cli.display import OutputClosedError, flush, logging_in_lines
+        from optimum_htp.cli.interrupts import Stop
 
-        signal.signal(signal.SIGTERM, _terminated)
-        try:
-            self.execute()
-        except HFHubIntegrationError as error:
-            logger.debug("The command failed", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
+        self.stop = Stop()
+        if os.environ.get(_DEBUG):
+            logging.basicConfig()
+            logging.getLogger("optimum_htp").setLevel(logging.DEBUG)
+        with self.stop.listening(), logging_in_lines():
+            try:
+                self.execute()
+                flush()
+                self.stop.check()
+            except OutputClosedError:
+                self._exit(_CLOSED)
+            except KeyboardInterrupt:
+                self._interrupted()
+            except Exception as error:  # noqa: BLE001 - what no file or Hub is to blame for is told as our bug
+                if self.stop.wanted:  # the signal came while an extension was imported, which made this of it
+                    self._interrupted()
+                self._failed(error)
 
     @abstractmethod
     def execute(self) -> None:
         """Do what the command is for."""
 
+    def _failed(self, error: Exception) -> NoReturn:
+        from optimum_htp.cli.display import OutputClosedError, show_error, show_json
 
-def _terminated(signum: int, frame: object) -> NoReturn:
-    """Unwind instead of dying, so that temporary folders are removed."""
-    raise SystemExit(128 + signum)
+        message = message_of(error)
+        logger.debug("The command failed", exc_info=error)
+        try:
+            show_error(message)
+            if getattr(self.args, "json", False):
+                show_json({**self.partial, "error": type(error).__name__, "message": message})
+        except OutputClosedError:
+            self._exit(_CLOSED)
+        self._exit(1)
+
+    def _interrupted(self) -> NoReturn:
+        from optimum_htp.cli.display import OutputClosedError, show
+
+        logger.debug("The command was interrupted", exc_info=True)
+        with contextlib.suppress(OutputClosedError):
+            show("interrupted", sys.stderr)
+        self._exit(self.stop.code)
+
+    def _exit(self, code: int) -> NoReturn:
+        from optimum_htp.cli.display import close_quietly
+
+        close_quietly()
+        if self.stop.left_threads:  # they hang in a call to the system, and Python would wait for what they started
+            os._exit(code)
+        raise SystemExit(code) from None
+
+
+def message_of(error: Exception, file: str | None = None) -> str:
+    """Return what went wrong, in words.
+
+    Args:
+        error: What was raised.
+        file: The file that it was raised for; named where the words do not.
+    """
+    from optimum_htp.errors import HFHubIntegrationError
+
+    text = str(error)
+    if not isinstance(error, (HFHubIntegrationError, OSError)):
+        text = (
+            f"{type(error).__name__}: {text or 'no more is known'}. This is a bug of optimum-htp: please report it, "
+            f"with what {_DEBUG}=1 prints."
+        )
+    return text if file is None or file in text else f"{file}: {text}"

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import glob
-import json
+import logging
 import os
-import sys
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.cli.base import Command
+from optimum_htp.cli.base import Command, message_of
+from optimum_htp.cli.display import show_error, show_json
+from optimum_htp.cli.workers import Workers
 
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
 
-__all__ = ["BatchCommand", "Outcome", "add_hub_arguments", "expand", "hub_access", "printable"]
+__all__ = ["BatchCommand", "Outcome", "add_hub_arguments", "expand", "hub_access"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,28 @@ class BatchCommand(Command):
     def execute(self) -> None:
         """Work through the files, report on each, and exit with `exit_code`."""
         files = expand(self.args.files)
+        self.partial = {"files": [], "failed": len(files)}
         work = self.prepare(files)
-        outcomes = list(_side_by_side(files, work, max(1, self.args.jobs)))
+        workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
+        workers.run()
+        with self.stop.held_back():
+            self._report(workers.outcomes, several=len(files) > 1)
+        self.stop.check()
+        if code := self.exit_code(workers.outcomes):
+            raise SystemExit(code)
+
+    def _report(self, outcomes: Sequence[Outcome], *, several: bool) -> None:
         if self.args.json:
             documents = [self._as_document(outcome) for outcome in outcomes]
             failed = sum(outcome.error is not None for outcome in outcomes)
-            print(json.dumps({"files": documents, "failed": failed}, indent=2, ensure_ascii=False))
-        else:
-            for outcome in outcomes:
-                if outcome.error is not None:
-                    print(f"error: {printable(str(outcome.error))}", file=sys.stderr)
-                else:
-                    self.show(outcome, several=len(outcomes) > 1)
-        if code := self.exit_code(outcomes):
-            raise SystemExit(code)
+            interrupted = {"interrupted": True} if self.stop.wanted else {}
+            show_json({"files": documents, "failed": failed, **interrupted})
+            return
+        for outcome in outcomes:
+            if outcome.error is not None:
+                show_error(message_of(outcome.error, outcome.file))
+            else:
+                self.show(outcome, several=several)
 
     @abstractmethod
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
@@ -76,7 +87,8 @@ class BatchCommand(Command):
 
     def _as_document(self, outcome: Outcome) -> dict[str, Any]:
         if outcome.error is not None:
-            return {"file": outcome.file, "error": type(outcome.error).__name__, "message": str(outcome.error)}
+            document = {"file": outcome.file, "error": type(outcome.error).__name__}
+            return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
         return {"file": outcome.file, **self.document(outcome)}
 
 
@@ -85,13 +97,20 @@ def expand(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     for argument in arguments:
         if _is(Path.is_dir, argument):
-            found += sorted(str(path) for path in Path(argument).rglob("*.onnx")) or [argument]
+            found += sorted(_inside(argument)) or [argument]
         elif not _is(Path.exists, argument) and "://" not in argument and glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
             found += [file for match in matches for file in expand([match])] or [argument]
         else:
             found.append(argument)
     return list({file if "://" in file else os.path.normpath(file or "?"): file for file in found}.values())
+
+
+def _inside(folder: str) -> Iterator[str]:
+    """Yield the ONNX files below a folder. Hidden ones are nobody's models: caches, and what killed programs left."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (str(Path(here, name)) for name in names if name.endswith(".onnx") and not name.startswith("."))
 
 
 def _is(check: Callable[[Path], bool], argument: str) -> bool:
@@ -117,24 +136,20 @@ def hub_access(args: Namespace) -> HubAccess:
     )
 
 
-def printable(text: str) -> str:
-    """Keep a file's texts from steering the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
-
-
-def _side_by_side(files: Sequence[str], work: Callable[[str], Any], jobs: int) -> Iterable[Outcome]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tqdm import tqdm
-
+def _outcome(file: str, work: Callable[[str], Any]) -> Outcome:
+    """Return what comes of a file. Whatever is raised for one says nothing of the others."""
     from optimum_htp.errors import HFHubIntegrationError
 
-    def one(file: str) -> Outcome:
-        try:
-            return Outcome(file, work(file))
-        except (HFHubIntegrationError, OSError) as error:
-            return Outcome(file, error=error if file in str(error) else type(error)(f"{file}: {error}"))
+    try:
+        return Outcome(file, work(file))
+    except (HFHubIntegrationError, OSError) as error:
+        return Outcome(file, error=error)
+    except Exception as error:  # a bug of ours, which must not silence the report on the others
+        logger.debug("%r failed", file, exc_info=True)
+        return Outcome(file, error=error)
 
-    with ThreadPoolExecutor(min(jobs, len(files))) as pool:
-        hidden = True if len(files) == 1 else None  # None: shown where standard error is a terminal
-        yield from tqdm(pool.map(one, files), total=len(files), unit="file", disable=hidden, leave=False)
+
+def _attributes(error: Exception) -> dict[str, Any]:
+    """Return what an error says beside its message that a program can act on."""
+    retry_after = getattr(error, "retry_after", None)
+    return {} if retry_after is None else {"retry_after": retry_after}

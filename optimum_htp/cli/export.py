@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from argparse import ArgumentParser
 from typing import Any, Final
 
@@ -64,6 +63,7 @@ class HTPExportCommand(Command):
 
     def execute(self) -> None:
         """Export, and say what was written."""
+        from optimum_htp.cli.display import show, show_json
         from optimum_htp.exporter import HTPExporter
         from optimum_htp.report import check_report_path, report_document, write_report
 
@@ -80,8 +80,8 @@ class HTPExportCommand(Command):
                 "seconds": round(result.seconds, 3),
                 "metadata": dataclasses.asdict(result.metadata),
             }
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            show_json(document)
             return
-        print(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
+        show(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
         for path in result.files:
-            print(f"  {path}")
+            show(f"  {path}")

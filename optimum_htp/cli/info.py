@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
+import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, printable
+from optimum_htp.cli.batch import BatchCommand, Outcome
+from optimum_htp.cli.display import cut, show, wrapped
+from optimum_htp.cli.folding import folded
 
 if TYPE_CHECKING:
+    from optimum_htp.errors import MetadataError
     from optimum_htp.hierarchy.summary import ModuleSummary
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import Graph, ModelHeader
 
 __all__ = ["InfoCommand"]
 
-logger = logging.getLogger(__name__)
+_COLUMN: Final = 15  # characters of a label
 
 
 class InfoCommand(BatchCommand):
@@ -34,93 +38,104 @@ class InfoCommand(BatchCommand):
         BatchCommand.parse_args(parser)
         parser.add_argument("--tree", action="store_true", help="Show the modules, with nodes, parameters and bytes.")
         parser.add_argument("--depth", type=int, help="Levels of modules that --tree shows.")
+        parser.add_argument("--all", action="store_true", help="Show each input and output, past key values too.")
         parser.add_argument("--show-metadata", action="store_true", help="Show every metadata property as it is.")
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return the reader of a file; one that shows everything goes on where the record is bad."""
-        return functools.partial(_read, lenient=self.args.show_metadata)
+        return functools.partial(_read, lenient=self.args.show_metadata, tree=self.args.tree)
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print a file's record."""
         from optimum_htp.hierarchy.outline import outline
 
-        header, record, graph, external = outcome.value
+        reading: _Reading = outcome.value
+        if reading.problem is not None:
+            show(f"{outcome.file}: {reading.problem}", sys.stderr)
         if several:
-            print(f"== {outcome.file}")
-        for name, value in _summary(header, record, graph, external).items():
-            print(f"{name:<15} {printable(value)}")
-        if self.args.tree:
-            print()
-            for line in outline(_modules(outcome.file, header, graph), depth=self.args.depth):
-                print(printable(line))
+            show(f"== {outcome.file}")
+        for name, values in _summary(reading, every=self.args.all).items():
+            for at, line in enumerate(wrapped(values, _COLUMN + 1)):
+                show(f"{'' if at else name:<{_COLUMN}} {line}")
+        if reading.modules is not None:
+            show()
+            for line in outline(reading.modules, depth=self.args.depth):
+                show(cut(line))
         if self.args.show_metadata:
-            print()
-            for key, value in header.metadata.items():
-                print(f"{printable(key)} = {printable(value)}")
+            show()
+            for key, value in reading.header.metadata.items():
+                show(f"{key} = {value}")
         if several:
-            print()
+            show()
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return a file's record for JSON."""
-        header, record, graph, external = outcome.value
+        reading: _Reading = outcome.value
         summary: dict[str, Any] | None = None
-        if graph is not None:
+        if reading.graph is not None:
             summary = {
-                "name": graph.name,
-                "inputs": [dataclasses.asdict(spec) for spec in graph.inputs],
-                "outputs": [dataclasses.asdict(spec) for spec in graph.outputs],
-                "nodes": len(graph.nodes),
-                "initializers": len(graph.initializers),
-                "external_files": list(external),
+                "name": reading.graph.name,
+                "inputs": [dataclasses.asdict(spec) for spec in reading.graph.inputs],
+                "outputs": [dataclasses.asdict(spec) for spec in reading.graph.outputs],
+                "nodes": len(reading.graph.nodes),
+                "initializers": len(reading.graph.initializers),
+                "external_files": list(reading.external),
             }
-        tree = {}
-        if self.args.tree:
-            modules = _modules(outcome.file, header, graph)
-            tree = {"modules": [one.as_dict() for one in modules.values()]}
+        modules = reading.modules
         return {
-            **tree,
-            "record": None if record is None else dataclasses.asdict(record),
-            "header": dataclasses.asdict(header),
+            **({} if modules is None else {"modules": [one.as_dict() for one in modules.values()]}),
+            "record": None if reading.record is None else dataclasses.asdict(reading.record),
+            "header": dataclasses.asdict(reading.header),
             "graph": summary,
         }
 
 
-def _modules(file: str, header: ModelHeader, graph: Graph | None) -> dict[str, ModuleSummary]:
+@dataclass(frozen=True)
+class _Reading:
+    """What a file says of itself; of one at a URL only what is beside its graph."""
+
+    header: ModelHeader
+    record: ExportMetadata | None
+    problem: MetadataError | None
+    graph: Graph | None = None
+    external: tuple[str, ...] = ()
+    modules: Mapping[str, ModuleSummary] | None = None
+
+
+def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
     from optimum_htp.errors import MetadataError
     from optimum_htp.hierarchy.summary import summarize
-    from optimum_htp.hierarchy.tags import tagged_assignment
-
-    if graph is None:
-        raise MetadataError(f"{file} is not here: download it to see its modules.")
-    assignment = tagged_assignment(header, graph)
-    if assignment is None:
-        raise MetadataError(f"{file} has no tags. Add them first: `optimum-cli htp tag {file}`.")
-    return summarize(graph, assignment)
-
-
-def _read(file: str, *, lenient: bool) -> tuple[ModelHeader, ExportMetadata | None, Graph | None, tuple[str, ...]]:
-    from optimum_htp.errors import MetadataError
+    from optimum_htp.hierarchy.tags import known_assignment
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.onnxfile import external_files, read_graph, read_header
+    from optimum_htp.onnxfile import external_files
+    from optimum_htp.onnxfile.graph import graph_of
+    from optimum_htp.onnxfile.reader import header_of, opened
     from optimum_htp.remote import is_url, read_remote_header
 
-    remote = is_url(file)
-    header = read_remote_header(file) if remote else read_header(file)
-    record = None
+    graph: Graph | None = None
+    if is_url(file):
+        header = read_remote_header(file)
+    else:
+        with opened(file, chunk=1 << 16) as window:
+            header, graph = header_of(window), graph_of(window)
+    record = problem = None
     try:
         record = ExportMetadata.from_properties(header.metadata)
     except MetadataError as error:
         if not lenient:
             raise
-        logger.warning("%s: %s", file, error)
-    if remote:
-        return header, record, None, ()
-    return header, record, read_graph(file), external_files(file)
+        problem = error
+    if graph is None:
+        if tree:
+            raise MetadataError(f"{file} is not here: download it to see its modules.")
+        return _Reading(header, record, problem)
+    modules = summarize(graph, known_assignment(file, header, graph)) if tree else None
+    return _Reading(header, record, problem, graph, external_files(file), modules)
 
 
-def _summary(
-    header: ModelHeader, record: ExportMetadata | None, graph: Graph | None, external: tuple[str, ...]
-) -> dict[str, str]:
+def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
+    """Return what is shown of a file: for each label its lines."""
+    header, record, graph = reading.header, reading.record, reading.graph
     known: dict[str, str | None] = {"model": "unknown: the file has no record of where it came from"}
     if record is not None:
         known = {
@@ -141,11 +156,12 @@ def _summary(
         "ir version": str(header.ir_version),
         "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()),
     }
+    lines: dict[str, Sequence[str]] = {name: (value,) for name, value in known.items() if value}
     if graph is not None:
-        known |= {
-            "inputs": ", ".join(map(str, graph.inputs)),
-            "outputs": ", ".join(map(str, graph.outputs)),
-            "graph": f"{len(graph.nodes)} nodes, {len(graph.initializers)} initializers",
-            "external data": ", ".join(external),
+        lines |= {
+            "inputs": list(map(str, graph.inputs)) if every else folded(graph.inputs),
+            "outputs": list(map(str, graph.outputs)) if every else folded(graph.outputs),
+            "graph": (f"{len(graph.nodes)} nodes, {len(graph.initializers)} initializers",),
+            "external data": reading.external,
         }
-    return {name: value for name, value in known.items() if value}
+    return lines

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.display import show
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
@@ -63,7 +64,7 @@ class InjectCommand(BatchCommand):
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print what was written."""
         would = "would be " if self.args.dry_run else ""
-        print(f"{outcome.file}: {would}stamped as {outcome.value.source} for {outcome.value.task}")
+        show(f"{outcome.file}: {would}stamped as {outcome.value.source} for {outcome.value.task}")
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return what was written, for JSON."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import cut, show, show_json, wrapped
 
 __all__ = ["ProfileCommand"]
 
@@ -69,10 +69,12 @@ class ProfileCommand(Command):
                 "total_microseconds": profile.total,
                 "modules": [one.as_dict() for one in modules.values()],
             }
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            show_json(document)
             return
         sizes = ", ".join(f"{name} {list(shape)}" for name, shape in profile.shapes.items())
-        print(f"{profile.total / 1e3:.3f} ms in {len(profile.graph.nodes)} nodes, mean of {profile.runs} runs")
-        print(f"{profile.provider}, {sizes}\n")
+        show(f"{profile.total / 1e3:.3f} ms in {len(profile.graph.nodes)} nodes, mean of {profile.runs} runs")
+        for line in wrapped([f"{profile.provider}, {sizes}"], 0):
+            show(line)
+        show()
         for line in outline(modules, depth=self.args.depth, times=True):
-            print(line)
+            show(cut(line))

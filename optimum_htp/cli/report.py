@@ -8,6 +8,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.batch import expand
+from optimum_htp.cli.display import show
 
 __all__ = ["ReportCommand"]
 
@@ -29,4 +30,4 @@ class ReportCommand(Command):
         from optimum_htp.report.write import check_report_path, write_report
 
         check_report_path(self.args.output)
-        print(write_report(report_document(expand(self.args.files)), self.args.output))
+        show(str(write_report(report_document(expand(self.args.files)), self.args.output)))

@@ -10,6 +10,7 @@ from typing import Any
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.batch import BatchCommand, Outcome
+from optimum_htp.cli.display import show
 
 __all__ = ["StripCommand"]
 
@@ -53,7 +54,7 @@ class StripCommand(BatchCommand):
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print how much was removed."""
-        print(f"{outcome.file}: {outcome.value} keys removed")
+        show(f"{outcome.file}: {outcome.value} keys removed")
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return how much was removed, for JSON."""

@@ -9,6 +9,7 @@ from typing import Any
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.display import show
 
 __all__ = ["TagCommand"]
 
@@ -34,11 +35,11 @@ class TagCommand(BatchCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Set up what finds the modules."""
-        from optimum_htp.errors import HFHubIntegrationError
+        from optimum_htp.errors import ArgumentError
         from optimum_htp.tagging import Tagger
 
         if self.args.output is not None and len(files) > 1:
-            raise HFHubIntegrationError(f"--output names one file, and there are {len(files)}: leave it out.")
+            raise ArgumentError(f"--output names one file, and there are {len(files)}: leave it out.")
         tagger = Tagger(
             self.args.original,
             self.args.model,
@@ -55,9 +56,9 @@ class TagCommand(BatchCommand):
         would = "would be " if self.args.dry_run else ""
         counted = ", ".join(f"{rule} {count}" for rule, count in outcome.value.coverage.items())
         nodes, modules = len(outcome.value.modules), len(set(outcome.value.modules))
-        print(f"{outcome.file}: {nodes} nodes of {modules} modules {would}tagged ({counted})")
+        show(f"{outcome.file}: {nodes} nodes of {modules} modules {would}tagged ({counted})")
         if not any(outcome.value.tree.classes.values()):
-            print("  the classes are not known: name the model with --model to have them")
+            show("  the classes are not known: name the model with --model to have them")
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return the same for JSON."""

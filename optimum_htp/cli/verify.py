@@ -10,7 +10,9 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access, printable
+from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.display import show
+from optimum_htp.texts import sentence
 
 __all__ = ["VerifyCommand"]
 
@@ -41,7 +43,7 @@ class VerifyCommand(BatchCommand):
         """Print the verdict, on standard error where something is wrong."""
         verdict = outcome.value
         stream = sys.stderr if verdict.status.value else sys.stdout
-        print(f"{outcome.file}: {verdict.status.name.lower()}: {printable(verdict.reason)}", file=stream)
+        show(f"{outcome.file}: {verdict.status.name.lower()}: {sentence(verdict.reason)}", stream)
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return the verdict for JSON."""

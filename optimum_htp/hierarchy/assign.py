@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from optimum_htp.hierarchy.bounds import is_within_bounds
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import Graph, Node
@@ -19,6 +20,8 @@ from optimum_htp.onnxfile import Graph, Node
 __all__ = ["LAST_RESORTS", "Assignment", "Rule", "assign", "complete", "dynamo_scopes"]
 
 _DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
+_LONGEST: Final = 1 << 14  # characters of these
+_MAKERS: Final = 16  # of a value that are looked at: a graph has one, its branches another each
 
 
 class Rule(str, Enum):
@@ -99,7 +102,9 @@ def complete(
             found[index] = said
         owner = weights.owner(node)
         if owner is not None and (
-            said is None or owner in _others(node, resolver) or weights.goes_before(owner, said[0], node)
+            said is None
+            or (owner != said[0] and owner in _others(node, resolver))
+            or weights.goes_before(owner, said[0], node)
         ):
             found[index] = owner, Rule.PARAMETER
     _follow_data(graph.nodes, tree, found)
@@ -171,10 +176,10 @@ def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, R
     return None
 
 
-def _others(node: Node, resolver: ScopeResolver) -> tuple[str, ...]:
-    """Return the other modules that the scope in a node's name could as well mean."""
+def _others(node: Node, resolver: ScopeResolver) -> frozenset[str]:
+    """Return the modules that the scope in a node's name could as well mean."""
     scope = scope_of(node.name)
-    return resolver.resolve(scope).others if scope is not None else ()
+    return resolver.resolve(scope).others if scope is not None else frozenset()
 
 
 def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
@@ -183,7 +188,7 @@ def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
     It writes a Python list whose last entry names the operation, and may look like a module.
     """
     text = metadata.get(_DYNAMO_SCOPES)
-    if text is None:
+    if text is None or len(text) > _LONGEST:
         return None
     try:
         scopes = ast.literal_eval(text)
@@ -191,7 +196,7 @@ def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
         return None
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         return None
-    return scopes[:-1]
+    return [scope for scope in scopes[:-1] if is_within_bounds(scope)]
 
 
 def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
@@ -217,7 +222,8 @@ def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
         for value in filter(None, node.inputs):
             users[value].append(index)
         for value in filter(None, node.outputs):
-            makers[value].append(index)
+            if len(makers[value]) < _MAKERS:
+                makers[value].append(index)
     inside = _nodes_inside(nodes)
 
     def modules(indexes: Iterable[int]) -> list[str] | None:
@@ -226,7 +232,8 @@ def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
         return known if known else None
 
     def used_by(index: int) -> Iterable[int]:
-        return (user for value in nodes[index].outputs for user in users.get(value, ()) if user != index)
+        made = [value for value in dict.fromkeys(nodes[index].outputs) if index in makers.get(value, ())]
+        return (user for value in made for user in users.get(value, ()) if user != index)
 
     def made_by(index: int) -> Iterable[int]:
         return (maker for value in nodes[index].inputs for maker in makers.get(value, ()) if maker != index)
@@ -244,11 +251,13 @@ def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
 
 def _follow_order(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
     """Find nodes that nobody uses and that use nothing: exporters write nodes in the order of execution."""
+    behind: list[int | None] = [None] * len(nodes)
+    for index in range(len(nodes) - 1, 0, -1):
+        behind[index - 1] = index if index in found else behind[index]
     for index, node in enumerate(nodes):
         if index in found or node.inputs or not index:
             continue
-        behind = next((one for one in range(index + 1, len(nodes)) if one in found), None)
-        around = [found[one][0] for one in (index - 1, behind) if one is not None and one in found]
+        around = [found[one][0] for one in (index - 1, behind[index]) if one is not None and one in found]
         if around:
             found[index] = tree.common(around), Rule.ORDER
 

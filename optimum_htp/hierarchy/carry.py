@@ -7,13 +7,14 @@ and it belongs to their common module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp.hierarchy.assign import Assignment, Found, Rule, complete
 from optimum_htp.hierarchy.scopes import ScopeResolver
-from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.hierarchy.tree import ModuleTree, shared_path
 from optimum_htp.onnxfile import Graph
 
 __all__ = ["Original", "carry"]
@@ -54,7 +55,8 @@ def carry(originals: Sequence[Original], graph: Graph, resolver: ScopeResolver, 
 def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTree) -> Found:
     """Return what one original tells of a graph's nodes."""
     nodes, modules = original.graph.nodes, original.assignment.modules
-    makers = {value: index for index, node in enumerate(nodes) for value in node.outputs if value}
+    regions = _Regions(original, values)
+    makers = regions.makers
     named = {node.name: index for index, node in enumerate(nodes) if node.name}
     found: Found = {}
     for index, node in enumerate(graph.nodes):
@@ -65,20 +67,44 @@ def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTre
         elif node.name in named and nodes[named[node.name]].op_type == node.op_type:
             found[index] = modules[named[node.name]], Rule.CARRIED_NAME  # it took in what followed it
         elif old:
-            replaced = _between(original.graph, makers, old, values - set(node.outputs))
-            found[index] = tree.common(modules[one] for one in replaced), Rule.FUSED
+            replaced = [home for one in old if (home := regions.home(one)) is not None]
+            found[index] = tree.common(replaced or (modules[one] for one in old)), Rule.FUSED
     return found
 
 
-def _between(graph: Graph, makers: dict[str, int], last: list[int], kept: set[str]) -> list[int]:
-    """Return the nodes that lead to some, back to the values that are still made."""
-    seen: set[int] = set()
-    waiting = list(last)
-    while waiting:
-        index = waiting.pop()
-        if index in seen:
-            continue
-        seen.add(index)
-        waiting += [makers[value] for value in graph.nodes[index].inputs if value in makers and value not in kept]
-    placed = [index for index in seen if graph.nodes[index].op_type not in _UNPLACED]
-    return placed or last
+class _Regions:
+    """The nodes that lead to a node of the original graph, back to the values that are still made.
+
+    Args:
+        original: The graph.
+        kept: The values that the rewritten graph makes too.
+    """
+
+    def __init__(self, original: Original, kept: Set[str]) -> None:
+        self._nodes = original.graph.nodes
+        self._modules = original.assignment.modules
+        self._kept = kept
+        self._homes: dict[int, str | None] = {}
+        self.makers = {value: index for index, node in enumerate(self._nodes) for value in node.outputs if value}
+
+    def home(self, last: int) -> str | None:
+        """Return the module around all that lead to a node; None where these are constants. Each is looked at once."""
+        started: set[int] = set()
+        waiting = [last]
+        while waiting:
+            index = waiting[-1]
+            before = () if index in self._homes else self._before(index)
+            if index in started or index in self._homes:
+                waiting.pop()
+                if index not in self._homes:
+                    own = () if self._nodes[index].op_type in _UNPLACED else (self._modules[index],)
+                    homes = [*own, *(home for one in before if (home := self._homes.get(one)) is not None)]
+                    self._homes[index] = functools.reduce(shared_path, homes) if homes else None
+            else:
+                started.add(index)
+                waiting += [one for one in before if one not in started and one not in self._homes]
+        return self._homes[last]
+
+    def _before(self, index: int) -> list[int]:
+        values = dict.fromkeys(self._nodes[index].inputs)
+        return [self.makers[value] for value in values if value in self.makers and value not in self._kept]

@@ -8,6 +8,7 @@ from typing import Final
 
 from optimum_htp.hierarchy.summary import ModuleSummary
 from optimum_htp.hierarchy.tree import ROOT
+from optimum_htp.texts import printable
 
 __all__ = ["inner_name", "outline", "size_text"]
 
@@ -25,13 +26,20 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
     """
     rows = [("module", "nodes", "parameters", "size", *(("time",) if times else ()), "operators")]
     total = modules[ROOT].microseconds
-    for name, holder, level in _walk(modules, ROOT, ROOT, 0, depth):
+    for name, holder, level in _walk(modules, depth):
         one = modules[name]
         label = f"{'  ' * level}{inner_name(name, holder) or '(model)'}"
         kind = f" {one.class_name}" if one.class_name else ""
         time = (f"{one.microseconds / 1e3:.3f} ms {one.microseconds / total if total else 0:6.1%}",) if times else ()
         rows.append(
-            (label + kind, f"{one.nodes:,}", f"{one.parameters:,}", size_text(one.bytes), *time, _named(one.operators))
+            (
+                printable(label + kind),
+                f"{one.nodes:,}",
+                f"{one.parameters:,}",
+                size_text(one.bytes),
+                *time,
+                _named(one.operators),
+            )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
@@ -44,19 +52,22 @@ def inner_name(name: str, holder: str) -> str:
     return name[len(holder) + 1 :] if holder else name
 
 
-def _walk(
-    modules: Mapping[str, ModuleSummary], name: str, holder: str, level: int, depth: int | None
-) -> Iterator[tuple[str, str, int]]:
-    yield name, holder, level
-    if depth is None or level < depth:
-        for child in modules[name].children:
-            yield from _walk(modules, child, name, level + 1, depth)
+def _walk(modules: Mapping[str, ModuleSummary], depth: int | None) -> Iterator[tuple[str, str, int]]:
+    """Yield each module with the one around it and its level, children behind their parents."""
+    waiting = [(ROOT, ROOT, 0)]
+    while waiting:
+        name, holder, level = waiting.pop()
+        yield name, holder, level
+        if depth is None or level < depth:
+            waiting += [(child, name, level + 1) for child in reversed(modules[name].children)]
 
 
 def _named(operators: Counter[str]) -> str:
     common = operators.most_common(_OPERATORS)
     others = sum(operators.values()) - sum(count for _, count in common)
-    return ", ".join([*(f"{name} {count}" for name, count in common), *([f"others {others}"] if others else [])])
+    return ", ".join(
+        [*(f"{printable(name)} {count}" for name, count in common), *([f"others {others}"] if others else [])]
+    )
 
 
 def size_text(size: float) -> str:

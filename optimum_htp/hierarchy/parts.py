@@ -4,17 +4,19 @@ modules from itself on.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Final
 
 from optimum_htp.hierarchy.assign import dynamo_scopes
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.onnxfile import Graph
 
 __all__ = ["part_tree", "scopes_of"]
 
 _ENOUGH: Final = 0.95  # of the scopes; functions and renamed nodes have some that lead nowhere
 _DEEPEST: Final = 3  # levels at which parts are looked for
+_MOST: Final = 200  # modules that are tried, the outer ones first
 
 
 def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
@@ -40,11 +42,20 @@ def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
         return best
     first = {scope[0].partition(".")[0].rstrip("_0123456789") for scope in scopes}
     first |= {one.partition(".")[0].rstrip("_0123456789") for one in written}
-    for root in sorted(tree.classes, key=lambda name: name.count(".")):
-        children = {name[len(root) + 1 :].partition(".")[0] for name in tree.classes if name.startswith(f"{root}.")}
-        if root == ROOT or root.count(".") >= _DEEPEST or not first & {one.rstrip("_0123456789") for one in children}:
-            continue
+    held = _children(tree)
+    roots = [name for name in sorted(tree.classes, key=lambda name: name.count(".")) if first & held.get(name, set())]
+    for root in roots[:_MOST]:
         candidate = tree.below(root)
         if (found := fit(candidate)) > score:
             best, score = candidate, found
     return best
+
+
+def _children(tree: ModuleTree) -> dict[str, set[str]]:
+    """Return what the modules in each are called that may be a part's root, without numbers."""
+    held: dict[str, set[str]] = defaultdict(set)
+    for name in tree.classes:
+        atoms = name.split(".", _DEEPEST + 1)
+        for level in range(1, min(len(atoms), _DEEPEST + 1)):
+            held[".".join(atoms[:level])].add(atoms[level].rstrip("_0123456789"))
+    return held

@@ -11,10 +11,11 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree, parent_of
+from optimum_htp.hierarchy.bounds import is_within_bounds
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, parent_of
 
 __all__ = ["Resolved", "ScopeResolver", "scope_of", "short_name"]
 
@@ -29,20 +30,31 @@ class Resolved:
         module: Name in the whole model.
         again: Whether a second call of a module is on the way.
         whole: Whether every piece of the scope is a module.
-        others: Modules that it could as well lead to: those of the same attribute name that are called alike.
+        others: Modules that it could as well lead to, perhaps beside `module` itself: those of the same attribute
+            name that are called alike.
     """
 
     module: str
     again: bool = False
     whole: bool = True
-    others: tuple[str, ...] = ()
+    others: frozenset[str] = frozenset()
 
 
 def scope_of(name: str) -> tuple[str, ...] | None:
     """Return the pieces of a node's or value's scope, without what names the operation; None where it has none."""
-    if not name.startswith("/"):
+    if not name.startswith("/") or not is_within_bounds(name):
         return None
     return tuple(name.split("/")[1:-1])
+
+
+@dataclass(frozen=True)
+class _Homes:
+    """Where the modules of one attribute name are: for each module the nearest inside it, and the first that is it or
+    inside it, in the order of the tree.
+    """
+
+    nearest: dict[str, str] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
 
 
 class ScopeResolver:
@@ -62,21 +74,27 @@ class ScopeResolver:
             if name:
                 self._named[short_name(name)].append(name)
         self.resolve = functools.cache(self._resolve)
+        # What follows is made for an attribute name when that is first met, so that a step of a scope is one look-up.
+        self._homes = functools.cache(self._homes_of)
+        self._held = functools.cache(self._held_of)
+        self._like = functools.cache(self._like_of)
 
     def fits(self, scope: tuple[str, ...]) -> bool:
         """Whether every piece of a scope is a module right inside the one before it."""
         here = ROOT
         for piece in scope:
-            inside = [
-                name
-                for one in (piece, _SECOND_CALL.sub("", piece))
-                for name in self._named.get(one, ())
-                if self._holder(name) == here
-            ]
-            if not inside:
+            inside = self._held(piece).get(here) or self._held(_SECOND_CALL.sub("", piece)).get(here)
+            if inside is None:
                 return False
-            here = inside[0]
+            here = inside
         return True
+
+    def _held_of(self, short: str) -> dict[str, str]:
+        """Return the modules of an attribute name, the first that each module holds by that."""
+        held: dict[str, str] = {}
+        for name in self._named.get(short, ()):
+            held.setdefault(self._holder(name), name)
+        return held
 
     def _holder(self, name: str) -> str:
         """Return the name, in the part, of the module around one; containers are looked through."""
@@ -98,16 +116,17 @@ class ScopeResolver:
                 return Resolved(self._tree.names.get(here, here), again, whole=False)
             here = found
         skipped = any(atom.isdigit() for atom in here.split(".")) and not any("." in piece for piece in scope)
-        alike = self._alike(here) if skipped else ()
+        alike = self._like(short_name(here))[_without_items(here)] if skipped else frozenset()
         return Resolved(self._tree.names.get(here, here), again, others=alike)
 
-    def _alike(self, name: str) -> tuple[str, ...]:
-        """Return the modules of the same name in the other items of a list: their scopes lack the item where its
-        forward was called directly.
+    def _like_of(self, short: str) -> dict[str, frozenset[str]]:
+        """Return the modules of an attribute name, grouped with those of the same name in the other items of a list:
+        their scopes lack the item where its forward was called directly.
         """
-        pattern = _without_items(name)
-        found = (one for one in self._named[short_name(name)] if one != name and _without_items(one) == pattern)
-        return tuple(self._tree.names.get(one, one) for one in found)
+        groups: dict[str, set[str]] = defaultdict(set)
+        for name in self._named[short]:
+            groups[_without_items(name)].add(self._tree.names.get(name, name))
+        return {pattern: frozenset(group) for pattern, group in groups.items()}
 
     def _seen(self, scope: tuple[str, ...]) -> Resolved | None:
         """Return the module that was called in a scope; the suffix of the last piece counts the calls."""
@@ -126,8 +145,7 @@ class ScopeResolver:
         question.
         """
         modules = [self._tree.names.get(name, name) for name in calls]
-        others = tuple(dict.fromkeys(one for one in modules if one != modules[index]))
-        return Resolved(modules[index], again=index > 0, others=others)
+        return Resolved(modules[index], again=index > 0, others=frozenset(modules))
 
     def _called(self, caller: str, piece: str) -> str | None:
         """Return the module of that attribute name which a module called.
@@ -135,13 +153,20 @@ class ScopeResolver:
         Its nearest descendant, else (for a module that is registered elsewhere and shared) the one that is nearest
         in the tree.
         """
-        candidates = self._named.get(piece, ())
-        below = [name for name in candidates if not caller or name.startswith(f"{caller}.")]
-        if below:
-            return min(below, key=lambda name: name.count("."))
-        if not candidates:
-            return None
-        return max(candidates, key=lambda name: len(_shared_path(name, caller)))
+        homes = self._homes(piece)
+        if (nearest := homes.nearest.get(caller)) is not None:
+            return nearest
+        return next((homes.first[around] for around in (caller, *ancestors(caller)) if around in homes.first), None)
+
+    def _homes_of(self, short: str) -> _Homes:
+        homes = _Homes()
+        for name in self._named.get(short, ()):
+            homes.first.setdefault(name, name)
+            for around in ancestors(name):
+                homes.first.setdefault(around, name)
+                if around not in homes.nearest or name.count(".") < homes.nearest[around].count("."):
+                    homes.nearest[around] = name
+        return homes
 
 
 def _without_items(name: str) -> str:
@@ -155,9 +180,3 @@ def short_name(name: str) -> str:
     while count < len(atoms) and atoms[-count].isdigit():
         count += 1
     return ".".join(atoms[-count:])
-
-
-def _shared_path(one: str, other: str) -> str:
-    while one and other != one and not other.startswith(f"{one}."):
-        one = parent_of(one)
-    return one

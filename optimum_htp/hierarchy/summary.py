@@ -6,14 +6,14 @@ An initializer belongs to the module of the nodes that use it, or to their commo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, parent_of
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, parent_of, shared_path
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.tensors import bits_of
 
@@ -21,6 +21,7 @@ __all__ = ["ModuleSummary", "summarize"]
 
 # A shared weight passes through these on its way to the nodes that use it.
 _PASSED_THROUGH: Final = frozenset({"Identity", "Cast", "Transpose", "DequantizeLinear"})
+_MOST: Final = 1 << 63  # elements of a tensor
 
 
 @dataclass
@@ -76,25 +77,33 @@ def summarize(
         operator = graph.nodes[index].op_type
         spent = (microseconds or {}).get(index, 0.0)
         module.own_nodes += 1
+        module.operators[operator] += 1
         module.own_microseconds += spent
-        for one in (name, *ancestors(name)):
-            if one in modules:
-                modules[one].nodes += 1
-                modules[one].operators[operator] += 1
-                modules[one].microseconds += spent
     owners = _owners_of(graph, assignment)
     for tensor in graph.initializers:
-        owner = owners.get(tensor.name, ROOT)
-        count = prod(tensor.shape)
-        size = (count * bits_of(tensor.dtype) + 7) // 8
-        module = _ensure(modules, tree, owner)
+        count = _elements(tensor.shape)
+        module = _ensure(modules, tree, owners.get(tensor.name, ROOT))
         module.own_parameters += count
-        module.own_bytes += size
-        for one in (owner, *ancestors(owner)):
-            if one in modules:
-                modules[one].parameters += count
-                modules[one].bytes += size
+        module.own_bytes += (count * bits_of(tensor.dtype) + 7) // 8
+    for module in reversed(modules.values()):  # a module stands behind the one around it
+        inside = [modules[child] for child in module.children]
+        module.nodes = module.own_nodes + sum(one.nodes for one in inside)
+        module.parameters = module.own_parameters + sum(one.parameters for one in inside)
+        module.bytes = module.own_bytes + sum(one.bytes for one in inside)
+        module.microseconds = module.own_microseconds + sum(one.microseconds for one in inside)
+        for one in inside:
+            module.operators.update(one.operators)
     return modules
+
+
+def _elements(shape: Sequence[int]) -> int:
+    """Return the number of elements of a tensor; 0 for a shape that none can have."""
+    count = 1
+    for size in shape:
+        count *= size
+        if not 0 < count < _MOST:
+            return 0
+    return count
 
 
 def _new(name: str, tree: ModuleTree, depth: int) -> ModuleSummary:
@@ -103,28 +112,47 @@ def _new(name: str, tree: ModuleTree, depth: int) -> ModuleSummary:
 
 def _ensure(modules: dict[str, ModuleSummary], tree: ModuleTree, name: str) -> ModuleSummary:
     """Return a module's summary, made with those of the modules around it where it is new. Containers have none."""
-    if name not in modules:
-        holder = tree.caller(parent_of(name))
-        around = _ensure(modules, tree, holder)
-        around.children.append(name)
-        modules[name] = _new(name, tree, around.depth + 1)
+    missing = []
+    around = name
+    while around not in modules:
+        missing.append(around)
+        around = tree.caller(parent_of(around))
+    for one in reversed(missing):
+        modules[around].children.append(one)
+        modules[one] = _new(one, tree, modules[around].depth + 1)
+        around = one
     return modules[name]
 
 
 def _owners_of(graph: Graph, assignment: Assignment) -> dict[str, str]:
+    """Return the common module of the nodes that use each initializer. Each value is looked at once."""
     users: dict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
-        for value in node.inputs:
+        for value in dict.fromkeys(node.inputs):
             users[value].append(index)
 
-    def modules_using(value: str, depth: int = 0) -> set[str]:
-        found = set()
-        for index in users.get(value, ()):
-            node = graph.nodes[index]
-            found.add(assignment.modules[index])
-            if node.op_type in _PASSED_THROUGH and depth < len(_PASSED_THROUGH):
-                found |= {module for output in node.outputs for module in modules_using(output, depth + 1)}
-        return found
+    def passed_on(value: str) -> list[str]:
+        through = (graph.nodes[index] for index in users.get(value, ()))
+        return [made for node in through if node.op_type in _PASSED_THROUGH for made in node.outputs[:1]]
 
-    found = {tensor.name: modules_using(tensor.name) for tensor in graph.initializers}
-    return {name: assignment.tree.common(modules) for name, modules in found.items() if modules}
+    homes: dict[str, str | None] = {}
+    started: set[str] = set()
+    waiting = [tensor.name for tensor in graph.initializers]
+    while waiting:
+        value = waiting[-1]
+        if value in started:
+            waiting.pop()
+            if value not in homes:
+                using = {assignment.modules[index] for index in users.get(value, ())}
+                using |= {home for made in passed_on(value) if (home := homes.get(made)) is not None}
+                homes[value] = functools.reduce(shared_path, using) if using else None
+        else:
+            started.add(value)
+            waiting += [made for made in passed_on(value) if made not in started]
+    known = set(assignment.modules)
+    found = {tensor.name: homes[tensor.name] for tensor in graph.initializers}
+    return {
+        name: home if home in known else assignment.tree.caller(home)
+        for name, home in found.items()
+        if home is not None
+    }

@@ -11,11 +11,15 @@ metadata since IR version 10: https://github.com/onnx/onnx/blob/main/docs/IR.md
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.assign import Assignment, Rule
+from optimum_htp.hierarchy.bounds import check_module
+from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor
 
@@ -27,6 +31,8 @@ __all__ = [
     "TAG",
     "TAG_PREFIX",
     "TagWriter",
+    "coverage_of",
+    "known_assignment",
     "tagged_assignment",
     "untagged",
 ]
@@ -40,6 +46,8 @@ TAG_PREFIX: Final = "htp."
 # Where tagging keeps what somebody else had written under `namespace`.
 _FOREIGN_NAMESPACE: Final = "htp.original_namespace"
 _IR_VERSION: Final = 10
+_SHOWN: Final = 60  # characters of a node's name
+_MOST: Final = 1 << 63  # nodes
 # The dynamo exporter writes the exporting machine's paths beside each node; they are nobody's business.
 _DROPPED: Final = frozenset({"pkg.torch.onnx.stack_trace"})
 
@@ -91,20 +99,46 @@ def tagged_assignment(header: ModelHeader, graph: Graph) -> Assignment | None:
     """Return the modules that a file's nodes say they came from; None where it has no tags.
 
     Raises:
-        MetadataError: `htp.modules` is not what it should be.
+        MetadataError: `htp.modules` or the tag of a node is not what it should be.
     """
     if MODULES not in header.metadata and not any(MODULE in node.metadata for node in graph.nodes):
         return None
     tree = ModuleTree.from_json(header.metadata.get(MODULES, "{}"))
-    modules = tuple(node.metadata.get(MODULE, ROOT) for node in graph.nodes)
+    modules = tuple(
+        check_module(node.metadata.get(MODULE, ROOT), f"{MODULE} of the node {node.name[:_SHOWN]!r}")
+        for node in graph.nodes
+    )
     rules = tuple(Rule.NAME if MODULE in node.metadata else Rule.ROOT for node in graph.nodes)
     return Assignment(tree, modules, rules)
 
 
-def coverage_of(header: ModelHeader) -> dict[str, Any]:
+def coverage_of(header: ModelHeader) -> dict[str, int]:
     """Return what a file says of how its tags were found; empty where it says nothing that can be read."""
     try:
         content = json.loads(header.metadata.get(COVERAGE, "{}"))
     except (ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {rule: count for rule, count in content.items() if type(count) is int and 0 <= count < _MOST}
+
+
+def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: Graph) -> Assignment:
+    """Return the modules that the nodes of a tagged file say they came from.
+
+    Args:
+        path: The file, for the message.
+        header: Its header.
+        graph: Its graph.
+
+    Raises:
+        MetadataError: It has no tags, or they are not what they should be.
+    """
+    try:
+        assignment = tagged_assignment(header, graph)
+    except MetadataError as error:
+        raise MetadataError(f"{path}: {error}") from error
+    if assignment is None:
+        hint = "" if scopes_of(graph) - {()} else ", with --model or --from"
+        raise MetadataError(f"{path} has no tags. Add them first: `optimum-cli htp tag {path}`{hint}.")
+    return assignment

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.errors import MetadataError
+from optimum_htp.hierarchy.bounds import check_class, check_module
 
-__all__ = ["ROOT", "ModuleTree", "ancestors", "loose_shape", "parent_of"]
+__all__ = ["ROOT", "ModuleTree", "ancestors", "loose_shape", "parent_of", "shared_path"]
 
 ROOT = ""
 """The name of the whole model."""
@@ -83,7 +84,9 @@ class ModuleTree:
             raise MetadataError("htp.modules is not JSON.") from error
         if not isinstance(content, dict) or not all(isinstance(kind, str) for kind in content.values()):
             raise MetadataError("htp.modules is not a JSON object of class names.")
-        return cls.of_names(content)
+        return cls.of_names(
+            {check_module(name, "htp.modules"): check_class(kind, "htp.modules") for name, kind in content.items()}
+        )
 
     def below(self, root: str) -> ModuleTree:
         """Return the same tree for a part that was exported alone, of the whole model's module `root`."""
@@ -96,7 +99,7 @@ class ModuleTree:
 
     def to_json(self, used: Iterable[str]) -> str:
         """Return the modules that own nodes, and those that contain one, as `htp.modules`."""
-        wanted = {one for name in used for one in (name, *ancestors(name))} | {ROOT}
+        wanted = {one for name in set(used) for one in (name, *ancestors(name))} | {ROOT}
         known = self.classes or dict.fromkeys(self.names.values(), "")
         kept = {name: kind for name, kind in known.items() if name in wanted}
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
@@ -110,33 +113,36 @@ class ModuleTree:
 
     @functools.cached_property
     def _tag(self) -> Callable[[str], str]:
-        @functools.cache
+        tags: dict[str, str] = {}
+
         def tag(name: str) -> str:
-            atom = name.rpartition(".")[2]
-            before = tag(parent_of(name)) if name else ""
-            if name in self.containers:
-                return before
-            kind = self.classes.get(name) or (atom if not atom.isdigit() else "")
-            if not name and not kind:
-                return ""
-            return f"{before}/{kind}.{atom}" if atom.isdigit() else f"{before}/{kind}"
+            unknown: list[str] = []
+            for one in (name, *ancestors(name)):
+                if one in tags:
+                    break
+                unknown.append(one)
+            for one in reversed(unknown):
+                tags[one] = self._tag_below(tags[parent_of(one)] if one else "", one)
+            return tags[name]
 
         return tag
+
+    def _tag_below(self, before: str, name: str) -> str:
+        """Return a module's tag, from that of the module around it."""
+        atom = name.rpartition(".")[2]
+        if name in self.containers:
+            return before
+        kind = self.classes.get(name) or (atom if not atom.isdigit() else "")
+        if not name and not kind:
+            return ""
+        return f"{before}/{kind}.{atom}" if atom.isdigit() else f"{before}/{kind}"
 
     def common(self, names: Iterable[str]) -> str:
         """Return the lowest module that contains all of these, and is more than a container."""
         unique = set(names)
         if len(unique) == 1:
             return unique.pop()
-        paths = [name.split(".") for name in unique if name]
-        if len(paths) != len(unique) or not paths:
-            return ROOT
-        shared = []
-        for atoms in zip(*paths):  # noqa: B905 - the shortest ends the common part
-            if len(set(atoms)) > 1:
-                break
-            shared.append(atoms[0])
-        return self.caller(".".join(shared))
+        return self.caller(functools.reduce(shared_path, unique) if unique else ROOT)
 
     def caller(self, name: str) -> str:
         """Return a module itself, or the one that holds it where it is a container or no module at all."""
@@ -153,6 +159,18 @@ def loose_shape(shape: Iterable[int]) -> tuple[int, ...]:
 def parent_of(name: str) -> str:
     """Return the name of the module that holds another; the root's for one of the first level."""
     return name.rpartition(".")[0]
+
+
+def shared_path(one: str, other: str) -> str:
+    """Return the name of the lowest module around two, which may be one of them."""
+    if one == other:
+        return one
+    shared = []
+    for mine, theirs in zip(one.split("."), other.split("."), strict=False):
+        if mine != theirs:
+            break
+        shared.append(mine)
+    return ".".join(shared)
 
 
 def ancestors(name: str) -> list[str]:

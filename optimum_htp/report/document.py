@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Protocol
 
-from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
-from optimum_htp.hierarchy.tags import coverage_of, tagged_assignment
+from optimum_htp.hierarchy.tags import coverage_of, known_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, external_files, read_graph, read_header
@@ -26,14 +25,10 @@ def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
     """Return the graph of a tagged file and the modules of its nodes.
 
     Raises:
-        MetadataError: The file has no tags.
+        MetadataError: The file has no tags, or they are not what they should be.
     """
     header, graph = read_header(path), read_graph(path)
-    assignment = tagged_assignment(header, graph)
-    if assignment is None:
-        hint = "" if scopes_of(graph) - {()} else ", with --model or --from"
-        raise MetadataError(f"{path} has no tags. Add them first: `optimum-cli htp tag {path}`{hint}.")
-    return graph, assignment
+    return graph, known_assignment(path, header, graph)
 
 
 class Timed(Protocol):
@@ -71,11 +66,14 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
     graph, assignment = (profile.graph, profile.assignment) if profile is not None else read_modules(path)
     microseconds = profile.microseconds if profile is not None else None
     record = ExportMetadata.from_properties(header.metadata)
-    external = [name for name in external_files(path) if (path.parent / name).is_file()]
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
-        "external_files": [{"file": name, "bytes": (path.parent / name).stat().st_size} for name in external],
+        "external_files": [
+            {"file": name, "bytes": size}
+            for name in external_files(path)
+            if (size := _size_inside(path, name)) is not None
+        ],
         "context": {
             "record": None if record is None else dataclasses.asdict(record),
             "producer": f"{header.producer_name} {header.producer_version}".strip(),
@@ -103,6 +101,25 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
             for index, (node, module) in enumerate(zip(graph.nodes, assignment.modules, strict=True))
         ],
     }
+
+
+def _size_inside(path: Path, name: str) -> int | None:
+    """Return the size of a file's external data; None where there is none in the file's own folder.
+
+    What lies elsewhere is nobody's business: a file from somebody else could ask for anything, and a report tells.
+    A file in the Hub's cache is a link, as its data is, and the folder is the one where both lie.
+    """
+    parts = PurePath(name).parts
+    if not parts or PurePath(name).is_absolute() or ".." in parts:
+        return None
+    try:
+        data = (path.parent / name).resolve(strict=True)
+        if not (data.is_relative_to(path.parent.resolve()) or data.parent == path.resolve().parent):
+            return None
+        found = data.stat()
+    except (OSError, ValueError, RuntimeError):  # not there, no name that can be, links in a circle
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _module(one: ModuleSummary, tree: ModuleTree) -> dict[str, Any]:

@@ -7,13 +7,13 @@ or as JSON, never as markup.
 from __future__ import annotations
 
 import html
-import json
 from string import Template
 from typing import Any, Final
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import ReportError
 from optimum_htp.hierarchy.outline import inner_name
 from optimum_htp.report.markdown import provenance
+from optimum_htp.texts import json_text, printable
 
 __all__ = ["as_html"]
 
@@ -56,22 +56,22 @@ for (const [index, file] of files.entries()) {
   const found = section.querySelector(".found"), body = section.querySelector("tbody");
   const draw = (level) => Plotly.react(plot, [{
     type: shape.value, ids: file.ids, labels: file.labels, parents: file.parents, values: file[measure.value],
-    branchvalues: "total", sort: false, level: level || "$root", customdata: file.classes, maxdepth: shape.value === "treemap" ? 4 : 8,
-    hovertemplate: "<b>%{id}</b><br>%{customdata}<br>%{value:,} (%{percentRoot})<extra></extra>",
+    branchvalues: "total", sort: false, level: level || "$root", customdata: file.hover, maxdepth: shape.value === "treemap" ? 4 : 8,
+    hovertemplate: "<b>%{customdata[0]}</b><br>%{customdata[1]}<br>%{value:,} (%{percentRoot})<extra></extra>",
     tiling: shape.value === "icicle" ? { orientation: "v" } : {}
   }], { margin: { l: 0, r: 0, t: 24, b: 0 } }, { responsive: true, displaylogo: false });
   const zoom = (id) => { plot.dataset.level = id; draw(id); };
   for (const [at, id] of file.ids.entries()) {
     const row = body.insertRow();
     row.dataset.id = id;
-    for (const text of [id, file.classes[at], ...file.cells[at]]) row.insertCell().textContent = text;
+    for (const text of [file.names[at], file.classes[at], ...file.cells[at]]) row.insertCell().textContent = text;
     row.addEventListener("click", () => zoom(id));
   }
   const filter = () => {
     const words = search.value.toLowerCase().split(/\\s+/).filter(Boolean);
     let count = 0, first = null;
     for (const [at, row] of [...body.rows].entries()) {
-      const text = (file.ids[at] + " " + file.classes[at]).toLowerCase();
+      const text = (file.names[at] + " " + file.classes[at]).toLowerCase();
       const match = words.every((word) => text.includes(word));
       row.classList.toggle("hidden", !match);
       if (match) { count += 1; first ??= file.ids[at]; }
@@ -114,18 +114,18 @@ def as_html(document: dict[str, Any]) -> str:
     """Return the report as a self-contained HTML page.
 
     Raises:
-        HFHubIntegrationError: plotly is not installed.
+        ReportError: plotly is not installed.
     """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise HFHubIntegrationError(
+        raise ReportError(
             "HTML reports are drawn with plotly: run `pip install plotly`, or write .md or .json."
         ) from error
     files = document["files"]
-    data = json.dumps([_data(file) for file in files], ensure_ascii=False).replace("<", "\\u003c")
+    data = json_text([_data(file) for file in files]).replace("<", "\\u003c")
     return _PAGE.substitute(
-        title=html.escape(", ".join(file["file"] for file in files)),
+        title=_text(", ".join(file["file"] for file in files)),
         plotly=get_plotlyjs(),
         sections="\n".join(_section(index, file) for index, file in enumerate(files)),
         data=data,
@@ -144,11 +144,20 @@ def _section(index: int, file: dict[str, Any]) -> str:
     measures = _measures(file)
     return _SECTION.substitute(
         index=index,
-        file=html.escape(file["file"]),
-        facts="".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items()),
+        file=_text(file["file"]),
+        facts="".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
         measures="".join(f'<option value="{key}">{label}</option>' for key, label in measures.items()),
         headings="".join(f"<th>{label}</th>" for label in ("Module", "Class", *measures.values())),
     )
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _label(text: str) -> str:
+    """Return a text for plotly, which obeys links and other tags in labels, and knows the entities of `<>&` alone."""
+    return html.escape(printable(text), quote=False)
 
 
 def _data(file: dict[str, Any]) -> dict[str, Any]:
@@ -156,12 +165,15 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
     modules = file["modules"]
     holder = {child: one["name"] for one in modules for child in one["children"]}
     measures = _measures(file)
-    ids = [one["name"] or _ROOT_ID for one in modules]
+    names = [printable(one["name"]) or _ROOT_ID for one in modules]
+    classes = [printable(one["class_name"]) for one in modules]
     return {
-        "ids": ids,
-        "labels": [inner_name(one["name"], holder.get(one["name"], "")) or _ROOT_ID for one in modules],
+        "ids": [one["name"] or _ROOT_ID for one in modules],
+        "names": names,
+        "labels": [_label(inner_name(one["name"], holder.get(one["name"], "")) or _ROOT_ID) for one in modules],
         "parents": ["" if not one["name"] else holder.get(one["name"], "") or _ROOT_ID for one in modules],
-        "classes": [one["class_name"] for one in modules],
+        "classes": classes,
+        "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
         "cells": [[f"{one[key]:,.0f}" for key in measures] for one in modules],
         **{key: [one[key] for one in modules] for key in measures},
     }

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 from optimum_htp.hierarchy.outline import size_text
+from optimum_htp.texts import printable
 
 __all__ = ["as_markdown", "provenance"]
+
+_USUAL: Final = re.compile(r"[\w.\-/]+", re.ASCII)
+_SIGNS: Final = re.compile(r"[\\`*_\[\]|~@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 _SHOWN: Final = {
     "hub_id": "model",
@@ -50,16 +56,26 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
     yield f"| {' | '.join(headings)} |"
     yield f"|{'|'.join(' --- ' if at < 2 else ' ---: ' for at in range(len(headings)))}|"
     for module in file["modules"]:
-        name = f"`{module['name']}`" if module["name"] else "(model)"
-        cells = [name, module["class_name"], f"{module['nodes']:,}", f"{module['parameters']:,}"]
+        cells = [
+            _name(module["name"]),
+            _cell(module["class_name"]),
+            f"{module['nodes']:,}",
+            f"{module['parameters']:,}",
+        ]
         cells.append(size_text(module["bytes"]))
         if timed:
             cells.append(f"{module['microseconds'] / 1e3:.3f}")
-        yield f"| {' | '.join(map(_cell, cells))} |"
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 
+def _name(module: str) -> str:
+    """Return a module's name as code, which knows no escapes, where it is of the usual signs."""
+    if not module:
+        return "(model)"
+    return f"`{module}`" if _USUAL.fullmatch(module) else _cell(module)
+
+
 def _cell(text: Any) -> str:
-    """Keep a file's texts from being taken for Markdown or HTML."""
-    plain = "".join(char if char.isprintable() else " " for char in str(text))
-    return plain.replace("|", "\\|").replace("<", "&lt;")
+    """Keep a file's texts from being taken for Markdown or HTML: pictures, links, addresses, mentions, tags."""
+    return _SIGNS.sub(r"\\\g<0>", html.escape(printable(str(text)), quote=False))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import HFHubIntegrationError, OnnxWriteError
+from optimum_htp.errors import OnnxWriteError, ReportError
 from optimum_htp.onnxfile import replaced_atomically
 from optimum_htp.report.html import as_html
 from optimum_htp.report.markdown import as_markdown
+from optimum_htp.texts import json_text
 
 __all__ = ["FORMATS", "check_report_path", "write_report"]
 
 FORMATS: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
-    ".json": lambda document: json.dumps(document, indent=1, ensure_ascii=False) + "\n",
+    ".json": lambda document: json_text(document, indent=1) + "\n",
     ".md": as_markdown,
     ".html": as_html,
 }
@@ -27,19 +27,26 @@ def check_report_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a report, where its suffix is one that is known.
 
     Raises:
-        HFHubIntegrationError: It is not.
+        ReportError: It is not.
     """
-    path = Path(path).expanduser()
+    path = _expanded(Path(path))
     if path.suffix.lower() not in FORMATS:
-        raise HFHubIntegrationError(f"{path} is no name for a report: let it end in {', '.join(FORMATS)}.")
+        raise ReportError(f"{path} is no name for a report: let it end in {', '.join(FORMATS)}.")
     return path
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user: then it is a name like others
+        return path
 
 
 def write_report(document: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write a report; return its path.
 
     Raises:
-        HFHubIntegrationError: The suffix is not one of `FORMATS`, or plotly is missing.
+        ReportError: The suffix is not one of `FORMATS`, or plotly is missing.
         OnnxWriteError: The file cannot be written. What was there still is.
     """
     path = check_report_path(path)
@@ -47,7 +54,7 @@ def write_report(document: dict[str, Any], path: str | os.PathLike[str]) -> Path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(path) as stream:
-            stream.write(text.encode())
+            stream.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
     return path

@@ -1,0 +1,132 @@
+"""The one way to the terminal: what our commands print goes through here, one line a call.
+
+Nothing in a file, a file's name or another library's message steers the terminal or forges a line. Where the reader
+of a pipe has had enough (`| head`), the command ends without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+from optimum_htp.texts import json_text, printable, sentence
+
+__all__ = [
+    "OutputClosedError",
+    "close_quietly",
+    "cut",
+    "flush",
+    "logging_in_lines",
+    "show",
+    "show_error",
+    "show_json",
+    "wrapped",
+]
+
+
+class OutputClosedError(Exception):
+    """Nobody reads what is printed any more."""
+
+
+def show(line: str = "", file: TextIO | None = None) -> None:
+    """Print a line, on standard output where no other stream is given.
+
+    Raises:
+        OutputClosedError: Nobody reads it.
+    """
+    _write(printable(line), file)
+
+
+def show_error(message: str) -> None:
+    """Print what went wrong on standard error, as one line."""
+    _write(f"error: {sentence(message)}", sys.stderr)
+
+
+def show_json(document: Any) -> None:
+    """Print a JSON document.
+
+    Raises:
+        OutputClosedError: Nobody reads it.
+    """
+    _write(json_text(document, indent=2), None)
+
+
+def flush() -> None:
+    """Print what is still held back.
+
+    Raises:
+        OutputClosedError: Nobody reads it.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise OutputClosedError from error
+
+
+def close_quietly() -> None:
+    """Let the interpreter, which flushes at its end, not complain about what nobody reads."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def logging_in_lines() -> Iterator[None]:
+    """Make what this package logs in this block as harmless as what it prints."""
+    before = logging.getLogRecordFactory()
+
+    def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        if record.name.partition(".")[0] == __name__.partition(".")[0]:
+            record.msg, record.args = sentence(record.getMessage()), None
+        return record
+
+    logging.setLogRecordFactory(made)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
+
+
+def wrapped(lines: Sequence[str], taken: int) -> Iterator[str]:
+    """Yield texts in lines that fit the terminal, where standard output is one.
+
+    Args:
+        lines: The texts.
+        taken: Columns that are taken by what stands before each.
+    """
+    width = _width()
+    for line in map(printable, lines):
+        if width is None or len(line) <= width - taken:
+            yield line
+        else:
+            yield from textwrap.wrap(line, max(20, width - taken), break_on_hyphens=False)
+
+
+def cut(line: str) -> str:
+    """Return a line as far as it fits the terminal, where standard output is one."""
+    width, line = _width(), printable(line)
+    return line if width is None or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _write(text: str, file: TextIO | None) -> None:
+    stream = file or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    except BrokenPipeError as error:
+        raise OutputClosedError from error

@@ -1,0 +1,176 @@
+"""Ctrl-C and kills: nothing is replaced after them, what was done is told, and nothing is left lying about."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from optimum_htp.onnxfile import read_metadata
+from tests.vectors import make
+
+CLI = Path(sys.executable).with_name("optimum-cli")
+FILES = 60
+WEIGHTS = 4 << 20  # bytes; so that a file takes some milliseconds
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Many stamped files of some size."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = make.model(make.HUB)
+    model.graph.initializer.append(
+        helper.make_tensor("w", TensorProto.UINT8, [WEIGHTS], os.urandom(WEIGHTS), raw=True)
+    )
+    content = model.SerializeToString()
+    assert onnx.load_from_string(content)
+    (tmp_path / "files").mkdir()
+    for index in range(FILES):
+        (tmp_path / "files" / f"m{index:02}.onnx").write_bytes(content)
+    return tmp_path / "files"
+
+
+def stripped(folder):
+    return {path.name for path in folder.glob("*.onnx") if "hf_hub_id" not in read_metadata(path)}
+
+
+def interrupted_after_the_first(command, kind, folder):
+    """Run a command that strips, and send it a signal as soon as one file is stripped."""
+    before = {path.name: path.stat().st_ino for path in folder.glob("*.onnx")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while all(path.stat().st_ino == before[path.name] for path in folder.glob("*.onnx")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(kind)
+    start = time.monotonic()
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr, time.monotonic() - start
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_no_file_is_replaced_after_a_signal_and_those_before_are_told(kind, folder):
+    code, stdout, stderr, seconds = interrupted_after_the_first([CLI, "htp", "strip", folder], kind, folder)
+    assert code == 128 + kind
+    told = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
+    assert told == stripped(folder)
+    assert 1 <= len(told) < FILES
+    assert stderr.splitlines() == ["interrupted"]
+    assert seconds < 10
+    assert len(list(folder.iterdir())) == FILES  # and no temporary ones
+
+
+def test_json_tells_what_was_done_before_a_signal(folder):
+    code, stdout, stderr, _ = interrupted_after_the_first(
+        [CLI, "htp", "strip", folder, "--json", "--jobs", "1"], signal.SIGINT, folder
+    )
+    document = json.loads(stdout)
+    assert code == 130
+    assert document["interrupted"] is True
+    assert {Path(one["file"]).name for one in document["files"]} == stripped(folder)
+    assert stderr.splitlines() == ["interrupted"]
+
+
+_HANGING = """
+import sys, threading, time
+from pathlib import Path
+from optimum_htp.cli.interrupts import Stop
+from optimum_htp.cli.workers import Workers
+from optimum_htp.onnxfile import replaced_atomically
+
+def work(file):
+    with replaced_atomically(Path(file)) as stream:
+        stream.write(b"new")
+        Path(sys.argv[1], "begun").touch()
+        for _ in range(6000):
+            time.sleep(0.01)  # as a file of many gigabytes takes
+
+stop = Stop()
+with stop.listening():
+    workers = Workers([str(Path(sys.argv[1], "a"))], work, 1, stop)
+    start = time.monotonic()
+    workers.run()
+    print(workers.outcomes, stop.code, stop.left_threads)
+"""
+
+
+def test_long_write_is_given_up_and_cleaned_up(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    process = subprocess.Popen([sys.executable, "-c", _HANGING, tmp_path], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    stdout, _ = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert stdout.split() == ["[]", "130", "False"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "begun"]
+
+
+@pytest.mark.parametrize(
+    "command", [["inject", "--model", "tiny/bert"], ["verify"]]
+)  # it is asked before, or for each
+def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub, published, empty_home):
+    published("bert")
+    asked = threading.Event()
+
+    def slowly(method, path):
+        asked.set()
+        time.sleep(8)
+
+    hub.before_answer = slowly
+    command = [CLI, "htp", *command, folder]
+    process = subprocess.Popen(command, env={**os.environ, **empty_home}, stderr=subprocess.PIPE, text=True)
+    assert asked.wait(timeout=60)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - start < 7
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert {read_metadata(path)["hf_hub_id"] for path in folder.iterdir()} == {make.HUB["hf_hub_id"]}
+
+
+_AT_A_MOMENT = """
+import os, signal, sys, threading, time
+
+def interrupt():
+    while not hasattr(sys.modules.get("optimum_htp.cli.base"), "Command"):
+        time.sleep(0.001)
+    time.sleep(float(wait))
+    os.kill(os.getpid(), signal.SIGINT)
+
+wait, *sys.argv[1:] = sys.argv[1:]
+threading.Thread(target=interrupt, daemon=True).start()
+from optimum.commands.optimum_cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("wait", [0.001, 0.02, 0.1, 0.3, 0.6, 1.0])
+def test_signal_at_any_moment_is_one_line(wait, tmp_path):
+    model = make.model(make.HUB)
+    model.ir_version = 10
+    model.metadata_props.add(key="htp.modules", value='{"": "Model"}')
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    command = ["htp", "profile", tmp_path / "m.onnx", "--runs", "100000"]
+    done = subprocess.run(
+        [sys.executable, "-c", _AT_A_MOMENT, str(wait), *command], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.splitlines() == ["interrupted"]
+    assert done.returncode in (130, -signal.SIGINT)  # the latter is what Python says of Ctrl-C itself: to a shell, 130
+    assert done.stdout == ""
