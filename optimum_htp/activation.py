@@ -7,14 +7,13 @@ it leaves a finder on `sys.meta_path` that waits for the modules that define the
 from __future__ import annotations
 
 import importlib.abc
-import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from optimum_htp.hooks import HOOKS, install, uninstall
 
@@ -49,29 +48,33 @@ def deactivate() -> None:
 class _PostImportFinder(importlib.abc.MetaPathFinder):
     """Installs a hook right behind the import of the module that it is for."""
 
-    def __init__(self) -> None:
-        self._finding: set[str] = set()
-
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in HOOKS or fullname in self._finding:
+        if fullname not in HOOKS:
             return None
-        self._finding.add(fullname)  # now the other finders are asked
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._finding.discard(fullname)
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _InstallingLoader(spec.loader)
+            spec.loader = _InstallingLoader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
-class _InstallingLoader(importlib.abc.Loader):
+class _InstallingLoader:
+    """Stands in front of a module's own loader until the module is loaded.
+
+    Who looks at a module before it is imported (`runpy`, `inspect`, `importlib.resources`) meets the loader itself.
+    """
+
     _reported = False
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
