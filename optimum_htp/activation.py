@@ -34,8 +34,11 @@ def activate() -> None:
         return
     for name in HOOKS:
         if (module := sys.modules.get(name)) is not None:
-            install(module)
-    if not any(isinstance(finder, _PostImportFinder) for finder in sys.meta_path):
+            if getattr(module.__spec__, "_initializing", False):  # it is what has imported PyTorch just now
+                module.__class__ = _UnfinishedModule
+            else:
+                install(module)
+    if not _is_active():
         sys.meta_path.insert(0, _PostImportFinder())
 
 
@@ -66,8 +69,6 @@ class _InstallingLoader:
     Who looks at a module before it is imported (`runpy`, `inspect`, `importlib.resources`) meets the loader itself.
     """
 
-    _reported = False
-
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
 
@@ -84,15 +85,39 @@ class _InstallingLoader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        try:
-            install(module)
-        except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
-            if not _InstallingLoader._reported:  # the first tells what is wrong with the others too
-                _InstallingLoader._reported = True
-                logger.warning(
-                    "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
-                    "does not load .onnx files.",
-                    module.__name__,
-                    type(error).__name__,
-                    error,
-                )
+        _install_or_report(module)
+
+
+class _UnfinishedModule(ModuleType):
+    """A module whose import had begun before we were there: its hook is installed when it is first used behind it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        spec = ModuleType.__getattribute__(self, "__spec__")
+        if name != "__class__" and not getattr(spec, "_initializing", False):
+            ModuleType.__setattr__(self, "__class__", ModuleType)
+            if _is_active():
+                _install_or_report(self)
+        return ModuleType.__getattribute__(self, name)
+
+
+def _is_active() -> bool:
+    return any(isinstance(finder, _PostImportFinder) for finder in sys.meta_path)
+
+
+_reported = False
+
+
+def _install_or_report(module: ModuleType) -> None:
+    global _reported
+    try:
+        install(module)
+    except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
+        if not _reported:  # the first tells what is wrong with the others too
+            _reported = True
+            logger.warning(
+                "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
+                "does not load .onnx files.",
+                module.__name__,
+                type(error).__name__,
+                error,
+            )

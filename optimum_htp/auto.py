@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.configs import preprocessor_folder
+from optimum_htp.dependencies import needing_optimum_onnx
 from optimum_htp.diffusion import pipeline_record
-from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, OnnxFileNotFoundError
+from optimum_htp.errors import ConfigLoadError, DeviceError, MissingDependencyError, OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loader import load, stamped_file
 from optimum_htp.metadata import ExportMetadata
@@ -66,7 +67,8 @@ class OptimumONNXModel:
             The model, and the first preprocessor that the file names; None for a model that has none.
 
         Raises:
-            HFHubIntegrationError: As `from_pretrained`; also a device that onnxruntime has no provider for here.
+            DeviceError: The device is not known, or onnxruntime has no provider for it here.
+            HFHubIntegrationError: As `from_pretrained`.
             PreprocessorLoadError: The preprocessor cannot be loaded.
         """
         if pipeline_record(onnx_path) is not None:
@@ -87,12 +89,12 @@ class OptimumONNXModel:
 
 
 def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> Any:
-    try:
+    with needing_optimum_onnx(f"Loading {path}"):
         from optimum.onnxruntime import ORTDiffusionPipeline
-
+    try:
         return ORTDiffusionPipeline.from_pretrained(path, **options)
     except ImportError as error:
-        raise HFHubIntegrationError(
+        raise MissingDependencyError(
             f"{path} is a diffusion pipeline: run `pip install diffusers` to load it."
         ) from error
 
@@ -112,9 +114,10 @@ def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> t
 
 def _class_for(file: Path, record: ExportMetadata | None, task: str) -> type[ORTModel]:
     """Return the class of optimum-onnx that runs a task; found by looking, so that new ones are found too."""
-    import optimum.onnxruntime as ort
-    from optimum.exporters.tasks import TasksManager
-    from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
+    with needing_optimum_onnx(f"Loading {file}"):
+        import optimum.onnxruntime as ort
+        from optimum.exporters.tasks import TasksManager
+        from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
     if task == _AUTO and (record is None or record.task is None):
         raise ConfigLoadError(f"{file} does not say its task: pass task=, or stamp it with `optimum-cli htp inject`.")
@@ -162,9 +165,9 @@ def _provider(device: str) -> dict[str, Any]:
     kind, _, index = device.partition(":")
     provider = _PROVIDERS.get(kind)
     if provider is None or (index and not index.isdigit()):
-        raise HFHubIntegrationError(f"device={device!r} is not known: pass cpu, cuda or cuda:N, or provider=.")
+        raise DeviceError(f"device={device!r} is not known: pass cpu, cuda or cuda:N, or provider=.")
     if provider not in onnxruntime.get_available_providers():
-        raise HFHubIntegrationError(
+        raise DeviceError(
             f"device={device!r} needs onnxruntime's {provider}, which is not here "
             f"({', '.join(onnxruntime.get_available_providers())}). Install onnxruntime-gpu in place of onnxruntime."
         )

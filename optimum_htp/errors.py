@@ -12,6 +12,7 @@ __all__ = [
     "ConfigFileNotFoundError",
     "ConfigLoadError",
     "DamagedDownloadError",
+    "DeviceError",
     "DownloadError",
     "ExportError",
     "GatedModelError",
@@ -23,16 +24,20 @@ __all__ = [
     "InvalidOnnxFileError",
     "MetadataError",
     "MisfitError",
+    "MissingDependencyError",
     "MissingSiblingError",
     "ModelNotFoundError",
     "OfflineError",
     "OnnxFileNotFoundError",
     "OnnxWriteError",
+    "PluginError",
     "PreprocessorLoadError",
     "RateLimitedError",
     "RepoDisabledError",
     "RevisionNotFoundError",
+    "UnknownHubError",
     "VerificationError",
+    "WrongTaskError",
 ]
 
 
@@ -108,6 +113,10 @@ class ConfigFileNotFoundError(ConfigLoadError):
     """The repo is there, at the commit, and has no such config file."""
 
 
+class WrongTaskError(ConfigLoadError, ValueError):
+    """An ONNX file that was exported for another task than the class is for that was to load it."""
+
+
 class PreprocessorLoadError(HFHubIntegrationError):
     """The tokenizer, processor, image processor or feature extractor of a model cannot be loaded."""
 
@@ -142,3 +151,19 @@ class ExportError(HFHubIntegrationError, RuntimeError):
 
 class VerificationError(ExportError):
     """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
+
+
+class DeviceError(HFHubIntegrationError, ValueError):
+    """A device that is not known, or that the installed onnxruntime has no provider for."""
+
+
+class MissingDependencyError(HFHubIntegrationError, ImportError):
+    """Another distribution is needed for this, and is not installed or cannot be imported."""
+
+
+class PluginError(HFHubIntegrationError):
+    """A plugin fails where its answer is needed, gives one that it may not give, or contradicts another."""
+
+
+class UnknownHubError(PluginError, LookupError):
+    """A model of a Hub that no installed plugin provides."""
