@@ -7,14 +7,13 @@ it leaves a finder on `sys.meta_path` that waits for the modules that define the
 from __future__ import annotations
 
 import importlib.abc
-import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from optimum_htp.hooks import HOOKS, install, uninstall
 
@@ -35,8 +34,11 @@ def activate() -> None:
         return
     for name in HOOKS:
         if (module := sys.modules.get(name)) is not None:
-            install(module)
-    if not any(isinstance(finder, _PostImportFinder) for finder in sys.meta_path):
+            if getattr(module.__spec__, "_initializing", False):  # it is what has imported PyTorch just now
+                module.__class__ = _UnfinishedModule
+            else:
+                install(module)
+    if not _is_active():
         sys.meta_path.insert(0, _PostImportFinder())
 
 
@@ -49,29 +51,31 @@ def deactivate() -> None:
 class _PostImportFinder(importlib.abc.MetaPathFinder):
     """Installs a hook right behind the import of the module that it is for."""
 
-    def __init__(self) -> None:
-        self._finding: set[str] = set()
-
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in HOOKS or fullname in self._finding:
+        if fullname not in HOOKS:
             return None
-        self._finding.add(fullname)  # now the other finders are asked
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._finding.discard(fullname)
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _InstallingLoader(spec.loader)
+            spec.loader = _InstallingLoader(spec.loader)  # type: ignore[assignment]
         return spec
 
 
-class _InstallingLoader(importlib.abc.Loader):
-    _reported = False
+class _InstallingLoader:
+    """Stands in front of a module's own loader until the module is loaded.
+
+    Who looks at a module before it is imported (`runpy`, `inspect`, `importlib.resources`) meets the loader itself.
+    """
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # while it is copied
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -81,15 +85,39 @@ class _InstallingLoader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        try:
-            install(module)
-        except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
-            if not _InstallingLoader._reported:  # the first tells what is wrong with the others too
-                _InstallingLoader._reported = True
-                logger.warning(
-                    "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
-                    "does not load .onnx files.",
-                    module.__name__,
-                    type(error).__name__,
-                    error,
-                )
+        _install_or_report(module)
+
+
+class _UnfinishedModule(ModuleType):
+    """A module whose import had begun before we were there: its hook is installed when it is first used behind it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        spec = ModuleType.__getattribute__(self, "__spec__")
+        if name != "__class__" and not getattr(spec, "_initializing", False):
+            ModuleType.__setattr__(self, "__class__", ModuleType)
+            if _is_active():
+                _install_or_report(self)
+        return ModuleType.__getattribute__(self, name)
+
+
+def _is_active() -> bool:
+    return any(isinstance(finder, _PostImportFinder) for finder in sys.meta_path)
+
+
+_reported = False
+
+
+def _install_or_report(module: ModuleType) -> None:
+    global _reported
+    try:
+        install(module)
+    except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
+        if not _reported:  # the first tells what is wrong with the others too
+            _reported = True
+            logger.warning(
+                "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
+                "does not load .onnx files.",
+                module.__name__,
+                type(error).__name__,
+                error,
+            )

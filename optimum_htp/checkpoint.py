@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp import plugins
-from optimum_htp.errors import ExportError
+from optimum_htp.errors import ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.repofiles import (
     config_files,
@@ -61,8 +61,11 @@ class Checkpoint:
         """The Auto classes that load the preprocessors."""
         names = [name for name in self.config_files if name.endswith(".json")]
         configs = {name: content for name in names if isinstance(content := read_json(self.folder / name), dict)}
-        extra = plugins.manager().hook.optimum_htp_preprocessors(files=self.files, configs=configs)
-        found = [*preprocessor_classes(self.files, configs), *(name for names in extra for name in names)]
+        found = list(preprocessor_classes(self.files, configs))
+        for _, names in plugins.answers("optimum_htp_preprocessors", files=self.files, configs=configs):
+            if isinstance(names, PluginError):
+                raise names
+            found += names
         return tuple(dict.fromkeys(found))
 
 

@@ -81,9 +81,13 @@ class HFHubConfigLoader:
             force_download=force_download,
         )
         source = resolve_preprocessors(record, access)
+        names = class_names(record, source.folder)
+        import transformers
+
+        for name in ("AutoConfig", *names[:1]):  # its lazy modules are not made for two threads at a time
+            getattr(transformers, name, None)
         with ThreadPoolExecutor(2) as pool:
             config = pool.submit(load_config, source, record, anew=force_download)
-            names = class_names(record, source.folder)
             preprocessor = pool.submit(load_preprocessor, names[0], source.folder, record) if names else None
             return config.result(), preprocessor.result() if preprocessor is not None else None
 

@@ -10,10 +10,10 @@ from optimum_htp.fit import misfit
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.repofiles import MODEL_CONFIGS, read_json
+from optimum_htp.repofiles import MODEL_CONFIGS, config_files, read_json
 from optimum_htp.resolve import ConfigFolder, resolve_configs, resolve_preprocessors
 
-__all__ = ["config_folder", "file_in_folder", "preprocessor_folder"]
+__all__ = ["config_folder", "file_in_folder", "has_preprocessors", "preprocessor_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def config_folder(
     None only where nothing is `needed` and nothing can be had.
     """
     from_hub = metadata is not None and metadata.model_type == "hub"
-    if has_own_config(path, metadata, revision):
+    if has_own_config(path, metadata, revision, needed=needed):
         return ConfigFolder(path.parent)
     if metadata is not None and from_hub:
         if revision not in (None, metadata.hub_sha):
@@ -55,13 +55,17 @@ def config_folder(
         )
     raise ConfigLoadError(
         f"{path} does not say which model it came from, and there is no {_CONFIG} beside it. Do one of these: "
-        f"export the model again with `optimum-cli export htp`; copy its {_CONFIG} into {path.parent}; or pass "
-        "config=."
+        f"export the model again with `optimum-cli export htp`; say which it is with `optimum-cli htp inject {path} "
+        f"--model ID`; copy its {_CONFIG} into {path.parent}; or pass config=."
     )
 
 
-def has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | None) -> bool:
-    """Whether the `config.json` beside a file is there and is the file's own."""
+def has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | None, *, needed: bool = True) -> bool:
+    """Whether the `config.json` beside a file is there and is the file's own.
+
+    Raises:
+        ConfigLoadError: It is another model's, is `needed`, and could come from nowhere else.
+    """
     beside = path.parent / _CONFIG
     if not beside.is_file():
         return False
@@ -71,7 +75,7 @@ def has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | 
         return False
     content = read_json(beside)
     reason = misfit(content, metadata, path) if isinstance(content, dict) else "it is not a JSON object"
-    if reason is not None and metadata.model_type == "local":
+    if reason is not None and metadata.model_type == "local" and needed:
         raise ConfigLoadError(
             f"{beside} is not the config of {path.name}: {reason}. Copy the right one there, or pass config=."
         )
@@ -85,13 +89,16 @@ def preprocessor_folder(
 ) -> Path:
     """Return the folder that a file's preprocessors come from.
 
-    It is the file's own where its config is there, and with it a preprocessor; otherwise that of its commit.
+    It is the file's own where its config is there, and with it a preprocessor; otherwise that of its commit. A file
+    that is of no commit has them beside it, with its config or without.
 
     Raises:
-        ConfigLoadError: The file does not say where it came from, and has no config beside it.
+        ConfigLoadError: The file is of no commit, and has neither a config nor preprocessors beside it.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
     if metadata is None or metadata.model_type == "local":
+        if not (path.parent / _CONFIG).is_file() and has_preprocessors(path.parent):
+            return path.parent
         source = config_folder(path, metadata, access, revision, False, needed=True)
         assert source is not None  # it raises where there is none
         return source.folder
@@ -99,6 +106,11 @@ def preprocessor_folder(
     if any((path.parent / name).is_file() for name in names) and has_own_config(path, metadata, revision):
         return path.parent
     return resolve_preprocessors(metadata, access, revision=revision).folder
+
+
+def has_preprocessors(folder: Path) -> bool:
+    """Whether a folder holds files that preprocessors are loaded from."""
+    return not {*config_files([one.name for one in folder.iterdir()])} <= {*MODEL_CONFIGS}
 
 
 def file_in_folder(folder: Path, name: str | None = None) -> Path | None:

@@ -13,6 +13,7 @@ __all__ = [
     "ConfigFileNotFoundError",
     "ConfigLoadError",
     "DamagedDownloadError",
+    "DeviceError",
     "DownloadError",
     "ExportError",
     "FileChangedError",
@@ -25,18 +26,22 @@ __all__ = [
     "InvalidOnnxFileError",
     "MetadataError",
     "MisfitError",
+    "MissingDependencyError",
     "MissingSiblingError",
     "ModelNotFoundError",
     "OfflineError",
     "OnnxFileNotFoundError",
     "OnnxReadError",
     "OnnxWriteError",
+    "PluginError",
     "PreprocessorLoadError",
     "RateLimitedError",
     "RepoDisabledError",
     "ReportError",
     "RevisionNotFoundError",
+    "UnknownHubError",
     "VerificationError",
+    "WrongTaskError",
 ]
 
 
@@ -116,6 +121,10 @@ class ConfigFileNotFoundError(ConfigLoadError):
     """The repo is there, at the commit, and has no such config file."""
 
 
+class WrongTaskError(ConfigLoadError, ValueError):
+    """An ONNX file that was exported for another task than the class is for that was to load it."""
+
+
 class PreprocessorLoadError(HFHubIntegrationError):
     """The tokenizer, processor, image processor or feature extractor of a model cannot be loaded."""
 
@@ -162,3 +171,19 @@ class ExportError(HFHubIntegrationError, RuntimeError):
 
 class VerificationError(ExportError):
     """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
+
+
+class DeviceError(HFHubIntegrationError, ValueError):
+    """A device that is not known, or that the installed onnxruntime has no provider for."""
+
+
+class MissingDependencyError(HFHubIntegrationError, ImportError):
+    """Another distribution is needed for this, and is not installed or cannot be imported."""
+
+
+class PluginError(HFHubIntegrationError):
+    """A plugin fails where its answer is needed, gives one that it may not give, or contradicts another."""
+
+
+class UnknownHubError(PluginError, LookupError):
+    """A model of a Hub that no installed plugin provides."""

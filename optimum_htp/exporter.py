@@ -143,7 +143,8 @@ class HTPExporter:
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             self._add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
             refuse_foreign_configs(staged, folder, names)
-            tags = _tags(staged, dict(zip(names, written, strict=True)), parts) if hierarchy else {}
+            originals = dict(zip(names, written, strict=True))
+            tags = _tags(staged, originals, parts, strict=verify_hub) if hierarchy else {}
             record = self._stamp(staged, names, record, subject, tags)
             if verify_hub:
                 _verify(staged, names, record, access)
@@ -240,15 +241,33 @@ class HTPExporter:
         return written[0]
 
 
-def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts) -> dict[str, TagWriter]:
-    """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it."""
+def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, strict: bool) -> dict[str, TagWriter]:
+    """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it.
+
+    Tags are an extra: a file that cannot be tagged is worth a warning, unless everything is to be as it is promised.
+
+    Raises:
+        VerificationError: A file cannot be tagged, and that is `strict`ly forbidden.
+    """
     tags = {}
     for name, written in names.items():
-        assignment = parts.assignment(written, staged / name)
-        if assignment is None:
+        try:
+            assignment = parts.assignment(written, staged / name)
+            writer = TagWriter(assignment) if assignment is not None else None
+        except Exception as error:
+            step = (
+                "noting its modules in PyTorch's export" if error in parts.faults.values() else "following its passes"
+            )
+            fault = f"{name} cannot be tagged: {step} failed ({type(error).__name__}: {error})."
+            if strict:
+                raise VerificationError(f"{fault} Leave out --verify-hub, or give --no-hierarchy.") from error
+            logger.warning("%s The export goes on without its tags; try `optimum-cli htp tag` on it.", fault)
+            logger.debug("The fault in tagging %s", name, exc_info=error)
+            continue
+        if assignment is None or writer is None:
             logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
             continue
-        tags[name] = TagWriter(assignment)
+        tags[name] = writer
         if unplaced := sum(assignment.coverage.get(rule.value, 0) for rule in LAST_RESORTS):
             logger.warning(
                 "%d of %d nodes of %s could not be placed exactly: htp.coverage says how each was.",

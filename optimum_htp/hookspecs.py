@@ -22,7 +22,11 @@ hookimpl = pluggy.HookimplMarker("optimum_htp")
 
 @hookspec
 def optimum_htp_hubs() -> Sequence[Hub]:  # type: ignore[empty-body]
-    """Return the Hubs that this plugin adds. A name that is already taken is an error."""
+    """Return the Hubs that this plugin adds. A name that is already taken is an error.
+
+    Where this raises, its Hubs are left out with a warning; the models of other Hubs load. It is an error for files
+    of a Hub that nobody else provides.
+    """
 
 
 @hookspec
@@ -31,8 +35,8 @@ def optimum_htp_metadata(  # type: ignore[empty-body]
 ) -> Mapping[str, str]:
     """Return metadata properties to write beside ours into every file of an export.
 
-    `info` is what the Hub said of the model, None for a local one. Keys that begin with `hf_` are ours and
-    are refused.
+    `info` is what the Hub said of the model, None for a local one. Keys that begin with `hf_` or `htp.` are ours,
+    and end the export with a `PluginError`. So does what this raises: no file is written without what it should say.
     """
 
 
@@ -42,5 +46,6 @@ def optimum_htp_preprocessors(  # type: ignore[empty-body]
 ) -> Sequence[str]:
     """Return the names of further Auto classes that load preprocessors of a model with these files.
 
-    `configs` has the parsed content of its JSON configs, by file name.
+    `configs` has the parsed content of its JSON configs, by file name. What this raises ends the export with a
+    `PluginError`: a file that does not name a preprocessor is loaded without it.
     """

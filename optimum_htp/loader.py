@@ -20,11 +20,13 @@ from optimum_htp.errors import (
     MetadataError,
     MissingSiblingError,
     OnnxFileNotFoundError,
+    WrongTaskError,
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loads import ModelFiles, files_being_loaded, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import external_files, read_metadata
+from optimum_htp.onnxfile import external_files, read_metadata, read_signature
+from optimum_htp.ort_classes import class_for
 from optimum_htp.preprocessors import LazyPreprocessors
 from optimum_htp.repofiles import MODEL_CONFIGS
 from optimum_htp.resolve import ConfigFolder, load_config
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _, _GENERATION_CONFIG = MODEL_CONFIGS
 _SINGLE_FILE: Final = "model.onnx"
+_GENERATION: Final = "text-generation"
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
 
@@ -81,6 +84,7 @@ def load(
         OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
         InvalidOnnxFileError: The file is not an ONNX model.
         ConfigLoadError: There is no config to load it with.
+        WrongTaskError: The class fails on it, or would in every call, and it is for another one.
         HFHubIntegrationError: The Hub does not give the config; the subclass says why.
     """
     path = Path(os.fspath(model_id)).expanduser()
@@ -109,13 +113,46 @@ def load(
     if options.get("file_name") not in (None, path.name):
         raise ValueError(f"{path} is a file: leave out file_name={options['file_name']!r}.")
     options.pop("file_name", None)
-    with _answering_with(files):
-        model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
+    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
+    if wrong is not None:
+        raise wrong
+    try:
+        with _answering_with(files):
+            model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
+    except Exception as error:
+        if (wrong := _wrong_task(cls, path, metadata)) is not None:
+            raise wrong from error
+        raise
     if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
         model.main_input_name = next(iter(model.input_names), None)
     if metadata is not None and metadata.preprocessors:
         model.preprocessors = LazyPreprocessors(path, metadata, access, revision, trust_remote_code)
     return model
+
+
+def _cannot_generate(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
+    """Whether a decoder's class is to load what gives no logits for each token, so that its every call would fail."""
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    if not issubclass(cls, ORTModelForCausalLM) or metadata is None or metadata.task is None:
+        return False
+    if metadata.task.startswith(_GENERATION):
+        return False
+    logits = next((spec for spec in read_signature(path)[1] if spec.name == "logits"), None)
+    return logits is None or (logits.shape is not None and len(logits.shape) != len(("batch", "token", "vocabulary")))
+
+
+def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> WrongTaskError | None:
+    """Return what to say where a file was exported for another class than the one that does not load it."""
+    if metadata is None or metadata.task is None:
+        return None
+    fitting = class_for(path, metadata)
+    if issubclass(cls, fitting) or issubclass(fitting, cls):
+        return None
+    return WrongTaskError(
+        f"{path} was exported for {metadata.task}, and {cls.__name__} cannot run that: use {fitting.__name__}, or "
+        "export the model again for another task."
+    )
 
 
 def _config(

@@ -35,14 +35,14 @@ def names_a_file(model_id: Any) -> bool:
     return text.endswith(".onnx") and not Path(text).is_dir()
 
 
-def may_be_ours(model_id: Any, subfolder: str | None = None) -> bool:
+def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
     """Whether what was given to `from_pretrained` is an ONNX file, or a folder without the config that it needs.
 
     Args:
         model_id: A path, a repo, or anything else.
         subfolder: Where in a folder to look. Optimum takes the folder's own config too.
     """
-    if not isinstance(model_id, (str, os.PathLike)):
+    if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
     if names_a_file(model_id):
         return True

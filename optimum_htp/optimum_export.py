@@ -6,6 +6,7 @@ it hands the loaded model to is watched while it runs.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.dependencies import needing_optimum_onnx
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 
@@ -95,8 +97,9 @@ def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: Optimum's exporter has no such option.
     """
-    from optimum.exporters.onnx import main_export
-    from optimum.utils import DEFAULT_DUMMY_SHAPES
+    with needing_optimum_onnx("Exporting"):
+        from optimum.exporters.onnx import main_export
+        from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     known = (set(inspect.signature(main_export).parameters) | set(DEFAULT_DUMMY_SHAPES)) - _NOT_FORWARDED
     translated = {}
@@ -115,21 +118,25 @@ def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _loaded_models() -> Iterator[list[Any]]:
-    """Collect the models that `main_export` loads, at the function that it hands them to."""
+    """Collect the models that `main_export` loads in this thread, at the function that it hands them to."""
     import optimum.exporters.onnx.__main__ as module
 
     original = module.onnx_export_from_model
     models: list[Any] = []
+    mine = threading.get_ident()
 
+    @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        models.append(kwargs["model"] if "model" in kwargs else args[0])
+        if threading.get_ident() == mine and (args or "model" in kwargs):
+            models.append(kwargs["model"] if "model" in kwargs else args[0])
         return original(*args, **kwargs)
 
     module.onnx_export_from_model = watched
     try:
         yield models
     finally:
-        module.onnx_export_from_model = original
+        if module.onnx_export_from_model is watched:
+            module.onnx_export_from_model = original
 
 
 @contextmanager

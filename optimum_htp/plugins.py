@@ -1,49 +1,111 @@
-"""The plugin manager, and what its plugins add up to."""
+"""The plugin manager, and what its plugins add up to.
+
+Plugins are others' code. One that cannot be loaded is left out with a warning; what one does when it is asked is told
+with its name, and each hook says in `hookspecs` whether that is a warning or an error.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from typing import Final
+import logging
+import threading
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any, Final
 
 import pluggy
 
 from optimum_htp import hookspecs
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import PluginError, UnknownHubError
 from optimum_htp.hubs.base import Hub
 
-__all__ = ["HUGGING_FACE", "hub", "manager"]
+__all__ = ["HUGGING_FACE", "answers", "hub", "manager"]
+
+logger = logging.getLogger(__name__)
 
 HUGGING_FACE: Final = "huggingface"
 _BUILT_IN: Final = ("optimum_htp.hubs.huggingface",)
 _GROUP: Final = "optimum_htp"
+_LOADING: Final = threading.RLock()  # files are worked on side by side, and each plugin is loaded once
+
+
+def manager() -> pluggy.PluginManager:
+    """Return the plugin manager with the built-in plugins and all installed ones that can be loaded."""
+    with _LOADING:
+        return _manager()
 
 
 @functools.cache
-def manager() -> pluggy.PluginManager:
-    """Return the plugin manager with the built-in plugins and all installed ones."""
+def _manager() -> pluggy.PluginManager:
     plugins = pluggy.PluginManager(_GROUP)
     plugins.add_hookspecs(hookspecs)
     for name in _BUILT_IN:
         plugins.register(importlib.import_module(name), name)
-    plugins.load_setuptools_entrypoints(_GROUP)
-    plugins.check_pending()
+    for point in metadata.entry_points(group=_GROUP):
+        try:
+            plugins.load_setuptools_entrypoints(_GROUP, point.name)
+            plugins.check_pending()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one, loading goes on without it
+            if plugins.has_plugin(point.name):
+                plugins.unregister(name=point.name)
+            logger.warning(
+                "The plugin %r of optimum-htp%s is left out: %s: %s. Upgrade it or uninstall it.",
+                point.name,
+                f" ({point.dist.name} {point.dist.version})" if point.dist is not None else "",
+                type(error).__name__,
+                error,
+            )
     return plugins
+
+
+def answers(hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
+    """Ask each plugin in turn; yield its name, and what it answers or the `PluginError` that it could not."""
+    plugins = manager()
+    asked = {impl.plugin_name: impl.plugin for impl in getattr(plugins.hook, hook).get_hookimpls()}
+    for name, plugin in asked.items():
+        others = [one for one in asked.values() if one is not plugin]
+        try:
+            for answer in plugins.subset_hook_caller(hook, others)(**arguments):
+                yield name, answer
+        except Exception as error:  # noqa: BLE001 - others' code may raise anything
+            failure = PluginError(
+                f"The plugin {name!r} of optimum-htp fails in {hook}: {type(error).__name__}: {error}. Upgrade it or "
+                "uninstall it."
+            )
+            failure.__cause__ = error
+            yield name, failure
 
 
 def hub(provider: str | None = None) -> Hub:
     """Return the Hub of a name, the Hugging Face Hub for None.
 
     Raises:
-        HFHubIntegrationError: No plugin provides it, or two do.
+        UnknownHubError: No plugin provides it, or the one that might fails.
+        PluginError: Two plugins provide it.
     """
-    name = provider or HUGGING_FACE
-    found = [one for hubs in manager().hook.optimum_htp_hubs() for one in hubs if one.name == name]
-    if len(found) == 1:
-        return found[0]  # type: ignore[no-any-return]
-    if not found:
-        raise HFHubIntegrationError(
-            f"The model comes from the Hub {name!r}, which no installed plugin provides. Install the plugin "
-            "of optimum-htp that does."
+    wanted = provider or HUGGING_FACE
+    found, failures = [], []
+    for name, hubs in answers("optimum_htp_hubs"):
+        if isinstance(hubs, PluginError):
+            failures.append(hubs)
+        else:
+            found += [(name, one) for one in hubs if one.name == wanted]
+    if len(found) > 1:
+        names = ", ".join(repr(name) for name, _ in found)
+        raise PluginError(
+            f"{len(found)} installed plugins provide the Hub {wanted!r} ({names}). Uninstall all but one."
         )
-    raise HFHubIntegrationError(f"{len(found)} installed plugins provide the Hub {name!r}. Uninstall all but one.")
+    if not found:
+        why = " ".join(map(str, failures)) or "Install the plugin of optimum-htp that does."
+        raise UnknownHubError(
+            f"The model comes from the Hub {wanted!r}, which no installed plugin provides. {why}"
+        ) from (failures[0] if failures else None)
+    for failure in failures:
+        _warn_once(str(failure))
+    return found[0][1]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logger.warning("%s Its Hubs are left out.", text)

@@ -23,6 +23,7 @@ from transformers import (
 from optimum_htp import OptimumONNXModel
 from optimum_htp.errors import (
     ConfigLoadError,
+    DeviceError,
     HFHubIntegrationError,
     OnnxFileNotFoundError,
     PreprocessorLoadError,
@@ -78,8 +79,8 @@ def test_every_task_of_optimum_has_a_class(exported, tmp_path):
     from optimum.exporters.tasks import TasksManager
     from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
-    from optimum_htp.auto import _class_for
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.ort_classes import class_for
 
     tasks = {}
     for name, cls in inspect.getmembers(optimum.onnxruntime, inspect.isclass):
@@ -92,7 +93,7 @@ def test_every_task_of_optimum_has_a_class(exported, tmp_path):
     assert len(tasks) > 12
     for task, names in tasks.items():
         record = ExportMetadata(model_type="local", task=task)
-        found = _class_for(exported("minilm") / "model.onnx", record, "auto").__name__
+        found = class_for(exported("minilm") / "model.onnx", record, "auto").__name__
         assert found in names, (task, found)
 
 
@@ -259,3 +260,40 @@ def test_answers_are_right_through_model_and_tokenizer(exported, model_folder, c
     with torch.no_grad():
         assert (model(**inputs).logits - reference(**inputs).logits).abs().max() < 1e-4
     assert json.loads(json.dumps(model.config.id2label))["0"] == "LABEL 0"
+
+
+@pytest.fixture
+def local_file(exported, tmp_path):
+    """A file that was exported from a local model, alone in its folder."""
+    folder = tmp_path / "local"
+    folder.mkdir()
+    file = Path(shutil.copy(exported("bert") / "model.onnx", folder))
+    rewrite_model(file, metadata={"hf_model_type": "local"}, drop=lambda key: key.startswith("hf_hub"))
+    return file
+
+
+def test_given_config_spares_a_local_file_the_one_beside_it(local_file, model_folder, caplog):
+    config = AutoConfig.from_pretrained(model_folder("bert"))
+    model, preprocessor = OptimumONNXModel.from_onnx(local_file, config=config)
+    assert model.config.id2label == config.id2label
+    assert preprocessor is None
+    assert "no preprocessors beside it" in caplog.text
+    assert OptimumONNXModel.from_pretrained(local_file, config=config).config.id2label == config.id2label
+
+
+def test_preprocessors_beside_a_local_file_need_no_config_beside_them(local_file, model_folder):
+    for path in model_folder("bert").iterdir():
+        if "token" in path.name or path.name == "vocab.txt":
+            shutil.copy(path, local_file.parent)
+    config = AutoConfig.from_pretrained(model_folder("bert"))
+    model, tokenizer = OptimumONNXModel.from_onnx(local_file, config=config)
+    assert tokenizer("the cat").input_ids == AutoTokenizer.from_pretrained(local_file)("the cat").input_ids
+    assert model.preprocessors[0]("the cat").input_ids == tokenizer("the cat").input_ids
+    with pytest.raises(ConfigLoadError, match=r"config\.json is not beside it"):
+        OptimumONNXModel.from_onnx(local_file)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda"])
+def test_device_that_is_not_here_is_an_error_of_its_own(device, exported):
+    with pytest.raises(DeviceError, match=f"device='{device}'"):
+        OptimumONNXModel.from_onnx(exported("bert") / "model.onnx", device=device)

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from optimum_htp import OptimumONNXModel
+from optimum_htp.hooks.patching import is_wrapped
 from tests.support.animals import inputs
 from tests.support.zoo import ZOO
 
@@ -29,6 +30,20 @@ def test_table_has_every_class_that_optimum_has():
         if name.startswith("ORTModelFor") and isinstance(getattr(optimum.onnxruntime, name), type)
     }
     assert classes == {animal.ort_class for animal in ZOO.values()} | set(OTHERS)
+
+
+def test_every_class_that_loads_goes_through_us():
+    """Whatever class of Optimum's has a `from_pretrained`, it is ours that answers."""
+    pytest.importorskip("diffusers")
+    loading = [
+        one
+        for one in (getattr(optimum.onnxruntime, name) for name in dir(optimum.onnxruntime) if name.startswith("ORT"))
+        if isinstance(one, type)
+        and hasattr(one, "from_pretrained")
+        and not issubclass(one, transformers.PretrainedConfig)
+    ]
+    assert len(loading) > 25
+    assert [one.__name__ for one in loading if not is_wrapped(one.from_pretrained)] == []
 
 
 @pytest.mark.slow

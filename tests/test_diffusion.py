@@ -75,6 +75,18 @@ def test_class_is_picked(pipeline):
     assert tokenizer("a b").input_ids
 
 
+@pytest.mark.parametrize("task", ["Text2Image", "Image2Image", "Inpainting"])
+def test_class_of_a_task_loads_the_files_too(pipeline, task, tmp_path):
+    import optimum.onnxruntime
+
+    cls = getattr(optimum.onnxruntime, f"ORTPipelineFor{task}")
+    pipe = cls.from_pretrained(pipeline, cache_dir=tmp_path)
+    assert type(pipe) in cls.ort_pipelines_mapping.values()
+    assert pipe.tokenizer("a b").input_ids
+    again = cls.from_pretrained(pretrained_model_or_path=pipeline / "unet" / "model.onnx", cache_dir=tmp_path)
+    assert type(again) is type(pipe)
+
+
 def test_weights_beside_a_part(copy):
     unet = onnx.load(copy / "unet" / "model.onnx")
     options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}

@@ -13,10 +13,12 @@ import pytest
 import torch
 from optimum.onnxruntime import (
     ORTModelForCausalLM,
+    ORTModelForCustomTasks,
     ORTModelForFeatureExtraction,
     ORTModelForSeq2SeqLM,
     ORTModelForSequenceClassification,
 )
+from transformers import AutoConfig
 
 from optimum_htp.errors import (
     ConfigLoadError,
@@ -26,6 +28,7 @@ from optimum_htp.errors import (
     MissingSiblingError,
     OnnxFileNotFoundError,
     RevisionNotFoundError,
+    WrongTaskError,
 )
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata, rewrite_model
@@ -213,11 +216,11 @@ def _without_record(path):
     rewrite_model(path, metadata={}, drop=lambda key: key.startswith("hf_"))
 
 
-def test_file_without_record_and_config_names_three_remedies(bert_file):
+def test_file_without_record_and_config_names_four_remedies(bert_file):
     _without_record(bert_file)
     with pytest.raises(ConfigLoadError) as caught:
         load(bert_file)
-    for remedy in ("optimum-cli export htp", "config.json", "config="):
+    for remedy in ("optimum-cli export htp", f"optimum-cli htp inject {bert_file}", "config.json", "config="):
         assert remedy in str(caught.value)
 
 
@@ -430,3 +433,42 @@ socket.socket.connect = socket.socket.connect_ex = refuse
     switch = {} if how == "local_files_only" else {how: "1"}
     done = run_python(forbid + "FORBIDDEN = True" + load_it, **home, **switch)
     assert done.stdout.strip() == "gpt2 ['the', 'cat']"
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "fitting"),
+    [
+        (ORTModelForCausalLM, "bert", "ORTModelForSequenceClassification"),
+        (ORTModelForCausalLM, "t5", "ORTModelForSeq2SeqLM"),
+        (ORTModelForCausalLM, "vit", "ORTModelForImageClassification"),
+    ],
+)
+def test_class_for_another_task_is_told_which_one_fits(cls, name, fitting, exported, cache, caplog):
+    file = sorted(exported(name).glob("*.onnx"))[-1]
+    with pytest.raises(WrongTaskError, match=rf"{file.name} was exported for .*: use {fitting}, ") as caught:
+        load(file, cls, cache_dir=cache)
+    assert isinstance(caught.value, ValueError)
+    assert "use_cache" not in caplog.text + str(caught.value)
+
+
+def test_class_for_another_task_that_works_is_let_through(exported, cache):
+    model = load(exported("bert") / "model.onnx", ORTModelForCustomTasks, cache_dir=cache)
+    ids = torch.tensor([[2, 7, 8, 3]])
+    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
+    assert outputs["logits"].shape == (1, 3)
+    assert load(exported("bert") / "model.onnx", ORTModelForFeatureExtraction, cache_dir=cache).path.name
+
+
+def test_fitting_class_that_fails_says_what_optimum_says(exported, cache):
+    with pytest.raises(ValueError) as caught:
+        load(exported("bert") / "model.onnx", cache_dir=cache, provider="NoSuchProvider")
+    assert not isinstance(caught.value, WrongTaskError)
+
+
+def test_strangers_config_beside_a_local_file_does_not_matter_where_one_is_given(exported, model_folder, tmp_path):
+    file = Path(shutil.copy(exported("gpt2") / "model.onnx", tmp_path))
+    _without_record(file)
+    rewrite_model(file, metadata={"hf_model_type": "local", "hf_task": "text-generation-with-past"})
+    shutil.copy(model_folder("bert") / "config.json", tmp_path)
+    config = AutoConfig.from_pretrained(model_folder("gpt2"))
+    assert load(file, ORTModelForCausalLM, config=config).config.model_type == "gpt2"

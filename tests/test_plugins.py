@@ -6,11 +6,12 @@ import pytest
 
 import optimum_htp
 from optimum_htp import HTPExporter
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import HFHubIntegrationError, PluginError, UnknownHubError
 from optimum_htp.hubs import Hub
 from optimum_htp.hubs.huggingface import HuggingFaceHub
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.plugins import hub, manager
+from tests.conftest import run_python
 
 
 @pytest.fixture
@@ -84,5 +85,75 @@ def test_plugin_may_not_set_our_keys(registered, model_folder, tmp_path):
 
     registered(Plugin())
     with pytest.raises(HFHubIntegrationError, match="hf_hub_sha"):
+        HTPExporter().export(model_folder("bert"), tmp_path / "out", do_validation=False)
+    assert not (tmp_path / "out").exists()
+
+
+def install(folder, **modules):
+    """Install a distribution with one module for each plugin, named by an entry point."""
+    info = folder / "acme_plugins-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-plugins\nVersion: 1.2\n")
+    points = "\n".join(f"{name} = {name}" for name in modules)
+    (info / "entry_points.txt").write_text(f"[optimum_htp]\n{points}\n")
+    for name, source in modules.items():
+        (folder / f"{name}.py").write_text(f"import optimum_htp\n{source}\n")
+
+
+GOOD = """
+@optimum_htp.hookimpl
+def optimum_htp_hubs():
+    from optimum_htp.hubs.huggingface import HuggingFaceHub
+    class Acme(HuggingFaceHub):
+        name = "acme"
+    return [Acme()]
+"""
+BROKEN = {
+    "raises": "raise RuntimeError('on purpose')",
+    "imports_what_is_gone": "import gone_for_good",
+    "has_a_hook_that_is_none": "@optimum_htp.hookimpl\ndef optimum_htp_no_such_hook(): ...",
+    "wants_an_argument_that_is_none": "@optimum_htp.hookimpl\ndef optimum_htp_hubs(colour): ...",
+}
+
+
+def test_plugins_that_cannot_be_loaded_are_named_once_and_left_out(exported, tmp_path):
+    install(tmp_path, good=GOOD, **BROKEN)
+    code = f"""
+from optimum.onnxruntime import ORTModelForSequenceClassification
+for _ in range(2):
+    model = ORTModelForSequenceClassification.from_pretrained({str(exported("bert") / "model.onnx")!r})
+from optimum_htp.plugins import hub
+print(type(model).__name__, hub("acme").name, hub().name)
+"""
+    done = run_python(code, PYTHONPATH=str(tmp_path))
+    assert done.stdout.split() == ["ORTModelForSequenceClassification", "acme", "huggingface"]
+    for name in BROKEN:
+        (line,) = [line for line in done.stderr.splitlines() if name in line]
+        assert "(acme-plugins 1.2) is left out" in line
+    assert "'good'" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plugin_that_fails_to_name_its_hubs_concerns_its_own_models_only(registered, caplog):
+    class Plugin:
+        @optimum_htp.hookimpl
+        def optimum_htp_hubs(self):
+            raise RuntimeError("on purpose")
+
+    registered(Plugin())
+    assert isinstance(hub(), HuggingFaceHub)
+    assert isinstance(hub(), HuggingFaceHub)
+    assert caplog.text.count("fails in optimum_htp_hubs: RuntimeError: on purpose") == 1
+    with pytest.raises(UnknownHubError, match=r"'acme'.*fails in optimum_htp_hubs: RuntimeError: on purpose"):
+        hub("acme")
+
+
+@pytest.mark.parametrize("hook", ["optimum_htp_metadata", "optimum_htp_preprocessors"])
+def test_plugin_that_fails_to_say_what_goes_into_a_file_is_named(hook, registered, model_folder, tmp_path):
+    def fails(self):
+        raise RuntimeError("on purpose")
+
+    registered(type("Acme", (), {hook: optimum_htp.hookimpl(fails)})())
+    with pytest.raises(PluginError, match=rf"fails in {hook}: RuntimeError: on purpose"):
         HTPExporter().export(model_folder("bert"), tmp_path / "out", do_validation=False)
     assert not (tmp_path / "out").exists()

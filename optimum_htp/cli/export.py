@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import ArgumentParser
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Callable
 from typing import Any, Final
 
 from optimum.commands.base import CommandInfo
@@ -26,8 +27,15 @@ class HTPExportCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        from optimum.commands.export.onnx import parse_args_onnx
+        from optimum_htp.errors import MissingDependencyError
 
+        try:
+            parse_args_onnx = _optimums_own()
+        except MissingDependencyError as error:
+            # optimum-cli makes the parsers of all its commands: only who asks for this one may hear of it.
+            parser.description = str(error)
+            parser.add_argument("arguments", nargs="*", action=_Refusal, help=SUPPRESS)
+            return
         parse_args_onnx(parser)
         for action in parser._actions:
             if action.dest == "model":
@@ -85,3 +93,19 @@ class HTPExportCommand(Command):
         show(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
         for path in result.files:
             show(f"  {path}")
+
+
+def _optimums_own() -> Callable[[ArgumentParser], None]:
+    """Return the function that declares the arguments of `optimum-cli export onnx`."""
+    from optimum_htp.dependencies import needing_optimum_onnx
+
+    with needing_optimum_onnx("optimum-cli export htp"):
+        from optimum.commands.export.onnx import parse_args_onnx
+    return parse_args_onnx  # type: ignore[no-any-return]
+
+
+class _Refusal(Action):
+    """Takes whatever is given, and says why nothing can be done with it."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        parser.exit(1, f"error: {parser.description}\n")

@@ -20,8 +20,6 @@ class ProfileCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        from optimum.utils import DEFAULT_DUMMY_SHAPES
-
         parser.add_argument("file", metavar="FILE", help="A tagged ONNX file.")
         parser.add_argument("--runs", type=int, default=10, help="Runs that are timed (default: 10).")
         parser.add_argument("--warmup", type=int, default=2, help="Runs before those (default: 2).")
@@ -32,13 +30,11 @@ class ProfileCommand(Command):
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         parser.add_argument("--report", help="Also write a report with times: a name in .json, .md or .html.")
         group = parser.add_argument_group("Input shapes")
-        for name in DEFAULT_DUMMY_SHAPES:
+        for name in _shape_names():
             group.add_argument(f"--{name}", type=int, default=None, help="Size of inputs, as for `export onnx`.")
 
     def execute(self) -> None:
         """Run, and print the tree."""
-        from optimum.utils import DEFAULT_DUMMY_SHAPES
-
         from optimum_htp.hierarchy.outline import outline
         from optimum_htp.hierarchy.summary import summarize
         from optimum_htp.profiling import profile_file
@@ -47,7 +43,7 @@ class ProfileCommand(Command):
 
         if self.args.report is not None:
             check_report_path(self.args.report)
-        shapes = {name: getattr(self.args, name) for name in DEFAULT_DUMMY_SHAPES}
+        shapes = {name: getattr(self.args, name) for name in _shape_names()}
         profile = profile_file(
             self.args.file,
             runs=max(1, self.args.runs),
@@ -78,3 +74,12 @@ class ProfileCommand(Command):
         show()
         for line in outline(modules, depth=self.args.depth, times=True):
             show(cut(line))
+
+
+def _shape_names() -> list[str]:
+    """Return Optimum's names of sizes; none where it cannot be imported, for the other commands' parsers' sake."""
+    try:
+        from optimum.utils import DEFAULT_DUMMY_SHAPES
+    except (ImportError, AttributeError, RuntimeError):
+        return []
+    return list(DEFAULT_DUMMY_SHAPES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from optimum_htp.onnxfile import read_graph
 
 __all__ = ["ExportedParts", "module_tree", "watched_exports"]
 
+_PARAMETERS: Final = ("model", "args", "f")  # the first of `torch.onnx.export`
 # The parts of a pipeline that Optimum makes of one component.
 _COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
 
@@ -42,11 +44,20 @@ class ExportedParts:
     Attributes:
         folder: Where to.
         whole: Returns the whole model; called when its first part is exported.
+        faults: What went wrong while the modules of a part's nodes were looked up, by its file.
     """
 
     folder: Path
     whole: Callable[[], Any]
+    faults: dict[str, Exception] = field(default_factory=dict)
     _parts: dict[str, _Part] = field(default_factory=dict)
+
+    def try_to_add(self, name: str, part: Any, calls: dict[tuple[str, ...], list[str]]) -> None:
+        """Note a part in the middle of somebody else's export, which has to go on whatever comes of that."""
+        try:
+            self.add(name, part, calls)
+        except Exception as error:  # noqa: BLE001 - the caller decides what a file without tags is worth
+            self.faults[name] = error
 
     def add(self, name: str, part: Any, calls: dict[tuple[str, ...], list[str]]) -> None:
         """Note a part that has just been exported to a file in the folder."""
@@ -63,7 +74,12 @@ class ExportedParts:
         Args:
             name: The file, as Optimum named it.
             path: Where it is now.
+
+        Raises:
+            Exception: One of the `faults`, where the file is that part or is made of it.
         """
+        if name in self.faults or (self.faults and name not in self._parts):
+            raise self.faults.get(name) or next(iter(self.faults.values()))
         parts = [self._parts[name]] if name in self._parts else list(self._parts.values())
         if not parts:
             return None
@@ -151,7 +167,9 @@ def _place_of_copy(whole: Any, part: Any) -> str:
 
 @contextmanager
 def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> Iterator[ExportedParts]:
-    """Collect what `torch.onnx.export` writes into a folder while the block runs. One thread at a time.
+    """Collect what `torch.onnx.export` writes into a folder while the block runs, in this thread.
+
+    Other threads' exports, and those to a buffer or another folder, go on as if nobody watched.
 
     Args:
         folder: The folder.
@@ -159,27 +177,41 @@ def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> 
         wanted: Whether to watch at all.
     """
     import torch.onnx
+    from torch import nn
 
     parts = ExportedParts(folder, whole)
     if not wanted:
         yield parts
         return
     original = torch.onnx.export
+    mine = threading.get_ident()
 
     @functools.wraps(original)
-    def export(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def export(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
+        name = _name_inside(folder, given.get("f")) if threading.get_ident() == mine else None
+        model = given.get("model")
+        if name is None or not isinstance(model, nn.Module):
+            return original(*args, **kwargs)
         with _watched_calls(model) as calls:
-            result = original(model, *args, **kwargs)
-        written = Path(os.fspath(kwargs.get("f") or args[1]))
-        if folder in written.parents:
-            parts.add(written.relative_to(folder).as_posix(), model, calls)
+            result = original(*args, **kwargs)
+        parts.try_to_add(name, model, calls)
         return result
 
     torch.onnx.export = export
     try:
         yield parts
     finally:
-        torch.onnx.export = original
+        if torch.onnx.export is export:
+            torch.onnx.export = original
+
+
+def _name_inside(folder: Path, target: Any) -> str | None:
+    """Return the name of a file in a folder, relative to it; None for a buffer, no target, or a file elsewhere."""
+    if not isinstance(target, (str, os.PathLike)):
+        return None
+    path = Path(os.fsdecode(target))
+    return path.relative_to(folder).as_posix() if folder in path.parents else None
 
 
 @contextmanager
@@ -189,11 +221,12 @@ def _watched_calls(model: Any) -> Iterator[dict[tuple[str, ...], list[str]]]:
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
     names = {id(module): name for name, module in model.named_modules()}
+    mine = threading.get_ident()  # the hooks see every thread's calls
     calls: dict[tuple[str, ...], list[str]] = defaultdict(list)
     running: list[tuple[str, ...]] = []
 
     def enter(module: Any, inputs: Any) -> None:
-        name = names.get(id(module))
+        name = names.get(id(module)) if threading.get_ident() == mine else None
         if name is not None:
             # PyTorch's exporter counts the calls that left nodes; these leave none.
             if isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
@@ -204,7 +237,7 @@ def _watched_calls(model: Any) -> Iterator[dict[tuple[str, ...], list[str]]]:
             running.append(scope)
 
     def leave(module: Any, inputs: Any, output: Any) -> None:
-        if id(module) in names and running:
+        if running and threading.get_ident() == mine and id(module) in names:
             running.pop()
 
     hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
-from optimum_htp.hooks.patching import wrap_attribute
+from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loads import may_be_ours
 
 __all__ = ["install"]
@@ -25,6 +25,8 @@ _AUTO_CLASSES: Final = {
     "transformers.generation.configuration_utils": "GenerationConfig",
 }
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
+# The options that have played their part where a folder has been found.
+_RESOLVED: Final = ("revision", "force_download", "subfolder")
 
 
 def install(module: ModuleType) -> None:
@@ -33,41 +35,33 @@ def install(module: ModuleType) -> None:
     wrap_attribute(getattr(module, name), "from_pretrained", functools.partial(_loading_beside, name))
 
 
-def _loading_beside(name: str, function: Any) -> Any:
-    """Wrap a loader of configs or preprocessors: for an ONNX file it gets the folder that they are in."""
+def _loading_beside(name: str, call: Call) -> Any:
+    """Answer a loader of configs or preprocessors: for an ONNX file it gets the folder that they are in."""
     is_config = name in _CONFIG_CLASSES
-
-    @functools.wraps(function)
-    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        model_id = pretrained_model_name_or_path
-        if not isinstance(model_id, (str, os.PathLike)):
-            return function(cls, model_id, *args, **kwargs)
-        if may_be_ours(model_id, kwargs.get("subfolder")):
-            folder = _folder_of(model_id, kwargs, is_config=is_config)
-            return function(cls, folder or model_id, *args, **(_of_a_folder(kwargs) if folder else kwargs))
-        try:
-            result = function(cls, model_id, *args, **kwargs)
-            if name != "AutoConfig" or not _lacks_config(model_id, kwargs):
-                return result
-        except FAILURES:
-            folder = _folder_of_repo(model_id, kwargs, is_config=is_config)
-            if folder is None:
-                raise
-        else:
-            folder = _folder_of_repo(model_id, kwargs, is_config=is_config)
-            if folder is None:
-                return result
-        return function(cls, folder, *args, **_of_a_folder(kwargs))
-
-    return from_pretrained
+    model_id = call.subject
+    if not isinstance(model_id, (str, os.PathLike)):
+        return call.pass_on()
+    if may_be_ours(model_id, call.get("subfolder")):
+        options = call.options()
+        folder = _folder_of(model_id, options, is_config=is_config) if options is not None else None
+        return call.pass_on() if folder is None else call.pass_on_with(folder, _RESOLVED)
+    try:
+        result = call.pass_on()
+        if name != "AutoConfig" or not _lacks_config(model_id, call):
+            return result
+    except FAILURES:
+        options = call.options()
+        folder = _folder_of_repo(model_id, options, is_config=is_config) if options is not None else None
+        if folder is None:
+            raise
+    else:
+        folder = _folder_of_repo(model_id, call.options() or {}, is_config=is_config)
+        if folder is None:
+            return result
+    return call.pass_on_with(folder, _RESOLVED)
 
 
-def _of_a_folder(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments for a folder that has been resolved."""
-    return {key: value for key, value in kwargs.items() if key not in ("revision", "force_download", "subfolder")}
-
-
-def _lacks_config(model_id: Any, kwargs: Mapping[str, Any]) -> bool:
+def _lacks_config(model_id: Any, call: Call) -> bool:
     """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
     if Path(model_id).exists():
         return False
@@ -76,28 +70,28 @@ def _lacks_config(model_id: Any, kwargs: Mapping[str, Any]) -> bool:
 
     try:
         found = try_to_load_from_cache(
-            os.fspath(model_id), "config.json", cache_dir=kwargs.get("cache_dir"), revision=kwargs.get("revision")
+            os.fspath(model_id), "config.json", cache_dir=call.get("cache_dir"), revision=call.get("revision")
         )
     except HFValidationError:
         return False
     return found is _CACHED_NO_EXIST
 
 
-def _folder_of_repo(model_id: Any, kwargs: Mapping[str, Any], *, is_config: bool) -> Any:
+def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: bool) -> Any:
     """Return the folder with the configs of a repo of stamped ONNX files, None where it is no such repo."""
     from optimum_htp.onnx_repos import find_onnx_repo
     from optimum_htp.resolve import resolve_configs, resolve_preprocessors
 
-    repo = find_onnx_repo(model_id, kwargs)
+    repo = find_onnx_repo(model_id, options)
     record = repo.record() if repo is not None else None
     if repo is None or record is None or record.model_type != "hub":
         return None
     if is_config:
-        return resolve_configs(record, repo.access, with_code=bool(kwargs.get("trust_remote_code"))).folder
+        return resolve_configs(record, repo.access, with_code=bool(options.get("trust_remote_code"))).folder
     return resolve_preprocessors(record, repo.access).folder
 
 
-def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_config: bool) -> Any:
+def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:
     from optimum_htp.configs import config_folder, preprocessor_folder
     from optimum_htp.errors import OnnxFileNotFoundError
     from optimum_htp.hubs.base import HubAccess
@@ -105,16 +99,16 @@ def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_co
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import read_metadata
 
-    path = stamped_file(name, kwargs)
+    path = stamped_file(name, options)
     if path is None:
         return None
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     metadata = ExportMetadata.from_properties(read_metadata(path))
-    access = HubAccess.from_options(kwargs)
-    revision = kwargs.get("revision")
+    access = HubAccess.from_options(options)
+    revision = options.get("revision")
     if is_config:
-        trusted = bool(kwargs.get("trust_remote_code"))
+        trusted = bool(options.get("trust_remote_code"))
         source = config_folder(path, metadata, access, revision, trusted, needed=True)
         return source.folder if source is not None else None
     return preprocessor_folder(path, metadata, access, revision)

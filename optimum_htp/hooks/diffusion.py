@@ -1,16 +1,17 @@
-"""Optimum's `ORTDiffusionPipeline.from_pretrained`: it loads folders of ONNX files without configs."""
+"""`from_pretrained` of Optimum's diffusion classes: it loads folders of ONNX files without configs."""
 
 from __future__ import annotations
 
-import functools
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
-from optimum_htp.hooks.patching import wrap_attribute
+from optimum_htp.hooks.patching import Call, wrap_attribute
+from optimum_htp.loads import names_a_file
 
 __all__ = ["install"]
 
@@ -19,53 +20,54 @@ _SESSION_OPTIONS: Final = ("provider", "providers", "provider_options", "session
 
 
 def install(module: ModuleType) -> None:
-    """Hook into the module that defines the class."""
-    wrap_attribute(module.ORTDiffusionPipeline, "from_pretrained", _loading_files)
+    """Hook into the module that defines the classes: of pipelines, and those that pick one of these for a task."""
+    for owner in list(vars(module).values()):
+        if isinstance(owner, type) and owner.__module__ == module.__name__ and "from_pretrained" in vars(owner):
+            wrap_attribute(owner, "from_pretrained", _loading_files)
 
 
-def _loading_files(function: Any) -> Any:
-    @functools.wraps(function)
-    def from_pretrained(cls: Any, model_name_or_path: Any, export: bool | None = None, **kwargs: Any) -> Any:
-        from optimum_htp.diffusion import fetched_pipeline, pipeline_record
+def _loading_files(call: Call) -> Any:
+    from optimum_htp.diffusion import fetched_pipeline, pipeline_record
 
-        if not isinstance(model_name_or_path, (str, os.PathLike)) or export:
-            return function(cls, model_name_or_path, export, **kwargs)
-        found = pipeline_record(model_name_or_path)
+    source = call.subject
+    options = call.options() if isinstance(source, (str, os.PathLike)) and not call.get("export") else None
+    if options is None:
+        return call.pass_on()
+    found = pipeline_record(source) if names_a_file(source) or os.path.isdir(source) else None  # noqa: PTH112
+    if found is not None:
+        return _load(call, *found, options)
+    try:
+        return call.pass_on()
+    except FAILURES:
+        found = fetched_pipeline(source, options)
         if found is None:
-            try:
-                return function(cls, model_name_or_path, export, **kwargs)
-            except FAILURES:
-                found = fetched_pipeline(model_name_or_path, kwargs)
-                if found is None:
-                    raise
-                kwargs.pop("revision", None)  # was that of the repo
-        return _load(function, cls, *found, kwargs)
-
-    return from_pretrained
+            raise
+    options.pop("revision", None)  # was that of the repo
+    return _load(call, *found, options)
 
 
-def _load(function: Any, cls: Any, folder: Path, record: Any, options: dict[str, Any]) -> Any:
+def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.diffusion import presented
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.onnxfile import external_files
 
     access = HubAccess.from_options(options)
     made = presented(folder, record, access, options.get("revision"))
-    options = {name: value for name, value in options.items() if name not in _RESOLVED}
+    sessions = {}
     with ExitStack() as undo:
         undo.callback(made.cleanup)
         for name in record.onnx_files:
             part = PurePosixPath(name).parent.as_posix()
             if external_files(folder / name) and f"{part}_session" not in options and part not in options:
-                options[f"{part}_session"] = _session(folder / name, Path(made.name, name), options)
-        pipeline = function(cls, made.name, False, **options)
+                sessions[f"{part}_session"] = _session(folder / name, Path(made.name, name), options)
+        pipeline = call.pass_on_with(made.name, _RESOLVED, export=False, **sessions)
         undo.pop_all()  # it lives as long as the pipeline
     pipeline.model_save_dir = made  # as Optimum keeps its own temporary folders alive
     pipeline.register_to_config(_name_or_path=os.fspath(folder))
     return pipeline
 
 
-def _session(file: Path, link: Path, options: dict[str, Any]) -> Any:
+def _session(file: Path, link: Path, options: Mapping[str, Any]) -> Any:
     """Open a file whose weights lie beside it: ONNX Runtime refuses those that a link leads to.
 
     Optimum reads the part's config beside the path that the session says.

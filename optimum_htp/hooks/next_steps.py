@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.patching import wrap_attribute
+from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loads import names_a_file
 
 __all__ = ["install"]
@@ -29,63 +26,56 @@ def install(module: ModuleType) -> None:
         wrap_attribute(module.ORTQuantizer, "quantize", _stamping)
 
 
-def _optimizing_files(function: Any) -> Any:
-    @functools.wraps(function)
-    def from_pretrained(cls: Any, model_or_path: Any, file_names: Sequence[str] | None = None) -> Any:
-        from transformers import AutoConfig
+def _optimizing_files(call: Call) -> Any:
+    from transformers import AutoConfig
 
-        from optimum_htp.loader import stamped_file
+    from optimum_htp.loader import stamped_file
 
-        if names_a_file(model_or_path):
-            path = Path(model_or_path).expanduser()
-            return cls([path], config=AutoConfig.from_pretrained(path), from_ortmodel=False)
-        names = list(file_names or [_STANDARD_NAME])
-        if not isinstance(model_or_path, (str, os.PathLike)) or Path(model_or_path, _CONFIG).exists() or not names:
-            return function(cls, model_or_path, file_names)
-        if stamped_file(model_or_path, {"file_name": names[0]}) is None:
-            return function(cls, model_or_path, file_names)  # Optimum's own error says it
-        paths = [Path(model_or_path, name) for name in names]
-        return cls(paths, config=AutoConfig.from_pretrained(paths[0]), from_ortmodel=False)
-
-    return from_pretrained
+    source, options = call.subject, call.options()
+    if options is None or not isinstance(source, (str, os.PathLike)):
+        return call.pass_on()
+    if names_a_file(source):
+        path = Path(source).expanduser()
+        return call.args[0]([path], config=AutoConfig.from_pretrained(path), from_ortmodel=False)
+    names = list(options.get("file_names") or [_STANDARD_NAME])
+    if Path(source, _CONFIG).exists() or stamped_file(source, {"file_name": names[0]}) is None:
+        return call.pass_on()  # where it fails, Optimum's own error says it
+    paths = [Path(source, name) for name in names]
+    return call.args[0](paths, config=AutoConfig.from_pretrained(paths[0]), from_ortmodel=False)
 
 
-def _quantizing_files(function: Any) -> Any:
-    @functools.wraps(function)
-    def from_pretrained(cls: Any, model_or_path: Any, file_name: str | None = None) -> Any:
-        from transformers import AutoConfig
+def _quantizing_files(call: Call) -> Any:
+    from transformers import AutoConfig
 
-        from optimum_htp.loader import stamped_file
+    from optimum_htp.loader import stamped_file
 
-        if names_a_file(model_or_path) and file_name is None:
-            path = Path(model_or_path).expanduser()
-            model_or_path, file_name = path.parent, path.name
-        if file_name is not None and isinstance(model_or_path, (str, os.PathLike)):
-            path = Path(model_or_path, file_name)
-            if stamped_file(model_or_path, {"file_name": file_name}) is not None:
-                return cls(path, config=AutoConfig.from_pretrained(path))
-        return function(cls, model_or_path, file_name)
+    source, options = call.subject, call.options()
+    if options is None or not isinstance(source, (str, os.PathLike)):
+        return call.pass_on()
+    name = options.get("file_name")
+    if name is None and names_a_file(source):
+        path = Path(source).expanduser()
+        source, name = path.parent, path.name
+    if name is None:
+        return call.pass_on()
+    if stamped_file(source, {"file_name": name}) is None:
+        return call.pass_on_with(source, file_name=name)
+    path = Path(source, name)
+    return call.args[0](path, config=AutoConfig.from_pretrained(path))
 
-    return from_pretrained
 
-
-def _stamping(function: Any) -> Any:
-    """Wrap `optimize` or `quantize`: behind the run, each new file gets the record of its source."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from optimum_htp.next_steps import carry_record, suffixed
-
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        folder, suffix = Path(bound.arguments["save_dir"]), bound.arguments["file_suffix"]
-        result = function(self, *args, **kwargs)
-        sources = self.onnx_model_path
-        for source in sources if isinstance(sources, list) else [sources]:
-            made = folder / suffixed(Path(source).name, suffix)
-            if made.is_file():
-                carry_record(Path(source), made, suffix)
+def _stamping(call: Call) -> Any:
+    """Answer `optimize` or `quantize`: behind the run, each new file gets the record of its source."""
+    options = call.options()
+    result = call.pass_on()
+    if options is None or "save_dir" not in options:
         return result
+    from optimum_htp.next_steps import carry_record, suffixed
 
-    return run
+    folder, suffix = Path(options["save_dir"]), options.get("file_suffix", call.default("file_suffix"))
+    sources = call.args[0].onnx_model_path
+    for source in sources if isinstance(sources, list) else [sources]:
+        made = folder / suffixed(Path(source).name, suffix)
+        if made.is_file():
+            carry_record(Path(source), made, suffix)
+    return result

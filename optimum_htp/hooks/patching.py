@@ -1,43 +1,196 @@
-"""Putting wrappers into other libraries' classes and modules, once each, and taking them out again."""
+"""Putting wrappers into other libraries' classes and modules, once each, and taking them out again.
+
+A hook sees a call as it was made. It asks for single arguments by the names that the wrapped function gives them, and
+binds a call to the function's own signature only where it may be ours; every other is passed on as it came, and so is
+one that does not bind, for the function itself to refuse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Collection, Mapping
+from types import FunctionType, ModuleType
+from typing import Any, Final, NamedTuple
 
-__all__ = ["is_wrapped", "restore_all", "wrap_attribute"]
+__all__ = ["Call", "Hook", "is_wrapped", "restore_all", "wrap_attribute", "wrap_function"]
 
 _ORIGINAL: Final = "_optimum_htp_original"
+_BOUND: Final = ("cls", "self")
+# The libraries in whose modules a wrapped function may have been bound again (`from x import y`).
+_LIBRARIES: Final = frozenset({"optimum", "sentence_transformers", "transformers"})
+
+
+class _Function(NamedTuple):
+    """A function that is wrapped, and what is looked up in its signature at each call."""
+
+    original: Any
+    signature: inspect.Signature
+    positions: Mapping[str, int]
+    subject: str
+    positional: str | None
+    named: str | None
+
+    @classmethod
+    def of(cls, function: Any) -> _Function:
+        signature = inspect.signature(function)
+        kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+        ordered = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        rest = {kind: name for name, kind in kinds.items()}
+        positions = {name: index for index, name in enumerate(kinds) if kinds[name] in ordered}
+        return cls(
+            function,
+            signature,
+            positions,
+            next((name for name in positions if name not in _BOUND), ""),
+            rest.get(inspect.Parameter.VAR_POSITIONAL),
+            rest.get(inspect.Parameter.VAR_KEYWORD),
+        )
+
+
+class Call:
+    """A call of a wrapped function."""
+
+    __slots__ = ("_function", "args", "kwargs")
+
+    def __init__(self, function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function = function
+        self.args = args
+        self.kwargs = kwargs
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an argument as it was given, by position or by name; nothing is bound for it."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        index = self._function.positions.get(name)
+        return self.args[index] if index is not None and index < len(self.args) else default
+
+    @property
+    def subject(self) -> Any:
+        """What the function was told to work on: its first argument behind the class, whatever its name."""
+        return self.get(self._function.subject)
+
+    def default(self, name: str) -> Any:
+        """Return what the function takes where an argument was not given."""
+        return self._function.signature.parameters[name].default
+
+    def options(self) -> dict[str, Any] | None:
+        """Return every argument that was given, by name, but the first and the class; None where they do not bind."""
+        try:
+            given = self._function.signature.bind(*self.args, **self.kwargs).arguments
+        except TypeError:
+            return None
+        given.update(given.pop(self._function.named or "", {}))
+        hidden = (*_BOUND, self._function.positional, self._function.subject)
+        return {name: value for name, value in given.items() if name not in hidden}
+
+    def pass_on(self) -> Any:
+        """Call the function as if we were not there."""
+        return self._function.original(*self.args, **self.kwargs)
+
+    def pass_on_with(self, subject: Any, without: Collection[str] = (), **changed: Any) -> Any:
+        """Call the function on something else, without some of its options and with others changed."""
+        bound = self._function.signature.bind(*self.args, **self.kwargs)
+        given = bound.arguments
+        extra = given.setdefault(self._function.named, {}) if self._function.named is not None else {}
+        given[self._function.subject] = subject
+        for name in without:
+            given.pop(name, None)
+            extra.pop(name, None)
+        for name, value in changed.items():
+            (given if name in self._function.positions else extra)[name] = value
+        return self._function.original(*bound.args, **bound.kwargs)
+
+
+Hook = Callable[[Call], Any]
+
+_active = False
 _wrapped: Final[list[tuple[Any, str]]] = []
+# By identity: a wrapper that somebody else puts around ours (functools.wraps) has its attributes too.
+_wrappers: Final[dict[int, Any]] = {}
 
 
-def wrap_attribute(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
-    """Put a wrapper in the place of an attribute of a class or module, once.
+def wrap_attribute(owner: Any, name: str, hook: Hook) -> None:
+    """Give the calls of a class's or module's function to a hook, once.
 
     Args:
         owner: The class or module that defines it.
-        name: The attribute.
-        wrap: Makes the wrapper of a function. That of a class method or static method is made one too.
+        name: The attribute. What is put in the place of a class method or static method is one too.
+        hook: Answers the calls.
     """
+    global _active
+    _active = True
     original = vars(owner)[name]
     if is_wrapped(original):
         return
-    wrapper = wrap(getattr(original, "__func__", original))
-    setattr(wrapper, _ORIGINAL, original)
     kind = type(original)
+    wrapper = _wrapper(getattr(original, "__func__", original), hook)
+    setattr(wrapper, _ORIGINAL, original)
+    _wrappers[id(wrapper)] = wrapper
     setattr(owner, name, kind(wrapper) if kind in (classmethod, staticmethod) else wrapper)
     _wrapped.append((owner, name))
 
 
+def wrap_function(module: ModuleType, name: str, hook: Hook, aliases: Collection[str] = ()) -> None:
+    """Do the same for a module's function, and wherever the libraries that we hook have bound it by now.
+
+    Args:
+        module: The module that defines it.
+        name: The function.
+        hook: Answers the calls.
+        aliases: What else the other modules call it.
+    """
+    original = vars(module)[name]
+    wrap_attribute(module, name, hook)
+    wrapper = vars(module)[name]
+    if wrapper is original:
+        return
+    for holder in _library_modules():
+        for alias in (name, *aliases):
+            if vars(holder).get(alias) is original:
+                setattr(holder, alias, wrapper)
+
+
 def is_wrapped(attribute: Any) -> bool:
-    """Whether what an attribute holds is a wrapper of ours."""
+    """Whether what an attribute holds is a wrapper of ours, or one that somebody has put around it."""
     return hasattr(getattr(attribute, "__func__", attribute), _ORIGINAL)
 
 
 def restore_all() -> None:
-    """Give every wrapped attribute back as it was; one that somebody else has wrapped since stays."""
+    """Give every wrapped attribute back as it was, and the names that other modules have bound since.
+
+    A wrapper that somebody else has wrapped, or keeps in a module of their own, cannot be taken from them: it passes
+    every call on.
+    """
+    global _active
+    _active = False
     while _wrapped:
         owner, name = _wrapped.pop()
-        current = vars(owner).get(name)
-        if is_wrapped(current):
-            setattr(owner, name, getattr(getattr(current, "__func__", current), _ORIGINAL))
+        _restore(owner, name)
+    for module in _library_modules():
+        for name, value in list(vars(module).items()):
+            if type(value) is FunctionType and id(value) in _wrappers:
+                _restore(module, name)
+
+
+def _restore(owner: Any, name: str) -> None:
+    current = vars(owner).get(name)
+    function = getattr(current, "__func__", current)
+    if id(function) in _wrappers:
+        setattr(owner, name, getattr(function, _ORIGINAL))
+
+
+def _wrapper(function: Any, hook: Hook) -> Any:
+    known = _Function.of(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return hook(Call(known, args, kwargs)) if _active else function(*args, **kwargs)
+
+    return wrapper
+
+
+def _library_modules() -> list[ModuleType]:
+    found = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in _LIBRARIES]
+    return [module for module in found if isinstance(module, ModuleType)]

@@ -7,6 +7,7 @@ and a failed forced download is a `ValueError`. So the chain of causes is looked
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -193,12 +194,15 @@ class _Http(NamedTuple):
 
 @functools.cache
 def _http() -> _Http:
-    """Return those of the library that the installed huggingface_hub uses: requests before 1.0, httpx since."""
-    import huggingface_hub
+    """Return those of the library that the installed huggingface_hub uses: requests, httpx since 1.0, then httpx2.
 
-    if int(huggingface_hub.__version__.partition(".")[0]) >= 1:
-        import httpx
+    It is the one that huggingface_hub derives its own exceptions from.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
 
+    bases = [one.__module__.partition(".")[0] for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError"]
+    if bases != ["requests"]:
+        httpx = importlib.import_module(bases[0])
         return _Http(httpx.HTTPError, httpx.TimeoutException, (httpx.RemoteProtocolError, httpx.DecodingError))
     from requests import exceptions
 

@@ -1,0 +1,307 @@
+"""Who uses the hooked functions on what is not ours feels nothing: results and errors are those without us.
+
+Each call is made twice in one process, with the hooks in place and with everything given back.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import optimum_htp
+from optimum_htp.hooks import HOOKS
+from tests.conftest import run_python
+
+pytest.importorskip("diffusers")
+pytest.importorskip("sentence_transformers")
+
+
+@pytest.fixture(autouse=True)
+def _active():
+    yield
+    optimum_htp.activate()
+
+
+@pytest.fixture(scope="module")
+def plain(model_folder, exported, tmp_path_factory):
+    """A folder as Optimum writes it: a config, a tokenizer and an ONNX file that says nothing of itself."""
+    import shutil
+
+    import onnx
+
+    folder = tmp_path_factory.mktemp("plain")
+    shutil.copytree(model_folder("bert"), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = onnx.load(exported("bert") / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, folder / "model.onnx")
+    (folder / "generation_config.json").write_text('{"max_new_tokens": 7}')
+    return folder
+
+
+def outcome(function, *args, **kwargs):
+    """What comes of a call, in a form that can be compared."""
+    try:
+        result = function(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
+        return type(error), str(error)
+    described = result.to_dict() if hasattr(result, "to_dict") else str(result).partition(" at 0x")[0]
+    return type(result), described
+
+
+def with_and_without_us(make_call):
+    """Return the outcomes of a call with the hooks, from this thread and another, and without them."""
+    optimum_htp.activate()
+    with ThreadPoolExecutor(1) as pool:
+        hooked = outcome(make_call), pool.submit(outcome, make_call).result()
+    optimum_htp.deactivate()
+    return hooked, outcome(make_call)
+
+
+# Of each hooked function: its owner, its name, and the name of its first parameter.
+FUNCTIONS = {
+    "AutoConfig": ("transformers.AutoConfig", "from_pretrained", "pretrained_model_name_or_path"),
+    "AutoFeatureExtractor": ("transformers.AutoFeatureExtractor", "from_pretrained", "pretrained_model_name_or_path"),
+    "AutoImageProcessor": ("transformers.AutoImageProcessor", "from_pretrained", "pretrained_model_name_or_path"),
+    "AutoProcessor": ("transformers.AutoProcessor", "from_pretrained", "pretrained_model_name_or_path"),
+    "AutoTokenizer": ("transformers.AutoTokenizer", "from_pretrained", "pretrained_model_name_or_path"),
+    "GenerationConfig": ("transformers.GenerationConfig", "from_pretrained", "pretrained_model_name"),
+    "ORTModel": ("optimum.onnxruntime.ORTModelForSequenceClassification", "from_pretrained", "model_id"),
+    "ORTDiffusionPipeline": ("optimum.onnxruntime.ORTDiffusionPipeline", "from_pretrained", "model_name_or_path"),
+    "ORTPipelineForTask": (
+        "optimum.onnxruntime.ORTPipelineForText2Image",
+        "from_pretrained",
+        "pretrained_model_or_path",
+    ),
+    "ORTOptimizer": ("optimum.onnxruntime.ORTOptimizer", "from_pretrained", "model_or_path"),
+    "ORTQuantizer": ("optimum.onnxruntime.ORTQuantizer", "from_pretrained", "model_or_path"),
+    "find_files_matching_pattern": ("optimum.utils.file_utils", "find_files_matching_pattern", "model_name_or_path"),
+    "_cached_file": ("optimum.onnxruntime.modeling.ORTModel", "_cached_file", "path_or_repo_id"),
+    "load_file_path": ("sentence_transformers.util.file_io", "load_file_path", "model_name_or_path"),
+    "pipeline": ("transformers.pipelines", "pipeline", "task"),
+}
+# What else a call of them needs.
+REST = {
+    "find_files_matching_pattern": {"pattern": r".*\.onnx"},
+    "_cached_file": {"filename": "config.json"},
+    "load_file_path": {"filename": "config.json"},
+}
+# Tried on each of them: on the folder, and with what none of them can do anything with.
+WRONG = {
+    "no arguments": lambda function, name: function(),
+    "too many": lambda function, name: function("x", *range(30)),
+    "twice": lambda function, name: function("x", **{name: "y"}),
+    "none": lambda function, name: function(None, **REST.get(name, {})),
+    "a number": lambda function, name: function(3),
+    "an empty name": lambda function, name: function(""),
+    "a name that cannot be": lambda function, name: function("a\0b"),
+    "a missing folder": lambda function, name: function("/no/such/folder"),
+    "a subfolder that is none": lambda function, name: function("/no/such/folder", subfolder=3),
+    "an option of nobody": lambda function, name: function("/no/such/folder", no_such_option=1),
+}
+
+
+def resolved(name):
+    owner, attribute, first = FUNCTIONS[name]
+    try:
+        holder = importlib.import_module(owner)
+    except ImportError:
+        module, _, cls = owner.rpartition(".")
+        holder = getattr(importlib.import_module(module), cls)
+    return holder, attribute, first
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_plain_folder_by_keyword_and_by_position(name, plain):
+    holder, attribute, first = resolved(name)
+    subject = "text-classification" if name == "pipeline" else str(plain)
+    rest = {"model": str(plain), "framework": "pt"} if name == "pipeline" else REST.get(name, {})
+    for call in (
+        lambda: getattr(holder, attribute)(**{first: subject}, **rest),
+        lambda: getattr(holder, attribute)(subject, **rest),
+        lambda: getattr(holder, attribute)(subject, *rest.values()),
+    ):
+        hooked, without = with_and_without_us(call)
+        assert hooked == (without, without)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_wrong_calls_fail_as_without_us(name, wrong):
+    holder, attribute, first = resolved(name)
+    hooked, without = with_and_without_us(lambda: WRONG[wrong](getattr(holder, attribute), first))
+    assert hooked == (without, without)
+
+
+def test_every_hooked_function_is_tried():
+    for module in HOOKS:
+        importlib.import_module(module)
+    from optimum_htp.hooks import patching
+
+    tried = {(getattr(owner, "__name__", ""), attribute) for owner, attribute, _ in map(resolved, FUNCTIONS)}
+    tried |= {("ORTModel", "from_pretrained"), ("ORTPipelineForTask", "from_pretrained")}
+    hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
+    methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
+    assert hooked - tried == methods
+
+
+@pytest.mark.parametrize(("cls", "method"), [("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")])
+def test_wrong_calls_of_what_writes_files_fail_as_without_us(cls, method, plain):
+    import optimum.onnxruntime
+
+    maker = getattr(optimum.onnxruntime, cls).from_pretrained(plain)
+    for args, kwargs in (((), {}), ((None,), {}), ((None, plain / "out"), {}), ((), {"save_dir": "x", "no": 1})):
+        hooked, without = with_and_without_us(lambda args=args, kwargs=kwargs: getattr(maker, method)(*args, **kwargs))
+        assert hooked == (without, without)
+
+
+def test_generation_config_takes_its_name_by_keyword_for_a_stamped_file_too(exported):
+    from transformers import GenerationConfig
+
+    file = sorted(exported("gpt2").glob("*.onnx"))[0]
+    by_position, by_name = (
+        GenerationConfig.from_pretrained(file),
+        GenerationConfig.from_pretrained(pretrained_model_name=file, subfolder=""),
+    )
+    assert by_position.to_dict() == by_name.to_dict()
+    assert GenerationConfig.from_pretrained(file, "generation_config.json", None, False).to_dict() == by_name.to_dict()
+
+
+def test_wrapped_functions_keep_their_signatures():
+    code = """
+import inspect, optimum_htp
+from transformers import AutoTokenizer, GenerationConfig
+def signatures():
+    from transformers import pipeline
+    return list(map(inspect.signature, (AutoTokenizer.from_pretrained, GenerationConfig.from_pretrained, pipeline)))
+hooked = signatures()
+optimum_htp.deactivate()
+assert hooked == signatures()
+"""
+    run_python(code)
+
+
+IMPORTS = {
+    "pipelines last": "import transformers, optimum.onnxruntime.modeling, transformers.pipelines",
+    "names bound behind our backs": "from transformers import pipeline\nimport optimum.onnxruntime.pipelines",
+    "optimum first": "from optimum.onnxruntime import pipeline, ORTDiffusionPipeline, ORTOptimizer, ORTQuantizer",
+    "sentence_transformers": "import sentence_transformers, sentence_transformers.util.file_io",
+    "everything before us": "import os\nos.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'\n"
+    "import optimum.onnxruntime.pipelines, sentence_transformers\nfrom transformers import pipeline",
+}
+OURS = """
+import sys, types
+def ours():
+    '''Every public name of the libraries that leads to an object of ours.'''
+    found = set()
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in ("transformers", "optimum", "sentence_transformers", "diffusers"):
+            continue
+        for key, value in list(vars(module).items()):
+            members = {key: value}
+            if isinstance(value, type) and value.__module__ == name:
+                members = {f"{key}.{one}": attribute for one, attribute in vars(value).items()}
+            for path, member in members.items():
+                function = getattr(member, "__func__", member)
+                code = getattr(function, "__code__", None)
+                if isinstance(function, types.FunctionType) and "optimum_htp" in code.co_filename.split("tests")[0]:
+                    found.add(f"{name}.{path}")
+    return found
+"""
+
+
+@pytest.mark.parametrize("imported", IMPORTS)
+def test_deactivating_leaves_nothing_of_ours_behind(imported):
+    code = f"""
+{IMPORTS[imported]}
+{OURS}
+import optimum_htp
+before = ours()
+optimum_htp.deactivate()
+left = ours()
+optimum_htp.activate()
+again = ours()
+optimum_htp.deactivate()
+print([sorted(before), sorted(left), sorted(again), sorted(ours())])
+"""
+    before, left, again, last = ast.literal_eval(run_python(code).stdout.splitlines()[-1])
+    assert before
+    assert left == last == []
+    assert again == before
+
+
+def test_function_that_somebody_keeps_passes_calls_on_while_we_are_off(exported):
+    code = f"""
+import optimum_htp
+from transformers import AutoTokenizer
+from optimum.onnxruntime import ORTModelForSequenceClassification
+kept = AutoTokenizer.from_pretrained
+optimum_htp.deactivate()
+try:
+    kept({str(exported("bert") / "model.onnx")!r})
+except Exception as error:
+    print(type(error).__module__)
+optimum_htp.activate()
+print(type(kept({str(exported("bert") / "model.onnx")!r})).__name__)
+"""
+    off, on = run_python(code).stdout.split()
+    assert not off.startswith("optimum_htp")
+    assert on.startswith("BertTokenizer")
+
+
+def test_wrapper_that_somebody_puts_around_ours_stays():
+    code = """
+import functools, optimum_htp
+from transformers import AutoConfig
+inner = AutoConfig.from_pretrained.__func__
+@functools.wraps(inner)
+def theirs(*args, **kwargs):
+    return inner(*args, **kwargs)
+AutoConfig.from_pretrained = classmethod(theirs)
+optimum_htp.deactivate()
+assert AutoConfig.from_pretrained.__func__ is theirs
+optimum_htp.activate()
+assert AutoConfig.from_pretrained.__func__ is theirs
+"""
+    run_python(code)
+
+
+HOOKED = "transformers.models.auto.configuration_auto"
+
+
+def test_module_can_be_looked_at_before_it_is_imported():
+    code = f"""
+import importlib.util, inspect, linecache, torch
+import transformers.models.auto
+spec = importlib.util.find_spec({HOOKED!r})
+loader = spec.loader
+assert {HOOKED!r} not in __import__("sys").modules
+assert "class AutoConfig" in loader.get_source({HOOKED!r})
+assert loader.get_code({HOOKED!r}).co_filename == spec.origin == loader.get_filename({HOOKED!r})
+assert loader.is_package({HOOKED!r}) is False and loader.path == spec.origin
+assert b"AutoConfig" in loader.get_data(spec.origin)
+assert loader.get_resource_reader({HOOKED!r}) is not None
+assert linecache.getlines("none", {{"__name__": {HOOKED!r}, "__loader__": loader}})
+module = importlib.import_module({HOOKED!r})
+assert type(module.__loader__) is type(module.__spec__.loader) is type(__import__("json").__loader__)
+assert "pretrained_model_name_or_path" in inspect.getsource(module.AutoConfig)
+"""
+    run_python(code)
+
+
+def test_hooked_module_can_be_run_as_a_script():
+    done = run_python(
+        f"import sys, runpy, torch; sys.argv = ['x']; print(len(runpy.run_module({HOOKED!r}, run_name='x')))"
+    )
+    assert int(done.stdout.splitlines()[-1]) > 10
+
+
+def test_hooked_module_can_be_reloaded():
+    code = f"""
+import importlib, torch, {HOOKED} as module
+importlib.reload(module)
+print(module.AutoConfig.from_pretrained.__func__.__code__.co_filename)
+"""
+    assert "patching.py" in run_python(code).stdout
