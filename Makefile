@@ -5,6 +5,8 @@ EXPLORER ?= .venv-model-explorer
 LOWEST ?= .venv-lowest
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
+# A file's tests share what they export, so a worker takes whole files.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test lint fast test-lowest clean
 
@@ -12,10 +14,10 @@ demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
 
 test: lint $(EXPLORER)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 fast: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -24,7 +26,7 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/$(SCRIPTS)/python -m pytest
+	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)
 
 $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*.py)
 	$(PYTHON) -m venv $(VENV)

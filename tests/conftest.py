@@ -1,4 +1,4 @@
-"""The Hub that all tests talk to, models on it, and exports of them that are made once a session.
+"""The Hub that all tests talk to, models on it, and exports of them that are made once, by whichever worker needs them.
 
 huggingface_hub reads its variables when it is imported, so they are set before anything else is.
 """
@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.support.hub import LoopbackHub
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HUB = LoopbackHub()
 _HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
 for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "OPTIMUM_HTP"))]:
@@ -92,20 +95,30 @@ def hub() -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a folder by its name; the first worker that asks for it makes what is in it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, done = root / name, root / f"{name}.done"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            if not done.exists():
+                make(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(made_once: Callable[..., Path]) -> Callable[[str], Path]:
     """Return the folder of a model, built on first use."""
     from tests.support import models
 
-    built: dict[str, Path] = {}
-
     def build(name: str) -> Path:
-        if name not in built:
-            built[name] = (
-                models.minilm()
-                if name == "minilm"
-                else getattr(models, name)(tmp_path_factory.mktemp("models") / name)
-            )
-        return built[name]
+        return models.minilm() if name == "minilm" else made_once(f"models/{name}", getattr(models, name))
 
     return build
 
@@ -130,19 +143,12 @@ def published(model_folder: Callable[[str], Path]) -> Callable[[str], Architectu
 
 
 @pytest.fixture(scope="session")
-def exported(
-    published: Callable[[str], Architecture], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def exported(published: Callable[[str], Architecture], made_once: Callable[..., Path]) -> Callable[[str], Path]:
     """Return the folder that `optimum-cli export htp` wrote for a model, run on first use."""
-    done: dict[str, Path] = {}
 
     def export(name: str) -> Path:
-        if name not in done:
-            architecture = published(name)
-            output = tmp_path_factory.mktemp("exports") / name
-            optimum_cli("export", "htp", "--model", architecture.repo_id, output)
-            done[name] = output
-        return done[name]
+        repo_id = published(name).repo_id
+        return made_once(f"exports/{name}", lambda folder: optimum_cli("export", "htp", "--model", repo_id, folder))
 
     return export
 
@@ -156,21 +162,19 @@ class ZooExport:
 
 
 @pytest.fixture(scope="session")
-def zoo_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ZooExport]:
+def zoo_export(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
     """Return a model of the zoo and its export, made on first use."""
     from optimum_htp import HTPExporter
     from tests.support.zoo import ZOO
 
-    done: dict[str, ZooExport] = {}
-
     def export(name: str) -> ZooExport:
-        if name not in done:
-            model = ZOO[name].save(tmp_path_factory.mktemp("zoo") / name)
+        model = made_once(f"zoo/{name}", ZOO[name].save)
+        if f"zoo/{name}" not in _HUB.repos:
             _HUB.add(f"zoo/{name}", model)
-            output = tmp_path_factory.mktemp("zoo-exports") / name
-            HTPExporter().export(f"zoo/{name}", output, task=ZOO[name].task)
-            done[name] = ZooExport(model, output)
-        return done[name]
+        output = made_once(
+            f"zoo-exports/{name}", lambda folder: HTPExporter().export(f"zoo/{name}", folder, task=ZOO[name].task)
+        )
+        return ZooExport(model, output)
 
     return export
 
