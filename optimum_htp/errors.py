@@ -21,6 +21,7 @@ __all__ = [
     "HubUnreachableError",
     "InvalidModelReferenceError",
     "InvalidOnnxFileError",
+    "InvalidOptionsError",
     "MetadataError",
     "MisfitError",
     "MissingSiblingError",
@@ -28,10 +29,12 @@ __all__ = [
     "OfflineError",
     "OnnxFileNotFoundError",
     "OnnxWriteError",
+    "PluginError",
     "PreprocessorLoadError",
     "RateLimitedError",
     "RepoDisabledError",
     "RevisionNotFoundError",
+    "UnreadableUrlError",
     "VerificationError",
 ]
 
@@ -42,6 +45,14 @@ class HFHubIntegrationError(Exception):
 
 class InvalidModelReferenceError(HFHubIntegrationError, ValueError):
     """A model name that is neither a path nor a repo id, or two revisions that contradict each other."""
+
+
+class InvalidOptionsError(HFHubIntegrationError, ValueError):
+    """Options that contradict each other, or a value that an option does not take."""
+
+
+class PluginError(HFHubIntegrationError):
+    """A plugin that is missing, is there twice, or does what plugins may not."""
 
 
 class ModelNotFoundError(HFHubIntegrationError):
@@ -100,6 +111,10 @@ class DamagedDownloadError(DownloadError):
     """Files of the Hub that arrived cut off or otherwise not as the Hub announced them."""
 
 
+class UnreadableUrlError(HFHubIntegrationError, OSError):
+    """A URL that cannot be opened or read."""
+
+
 class ConfigLoadError(HFHubIntegrationError):
     """The configuration of a model cannot be found or read."""
 
@@ -113,7 +128,15 @@ class PreprocessorLoadError(HFHubIntegrationError):
 
 
 class MetadataError(HFHubIntegrationError, ValueError):
-    """A metadata property of an ONNX file has a value that its key does not allow."""
+    """A metadata property of an ONNX file has a value that its key does not allow.
+
+    Attributes:
+        key: The property (`hf_hub_sha`), None where no single one is at fault.
+    """
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class InvalidOnnxFileError(HFHubIntegrationError, ValueError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from optimum_htp import plugins
 from optimum_htp.checkpoint import Checkpoint
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import PluginError
 from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.source import HubSource
 from optimum_htp.stamp import is_reproducible, now
@@ -78,13 +78,13 @@ def plugin_properties(record: ExportMetadata, info: RepoInfo | None) -> dict[str
     """Return the properties that plugins add.
 
     Raises:
-        HFHubIntegrationError: A plugin sets a key that is ours.
+        PluginError: A plugin sets a key that is ours.
     """
     properties: dict[str, str] = {}
     for added in plugins.manager().hook.optimum_htp_metadata(metadata=record, info=info):
         for key, value in added.items():
             if key.startswith(("hf_", "htp.")):
-                raise HFHubIntegrationError(f"A plugin sets the metadata key {key!r}, which is not its own.")
+                raise PluginError(f"A plugin sets the metadata key {key!r}, which is not its own.")
             properties[key] = str(value)
     return properties
 
