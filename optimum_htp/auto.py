@@ -77,10 +77,10 @@ class OptimumONNXModel:
         if record is None:
             return load(cls_for_file, file, **provider, **kwargs), None
         access = HubAccess.from_options(kwargs)
-        folder = preprocessor_folder(file, record, access, kwargs.get("revision"))  # with it comes the config
+        trusted = bool(kwargs.get("trust_remote_code"))
+        folder = preprocessor_folder(file, record, access, kwargs.get("revision"), with_code=trusted)  # and the config
         if not (names := class_names(record, folder)):
             return load(cls_for_file, file, **provider, **kwargs), None
-        trusted = bool(kwargs.get("trust_remote_code"))
         with ThreadPoolExecutor(1) as pool:  # onnxruntime makes its session without the interpreter's lock
             preprocessor = pool.submit(load_preprocessor, names[0], folder, record, trust_remote_code=trusted)
             return load(cls_for_file, file, **provider, **kwargs), preprocessor.result()

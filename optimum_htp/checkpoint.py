@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp import plugins
-from optimum_htp.errors import ExportError
+from optimum_htp.config_faults import config_fault
+from optimum_htp.errors import ConfigLoadError, ExportError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.repofiles import (
     config_files,
@@ -79,6 +80,7 @@ def fetch_checkpoint(
 
     Raises:
         ExportError: A local model that is no folder, or holds no config.
+        ConfigLoadError: What is in its config would stop whoever reads it.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
     if isinstance(source, LocalSource):
@@ -116,10 +118,10 @@ def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
 def _opened(
     source: HubSource | LocalSource, folder: Path, files: tuple[str, ...], library: str | None, *, complete: bool
 ) -> Checkpoint:
-    config = read_json(folder / "config.json") or {}
+    config = _config(folder / "config.json")
     library = library or infer_library(files, config)
     if library == "diffusers":
-        config = read_json(folder / "model_index.json") or config
+        config = _config(folder / "model_index.json") or config
     return Checkpoint(
         source=source,
         folder=folder,
@@ -129,6 +131,17 @@ def _opened(
         complete=complete,
         with_code="auto_map" in config,
     )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """Return a config's content, empty where there is none."""
+    content = read_json(path)
+    if content is None:
+        return {}
+    if (fault := config_fault(content)) is not None:
+        raise ConfigLoadError(f"{path} cannot be loaded: {fault}.")
+    config: Mapping[str, Any] = content
+    return config
 
 
 def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> Path:

@@ -50,7 +50,7 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
         return "image-classification"
     if library == "sentence_transformers":
         return _FEATURES
-    tagged = TasksManager.map_from_synonym(pipeline_tag) if pipeline_tag else None
+    tagged = TasksManager.map_from_synonym(pipeline_tag) if pipeline_tag and is_task(pipeline_tag) else None
     if library == "diffusers":
         task = tagged or _diffusers_task(str(config.get("_class_name")))
     else:
@@ -119,7 +119,9 @@ def _task_of_auto_map(config: Mapping[str, Any], names: set[str]) -> str | None:
     """Return the task of a class that comes with the repo, by the Auto class that it is mapped from."""
     from optimum.exporters.tasks import TasksManager
 
-    auto_map = config.get("auto_map") or {}
+    auto_map = config.get("auto_map")
+    if not isinstance(auto_map, dict):
+        return None
     for auto_class, path in auto_map.items():
         if str(path).rpartition(".")[2] in names:
             for task, loaders in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items():

@@ -92,9 +92,10 @@ def _folder_of_repo(model_id: Any, kwargs: Mapping[str, Any], *, is_config: bool
     record = repo.record() if repo is not None else None
     if repo is None or record is None or record.model_type != "hub":
         return None
+    trusted = bool(kwargs.get("trust_remote_code"))
     if is_config:
-        return resolve_configs(record, repo.access, with_code=bool(kwargs.get("trust_remote_code"))).folder
-    return resolve_preprocessors(record, repo.access).folder
+        return resolve_configs(record, repo.access, with_code=trusted).folder
+    return resolve_preprocessors(record, repo.access, with_code=trusted).folder
 
 
 def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_config: bool) -> Any:
@@ -112,9 +113,8 @@ def _folder_of(name: str | os.PathLike[str], kwargs: Mapping[str, Any], *, is_co
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     metadata = ExportMetadata.from_properties(read_metadata(path))
     access = HubAccess.from_options(kwargs)
-    revision = kwargs.get("revision")
+    revision, trusted = kwargs.get("revision"), bool(kwargs.get("trust_remote_code"))
     if is_config:
-        trusted = bool(kwargs.get("trust_remote_code"))
         source = config_folder(path, metadata, access, revision, trusted, needed=True)
         return source.folder if source is not None else None
-    return preprocessor_folder(path, metadata, access, revision)
+    return preprocessor_folder(path, metadata, access, revision, with_code=trusted)

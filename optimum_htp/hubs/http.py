@@ -35,6 +35,7 @@ __all__ = [
     "causes",
     "http_errors",
     "opened",
+    "pieces",
     "retry_after",
 ]
 
@@ -261,7 +262,7 @@ def _body(response: Any, patience: Patience, limit: int, *, cut: bool = False) -
     unpack = zlib.decompressobj(wbits=31) if "gzip" in packing else None
     announced = response.headers.get("Content-Length", "")
     arrived = size = 0
-    for packed in _pieces(response):
+    for packed in pieces(response):
         patience.arrived(len(packed))
         arrived += len(packed)
         try:
@@ -282,7 +283,7 @@ def _body(response: Any, patience: Patience, limit: int, *, cut: bool = False) -
         raise CutOffError(f"{arrived} bytes of {announced or 'a packed answer'} arrived of {response.url}")
 
 
-def _pieces(response: Any) -> Iterator[bytes]:
+def pieces(response: Any) -> Iterator[bytes]:
     """Yield what arrives, when it arrives, still packed."""
     raw = getattr(response, "raw", None)
     if raw is None:

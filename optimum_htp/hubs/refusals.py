@@ -135,10 +135,10 @@ def _reason(chain: list[BaseException]) -> str:
     return str(chain[-1]) or type(chain[-1]).__name__
 
 
-def refusal(answer: Answer, repo_id: str, revision: str | None) -> HFHubIntegrationError:
+def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> HFHubIntegrationError:
     """Return the error for an answer that is none, told as huggingface_hub's `hf_raise_for_status` tells it.
 
-    The Hub answers 401 for missing and for private models alike.
+    The Hub answers 401 for missing and for private models alike; other servers mean the token.
     """
     code, message = answer.headers.get("X-Error-Code"), answer.headers.get("X-Error-Message")
     if code == "RevisionNotFound":
@@ -147,7 +147,9 @@ def refusal(answer: Answer, repo_id: str, revision: str | None) -> HFHubIntegrat
         return _gated(repo_id, revision)
     if message == "Access to this resource is disabled.":
         return _disabled(repo_id, revision)
-    if code == "RepoNotFound" or (answer.status == 401 and message != "Invalid credentials in Authorization header"):
+    if code == "RepoNotFound" or (
+        is_hub and answer.status == 401 and message != "Invalid credentials in Authorization header"
+    ):
         return _no_model(repo_id)
     return _refused(answer.status, answer.headers, _where(repo_id, revision))
 
