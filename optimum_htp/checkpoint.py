@@ -7,14 +7,14 @@ id and a revision, would take the preprocessors from the main branch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optimum_htp import plugins
 from optimum_htp.config_faults import config_fault
-from optimum_htp.errors import ConfigLoadError, ExportError
+from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.repofiles import (
     config_files,
@@ -93,13 +93,23 @@ def fetch_checkpoint(
     files = source.info.files if source.info is not None else _names_below(folder)
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
-    _snapshot(source, (*configs, *weight_indexes(files, library=guess)), access)
+    wanted = (*configs, *weight_indexes(files, library=guess))
+    _check_all_there(source, _snapshot(source, wanted, access), wanted)
     checkpoint = _opened(source, folder, files, library, complete=source.info is not None)
     if weights:
         chosen = weight_files(files, lambda name: index_shards(folder / name), library=checkpoint.library)
         code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
         _snapshot(source, (*chosen, *code), access)
+        _check_all_there(source, folder, (*chosen, *code))
     return checkpoint
+
+
+def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise DownloadError(
+            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, and does not have "
+            "it. Try again, or check HF_ENDPOINT and any mirror between."
+        )
 
 
 def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:

@@ -89,6 +89,7 @@ def hub() -> Iterator[LoopbackHub]:
     _HUB.latency, _HUB.status, _HUB.serve_card, _HUB.serve_ranges = 0.0, None, True, True
     _HUB.cut_bodies = _HUB.garbled = False
     _HUB.before_answer = lambda method, path: None
+    _HUB.tamper, _HUB.drip = None, 0.0
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,7 @@ def _repo_id(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if not is_text(value):
+    if not is_text(value) or not value:
         raise TypeError
     return str(value)
 

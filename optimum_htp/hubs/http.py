@@ -36,6 +36,7 @@ __all__ = [
     "http_errors",
     "opened",
     "pieces",
+    "redirection",
     "retry_after",
 ]
 
@@ -172,19 +173,33 @@ def opened(method: str, url: str, headers: Mapping[str, str], patience: Patience
     sent = dict(headers)
     for _ in range(_MOST_REDIRECTS + 1):
         with _sent(method, url, sent, patience.timeout(timeout)) as response:
-            target = response.headers.get("Location") if response.status_code in _REDIRECTS else None
-            if target is None or (method == "HEAD" and urlsplit(target).netloc):
+            following = redirection(url, response)
+            if following is None or (method == "HEAD" and urlsplit(response.headers["Location"]).netloc):
                 yield response
                 return
-        following = urljoin(url, target)
-        if urlsplit(following).scheme not in ("http", "https"):
-            raise HubServerError(
-                f"{url} redirects to {following!r}, which is not HTTP. Check HF_ENDPOINT and any proxy between."
-            )
         if urlsplit(following)[:2] != urlsplit(url)[:2]:
             sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
         url = following
     raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
+
+
+def redirection(url: str, response: Any) -> str | None:
+    """Return where a response redirects to, None where it does not.
+
+    Raises:
+        HubServerError: To what is no address, or not HTTP.
+    """
+    target = response.headers.get("Location")
+    if target is None or response.status_code not in _REDIRECTS:
+        return None
+    try:
+        following: str = urljoin(url, target)
+        if urlsplit(following).scheme in ("http", "https"):
+            return following
+        reason = "which is not HTTP"
+    except ValueError as error:
+        reason = f"which is no address ({error})"
+    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy between.")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

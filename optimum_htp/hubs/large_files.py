@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.http import redirection
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.small_files import check_commit, trusted_etag
 
@@ -93,7 +94,10 @@ def _watched(what: str, commit: str) -> Iterator[None]:
 
 def _look_at(response: Any, *args: Any, **kwargs: Any) -> None:
     file: tuple[str, str] | None = getattr(_expected, "file", None)
-    if file is None or response.request.method != "HEAD":
+    if file is None:
+        return
+    redirection(str(response.url), response)
+    if response.request.method != "HEAD":
         return
     what, commit = file
     if response.status_code < 300 or "X-Repo-Commit" in response.headers:
