@@ -124,6 +124,8 @@ def is_hub_model(
         return True, _describe(_ask(repo_id, revision, access))
     except ModelNotFoundError as error:
         return False, {"type": "not_found", **asked, "error": str(error)}
+    except InvalidModelReferenceError as error:
+        return False, {"type": "invalid", "error": str(error)}
     except HFHubIntegrationError as error:  # not told: the Hub is away, or refuses this token, or its answer is none
         return True, {"type": "hub_unverified", **asked, "error": str(error)}
 

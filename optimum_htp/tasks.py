@@ -60,7 +60,7 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
         task = _task_of_class(config, supported) or tagged
     if task is None:
         raise ExportError(
-            "The task cannot be inferred: there is no pipeline tag, and the config's architectures "
+            f"The task cannot be inferred: the pipeline tag is {pipeline_tag!r}, and the config's architectures "
             f"({config.get('architectures')}) belong to no task. Give --task, one of: "
             f"{', '.join(sorted(TasksManager.get_all_tasks()))}."
         )

@@ -7,6 +7,7 @@ import gzip
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from huggingface_hub import constants
@@ -255,6 +256,28 @@ def test_look_ups_keep_the_kind_of_error(hub, repo, access, monkeypatch, status,
         assert caught.value.retry_after == 7
 
 
+def test_page_of_a_proxy_is_not_kept_as_a_file(hub, repo, access, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "0.4")
+
+    def tamper(method, path, status, body, headers):
+        return (status, b"<html>Please log in</html>", headers) if method == "GET" else (status, body, headers)
+
+    hub.tamper = tamper
+    with pytest.raises(errors.DamagedDownloadError, match="announced"):
+        huggingface().snapshot(repo.repo_id, repo.refs["main"], ["vocab.txt"], access)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\0", "a\ud800/b", "org/model@\ud800", "org/model@\0", "org/model@..", "x" * 10_000, "a@" + "b" * 10_000, b"a/b"],
+)
+def test_no_name_makes_it_raise(access, name):
+    found, said = is_hub_model(name, access=access)
+    assert said["type"] in ("invalid", "not_found", "hub_unverified", "local")
+    assert isinstance(found, bool)
+
+
 def test_refused_look_up_is_unverified(hub, repo, access):
     hub.status = 403
     found, said = is_hub_model(repo.repo_id, access=access)
@@ -350,6 +373,19 @@ def test_cache_is_huggingface_hubs_own(repo, access):
     for name, body in FILES.items():
         path = try_to_load_from_cache(repo.repo_id, name, cache_dir=access.cache_dir, revision="main")
         assert open(path, "rb").read() == body  # noqa: PTH123, SIM115
+
+
+def test_sessions_of_others_are_left_as_they_are(repo, access):
+    """The session of huggingface_hub is looked at while a thread of ours fetches weights, and no longer."""
+    from huggingface_hub.utils import get_session
+
+    def hooks():
+        session = get_session()
+        return list(session.hooks["response"]) if hasattr(session, "hooks") else None
+
+    huggingface().snapshot(repo.repo_id, repo.refs["main"], list(FILES), access)
+    with ThreadPoolExecutor(12) as pool:  # some threads get the number, and with it the session, of one of ours
+        assert {str(found) for found in pool.map(lambda _: time.sleep(0.01) or hooks(), range(12))} <= {"[]", "None"}
 
 
 def test_token_is_not_shown():

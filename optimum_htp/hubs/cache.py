@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from optimum_htp.hubs.answers import COMMIT
+from optimum_htp.hubs.answers import COMMIT, is_text
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile.replace import replaced_atomically
 
@@ -136,4 +136,4 @@ class RepoCache:
     def _ref(self, ref: str) -> Path | None:
         refs = self.folder / "refs"
         path = refs / ref
-        return path if refs in path.parents and ".." not in path.parts and "\0" not in ref else None
+        return path if is_text(ref) and refs in path.parents and ".." not in path.parts else None

@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from optimum_htp.errors import HFHubIntegrationError, HubServerError, OfflineError, RevisionNotFoundError
+from optimum_htp.errors import (
+    HFHubIntegrationError,
+    HubServerError,
+    InvalidModelReferenceError,
+    OfflineError,
+    RevisionNotFoundError,
+)
 from optimum_htp.hookspecs import hookimpl
-from optimum_htp.hubs.answers import commit_ids, content_of, front_matter, is_inside, repo_info
+from optimum_htp.hubs.answers import commit_ids, content_of, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.cache import RepoCache
 from optimum_htp.hubs.http import Answer, ask
@@ -57,6 +63,8 @@ class HuggingFaceHub:
                 f"The Hub was not asked about {repo_id}, because local_files_only is set. Unset it once, so "
                 "that the model enters the cache."
             )
+        if revision is not None and not is_text(revision):
+            raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
             answer = self._asked(f"{_api(repo_id)}{path}", repo_id, revision, access, Patience())

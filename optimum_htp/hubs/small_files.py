@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.cache import RepoCache, is_blob_name
-from optimum_htp.hubs.http import Answer, ask
+from optimum_htp.hubs.http import Answer, CutOffError, ask
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.refusals import refusal
 
@@ -116,6 +117,27 @@ def trusted_etag(headers: Mapping[str, str], what: str) -> str:
     return match[1]
 
 
+@contextmanager
+def _whole(cache: RepoCache, etag: str, announced: int | None) -> Iterator[Callable[[bytes], object]]:
+    """Write a content that is kept only if it is as long as announced: a proxy may answer a page of its own."""
+    size = 0
+    with cache.filling(etag) as write:
+
+        def counted(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+            write(piece)
+
+        yield counted
+        if announced is not None and size != announced:
+            raise CutOffError(f"{size} bytes arrived, and {announced} were announced")
+
+
+def _announced(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
 def _fill(
     cache: RepoCache,
     etag: str,
@@ -138,7 +160,7 @@ def _fill(
         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
         limit=_LARGEST,
         tries=_TRIES,
-        into=lambda: cache.filling(etag),
+        into=lambda: _whole(cache, etag, _announced(about.headers)),
     )
     if answer.status != 200:
         raise refusal(answer, repo_id, commit)
