@@ -81,13 +81,13 @@ class OptimumONNXModel:
         if record is None:
             return load(cls_for_file, file, **provider, **kwargs), None
         access = HubAccess.from_options(kwargs)
+        trusted = bool(kwargs.get("trust_remote_code"))
         if kwargs.get("config") is not None and record.model_type == "local" and not has_preprocessors(file.parent):
             logger.warning("%s is of a local model, and there are no preprocessors beside it.", file)
             return load(cls_for_file, file, **provider, **kwargs), None
-        folder = preprocessor_folder(file, record, access, kwargs.get("revision"))  # with it comes the config
+        folder = preprocessor_folder(file, record, access, kwargs.get("revision"), with_code=trusted)  # and the config
         if not (names := class_names(record, folder)):
             return load(cls_for_file, file, **provider, **kwargs), None
-        trusted = bool(kwargs.get("trust_remote_code"))
         with ThreadPoolExecutor(1) as pool:  # onnxruntime makes its session without the interpreter's lock
             preprocessor = pool.submit(load_preprocessor, names[0], folder, record, trust_remote_code=trusted)
             return load(cls_for_file, file, **provider, **kwargs), preprocessor.result()

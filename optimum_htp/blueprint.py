@@ -7,9 +7,10 @@ import inspect
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from optimum_htp.checkpoint import Checkpoint
+from optimum_htp.config_faults import config_fault
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
@@ -17,12 +18,6 @@ from optimum_htp.resolve import ConfigFolder, load_config
 from optimum_htp.tasks import class_for_task
 
 __all__ = ["Blueprint", "blueprint_of", "build_model", "tree_of_checkpoint"]
-
-# A config is a stranger's word, and each layer and label costs time. By the last word of a key.
-_MOST: Final = {
-    **dict.fromkeys(("layers", "layer", "blocks", "depths", "experts", "stages", "codebooks", "streams"), 1 << 12),
-    "labels": 1 << 20,
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,8 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
 
     names = config.get("architectures")
     named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
-    _refuse_giants(config)
+    if (fault := config_fault(config)) is not None:
+        raise ConfigLoadError(f"No model can be built from the config: {fault}.")
     try:
         kind = CONFIG_MAPPING[str(config.get("model_type"))]
         loaded = kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
@@ -119,7 +115,8 @@ def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool 
     import torch
     import transformers
 
-    _refuse_giants(config.to_dict())
+    if (fault := config_fault(config.to_dict())) is not None:
+        raise ConfigLoadError(f"No model can be built from the config: {fault}.")
     model_class = _pytorch_class(class_name)
     try:
         with torch.device("meta"):
@@ -137,14 +134,3 @@ def _pytorch_class(name: str | None) -> Any:
     plain = str(name).removeprefix("TF").removeprefix("Flax")
     found = getattr(transformers, plain, None)
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
-
-
-def _refuse_giants(config: Mapping[str, Any]) -> None:
-    """Refuse a config of more layers or labels than any model has, before they are made."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            _refuse_giants(value)
-        elif (most := _MOST.get(str(key).rpartition("_")[2])) is not None:
-            for count in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(count, int) and count > most:
-                    raise ConfigLoadError(f"The config says {key} is {count}: no model is built of that many.")

@@ -7,13 +7,14 @@ id and a revision, would take the preprocessors from the main branch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optimum_htp import plugins
-from optimum_htp.errors import ExportError, PluginError
+from optimum_htp.config_faults import config_fault
+from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.repofiles import (
     config_files,
@@ -82,6 +83,7 @@ def fetch_checkpoint(
 
     Raises:
         ExportError: A local model that is no folder, or holds no config.
+        ConfigLoadError: What is in its config would stop whoever reads it.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
     if isinstance(source, LocalSource):
@@ -94,13 +96,23 @@ def fetch_checkpoint(
     files = source.info.files if source.info is not None else _names_below(folder)
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
-    _snapshot(source, (*configs, *weight_indexes(files, library=guess)), access)
+    wanted = (*configs, *weight_indexes(files, library=guess))
+    _check_all_there(source, _snapshot(source, wanted, access), wanted)
     checkpoint = _opened(source, folder, files, library, complete=source.info is not None)
     if weights:
         chosen = weight_files(files, lambda name: index_shards(folder / name), library=checkpoint.library)
         code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
         _snapshot(source, (*chosen, *code), access)
+        _check_all_there(source, folder, (*chosen, *code))
     return checkpoint
+
+
+def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise DownloadError(
+            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, and does not have "
+            "it. Try again, or check HF_ENDPOINT and any mirror between."
+        )
 
 
 def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
@@ -119,10 +131,10 @@ def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
 def _opened(
     source: HubSource | LocalSource, folder: Path, files: tuple[str, ...], library: str | None, *, complete: bool
 ) -> Checkpoint:
-    config = read_json(folder / "config.json") or {}
+    config = _config(folder / "config.json")
     library = library or infer_library(files, config)
     if library == "diffusers":
-        config = read_json(folder / "model_index.json") or config
+        config = _config(folder / "model_index.json") or config
     return Checkpoint(
         source=source,
         folder=folder,
@@ -132,6 +144,17 @@ def _opened(
         complete=complete,
         with_code="auto_map" in config,
     )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """Return a config's content, empty where there is none."""
+    content = read_json(path)
+    if content is None:
+        return {}
+    if (fault := config_fault(content)) is not None:
+        raise ConfigLoadError(f"{path} cannot be loaded: {fault}.")
+    config: Mapping[str, Any] = content
+    return config
 
 
 def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> Path:

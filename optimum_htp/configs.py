@@ -85,7 +85,12 @@ def has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | 
 
 
 def preprocessor_folder(
-    path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None = None
+    path: Path,
+    metadata: ExportMetadata | None,
+    access: HubAccess,
+    revision: str | None = None,
+    *,
+    with_code: bool = False,
 ) -> Path:
     """Return the folder that a file's preprocessors come from.
 
@@ -105,7 +110,7 @@ def preprocessor_folder(
     names = [name for name in metadata.config_files or () if name not in MODEL_CONFIGS]
     if any((path.parent / name).is_file() for name in names) and has_own_config(path, metadata, revision):
         return path.parent
-    return resolve_preprocessors(metadata, access, revision=revision).folder
+    return resolve_preprocessors(metadata, access, revision=revision, with_code=with_code).folder
 
 
 def has_preprocessors(folder: Path) -> bool:

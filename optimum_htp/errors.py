@@ -40,6 +40,7 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "UnknownHubError",
+    "UnreadableUrlError",
     "VerificationError",
     "WrongTaskError",
 ]
@@ -113,6 +114,10 @@ class DamagedDownloadError(DownloadError):
     """Files of the Hub that arrived cut off or otherwise not as the Hub announced them."""
 
 
+class UnreadableUrlError(HFHubIntegrationError, OSError):
+    """A URL that cannot be opened or read."""
+
+
 class ConfigLoadError(HFHubIntegrationError):
     """The configuration of a model cannot be found or read."""
 
@@ -130,7 +135,15 @@ class PreprocessorLoadError(HFHubIntegrationError):
 
 
 class MetadataError(HFHubIntegrationError, ValueError):
-    """A metadata property of an ONNX file has a value that its key does not allow."""
+    """A metadata property of an ONNX file has a value that its key does not allow.
+
+    Attributes:
+        key: The property (`hf_hub_sha`), None where no single one is at fault.
+    """
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class InvalidOnnxFileError(HFHubIntegrationError, ValueError):

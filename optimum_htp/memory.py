@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 __all__ = ["Memory"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+@dataclass
+class _Turn:
+    """Who makes a value, and how many threads make it or wait for it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 0
 
 
 class Memory(Generic[K, V]):
@@ -26,7 +36,7 @@ class Memory(Generic[K, V]):
     def __init__(self, max_items: int) -> None:
         self._max_items = max_items
         self._items: OrderedDict[K, V] = OrderedDict()
-        self._making: dict[K, threading.Lock] = {}
+        self._making: dict[K, _Turn] = {}
         self._lock = threading.Lock()
 
     def get_or_make(
@@ -42,16 +52,10 @@ class Memory(Generic[K, V]):
         """
         if not anew and (found := self._find(key)) and valid(found[0]):
             return found[0]
-        with self._lock:
-            making = self._making.setdefault(key, threading.Lock())
-        with making:
+        with self._turn(key):
             if not anew and (found := self._find(key)) and valid(found[0]):
                 return found[0]
-            try:
-                value = make()
-            finally:
-                with self._lock:
-                    self._making.pop(key, None)
+            value = make()
             with self._lock:
                 self._items[key] = value
                 self._items.move_to_end(key)
@@ -66,6 +70,21 @@ class Memory(Generic[K, V]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @contextmanager
+    def _turn(self, key: K) -> Iterator[None]:
+        """Let one thread at a time make the value of a key; the last one that waits takes the lock away."""
+        with self._lock:
+            turn = self._making.setdefault(key, _Turn())
+            turn.threads += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._lock:
+                turn.threads -= 1
+                if not turn.threads:
+                    del self._making[key]
 
     def _find(self, key: K) -> tuple[V] | None:
         with self._lock:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,11 +32,19 @@ from optimum_htp.errors import MetadataError
 
 __all__ = ["METADATA_VERSION", "PREFIX", "SHORT_COMMIT", "ExportMetadata"]
 
+logger = logging.getLogger(__name__)
+
 METADATA_VERSION: Final = 1
 PREFIX: Final = "hf_"
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
+_MOST_FILES: Final = 512  # in a list of them
+_LONGEST_LIST: Final = 1 << 17  # characters
+# What a record says nothing without; anything else is left out where it could not be read again.
+_NEEDED: Final = frozenset(
+    {"metadata_version", "model_type", "hub_id", "hub_sha", "hub_revision", "onnx_files", "onnx_file", "export_id"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +104,30 @@ class ExportMetadata:
     original_producer: str | None = None
 
     def to_properties(self) -> dict[str, str]:
-        """Return the record as metadata properties, leaving out what is unknown or empty."""
+        """Return the record as metadata properties, leaving out what is unknown or empty.
+
+        What is written can be read: a fact that its key does not allow (a Hub may say anything) is left out, with a
+        warning.
+
+        Raises:
+            MetadataError: The record cannot do without that fact.
+        """
         properties = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None or (value == () and field.name != "config_files"):
                 continue
-            properties[PREFIX + field.name] = _encode(field.name, value)
+            if field.name == "config_files":
+                value = _readable_names(value)
+            text = _encode(field.name, value)
+            try:
+                _decode(field.name, text)
+            except MetadataError as error:
+                if field.name in _NEEDED:
+                    raise
+                logger.warning("Left out of the file's metadata: %s", error)
+                continue
+            properties[PREFIX + field.name] = text
         return properties
 
     @classmethod
@@ -125,15 +151,21 @@ class ExportMetadata:
         values.setdefault("model_type", "hub")
         record = cls(**values)
         if record.model_type == "hub" and not record.hub_id:
-            raise MetadataError("hf_model_type is 'hub', but hf_hub_id is missing.")
+            raise MetadataError("hf_model_type is 'hub', but hf_hub_id is missing.", f"{PREFIX}hub_id")
         if record.model_type == "hub" and not (record.hub_sha or record.hub_revision):
             raise MetadataError(
-                f"hf_hub_id is {record.hub_id!r}, but neither hf_hub_sha nor hf_hub_revision says which commit."
+                f"hf_hub_id is {record.hub_id!r}, but neither hf_hub_sha nor hf_hub_revision says which commit.",
+                f"{PREFIX}hub_sha",
             )
         if record.hub_sha and record.hub_revision and not record.hub_sha.startswith(record.hub_revision):
-            raise MetadataError(f"hf_hub_revision is {record.hub_revision!r}, and hf_hub_sha begins otherwise.")
+            raise MetadataError(
+                f"hf_hub_revision is {record.hub_revision!r}, and hf_hub_sha begins otherwise.",
+                f"{PREFIX}hub_revision",
+            )
         if record.onnx_file is not None and record.onnx_file not in record.onnx_files:
-            raise MetadataError(f"hf_onnx_file is {record.onnx_file!r}, which hf_onnx_files does not list.")
+            raise MetadataError(
+                f"hf_onnx_file is {record.onnx_file!r}, which hf_onnx_files does not list.", f"{PREFIX}onnx_file"
+            )
         return record
 
     def belongs_with(self, other: ExportMetadata) -> bool:
@@ -167,13 +199,12 @@ def _encode(name: str, value: Any) -> str:
 
 def _decode(name: str, text: str) -> Any:
     decoder = _DECODERS.get(name)
-    if decoder is None:
-        return text
     try:
-        return decoder(text)
+        text.encode()  # lone surrogates are no text that a file can hold
+        return text if decoder is None else decoder(text)
     except ValueError as error:
         shown = text if len(text) <= 80 else f"{text[:80]}…"
-        raise MetadataError(f"{PREFIX}{name} is {shown!r}: {error}.") from error
+        raise MetadataError(f"{PREFIX}{name} is {shown!r}: {error}.", PREFIX + name) from error
 
 
 def _count(text: str) -> int:
@@ -208,17 +239,39 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
 
 def _file_list(text: str) -> tuple[str, ...]:
     """Decode a JSON list of relative paths; a path that leads out of its folder is refused."""
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
         names = json.loads(text)
     except RecursionError as error:
         raise ValueError("it has to be a JSON list of file names") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("it has to be a JSON list of file names")
+    if len(names) > _MOST_FILES:
+        raise ValueError(f"a list of files has at most {_MOST_FILES} names")
     for name in cast("list[str]", names):
-        parts = re.split(r"[/\\]", name)
-        if not name or any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
+        if not _is_inside(name):
             raise ValueError(f"{name!r} is not a path inside the model's folder")
     return tuple(names)
+
+
+def _is_inside(name: str) -> bool:
+    parts = re.split(r"[/\\]", name)
+    if any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _readable_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out files of a repo that a list of files cannot name (`sp:v2.model` is none on Windows)."""
+    kept = tuple(name for name in names if _is_inside(name))
+    if len(kept) < len(names):
+        logger.warning("Left out of the file's metadata: %s", sorted(set(names) - set(kept)))
+    return kept
 
 
 def _file_name(text: str) -> str:

@@ -101,8 +101,10 @@ def load_preprocessor(name: str, folder: Path, metadata: ExportMetadata, *, trus
 
     try:
         return getattr(transformers, name).from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise PreprocessorLoadError(f"{name} of {metadata.source} in {folder} cannot be loaded: {error}") from error
+    except Exception as error:  # tokenizers raises bare ones of files that it cannot read
+        raise PreprocessorLoadError(
+            f"{name} of {metadata.source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 class LazyPreprocessors(Sequence[Any]):
@@ -138,7 +140,9 @@ class LazyPreprocessors(Sequence[Any]):
     def _items(self) -> list[Any]:
         with self._lock:
             if self._loaded is None:
-                folder = preprocessor_folder(self._path, self._metadata, self._access, self._revision)
+                folder = preprocessor_folder(
+                    self._path, self._metadata, self._access, self._revision, with_code=self._trust_remote_code
+                )
                 self._loaded = [
                     load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trust_remote_code)
                     for name in class_names(self._metadata, folder)

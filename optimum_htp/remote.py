@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from optimum_htp.errors import (
     HFHubIntegrationError,
-    HubUnreachableError,
+    HubServerError,
     InvalidModelReferenceError,
     ModelNotFoundError,
     OnnxFileNotFoundError,
+    UnreadableUrlError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.hubs.http import Answer, CutOffError, opened, pieces
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
 
@@ -29,6 +33,7 @@ __all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
 _CHUNK: Final = 1 << 16
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 # The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
 _HUB_URLS: Final = tuple(
@@ -75,7 +80,7 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     elif url.startswith(("http://", "https://")):
         try:
             with translated_errors(url, None):
-                window = _http_window(url, url, {})
+                window = _http_window(_Place(url), url, {})
         except UnicodeError as error:
             raise InvalidModelReferenceError(f"{url} is not an address: {error}") from error
         with translated_errors(url, None):
@@ -117,90 +122,105 @@ def _hub_window(name: str, repo_id: str, revision: str | None, path: str, access
 
     with translated_errors(repo_id, revision):
         address = hf_hub_url(repo_id, path, revision=revision)
-        return _http_window(name, address, build_hf_headers(token=access.token))
+        return _http_window(_Place(name, repo_id, revision), address, build_hf_headers(token=access.token))
 
 
-def _http_window(name: str, address: str, headers: Mapping[str, str]) -> ByteWindow:
+@dataclass(frozen=True)
+class _Place:
+    """What is read, in words: its name, and for files of a Hub their repo and its revision."""
+
+    name: str
+    repo_id: str | None = None
+    revision: str | None = None
+
+
+def _http_window(place: _Place, address: str, headers: Mapping[str, str]) -> ByteWindow:
     """Make the first range request, and a window that makes the others where that one was answered from.
 
     The token goes to the Hub alone: a redirect to the host that stores the file drops it, and so do we.
     """
-    body, response = _get_range(name, address, headers, 0, _CHUNK)
-    _, _, total = response.headers.get("Content-Range", "").rpartition("/")
-    if not (total.isascii() and total.isdigit() and len(total) < 20):
-        raise HubUnreachableError(f"{name}: the server does not say how large the file is. Download it first.")
-    final = str(response.url)
-    again = headers if urlsplit(final)[:2] == urlsplit(address)[:2] else {}
+    first = _get_range(place, address, headers, 0, _CHUNK)
+    again = headers if urlsplit(first.url)[:2] == urlsplit(address)[:2] else {}
 
     def fetch(start: int, length: int) -> bytes:
-        if start + length <= len(body):
-            return body[start : start + length]
-        return _get_range(name, final, again, start, length)[0]
+        if start + length <= len(first.content):
+            return first.content[start : start + length]
+        return _get_range(place, first.url, again, start, length).content
 
-    return ByteWindow(fetch, name, int(total), _CHUNK)
+    return ByteWindow(fetch, place.name, first.total, _CHUNK)
 
 
-def _get_range(name: str, address: str, headers: Mapping[str, str], start: int, length: int) -> tuple[bytes, Any]:
-    """Request a range of bytes; return it and the response. A server that sends the whole file is hung up on."""
-    from huggingface_hub.errors import EntryNotFoundError
-    from huggingface_hub.utils import hf_raise_for_status
+@dataclass(frozen=True)
+class _Range:
+    """Some bytes of a file, where they came from, and how many the file has."""
 
+    content: bytes
+    url: str
+    total: int
+
+
+def _get_range(place: _Place, address: str, headers: Mapping[str, str], start: int, length: int) -> _Range:
+    """Request a range of bytes. A server that sends the whole file is hung up on."""
     wanted = {**headers, "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
-    with _streamed(address, wanted) as response:
-        if response.status_code == 404 and "X-Error-Code" not in response.headers:  # not a Hub's answer
-            raise OnnxFileNotFoundError(f"There is no file at {name}. Check the address.")
-        try:
-            hf_raise_for_status(response)
-        except EntryNotFoundError as error:
-            raise OnnxFileNotFoundError(f"There is no file at {name}. Check repo, revision and path.") from error
+    patience = Patience()
+    with opened("GET", address, wanted, patience, timeout=_TIMEOUT) as response:
+        if response.status_code >= 400:
+            raise _refused(place, response)
         if response.status_code != 206:
-            raise HubUnreachableError(f"{name}: the server does not answer range requests. Download the file first.")
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise HubUnreachableError(f"{name}: the server sent another range than {start}-. Download the file first.")
-        return _first_bytes(response, length), response
+            raise HubServerError(f"{place.name}: the server does not answer range requests. Download the file first.")
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+        if match is None:
+            raise HubServerError(f"{place.name}: the server does not say how large the file is. Download it first.")
+        begin, end, total = map(int, match.groups())
+        if begin != start or not begin <= end < total:
+            raise HubServerError(
+                f"{place.name}: the server sent another range than {start}-. Download the file first."
+            )
+        content = bytearray()
+        expected = min(length, end - begin + 1)
+        for piece in pieces(response):
+            content += piece
+            patience.arrived(len(piece))
+            if len(content) >= expected:
+                break
+        if len(content) < expected:
+            raise CutOffError(f"{len(content)} bytes of {expected} arrived of {place.name}")
+        return _Range(bytes(content[:expected]), str(response.url), total)
 
 
-def _first_bytes(response: Any, length: int) -> bytes:
-    """Return the beginning of a response's body, however long the server makes it."""
-    if hasattr(response, "raw"):
-        return bytes(response.raw.read(length))
-    content = bytearray()
-    for piece in response.iter_bytes():
-        content += piece
-        if len(content) >= length:
-            break
-    return bytes(content[:length])
-
-
-@contextmanager
-def _streamed(address: str, headers: Mapping[str, str]) -> Iterator[Any]:
-    """Send a GET request whose body waits to be read, with huggingface_hub's requests or, since its 1.0, httpx."""
-    from huggingface_hub.utils import get_session
-
-    session: Any = get_session()
-    if callable(getattr(session, "stream", None)):
-        with session.stream("GET", address, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
-            yield response
-    else:
-        with session.get(address, headers=headers, timeout=_TIMEOUT, stream=True) as response:
-            yield response
+def _refused(place: _Place, response: Any) -> HFHubIntegrationError:
+    code = response.headers.get("X-Error-Code")
+    if response.status_code == 404 and code is None:  # not a Hub's answer
+        return OnnxFileNotFoundError(f"There is no file at {place.name}. Check the address.")
+    if code == "EntryNotFound":
+        return OnnxFileNotFoundError(f"There is no file at {place.name}. Check repo, revision and path.")
+    answer = Answer(response.status_code, response.headers, str(response.url))
+    return refusal(answer, place.repo_id or place.name, place.revision, is_hub=place.repo_id is not None)
 
 
 @contextmanager
 def _opened_by_fsspec(url: str) -> Iterator[ByteWindow]:
     import fsspec
 
-    try:
+    with _read_by_fsspec(url):
         filesystem, path = fsspec.core.url_to_fs(url)
+        size = int(filesystem.size(path))
         stream = filesystem.open(path, "rb", cache_type="none")
-    except FileNotFoundError as error:
-        raise OnnxFileNotFoundError(f"There is no file at {url}. Check the address.") from error
-    except Exception as error:
-        raise HFHubIntegrationError(f"{url} cannot be opened: {type(error).__name__}: {error}") from error
     with stream:
 
         def fetch(start: int, length: int) -> bytes:
-            stream.seek(start)
-            return bytes(stream.read(length))
+            with _read_by_fsspec(url):
+                stream.seek(start)
+                return bytes(stream.read(length))
 
-        yield ByteWindow(fetch, url, int(filesystem.size(path)), _CHUNK)
+        yield ByteWindow(fetch, url, size, _CHUNK)
+
+
+@contextmanager
+def _read_by_fsspec(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise OnnxFileNotFoundError(f"There is no file at {url}. Check the address.") from error
+    except Exception as error:  # each of its file systems raises its own
+        raise UnreadableUrlError(f"{url} cannot be read: {type(error).__name__}: {error}") from error

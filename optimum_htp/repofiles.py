@@ -24,6 +24,9 @@ __all__ = [
     "weight_indexes",
 ]
 
+_LARGEST_JSON: Final = 1 << 28  # bytes
+_DEEPEST_JSON: Final = 100
+
 MODEL_CONFIGS: Final = ("config.json", "generation_config.json")
 """What a loader needs before any preprocessor is asked for."""
 
@@ -165,10 +168,16 @@ def weight_files(
 
 
 def index_shards(index: Path) -> tuple[str, ...]:
-    """Return the shards that a checkpoint's index lists. An index that cannot be read lists none."""
+    """Return the shards that a checkpoint's index lists. An index that cannot be read lists none.
+
+    What is no name of a file in the index's folder is no shard.
+    """
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    return tuple(sorted(set(weight_map.values()))) if isinstance(weight_map, dict) else ()
+    if not isinstance(weight_map, dict):
+        return ()
+    names = {name for name in weight_map.values() if isinstance(name, str)}
+    return tuple(sorted(name for name in names if name and ".." not in name.split("/") and name[0] not in "/\\"))
 
 
 def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -198,15 +207,20 @@ def _has_processor(configs: Mapping[str, Mapping[str, Any]]) -> bool:
     known = set(PROCESSOR_MAPPING_NAMES.values())
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         config = configs.get(name, {})
-        if str(config.get("processor_class")) in known or "AutoProcessor" in (config.get("auto_map") or {}):
+        if str(config.get("processor_class")) in known or "AutoProcessor" in _auto_map(config):
             return True
     return False
+
+
+def _auto_map(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    auto_map = config.get("auto_map")
+    return auto_map if isinstance(auto_map, dict) else {}
 
 
 def _extractor_kind(preprocessor: Mapping[str, Any]) -> str | None:
     if not preprocessor:
         return None
-    auto_map = preprocessor.get("auto_map") or {}
+    auto_map = _auto_map(preprocessor)
     if preprocessor.get("image_processor_type") or "AutoImageProcessor" in auto_map:
         return "AutoImageProcessor"
     name = preprocessor.get("feature_extractor_type")
@@ -229,11 +243,32 @@ def _vision_extractors() -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, None where there is no such file or it is not JSON."""
+    """Return a JSON file's content, None where there is no such file, or it is not JSON that anybody means: neither
+    beyond all bounds, nor nested as deep as only an attack is.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if path.stat().st_size > _LARGEST_JSON:
+            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if _depth_is_sane(content) else None
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def _depth_is_sane(content: Any) -> bool:
+    """Whether code that walks through a content can: json itself reads nearly as deep as Python calls."""
+    level = [content]
+    for _ in range(_DEEPEST_JSON):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

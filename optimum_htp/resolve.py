@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp import plugins
+from optimum_htp.config_faults import config_fault
 from optimum_htp.errors import (
     ConfigFileNotFoundError,
     ConfigLoadError,
@@ -30,7 +31,7 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.memory import Memory
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.repofiles import MODEL_CONFIGS, config_files, is_sentence_transformers_file
+from optimum_htp.repofiles import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -119,8 +120,16 @@ def resolve_configs(
     return _remembered(metadata, access, revision, ("configs", with_code), find)
 
 
-def resolve_preprocessors(metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None) -> ConfigFolder:
+def resolve_preprocessors(
+    metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None, with_code: bool = False
+) -> ConfigFolder:
     """Return a folder with every config and preprocessor file of the model that a file came from.
+
+    Args:
+        metadata: Of a file that came from a Hub.
+        access: How to reach that Hub.
+        revision: Overrides the commit of the file.
+        with_code: Whether the repo's own Python modules are wanted too.
 
     Raises:
         HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
@@ -128,9 +137,10 @@ def resolve_preprocessors(metadata: ExportMetadata, access: HubAccess, *, revisi
 
     def find(pin: _Pin) -> Path:
         files = pin.files if pin.files is not None else _listed(metadata, pin.commit, access)
-        return _snapshot(metadata, pin.commit, _readable(files), access)
+        wanted = tuple(name for name in _readable(files) if with_code or not _is_code(name))
+        return _snapshot(metadata, pin.commit, wanted, access)
 
-    return _remembered(metadata, access, revision, ("preprocessors",), find)
+    return _remembered(metadata, access, revision, ("preprocessors", with_code), find)
 
 
 def load_config(
@@ -164,11 +174,17 @@ def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_cod
     from transformers import AutoConfig, PretrainedConfig
 
     loader = PretrainedConfig if metadata is not None and metadata.export_library == "timm" else AutoConfig
+    content = read_json(folder / _CONFIG)
+    fault = config_fault(content) if content is not None else None  # where there is none, transformers says it
+    source = metadata.source if metadata is not None else "the model"
+    if fault is not None:
+        raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {fault}.")
     try:
         return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        source = metadata.source if metadata is not None else "the model"
-        raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {error}") from error
+    except Exception as error:  # a config's class is given what the file says, and raises anything
+        raise ConfigLoadError(
+            f"The config of {source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _remembered(
@@ -225,17 +241,30 @@ def _pin(metadata: ExportMetadata, access: HubAccess, revision: str | None) -> _
             if commit is None:
                 raise
             return _Pin(commit, None)
-        return _Pin(info.commit, config_files(info.files, with_code=True))
+        return _Pin(info.commit, _configs_among(info.files, metadata))
     if metadata.hub_sha is not None:
-        return _Pin(metadata.hub_sha, metadata.config_files)
-    return _Pin(hub.full_commit(repo_id, str(metadata.hub_revision), access), metadata.config_files)
+        return _Pin(metadata.hub_sha, _recorded(metadata))
+    return _Pin(hub.full_commit(repo_id, str(metadata.hub_revision), access), _recorded(metadata))
 
 
 def _listed(metadata: ExportMetadata, commit: str, access: HubAccess) -> tuple[str, ...]:
     """Ask the Hub which config files a commit has."""
     info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, access)
-    library = metadata.export_library or "transformers"
-    return config_files(info.files, library=library, with_code=True)
+    return _configs_among(info.files, metadata)
+
+
+def _recorded(metadata: ExportMetadata) -> tuple[str, ...] | None:
+    """Return the config files that a file lists. It may list anything: only what loaders read is fetched."""
+    if metadata.config_files is None:
+        return None
+    found = _configs_among(metadata.config_files, metadata)
+    if others := set(metadata.config_files) - set(found):
+        logger.info("Not fetched for %s, because no loader reads it: %s", metadata.source, sorted(others))
+    return found
+
+
+def _configs_among(files: Sequence[str], metadata: ExportMetadata) -> tuple[str, ...]:
+    return config_files(files, library=metadata.export_library or "transformers", with_code=True)
 
 
 def _snapshot(

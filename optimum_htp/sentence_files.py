@@ -18,7 +18,7 @@ from optimum_htp.repofiles import is_sentence_transformers_file
 
 __all__ = ["sentence_file"]
 
-_WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS: Final = "model.safetensors"  # a pickle would run whatever the repo's owner wrote into it
 
 
 def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
@@ -44,7 +44,7 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
     wanted = known
     if name not in known:
         module = PurePosixPath(name).parent  # only a module has weights of its own
-        if PurePosixPath(name).name not in _WEIGHTS or str(module / "config.json") not in known:
+        if PurePosixPath(name).name != _WEIGHTS or str(module / "config.json") not in known:
             return None
         wanted = [name]
     hub = plugins.hub(record.hub_provider)

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import (
-    GatedModelError,
     HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
     ModelNotFoundError,
+    RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.repofiles import read_json
@@ -112,7 +112,7 @@ def is_hub_model(
         nor the cache could tell), or False and a dictionary whose `type` is `local`, `not_found` or `invalid`.
     """
     access = access or HubAccess()
-    text = os.fspath(model_name_or_path)
+    text = os.fsdecode(model_name_or_path)
     if _is_path(text):
         return False, {"type": "local", "path": text}
     try:
@@ -124,7 +124,9 @@ def is_hub_model(
         return True, _describe(_ask(repo_id, revision, access))
     except ModelNotFoundError as error:
         return False, {"type": "not_found", **asked, "error": str(error)}
-    except (HubUnreachableError, GatedModelError) as error:
+    except InvalidModelReferenceError as error:
+        return False, {"type": "invalid", "error": str(error)}
+    except HFHubIntegrationError as error:  # not told: the Hub is away, or refuses this token, or its answer is none
         return True, {"type": "hub_unverified", **asked, "error": str(error)}
 
 
@@ -171,7 +173,7 @@ def detect_model_source(
 def _describe_loaded_model(model: Any, access: HubAccess) -> dict[str, Any] | None:
     try:
         source = locate_loaded_model(model, access)
-    except (HubUnreachableError, GatedModelError) as error:
+    except HFHubIntegrationError as error:
         name, commit = model.config._name_or_path, _attribute(model.config, "_commit_hash")
         asked = {"model_id": name, "revision": commit or "main"}
         return {"type": "hub_unverified", **asked, "error": str(error), "detected_from": "config"}
@@ -268,9 +270,10 @@ def _ask(repo_id: str, revision: str | None, access: HubAccess) -> HubSource:
     except HubUnreachableError as error:
         commit = hub.cached_commit(repo_id, revision, access)
         if commit is None:
-            raise HubUnreachableError(
-                f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
-            ) from error
+            message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
+            if isinstance(error, RateLimitedError):
+                raise RateLimitedError(message, error.retry_after) from error
+            raise type(error)(message) from error
         return HubSource(repo_id=repo_id, commit=commit, ref=revision, reason=str(error))
     except ModelNotFoundError as error:
         raise type(error)(f"{repo_id} is not a folder here, nor can it be had from the Hub: {error}") from error

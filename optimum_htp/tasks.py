@@ -54,7 +54,7 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
         return "image-classification"
     if library == "sentence_transformers":
         return _FEATURES
-    tagged = canonical_task(pipeline_tag) if pipeline_tag else None
+    tagged = canonical_task(pipeline_tag) if pipeline_tag and (is_task(pipeline_tag) or not _all_tasks()) else None
     if library == "diffusers":
         task = tagged or _diffusers_task(str(config.get("_class_name")))
     else:
@@ -65,7 +65,7 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
     if task is None:
         known = "belong to no task" if _tables() is not None else "cannot be looked up without Optimum's exporters"
         raise ExportError(
-            "The task cannot be inferred: there is no pipeline tag, and the config's architectures "
+            f"The task cannot be inferred: the pipeline tag is {pipeline_tag!r}, and the config's architectures "
             f"({config.get('architectures')}) {known}. Give --task, one of: "
             f"{', '.join(sorted(_all_tasks()))}."
         )
@@ -118,7 +118,9 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
 
 def _task_of_auto_map(config: Mapping[str, Any], names: set[str]) -> str | None:
     """Return the task of a class that comes with the repo, by the Auto class that it is mapped from."""
-    auto_map = config.get("auto_map") or {}
+    auto_map = config.get("auto_map")
+    if not isinstance(auto_map, dict):
+        return None
     for auto_class, path in auto_map.items():
         if str(path).rpartition(".")[2] in names:
             for task, loaders in _table("_TRANSFORMERS_TASKS_TO_MODEL_LOADERS").items():

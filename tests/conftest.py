@@ -1,4 +1,4 @@
-"""The Hub that all tests talk to, models on it, and exports of them that are made once, by whichever worker needs them.
+"""The Hub that all tests talk to, models on it, and exports of them that are made once, by who first needs them.
 
 huggingface_hub reads its variables when it is imported, so they are set before anything else is.
 """
@@ -92,6 +92,7 @@ def hub() -> Iterator[LoopbackHub]:
     _HUB.latency, _HUB.status, _HUB.serve_card, _HUB.serve_ranges = 0.0, None, True, True
     _HUB.cut_bodies = _HUB.garbled = False
     _HUB.before_answer = lambda method, path: None
+    _HUB.tamper, _HUB.drip = None, 0.0
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -39,6 +42,39 @@ def test_threads_that_want_the_same_wait_for_one():
         gate.set()
     assert len(made) == 1
     assert len({id(one.result()) for one in results}) == 1
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
+    """Also by those that come while it is being kept, or after the first has failed."""
+    memory, made, running, most = Memory(4), [], [], []
+
+    def make():
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.001)
+        running.pop()
+        made.append(1)
+        if fails_first and len(made) == 1:
+            raise ZeroDivisionError
+        return object()
+
+    class SlowToKeep(OrderedDict):
+        def __setitem__(self, key, value):
+            time.sleep(0.01)
+            super().__setitem__(key, value)
+
+    memory._items = SlowToKeep()
+
+    def get(delay):
+        time.sleep(delay)
+        with suppress(ZeroDivisionError):
+            memory.get_or_make("key", make)
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(get, [number / 2000 for number in range(32)]))
+    assert max(most) == 1
+    assert len(made) == 1 + fails_first
 
 
 def test_failure_is_passed_on_and_not_kept():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -81,11 +82,52 @@ def test_files_of_older_tools_are_read():
         ("hf_model_downloads", "9" * 5000),
         ("hf_private", "maybe"),
         ("hf_hub_revision", "main; rm -rf"),
+        ("hf_hub_revision", "89abcdef"),
+        ("hf_onnx_file", "other.onnx"),
+        ("hf_task", "\ud800"),
+        ("hf_config_files", json.dumps([f"{number}.json" for number in range(2000)])),
+        ("hf_config_files", json.dumps(["x" * (8 << 20)])),
     ],
 )
 def test_hostile_values_are_refused_by_key(key, value):
-    with pytest.raises(MetadataError, match=key):
+    with pytest.raises(MetadataError, match=key) as caught:
         ExportMetadata.from_properties({**RECORD.to_properties(), key: value})
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model_downloads", -1),
+        ("model_downloads", 1.5),
+        ("model_likes", True),
+        ("private", "yes"),
+        ("gated", 3),
+        ("preprocessors", ("AutoEverything",)),
+        ("config_files", tuple(f"{number}.json" for number in range(2000))),
+        ("license", "\ud800"),
+        ("export_timestamp", "yesterday"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(field, value, caplog):
+    properties = dataclasses.replace(RECORD, **{field: value}).to_properties()
+    assert f"hf_{field}" not in properties
+    assert f"hf_{field}" in caplog.text
+    assert ExportMetadata.from_properties(properties).hub_sha == SHA
+
+
+def test_names_that_a_list_cannot_hold_are_left_out_one_by_one(caplog):
+    names = ("config.json", "sp:v2.model", "../x.json", "\ud800.json", "tokenizer.json")
+    properties = dataclasses.replace(RECORD, config_files=names).to_properties()
+    assert ExportMetadata.from_properties(properties).config_files == ("config.json", "tokenizer.json")
+    assert "sp:v2.model" in caplog.text
+
+
+@pytest.mark.parametrize(("field", "value"), [("hub_sha", "main"), ("hub_id", "../x"), ("onnx_files", ("../x",))])
+def test_record_that_says_nothing_without_a_fact_is_not_written_without_it(field, value):
+    with pytest.raises(MetadataError) as caught:
+        dataclasses.replace(RECORD, **{field: value}).to_properties()
+    assert caught.value.key == f"hf_{field}"
 
 
 def test_hub_record_without_a_commit_is_refused():

@@ -9,7 +9,10 @@ import onnx
 import pytest
 
 from optimum_htp.errors import (
+    DamagedDownloadError,
     HFHubIntegrationError,
+    HubServerError,
+    HubTimeoutError,
     HubUnreachableError,
     InvalidModelReferenceError,
     InvalidOnnxFileError,
@@ -132,3 +135,54 @@ def test_paths_are_no_urls():
     assert is_url("hf://a/b/c.onnx")
     assert not is_url("C:\\models\\m.onnx")
     assert not is_url("out/model.onnx")
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        None,
+        "",
+        "bytes */9",
+        "bytes 0-5",
+        "bytes 0-65535/*",
+        "bytes 5-9/100",
+        "bytes 0-9/5",
+        "bytes 9-0/100",
+        "items 0-1/2",
+    ],
+)
+def test_range_that_was_not_asked_for_is_typed(repo, hub, span):
+    def tamper(method, path, status, body, headers):
+        headers = {name: value for name, value in headers.items() if name != "Content-Range"}
+        return status, body, headers if span is None else {**headers, "Content-Range": span}
+
+    hub.tamper = tamper
+    with pytest.raises(HubServerError):
+        read_remote_header("hf://org/onnx-only/onnx/model.onnx")
+
+
+@pytest.mark.parametrize(
+    "address", ["hf://org/onnx-only/onnx/model.onnx", "{url}/org/onnx-only/resolve/main/first.onnx"]
+)
+def test_reading_that_stalls_or_is_cut_off_is_typed(repo, hub, monkeypatch, address):
+    address = address.format(url=hub.url)
+    hub.cut_bodies = True
+    with pytest.raises(DamagedDownloadError):
+        read_remote_header(address)
+    hub.cut_bodies = False
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "0.5")
+    hub.drip = 0.1
+    with pytest.raises(HubTimeoutError):
+        read_remote_header(address)
+    hub.drip, hub.latency = 0.0, 2.0
+    with pytest.raises(HubTimeoutError):
+        read_remote_header(address)
+
+
+@pytest.mark.parametrize("status", [401, 403, 416, 429, 500, 503])
+def test_refusal_of_any_server_is_typed(repo, hub, status):
+    hub.status = status
+    for address in ("hf://org/onnx-only/onnx/model.onnx", f"{hub.url}/some/where.onnx"):
+        with pytest.raises(HFHubIntegrationError) as caught:
+            read_remote_header(address)
+        assert type(caught.value) is not HFHubIntegrationError

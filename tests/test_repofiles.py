@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from optimum_htp.repofiles import config_files, index_shards, preprocessor_classes, weight_files, weight_indexes
+from optimum_htp.repofiles import (
+    config_files,
+    index_shards,
+    preprocessor_classes,
+    read_json,
+    weight_files,
+    weight_indexes,
+)
 
 
 def no_shards(index):
@@ -72,6 +79,26 @@ def test_index_that_cannot_be_read_lists_nothing(tmp_path):
     assert index_shards(tmp_path / "broken.json") == index_shards(tmp_path / "none.json") == ()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"7",
+        b'{"weight_map": 3}',
+        b'{"weight_map": {"a": 1, "b": ["x"], "c": null, "d": "../out.safetensors", "e": "/etc/passwd", "f": ""}}',
+        b'{"a":' * 100_000,
+        b"[" * 500 + b"]" * 500,
+        b"\xff",
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_index_that_says_anything_lists_nothing(tmp_path, content):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_bytes(content)
+    assert index_shards(index) == ()
+    assert read_json(index) is None or len(content) < 200
+
+
 def test_weights_of_a_pipeline_are_one_format_in_each_folder():
     files = [
         "unet/diffusion_pytorch_model.safetensors",
@@ -111,6 +138,12 @@ def test_weights_of_a_pipeline_are_one_format_in_each_folder():
         ),
         (["tokenizer.json"], {"tokenizer_config.json": {"processor_class": "NoSuchThing"}}, ["AutoTokenizer"]),
         (["config.json"], {"config.json": {}}, []),
+        (["tokenizer.json"], {"tokenizer_config.json": {"auto_map": 3, "processor_class": []}}, ["AutoTokenizer"]),
+        (
+            [],
+            {"preprocessor_config.json": {"auto_map": "AutoImageProcessor", "feature_extractor_type": 5}},
+            ["AutoFeatureExtractor"],
+        ),
     ],
 )
 def test_preprocessors_are_told_from_files(files, configs, classes):

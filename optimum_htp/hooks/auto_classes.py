@@ -86,9 +86,10 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
     record = repo.record() if repo is not None else None
     if repo is None or record is None or record.model_type != "hub":
         return None
+    trusted = bool(options.get("trust_remote_code"))
     if is_config:
-        return resolve_configs(record, repo.access, with_code=bool(options.get("trust_remote_code"))).folder
-    return resolve_preprocessors(record, repo.access).folder
+        return resolve_configs(record, repo.access, with_code=trusted).folder
+    return resolve_preprocessors(record, repo.access, with_code=trusted).folder
 
 
 def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:
@@ -106,9 +107,8 @@ def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_c
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     metadata = ExportMetadata.from_properties(read_metadata(path))
     access = HubAccess.from_options(options)
-    revision = options.get("revision")
+    revision, trusted = options.get("revision"), bool(options.get("trust_remote_code"))
     if is_config:
-        trusted = bool(options.get("trust_remote_code"))
         source = config_folder(path, metadata, access, revision, trusted, needed=True)
         return source.folder if source is not None else None
-    return preprocessor_folder(path, metadata, access, revision)
+    return preprocessor_folder(path, metadata, access, revision, with_code=trusted)

@@ -8,11 +8,11 @@ folder (`snapshot`). Every failure is one of this package's errors, chained to t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import ArgumentError
 
 __all__ = ["Hub", "HubAccess", "RepoInfo"]
 
@@ -28,7 +28,7 @@ class HubAccess:
         force_download: Fetch files again although the cache has them.
     """
 
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
@@ -36,12 +36,12 @@ class HubAccess:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> HubAccess:
         """Return what the keyword arguments of a `from_pretrained` say; the others are left alone."""
-        names = (field.name for field in fields(cls))
+        names = (one.name for one in fields(cls))
         return cls(**{name: options[name] for name in names if options.get(name) is not None})
 
     def __post_init__(self) -> None:
         if self.force_download and self.local_files_only:
-            raise HFHubIntegrationError("force_download and local_files_only contradict each other: give one of them.")
+            raise ArgumentError("force_download and local_files_only contradict each other: give one of them.")
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())
 

@@ -1,27 +1,48 @@
-"""The Hugging Face Hub, through huggingface_hub, with its standard cache and variables."""
+"""The Hugging Face Hub, with huggingface_hub's session, standard cache and variables.
+
+Besides those, `OPTIMUM_HTP_TIMEOUT` says how many seconds a look-up or a download may go on without anything
+arriving, all retries included: 60 where it is not set.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
-from optimum_htp.errors import HFHubIntegrationError, HubServerError, OfflineError, RevisionNotFoundError
+from optimum_htp.errors import (
+    HFHubIntegrationError,
+    HubServerError,
+    InvalidModelReferenceError,
+    OfflineError,
+    RevisionNotFoundError,
+)
 from optimum_htp.hookspecs import hookimpl
+from optimum_htp.hubs.answers import commit_ids, content_of, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.refusals import translated_errors
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCardData
-    from huggingface_hub.hf_api import ModelInfo
+from optimum_htp.hubs.cache import RepoCache
+from optimum_htp.hubs.http import Answer, ask
+from optimum_htp.hubs.large_files import fetch_large_files
+from optimum_htp.hubs.patience import Patience, side_by_side
+from optimum_htp.hubs.refusals import refusal, translated_errors
+from optimum_htp.hubs.small_files import fetch_small_file, is_small
 
 __all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_REVISION = "main"
-_PARALLEL_DOWNLOADS = 8
+_DEFAULT_REVISION: Final = "main"
+_PARALLEL_DOWNLOADS: Final = 8
+_LARGEST_ANSWER: Final = 1 << 26  # bytes: some 500,000 files
+_MOST_PAGES: Final = 100  # of a repo's history
+_TRIES: Final = 3  # of a look-up, for which the cache may stand in
+_LARGEST_CARD: Final = 1 << 20  # bytes of it that are looked at
+_README: Final = "README.md"
+_NEXT_PAGE: Final = re.compile(r'<([^<>]+)>;\s*rel="next"')
 
 
 @hookimpl
@@ -37,45 +58,44 @@ class HuggingFaceHub:
 
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
         """See `Hub.info`. One request; two more where the model card has to be fetched to be read."""
-        from huggingface_hub import HfApi, constants
-
         if access.local_files_only:
             raise OfflineError(
                 f"The Hub was not asked about {repo_id}, because local_files_only is set. Unset it once, so "
                 "that the model enters the cache."
             )
+        if revision is not None and not is_text(revision):
+            raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
+        path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
-            info = HfApi().model_info(
-                repo_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, token=access.token
-            )
-        card = info.card_data or self._model_card(info, access)
-        return _repo_info(info, card)
+            answer = self._asked(f"{_api(repo_id)}{path}", repo_id, revision, access, Patience())
+            content = content_of(answer.body, repo_id if revision is None else f"{repo_id} at {revision}")
+            info = repo_info(content, repo_id, revision)
+        if isinstance(content.get("cardData"), dict) and content["cardData"]:
+            return info
+        return repo_info({**content, "cardData": self._model_card(info, access)}, repo_id, revision)
 
     def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
         """See `Hub.cached_commit`."""
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
 
         try:
-            folder = snapshot_download(repo_id, revision=revision, cache_dir=access.cache_dir, local_files_only=True)
-        except (LocalEntryNotFoundError, HFValidationError):
+            validate_repo_id(repo_id)
+        except HFValidationError:
             return None
-        return Path(folder).name
+        return RepoCache(repo_id, access).commit(revision or _DEFAULT_REVISION)
 
     def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
         """See `Hub.full_commit`. The client takes only full commits for pinned, so a short one never reaches it."""
-        from huggingface_hub import HfApi
-
-        cached = sorted(self._folder(repo_id, prefix, access).parent.glob(f"{prefix}*"))
+        cached = RepoCache(repo_id, access).commits(prefix)
         if len(cached) == 1:
-            return cached[0].name
+            return cached[0]
         if access.local_files_only:
             raise OfflineError(
                 f"The cache has no commit {prefix} of {repo_id}, and local_files_only forbids to ask the Hub."
             )
         with translated_errors(repo_id, None):
-            commits = [one.commit_id for one in HfApi().list_repo_commits(repo_id, token=access.token)]
-        found = [commit for commit in commits if commit.startswith(prefix)]
+            found = [commit for commit in self._history(repo_id, access) if commit.startswith(prefix)]
         if len(found) != 1:
             raise RevisionNotFoundError(
                 f"{len(found)} commits of {repo_id} begin with {prefix}. Name the full commit with revision=."
@@ -98,112 +118,109 @@ class HuggingFaceHub:
 
         if not (access.local_files_only or constants.HF_HUB_OFFLINE):
             files = (*files, *optional)
-        folder = self._folder(repo_id, commit, access)
-        missing = [
-            name for name in files if access.force_download or not self._is_cached(repo_id, commit, name, access)
-        ]
+        for name in files:
+            if not is_inside(name):
+                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
+        cache = RepoCache(repo_id, access)
+        missing = [name for name in files if access.force_download or not cache.knows(commit, name)]
         if missing:
-            self._download(repo_id, commit, missing, access, progress=progress)
+            with translated_errors(repo_id, commit):
+                self._download(repo_id, commit, tuple(dict.fromkeys(missing)), access, cache, progress=progress)
         if ref is not None and ref != commit:
-            _note_ref(folder.parents[1] / "refs", ref, commit)
-        return folder
+            cache.note(ref, commit)
+        return cache.snapshot(commit)
 
-    def _download(self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess, *, progress: bool) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    def _download(
+        self,
+        repo_id: str,
+        commit: str,
+        names: Sequence[str],
+        access: HubAccess,
+        cache: RepoCache,
+        *,
+        progress: bool,
+    ) -> None:
         from huggingface_hub.utils import tqdm
 
-        def fetch(name: str) -> None:
-            try:
-                hf_hub_download(
-                    repo_id,
-                    name,
-                    revision=commit,
-                    cache_dir=access.cache_dir,
-                    token=access.token,
-                    local_files_only=access.local_files_only,
-                    force_download=access.force_download,
-                )
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                logger.debug("%s@%s has no %s", repo_id, commit, name)
+        if access.local_files_only:
+            raise OfflineError(
+                f"{names[0]} of {repo_id} at {commit} is not in the cache, and local_files_only forbids to fetch it. "
+                "Leave local_files_only out once."
+            )
+        headers, patience = _headers(access), Patience()
+        small = [
+            functools.partial(
+                fetch_small_file, repo_id, commit, name, cache, headers, patience, anew=access.force_download
+            )
+            for name in names
+            if is_small(name)
+        ]
+        large = [name for name in names if not is_small(name)]
+        with tqdm(total=len(names), desc=f"Fetching {len(names)} files", disable=None if progress else True) as bar:
+            for _ in side_by_side(small, patience, _PARALLEL_DOWNLOADS):
+                bar.update()
+            for _ in fetch_large_files(repo_id, commit, large, access):
+                bar.update()
 
-        with translated_errors(repo_id, commit), ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
-            bar = tqdm(total=len(names), desc=f"Fetching {len(names)} files", disable=None if progress else True)
-            with bar:
-                for _ in pool.map(fetch, names):
-                    bar.update()
+    def _asked(self, url: str, repo_id: str, revision: str | None, access: HubAccess, patience: Patience) -> Answer:
+        """Ask for something that is read whole; return the answer if it is one.
 
-    def _is_cached(self, repo_id: str, commit: str, name: str, access: HubAccess) -> bool:
-        """Whether the cache has the file, or knows that the commit does not."""
-        from huggingface_hub import try_to_load_from_cache
-
-        return try_to_load_from_cache(repo_id, name, cache_dir=access.cache_dir, revision=commit) is not None
-
-    def _folder(self, repo_id: str, commit: str, access: HubAccess) -> Path:
+        Raises:
+            HFHubIntegrationError: The Hub refuses it.
+        """
         from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
+        from huggingface_hub.utils import validate_repo_id
 
-        cache = Path(access.cache_dir or constants.HF_HUB_CACHE).expanduser()
-        return cache / repo_folder_name(repo_id=repo_id, repo_type="model") / "snapshots" / commit
+        validate_repo_id(repo_id)
+        call = functools.partial(
+            ask,
+            "GET",
+            url,
+            {**_headers(access), "Accept-Encoding": "gzip"},
+            patience,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            limit=_LARGEST_ANSWER,
+            tries=_TRIES,
+        )
+        (answer,) = side_by_side([call], patience, 1)
+        if answer.status != 200:
+            raise refusal(answer, repo_id, revision)
+        return answer
 
-    def _model_card(self, info: ModelInfo, access: HubAccess) -> ModelCardData | None:
-        """Read the card from the repo, for Hubs that leave it out of their answer."""
-        import yaml
-        from huggingface_hub import ModelCard, constants
+    def _history(self, repo_id: str, access: HubAccess) -> list[str]:
+        """Return a repo's commits, page by page."""
+        patience, commits = Patience(), []
+        url = f"{_api(repo_id)}/commits/{_DEFAULT_REVISION}"
+        for _ in range(_MOST_PAGES):
+            answer = self._asked(url, repo_id, None, access, patience)
+            commits += commit_ids(content_of(answer.body, f"the commits of {repo_id}"), f"the commits of {repo_id}")
+            following = _NEXT_PAGE.search(answer.headers.get("Link", ""))
+            if following is None or urlsplit(following[1])[:2] != urlsplit(url)[:2]:
+                break
+            url = following[1]
+        return commits
 
-        if constants.REPOCARD_NAME not in (sibling.rfilename for sibling in info.siblings or ()):
-            return None
+    def _model_card(self, info: RepoInfo, access: HubAccess) -> Mapping[str, Any]:
+        """Read the card's data from the repo, for Hubs that leave it out of their answer."""
+        if _README not in info.files:
+            return {}
         try:
-            folder = self.snapshot(info.id, str(info.sha), [constants.REPOCARD_NAME], access)
-            data: ModelCardData = ModelCard.load(folder / constants.REPOCARD_NAME).data
-            return data
-        except (HFHubIntegrationError, ValueError, OSError, yaml.YAMLError) as error:
-            logger.info("The model card of %s cannot be read: %s", info.id, error)
-            return None
+            folder = self.snapshot(info.repo_id, info.commit, [_README], access)
+            with (folder / _README).open("rb") as stream:
+                text = stream.read(_LARGEST_CARD)
+        except (HFHubIntegrationError, OSError) as error:
+            logger.info("The model card of %s cannot be read: %s", info.repo_id, error)
+            return {}
+        return front_matter(text.decode(errors="replace"))
 
 
-def _note_ref(refs: Path, ref: str, commit: str) -> None:
-    """Note which commit a branch or tag is, in huggingface_hub's own form, for when the Hub is out of reach."""
-    path = refs / ref
-    if refs not in path.parents or ".." in path.parts:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(commit)
-    except OSError as error:  # a read-only cache: only a later offline look-up is the poorer
-        logger.warning("The cache cannot note that %s is %s: %s", ref, commit, error)
+def _api(repo_id: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/api/models/{repo_id}"
 
 
-def _repo_info(info: ModelInfo, card: ModelCardData | None) -> RepoInfo:
-    if info.sha is None:
-        raise HubServerError(f"The Hub's answer about {info.id} names no commit. Try again later.")
-    data: dict[str, Any] = card.to_dict() if card is not None else {}
-    return RepoInfo(
-        repo_id=info.id,
-        commit=info.sha,
-        files=tuple(sibling.rfilename for sibling in info.siblings or ()),
-        tags=tuple(info.tags or ()),
-        pipeline_tag=info.pipeline_tag,
-        library_name=info.library_name,
-        author=info.author,
-        last_modified=info.last_modified.isoformat() if info.last_modified else None,
-        private=info.private,
-        gated=None if info.gated is None else bool(info.gated),
-        downloads=info.downloads,
-        likes=info.likes,
-        base_model=_first(data.get("base_model")),
-        license=_first(data.get("license")),
-        language=data.get("language"),
-        task_categories=data.get("task_categories"),
-    )
+def _headers(access: HubAccess) -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
 
-
-def _first(value: Any) -> str | None:
-    """Return a card's value as one string: cards give one or a list."""
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or None
-    return None if value is None else str(value)
+    return dict(build_hf_headers(token=access.token))

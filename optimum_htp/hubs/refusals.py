@@ -1,19 +1,16 @@
-"""What huggingface_hub raises, in this package's words: what happened, to which model, and the next step.
+"""What a Hub refuses and huggingface_hub raises, in this package's words: what happened, to which model, what next.
 
-huggingface_hub hides causes: what it raises as `LocalEntryNotFoundError` may be a Hub that answered with a refusal,
-and a failed forced download is a `ValueError`. So the chain of causes is looked through.
+A Hub's refusals are told by its headers. huggingface_hub hides causes: what it raises as `LocalEntryNotFoundError`
+may be a Hub that answered with a refusal, and a failed forced download is a `ValueError`. So the chain of causes is
+looked through.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from json import JSONDecodeError
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from optimum_htp.errors import (
     AccessDeniedError,
@@ -31,10 +28,11 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, causes, http_errors, retry_after
+from optimum_htp.hubs.patience import TIMEOUT_VARIABLE
 
-__all__ = ["translated_errors"]
+__all__ = ["refusal", "translated_errors"]
 
-_TOO_MANY_REQUESTS: Final = 429
 _REFUSED: Final = (401, 403)
 _LOGIN: Final = "set HF_TOKEN or run `hf auth login`"
 # How huggingface_hub reports a file that is not as long as announced: an OSError of no class of its own.
@@ -54,7 +52,10 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         errors.HfHubHTTPError,
         errors.LocalEntryNotFoundError,
         errors.OfflineModeIsEnabled,
-        _http().transport,
+        *http_errors().transport,
+        CutOffError,
+        RecursionError,
+        TimeoutError,
     )
     try:
         yield
@@ -84,60 +85,107 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
 def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHubIntegrationError:
     from huggingface_hub import errors
 
-    where = repo_id if revision is None else f"{repo_id} at {revision}"
-    chain = _chain(error)
+    where = _where(repo_id, revision)
+    chain = causes(error)
 
     def caused_by(*types: type[BaseException]) -> bool:
         return any(isinstance(one, types) for one in chain)
 
     if caused_by(errors.GatedRepoError):
-        return GatedModelError(
-            f"{where} is gated. Ask for access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
-        )
+        return _gated(repo_id, revision)
     if caused_by(errors.RevisionNotFoundError):
-        return RevisionNotFoundError(f"{repo_id} has no revision {revision!r}. Check the branch, tag or commit.")
+        return _no_revision(repo_id, revision)
     if caused_by(errors.RepositoryNotFoundError):
-        return ModelNotFoundError(
-            f"{_endpoint()} has no model {repo_id}, or it is private and this token may not see it. Check the "
-            f"name; for a private model {_LOGIN}."
-        )
+        return _no_model(repo_id)
     if caused_by(errors.DisabledRepoError):
-        return RepoDisabledError(
-            f"{where} has been disabled by the Hub, for everybody. See {_endpoint()}/{repo_id} for the reason; use "
-            "another model, or a copy of your own."
-        )
+        return _disabled(repo_id, revision)
     if caused_by(errors.OfflineModeIsEnabled):
         return OfflineError(
             f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it. Unset HF_HUB_OFFLINE once."
         )
     response = next((one.response for one in chain if getattr(one, "response", None) is not None), None)  # type: ignore[attr-defined]
     if response is not None:
-        return _refused(response, where)
+        return _refused(response.status_code, response.headers, where)
     if isinstance(error, errors.LocalEntryNotFoundError) and len(chain) == 1:
         return OfflineError(
             f"{where} is not in the cache, and local_files_only forbids to fetch it. Leave local_files_only out once."
+        )
+    if caused_by(RecursionError):
+        return HubServerError(
+            f"{_endpoint()} redirects without end when asked for {where}. Check HF_ENDPOINT and any proxy between."
         )
     if caused_by(JSONDecodeError):
         return HubServerError(
             f"What {_endpoint()} answered when asked for {where} is not JSON. Check HF_ENDPOINT and any proxy between."
         )
-    if caused_by(_http().timeouts):
+    if caused_by(*http_errors().timeouts, TimeoutError):
         return HubTimeoutError(
-            f"The Hub at {_endpoint()} did not answer in time when asked for {where}. Try again, or give it more "
-            "time with HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT (in seconds)."
+            f"The Hub at {_endpoint()} did not answer in time when asked for {where}. Try again, or give it more time "
+            f"(in seconds): all in all with {TIMEOUT_VARIABLE}, for each answer with HF_HUB_ETAG_TIMEOUT and "
+            "HF_HUB_DOWNLOAD_TIMEOUT."
         )
-    if caused_by(*_http().damage):
+    if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
     return HubUnreachableError(
-        f"The Hub at {_endpoint()} cannot be reached for {where}: {chain[-1]}. Check the network and HF_ENDPOINT."
+        f"The Hub at {_endpoint()} cannot be reached for {where}: {_reason(chain)}. Check the network and HF_ENDPOINT."
     )
 
 
-def _refused(response: Any, where: str) -> HFHubIntegrationError:
+def _reason(chain: list[BaseException]) -> str:
+    return str(chain[-1]) or type(chain[-1]).__name__
+
+
+def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> HFHubIntegrationError:
+    """Return the error for an answer that is none, told as huggingface_hub's `hf_raise_for_status` tells it.
+
+    The Hub answers 401 for missing and for private models alike; other servers mean the token.
+    """
+    code, message = answer.headers.get("X-Error-Code"), answer.headers.get("X-Error-Message")
+    if code == "RevisionNotFound":
+        return _no_revision(repo_id, revision)
+    if code == "GatedRepo":
+        return _gated(repo_id, revision)
+    if message == "Access to this resource is disabled.":
+        return _disabled(repo_id, revision)
+    if code == "RepoNotFound" or (
+        is_hub and answer.status == 401 and message != "Invalid credentials in Authorization header"
+    ):
+        return _no_model(repo_id)
+    return _refused(answer.status, answer.headers, _where(repo_id, revision))
+
+
+def _where(repo_id: str, revision: str | None) -> str:
+    return repo_id if revision is None else f"{repo_id} at {revision}"
+
+
+def _gated(repo_id: str, revision: str | None) -> GatedModelError:
+    return GatedModelError(
+        f"{_where(repo_id, revision)} is gated. Ask for access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
+    )
+
+
+def _no_revision(repo_id: str, revision: str | None) -> RevisionNotFoundError:
+    return RevisionNotFoundError(f"{repo_id} has no revision {revision!r}. Check the branch, tag or commit.")
+
+
+def _no_model(repo_id: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"{_endpoint()} has no model {repo_id}, or it is private and this token may not see it. Check the name; for "
+        f"a private model {_LOGIN}."
+    )
+
+
+def _disabled(repo_id: str, revision: str | None) -> RepoDisabledError:
+    return RepoDisabledError(
+        f"{_where(repo_id, revision)} has been disabled by the Hub, for everybody. See {_endpoint()}/{repo_id} for "
+        "the reason; use another model, or a copy of your own."
+    )
+
+
+def _refused(status: int, headers: Mapping[str, str], where: str) -> HFHubIntegrationError:
     """Return the error for an answer that only its status tells about."""
-    status = response.status_code
-    if status == _TOO_MANY_REQUESTS:
-        seconds = _seconds(response.headers.get("Retry-After"))
+    if status == TOO_MANY_REQUESTS:
+        seconds = retry_after(headers)
         wait = "a few minutes" if seconds is None else f"{seconds:.0f} seconds"
         return RateLimitedError(
             f"The Hub answered 429 when asked for {where}: too many requests. Try again in {wait}; with a token "
@@ -145,7 +193,7 @@ def _refused(response: Any, where: str) -> HFHubIntegrationError:
             seconds,
         )
     if status in _REFUSED:
-        reason = response.headers.get("X-Error-Message") or "no reason is given"
+        reason = headers.get("X-Error-Message") or "no reason is given"
         return AccessDeniedError(
             f"The Hub answered {status} when asked for {where} ({reason}). Check the token: {_LOGIN}."
         )
@@ -159,55 +207,7 @@ def _damaged(where: str, cause: BaseException) -> DamagedDownloadError:
     )
 
 
-def _seconds(text: str | None) -> float | None:
-    """Return what `Retry-After` says: seconds, or a date (RFC 9110, section 10.2.3)."""
-    if not text:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a zone
-        return None
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    return chain
-
-
 def _endpoint() -> str:
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
-
-
-class _Http(NamedTuple):
-    """The exceptions of an HTTP library: all, those of time-outs, and those of answers that end too early."""
-
-    transport: type[BaseException]
-    timeouts: type[BaseException]
-    damage: tuple[type[BaseException], ...]
-
-
-@functools.cache
-def _http() -> _Http:
-    """Return those of the library that the installed huggingface_hub uses: requests, httpx since 1.0, then httpx2.
-
-    It is the one that huggingface_hub derives its own exceptions from.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    bases = [one.__module__.partition(".")[0] for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError"]
-    if bases != ["requests"]:
-        httpx = importlib.import_module(bases[0])
-        return _Http(httpx.HTTPError, httpx.TimeoutException, (httpx.RemoteProtocolError, httpx.DecodingError))
-    from requests import exceptions
-
-    return _Http(
-        exceptions.RequestException,
-        exceptions.Timeout,
-        (exceptions.ChunkedEncodingError, exceptions.ContentDecodingError),
-    )

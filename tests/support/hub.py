@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = Mapping[str, bytes]
+Tamper = Callable[[str, str, int, bytes, dict[str, str]], tuple[int, bytes, dict[str, str]]]
 
 
 @dataclass
@@ -95,6 +96,10 @@ class LoopbackHub:
         """Repos whose files another server stores, to which requests are redirected."""
         self.before_answer: Callable[[str, str], None] = lambda method, path: None
         """Called with method and path of every request before it is answered."""
+        self.tamper: Tamper | None = None
+        """Makes another answer (status, body, headers) of each, given method and path too."""
+        self.drip = 0.0
+        """Seconds that each byte of a body takes."""
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -256,14 +261,21 @@ class _Handler(BaseHTTPRequestHandler):
             stop = min(int(last) + 1, len(body)) if first and last else len(body)
             headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"}
             body, status = body[start:stop], 206
+        if self.hub.tamper is not None:
+            status, body, headers = self.hub.tamper(self.command, self.path, status, body, dict(headers))
         with self.hub._lock:
             self.hub.requests.append(Request(self.command, self.path, self._token(), status))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and self.hub.drip:
+            for place in range(len(body)):
+                time.sleep(self.hub.drip)
+                self.wfile.write(body[place : place + 1])
+        elif self.command != "HEAD":
             self.close_connection |= self.hub.cut_bodies
             self.wfile.write(body[: len(body) // 2] if self.hub.cut_bodies else body)
 

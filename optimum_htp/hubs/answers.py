@@ -1,0 +1,226 @@
+"""What a Hub says of a repo, made into `RepoInfo`: the one place where its answers are believed, and how far.
+
+A Hub, a mirror or a proxy may answer anything. What an export cannot do without (the commit, the files) has to be of
+its type, or the answer is an error. Everything else is for information: what is not of its type is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any, Final, TypeVar
+
+from optimum_htp.errors import HubServerError
+from optimum_htp.hubs.base import RepoInfo
+
+__all__ = ["COMMIT", "commit_ids", "content_of", "front_matter", "is_inside", "is_text", "repo_info"]
+
+logger = logging.getLogger(__name__)
+
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_LONGEST_TEXT: Final = 4096  # characters
+_MOST_ITEMS: Final = 10_000  # tags, languages
+_HIGHEST_COUNT: Final = 10**18
+_FRONT_MATTER: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|$)", re.DOTALL)
+
+T = TypeVar("T")
+
+
+def content_of(body: bytes, about: str) -> Any:
+    """Return what a JSON answer holds.
+
+    Raises:
+        HubServerError: It is not JSON, or nested as deep as only an attack is.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HubServerError(
+            f"What the Hub answered when asked for {about} is not JSON ({error}). Check HF_ENDPOINT and any proxy "
+            "between."
+        ) from error
+
+
+def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
+    """Return what a Hub's answer says of a repo.
+
+    Args:
+        content: Of the answer.
+        repo_id: What was asked for; a renamed repo answers with its new name.
+        revision: What was asked for.
+
+    Raises:
+        HubServerError: The answer names no commit, another than was asked for, or no files.
+    """
+    about = repo_id if revision is None else f"{repo_id} at {revision}"
+    if not isinstance(content, dict):
+        raise _useless(about, "is no JSON object")
+    commit = content.get("sha")
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise _useless(about, "names no commit")
+    if revision is not None and COMMIT.fullmatch(revision) and commit != revision:
+        raise _useless(about, f"is about another commit, {commit}")
+    facts = _Facts(content, about)
+    card = facts.take("cardData", _mapping) or {}
+    about_card = _Facts(card, f"the model card of {repo_id}")
+    return RepoInfo(
+        repo_id=facts.take("id", _repo_id) or repo_id,
+        commit=commit,
+        files=_files(content.get("siblings"), about),
+        tags=tuple(facts.take("tags", _texts) or ()),
+        pipeline_tag=facts.take("pipeline_tag", _text),
+        library_name=facts.take("library_name", _text),
+        author=facts.take("author", _text),
+        last_modified=facts.take("lastModified", _time),
+        private=facts.take("private", _flag),
+        gated=facts.take("gated", _gated),
+        downloads=facts.take("downloads", _count),
+        likes=facts.take("likes", _count),
+        base_model=about_card.take("base_model", _joined),
+        license=about_card.take("license", _joined),
+        language=about_card.take("language", _text_or_texts),
+        task_categories=about_card.take("task_categories", _texts),
+    )
+
+
+def commit_ids(content: Any, about: str) -> list[str]:
+    """Return the commits that one page of a repo's history lists.
+
+    Raises:
+        HubServerError: It is no list.
+    """
+    if not isinstance(content, list):
+        raise _useless(about, "is no list of commits")
+    found = (entry.get("id") for entry in content if isinstance(entry, dict))
+    return [commit for commit in found if isinstance(commit, str) and COMMIT.fullmatch(commit)]
+
+
+def front_matter(text: str) -> Mapping[str, Any]:
+    """Return the data at the head of a model card, empty where there is none that can be read."""
+    import yaml
+
+    match = _FRONT_MATTER.match(text)
+    if match is None:
+        return {}
+    try:
+        data = yaml.safe_load(match[1])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        logger.info("A model card cannot be read: %s", error)
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that can be written into a file: bounded, and without lone surrogates."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_inside(name: Any) -> bool:
+    """Whether a value is the name of a file in a repo, and stays in the folder that it is fetched to."""
+    if not is_text(name) or not name or "\\" in name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
+
+
+class _Facts:
+    """The optional facts of an answer."""
+
+    def __init__(self, content: Mapping[str, Any], about: str) -> None:
+        self._content = content
+        self._about = about
+
+    def take(self, key: str, read: Callable[[Any], T]) -> T | None:
+        """Return a fact, None where it is missing or not of its type."""
+        value = self._content.get(key)
+        if value is None:
+            return None
+        try:
+            return read(value)
+        except (TypeError, ValueError):
+            logger.info("The Hub's %s of %s is left out: it is not of its type.", key, self._about)
+            return None
+
+
+def _useless(about: str, what: str) -> HubServerError:
+    return HubServerError(
+        f"What the Hub answered when asked for {about} {what}. Check HF_ENDPOINT and any proxy between, or try again "
+        "later."
+    )
+
+
+def _files(siblings: Any, about: str) -> tuple[str, ...]:
+    if not isinstance(siblings, list):
+        raise _useless(about, "lists no files")
+    names = [sibling.get("rfilename") if isinstance(sibling, dict) else None for sibling in siblings]
+    files = tuple(str(name) for name in names if is_inside(name))
+    if len(files) < len(names):
+        logger.info("%d of the files that the Hub lists for %s are no file names.", len(names) - len(files), about)
+    return files
+
+
+def _repo_id(value: Any) -> str:
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(_text(value))  # its error is a ValueError
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    if not is_text(value) or not value:
+        raise TypeError
+    return str(value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or len(value) > _MOST_ITEMS:
+        raise TypeError
+    return [_text(one) for one in value]
+
+
+def _text_or_texts(value: Any) -> str | list[str]:
+    return _text(value) if isinstance(value, str) else _texts(value)
+
+
+def _joined(value: Any) -> str | None:
+    """Return a card's value as one text: cards give one or a list."""
+    return _text(", ".join(_texts(value))) or None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _time(value: Any) -> str:
+    return datetime.fromisoformat(_text(value).replace("Z", "+00:00")).isoformat()
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _gated(value: Any) -> bool:
+    """Return whether access has to be asked for: the Hub says no, or how it is granted."""
+    return True if value in ("auto", "manual") else _flag(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _HIGHEST_COUNT:
+        raise TypeError
+    return value

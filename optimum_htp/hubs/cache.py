@@ -1,0 +1,139 @@
+"""The Hub's cache on disk, in huggingface_hub's own layout, which every library shares.
+
+    models--org--name/
+        blobs/<etag>                     content
+        snapshots/<commit>/<file>        link to a blob
+        .no_exist/<commit>/<file>        empty: the commit has no such file
+        refs/<branch or tag>             commit
+
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). Every file appears whole or not at all, and what
+a Hub says is put into a path only where it cannot lead out of the folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from optimum_htp.hubs.answers import COMMIT, is_text
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.onnxfile.replace import replaced_atomically
+
+__all__ = ["RepoCache", "is_blob_name"]
+
+logger = logging.getLogger(__name__)
+
+_BLOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def is_blob_name(etag: str | None) -> bool:
+    """Whether an ETag can be the name of a blob: the Hub's are hashes."""
+    return etag is not None and _BLOB_NAME.fullmatch(etag) is not None
+
+
+class RepoCache:
+    """A repo's folder in the cache.
+
+    Args:
+        repo_id: The repo.
+        access: Says where the cache is.
+    """
+
+    def __init__(self, repo_id: str, access: HubAccess) -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        self._cache = Path(access.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        self._repo_id = repo_id
+        self.folder = self._cache / repo_folder_name(repo_id=repo_id, repo_type="model")
+
+    def snapshot(self, commit: str) -> Path:
+        """Return the folder of a commit's files."""
+        return self.folder / "snapshots" / commit
+
+    def knows(self, commit: str, name: str) -> bool:
+        """Whether a file of a commit is there, or is known not to exist."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return try_to_load_from_cache(self._repo_id, name, cache_dir=self._cache, revision=commit) is not None
+
+    def commits(self, prefix: str) -> list[str]:
+        """Return the commits that are there and begin with some characters."""
+        found = (path.name for path in self.snapshot("").glob(f"{prefix}*"))
+        return sorted(name for name in found if COMMIT.fullmatch(name))
+
+    def commit(self, revision: str) -> str | None:
+        """Return the commit that a revision was when it was last looked up; None where its files are not there.
+
+        A ref that was cut off while it was written says nothing.
+        """
+        if not COMMIT.fullmatch(revision):
+            path = self._ref(revision)
+            try:
+                revision = path.read_text(encoding="utf-8").strip() if path is not None else ""
+            except (OSError, ValueError):
+                return None
+        return revision if COMMIT.fullmatch(revision) and self.snapshot(revision).is_dir() else None
+
+    def note(self, ref: str, commit: str) -> None:
+        """Note which commit a branch or tag is, for when the Hub is out of reach."""
+        path = self._ref(ref)
+        if path is None:
+            return
+        try:
+            if path.is_file() and path.read_bytes() == commit.encode():
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(path) as stream:
+                stream.write(commit.encode())
+        except OSError as error:  # a read-only cache: only a later offline look-up is the poorer
+            logger.warning("The cache cannot note that %s is %s: %s", ref, commit, error)
+
+    def note_missing(self, commit: str, name: str) -> None:
+        """Note that a commit has no such file."""
+        path = self.folder / ".no_exist" / commit / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            logger.warning("The cache cannot note that %s has no %s: %s", commit, name, error)
+
+    def blob(self, etag: str) -> Path:
+        """Return where a content is."""
+        assert is_blob_name(etag), etag
+        return self.folder / "blobs" / etag
+
+    @contextmanager
+    def filling(self, etag: str) -> Iterator[Callable[[bytes], object]]:
+        """Write a content, which is there once the block has ended well."""
+        path = self.blob(etag)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_atomically(path) as stream:
+            yield stream.write
+
+    def link(self, commit: str, name: str, etag: str) -> None:
+        """Give a content its name in a commit; a copy of it where links may not be made."""
+        blob, target = self.blob(etag), self.snapshot(commit) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{uuid4().hex}.tmp")
+        try:
+            try:
+                temporary.symlink_to(os.path.relpath(blob, target.parent))
+            except OSError:  # Windows, without its developer mode
+                shutil.copyfile(blob, temporary)
+            temporary.replace(target)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def _ref(self, ref: str) -> Path | None:
+        refs = self.folder / "refs"
+        path = refs / ref
+        return path if is_text(ref) and refs in path.parents and ".." not in path.parts else None

@@ -1,0 +1,314 @@
+"""HTTP with a Hub, over huggingface_hub's own session: bounded in time, size and redirects, and tried again.
+
+huggingface_hub uses requests before its 1.0, then httpx, then httpx2. Whichever it is, its session is used as it is,
+with the user's proxies, certificates and adapters, and without a change that anybody else would notice. Redirects are
+followed here, so that a token goes to no other host, and bodies are unpacked here, so that a few bytes cannot
+become gigabytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from optimum_htp.errors import HubServerError
+from optimum_htp.hubs.patience import Patience
+
+__all__ = [
+    "TOO_MANY_REQUESTS",
+    "Answer",
+    "CutOffError",
+    "HttpErrors",
+    "ask",
+    "causes",
+    "http_errors",
+    "opened",
+    "pieces",
+    "redirection",
+    "retry_after",
+]
+
+logger = logging.getLogger(__name__)
+
+TOO_MANY_REQUESTS: Final = 429
+_PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS: Final = 10
+_PIECE: Final = 1 << 16
+_REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
+_FIRST_PAUSE: Final = 0.5  # seconds; each further pause is twice as long
+# The reasons for which nobody can be there: trying again at once would only take longer to say so.
+_NOBODY: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        status: HTTP status.
+        headers: Its headers, whose names match in any case.
+        url: Where it came from, after redirects.
+        body: Its content, unless that was written elsewhere.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    body: bytes = b""
+
+
+class CutOffError(Exception):
+    """An answer that is not as long as it says, or cannot be unpacked. `translated_errors` puts it into words."""
+
+
+class HttpErrors(NamedTuple):
+    """The exceptions of an HTTP library: all, those of time-outs, and those of answers that end too early."""
+
+    transport: tuple[type[BaseException], ...]
+    timeouts: tuple[type[BaseException], ...]
+    damage: tuple[type[BaseException], ...]
+
+
+@functools.cache
+def http_errors() -> HttpErrors:
+    """Return those of the library that the installed huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = next(
+        root
+        for base in HfHubHTTPError.__mro__
+        if (root := base.__module__.partition(".")[0]) in ("requests", "httpx", "httpx2")
+    )
+    library = importlib.import_module(name)
+    if name != "requests":
+        return HttpErrors(
+            (library.HTTPError, library.InvalidURL, library.StreamError),
+            (library.TimeoutException,),
+            (library.RemoteProtocolError, library.DecodingError, library.ReadError),
+        )
+    from urllib3 import exceptions as below
+
+    # What reading a body raises comes from urllib3 as it is.
+    return HttpErrors(
+        (library.exceptions.RequestException, below.HTTPError),
+        (library.exceptions.Timeout, below.TimeoutError),
+        (library.exceptions.ChunkedEncodingError, library.exceptions.ContentDecodingError),
+    )
+
+
+def ask(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    patience: Patience,
+    *,
+    timeout: float,
+    limit: int,
+    tries: int,
+    into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None = None,
+) -> Answer:
+    """Ask a server, and once more while it is busy, too busy or cut off; refusals are answers too.
+
+    Args:
+        method: GET, or HEAD, which follows only redirects without a host, as huggingface_hub does.
+        url: What to ask for.
+        headers: With the token; another host does not get it.
+        patience: How long all of it may take.
+        timeout: How long no byte may arrive.
+        limit: The most bytes of a body, unpacked.
+        tries: How often to try.
+        into: Opens what a body of status 200 is written to, anew for each try.
+
+    Raises:
+        HubServerError: The body is too large, or the redirects lead nowhere.
+        CutOffError: The body did not arrive whole.
+        TimeoutError: Time is up.
+        BaseException: One of `http_errors().transport`.
+    """
+    failed: tuple[type[BaseException], ...] = (*http_errors().transport, CutOffError)
+    failures = 0
+    while True:
+        pause = _FIRST_PAUSE * 2**failures
+        failures += 1
+        try:
+            with opened(method, url, headers, patience, timeout=timeout) as response:
+                answer = _received(response, patience, limit, into)
+        except failed as error:
+            if failures >= tries or pause >= patience.left or any(isinstance(one, _NOBODY) for one in causes(error)):
+                raise
+            logger.debug("Trying %s again in %g s: %s", url, pause, error)
+        else:
+            if answer.status == TOO_MANY_REQUESTS:  # the Hub says how long it takes, and then it works
+                pause = max(pause, retry_after(answer.headers) or 0.0)
+            elif answer.status not in _PASSING or failures >= tries:
+                return answer
+            if pause >= patience.left:
+                return answer
+            logger.info("The Hub answered %d to %s. Trying again in %g s.", answer.status, url, pause)
+        time.sleep(pause)
+
+
+@contextmanager
+def opened(method: str, url: str, headers: Mapping[str, str], patience: Patience, *, timeout: float) -> Iterator[Any]:
+    """Send a request, follow redirects, and give the response, whose body waits to be read.
+
+    Raises:
+        HubServerError: The redirects lead in a circle, or to what is not HTTP.
+        TimeoutError: Time is up.
+        BaseException: One of `http_errors().transport`.
+    """
+    sent = dict(headers)
+    for _ in range(_MOST_REDIRECTS + 1):
+        with _sent(method, url, sent, patience.timeout(timeout)) as response:
+            following = redirection(url, response)
+            if following is None or (method == "HEAD" and urlsplit(response.headers["Location"]).netloc):
+                yield response
+                return
+        if urlsplit(following)[:2] != urlsplit(url)[:2]:
+            sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
+        url = following
+    raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
+
+
+def redirection(url: str, response: Any) -> str | None:
+    """Return where a response redirects to, None where it does not.
+
+    Raises:
+        HubServerError: To what is no address, or not HTTP.
+    """
+    target = response.headers.get("Location")
+    if target is None or response.status_code not in _REDIRECTS:
+        return None
+    try:
+        following: str = urljoin(url, target)
+        if urlsplit(following).scheme in ("http", "https"):
+            return following
+        reason = "which is not HTTP"
+    except ValueError as error:
+        reason = f"which is no address ({error})"
+    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy between.")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return what `Retry-After` says: seconds, or a date (RFC 9110, section 10.2.3)."""
+    text = headers.get("Retry-After")
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return None
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and those that led to it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+@contextmanager
+def _sent(method: str, url: str, headers: Mapping[str, str], timeout: float) -> Iterator[Any]:
+    """Send one request with huggingface_hub's session, in the way of its library; redirects are answers."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        raise OfflineModeIsEnabled(f"{url} is not asked: HF_HUB_OFFLINE is set.")
+    session: Any = get_session()
+    if callable(getattr(session, "stream", None)):
+        with session.stream(method, url, headers=headers, timeout=timeout, follow_redirects=False) as response:
+            yield response
+        return
+    from requests import Request
+
+    # Through the adapter: the session itself reads the whole body of every redirect.
+    request = session.prepare_request(Request(method, url, headers=headers))
+    settings = session.merge_environment_settings(request.url, {}, True, None, None)
+    with session.get_adapter(url=request.url).send(request, timeout=timeout, **settings) as response:
+        yield response
+
+
+def _received(
+    response: Any,
+    patience: Patience,
+    limit: int,
+    into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None,
+) -> Answer:
+    status, headers, url = response.status_code, response.headers, str(response.url)
+    if response.status_code != 200:
+        list(_body(response, patience, _REFUSAL, cut=True))
+        return Answer(status, headers, url)
+    if into is None:
+        return Answer(status, headers, url, b"".join(_body(response, patience, limit)))
+    with into() as write:
+        for piece in _body(response, patience, limit):
+            write(piece)
+    return Answer(status, headers, url)
+
+
+def _body(response: Any, patience: Patience, limit: int, *, cut: bool = False) -> Iterator[bytes]:
+    """Yield a response's body in pieces, as they arrive, unpacked.
+
+    Raises:
+        HubServerError: It is larger than the limit, unless it is to be cut there, or packed in an unknown way.
+        CutOffError: It is not what its headers announce.
+    """
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing not in ("identity", "gzip", "x-gzip", ""):
+        raise HubServerError(f"{response.url} is answered in the encoding {packing!r}, which nobody asked for.")
+    unpack = zlib.decompressobj(wbits=31) if "gzip" in packing else None
+    announced = response.headers.get("Content-Length", "")
+    arrived = size = 0
+    for packed in pieces(response):
+        patience.arrived(len(packed))
+        arrived += len(packed)
+        try:
+            piece = packed if unpack is None else unpack.decompress(packed, limit - size + 1)
+        except zlib.error as error:
+            raise CutOffError(f"{response.url} cannot be unpacked: {error}") from error
+        size += len(piece)
+        if size > limit:
+            if cut:
+                return
+            raise HubServerError(f"{response.url} is answered with more than the {limit} bytes that it may have.")
+        yield piece
+    if response.request.method == "HEAD":
+        return
+    if (announced.isascii() and announced.isdigit() and int(announced) != arrived) or (
+        unpack is not None and arrived and not unpack.eof
+    ):
+        raise CutOffError(f"{arrived} bytes of {announced or 'a packed answer'} arrived of {response.url}")
+
+
+def pieces(response: Any) -> Iterator[bytes]:
+    """Yield what arrives, when it arrives, still packed."""
+    raw = getattr(response, "raw", None)
+    if raw is None:
+        yield from response.iter_raw()
+        return
+    from urllib3.exceptions import ProtocolError
+
+    read = getattr(raw, "read1", raw.read)  # urllib3 before 2 only knows how to wait for all that is asked for
+    try:
+        while piece := read(_PIECE, decode_content=False):
+            yield bytes(piece)
+    except ProtocolError as error:
+        raise CutOffError(f"{response.url} was cut off: {error}") from error

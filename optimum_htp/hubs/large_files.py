@@ -1,0 +1,106 @@
+"""Fetching weights and other large files of a commit: by huggingface_hub, which resumes them and knows Xet.
+
+huggingface_hub believes two headers that it puts into paths, the commit and the ETag. Its requests of our threads
+are looked at for these before it acts on them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
+
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.http import redirection
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.small_files import check_commit, trusted_etag
+
+__all__ = ["fetch_large_files"]
+
+logger = logging.getLogger(__name__)
+
+_PARALLEL: Final = 8
+# What huggingface_hub does where nothing is answered: six tries, and these seconds between them.
+_ITS_TRIES: Final = 6
+_ITS_PAUSES: Final = 23.0
+
+_expected = threading.local()
+
+
+def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: HubAccess) -> Iterator[None]:
+    """Fetch files side by side, and yield as each ends. Those that the commit does not have are left out.
+
+    Raises:
+        HubServerError: The Hub names content or commit in a way that leads out of the cache.
+        BaseException: What huggingface_hub raises.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
+
+    def fetch(name: str) -> None:
+        try:
+            with _watched(f"{name} of {repo_id}", commit):
+                hf_hub_download(
+                    repo_id,
+                    name,
+                    revision=commit,
+                    cache_dir=access.cache_dir,
+                    token=access.token,
+                    force_download=access.force_download,
+                    etag_timeout=min(constants.HF_HUB_ETAG_TIMEOUT, for_each),
+                )
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            logger.debug("%s@%s has no %s", repo_id, commit, name)
+
+    if names:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            for _ in pool.map(fetch, names):
+                yield
+
+
+@contextmanager
+def _watched(what: str, commit: str) -> Iterator[None]:
+    """Look at every answer to a HEAD request of this thread while the block runs.
+
+    With requests, each thread has a session of its own, which is watched for as long. With httpx all threads share
+    one; its hook stays, and does nothing where this thread watches nothing.
+    """
+    from huggingface_hub.utils import get_session
+
+    session: Any = get_session()
+    _expected.file = (what, commit)
+    try:
+        if hasattr(session, "event_hooks"):
+            hooks = session.event_hooks
+            if _look_at not in hooks["response"]:
+                session.event_hooks = {**hooks, "response": [*hooks["response"], _look_at]}
+            yield
+        else:
+            session.hooks["response"].append(_look_at)
+            try:
+                yield
+            finally:
+                session.hooks["response"].remove(_look_at)
+    finally:
+        _expected.file = None
+
+
+def _look_at(response: Any, *args: Any, **kwargs: Any) -> None:
+    file: tuple[str, str] | None = getattr(_expected, "file", None)
+    if file is None:
+        return
+    redirection(str(response.url), response)
+    if response.request.method != "HEAD":
+        return
+    what, commit = file
+    if response.status_code < 300 or "X-Repo-Commit" in response.headers:
+        check_commit(response.headers, what, commit)
+    if response.status_code < 300 or (response.status_code < 400 and "X-Repo-Commit" in response.headers):
+        trusted_etag(response.headers, what)

@@ -1,0 +1,166 @@
+"""Fetching one small file of a commit into the cache: a config, a vocabulary, an index, a model card.
+
+As huggingface_hub does it, with one request for what the file is and one for its content, but within bounds of time
+and size. The weights of a model are fetched by huggingface_hub itself, which resumes them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+from optimum_htp.errors import HubServerError
+from optimum_htp.hubs.cache import RepoCache, is_blob_name
+from optimum_htp.hubs.http import Answer, CutOffError, ask
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.refusals import refusal
+
+__all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]
+
+logger = logging.getLogger(__name__)
+
+_LARGEST: Final = 1 << 28  # bytes; the largest tokenizers have some 50 MiB
+_TRIES: Final = 6
+# Names of what may be larger: weights, and what nobody knows.
+_SMALL: Final = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "*.py", "*.md", "*.bpe", "*.codes")
+_QUOTED: Final = re.compile(r'(?:W/)?"?([^"]*)"?')
+
+
+def is_small(name: str) -> bool:
+    """Whether a file is one of those that are read whole, told by its name."""
+    return any(fnmatchcase(name, pattern) for pattern in _SMALL)
+
+
+def fetch_small_file(
+    repo_id: str,
+    commit: str,
+    name: str,
+    cache: RepoCache,
+    headers: Mapping[str, str],
+    patience: Patience,
+    *,
+    anew: bool,
+) -> None:
+    """Fetch a file, or note in the cache that the commit has none.
+
+    Args:
+        repo_id: The repo.
+        commit: Full commit.
+        name: The file.
+        cache: The repo's cache.
+        headers: With the token.
+        patience: How long all files together may take.
+        anew: Fetch it although its content is there.
+
+    Raises:
+        HFHubIntegrationError: The Hub refuses it, or answers what cannot be believed.
+        BaseException: As `optimum_htp.hubs.http.ask`.
+    """
+    from huggingface_hub import constants, hf_hub_url
+
+    url = hf_hub_url(repo_id, name, revision=commit)
+    about = ask(
+        "HEAD",
+        url,
+        {**headers, "Accept-Encoding": "identity"},
+        patience,
+        timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        limit=0,
+        tries=_TRIES,
+    )
+    if about.status == 404 and about.headers.get("X-Error-Code") == "EntryNotFound":
+        logger.debug("%s@%s has no %s", repo_id, commit, name)
+        if about.headers.get("X-Repo-Commit") == commit:
+            cache.note_missing(commit, name)
+        return
+    if about.status >= 400:
+        raise refusal(about, repo_id, commit)
+    check_commit(about.headers, f"{name} of {repo_id}", commit)
+    etag = trusted_etag(about.headers, f"{name} of {repo_id}")
+    if anew or not cache.blob(etag).is_file():
+        _fill(cache, etag, about, {**headers, "Accept-Encoding": "gzip"}, patience, repo_id, commit)
+    cache.link(commit, name, etag)
+
+
+def check_commit(headers: Mapping[str, str], what: str, commit: str) -> None:
+    """Refuse an answer about another commit than was asked for; huggingface_hub makes a path of its name.
+
+    Raises:
+        HubServerError: It is one, or names none.
+    """
+    said = headers.get("X-Repo-Commit")
+    if said != commit:
+        raise HubServerError(
+            f"The Hub was asked for {what} at {commit} and answered about {said!r}. Check HF_ENDPOINT and any proxy "
+            "between."
+        )
+
+
+def trusted_etag(headers: Mapping[str, str], what: str) -> str:
+    """Return the name of a file's content, which becomes part of a path.
+
+    Raises:
+        HubServerError: It cannot be a name.
+    """
+    text = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
+    match = _QUOTED.fullmatch(text)
+    if match is None or not is_blob_name(match[1]):
+        raise HubServerError(
+            f"The Hub names the content of {what} {text[:80]!r}, which cannot be a name. Check "
+            "HF_ENDPOINT and any proxy between."
+        )
+    return match[1]
+
+
+@contextmanager
+def _whole(cache: RepoCache, etag: str, announced: int | None) -> Iterator[Callable[[bytes], object]]:
+    """Write a content that is kept only if it is as long as announced: a proxy may answer a page of its own."""
+    size = 0
+    with cache.filling(etag) as write:
+
+        def counted(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+            write(piece)
+
+        yield counted
+        if announced is not None and size != announced:
+            raise CutOffError(f"{size} bytes arrived, and {announced} were announced")
+
+
+def _announced(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _fill(
+    cache: RepoCache,
+    etag: str,
+    about: Answer,
+    headers: Mapping[str, str],
+    patience: Patience,
+    repo_id: str,
+    commit: str,
+) -> None:
+    from huggingface_hub import constants
+
+    url = urljoin(about.url, about.headers.get("Location") or about.url)
+    if urlsplit(url)[:2] != urlsplit(about.url)[:2]:
+        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    answer = ask(
+        "GET",
+        url,
+        headers,
+        patience,
+        timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        limit=_LARGEST,
+        tries=_TRIES,
+        into=lambda: _whole(cache, etag, _announced(about.headers)),
+    )
+    if answer.status != 200:
+        raise refusal(answer, repo_id, commit)
