@@ -24,6 +24,7 @@ __all__ = [
     "MetadataError",
     "MisfitError",
     "MissingSiblingError",
+    "ModelBeingReplacedError",
     "ModelNotFoundError",
     "OfflineError",
     "OnnxFileNotFoundError",
@@ -130,6 +131,13 @@ class OnnxFileNotFoundError(HFHubIntegrationError, FileNotFoundError):
 
 class MissingSiblingError(OnnxFileNotFoundError):
     """One of the files of a multi-file model is there, another that belongs to it is not."""
+
+
+class ModelBeingReplacedError(MissingSiblingError):
+    """Some files of a multi-file model are those of a new export already, others still those of the old one.
+
+    An export into their folder goes on, or was killed while it put its files there: the next one finishes that.
+    """
 
 
 class MisfitError(HFHubIntegrationError, ValueError):
