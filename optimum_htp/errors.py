@@ -145,7 +145,10 @@ class MisfitError(HFHubIntegrationError, ValueError):
 
 
 class ExportError(HFHubIntegrationError, RuntimeError):
-    """An export that was refused or failed. What stood at the output path before still stands there."""
+    """An export that was refused or failed. What stood at the output path before still stands there.
+
+    Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
+    """
 
 
 class VerificationError(ExportError):

@@ -59,7 +59,8 @@ def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     folder = Path(model_id, options.get("subfolder") or "")
 
     def search(watch: Watch) -> Path | None:
-        watch.see(folder)  # any of its files may matter
+        for one in folder.glob("*.onnx"):
+            watch.see(one)
         return file_in_folder(folder, name)
 
     return read_whole(folder, search)

@@ -232,7 +232,7 @@ def _refuse_immovable(staged: Path, names: Iterable[Path], output: Path) -> None
             raise IsADirectoryError(f"{target} is a folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"{target.parent} cannot be written to")
+            raise PermissionError(f"this user may not write to {target.parent}")
         if target.parent.stat().st_dev != device:
             raise OSError(f"{target.parent} is on another filesystem than {output}")
 

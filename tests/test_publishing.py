@@ -195,6 +195,32 @@ def test_crowd_of_publishers_never_mixes_and_readers_always_find_a_whole_model(o
     assert_tidy(output)
 
 
+def test_exports_that_all_begin_without_an_output_folder_do_not_mix(tmp_path):
+    output = tmp_path / "work" / "out"
+    crowd = [publisher(write_model(tmp_path / str(number), f"of {number}"), output) for number in range(6)]
+    results = [ended(process) for process in crowd]
+    assert [code for code, _ in results] == [0] * len(crowd), results
+    assert len(versions(output)) == 1
+    assert (listed(output.parent), listed(output)) == (["out"], SWITCHED)
+
+
+@posix
+def test_folder_of_a_half_replaced_model_is_not_taken_for_two_models(old_and_new):
+    from optimum_htp.loader import stamped_file
+
+    output, new = old_and_new
+    for folder in (output, new):
+        (folder / "config.json").unlink()
+    assert stamped_file(output, {}) == output / PARTS[0]
+    code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH, "kill"))
+    assert code == -signal.SIGKILL, errors
+    assert switch_is_on(output)
+    with pytest.raises(ModelBeingReplacedError):
+        stamped_file(output, {})
+    settle(output)
+    assert stamped_file(output, {}) == output / PARTS[0]
+
+
 def test_reader_begins_again_when_a_whole_switch_passed_while_it_read(old_and_new):
     output, new = old_and_new
     rounds = []
