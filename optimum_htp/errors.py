@@ -28,6 +28,7 @@ __all__ = [
     "MisfitError",
     "MissingDependencyError",
     "MissingSiblingError",
+    "ModelBeingReplacedError",
     "ModelNotFoundError",
     "OfflineError",
     "OnnxFileNotFoundError",
@@ -170,6 +171,13 @@ class MissingSiblingError(OnnxFileNotFoundError):
     """One of the files of a multi-file model is there, another that belongs to it is not."""
 
 
+class ModelBeingReplacedError(MissingSiblingError):
+    """Some files of a multi-file model are those of a new export already, others still those of the old one.
+
+    An export into their folder goes on, or was killed while it put its files there: the next one finishes that.
+    """
+
+
 class MisfitError(HFHubIntegrationError, ValueError):
     """An ONNX file that plainly is not an export of the model that it is said to come from."""
 
@@ -179,7 +187,10 @@ class ReportError(HFHubIntegrationError, ValueError):
 
 
 class ExportError(HFHubIntegrationError, RuntimeError):
-    """An export that was refused or failed. What stood at the output path before still stands there."""
+    """An export that was refused or failed. What stood at the output path before still stands there.
+
+    Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
+    """
 
 
 class VerificationError(ExportError):

@@ -102,7 +102,8 @@ class HTPExporter:
                 `optimum.exporters.onnx.main_export` but `subfolder`.
 
         Raises:
-            ExportError: The export was refused or failed. What stood at the output path is unchanged.
+            ExportError: The export was refused or failed. What stood at the output path is unchanged, unless the
+                message says otherwise.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
             TypeError: An option that Optimum's exporter does not have, or contradictory arguments.
         """

@@ -25,9 +25,10 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loads import ModelFiles, files_being_loaded, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import external_files, read_metadata, read_signature
+from optimum_htp.onnxfile import contained_files, external_files, read_metadata, read_signature
 from optimum_htp.ort_classes import class_for
 from optimum_htp.preprocessors import LazyPreprocessors
+from optimum_htp.publication import Watch, read_whole
 from optimum_htp.repofiles import MODEL_CONFIGS
 from optimum_htp.resolve import ConfigFolder, load_config
 
@@ -58,7 +59,14 @@ def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
-    return file_in_folder(Path(model_id, options.get("subfolder") or ""), name)
+    folder = Path(model_id, options.get("subfolder") or "")
+
+    def search(watch: Watch) -> Path | None:
+        for one in folder.glob("*.onnx"):
+            watch.see(one)
+        return file_in_folder(folder, name)
+
+    return read_whole(folder, search)
 
 
 def load(
@@ -78,27 +86,49 @@ def load(
 ) -> ORTModel:
     """Load an ONNX file with one of Optimum's `ORTModel` classes; the arguments are Optimum's.
 
-    `revision` overrides the commit that the file is pinned to.
+    `revision` overrides the commit that the file is pinned to. While an export replaces the model's files, this waits,
+    and what it loads is the old model or the new one.
 
     Raises:
         OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
-        InvalidOnnxFileError: The file is not an ONNX model.
+        ModelBeingReplacedError: Some of its files are those of a new export, and the others do not come.
+        InvalidOnnxFileError: The file is not an ONNX model, or keeps data outside its folder.
         ConfigLoadError: There is no config to load it with.
         WrongTaskError: The class fails on it, or would in every call, and it is for another one.
         HFHubIntegrationError: The Hub does not give the config; the subclass says why.
     """
     path = Path(os.fspath(model_id)).expanduser()
-    given = {name: options[name] for name in _PART_NAMES if options.get(name) is not None}
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     if export:
         raise ValueError(f"{path} is an ONNX file already: leave out export=True.")
     if subfolder:
         raise ValueError(f"{path} is a file: put subfolder={subfolder!r} into its path.")
-    metadata = ExportMetadata.from_properties(read_metadata(path))
+    if options.get("file_name") not in (None, path.name):
+        raise ValueError(f"{path} is a file: leave out file_name={options['file_name']!r}.")
+    options.pop("file_name", None)
     access = HubAccess(
         token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
     )
+    return read_whole(
+        path.parent,
+        lambda watch: _loaded(cls, path, config, access, revision, trust_remote_code, dict(options), watch),
+    )
+
+
+def _loaded(
+    cls: type[ORTModel],
+    path: Path,
+    config: Any,
+    access: HubAccess,
+    revision: str | None,
+    trust_remote_code: bool,
+    options: dict[str, Any],
+    watch: Watch,
+) -> ORTModel:
+    given = {name: options[name] for name in _PART_NAMES if options.get(name) is not None}
+    watch.see(path)
+    metadata = ExportMetadata.from_properties(read_metadata(path))
     if _is_generator(cls):
         source = config_folder(path, metadata, access, revision, trust_remote_code, needed=config is None)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
@@ -109,10 +139,7 @@ def load(
         if config is None:
             source = config_folder(path, metadata, access, revision, trust_remote_code, needed=True)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
-    files = _files_of_names(path, given) if given else _model_files(cls, path, metadata)
-    if options.get("file_name") not in (None, path.name):
-        raise ValueError(f"{path} is a file: leave out file_name={options['file_name']!r}.")
-    options.pop("file_name", None)
+    files = _files_of_names(path, given, watch) if given else _model_files(cls, path, metadata, watch)
     wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
     if wrong is not None:
         raise wrong
@@ -120,6 +147,8 @@ def load(
         with _answering_with(files):
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
     except Exception as error:
+        for file in files.by_name.values():
+            contained_files(file)  # ONNX Runtime repeats a location as it is, control characters included
         if (wrong := _wrong_task(cls, path, metadata)) is not None:
             raise wrong from error
         raise
@@ -190,7 +219,7 @@ def _is_generator(cls: type[ORTModel]) -> bool:
     return issubclass(cls, GenerationMixin)
 
 
-def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> ModelFiles:
+def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
     """Return the files that the class opens, under the names that it looks for."""
     from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
@@ -206,23 +235,26 @@ def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | Non
     folder, found = path.parent, {}
     if metadata.onnx_file is not None:
         folder = path.parents[metadata.onnx_file.count("/")]
+        watch.see_folder(folder)
     for name in metadata.onnx_files:
-        found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata)
+        found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata, watch)
     return ModelFiles(folder, {name: _openable(one) for name, one in found.items()})
 
 
-def _files_of_names(path: Path, given: Mapping[str, str]) -> ModelFiles:
+def _files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:
     """Return the files that the user named one by one; Optimum finds them by these names."""
     for name in given.values():
+        watch.see(path.parent / name)
         if not (path.parent / name).is_file():
             raise OnnxFileNotFoundError(f"There is no ONNX file at {path.parent / name}. Check the name.")
     return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
 
 
-def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata) -> Path:
+def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata, watch: Watch) -> Path:
     """Return the file that had this name in the same export, renamed or not."""
     expected = folder / name
     for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
+        watch.see(candidate)
         other = _record_of(candidate)
         if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
             return candidate

@@ -1,29 +1,47 @@
-"""An output folder that appears whole or not at all.
+"""Putting an export into its output folder: the model that was there, or the new one, whatever happens meanwhile.
 
-Everything is written to a staging folder on the same filesystem. When all is well, its files are renamed into
-place; when anything goes wrong, Ctrl-C included, what stood at the output path before still stands there.
+Everything is written to a staging folder on the same filesystem, and is on the disk before the first file goes to its
+place. What somebody can find at the output path, then:
+
+- Until then, and when anything fails until then (Ctrl-C, a full disk, a kill): what was there before.
+- A folder that was not there appears with all its files in one step.
+- In a folder that was there, each file is the old or the new one at any moment; files that the export does not have
+  stay. A model of one file changes in one step. Of a model of several files, some are new and some are old for a few
+  milliseconds. Whoever loads it with this package then waits, and gets the old model or the new one; other programs
+  can open files of both.
+- Killed in these milliseconds, the folder stays like that, and says so: it does not load (`ModelBeingReplacedError`),
+  and the next export into it first puts the remaining files in place, which it still has.
+- Of several exports into a folder at the same time, one publishes after the other: the last one's files are there.
+
+A staging folder whose process is gone is removed by the next export beside it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ExportError
+from optimum_htp.folder_lock import folder_lock
+from optimum_htp.publication import finish_interrupted, replace_files, switch_is_on, sync_folders
 
 __all__ = ["publish", "staging_folder"]
 
 _PREFIX: Final = ".optimum-htp-"
+_TRIES: Final = 10
 
 
 @contextmanager
 def staging_folder(output: Path) -> Iterator[Path]:
     """Yield an empty folder from whose subfolders `publish` can rename into `output`; remove it afterwards.
+
+    What an earlier process left there, killed while it published or before, is put in order first.
 
     Raises:
         ExportError: The output is a file, or its place cannot be written to.
@@ -32,64 +50,111 @@ def staging_folder(output: Path) -> Iterator[Path]:
         raise ExportError(f"{output} is a link to nothing. Name another output path.")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file, not a folder. Name another output path.")
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_staging_parent(output.absolute())))
-    except OSError as error:
-        raise ExportError(f"{output} cannot be written: {error}. Name another output path.") from error
-    try:
+    with ExitStack() as held:
+        try:
+            finish_interrupted(output)
+            parent = _staging_parent(output.absolute())
+            _remove_abandoned(parent)
+            folder = _own_folder(parent, held)
+        except OSError as error:
+            raise ExportError(f"{output} cannot be written: {error}. Name another output path.") from error
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(staged: Path, output: Path) -> None:
     """Move the content of a folder below a staging folder to `output`; other files that are there stay.
 
     Raises:
-        ExportError: Something cannot be moved. What was moved before is moved back.
+        ExportError: Something cannot be moved. The message says whether anything was.
     """
-    _apply_umask(staged)
     try:
-        if output.exists():
-            _merge(staged, output)
-        else:
-            output.absolute().parent.mkdir(parents=True, exist_ok=True)
-            staged.rename(output)
+        _make_ready(staged)
+        if not output.exists() and _appeared(staged, output):
+            return
+        with folder_lock(output):
+            replace_files(staged, output)
     except OSError as error:
+        if switch_is_on(output):
+            raise ExportError(
+                f"Some files in {output} were replaced and others could not be: {error}. Once that is mended, export "
+                "again into this folder: it puts the remaining ones in place first."
+            ) from error
         raise ExportError(f"{output} cannot be written: {error}. Nothing there was changed.") from error
 
 
-def _merge(staged: Path, output: Path) -> None:
-    """Move file by file, keeping each file that is replaced until all are in place."""
-    names = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
-    kept = Path(tempfile.mkdtemp(dir=staged.parent))
-    moved: list[tuple[Path, Path | None]] = []
+def _appeared(staged: Path, output: Path) -> bool:
+    """Make a folder appear where there is none; False where another export's just did."""
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
-        for name in names:
-            target, before = output / name, kept / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                before.parent.mkdir(parents=True, exist_ok=True)
-                target.rename(before)
-                moved.append((target, before))
-            else:
-                moved.append((target, None))
-            (staged / name).rename(target)
-    except BaseException:  # Ctrl-C too has to bring the old files back
-        for target, old in reversed(moved):
-            if old is not None:
-                old.replace(target)
-            else:
-                target.unlink(missing_ok=True)
+        staged.rename(output)
+    except OSError:
+        if output.is_dir():
+            return False
         raise
+    sync_folders([output.absolute().parent])
+    return True
 
 
-def _apply_umask(folder: Path) -> None:
-    """Give everything the mode that it would have had if it had been written in place."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+def _make_ready(staged: Path) -> None:
+    """Give everything the mode that it would have if it had been written in place, and have it on the disk.
+
+    The mode is that of a file and a folder made here for that: a process's umask can only be read by setting it, and
+    then counts for its other threads too.
+    """
+    probe = staged.parent / "probe"
+    probe.mkdir(0o777)
+    os.close(os.open(probe / "file", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    folder_mode, file_mode = (stat.S_IMODE(path.stat().st_mode) for path in (probe, probe / "file"))
+    folders = [staged]
+    for path in staged.rglob("*"):
+        if path.is_symlink():
+            continue  # what it leads to is not ours
+        if path.is_dir():
+            folders.append(path)
+            continue
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            path.chmod(file_mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    for path in folders:
+        path.chmod(folder_mode)
+    sync_folders(folders)
+
+
+def _own_folder(parent: Path, held: ExitStack) -> Path:
+    """Return a new staging folder, locked as long as the stack is open: that is how others know it is in use."""
+    for _ in range(_TRIES):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        held.callback(shutil.rmtree, folder, ignore_errors=True)  # when the lock, which may be a file, is released
+        try:
+            held.enter_context(folder_lock(folder, timeout=0))
+        except (TimeoutError, FileNotFoundError):
+            continue  # another process is just removing it as abandoned, because it was not locked yet
+        return folder
+    raise TimeoutError(f"other processes keep removing new folders in {parent}")
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the staging folders of processes that are gone."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if not _is_own(folder):
+            continue
+        try:
+            with folder_lock(folder, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # its process is alive, or it is gone, or nobody can tell
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is one that this user made, rather than a link or another user's in a shared place."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def _staging_parent(output: Path) -> Path:

@@ -113,6 +113,17 @@ def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypa
     assert list((tmp_path / "scratch").rglob("*")) == [scratch]
 
 
+@pytest.mark.parametrize("location", ["escape\x1b[2J", "../../etc/passwd"])
+def test_location_does_not_reach_a_message_as_it_is(location, tmp_path, model_folder):
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+    from transformers import AutoConfig
+
+    path = save(tmp_path / "model.onnx", location)
+    with pytest.raises(InvalidOnnxFileError, match="outside its folder") as caught:
+        ORTModelForFeatureExtraction.from_pretrained(path, config=AutoConfig.from_pretrained(model_folder("bert")))
+    assert str(caught.value).isprintable()
+
+
 def test_namespace_of_somebody_else_comes_back(tmp_path):
     from optimum_htp import tag_file
 
