@@ -24,7 +24,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.http import Answer, CutOffError, opened, pieces
-from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.patience import Patience, waiting_out
 from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
@@ -160,9 +160,15 @@ class _Range:
 
 
 def _get_range(place: _Place, address: str, headers: Mapping[str, str], start: int, length: int) -> _Range:
-    """Request a range of bytes. A server that sends the whole file is hung up on."""
-    wanted = {**headers, "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
     patience = Patience()
+    wanted = {**headers, "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
+    return waiting_out(lambda: _answered_range(place, address, wanted, start, length, patience), patience)
+
+
+def _answered_range(
+    place: _Place, address: str, wanted: Mapping[str, str], start: int, length: int, patience: Patience
+) -> _Range:
+    """Request a range of bytes. A server that sends the whole file is hung up on."""
     with opened("GET", address, wanted, patience, timeout=_TIMEOUT) as response:
         if response.status_code >= 400:
             raise _refused(place, response)

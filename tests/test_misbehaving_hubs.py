@@ -241,6 +241,9 @@ def test_busy_hub_is_asked_again(hub, repo, access, statuses):
     hub.tamper = failing_first(statuses, {"Retry-After": "1"})
     folder = huggingface().snapshot(repo.repo_id, repo.refs["main"], ["config.json", "vocab.txt"], access)
     assert (folder / "vocab.txt").read_bytes() == FILES["vocab.txt"]
+    hub.tamper = failing_first(statuses, {"Retry-After": "1"})
+    folder = huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,8 @@ def test_reading_that_stalls_or_is_cut_off_is_typed(repo, hub, monkeypatch, addr
 
 
 @pytest.mark.parametrize("status", [401, 403, 416, 429, 500, 503])
-def test_refusal_of_any_server_is_typed(repo, hub, status):
+def test_refusal_of_any_server_is_typed(repo, hub, status, monkeypatch):
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.status = status
     for address in ("hf://org/onnx-only/onnx/model.onnx", f"{hub.url}/some/where.onnx"):
         with pytest.raises(HFHubIntegrationError) as caught:

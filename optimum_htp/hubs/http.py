@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
 
 __all__ = [
     "TOO_MANY_REQUESTS",
@@ -48,7 +48,6 @@ _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
-_FIRST_PAUSE: Final = 0.5  # seconds; each further pause is twice as long
 # The reasons for which nobody can be there: trying again at once would only take longer to say so.
 _NOBODY: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 
@@ -141,7 +140,7 @@ def ask(
     failed: tuple[type[BaseException], ...] = (*http_errors().transport, CutOffError)
     failures = 0
     while True:
-        pause = _FIRST_PAUSE * 2**failures
+        pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
             with opened(method, url, headers, patience, timeout=timeout) as response:

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.http import redirection
-from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.patience import Patience, waiting_out
+from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.hubs.small_files import check_commit, trusted_etag
 
 __all__ = ["fetch_large_files"]
@@ -35,7 +36,7 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
 
     Raises:
         HubServerError: The Hub names content or commit in a way that leads out of the cache.
-        BaseException: What huggingface_hub raises.
+        HFHubIntegrationError: The Hub does not give them; the subclass says why.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -43,25 +44,26 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
     for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
 
     def fetch(name: str) -> None:
-        try:
-            with _watched(f"{name} of {repo_id}", commit):
-                hf_hub_download(
-                    repo_id,
-                    name,
-                    revision=commit,
-                    cache_dir=access.cache_dir,
-                    token=access.token,
-                    force_download=access.force_download,
-                    etag_timeout=min(constants.HF_HUB_ETAG_TIMEOUT, for_each),
-                )
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            logger.debug("%s@%s has no %s", repo_id, commit, name)
+        with translated_errors(repo_id, commit):
+            try:
+                with _watched(f"{name} of {repo_id}", commit):
+                    hf_hub_download(
+                        repo_id,
+                        name,
+                        revision=commit,
+                        cache_dir=access.cache_dir,
+                        token=access.token,
+                        force_download=access.force_download,
+                        etag_timeout=min(constants.HF_HUB_ETAG_TIMEOUT, for_each),
+                    )
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                logger.debug("%s@%s has no %s", repo_id, commit, name)
 
     if names:
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            for _ in pool.map(fetch, names):
+            for _ in pool.map(lambda name: waiting_out(lambda: fetch(name), Patience()), names):
                 yield
 
 
