@@ -36,7 +36,8 @@ OPERATIONS = {
 }
 CHILD = """
 import json, sys, time
-import optimum_htp.resolve, optimum_htp.onnxfile, optimum_htp.configs, huggingface_hub.hf_api, concurrent.futures
+import optimum_htp.origin.commit_files, optimum_htp.onnxfile
+import optimum_htp.origin.config_folder, huggingface_hub.hf_api, concurrent.futures
 from transformers import AutoConfig, AutoTokenizer, AutoImageProcessor
 import transformers.models.bert.tokenization_bert_fast, transformers.models.vit.image_processing_vit
 source, times = sys.argv[1], []
@@ -100,7 +101,7 @@ def config_copies(file: Path) -> None:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import read_metadata
-    from optimum_htp.resolve import load_config, resolve_configs
+    from optimum_htp.origin.commit_files import load_config, resolve_configs
 
     record = ExportMetadata.from_properties(read_metadata(file))
     assert record is not None

@@ -8,29 +8,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.activation import activate, deactivate
+from optimum_htp.hooks.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
-    from optimum_htp.auto import OptimumONNXModel
-    from optimum_htp.config_loader import HFHubConfigLoader
     from optimum_htp.errors import (
         ConfigLoadError,
         HFHubIntegrationError,
         ModelNotFoundError,
         PreprocessorLoadError,
     )
-    from optimum_htp.exporter import ExportResult, HTPExporter
+    from optimum_htp.export.exporter import ExportResult, HTPExporter
     from optimum_htp.hookspecs import hookimpl
-    from optimum_htp.hub_cache import HFHubCache
-    from optimum_htp.inject import inject_hub_metadata
+    from optimum_htp.loading.auto import OptimumONNXModel
+    from optimum_htp.loading.config_loader import HFHubConfigLoader
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.profiling import Profile, profile_file
+    from optimum_htp.origin.hub_cache import HFHubCache
+    from optimum_htp.origin.source import detect_model_source, is_hub_model
+    from optimum_htp.profiling.profile import Profile, profile_file
     from optimum_htp.report import report_document, write_report
-    from optimum_htp.source import detect_model_source, is_hub_model
-    from optimum_htp.strip import strip_metadata
-    from optimum_htp.tagging import tag_file
-    from optimum_htp.verify import verify_metadata
+    from optimum_htp.stamping.inject import inject_hub_metadata
+    from optimum_htp.stamping.strip import strip_metadata
+    from optimum_htp.stamping.tag import tag_file
+    from optimum_htp.stamping.verify import verify_metadata
 
 __all__ = [
     "ConfigLoadError",
@@ -62,24 +62,24 @@ __all__ = [
 _HOME: Final = {
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
-    "ExportResult": "exporter",
-    "HFHubCache": "hub_cache",
-    "HFHubConfigLoader": "config_loader",
+    "ExportResult": "export.exporter",
+    "HFHubCache": "origin.hub_cache",
+    "HFHubConfigLoader": "loading.config_loader",
     "HFHubIntegrationError": "errors",
-    "HTPExporter": "exporter",
+    "HTPExporter": "export.exporter",
     "ModelNotFoundError": "errors",
-    "OptimumONNXModel": "auto",
+    "OptimumONNXModel": "loading.auto",
     "PreprocessorLoadError": "errors",
-    "Profile": "profiling",
-    "detect_model_source": "source",
+    "Profile": "profiling.profile",
+    "detect_model_source": "origin.source",
     "hookimpl": "hookspecs",
-    "inject_hub_metadata": "inject",
-    "is_hub_model": "source",
-    "profile_file": "profiling",
+    "inject_hub_metadata": "stamping.inject",
+    "is_hub_model": "origin.source",
+    "profile_file": "profiling.profile",
     "report_document": "report",
-    "strip_metadata": "strip",
-    "tag_file": "tagging",
-    "verify_metadata": "verify",
+    "strip_metadata": "stamping.strip",
+    "tag_file": "stamping.tag",
+    "verify_metadata": "stamping.verify",
     "write_report": "report",
 }
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from optimum_htp.cli.folding import folded
 from optimum_htp.onnxfile import TensorSpec, rewrite_model
-from optimum_htp.texts import json_text, printable, sentence
+from optimum_htp.report.texts import json_text, printable, sentence
 from tests.conftest import optimum_cli
 from tests.vectors import make
 

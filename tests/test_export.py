@@ -169,7 +169,7 @@ def test_local_model_keeps_its_configs_beside(export, model_folder, hub, tmp_pat
     ],
 )
 def test_task_of_a_local_model_is_inferred(model_folder, name, task):
-    from optimum_htp.tasks import infer_task, with_past
+    from optimum_htp.origin.tasks import infer_task, with_past
 
     config = json.loads((model_folder(name) / "config.json").read_text())
     assert with_past(infer_task(config, "transformers", None), config, "transformers") == task
@@ -404,7 +404,7 @@ def test_every_option_of_optimums_parser_is_understood():
 
     from optimum.commands.export.onnx import parse_args_onnx
 
-    from optimum_htp.optimum_export import optimum_options
+    from optimum_htp.export.optimum import optimum_options
 
     parser = ArgumentParser()
     parse_args_onnx(parser)

@@ -95,8 +95,8 @@ def test_data_is_not_written_through_a_link_that_lies_there(tmp_path):
 def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypatch, hub):
     import tempfile
 
-    from optimum_htp.diffusion import presented
     from optimum_htp.hubs import HubAccess
+    from optimum_htp.loading.diffusion import presented
     from optimum_htp.metadata import ExportMetadata
 
     sha = hub.add("tiny/points-out", {"model_index.json": b"{}"}).refs["main"]

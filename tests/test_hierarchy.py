@@ -14,7 +14,7 @@ import transformers
 
 from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, NAMESPACE, TAG
 from optimum_htp.onnxfile import read_graph, read_header
-from optimum_htp.sample_inputs import sample_inputs
+from optimum_htp.profiling.inputs import sample_inputs
 from tests.support.weights import nodes_of, property_of, weight_uses
 from tests.support.zoo import ZOO
 
@@ -126,7 +126,7 @@ def test_root_is_for_what_runs_in_its_own_forward(zoo_export):
 def test_dynamo_export_agrees(name, zoo_export, tmp_path):
     import torch
 
-    from optimum_htp.tagging import tag_file
+    from optimum_htp.stamping.tag import tag_file
 
     files = zoo_export(name)
     model = model_of(name, files).eval()

@@ -8,13 +8,13 @@ import time
 import pytest
 
 from optimum_htp import errors
-from optimum_htp.checkpoint import fetch_checkpoint
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loading.preprocessors import load_preprocessor
+from optimum_htp.loading.sentence_transformers import sentence_file
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.preprocessors import load_preprocessor
-from optimum_htp.resolve import load_config, resolve_configs, resolve_preprocessors
-from optimum_htp.sentence_files import sentence_file
-from optimum_htp.source import locate
+from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.commit_files import load_config, resolve_configs, resolve_preprocessors
+from optimum_htp.origin.source import locate
 
 _COUNT = iter(range(1000))
 BERT = {"model_type": "bert", "hidden_size": 8}

@@ -15,11 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from optimum_htp.errors import MetadataError
-from optimum_htp.hierarchy.outline import outline
 from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.onnxfile import read_graph, read_header
 from optimum_htp.report.document import read_modules, report_document
-from optimum_htp.tagging import Tagger
+from optimum_htp.report.outline import outline
+from optimum_htp.stamping.tag import Tagger
 
 CLI = Path(sys.executable).with_name("optimum-cli")
 MEMORY = 2 << 30  # bytes of address space, most of them libraries

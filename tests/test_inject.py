@@ -24,7 +24,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
-from optimum_htp.verify import Status
+from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 
 

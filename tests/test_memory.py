@@ -13,9 +13,9 @@ from contextlib import suppress
 import pytest
 
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.memory import Memory
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.resolve import load_config, resolve_configs
+from optimum_htp.origin.commit_files import load_config, resolve_configs
+from optimum_htp.origin.memory import Memory
 
 
 def test_the_longest_unused_goes_first():

@@ -13,13 +13,13 @@ import pytest
 from huggingface_hub import constants
 
 from optimum_htp import errors, is_hub_model
-from optimum_htp.checkpoint import fetch_checkpoint
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.source import locate
 from optimum_htp.plugins import hub as huggingface
-from optimum_htp.record import export_record
-from optimum_htp.source import locate
+from optimum_htp.stamping.new_record import export_record
 
 FILES = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]\n" * 50, "model.safetensors": b"weights" * 9}
 OPTIONAL = (

@@ -100,8 +100,8 @@ def test_chance_is_the_users_own(bert, export):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
+    from optimum_htp.export.subject import inspect_loaded_model
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.loaded_model import inspect_loaded_model
 
     inspect_loaded_model(model, HubAccess(), None)
     assert torch.equal(torch.rand(3), expected)
@@ -110,8 +110,8 @@ def test_chance_is_the_users_own(bert, export):
 def test_pipeline_of_several_models_is_held_against_each(model_folder, hub):
     from diffusers import StableDiffusionPipeline
 
+    from optimum_htp.export.subject import inspect_loaded_model
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.loaded_model import inspect_loaded_model
 
     hub.add("memory/diffusion", model_folder("stable_diffusion"), library_name="diffusers")
     pipeline = StableDiffusionPipeline.from_pretrained("memory/diffusion")
@@ -128,8 +128,8 @@ def test_every_architecture_is_recognized_until_it_is_changed(name, hub, tmp_pat
     import torch
     import transformers
 
+    from optimum_htp.export.subject import inspect_loaded_model
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.loaded_model import inspect_loaded_model
 
     folder = ZOO[name].save(tmp_path / name)
     hub.add(f"memory/{name}", folder)

@@ -15,9 +15,9 @@ import transformers
 
 from optimum_htp import HTPExporter, strip_metadata
 from optimum_htp.hierarchy.tags import MODULE, TAG
+from optimum_htp.profiling.inputs import sample_inputs
 from optimum_htp.report import report_document
-from optimum_htp.sample_inputs import sample_inputs
-from optimum_htp.tagging import Tagger, tag_file
+from optimum_htp.stamping.tag import Tagger, tag_file
 from tests.conftest import optimum_cli
 from tests.support.weights import nodes_of, property_of, weight_uses
 from tests.support.zoo import ZOO

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from optimum_htp import HTPExporter
 from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.onnxfile import Graph, Node, read_signature
-from optimum_htp.profiling import ProfileError, _by_node, profile_file
-from optimum_htp.sample_inputs import InputSizeError, sample_inputs
+from optimum_htp.profiling.inputs import InputSizeError, sample_inputs
+from optimum_htp.profiling.profile import ProfileError, _by_node, profile_file
 from tests.conftest import optimum_cli
 from tests.support.zoo import DEMANDING, ZOO
 

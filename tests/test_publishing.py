@@ -12,9 +12,9 @@ import time
 import pytest
 
 from optimum_htp.errors import ExportError, MissingSiblingError, ModelBeingReplacedError
-from optimum_htp.folder_lock import LOCK_FILE, file_lock, folder_lock
-from optimum_htp.publication import SWITCH, Watch, read_whole, switch_is_on
-from optimum_htp.staging import publish, staging_folder
+from optimum_htp.export.staging import publish, staging_folder
+from optimum_htp.onnxfile.folder_lock import LOCK_FILE, file_lock, folder_lock
+from optimum_htp.onnxfile.publication import SWITCH, Watch, read_whole, switch_is_on
 from tests.conftest import ROOT, run_python
 from tests.support.publisher import PARTS, publish_copy, versions, write_model
 
@@ -206,7 +206,7 @@ def test_exports_that_all_begin_without_an_output_folder_do_not_mix(tmp_path):
 
 @posix
 def test_folder_of_a_half_replaced_model_is_not_taken_for_two_models(old_and_new):
-    from optimum_htp.loader import stamped_file
+    from optimum_htp.loading.ort_model import stamped_file
 
     output, new = old_and_new
     for folder in (output, new):

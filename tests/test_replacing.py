@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from optimum_htp.errors import FileChangedError, InvalidOnnxFileError, OnnxReadError
 from optimum_htp.onnxfile import OpenModel, read_header, read_metadata, replaced_atomically, rewrite_model
-from optimum_htp.tagging import tag_file
+from optimum_htp.stamping.tag import tag_file
 from tests.conftest import optimum_cli, run_python
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX's permissions, locks and signals")

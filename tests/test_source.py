@@ -16,8 +16,8 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.hubs import HubAccess
+from optimum_htp.origin.source import HubSource, LocalSource, cached_snapshot, locate
 from optimum_htp.plugins import hub as hub_plugin
-from optimum_htp.source import HubSource, LocalSource, cached_snapshot, locate
 from tests.conftest import run_python
 
 CARD = {"license": "apache-2.0", "base_model": "google/base", "language": ["en", "de"]}

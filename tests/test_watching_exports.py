@@ -14,11 +14,11 @@ from torch import nn
 
 from optimum_htp import HTPExporter
 from optimum_htp.errors import VerificationError
+from optimum_htp.export.optimum import _loaded_models
 from optimum_htp.hierarchy import capture
 from optimum_htp.hierarchy.capture import watched_exports
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.optimum_export import _loaded_models
 
 BATCH = (torch.ones(1, 3),)
 
@@ -149,7 +149,7 @@ def test_fault_in_tagging_behind_the_export_costs_the_tags_too(monkeypatch, mode
     def broken(*_):
         raise IndexError("a fault on purpose")
 
-    monkeypatch.setattr("optimum_htp.exporter.TagWriter", broken)
+    monkeypatch.setattr("optimum_htp.export.exporter.TagWriter", broken)
     result = HTPExporter().export(model_folder("bert"), tmp_path / "out", do_validation=False)
     assert "htp.modules" not in read_metadata(result.files[0])
     assert "following its passes failed" in caplog.text

@@ -12,7 +12,7 @@ _reported = False
 def autoload() -> None:
     """Activate optimum-htp, or say why that cannot be."""
     try:
-        from optimum_htp.activation import activate
+        from optimum_htp.hooks.activation import activate
 
         activate()
     except Exception as error:

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from optimum_htp.texts import json_text, printable, sentence
+from optimum_htp.report.texts import json_text, printable, sentence
 
 __all__ = [
     "OutputClosedError",

@@ -72,7 +72,7 @@ class HTPExportCommand(Command):
     def execute(self) -> None:
         """Export, and say what was written."""
         from optimum_htp.cli.display import show, show_json
-        from optimum_htp.exporter import HTPExporter
+        from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.report import check_report_path, report_document, write_report
 
         if self.args.report is not None:
@@ -97,7 +97,7 @@ class HTPExportCommand(Command):
 
 def _optimums_own() -> Callable[[ArgumentParser], None]:
     """Return the function that declares the arguments of `optimum-cli export onnx`."""
-    from optimum_htp.dependencies import needing_optimum_onnx
+    from optimum_htp.origin.dependencies import needing_optimum_onnx
 
     with needing_optimum_onnx("optimum-cli export htp"):
         from optimum.commands.export.onnx import parse_args_onnx

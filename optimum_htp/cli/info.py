@@ -47,7 +47,7 @@ class InfoCommand(BatchCommand):
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print a file's record."""
-        from optimum_htp.hierarchy.outline import outline
+        from optimum_htp.report.outline import outline
 
         reading: _Reading = outcome.value
         if reading.problem is not None:
@@ -106,11 +106,11 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
     from optimum_htp.errors import MetadataError
     from optimum_htp.hierarchy.summary import summarize
     from optimum_htp.hierarchy.tags import known_assignment
+    from optimum_htp.hubs.remote_file import is_url, read_remote_header
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import external_files
     from optimum_htp.onnxfile.graph import graph_of
     from optimum_htp.onnxfile.reader import header_of, opened
-    from optimum_htp.remote import is_url, read_remote_header
 
     graph: Graph | None = None
     if is_url(file):

@@ -40,7 +40,7 @@ class InjectCommand(BatchCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Look the model up."""
-        from optimum_htp.inject import look_up, siblings_of
+        from optimum_htp.stamping.inject import look_up, siblings_of
 
         access = hub_access(self.args)
         injection = look_up(self.args.model, self.args.revision, access)

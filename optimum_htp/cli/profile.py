@@ -35,10 +35,10 @@ class ProfileCommand(Command):
 
     def execute(self) -> None:
         """Run, and print the tree."""
-        from optimum_htp.hierarchy.outline import outline
         from optimum_htp.hierarchy.summary import summarize
-        from optimum_htp.profiling import profile_file
+        from optimum_htp.profiling.profile import profile_file
         from optimum_htp.report.document import report_document
+        from optimum_htp.report.outline import outline
         from optimum_htp.report.write import check_report_path, write_report
 
         if self.args.report is not None:

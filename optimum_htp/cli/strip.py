@@ -33,7 +33,7 @@ class StripCommand(BatchCommand):
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what strips a file."""
         from optimum_htp.errors import OnnxWriteError
-        from optimum_htp.strip import strip_metadata
+        from optimum_htp.stamping.strip import strip_metadata
 
         output: Path | None = self.args.output
         into = output is not None and (len(files) > 1 or output.is_dir() or output.suffix != ".onnx")

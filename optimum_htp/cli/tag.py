@@ -36,7 +36,7 @@ class TagCommand(BatchCommand):
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Set up what finds the modules."""
         from optimum_htp.errors import ArgumentError
-        from optimum_htp.tagging import Tagger
+        from optimum_htp.stamping.tag import Tagger
 
         if self.args.output is not None and len(files) > 1:
             raise ArgumentError(f"--output names one file, and there are {len(files)}: leave it out.")

@@ -12,7 +12,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
 from optimum_htp.cli.display import show
-from optimum_htp.texts import sentence
+from optimum_htp.report.texts import sentence
 
 __all__ = ["VerifyCommand"]
 
@@ -34,7 +34,7 @@ class VerifyCommand(BatchCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
-        from optimum_htp.verify import verify_metadata
+        from optimum_htp.stamping.verify import verify_metadata
 
         access = hub_access(self.args)
         return lambda file: verify_metadata(file, access)

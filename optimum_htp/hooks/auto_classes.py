@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loads import may_be_ours
+from optimum_htp.loading.recognize import may_be_ours
 
 __all__ = ["install"]
 
@@ -79,8 +79,8 @@ def _lacks_config(model_id: Any, call: Call) -> bool:
 
 def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: bool) -> Any:
     """Return the folder with the configs of a repo of stamped ONNX files, None where it is no such repo."""
-    from optimum_htp.onnx_repos import find_onnx_repo
-    from optimum_htp.resolve import resolve_configs, resolve_preprocessors
+    from optimum_htp.loading.onnx_repos import find_onnx_repo
+    from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 
     repo = find_onnx_repo(model_id, options)
     record = repo.record() if repo is not None else None
@@ -93,12 +93,12 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
 
 
 def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:
-    from optimum_htp.configs import config_folder, preprocessor_folder
     from optimum_htp.errors import OnnxFileNotFoundError
     from optimum_htp.hubs.base import HubAccess
-    from optimum_htp.loader import stamped_file
+    from optimum_htp.loading.ort_model import stamped_file
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import read_metadata
+    from optimum_htp.origin.config_folder import config_folder, preprocessor_folder
 
     path = stamped_file(name, options)
     if path is None:

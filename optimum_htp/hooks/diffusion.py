@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loads import names_a_file
+from optimum_htp.loading.recognize import names_a_file
 
 __all__ = ["install"]
 
@@ -27,7 +27,7 @@ def install(module: ModuleType) -> None:
 
 
 def _loading_files(call: Call) -> Any:
-    from optimum_htp.diffusion import fetched_pipeline, pipeline_record
+    from optimum_htp.loading.diffusion import fetched_pipeline, pipeline_record
 
     source = call.subject
     options = call.options() if isinstance(source, (str, os.PathLike)) and not call.get("export") else None
@@ -47,8 +47,8 @@ def _loading_files(call: Call) -> Any:
 
 
 def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
-    from optimum_htp.diffusion import presented
     from optimum_htp.hubs.base import HubAccess
+    from optimum_htp.loading.diffusion import presented
     from optimum_htp.onnxfile import external_files
 
     access = HubAccess.from_options(options)

@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loads import files_being_loaded, may_be_ours, names_a_file
+from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file
 
 if TYPE_CHECKING:
-    from optimum_htp.onnx_repos import OnnxRepo
+    from optimum_htp.loading.onnx_repos import OnnxRepo
 
 __all__ = ["FAILURES", "install"]
 
@@ -51,19 +51,19 @@ def _loading_files(call: Call) -> Any:
         resolved = ("subfolder", "file_name", "revision", "force_download")
     elif not names_a_file(model_id):  # the folder has been looked into
         resolved = ("subfolder", "file_name")
-    from optimum_htp.loader import load
+    from optimum_htp.loading.ort_model import load
 
     return load(call.args[0], path, **{name: value for name, value in (options or {}).items() if name not in resolved})
 
 
 def _stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
-    from optimum_htp.loader import stamped_file
+    from optimum_htp.loading.ort_model import stamped_file
 
     return stamped_file(model_id, options)
 
 
 def _onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
-    from optimum_htp.onnx_repos import find_onnx_repo
+    from optimum_htp.loading.onnx_repos import find_onnx_repo
 
     return find_onnx_repo(model_id, options)
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loads import names_a_file
+from optimum_htp.loading.recognize import names_a_file
 
 __all__ = ["install"]
 
@@ -29,7 +29,7 @@ def install(module: ModuleType) -> None:
 def _optimizing_files(call: Call) -> Any:
     from transformers import AutoConfig
 
-    from optimum_htp.loader import stamped_file
+    from optimum_htp.loading.ort_model import stamped_file
 
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
@@ -47,7 +47,7 @@ def _optimizing_files(call: Call) -> Any:
 def _quantizing_files(call: Call) -> Any:
     from transformers import AutoConfig
 
-    from optimum_htp.loader import stamped_file
+    from optimum_htp.loading.ort_model import stamped_file
 
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
@@ -70,7 +70,7 @@ def _stamping(call: Call) -> Any:
     result = call.pass_on()
     if options is None or "save_dir" not in options:
         return result
-    from optimum_htp.next_steps import carry_record, suffixed
+    from optimum_htp.stamping.derived import carry_record, suffixed
 
     folder, suffix = Path(options["save_dir"]), options.get("file_suffix", call.default("file_suffix"))
     sources = call.args[0].onnx_model_path

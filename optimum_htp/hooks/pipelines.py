@@ -6,12 +6,12 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loads import may_be_ours
+from optimum_htp.loading.recognize import may_be_ours
 
 __all__ = ["install"]
 
 _ALIASES: Final = ("transformers_pipeline",)  # in Optimum's own pipelines
-_LAZY: Final = "optimum_htp.preprocessors"
+_LAZY: Final = "optimum_htp.loading.preprocessors"
 
 
 def install(module: ModuleType) -> None:
@@ -24,7 +24,7 @@ def _completing(call: Call) -> Any:
     options = call.options() if may_be_ours(model) or _brings_preprocessors(model) else None
     if options is None:
         return call.pass_on()
-    from optimum_htp.pipelines import completed_arguments
+    from optimum_htp.loading.pipelines import completed_arguments
 
     task = {"task": call.subject} if call.subject is not None else {}
     completed = completed_arguments({**task, **options})

@@ -24,7 +24,7 @@ def _finding_files(call: Call) -> str | None:
     if options is None or not folder.is_dir() or (folder / "config.json").is_file():
         return None
     from optimum_htp.hubs.base import HubAccess
-    from optimum_htp.sentence_files import sentence_file
+    from optimum_htp.loading.sentence_transformers import sentence_file
 
     access = HubAccess(
         token=options.get("token"),

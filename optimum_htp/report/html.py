@@ -11,9 +11,9 @@ from string import Template
 from typing import Any, Final
 
 from optimum_htp.errors import ReportError
-from optimum_htp.hierarchy.outline import inner_name
 from optimum_htp.report.markdown import provenance
-from optimum_htp.texts import json_text, printable
+from optimum_htp.report.outline import inner_name
+from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["as_html"]
 

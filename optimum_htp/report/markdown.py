@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from optimum_htp.hierarchy.outline import size_text
-from optimum_htp.texts import printable
+from optimum_htp.report.outline import size_text
+from optimum_htp.report.texts import printable
 
 __all__ = ["as_markdown", "provenance"]
 

@@ -11,7 +11,7 @@ from optimum_htp.errors import OnnxWriteError, ReportError
 from optimum_htp.onnxfile import replaced_atomically
 from optimum_htp.report.html import as_html
 from optimum_htp.report.markdown import as_markdown
-from optimum_htp.texts import json_text
+from optimum_htp.report.texts import json_text
 
 __all__ = ["FORMATS", "check_report_path", "write_report"]
 

@@ -1,0 +1,326 @@
+"""HTPExporter: from a model's name to ONNX files that know where they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import HFHubIntegrationError, VerificationError
+from optimum_htp.export.optimum import export_from_folder, export_loaded_model, load_timm, optimum_options
+from optimum_htp.export.output_files import copy_configs, move_models, move_rest, onnx_files, refuse_foreign_configs
+from optimum_htp.export.staging import publish, staging_folder
+from optimum_htp.export.subject import LoadedModel, inspect_loaded_model
+from optimum_htp.hierarchy.assign import LAST_RESORTS
+from optimum_htp.hierarchy.capture import ExportedParts
+from optimum_htp.hierarchy.tags import TagWriter
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_metadata
+from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.commit_files import load_config, resolve_configs, resolve_preprocessors
+from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
+from optimum_htp.origin.source import HubSource, LocalSource, locate
+from optimum_htp.origin.tasks import canonical_task, infer_task, with_past
+from optimum_htp.stamping.new_record import export_id, export_record, plugin_properties
+from optimum_htp.stamping.stamp import is_reproducible, stamp
+
+__all__ = ["ExportResult", "HTPExporter"]
+
+logger = logging.getLogger(__name__)
+
+_AUTO: Final = "auto"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        files: The ONNX files.
+        metadata: The record in the first of them.
+        task: The Optimum task that was exported.
+        seconds: Wall time of the whole export.
+        reason: Why the files are those of a local model, although the model in memory was loaded from a Hub; None
+            where they are not.
+    """
+
+    files: tuple[Path, ...]
+    metadata: ExportMetadata
+    task: str
+    seconds: float
+    reason: str | None = None
+
+
+class HTPExporter:
+    """Exports Hugging Face models to ONNX with their provenance inside the file."""
+
+    def export(
+        self,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        output_path: str | os.PathLike[str] | None = None,
+        task: str = _AUTO,
+        *,
+        model: Any = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        library_name: str | None = None,
+        verify_hub: bool = False,
+        with_config: bool = False,
+        hierarchy: bool = True,
+        **options: Any,
+    ) -> ExportResult:
+        """Export a model; the same as `optimum-cli export htp`.
+
+        Args:
+            model_name_or_path: A model of the Hub (`name`, `org/name`, either with `@revision`) or a folder.
+            output_path: A folder, or for a model of one file a name that ends in `.onnx`.
+            task: Optimum task; `auto` infers it.
+            model: A model in memory, in place of a name. Its config says where it came from; that counts if its
+                weights still are that commit's.
+            revision: Branch, tag, commit or `refs/pr/N`.
+            token: Bearer token; None for the environment's or the saved login's.
+            cache_dir: Root of the Hub's cache.
+            local_files_only: Take everything from the cache.
+            force_download: Fetch files again although the cache has them.
+            library_name: `transformers`, `diffusers`, `timm` or `sentence_transformers`; None to infer it.
+            verify_hub: Fail unless the Hub confirms what is written into the files.
+            with_config: Keep config and preprocessor files beside a model of the Hub too.
+            hierarchy: Write into each node which module of the PyTorch model it came from.
+            **options: Every other option of `optimum-cli export onnx`, and every other argument of
+                `optimum.exporters.onnx.main_export` but `subfolder`.
+
+        Raises:
+            ExportError: The export was refused or failed. What stood at the output path is unchanged, unless the
+                message says otherwise.
+            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+            TypeError: An option that Optimum's exporter does not have, or contradictory arguments.
+        """
+        started = time.monotonic()
+        if output_path is None or (model_name_or_path is None) == (model is None):
+            raise TypeError("export() takes an output_path, and either a model's name or path, or model=.")
+        options = optimum_options(options)
+        access = HubAccess(
+            token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
+        )
+        if model is not None and revision is not None:
+            raise TypeError("revision= is for a model's name: a model in memory is of the commit it was loaded from.")
+        if model is not None:
+            subject = inspect_loaded_model(model, access, library_name)
+        else:
+            source = locate(model_name_or_path or "", revision, access)
+            subject = LoadedModel(None, fetch_checkpoint(source, access, library_name))
+        if verify_hub:
+            _require_confirmed(subject)
+        if task == _AUTO:
+            task = self._infer_task(subject, monolith=bool(options.get("monolith")))
+        task = canonical_task(task)
+
+        folder, file_name = _split_output(Path(output_path).expanduser())
+        with staging_folder(folder) as staging:
+            exported, staged = staging / "exported", staging / "output"
+            exported.mkdir()
+            staged.mkdir()
+            model_class, parts = self._run_optimum(subject, exported, task, access, options, hierarchy)
+            record = export_record(
+                subject.checkpoint,
+                task=task,
+                library=subject.library,
+                model_class=model_class,
+                base_model=subject.derived_from,
+            )
+            written = onnx_files(exported)
+            names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
+            self._add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
+            refuse_foreign_configs(staged, folder, names)
+            originals = dict(zip(names, written, strict=True))
+            tags = _tags(staged, originals, parts, strict=verify_hub) if hierarchy else {}
+            record = self._stamp(staged, names, record, subject, tags)
+            if verify_hub:
+                _verify(staged, names, record, access)
+            publish(staged, folder)
+        return ExportResult(
+            files=tuple(folder / name for name in names),
+            metadata=record,
+            task=task,
+            seconds=time.monotonic() - started,
+            reason=subject.reason,
+        )
+
+    def _infer_task(self, subject: LoadedModel, *, monolith: bool) -> str:
+        source = subject.checkpoint.source if subject.checkpoint is not None else None
+        info = source.info if isinstance(source, HubSource) and subject.model is None else None
+        tag = info.pipeline_tag if info is not None else None
+        task = infer_task(subject.config, subject.library, tag)
+        task = task if monolith else with_past(task, subject.config, subject.library)
+        logger.info("The task was inferred: %s", task)
+        return task
+
+    def _run_optimum(
+        self,
+        subject: LoadedModel,
+        exported: Path,
+        task: str,
+        access: HubAccess,
+        options: Mapping[str, Any],
+        hierarchy: bool,
+    ) -> tuple[str, ExportedParts]:
+        """Export with Optimum; return the name of the class that was exported, and its parts."""
+        model = subject.model
+        if subject.checkpoint is not None and model is None:
+            if subject.library == "timm":
+                model, options = load_timm(subject.checkpoint.folder, options)
+            else:
+                model, parts = export_from_folder(
+                    subject.checkpoint.folder,
+                    exported,
+                    {
+                        **options,
+                        "task": task,
+                        "library_name": subject.library,
+                        "token": access.token,
+                        "local_files_only": access.local_files_only,
+                        **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
+                    },
+                    name=subject.name,
+                    hierarchy=hierarchy,
+                )
+                return type(model).__name__, parts
+        with subject.reading_preprocessors_from(exported):
+            parts = export_loaded_model(model, exported, {**options, "task": task}, hierarchy=hierarchy)
+        return type(model).__name__, parts
+
+    def _add_configs(self, subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
+        """Put configs beside the ONNX files where they are wanted.
+
+        A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote; preprocessors
+        are the checkpoint's.
+        """
+        if not wanted:
+            return
+        move_rest(exported, staged)
+        if subject.checkpoint is not None and subject.library != "diffusers":
+            names = subject.checkpoint.config_files
+            if subject.model is not None:
+                names = tuple(name for name in names if name not in MODEL_CONFIGS)
+            copy_configs(subject.checkpoint.folder, names, staged)
+
+    def _stamp(
+        self,
+        staged: Path,
+        names: Sequence[str],
+        record: ExportMetadata,
+        subject: LoadedModel,
+        tags: Mapping[str, TagWriter],
+    ) -> ExportMetadata:
+        source = subject.checkpoint.source if subject.checkpoint is not None else None
+        info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
+        extra = plugin_properties(record, info)
+        if len(names) > 1:
+            record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
+        written = [
+            stamp(
+                staged / name,
+                dataclasses.replace(record, onnx_file=name) if record.onnx_files else record,
+                author=info.author if info is not None else None,
+                extra=extra,
+                tags=tags.get(name),
+            )
+            for name in names
+        ]
+        return written[0]
+
+
+def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, strict: bool) -> dict[str, TagWriter]:
+    """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it.
+
+    Tags are an extra: a file that cannot be tagged is worth a warning, unless everything is to be as it is promised.
+
+    Raises:
+        VerificationError: A file cannot be tagged, and that is `strict`ly forbidden.
+    """
+    tags = {}
+    for name, written in names.items():
+        try:
+            assignment = parts.assignment(written, staged / name)
+            writer = TagWriter(assignment) if assignment is not None else None
+        except Exception as error:
+            step = (
+                "noting its modules in PyTorch's export" if error in parts.faults.values() else "following its passes"
+            )
+            fault = f"{name} cannot be tagged: {step} failed ({type(error).__name__}: {error})."
+            if strict:
+                raise VerificationError(f"{fault} Leave out --verify-hub, or give --no-hierarchy.") from error
+            logger.warning("%s The export goes on without its tags; try `optimum-cli htp tag` on it.", fault)
+            logger.debug("The fault in tagging %s", name, exc_info=error)
+            continue
+        if assignment is None or writer is None:
+            logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
+            continue
+        tags[name] = writer
+        if unplaced := sum(assignment.coverage.get(rule.value, 0) for rule in LAST_RESORTS):
+            logger.warning(
+                "%d of %d nodes of %s could not be placed exactly: htp.coverage says how each was.",
+                unplaced,
+                len(assignment.modules),
+                name,
+            )
+    return tags
+
+
+def _split_output(output: Path) -> tuple[Path, str | None]:
+    """Return the folder to write to, and the file name where the output names a file."""
+    if output.suffix == ".onnx" and not output.is_dir():
+        return output.parent, output.name
+    return output, None
+
+
+def _require_confirmed(subject: LoadedModel) -> None:
+    source = subject.checkpoint.source if subject.checkpoint is not None else LocalSource(None)
+    if isinstance(source, LocalSource) or subject.derived_from is not None:
+        because = f" ({subject.reason})" if subject.reason is not None else ""
+        raise VerificationError(
+            f"{subject.name} is a local model{because}: there is no Hub to confirm it. Leave out --verify-hub."
+        )
+    if source.info is None:
+        raise VerificationError(f"The Hub did not confirm {source.repo_id} at {source.commit}: {source.reason}")
+
+
+def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: HubAccess) -> None:
+    """Read the files back, and resolve what they say as a loader with an empty cache would."""
+    online = dataclasses.replace(access, local_files_only=False, force_download=False)
+    for name in names:
+        written = ExportMetadata.from_properties(read_metadata(staged / name))
+        if written is None or (written.hub_id, written.hub_sha) != (record.hub_id, record.hub_sha):
+            raise VerificationError(f"{name} does not say what was written into it: {written}.")
+    try:
+        info = plugins.hub(record.hub_provider).info(str(record.hub_id), record.hub_sha, online)
+        if (info.repo_id, info.commit) != (record.hub_id, record.hub_sha):
+            raise VerificationError(
+                f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
+            )
+        with tempfile.TemporaryDirectory() as cache:
+            fresh = dataclasses.replace(online, cache_dir=cache)
+            if record.export_library == "diffusers":
+                resolve_preprocessors(record, fresh)
+                return
+            source = resolve_configs(record, fresh, with_code=False)
+            reason = misfit(read_json(source.folder / "config.json") or {}, record, staged / names[0])
+            if reason is not None:
+                raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
+            load_config(source, record, anew=True)
+    except VerificationError:
+        raise
+    except HFHubIntegrationError as error:
+        raise VerificationError(f"The Hub does not confirm {record.source}: {error}") from error

@@ -1,0 +1,98 @@
+"""HFHubConfigLoader: config and preprocessor of an ONNX file that came from a Hub."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loading.preprocessors import class_names, load_preprocessor
+from optimum_htp.metadata import PREFIX, ExportMetadata
+from optimum_htp.onnxfile import read_metadata
+from optimum_htp.origin.commit_files import load_config, resolve_preprocessors
+
+__all__ = ["HFHubConfigLoader"]
+
+_COUNTS: Final = frozenset({"hf_metadata_version", "hf_model_downloads", "hf_model_likes", "hf_downloads", "hf_likes"})
+_FLAGS: Final = frozenset({"hf_private", "hf_gated"})
+
+
+class HFHubConfigLoader:
+    """Loads what belongs to an ONNX file from the Hub, at the file's commit.
+
+    Args:
+        cache_dir: Root of the Hub's cache; None for the standard one.
+        token: Bearer token; None for the environment's or the saved login's.
+        local_files_only: Open no connection.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | Path | None = None,
+        *,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        self._access = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+
+    def extract_metadata(self, onnx_path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return a file's `hf_*` properties: counts as int, flags as bool, everything else as the text it is.
+
+        Raises:
+            OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
+            MetadataError: A property has a value that its key does not allow.
+        """
+        properties = read_metadata(onnx_path)
+        ExportMetadata.from_properties(properties)  # refuses bad values by key
+        return {key: _typed(key, value) for key, value in properties.items() if key.startswith(PREFIX)}
+
+    def read_record(self, onnx_path: str | os.PathLike[str]) -> ExportMetadata | None:
+        """Return the same as a record; None where the file has none.
+
+        Raises:
+            OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: As `extract_metadata`.
+        """
+        return ExportMetadata.from_properties(read_metadata(onnx_path))
+
+    def load_from_onnx(self, onnx_path: str | os.PathLike[str], force_download: bool = False) -> tuple[Any, Any]:
+        """Return config and preprocessor of the model that a file came from.
+
+        Returns:
+            A transformers config, and a preprocessor of the first class that the file names, new for each call;
+            None for a model that has none.
+
+        Raises:
+            ConfigLoadError: The file is not of a Hub model, or its config cannot be loaded.
+            PreprocessorLoadError: Its preprocessor cannot be loaded.
+            HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+        """
+        record = self.read_record(onnx_path)
+        if record is None or record.model_type != "hub":
+            raise ConfigLoadError(
+                f"{onnx_path} does not come from a Hub: load its config from the folder of its model instead."
+            )
+        access = HubAccess(
+            token=self._access.token,
+            cache_dir=self._access.cache_dir,
+            local_files_only=self._access.local_files_only,
+            force_download=force_download,
+        )
+        source = resolve_preprocessors(record, access)
+        names = class_names(record, source.folder)
+        import transformers
+
+        for name in ("AutoConfig", *names[:1]):  # its lazy modules are not made for two threads at a time
+            getattr(transformers, name, None)
+        with ThreadPoolExecutor(2) as pool:
+            config = pool.submit(load_config, source, record, anew=force_download)
+            preprocessor = pool.submit(load_preprocessor, names[0], source.folder, record) if names else None
+            return config.result(), preprocessor.result() if preprocessor is not None else None
+
+
+def _typed(key: str, value: str) -> Any:
+    if key in _COUNTS:
+        return int(value)
+    return value.lower() != "false" if key in _FLAGS else value

@@ -1,0 +1,109 @@
+"""Diffusion pipelines from their ONNX files alone: the folder that Optimum's class wants, made for the occasion.
+
+Optimum's diffusion classes read a config beside each part's file, a scheduler and tokenizers. All of these are the
+commit's own: they are linked into a temporary folder, and so are the ONNX files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, MissingSiblingError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loading.onnx_repos import find_onnx_repo
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import contained_files, read_metadata
+from optimum_htp.origin.commit_files import resolve_preprocessors
+
+__all__ = ["fetched_pipeline", "pipeline_record", "presented"]
+
+_INDEX: Final = "model_index.json"
+_CONFIG: Final = "config.json"
+_DENOISERS: Final = ("unet", "transformer")  # every pipeline has one of them
+_ONNX: Final = "model.onnx"
+# Parts that Optimum makes of one model of the pipeline.
+_MADE_OF: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
+
+
+def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata] | None:
+    """Return the folder and the record of an exported pipeline that has no configs, None for anything else.
+
+    Args:
+        path: The folder, or one of the pipeline's ONNX files.
+    """
+    given = Path(path).expanduser()
+    files = [given] if given.suffix == ".onnx" else [given / part / _ONNX for part in _DENOISERS]
+    for file in files:
+        try:
+            record = ExportMetadata.from_properties(read_metadata(file))
+        except (HFHubIntegrationError, OSError):
+            continue
+        if record is not None and record.export_library == "diffusers" and record.onnx_file is not None:
+            folder = file.parents[record.onnx_file.count("/")]
+            return None if (folder / _INDEX).is_file() else (folder, record)
+    return None
+
+
+def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
+    """Return the same for a repo of a Hub that holds such a pipeline; its files are fetched."""
+    for part in _DENOISERS:
+        repo = find_onnx_repo(repo_id, {**options, "subfolder": part})
+        if repo is not None:
+            return pipeline_record(repo.fetch())
+    return None
+
+
+def presented(
+    folder: Path, record: ExportMetadata, access: HubAccess, revision: str | None = None
+) -> TemporaryDirectory[str]:
+    """Return a temporary folder with the ONNX files of a pipeline and the configs of their commit.
+
+    Raises:
+        ConfigLoadError: The pipeline was not exported from a Hub.
+        MissingSiblingError: One of its files is missing.
+        InvalidOnnxFileError: One of them keeps data outside its folder.
+        HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
+    """
+    if record.model_type != "hub":
+        raise ConfigLoadError(
+            f"{folder} was exported from a local pipeline, and its {_INDEX} is missing. Copy the configs of the "
+            "pipeline and of its parts there, or export it again."
+        )
+    configs = resolve_preprocessors(record, access, revision=revision).folder
+    made = TemporaryDirectory(prefix="optimum-htp-")
+    root = Path(made.name)
+    for name in record.config_files or _names_below(configs):
+        if (configs / name).is_file():
+            _link(configs / name, root / name)
+    for name in record.onnx_files:
+        file, part = folder / name, PurePosixPath(name).parent.as_posix()
+        if not file.is_file():
+            raise MissingSiblingError(
+                f"{file} is missing: it is part of a pipeline of {len(record.onnx_files)} files, which have to stay "
+                "together. Copy it there, or export again."
+            )
+        for one in (PurePosixPath(name).name, *contained_files(file)):
+            _link(file.parent / one, root / part / one)
+        config = configs / _MADE_OF.get(part, part) / _CONFIG
+        if config.is_file() and not (root / part / _CONFIG).exists():
+            _link(config, root / part / _CONFIG)
+    return made
+
+
+def _names_below(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _link(target: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists():
+        return
+    try:
+        link.symlink_to(target.absolute())
+    except OSError:  # Windows lets not everybody make links
+        shutil.copyfile(target, link)

@@ -1,0 +1,165 @@
+"""Repos of a Hub that hold stamped ONNX files and no config: which file a name means, and fetching it.
+
+Nobody asks for this before Optimum or transformers have failed on a repo, so loads of other repos make no request
+more than without us.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, HubUnreachableError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.remote_file import read_hub_header
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import external_files, is_contained, read_metadata
+from optimum_htp.origin.repo_files import MODEL_CONFIGS
+
+__all__ = ["OnnxRepo", "find_onnx_repo"]
+
+logger = logging.getLogger(__name__)
+
+_CONFIG, _ = MODEL_CONFIGS
+_STANDARD_NAME: Final = "model.onnx"
+_FOLDERS: Final = ("", "onnx")  # where Optimum looks
+_NAME_OPTIONS: Final = ("file_name", "encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
+
+
+@dataclass(frozen=True)
+class OnnxRepo:
+    """A repo without a config, at a commit, and the ONNX file in it that stands for a model.
+
+    Attributes:
+        repo_id: The repo.
+        commit: Full commit.
+        file: The file, relative to the repo.
+        named: Further files that the user named.
+        access: How to reach the Hub.
+        ref: The branch or tag that led to the commit.
+    """
+
+    repo_id: str
+    commit: str
+    file: str
+    named: tuple[str, ...]
+    access: HubAccess
+    ref: str
+
+    def record(self) -> ExportMetadata:
+        """Return what the file says of itself, without downloading it where it is not in the cache.
+
+        Raises:
+            ConfigLoadError: It says nothing.
+        """
+        cached = plugins.hub().snapshot(self.repo_id, self.commit, (), self.access) / self.file
+        if cached.is_file():
+            properties = read_metadata(cached)
+        else:
+            properties = read_hub_header(self.repo_id, self.commit, self.file, self.access).metadata
+        record = ExportMetadata.from_properties(properties)
+        if record is None:
+            raise ConfigLoadError(
+                f"{self.repo_id} has no {_CONFIG}, and its {self.file} does not say which model it came from. Add a "
+                f"{_CONFIG} to the repo, or stamp the file with `optimum-cli htp inject`."
+            )
+        return record
+
+    def fetch(self) -> Path:
+        """Fetch the file, the others of its model, and their external data; return its path in the cache."""
+        folder = self._snapshot((self.file, *self.named))
+        names = [self.file, *self.named]
+        record = ExportMetadata.from_properties(read_metadata(folder / self.file))
+        if record is not None and record.onnx_file is not None:
+            root = PurePosixPath(self.file).parents[record.onnx_file.count("/")]
+            names += [(root / name).as_posix() for name in record.onnx_files]
+            self._snapshot(names)
+        data = []
+        for name in dict.fromkeys(names):
+            if (folder / name).is_file():
+                beside = PurePosixPath(name).parent
+                data += [(beside / one).as_posix() for one in external_files(folder / name) if is_contained(one)]
+        self._snapshot(data)
+        return folder / self.file
+
+    def _snapshot(self, names: Sequence[str]) -> Path:
+        return plugins.hub().snapshot(self.repo_id, self.commit, names, self.access, ref=self.ref, progress=True)
+
+
+def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
+    """Return the repo that a call of `from_pretrained` means where it holds ONNX files and no config, else None.
+
+    Args:
+        model_id: What was given to `from_pretrained`.
+        options: Its keyword arguments; `revision` is that of this repo.
+
+    Raises:
+        ConfigLoadError: The repo holds several models.
+    """
+    if not isinstance(model_id, str) or Path(model_id).exists() or options.get("export"):
+        return None
+    try:
+        access = HubAccess.from_options(options)
+        if _has_config(model_id, options.get("revision"), access):
+            return None
+        commit, files = _contents(model_id, options.get("revision"), access)
+    except HFHubIntegrationError as error:  # what has failed before us says it in its own words
+        logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
+        return None
+    ref = str(options.get("revision") or "main")
+    subfolder = str(options.get("subfolder") or "")
+    if (PurePosixPath(subfolder) / _CONFIG).as_posix() in files or _CONFIG in files:
+        return None
+    given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
+    named = [(PurePosixPath(subfolder) / name).as_posix() for name in given]
+    if named:
+        return OnnxRepo(model_id, commit, named[0], tuple(named[1:]), access, ref) if named[0] in files else None
+    for folder in (subfolder,) if subfolder else _FOLDERS:
+        inside = sorted(
+            name for name in files if name.endswith(".onnx") and PurePosixPath(name).parent == PurePosixPath(folder)
+        )
+        if inside:
+            return _chosen(inside, OnnxRepo(model_id, commit, inside[0], (), access, ref))
+    return None
+
+
+def _has_config(repo_id: str, revision: str | None, access: HubAccess) -> bool:
+    """Whether the cache, which has just been filled for a load that failed, holds a config of the repo."""
+    commit = plugins.hub().cached_commit(repo_id, revision, access)
+    return commit is not None and (plugins.hub().snapshot(repo_id, commit, (), access) / _CONFIG).is_file()
+
+
+def _contents(repo_id: str, revision: str | None, access: HubAccess) -> tuple[str, tuple[str, ...]]:
+    """Return commit and files of a repo, as the Hub says, or as far as the cache knows."""
+    hub = plugins.hub()
+    try:
+        info = hub.info(repo_id, revision, access)
+        return info.commit, info.files
+    except HubUnreachableError:
+        commit = hub.cached_commit(repo_id, revision, access)
+        if commit is None:
+            raise
+        folder = hub.snapshot(repo_id, commit, (), access)
+        return commit, tuple(
+            Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names
+        )
+
+
+def _chosen(names: Sequence[str], repo: OnnxRepo) -> OnnxRepo:
+    """Return the repo with the file that stands for all of these: the standard one, or any if they are one model."""
+    standard = [name for name in names if PurePosixPath(name).name == _STANDARD_NAME]
+    if standard:
+        return dataclasses.replace(repo, file=standard[0])
+    if len(names) > 1:
+        files = {PurePosixPath(name).name for name in repo.record().onnx_files}
+        if any(PurePosixPath(name).name not in files for name in names):
+            raise ConfigLoadError(
+                f"{repo.repo_id} holds several models ({', '.join(names)}): give file_name= to name one of them."
+            )
+    return repo

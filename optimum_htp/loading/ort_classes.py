@@ -1,0 +1,76 @@
+"""Which class of optimum-onnx runs an ONNX file: found by looking at what is installed, new ones included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_signature
+from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.origin.tasks import canonical_task
+
+if TYPE_CHECKING:
+    from optimum.onnxruntime import ORTModel
+
+__all__ = ["AUTO", "class_for"]
+
+AUTO: Final = "auto"
+_WITH_PAST: Final = "-with-past"
+
+
+def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> type[ORTModel]:
+    """Return the class that runs a file.
+
+    Args:
+        file: The file.
+        record: What it says of itself.
+        task: Optimum task; `auto` for the one in the record.
+
+    Raises:
+        ConfigLoadError: The file does not say its task.
+        MissingDependencyError: There is no optimum-onnx here.
+    """
+    with needing_optimum_onnx(f"Loading {file}"):
+        import optimum.onnxruntime as ort
+        from optimum.exporters.tasks import TasksManager
+        from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
+
+    if task == AUTO and (record is None or record.task is None):
+        raise ConfigLoadError(f"{file} does not say its task: pass task=, or stamp it with `optimum-cli htp inject`.")
+    name = canonical_task(str(record.task if record is not None and task == AUTO else task)).removesuffix(_WITH_PAST)
+    several = record is not None and len(record.onnx_files) > 1
+    fallback: type[ORTModel] = ort.ORTModelForCustomTasks
+    loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(name, ())
+    loaders = (loaders,) if isinstance(loaders, str) else loaders
+    found: list[type[ORTModel]] = []
+    for attribute in dir(ort):
+        if attribute.startswith("ORTModelFor") and attribute != fallback.__name__:
+            candidate = getattr(ort, attribute)
+            if several != issubclass(candidate, ORTModelForConditionalGeneration):
+                continue
+            if candidate.auto_model_class.__name__ in loaders or _is_for(candidate, name):
+                found.append(candidate)
+    outputs = {spec.name for spec in read_signature(file)[1]}
+    if not found or (
+        not several and found == [ort.ORTModelForFeatureExtraction] and "last_hidden_state" not in outputs
+    ):
+        return fallback
+    architecture = record.model_class if record is not None else None
+    for candidate in found:  # where several run one task, the class of the model decides
+        names = getattr(getattr(candidate.auto_model_class, "_model_mapping", None), "_model_mapping", {})
+        if architecture in names.values():
+            return candidate
+    return found[0]
+
+
+def _is_for(candidate: type[ORTModel], task: str) -> bool:
+    """Whether the model class behind a class of Optimum's is one that Optimum infers a task from."""
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        inferred = TasksManager._infer_task_from_model_or_model_class(model_class=candidate.auto_model_class)
+    except ValueError:  # a class for models that are none of transformers' tasks
+        return False
+    return bool(inferred == task)

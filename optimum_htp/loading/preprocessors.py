@@ -1,0 +1,150 @@
+"""The tokenizers and processors of an ONNX file: which there are, and loading them when somebody needs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, overload
+
+from optimum_htp.errors import PreprocessorLoadError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.config_folder import preprocessor_folder
+from optimum_htp.origin.repo_files import preprocessor_classes, read_json
+
+__all__ = ["LazyPreprocessors", "class_names", "load_preprocessor"]
+
+_TEXT: Final = ("AutoTokenizer",)
+_IMAGE: Final = ("AutoImageProcessor",)
+_AUDIO: Final = ("AutoFeatureExtractor",)
+_SEVERAL: Final = ("AutoProcessor",)
+_BY_PIPELINE_TAG: Final = {
+    **dict.fromkeys(
+        (
+            "feature-extraction",
+            "fill-mask",
+            "multiple-choice",
+            "question-answering",
+            "sentence-similarity",
+            "summarization",
+            "table-question-answering",
+            "text-classification",
+            "text-generation",
+            "text-ranking",
+            "text-to-image",
+            "text2text-generation",
+            "token-classification",
+            "translation",
+            "zero-shot-classification",
+        ),
+        _TEXT,
+    ),
+    **dict.fromkeys(
+        (
+            "depth-estimation",
+            "image-classification",
+            "image-feature-extraction",
+            "image-segmentation",
+            "image-to-image",
+            "keypoint-detection",
+            "object-detection",
+            "unconditional-image-generation",
+            "video-classification",
+        ),
+        _IMAGE,
+    ),
+    **dict.fromkeys(("audio-classification", "audio-to-audio", "voice-activity-detection"), _AUDIO),
+    "automatic-speech-recognition": (*_SEVERAL, *_AUDIO),
+    "image-to-text": (*_SEVERAL, *_IMAGE),
+    **dict.fromkeys(
+        (
+            "any-to-any",
+            "audio-text-to-text",
+            "document-question-answering",
+            "image-text-to-text",
+            "mask-generation",
+            "text-to-audio",
+            "text-to-speech",
+            "video-text-to-text",
+            "visual-document-retrieval",
+            "visual-question-answering",
+            "zero-shot-image-classification",
+            "zero-shot-object-detection",
+        ),
+        _SEVERAL,
+    ),
+}
+"""What to expect of a file that does not name its preprocessors, by the Hub's tags of tasks
+(https://huggingface.co/tasks)."""
+
+
+def class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
+    """Return the Auto classes that load a model's preprocessors.
+
+    As the file says; where it does not, as the model's files say, or at last as its pipeline tag lets expect.
+    """
+    if metadata.preprocessors:
+        return metadata.preprocessors
+    files = [path.name for path in folder.iterdir()]
+    configs = {name: content for name in files if isinstance(content := read_json(folder / name), dict)}
+    return preprocessor_classes(files, configs) or _BY_PIPELINE_TAG.get(metadata.pipeline_tag or "", ())
+
+
+def load_preprocessor(name: str, folder: Path, metadata: ExportMetadata, *, trust_remote_code: bool = False) -> Any:
+    """Load one preprocessor, new for each caller: a fast tokenizer that threads share raises `Already borrowed`.
+
+    Raises:
+        PreprocessorLoadError: It cannot be loaded; the cause is chained.
+    """
+    import transformers
+
+    try:
+        return getattr(transformers, name).from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises bare ones of files that it cannot read
+        raise PreprocessorLoadError(
+            f"{name} of {metadata.source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+class LazyPreprocessors(Sequence[Any]):
+    """The preprocessors of a loaded model, as `model.preprocessors`: fetched and loaded when first looked at."""
+
+    def __init__(
+        self, path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None, trust_remote_code: bool
+    ) -> None:
+        self._path = path
+        self._metadata = metadata
+        self._access = access
+        self._revision = revision
+        self._trust_remote_code = trust_remote_code
+        self._lock = threading.Lock()
+        self._loaded: list[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items())
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._items()[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items())
+
+    def __repr__(self) -> str:
+        return f"<preprocessors of {self._metadata.source}: {', '.join(self._metadata.preprocessors)}>"
+
+    def _items(self) -> list[Any]:
+        with self._lock:
+            if self._loaded is None:
+                folder = preprocessor_folder(
+                    self._path, self._metadata, self._access, self._revision, with_code=self._trust_remote_code
+                )
+                self._loaded = [
+                    load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trust_remote_code)
+                    for name in class_names(self._metadata, folder)
+                ]
+            return self._loaded

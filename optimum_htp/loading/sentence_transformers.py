@@ -1,0 +1,52 @@
+"""What makes a sentence_transformers model of a stamped ONNX file: its modules, their configs and their weights.
+
+These files lie beside the transformer in its repo, and only sentence_transformers reads them. So they are fetched,
+at the file's commit, when it asks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from optimum_htp import plugins
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_metadata
+from optimum_htp.origin.config_folder import file_in_folder
+from optimum_htp.origin.repo_files import is_sentence_transformers_file
+
+__all__ = ["sentence_file"]
+
+_WEIGHTS: Final = "model.safetensors"  # a pickle would run whatever the repo's owner wrote into it
+
+
+def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
+    """Return a file that sentence_transformers misses in a folder of stamped ONNX files, fetched from the commit.
+
+    Args:
+        folder: The folder.
+        name: The file, relative to the folder, with `/`.
+        access: How to reach the Hub.
+
+    Returns:
+        Its path in the cache; None for a folder that is not of a sentence_transformers model, and for files that
+        the commit does not have.
+
+    Raises:
+        HFHubIntegrationError: The Hub does not give the file; the subclass says why.
+    """
+    file = file_in_folder(folder)
+    record = ExportMetadata.from_properties(read_metadata(file)) if file is not None else None
+    if record is None or record.model_type != "hub" or record.hub_sha is None:
+        return None
+    known = [one for one in record.config_files or () if is_sentence_transformers_file(one)]
+    wanted = known
+    if name not in known:
+        module = PurePosixPath(name).parent  # only a module has weights of its own
+        if PurePosixPath(name).name != _WEIGHTS or str(module / "config.json") not in known:
+            return None
+        wanted = [name]
+    hub = plugins.hub(record.hub_provider)
+    path = hub.snapshot(str(record.hub_id), record.hub_sha, wanted, access) / name
+    return path if path.is_file() else None

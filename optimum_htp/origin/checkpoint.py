@@ -1,0 +1,169 @@
+"""The files of one model at one commit, in a local folder, ready to be exported.
+
+The commit is resolved once, and config, weights and preprocessors are all taken from it: Optimum, given a repo
+id and a revision, would take the preprocessors from the main branch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimum_htp import plugins
+from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.repo_files import (
+    config_files,
+    index_shards,
+    preprocessor_classes,
+    read_json,
+    weight_files,
+    weight_indexes,
+)
+from optimum_htp.origin.source import HubSource, LocalSource
+from optimum_htp.origin.tasks import infer_library
+
+__all__ = ["Checkpoint", "fetch_checkpoint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model's files.
+
+    Attributes:
+        source: What the model is.
+        folder: Where its files are.
+        files: The files of the commit, or of the local folder, relative to it.
+        config: Content of its `config.json`, or of a pipeline's `model_index.json`.
+        library: The library to load it with.
+        complete: Whether `files` is all that the commit has, rather than what the cache has of it.
+        with_code: Whether the repo's own Python modules belong to its configs.
+    """
+
+    source: HubSource | LocalSource
+    folder: Path
+    files: tuple[str, ...]
+    config: Mapping[str, Any]
+    library: str
+    complete: bool
+    with_code: bool
+
+    @property
+    def config_files(self) -> tuple[str, ...]:
+        """The config and preprocessor files."""
+        return config_files(self.files, library=self.library, with_code=self.with_code)
+
+    @property
+    def preprocessors(self) -> tuple[str, ...]:
+        """The Auto classes that load the preprocessors."""
+        names = [name for name in self.config_files if name.endswith(".json")]
+        configs = {name: content for name in names if isinstance(content := read_json(self.folder / name), dict)}
+        found = list(preprocessor_classes(self.files, configs))
+        for _, names in plugins.answers("optimum_htp_preprocessors", files=self.files, configs=configs):
+            if isinstance(names, PluginError):
+                raise names
+            found += names
+        return tuple(dict.fromkeys(found))
+
+
+def fetch_checkpoint(
+    source: HubSource | LocalSource, access: HubAccess, library: str | None, *, weights: bool = True
+) -> Checkpoint:
+    """Make a model's files available in a local folder, fetching only those that will be read.
+
+    Args:
+        source: The model.
+        access: How to reach its Hub.
+        library: The library to load it with; None to infer it.
+        weights: Whether the weights are needed too.
+
+    Raises:
+        ExportError: A local model that is no folder, or holds no config.
+        ConfigLoadError: What is in its config would stop whoever reads it.
+        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+    """
+    if isinstance(source, LocalSource):
+        return _local_checkpoint(source, library)
+    if source.folder is not None:
+        return _opened(source, source.folder, _names_below(source.folder), library, complete=False)
+    if source.info is None:
+        access = dataclasses.replace(access, local_files_only=True, force_download=False)
+    folder = _snapshot(source, (), access)
+    files = source.info.files if source.info is not None else _names_below(folder)
+    guess = library or infer_library(files, {})
+    configs = config_files(files, library=guess)
+    wanted = (*configs, *weight_indexes(files, library=guess))
+    _check_all_there(source, _snapshot(source, wanted, access), wanted)
+    checkpoint = _opened(source, folder, files, library, complete=source.info is not None)
+    if weights:
+        chosen = weight_files(files, lambda name: index_shards(folder / name), library=checkpoint.library)
+        code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
+        _snapshot(source, (*chosen, *code), access)
+        _check_all_there(source, folder, (*chosen, *code))
+    return checkpoint
+
+
+def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise DownloadError(
+            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, and does not have "
+            "it. Try again, or check HF_ENDPOINT and any mirror between."
+        )
+
+
+def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
+    path = source.path
+    if path is None or not path.is_dir():
+        raise ExportError(f"{path} is not a folder. Name the folder that holds the model's config.json.")
+    checkpoint = _opened(source, path, _names_below(path), library, complete=True)
+    if not checkpoint.config:
+        raise ExportError(
+            f"{path} has no readable config.json (or model_index.json): it does not hold a Hugging Face model. "
+            "Save one there with `model.save_pretrained`."
+        )
+    return checkpoint
+
+
+def _opened(
+    source: HubSource | LocalSource, folder: Path, files: tuple[str, ...], library: str | None, *, complete: bool
+) -> Checkpoint:
+    config = _config(folder / "config.json")
+    library = library or infer_library(files, config)
+    if library == "diffusers":
+        config = _config(folder / "model_index.json") or config
+    return Checkpoint(
+        source=source,
+        folder=folder,
+        files=files,
+        config=config,
+        library=library,
+        complete=complete,
+        with_code="auto_map" in config,
+    )
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """Return a config's content, empty where there is none."""
+    content = read_json(path)
+    if content is None:
+        return {}
+    if (fault := config_fault(content)) is not None:
+        raise ConfigLoadError(f"{path} cannot be loaded: {fault}.")
+    config: Mapping[str, Any] = content
+    return config
+
+
+def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> Path:
+    return plugins.hub().snapshot(
+        source.repo_id, source.commit, names, access, ref=source.ref or "main", progress=True
+    )
+
+
+def _names_below(folder: Path) -> tuple[str, ...]:
+    """Return the files in a folder and its direct subfolders: nothing deeper belongs to a model."""
+    paths = (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*.json"))
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))

@@ -1,0 +1,275 @@
+"""From a file's metadata to a local folder with the config and preprocessor files of its commit.
+
+The cache is asked first: what a commit holds never changes, so files that are there need no request. What is
+missing is fetched side by side, and nothing but that. A process remembers the folders, and configs as they were
+loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import (
+    ConfigFileNotFoundError,
+    ConfigLoadError,
+    HFHubIntegrationError,
+    HubUnreachableError,
+    ModelNotFoundError,
+    RepoDisabledError,
+    RevisionNotFoundError,
+)
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.memory import Memory
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = ["ConfigFolder", "forget", "load_config", "resolve_configs", "resolve_preprocessors"]
+
+logger = logging.getLogger(__name__)
+
+_CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
+_REMEMBERED: Final = 256  # folders, and configs of some 2 KiB each
+
+
+@dataclass(frozen=True)
+class ConfigFolder:
+    """A folder with a model's configs.
+
+    Attributes:
+        folder: Where it is.
+        commit: Provider, repo id and commit that its files are of; None for files that may change.
+    """
+
+    folder: Path
+    commit: tuple[str, str, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Pin:
+    """A commit of a repo and the config files in it, None where they have to be found out."""
+
+    commit: str
+    files: tuple[str, ...] | None
+
+
+_folders: Final[Memory[tuple[Any, ...], Path]] = Memory(_REMEMBERED)
+_configs: Final[Memory[tuple[Any, ...], bytes]] = Memory(_REMEMBERED)
+
+
+def forget() -> None:
+    """Empty this process's memory of folders and configs. What is in the Hub's cache on disk stays."""
+    _folders.clear()
+    _configs.clear()
+
+
+def resolve_configs(
+    metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None, with_code: bool = False
+) -> ConfigFolder:
+    """Return a folder with the config and generation config of the model that a file came from.
+
+    Where they are not in the cache, the preprocessors' files are fetched beside them: they will be asked for next.
+
+    Args:
+        metadata: Of a file that came from a Hub.
+        access: How to reach that Hub.
+        revision: Overrides the commit of the file.
+        with_code: Whether the repo's own Python modules are wanted too.
+
+    Raises:
+        ConfigFileNotFoundError: The commit has no config.
+        HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
+    """
+
+    def find(pin: _Pin) -> Path:
+        wanted: tuple[str, ...] = (_CONFIG,)
+        optional: tuple[str, ...] = (_GENERATION_CONFIG,)
+        if pin.files is None:
+            if with_code:
+                wanted += tuple(name for name in _listed(metadata, pin.commit, access) if name.endswith(".py"))
+        else:
+            wanted = tuple(name for name in pin.files if name in MODEL_CONFIGS or (with_code and _is_code(name)))
+            optional = tuple(name for name in _readable(pin.files) if not _is_code(name) and name not in wanted)
+        try:
+            folder = _snapshot(metadata, pin.commit, wanted, access, optional)
+        except HFHubIntegrationError as error:
+            offline = dataclasses.replace(access, local_files_only=True, force_download=False)
+            try:  # what is wanted right now may be in the cache all the same
+                folder = _snapshot(metadata, pin.commit, wanted, offline)
+            except HFHubIntegrationError:
+                raise error from None
+        if not (folder / _CONFIG).is_file():
+            raise ConfigFileNotFoundError(
+                f"{metadata.hub_id} has no {_CONFIG} at {pin.commit}. Pass config=, or revision= with a commit that "
+                "has one."
+            )
+        return folder
+
+    return _remembered(metadata, access, revision, ("configs", with_code), find)
+
+
+def resolve_preprocessors(
+    metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None, with_code: bool = False
+) -> ConfigFolder:
+    """Return a folder with every config and preprocessor file of the model that a file came from.
+
+    Args:
+        metadata: Of a file that came from a Hub.
+        access: How to reach that Hub.
+        revision: Overrides the commit of the file.
+        with_code: Whether the repo's own Python modules are wanted too.
+
+    Raises:
+        HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
+    """
+
+    def find(pin: _Pin) -> Path:
+        files = pin.files if pin.files is not None else _listed(metadata, pin.commit, access)
+        wanted = tuple(name for name in _readable(files) if with_code or not _is_code(name))
+        return _snapshot(metadata, pin.commit, wanted, access)
+
+    return _remembered(metadata, access, revision, ("preprocessors", with_code), find)
+
+
+def load_config(
+    source: ConfigFolder, metadata: ExportMetadata | None, *, trust_remote_code: bool = False, anew: bool = False
+) -> PretrainedConfig:
+    """Load a folder's `config.json` as the class that it names; a copy of its own for each caller.
+
+    Args:
+        source: The folder.
+        metadata: Of the file that the config is for.
+        trust_remote_code: Whether code of the repo may run.
+        anew: Read the file again, although this process remembers what is in it.
+
+    Raises:
+        ConfigLoadError: It is missing, damaged, or needs code that is not trusted.
+    """
+    library = metadata.export_library if metadata is not None else None
+    if source.commit is None:
+        return _read_config(source.folder, metadata, trust_remote_code)
+    # Pickled, because Optimum changes the config that it is given, and because unpickling is the fastest copy.
+    pickled = _configs.get_or_make(
+        (*source.commit, library, trust_remote_code),
+        lambda: pickle.dumps(_read_config(source.folder, metadata, trust_remote_code)),
+        anew=anew,
+    )
+    config: PretrainedConfig = pickle.loads(pickled)  # written by this process
+    return config
+
+
+def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_code: bool) -> PretrainedConfig:
+    from transformers import AutoConfig, PretrainedConfig
+
+    loader = PretrainedConfig if metadata is not None and metadata.export_library == "timm" else AutoConfig
+    content = read_json(folder / _CONFIG)
+    fault = config_fault(content) if content is not None else None  # where there is none, transformers says it
+    source = metadata.source if metadata is not None else "the model"
+    if fault is not None:
+        raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {fault}.")
+    try:
+        return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a config's class is given what the file says, and raises anything
+        raise ConfigLoadError(
+            f"The config of {source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _remembered(
+    metadata: ExportMetadata,
+    access: HubAccess,
+    revision: str | None,
+    what: tuple[Any, ...],
+    find: Callable[[_Pin], Path],
+) -> ConfigFolder:
+    """Return a commit's folder from memory, or find it. A token that may not see the files never finds them."""
+    with _in_words_of(metadata):
+        pin = _pin(metadata, access, revision)
+        commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
+        cache = None if access.cache_dir is None else os.fspath(access.cache_dir)
+        folder = _folders.get_or_make(
+            (*commit, cache, *what), lambda: find(pin), anew=access.force_download, valid=Path.is_dir
+        )
+    return ConfigFolder(folder, commit)
+
+
+@contextmanager
+def _in_words_of(metadata: ExportMetadata) -> Iterator[None]:
+    """Add to the Hub's answer what the file knows: the Hub says the same of private and of missing models."""
+    try:
+        yield
+    except (RevisionNotFoundError, RepoDisabledError):
+        raise
+    except ModelNotFoundError as error:
+        if metadata.private:
+            known = "It was private when this file was exported: set HF_TOKEN to a token that may read it."
+        elif metadata.private is False:
+            known = "It was public when this file was exported: it has been removed or made private since."
+        else:
+            raise
+        raise ModelNotFoundError(f"{error} {known}") from error
+
+
+def _readable(files: Sequence[str]) -> tuple[str, ...]:
+    """Leave out what only sentence_transformers reads: it asks for that itself."""
+    return tuple(name for name in files if not is_sentence_transformers_file(name))
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def _pin(metadata: ExportMetadata, access: HubAccess, revision: str | None) -> _Pin:
+    hub, repo_id = plugins.hub(metadata.hub_provider), str(metadata.hub_id)
+    if revision is not None and revision != metadata.hub_sha:
+        try:
+            info = hub.info(repo_id, revision, access)
+        except HubUnreachableError:
+            commit = hub.cached_commit(repo_id, revision, access)
+            if commit is None:
+                raise
+            return _Pin(commit, None)
+        return _Pin(info.commit, _configs_among(info.files, metadata))
+    if metadata.hub_sha is not None:
+        return _Pin(metadata.hub_sha, _recorded(metadata))
+    return _Pin(hub.full_commit(repo_id, str(metadata.hub_revision), access), _recorded(metadata))
+
+
+def _listed(metadata: ExportMetadata, commit: str, access: HubAccess) -> tuple[str, ...]:
+    """Ask the Hub which config files a commit has."""
+    info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, access)
+    return _configs_among(info.files, metadata)
+
+
+def _recorded(metadata: ExportMetadata) -> tuple[str, ...] | None:
+    """Return the config files that a file lists. It may list anything: only what loaders read is fetched."""
+    if metadata.config_files is None:
+        return None
+    found = _configs_among(metadata.config_files, metadata)
+    if others := set(metadata.config_files) - set(found):
+        logger.info("Not fetched for %s, because no loader reads it: %s", metadata.source, sorted(others))
+    return found
+
+
+def _configs_among(files: Sequence[str], metadata: ExportMetadata) -> tuple[str, ...]:
+    return config_files(files, library=metadata.export_library or "transformers", with_code=True)
+
+
+def _snapshot(
+    metadata: ExportMetadata, commit: str, files: Sequence[str], access: HubAccess, optional: Sequence[str] = ()
+) -> Path:
+    hub = plugins.hub(metadata.hub_provider)
+    logger.debug("Resolving %d files of %s at %s", len(files), metadata.hub_id, commit)
+    return hub.snapshot(str(metadata.hub_id), commit, files, access, optional=optional)

@@ -1,0 +1,235 @@
+"""Whether a graph can be an export of a model: a stranger's graph must not be stamped as one.
+
+What it takes, what it gives and the shapes of its weights are held against the model itself, which is built from its
+config without weights. Exporters rename, transpose, fuse and quantise, so single differences count for nothing, and
+what no export of such a model has counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from typing import Any, Final
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.onnxfile import Graph, Initializer, Node
+from optimum_htp.origin.fit import LABELLED_TASKS, label_misfit
+from optimum_htp.origin.tasks import class_for_task
+from optimum_htp.origin.weightless import Blueprint, blueprint_of
+
+__all__ = ["graph_misfit"]
+
+# One of these is the main input of a model; a decoder apart from its encoder has another.
+_MAIN_INPUTS: Final = frozenset({"input_ids", "pixel_values", "input_values", "input_features"})
+_ENCODER_OUTPUT: Final = "encoder_hidden_states"
+# What parts take that were cut out of a model, and no model as a whole.
+_INPUTS_OF_PARTS: Final = frozenset(
+    {
+        _ENCODER_OUTPUT,
+        "encoder_attention_mask",
+        "decoder_input_ids",
+        "image_positional_embeddings",
+        "inputs_embeds",
+        "output_sequence",
+        "spectrogram",
+        "use_cache_branch",
+    }
+)
+# The parts of a diffusion pipeline take these.
+_INPUTS_OF_PIPELINES: Final = frozenset({"sample", "latent_sample", "timestep", "hidden_states"})
+# What may lie between an embedding and its look-up, in quantised and converted graphs.
+_PASSED_THROUGH: Final = frozenset(
+    {"Cast", "Identity", "DequantizeLinear", "Reshape", "Unsqueeze", "Squeeze", "Transpose"}
+)
+_QUANTIZED: Final = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2"})
+_FUSED: Final = (1, 2, 3, 4)  # matrices that an exporter or optimiser puts into one: query, key and value
+# A parameter's name as PyTorch's exporters keep it; quantisers put more behind it.
+_PARAMETER: Final = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+?\.(?:weight|bias)(?![a-z])")
+_PAST: Final = re.compile(r"past_key_values\.(\d{1,6})\.")
+_LAYERS: Final = 0.75  # of the layers; some models keep no past of the last ones
+_FEW: Final = 4  # names; fewer say nothing
+_SMALL: Final = 32  # elements; smaller matrices are no weights
+_STRANGE: Final = 0.25  # of the names may be unknown to the model
+_LIKE: Final = 0.5  # of the matrices have to be the model's
+_SAME: Final = 0.9  # of them where the names of the inputs say nothing
+_PLACES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+_WHOLE: Final = (0.3, 3)  # of the model's elements, where the graph is no part of it
+
+
+def graph_misfit(config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None = None) -> str | None:
+    """Say why a graph cannot be an export of a model, or return None where nothing speaks against it.
+
+    Args:
+        config: Content of the model's `config.json`.
+        task: The Optimum task of the graph.
+        graph: The graph.
+        library: The library that the model is of; None for transformers.
+    """
+    library = library or "transformers"
+    if others := [spec.name for spec in (*graph.inputs, *graph.outputs) if spec.dtype is None]:
+        return f"{others[0]} is not a tensor in the graph, and all inputs and outputs of such models are"
+    blueprint = _blueprint(config, task, library)
+    weights = [tensor for tensor in graph.initializers if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
+    if reason := _input_misfit(graph, weights, blueprint, config):
+        return reason
+    if task in LABELLED_TASKS and (reason := label_misfit(config, graph.outputs)) is not None:
+        return reason
+    vocabulary = config.get("vocab_size")
+    for rows in _looked_up_rows(graph):
+        if isinstance(vocabulary, int) and rows != vocabulary:
+            return f"the model has a vocabulary of {vocabulary}, and the graph's embedding {rows} rows"
+    return _name_misfit(graph, blueprint) or _weight_misfit(weights, blueprint, config)
+
+
+def _blueprint(config: Mapping[str, Any], task: str | None, library: str) -> Blueprint | None:
+    """Return the model as its config describes it, None where it cannot be built here: the code of its repo, say."""
+    if library != "transformers":
+        return None
+    try:
+        return blueprint_of(config, class_for_task(task, config, library) if task is not None else None)
+    except ConfigLoadError:
+        return None
+
+
+def _input_misfit(
+    graph: Graph, weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]
+) -> str | None:
+    initial = {tensor.name for tensor in graph.initializers}  # of IR version 3 are inputs too
+    taken = [spec.name for spec in graph.inputs if spec.name not in initial]
+    known = blueprint.inputs if blueprint is not None else _MAIN_INPUTS | _INPUTS_OF_PIPELINES
+    if not any(name in known or name in _INPUTS_OF_PARTS or name.startswith("past_key_values") for name in taken):
+        if blueprint is not None and _share_of(weights, blueprint, exact=True) >= _SAME:
+            return None  # somebody gave the inputs names of their own
+        shown = ", ".join(sorted(known & _MAIN_INPUTS) or sorted(known)[:3])
+        return f"the model takes {shown}, and the graph {', '.join(sorted(taken)[:3]) or 'nothing'}"
+    if blueprint is None or _has_parts(config):
+        return None
+    given = set(taken) & _MAIN_INPUTS
+    if blueprint.main_input is not None and given and blueprint.main_input not in given:
+        return f"the model takes {blueprint.main_input}, and the graph {', '.join(sorted(given))}"
+    past = [int(found[1]) + 1 for name in taken if (found := _PAST.match(name))]
+    if past and not blueprint.generates:
+        return "the graph takes past key values, and the model keeps none"
+    if past and blueprint.layers and not _LAYERS * blueprint.layers <= max(past) <= blueprint.layers:
+        return f"the graph takes the past of {max(past)} layers, and the model has {blueprint.layers}"
+    for name in taken:
+        if name == _ENCODER_OUTPUT and not (config.get("is_decoder") or config.get("add_cross_attention")):
+            return f"the graph takes {name}, and the model has no encoder beside it"
+    return None
+
+
+def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
+    """Compare the names of weights where the exporter kept them: whole, or behind the name of a model around it."""
+    if blueprint is None:
+        return None
+    named = [found[0] for tensor in graph.initializers if (found := _PARAMETER.match(tensor.name))]
+    if len(named) < _FEW:
+        return None
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    own = blueprint.prefixes | {name.partition(".")[0] for name in blueprint.names}
+    others = {kind.replace("-", "_") for kind in CONFIG_MAPPING_NAMES} - own
+    foreign = [name for name in named if name.partition(".")[0] in others]
+    if len(foreign) > _STRANGE * len(named):
+        return f"the graph has a weight {foreign[0]}, and the model none of that name"
+    endings = {ending for name in blueprint.names for ending in _endings(name)}
+    unknown = [name for name in named if not endings.intersection(_endings(name))]
+    if len(unknown) > _STRANGE * len(named):
+        return f"the graph has a weight {unknown[0]}, and the model none of that name"
+    return None
+
+
+def _endings(name: str) -> tuple[str, ...]:
+    """Return a parameter's name without the first words of it, which change with what was exported."""
+    atoms = name.split(".")
+    return tuple(".".join(atoms[start:]) for start in range(min(3, max(1, len(atoms) - 2))))
+
+
+def _weight_misfit(weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]) -> str | None:
+    if not weights:
+        return "the graph has no weights"
+    if blueprint is None or not blueprint.shapes:
+        return None
+    share = _share_of(weights, blueprint)
+    if share < _LIKE:
+        return f"only {share:.0%} of the graph's weights have shapes that the model has"
+    if _has_parts(config) or _is_quantized(weights):
+        return None
+    # A table with a row for each word or place may be tied, cut or computed anew.
+    tables = {value for key, value in config.items() if key in ("vocab_size", *_PLACES) and isinstance(value, int)}
+    have = sum(
+        _size(tensor) for tensor in weights if _is_known(tensor.shape, blueprint) and not tables & {*tensor.shape}
+    )
+    wanted = sum(prod(shape) * count for shape, count in blueprint.shapes.items() if not tables & {*shape})
+    least, most = _WHOLE
+    if wanted and not least * wanted <= have <= most * wanted:
+        return f"the graph's weights have {have:,} elements, and the model's {wanted:,}"
+    return None
+
+
+def _has_parts(config: Mapping[str, Any]) -> bool:
+    """Whether a model is exported in parts, or may be: an encoder and a decoder, two towers."""
+    if config.get("is_encoder_decoder"):
+        return True
+    return any(isinstance(value, dict) and "model_type" in value for value in config.values()) or any(
+        str(key).endswith(("text_config", "vision_config", "audio_config")) for key in config
+    )
+
+
+def _is_quantized(weights: Iterable[Initializer]) -> bool:
+    return any(tensor.dtype in _QUANTIZED for tensor in weights)
+
+
+def _share_of(weights: list[Initializer], blueprint: Blueprint, *, exact: bool = False) -> float:
+    """Return the share of a graph's matrices that can be the model's, of 1."""
+    if not weights or not blueprint.shapes:
+        return 0.0
+    if exact:
+        return sum(_dims(tensor.shape) in blueprint.shapes for tensor in weights) / len(weights)
+    if _is_quantized(weights):  # in blocks, with scales: only one side is the matrix's own
+        sides = {side for shape in blueprint.shapes for side in shape}
+        return sum(any(side in sides for side in _dims(tensor.shape)) for tensor in weights) / len(weights)
+    return sum(_is_known(tensor.shape, blueprint) for tensor in weights) / len(weights)
+
+
+def _is_known(shape: tuple[int, ...], blueprint: Blueprint) -> bool:
+    """Whether a matrix has the shape of a parameter, or of several in one."""
+    dims = _dims(shape)
+    if dims in blueprint.shapes:
+        return True
+    return any(
+        tuple(sorted((*dims[:index], side // parts, *dims[index + 1 :]))) in blueprint.shapes
+        for index, side in enumerate(dims)
+        for parts in _FUSED
+        if side % parts == 0
+    )
+
+
+def _dims(shape: Iterable[int]) -> tuple[int, ...]:
+    """Return a shape without what transposing and reshaping change."""
+    return tuple(sorted(side for side in shape if side != 1))
+
+
+def _size(tensor: Initializer) -> int:
+    return prod(tensor.shape)
+
+
+def _looked_up_rows(graph: Graph) -> Iterator[int]:
+    """Yield the numbers of rows of the tables that `input_ids` is looked up in."""
+    made_by: dict[str, Node] = {output: node for node in graph.nodes for output in node.outputs}
+    shapes = {tensor.name: tensor.shape for tensor in graph.initializers}
+
+    def origin(name: str) -> str:
+        for _ in range(len(_PASSED_THROUGH)):  # chains are short, and a hostile graph may have a cycle
+            node = made_by.get(name)
+            if node is None or node.op_type not in _PASSED_THROUGH or not node.inputs:
+                break
+            name = node.inputs[0]
+        return name
+
+    for node in graph.nodes:
+        if node.op_type == "Gather" and len(node.inputs) == 2 and origin(node.inputs[1]) == "input_ids":
+            shape = shapes.get(origin(node.inputs[0]), ())
+            if len(shape) == 2:
+                yield shape[0]

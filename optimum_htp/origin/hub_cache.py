@@ -1,0 +1,70 @@
+"""HFHubCache: loaded objects, kept in memory by commit, over the Hub's standard cache on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import HubUnreachableError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.origin.memory import Memory
+
+__all__ = ["HFHubCache"]
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+class HFHubCache:
+    """Keeps what loaders return, by model, commit and loader; thread-safe, and bounded.
+
+    What it returns is shared: every caller gets the same object. Do not use it for what is changed in use, nor for
+    a fast tokenizer in several threads.
+
+    Args:
+        cache_dir: Root of the Hub's cache; None for the standard one. There is no other cache on disk.
+        max_items: How many objects to keep; the one that was unused for longest goes first.
+    """
+
+    def __init__(self, cache_dir: str | Path | None = None, max_items: int = 64) -> None:
+        self._access = HubAccess(cache_dir=cache_dir)
+        self._items: Memory[tuple[str, str, Any], Any] = Memory(max_items)
+
+    def get_or_fetch(
+        self, model_id: str, revision: str | None, loader_func: Callable[..., Any], force_download: bool = False
+    ) -> Any:
+        """Return what a loader returns for a model at a revision; from memory where it was loaded before.
+
+        Args:
+            model_id: Repo id.
+            revision: Branch, tag or commit; None for the main branch. A branch is looked up each time.
+            loader_func: Called with the model id and `revision` (the commit), `cache_dir`, `local_files_only`, as
+                `AutoConfig.from_pretrained` and its kin are.
+            force_download: Fetch and load again.
+
+        Raises:
+            HFHubIntegrationError: The revision cannot be found; the subclass says why.
+        """
+        key = (model_id, self._commit(model_id, revision), loader_func)
+        return self._items.get_or_make(
+            key, lambda: self._load(*key, force_download=force_download), anew=force_download
+        )
+
+    def _commit(self, model_id: str, revision: str | None) -> str:
+        if revision is not None and _COMMIT.fullmatch(revision):
+            return revision
+        hub = plugins.hub()
+        try:
+            return hub.info(model_id, revision, self._access).commit
+        except HubUnreachableError:
+            commit = hub.cached_commit(model_id, revision, self._access)
+            if commit is None:
+                raise
+            return commit
+
+    def _load(self, model_id: str, commit: str, loader: Callable[..., Any], *, force_download: bool) -> Any:
+        """Load at the full commit, for which the client asks the Hub only what the cache on disk does not have."""
+        options = {"force_download": True} if force_download else {}
+        return loader(model_id, revision=commit, cache_dir=self._access.cache_dir, local_files_only=False, **options)

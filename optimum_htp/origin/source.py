@@ -1,0 +1,315 @@
+"""What a model is: one of a Hub, known by repo id and commit, or a local one.
+
+`locate` answers that for what a user typed and raises when it cannot; it never guesses. `is_hub_model` and
+`detect_model_source` tell the same as plain dictionaries and do not raise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import (
+    HFHubIntegrationError,
+    HubUnreachableError,
+    InvalidModelReferenceError,
+    ModelNotFoundError,
+    RateLimitedError,
+)
+from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.origin.repo_files import read_json
+
+__all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
+
+_PATH_PREFIXES: Final = ("./", "../", "/", "~", ".\\", "..\\", "\\\\")
+_WINDOWS_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
+_REFERENCE: Final = re.compile(r"(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL)
+# The layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+_CACHED_SNAPSHOT: Final = re.compile(
+    r"(?:^|.*[\\/])models--(?P<repo>[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A model of the Hub.
+
+    Attributes:
+        repo_id: As the Hub spells it.
+        commit: Full commit, resolved once; everything else is fetched at it.
+        ref: The revision that the user named, None where none was.
+        info: What the Hub says of it; None where the Hub was not reached and the cache is the proof.
+        reason: Why `info` is None.
+        folder: The snapshot that the user pointed at, where it was a path in the cache.
+    """
+
+    repo_id: str
+    commit: str
+    ref: str | None = None
+    info: RepoInfo | None = None
+    reason: str | None = field(default=None, compare=False)
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A model that is no Hub's: a folder, or for a model in memory perhaps not even that."""
+
+    path: Path | None
+
+
+def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess) -> HubSource | LocalSource:
+    """Find out what a model name or path is.
+
+    Args:
+        name: A path, or `name`, `org/name`, either with `@revision`.
+        revision: Branch, tag, commit or `refs/pr/N`.
+        access: How to reach the Hub.
+
+    Raises:
+        InvalidModelReferenceError: Neither a path nor a repo id, or two different revisions.
+        ModelNotFoundError: Neither a path nor on the Hub.
+        HubUnreachableError: No path, and neither the Hub nor the cache can tell.
+    """
+    text = os.fspath(name)
+    if _is_path(text):
+        return _locate_path(text, revision)
+    repo_id, revision = _parse(text, revision)
+    return _ask(repo_id, revision, access)
+
+
+def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSource:
+    """Find out where a model in memory was loaded from, by its config's `_name_or_path` and `_commit_hash`.
+
+    Raises:
+        HubUnreachableError: The config names a Hub model, and neither the Hub nor the cache can confirm it.
+    """
+    config = getattr(model, "config", None)
+    name = _attribute(config, "_name_or_path") or getattr(model, "name_or_path", None)
+    if not isinstance(name, str) or not name:
+        return LocalSource(None)
+    try:
+        return locate(name, None if _is_path(name) else _attribute(config, "_commit_hash"), access)
+    except (InvalidModelReferenceError, ModelNotFoundError):
+        return LocalSource(None)  # a name of the user's own, or a folder that has gone since
+
+
+def is_hub_model(
+    model_name_or_path: str | os.PathLike[str], *, access: HubAccess | None = None
+) -> tuple[bool, dict[str, Any]]:
+    """Tell whether a name is a model of the Hub, and what the Hub says of it.
+
+    Args:
+        model_name_or_path: A path, or `name`, `org/name`, either with `@revision`.
+        access: How to reach the Hub.
+
+    Returns:
+        True and the Hub's metadata (`type` is `hub`, or `hub_unverified` with `error` where neither the Hub
+        nor the cache could tell), or False and a dictionary whose `type` is `local`, `not_found` or `invalid`.
+    """
+    access = access or HubAccess()
+    text = os.fsdecode(model_name_or_path)
+    if _is_path(text):
+        return False, {"type": "local", "path": text}
+    try:
+        repo_id, revision = _parse(text, None)
+    except InvalidModelReferenceError as error:
+        return False, {"type": "invalid", "error": str(error)}
+    asked = {"model_id": repo_id, "revision": revision or "main"}
+    try:
+        return True, _describe(_ask(repo_id, revision, access))
+    except ModelNotFoundError as error:
+        return False, {"type": "not_found", **asked, "error": str(error)}
+    except InvalidModelReferenceError as error:
+        return False, {"type": "invalid", "error": str(error)}
+    except HFHubIntegrationError as error:  # not told: the Hub is away, or refuses this token, or its answer is none
+        return True, {"type": "hub_unverified", **asked, "error": str(error)}
+
+
+def detect_model_source(
+    model_name_or_path: str | os.PathLike[str] | None = None,
+    model: Any = None,
+    *,
+    access: HubAccess | None = None,
+) -> dict[str, Any]:
+    """Tell where a model comes from, by its name, its config, or its place in the Hub's cache.
+
+    Args:
+        model_name_or_path: A path or a Hub reference, as for `is_hub_model`.
+        model: A model in memory, which may know more than its path does.
+        access: How to reach the Hub.
+
+    Returns:
+        The Hub's metadata, with `detected_from` (`config` or `cache_path`) where the name alone did not tell;
+        or a dictionary whose `type` is `local_hf_compatible` (with `model_type`, `architectures` and `path`),
+        `local`, `not_found` or `invalid`.
+    """
+    access = access or HubAccess()
+    answer: dict[str, Any] = {"type": "local", "path": model_name_or_path}
+    if model_name_or_path is not None:
+        is_hub, answer = is_hub_model(model_name_or_path, access=access)
+        if is_hub:
+            return answer
+    config = getattr(model, "config", None)
+    if config is not None:
+        if loaded := _describe_loaded_model(model, access):
+            return loaded
+        if hasattr(config, "model_type") and hasattr(config, "architectures"):
+            return {
+                "type": "local_hf_compatible",
+                "model_type": config.model_type,
+                "architectures": config.architectures,
+                "path": model_name_or_path,
+            }
+    if answer["type"] == "local" and model_name_or_path is not None:
+        return _describe_path(os.fspath(model_name_or_path), access)
+    return answer
+
+
+def _describe_loaded_model(model: Any, access: HubAccess) -> dict[str, Any] | None:
+    try:
+        source = locate_loaded_model(model, access)
+    except HFHubIntegrationError as error:
+        name, commit = model.config._name_or_path, _attribute(model.config, "_commit_hash")
+        asked = {"model_id": name, "revision": commit or "main"}
+        return {"type": "hub_unverified", **asked, "error": str(error), "detected_from": "config"}
+    if isinstance(source, LocalSource):
+        return None
+    return {**_describe(source), "detected_from": "config"}
+
+
+def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
+    if cached := cached_snapshot(path):
+        repo_id, commit = cached
+        try:
+            source = _ask(repo_id, commit, access)
+        except HFHubIntegrationError as error:  # the folder itself is the proof
+            source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error))
+        return {**_describe(source), "detected_from": "cache_path"}
+    config = read_json(_expanded(path) / "config.json")
+    if isinstance(config, dict) and "model_type" in config:
+        return {
+            "type": "local_hf_compatible",
+            "model_type": config["model_type"],
+            "architectures": config.get("architectures"),
+            "path": path,
+        }
+    return {"type": "local", "path": path}
+
+
+def cached_snapshot(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return repo id and commit where a path lies in a snapshot of a Hub cache, else None."""
+    match = _CACHED_SNAPSHOT.fullmatch(os.fspath(path))
+    return (match["repo"].replace("--", "/"), match["commit"]) if match else None
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or _exists(text)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return text != "" and Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, or a null character in it
+        return False
+
+
+def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:
+    path = _expanded(text)
+    if not _exists(str(path)):
+        raise ModelNotFoundError(f"There is no folder {text}. Check the path, or name a model of the Hub.")
+    if revision is not None:
+        raise InvalidModelReferenceError(
+            f"{text} is a local folder, which has no revisions: leave out the revision {revision!r}."
+        )
+    if cached := cached_snapshot(path.absolute()):
+        repo_id, commit = cached
+        return HubSource(repo_id=repo_id, commit=commit, folder=path, reason="its folder in the cache was named")
+    return LocalSource(path)
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(text)
+
+
+def _parse(text: str, revision: str | None) -> tuple[str, str | None]:
+    """Split `org/name@revision`, and hold it against a revision that was given besides."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    match = _REFERENCE.fullmatch(text)
+    try:
+        if match is None:
+            raise HFValidationError("it is empty, or begins or ends with '@'")
+        validate_repo_id(match["repo_id"])
+    except HFValidationError as error:
+        raise InvalidModelReferenceError(
+            f"{text!r} is neither an existing path nor a model of the Hub ('name' or 'organization/name', "
+            f"either with '@revision'): {error}"
+        ) from error
+    if revision is not None and match["revision"] not in (None, revision):
+        raise InvalidModelReferenceError(
+            f"{text!r} asks for revision {match['revision']!r} and the revision option for {revision!r}: "
+            "give one of them."
+        )
+    return match["repo_id"], match["revision"] or revision
+
+
+def _ask(repo_id: str, revision: str | None, access: HubAccess) -> HubSource:
+    """Ask the Hub, and where it cannot be reached the cache."""
+    hub = plugins.hub()
+    try:
+        info = hub.info(repo_id, revision, access)
+    except HubUnreachableError as error:
+        commit = hub.cached_commit(repo_id, revision, access)
+        if commit is None:
+            message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
+            if isinstance(error, RateLimitedError):
+                raise RateLimitedError(message, error.retry_after) from error
+            raise type(error)(message) from error
+        return HubSource(repo_id=repo_id, commit=commit, ref=revision, reason=str(error))
+    except ModelNotFoundError as error:
+        raise type(error)(f"{repo_id} is not a folder here, nor can it be had from the Hub: {error}") from error
+    return HubSource(repo_id=info.repo_id, commit=info.commit, ref=revision, info=info)
+
+
+def _describe(source: HubSource) -> dict[str, Any]:
+    """Return a Hub model as the dictionary that `is_hub_model` documents."""
+    known: dict[str, Any] = {
+        "type": "hub",
+        "model_id": source.repo_id,
+        "sha": source.commit,
+        "revision": source.ref or "main",
+    }
+    info = source.info
+    if info is None:
+        return {**known, "error": source.reason}
+    known |= {
+        name: getattr(info, name)
+        for name in (
+            "pipeline_tag",
+            "library_name",
+            "author",
+            "last_modified",
+            "private",
+            "gated",
+            "downloads",
+            "likes",
+        )
+    }
+    known["tags"] = list(info.tags)
+    card = {name: getattr(info, name) for name in ("base_model", "license", "language", "task_categories")}
+    return known | {name: value for name, value in card.items() if value is not None}
+
+
+def _attribute(config: Any, name: str) -> Any:
+    """Read an attribute of a transformers config or an item of a diffusers one."""
+    value = getattr(config, name, None)
+    return config.get(name) if value is None and isinstance(config, dict) else value

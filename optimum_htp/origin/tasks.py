@@ -1,0 +1,189 @@
+"""What to export a model for, where the user did not say: its library and its Optimum task.
+
+Optimum infers both from the Hub, for Hub ids only. Here they are decided from what is known of a commit: the
+names of its files, its config, and the Hub's pipeline tag. What is installed plays no part.
+
+Where Optimum's tables of tasks cannot be imported, a task is what it is called: synonyms and classes are not known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from optimum_htp.errors import ExportError, MissingDependencyError
+from optimum_htp.origin.dependencies import needing_optimum_onnx
+
+__all__ = ["canonical_task", "class_for_task", "is_task", "infer_library", "infer_task", "model_type_of", "with_past"]
+
+logger = logging.getLogger(__name__)
+
+_WITH_PAST: Final = "-with-past"
+_FEATURES: Final = "feature-extraction"
+
+
+def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
+    """Return the library that a repo's weights are for.
+
+    A repo of sentence_transformers holds a transformers model and exports as such unless the user says
+    otherwise: its export as sentence_transformers would have no `last_hidden_state`.
+    """
+    if "model_index.json" in files:
+        return "diffusers"
+    if "pretrained_cfg" in config or "architecture" in config:
+        return "timm"
+    return "transformers"
+
+
+def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None) -> str:
+    """Return the Optimum task that a model is for.
+
+    The Hub's pipeline tag counts where the exporter supports that task for this type of model, then the class
+    that the config says the checkpoint was saved from.
+
+    Args:
+        config: Content of `config.json` (for diffusers `model_index.json`).
+        library: As `infer_library` returns.
+        pipeline_tag: As the Hub says, None where it says nothing.
+
+    Raises:
+        ExportError: Neither tells.
+    """
+    if library == "timm":
+        return "image-classification"
+    if library == "sentence_transformers":
+        return _FEATURES
+    tagged = canonical_task(pipeline_tag) if pipeline_tag and (is_task(pipeline_tag) or not _all_tasks()) else None
+    if library == "diffusers":
+        task = tagged or _diffusers_task(str(config.get("_class_name")))
+    else:
+        supported = _supported_tasks(model_type_of(config), library)
+        if tagged is not None and (tagged in supported or not supported):
+            return str(tagged)
+        task = _task_of_class(config, supported) or tagged
+    if task is None:
+        known = "belong to no task" if _tables() is not None else "cannot be looked up without Optimum's exporters"
+        raise ExportError(
+            f"The task cannot be inferred: the pipeline tag is {pipeline_tag!r}, and the config's architectures "
+            f"({config.get('architectures')}) {known}. Give --task, one of: "
+            f"{', '.join(sorted(_all_tasks()))}."
+        )
+    return str(task)
+
+
+def canonical_task(task: str) -> str:
+    """Return the name that Optimum keeps for a task that was given by a synonym (`masked-lm`)."""
+    tables = _tables()
+    return str(tables.map_from_synonym(task)) if tables is not None else task
+
+
+def is_task(task: str) -> bool:
+    """Whether Optimum knows a task."""
+    return canonical_task(task).removesuffix(_WITH_PAST) in _all_tasks()
+
+
+def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
+    """Return the variant of an inferred task that reuses past key values, where the exporter has it."""
+    past = task + _WITH_PAST
+    return past if library == "transformers" and past in _supported_tasks(model_type_of(config), library) else task
+
+
+def model_type_of(config: Mapping[str, Any]) -> str:
+    """Return a config's model type, empty where it has none."""
+    return str(config.get("model_type") or "")
+
+
+def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str | None:
+    """Return the task whose Auto class would load the class in `config.architectures`.
+
+    A class that serves several tasks (`CLIPModel`) is taken for the most specific.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
+
+    model_type, names = model_type_of(config), set(_class_names(config))
+    tasks = [
+        task
+        for task, classes in _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").items()
+        if names & _as_set(classes.get(model_type))
+    ]
+    allowed = [task for task in tasks if task in supported] or tasks
+    specific = [task for task in allowed if task != _FEATURES]
+    if allowed:
+        return str((specific or allowed)[0])
+    if names & _as_set(MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type)):
+        return _FEATURES  # Optimum's synonym of "pretraining"
+    return _task_of_auto_map(config, names)
+
+
+def _task_of_auto_map(config: Mapping[str, Any], names: set[str]) -> str | None:
+    """Return the task of a class that comes with the repo, by the Auto class that it is mapped from."""
+    auto_map = config.get("auto_map")
+    if not isinstance(auto_map, dict):
+        return None
+    for auto_class, path in auto_map.items():
+        if str(path).rpartition(".")[2] in names:
+            for task, loaders in _table("_TRANSFORMERS_TASKS_TO_MODEL_LOADERS").items():
+                if auto_class in _as_set(loaders):
+                    return str(task)
+    return None
+
+
+def _diffusers_task(class_name: str) -> str | None:
+    for task, classes in _table("_DIFFUSERS_TASKS_TO_MODEL_MAPPINGS").items():
+        if class_name in classes.values():
+            return str(task)
+    return None
+
+
+def _supported_tasks(model_type: str, library: str) -> set[str]:
+    try:
+        with needing_optimum_onnx("What can be exported"):
+            import optimum.exporters.onnx.model_configs  # noqa: F401 - registers what the exporter supports
+            from optimum.exporters.tasks import TasksManager
+
+        return set(TasksManager.get_supported_tasks_for_model_type(model_type, "onnx", library_name=library))
+    except MissingDependencyError:  # nothing can be exported here; what was exported elsewhere has a task all the same
+        return set()
+    except KeyError:  # a type of model that Optimum does not know: it says so itself, better
+        return set()
+
+
+def _tables() -> Any:
+    """Return the class that holds Optimum's tables of tasks; None where it cannot be imported."""
+    try:
+        from optimum.exporters.tasks import TasksManager
+    except (ImportError, AttributeError, RuntimeError) as error:  # what lazy modules raise as well
+        logger.info("Optimum's tables of tasks cannot be imported: %s", error)
+        return None
+    return TasksManager
+
+
+def _table(name: str) -> Mapping[str, Any]:
+    return getattr(_tables(), name, {})
+
+
+def _all_tasks() -> Iterable[str]:
+    from optimum.utils.constant import ALL_TASKS
+
+    tables = _tables()
+    return tables.get_all_tasks() if tables is not None else ALL_TASKS  # type: ignore[no-any-return]
+
+
+def _class_names(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _as_set(names: str | Iterable[str] | None) -> set[str]:
+    return {names} if isinstance(names, str) else set(names or ())
+
+
+def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | None:
+    """Return the name of the class that would be exported for a task, None where that cannot be told."""
+    names = _class_names(config)
+    if library != "transformers":
+        return str(config["_class_name"]) if "_class_name" in config else None
+    mapping = _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").get(task.removesuffix(_WITH_PAST), {})
+    classes = _as_set(mapping.get(model_type_of(config)))
+    return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)

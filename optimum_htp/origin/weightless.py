@@ -1,0 +1,136 @@
+"""A model without its weights, built from its config on PyTorch's meta device: its modules, inputs and shapes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.hierarchy.capture import module_tree
+from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.origin.checkpoint import Checkpoint
+from optimum_htp.origin.commit_files import ConfigFolder, load_config
+from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.tasks import class_for_task
+
+__all__ = ["Blueprint", "blueprint_of", "build_model", "tree_of_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What can be told of a model from its config.
+
+    Attributes:
+        inputs: Names of what its `forward` takes.
+        main_input: The most important of these.
+        generates: Whether it makes sequences, and so may keep past key values.
+        layers: How many layers it has, where its config says one number.
+        names: Names of its parameters and buffers.
+        prefixes: First words of names that a head of this model may put before those of the model.
+        shapes: How many parameters it has of each shape; sorted, without sides of 1, as exporters transpose.
+    """
+
+    inputs: frozenset[str]
+    main_input: str | None
+    generates: bool
+    layers: int | None
+    names: frozenset[str]
+    prefixes: frozenset[str]
+    shapes: Mapping[tuple[int, ...], int]
+
+
+def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
+    """Return what a config says of a model of transformers.
+
+    Args:
+        config: Content of a `config.json`.
+        class_name: The class; None for the one that the config names.
+
+    Raises:
+        ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
+    """
+    from transformers import CONFIG_MAPPING
+
+    names = config.get("architectures")
+    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    if (fault := config_fault(config)) is not None:
+        raise ConfigLoadError(f"No model can be built from the config: {fault}.")
+    try:
+        kind = CONFIG_MAPPING[str(config.get("model_type"))]
+        loaded = kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
+    model = build_model(class_name or named, loaded)
+    names = frozenset(name for name, _ in (*model.named_parameters(), *model.named_buffers()))
+    shapes = Counter(tuple(sorted(side for side in one.shape if side != 1)) for one in model.parameters())
+    return Blueprint(
+        inputs=frozenset(inspect.signature(model.forward).parameters),
+        main_input=getattr(model, "main_input_name", None),
+        generates=bool(model.can_generate()),
+        layers=layers if isinstance(layers := getattr(loaded, "num_hidden_layers", None), int) else None,
+        names=names,
+        prefixes=frozenset({str(config.get("model_type")), str(model.base_model_prefix)}),
+        shapes={shape: count for shape, count in shapes.items() if len(shape) > 1},
+    )
+
+
+def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote_code: bool = False) -> ModuleTree:
+    """Return the module tree of the class that a checkpoint is exported as for a task.
+
+    Args:
+        checkpoint: The model's files; its weights are not needed.
+        task: Optimum task; None for the one that the model is for.
+        trust_remote_code: Whether code of the repo may run.
+
+    Raises:
+        ConfigLoadError: The config cannot be loaded, or names no class that can be built.
+    """
+    if checkpoint.library != "transformers":
+        raise ConfigLoadError(
+            f"The modules of a {checkpoint.library} model cannot be told from its config: give --from with the file "
+            "as it was exported."
+        )
+    config = load_config(ConfigFolder(checkpoint.folder), None, trust_remote_code=trust_remote_code)
+    named = next(iter(config.architectures or ()), None)
+    name = class_for_task(task, config.to_dict(), checkpoint.library) or named if task is not None else named
+    model = build_model(name, config, trust_remote_code=trust_remote_code)
+    return module_tree(model, model)
+
+
+def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool = False) -> Any:
+    """Return a model of transformers without its weights.
+
+    Args:
+        class_name: Its class; where transformers has none of that name, the one that `AutoModel` takes.
+        config: Its config.
+        trust_remote_code: Whether code of the repo may run.
+
+    Raises:
+        ConfigLoadError: The config is none that it can be built from.
+    """
+    import torch
+    import transformers
+
+    if (fault := config_fault(config.to_dict())) is not None:
+        raise ConfigLoadError(f"No model can be built from the config: {fault}.")
+    model_class = _pytorch_class(class_name)
+    try:
+        with torch.device("meta"):
+            if model_class is None:
+                return transformers.AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+            return model_class._from_config(config) if hasattr(model_class, "_from_config") else model_class(config)
+    except (ValueError, TypeError, AttributeError, ImportError, RuntimeError, NotImplementedError) as error:
+        raise ConfigLoadError(f"{class_name or 'The model'} cannot be built from its config: {error}") from error
+
+
+def _pytorch_class(name: str | None) -> Any:
+    """Return a class of transformers; None for one of a repo's own, and of a framework that is not here."""
+    import transformers
+
+    plain = str(name).removeprefix("TF").removeprefix("Flax")
+    found = getattr(transformers, plain, None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None

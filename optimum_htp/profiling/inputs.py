@@ -1,0 +1,172 @@
+"""Inputs to run a file with: of the right names, types and shapes; their values mean nothing.
+
+Symbols in shapes (`batch_size`, `past_sequence_length + 1`) are those that Optimum exports with. Their sizes are
+Optimum's own defaults for dummy inputs, what the model's config says of images and sounds, and what the user gives.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import TensorSpec, read_metadata, read_signature
+from optimum_htp.origin.commit_files import ConfigFolder
+from optimum_htp.origin.config_folder import config_folder
+from optimum_htp.origin.repo_files import read_json
+from optimum_htp.profiling.optimum_inputs import dummy_inputs
+
+__all__ = ["InputSizeError", "sample_inputs"]
+
+_MOST: Final = 1 << 30  # elements of an input
+
+_PAST: Final = 8  # tokens before the new ones
+# Sizes by what a symbol's name holds, first match first; the value is one of Optimum's names, or a number.
+_SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
+    ("batch", "batch_size"),
+    ("choice", "num_choices"),
+    ("past", _PAST),
+    ("audio", "audio_sequence_length"),
+    ("frame", "nb_max_frames"),
+    ("feature", "feature_size"),
+    ("channel", "num_channels"),
+    ("height", "height"),
+    ("width", "width"),
+    ("max_patches", "max_patches"),
+    ("point", "point_batch_size"),
+    ("sequence", "sequence_length"),
+    ("length", "sequence_length"),
+)
+_WAVEFORMS: Final = ("input_values",)  # whose samples Optimum calls a sequence like any other
+_OF_IMAGES: Final = ("height", "width")
+_MASK: Final = "mask"
+_FROM_CONFIG: Final = {
+    "num_channels": "num_channels",
+    "num_mel_bins": "feature_size",
+}
+
+
+class InputSizeError(HFHubIntegrationError, ValueError):
+    """An input of a file whose shape is none, or more than a machine has memory for."""
+
+
+def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return numpy arrays for every input of a file.
+
+    Args:
+        path: The ONNX file.
+        shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
+
+    Raises:
+        InputSizeError: An input is of a size that none can have.
+    """
+    inputs, _ = read_signature(path)
+    record, source = _config_source(Path(path))
+    sizes = {**_defaults(), **_config_sizes(source), **_fixed_batch(inputs), **(shapes or {})}
+    known = dummy_inputs(record, source, inputs, sizes) if record is not None and source is not None else {}
+    known = {spec.name: known[spec.name] for spec in inputs if spec.name in known and _as_asked(known, spec, sizes)}
+    sizes |= _bound(inputs, known)
+    generator = np.random.default_rng(0)
+    return {spec.name: known[spec.name] if spec.name in known else _array(spec, sizes, generator) for spec in inputs}
+
+
+def _as_asked(arrays: Mapping[str, Any], spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
+    """Whether an image has the size that was asked for: Optimum takes the config's, whatever is asked."""
+    pairs = zip(spec.shape or (), arrays[spec.name].shape, strict=False)
+    return all(size == sizes[str(symbol)] for symbol, size in pairs if symbol in _OF_IMAGES)
+
+
+def _bound(inputs: Iterable[TensorSpec], arrays: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of symbols, as arrays have them."""
+    return {
+        symbol: size
+        for spec in inputs
+        if spec.name in arrays
+        for symbol, size in zip(spec.shape or (), arrays[spec.name].shape, strict=False)
+        if isinstance(symbol, str)
+    }
+
+
+def _fixed_batch(inputs: Iterable[TensorSpec]) -> dict[str, int]:
+    """Return the batch size that an input was exported with, where others leave theirs open."""
+    first = [spec.shape[0] for spec in inputs if spec.shape and len(spec.shape) > 1]
+    fixed = {size for size in first if isinstance(size, int)}
+    return {"batch_size": fixed.pop()} if len(fixed) == 1 and len(first) > 1 else {}
+
+
+def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
+    shape = [_size(one, spec.name, sizes) for one in spec.shape or ()]
+    if min(shape, default=1) < 0 or math.prod(map(float, shape)) > _MOST:
+        raise InputSizeError(f"The input {spec.name[:60]!r} has the shape {shape[:8]}: no values are made for that.")
+    dtype = np.dtype(spec.dtype if spec.dtype not in (None, "bfloat16", "string") else "float32")
+    if dtype.kind == "b":
+        return np.ones(shape, dtype)
+    if dtype.kind in "iu":  # tokens, masks and positions; 1 is a token of every vocabulary
+        return np.ones(shape, dtype) if _MASK in spec.name else generator.integers(0, 2, shape).astype(dtype)
+    return generator.random(shape, np.float32).astype(dtype)
+
+
+def _size(dimension: int | str | None, name: str, sizes: Mapping[str, int]) -> int:
+    """Return the size of a dimension: a number, a symbol, or a sum of these."""
+    if isinstance(dimension, int):
+        return dimension
+    if dimension is None:
+        return 1
+    if name in _WAVEFORMS and "batch" not in dimension:
+        return sizes["audio_sequence_length"]
+    return sum(_term(part.strip(), sizes) for part in dimension.split("+"))
+
+
+def _term(text: str, sizes: Mapping[str, int]) -> int:
+    if text.isdigit():
+        return int(text)
+    if text in sizes:
+        return sizes[text]
+    for part, size in _SYMBOLS:
+        if part in re.sub(r"[^a-z_]", "", text.lower()):
+            return size if isinstance(size, int) else sizes.get(size, 1)
+    return 1
+
+
+def _defaults() -> dict[str, int]:
+    from optimum.utils import DEFAULT_DUMMY_SHAPES
+
+    return {name: size for name, size in DEFAULT_DUMMY_SHAPES.items() if isinstance(size, int)}
+
+
+def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigFolder | None]:
+    """Return a file's record and where its config is; none where there is no config within reach."""
+    try:
+        record = ExportMetadata.from_properties(read_metadata(path))
+        return record, config_folder(path, record, HubAccess(), None, False, needed=False)
+    except HFHubIntegrationError:
+        return None, None
+
+
+def _config_sizes(source: ConfigFolder | None) -> dict[str, int]:
+    """Return the sizes that the model's config fixes."""
+    content = read_json(source.folder / "config.json") if source is not None else None
+    if not isinstance(content, dict):
+        return {}
+    parts = [one for one in (content, content.get("vision_config"), content.get("encoder")) if isinstance(one, dict)]
+    found: dict[str, int] = {}
+    for part in parts:
+        size = part.get("image_size")
+        height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+        if isinstance(height, int) and isinstance(width, int):
+            found |= {"height": height, "width": width}
+        for key, name in _FROM_CONFIG.items():
+            if isinstance(part.get(key), int):
+                found[name] = part[key]
+        if isinstance(part.get("max_source_positions"), int) and "num_mel_bins" in part:
+            found["nb_max_frames"] = 2 * part["max_source_positions"]
+            found["encoder_sequence_length"] = part["max_source_positions"]
+    return found

@@ -1,0 +1,214 @@
+"""The time that each module of a tagged file takes in ONNX Runtime.
+
+ONNX Runtime optimises the graph first. The optimised graph is written to a temporary folder, its nodes get their
+modules carried over, and it is this graph that runs under ONNX Runtime's profiler, as it is. The profiler names
+the nodes that it timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.scopes import ScopeResolver
+from optimum_htp.onnxfile import Graph, read_graph
+from optimum_htp.profiling.inputs import sample_inputs
+from optimum_htp.report.document import read_modules
+
+__all__ = ["Profile", "ProfileError", "profile_file"]
+
+_KERNEL: Final = "_kernel_time"
+_NODE: Final = "Node"
+
+
+class ProfileError(HFHubIntegrationError):
+    """ONNX Runtime cannot run a file on the inputs that were made for it."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run took.
+
+    Attributes:
+        graph: The graph that ran: optimised, unless that was forbidden.
+        assignment: The modules of its nodes.
+        microseconds: Time of each node, by its index: the mean of the runs. That of a node with subgraphs is without
+            the nodes inside.
+        total: Of all nodes, in microseconds.
+        runs: How many runs were timed: those that were asked for, or as many as the profiler could record.
+        provider: What ran it.
+        shapes: Of the inputs, by name.
+    """
+
+    graph: Graph
+    assignment: Assignment
+    microseconds: Mapping[int, float]
+    total: float
+    runs: int
+    provider: str
+    shapes: Mapping[str, Sequence[int]]
+
+
+def profile_file(
+    path: str | os.PathLike[str],
+    *,
+    runs: int = 10,
+    warmup: int = 2,
+    provider: str = "CPUExecutionProvider",
+    optimize: bool = True,
+    threads: int = 0,
+    **shapes: int,
+) -> Profile:
+    """Run a tagged file under ONNX Runtime's profiler.
+
+    Args:
+        path: The file.
+        runs: Runs that are timed.
+        warmup: Runs before those.
+        provider: Execution provider of ONNX Runtime.
+        optimize: Whether ONNX Runtime may optimise the graph, as it does by default.
+        threads: Of one operator; 0 for ONNX Runtime's choice.
+        **shapes: Sizes of the inputs, by Optimum's names (`batch_size`, `sequence_length`, ...).
+
+    Raises:
+        MetadataError: The file has no tags.
+        ProfileError: It cannot be run on the inputs that were made, or the numbers of runs are none.
+    """
+    if runs < 1 or warmup < 0:
+        raise ProfileError(f"{path} cannot be timed in {runs} runs after {warmup}: give --runs of 1 or more.")
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise ProfileError(
+            f"{provider} is not here ({', '.join(onnxruntime.get_available_providers())}): install the onnxruntime "
+            "that has it."
+        )
+    path = Path(path)
+    before, tags = read_modules(path)
+    with tempfile.TemporaryDirectory(prefix="optimum-htp-profile-") as folder:
+        running, graph, assignment = path, before, tags
+        if optimize:
+            running = Path(folder, "optimized.onnx")
+            _write_optimized(path, running, provider)
+            graph = read_graph(running)
+            assignment = carry([Original(before, tags)], graph, ScopeResolver(tags.tree), tags.tree)
+        feeds = sample_inputs(path, shapes)
+        try:
+            session = _session(running, provider, Path(folder, "profile"), threads)
+            for _ in range(warmup + runs):
+                session.run(None, feeds)
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            given = ", ".join(f"{name} {list(values.shape)}" for name, values in feeds.items())
+            raise ProfileError(
+                f"ONNX Runtime cannot run {path} on {given}: {error} Give the sizes that it takes, such as "
+                "--sequence_length or --height."
+            ) from error
+        events = json.loads(Path(session.end_profiling()).read_text())
+    recorded = _recorded(events, warmup)
+    if recorded < 1:
+        raise ProfileError(
+            f"ONNX Runtime's profiler recorded only {recorded + warmup} of {warmup + runs} runs of {path}: ask for "
+            "fewer with --runs and --warmup."
+        )
+    timed = _by_node(events, graph, warmup, runs)
+    return Profile(
+        graph=graph,
+        assignment=assignment,
+        microseconds=timed,
+        total=sum(timed.values()),
+        runs=recorded,
+        provider=provider,
+        shapes={name: list(values.shape) for name, values in feeds.items()},
+    )
+
+
+def _write_optimized(path: Path, target: Path, provider: str) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = os.fspath(target)
+    options.log_severity_level = 3  # that the file fits this machine alone is known
+    if path.stat().st_size + sum(one.stat().st_size for one in path.parent.glob(f"{path.name}_data*")) > 1 << 30:
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+    try:
+        onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise ProfileError(f"ONNX Runtime cannot load {path}: {error}") from error
+
+
+def _session(path: Path, provider: str, prefix: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    options.profile_file_prefix = os.fspath(prefix)
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
+
+
+def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, runs: int) -> dict[int, float]:
+    """Return the mean time of each node, in microseconds, from the profiler's events.
+
+    A node's event covers those of the nodes in its subgraphs, whose time is taken off. The profiler keeps a number of
+    events and drops what comes after; only runs that it recorded to their end count.
+    """
+    kernels = [one for one in events if one.get("cat") == _NODE and str(one.get("name", "")).endswith(_KERNEL)]
+    counted = _model_runs(events)[warmup:][:runs]
+    first, last = (counted[0][0], counted[-1][1]) if counted else (0, -1)
+    kernels = [one for one in kernels if first <= int(one["ts"]) <= last]
+    indexes: dict[str, list[int]] = defaultdict(list)
+    for index, node in enumerate(graph.nodes):
+        indexes[node.name].append(index)
+    spent: dict[int, float] = defaultdict(float)
+    for event, own in _own_times(kernels):
+        name = str(event["name"]).removesuffix(_KERNEL)
+        operator = event.get("args", {}).get("op_name")
+        known = indexes.get(name) or [index for index, node in enumerate(graph.nodes) if node.op_type == operator]
+        for index in known:  # nodes of one name (the branches of a merged decoder) share
+            spent[index] += own / len(known) / len(counted)
+    return dict(spent)
+
+
+def _model_runs(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Return start and end of each run that the profiler recorded, in microseconds."""
+    found = (one for one in events if one.get("name") == "model_run")
+    return sorted((int(one["ts"]), int(one["ts"]) + int(one["dur"])) for one in found)
+
+
+def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
+    """Return how many runs behind those for warming up the profiler recorded; negative where it has not even these."""
+    return len(_model_runs(events)) - warmup
+
+
+def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
+    """Return each event with its duration without those of events inside it on the same thread."""
+    own = {id(one): float(one["dur"]) for one in kernels}
+    threads: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for one in kernels:
+        threads[one.get("pid"), one.get("tid")].append(one)
+    for events in threads.values():
+        around: list[Mapping[str, Any]] = []
+        for one in sorted(events, key=lambda event: (int(event["ts"]), -int(event["dur"]))):
+            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) < int(one["ts"]) + int(one["dur"]):
+                around.pop()
+            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) <= int(one["ts"]):
+                around.pop()
+            if around:
+                own[id(around[-1])] -= float(one["dur"])
+            around.append(one)
+    return [(one, own[id(one)]) for one in kernels]

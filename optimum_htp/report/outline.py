@@ -1,0 +1,79 @@
+"""The module tree as text, a line a module, like torchinfo's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from optimum_htp.hierarchy.summary import ModuleSummary
+from optimum_htp.hierarchy.tree import ROOT
+from optimum_htp.report.texts import printable
+
+__all__ = ["inner_name", "outline", "size_text"]
+
+_OPERATORS: Final = 4  # that are named; the others are counted
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, times: bool = False) -> Iterator[str]:
+    """Yield the lines of a table: module and class, nodes, parameters, bytes, time where wanted, operators.
+
+    Args:
+        modules: As `summarize` returns them.
+        depth: Levels below the root that are shown; None for all. Costs are always those of everything inside.
+        times: Whether the nodes were timed.
+    """
+    rows = [("module", "nodes", "parameters", "size", *(("time",) if times else ()), "operators")]
+    total = modules[ROOT].microseconds
+    for name, holder, level in _walk(modules, depth):
+        one = modules[name]
+        label = f"{'  ' * level}{inner_name(name, holder) or '(model)'}"
+        kind = f" {one.class_name}" if one.class_name else ""
+        time = (f"{one.microseconds / 1e3:.3f} ms {one.microseconds / total if total else 0:6.1%}",) if times else ()
+        rows.append(
+            (
+                printable(label + kind),
+                f"{one.nodes:,}",
+                f"{one.parameters:,}",
+                size_text(one.bytes),
+                *time,
+                _named(one.operators),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
+        yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
+
+
+def inner_name(name: str, holder: str) -> str:
+    """Return a module's name as the module around it calls it: `layer.0`."""
+    return name[len(holder) + 1 :] if holder else name
+
+
+def _walk(modules: Mapping[str, ModuleSummary], depth: int | None) -> Iterator[tuple[str, str, int]]:
+    """Yield each module with the one around it and its level, children behind their parents."""
+    waiting = [(ROOT, ROOT, 0)]
+    while waiting:
+        name, holder, level = waiting.pop()
+        yield name, holder, level
+        if depth is None or level < depth:
+            waiting += [(child, name, level + 1) for child in reversed(modules[name].children)]
+
+
+def _named(operators: Counter[str]) -> str:
+    common = operators.most_common(_OPERATORS)
+    others = sum(operators.values()) - sum(count for _, count in common)
+    return ", ".join(
+        [*(f"{printable(name)} {count}" for name, count in common), *([f"others {others}"] if others else [])]
+    )
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")

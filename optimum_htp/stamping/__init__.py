@@ -1,0 +1,1 @@
+"""Writing records into ONNX files, reading back whether they hold, and taking them out again."""

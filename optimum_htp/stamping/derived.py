@@ -1,0 +1,61 @@
+"""What Optimum makes from a stamped file next, optimised or quantised, is stamped as well.
+
+ORTOptimizer and ORTQuantizer write files of other names, with a suffix, and know nothing of records. The new file
+says the same as the old one; the parts of a model are a model again, under their new names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from pathlib import Path, PurePosixPath
+
+from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.metadata import PREFIX, ExportMetadata
+from optimum_htp.onnxfile import read_header, read_metadata
+from optimum_htp.stamping.stamp import AUTHOR, stamp
+from optimum_htp.stamping.tag import carried_tags
+
+__all__ = ["carry_record", "suffixed"]
+
+logger = logging.getLogger(__name__)
+
+
+def suffixed(name: str, suffix: str | None) -> str:
+    """Return the name that ORTOptimizer and ORTQuantizer give to what they make of a file."""
+    path = PurePosixPath(name)
+    return path.with_name(f"{path.stem}_{suffix}{path.suffix}").as_posix() if suffix else name
+
+
+def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata | None:
+    """Stamp a file with the record of the one that it was made from; None where that has none.
+
+    Args:
+        source: The file that was optimised or quantised.
+        made: What came out.
+        suffix: What was put behind the names of files.
+    """
+    try:
+        return _carry(source, made, suffix)
+    except Exception as error:
+        reason = error if isinstance(error, HFHubIntegrationError) else f"{type(error).__name__}: {error}"
+        logger.warning("%s could not be stamped as what was made of %s: %s", made, source, reason)
+        logger.debug("That is because of this:", exc_info=True)
+        return None
+
+
+def _carry(source: Path, made: Path, suffix: str | None) -> ExportMetadata | None:
+    header = read_header(source)
+    record = ExportMetadata.from_properties(header.metadata)
+    if record is None:
+        return None
+    if record.onnx_files:
+        names = tuple(suffixed(PurePosixPath(name).name, suffix) for name in record.onnx_files)
+        digest = hashlib.sha256("\n".join((record.export_id or "", *names)).encode()).hexdigest()
+        own = None if record.onnx_file is None else suffixed(PurePosixPath(record.onnx_file).name, suffix)
+        record = dataclasses.replace(record, onnx_files=names, onnx_file=own, export_id=digest[:32])
+    known = read_metadata(made)
+    extra = {key: value for key, value in header.metadata.items() if not key.startswith(PREFIX) and key not in known}
+    tags = carried_tags(source, made)
+    return stamp(made, record, author=header.metadata.get(AUTHOR), extra=extra, tags=tags)

@@ -1,0 +1,90 @@
+"""Taking out of an ONNX file what this package put into it."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.errors import OnnxWriteError
+from optimum_htp.hierarchy.tags import TAG_PREFIX, untagged
+from optimum_htp.metadata import PREFIX
+from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
+from optimum_htp.stamping.stamp import AUTHOR, DOMAINS, LICENSE, PRODUCER, is_our_doc_string
+
+__all__ = ["strip_metadata"]
+
+
+def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
+    """Remove every key of ours from a file and its nodes, and give it back its producer.
+
+    Args:
+        path: The file.
+        output: Where to write instead of in place; external data is copied along.
+
+    Returns:
+        How many keys were removed.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
+        OnnxWriteError: The result cannot be written. What was there still is.
+    """
+    with OpenModel.at(path) as model:
+        header = model.header
+        ours = {key for key in header.metadata if key.startswith((PREFIX, TAG_PREFIX))}
+        if header.metadata.get(f"{PREFIX}license") == header.metadata.get(LICENSE):
+            ours.add(LICENSE)
+        if header.metadata.get(f"{PREFIX}hub_id", "").startswith(f"{header.metadata.get(AUTHOR)}/"):
+            ours.add(AUTHOR)
+        ours &= set(header.metadata)
+        texts: dict[str, Any] = {}
+        if header.producer_name == PRODUCER:
+            producer = header.metadata.get(f"{PREFIX}original_producer", "")
+            name, _, version = producer.rpartition(" ") if " " in producer else (producer, "", "")
+            texts |= {"producer_name": name, "producer_version": version}
+        if ours and header.domain in DOMAINS.values():
+            texts["domain"] = ""
+        if is_our_doc_string(header.doc_string):
+            texts["doc_string"] = ""
+        tagged = 0
+
+        def visit(known: Mapping[str, str]) -> Mapping[str, str]:
+            nonlocal tagged
+            plain = untagged(known)
+            tagged += plain is not known
+            return plain
+
+        if output is not None:
+            _copy_external_data(Path(path), Path(output))
+        model.rewrite(drop=ours.__contains__, nodes=visit, output=output, **texts)
+    return len(ours) + tagged
+
+
+def _copy_external_data(path: Path, output: Path) -> None:
+    """Copy the external data of a file to where its copy will look for it.
+
+    Raises:
+        InvalidOnnxFileError: The data of a file lies outside its folder.
+        OnnxWriteError: There is another file at its place.
+    """
+    if path.resolve().parent == output.resolve().parent:
+        return
+    for name in contained_files(path):
+        source, target = path.parent / name, output.parent / name
+        if target.exists():
+            if target.resolve().parent != target.parent.resolve():
+                raise OnnxWriteError(f"{target} is a link that leads elsewhere. Name another output folder.")
+            if filecmp.cmp(source, target, shallow=False):
+                continue
+            raise OnnxWriteError(
+                f"{target} is there already, and is not the data of {path}. Name another output folder."
+            )
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(target, like=source) as stream, source.open("rb") as data:
+                shutil.copyfileobj(data, stream, 1 << 20)
+        except OSError as error:
+            raise OnnxWriteError(f"{target} cannot be written: {error}.") from error

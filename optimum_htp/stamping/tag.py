@@ -1,0 +1,144 @@
+"""Tags for files that have none, or have lost them: `optimum-cli htp tag`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from optimum_htp.errors import MetadataError
+from optimum_htp.hierarchy.assign import Assignment, assign
+from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.parts import part_tree, scopes_of
+from optimum_htp.hierarchy.renamed import owners_by_shape
+from optimum_htp.hierarchy.scopes import ScopeResolver
+from optimum_htp.hierarchy.tags import MODULES, TagWriter, tagged_assignment
+from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
+from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.source import locate
+from optimum_htp.origin.weightless import tree_of_checkpoint
+
+__all__ = ["Tagger", "carried_tags", "tag_file"]
+
+
+class Tagger:
+    """Finds the modules of files' nodes; what is looked up for one file serves the others.
+
+    Args:
+        original: The file that they were made from.
+        model: The model that they are exports of: Hub id, `id@revision` or folder.
+        revision: Branch, tag or commit of that model.
+        access: How to reach its Hub.
+        trust_remote_code: Whether code of its repo may run.
+    """
+
+    def __init__(
+        self,
+        original: str | os.PathLike[str] | None = None,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        revision: str | None = None,
+        access: HubAccess | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._original = original
+        self._model = model
+        self._revision = revision
+        self._access = access or HubAccess()
+        self._trusted = trust_remote_code
+        self._tree = functools.cache(self._look_up_tree)
+
+    def assignment(self, path: str | os.PathLike[str]) -> Assignment:
+        """Return the modules of a file's nodes.
+
+        Where an original is known they are carried over from it; else the names in the file are resolved in the
+        model's tree: that of the model that was named, that in the file, or at last the one that the names make up.
+
+        Raises:
+            OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
+            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+        """
+        with OpenModel.at(path) as model:
+            return self._assignment(model.header, model.graph)
+
+    def write(self, path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Assignment:
+        """Tag a file; return what was written.
+
+        Raises:
+            OnnxWriteError: The file cannot be written, or somebody else has replaced it. What was there still is.
+        """
+        with OpenModel.at(path) as model:
+            tags = TagWriter(self._assignment(model.header, model.graph))
+            model.rewrite(
+                metadata=tags.metadata,
+                nodes=tags.visitor(),
+                ir_version=tags.ir_version(model.header.ir_version),
+                output=output,
+            )
+        return tags.assignment
+
+    def _assignment(self, header: ModelHeader, graph: Graph) -> Assignment:
+        if self._original is not None:
+            return self._carried(graph, header)
+        tree = self._tree_for(header, graph)
+        return _resolved(graph, tree)
+
+    def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
+        with OpenModel.at(str(self._original)) as source:
+            before, original = source.header, source.graph
+        known = tagged_assignment(before, original)
+        if known is None:
+            tree = self._tree_for(before if MODULES in before.metadata else header, original)
+            known = _resolved(original, tree)
+        tree = known.tree if self._model is None else self._tree(_task_of(header))
+        tree = part_tree(original, tree)
+        return carry([Original(original, known)], graph, ScopeResolver(tree), tree)
+
+    def _tree_for(self, header: ModelHeader, graph: Graph) -> ModuleTree:
+        if self._model is not None:
+            return part_tree(graph, self._tree(_task_of(header)))
+        if MODULES in header.metadata:
+            return part_tree(graph, ModuleTree.from_json(header.metadata[MODULES]))
+        return ModuleTree.of_scopes(scopes_of(graph))
+
+    def _look_up_tree(self, task: str | None) -> ModuleTree:
+        source = locate(self._model or "", self._revision, self._access)
+        checkpoint = fetch_checkpoint(source, self._access, None, weights=False)
+        return tree_of_checkpoint(checkpoint, task, trust_remote_code=self._trusted)
+
+
+def tag_file(
+    path: str | os.PathLike[str],
+    *,
+    original: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> Assignment:
+    """Write into each node of an ONNX file which module it came from; see `Tagger`."""
+    return Tagger(original, model).write(path, output)
+
+
+def carried_tags(source: Path, made: Path) -> TagWriter | None:
+    """Return the tags of a file that was made from a tagged one; None where that has none."""
+    if MODULES not in read_header(source).metadata:
+        return None
+    return TagWriter(Tagger(source).assignment(made))
+
+
+def _resolved(graph: Graph, tree: ModuleTree) -> Assignment:
+    """Return the modules that the names in a graph say, and the shapes of parameters that have lost their names."""
+    resolver = ScopeResolver(tree)
+    assignment = assign(graph, resolver, tree)
+    owners = owners_by_shape(graph, assignment)
+    return assign(graph, resolver, tree, owners) if owners else assignment
+
+
+def _task_of(header: ModelHeader) -> str | None:
+    try:
+        record = ExportMetadata.from_properties(header.metadata)
+    except MetadataError:
+        return None
+    return record.task if record is not None else None

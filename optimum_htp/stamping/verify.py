@@ -1,0 +1,110 @@
+"""Holding what an ONNX file says about itself against the Hub.
+
+Three different things can be wrong, and each is told apart: the record is invalid (or there is none, or the Hub
+has no such commit), the Hub cannot be reached, or the model at that commit does not fit the graph.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from optimum_htp import plugins
+from optimum_htp.errors import (
+    AccessDeniedError,
+    ConfigFileNotFoundError,
+    HFHubIntegrationError,
+    HubUnreachableError,
+    InvalidOnnxFileError,
+    MetadataError,
+    ModelNotFoundError,
+)
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import read_graph, read_metadata
+from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.graph_fit import graph_misfit
+from optimum_htp.origin.repo_files import read_json
+
+__all__ = ["Status", "Verdict", "verify_metadata"]
+
+
+class Status(Enum):
+    """What `verify_metadata` finds; the value is the exit code of `optimum-cli htp verify`."""
+
+    OK = 0
+    INVALID = 1
+    MISFIT = 3
+    UNREACHABLE = 4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A finding, in a sentence."""
+
+    status: Status
+    reason: str
+    metadata: ExportMetadata | None = None
+
+
+def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = None) -> Verdict:
+    """Check the record of an ONNX file: its form, that the Hub has the commit, that the graph fits its config.
+
+    Raises:
+        OnnxFileNotFoundError: There is nothing at the path.
+    """
+    path, access = Path(path), access or HubAccess()
+    try:
+        record = ExportMetadata.from_properties(read_metadata(path))
+    except (MetadataError, InvalidOnnxFileError) as error:
+        return Verdict(Status.INVALID, str(error))
+    if record is None:
+        return Verdict(
+            Status.INVALID, "It has no record of where it came from. Add one with `optimum-cli htp inject`."
+        )
+    if record.model_type == "local":
+        return _with_local_config(path, record)
+    try:
+        hub = plugins.hub(record.hub_provider)
+        if record.hub_sha is not None:
+            info = hub.info(str(record.hub_id), record.hub_sha, access)
+            if info.commit != record.hub_sha:
+                return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
+        if record.export_library == "diffusers":  # its parts have configs of their own
+            folder = resolve_preprocessors(record, access).folder
+        else:
+            folder = resolve_configs(record, access).folder
+    except HubUnreachableError as error:
+        return Verdict(Status.UNREACHABLE, str(error), record)
+    except AccessDeniedError as error:
+        return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
+    except (ModelNotFoundError, ConfigFileNotFoundError) as error:
+        return Verdict(Status.INVALID, str(error), record)
+    return _with_config(path, record, folder / "config.json", f"is {record.source}, as it says")
+
+
+def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
+    beside = path.parent / "config.json"
+    if not beside.is_file():
+        return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
+    return _with_config(path, record, beside, "is of a local model, and fits the config.json beside it")
+
+
+def _with_config(path: Path, record: ExportMetadata, config_file: Path, success: str) -> Verdict:
+    config = read_json(config_file)
+    if not isinstance(config, dict):
+        if record.export_library == "diffusers":  # its parts have configs of their own
+            return Verdict(Status.OK, success, record)
+        return Verdict(Status.INVALID, f"{config_file} is not a config.", record)
+    try:
+        reason = misfit(config, record, path) or graph_misfit(
+            config, record.task, read_graph(path), record.export_library
+        )
+    except HFHubIntegrationError as error:
+        return Verdict(Status.INVALID, str(error), record)
+    if reason is not None:
+        return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {reason}.", record)
+    return Verdict(Status.OK, success, record)
