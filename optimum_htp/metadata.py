@@ -22,15 +22,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, cast
 
-from optimum_htp.errors import MetadataError
+from optimum_htp.errors import HFHubIntegrationError, MetadataError
+from optimum_htp.onnxfile import read_metadata
 
-__all__ = ["METADATA_VERSION", "PREFIX", "SHORT_COMMIT", "ExportMetadata"]
+__all__ = [
+    "METADATA_VERSION",
+    "PREFIX",
+    "SHORT_COMMIT",
+    "ExportMetadata",
+    "read_record",
+    "record_if_any",
+    "typed_property",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +191,34 @@ class ExportMetadata:
         if self.hub_id is None:
             return "a local model"
         return f"{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
+
+
+def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
+    """Return what an ONNX file says of where it came from; None where it says nothing.
+
+    Raises:
+        OnnxFileNotFoundError, OnnxReadError, InvalidOnnxFileError: There is no readable ONNX model at the path.
+        MetadataError: A property has a value that its key does not allow.
+    """
+    return ExportMetadata.from_properties(read_metadata(path))
+
+
+def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
+    """Return the record of a file that may be anything; None where it has none that can be read."""
+    try:
+        return read_record(path)
+    except (HFHubIntegrationError, OSError):
+        return None
+
+
+def typed_property(key: str, text: str) -> Any:
+    """Return a property's value as Python has it: a count as int, a flag as bool, everything else as the text it is.
+
+    Raises:
+        MetadataError: The key does not allow the value.
+    """
+    name = next((new for new, old in _OLD_KEYS.items() if old == key), key).removeprefix(PREFIX)
+    return _decode(name, text) if _DECODERS.get(name) in (_count, _flag) else text
 
 
 # Older tools wrote the counters under these names.

@@ -61,7 +61,7 @@ class TagCommand(BatchCommand):
             show("  the classes are not known: name the model with --model to have them")
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
-        """Return the same for JSON."""
+        """Return how many nodes each rule found, for JSON."""
         assignment = outcome.value
         return {
             "written": not self.args.dry_run,

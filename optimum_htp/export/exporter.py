@@ -22,11 +22,11 @@ from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_metadata
+from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.commit_files import load_config, resolve_configs, resolve_preprocessors
 from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import canonical_task, infer_task, with_past
@@ -124,7 +124,7 @@ class HTPExporter:
         if verify_hub:
             _require_confirmed(subject)
         if task == _AUTO:
-            task = self._infer_task(subject, monolith=bool(options.get("monolith")))
+            task = _infer_task(subject, monolith=bool(options.get("monolith")))
         task = canonical_task(task)
 
         folder, file_name = _split_output(Path(output_path).expanduser())
@@ -132,7 +132,7 @@ class HTPExporter:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class, parts = self._run_optimum(subject, exported, task, access, options, hierarchy)
+            model_class, parts = _run_optimum(subject, exported, task, access, options, hierarchy)
             record = export_record(
                 subject.checkpoint,
                 task=task,
@@ -142,11 +142,11 @@ class HTPExporter:
             )
             written = onnx_files(exported)
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
-            self._add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
+            _add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
             refuse_foreign_configs(staged, folder, names)
             originals = dict(zip(names, written, strict=True))
             tags = _tags(staged, originals, parts, strict=verify_hub) if hierarchy else {}
-            record = self._stamp(staged, names, record, subject, tags)
+            record = _stamp(staged, names, record, subject, tags)
             if verify_hub:
                 _verify(staged, names, record, access)
             publish(staged, folder)
@@ -158,88 +158,90 @@ class HTPExporter:
             reason=subject.reason,
         )
 
-    def _infer_task(self, subject: LoadedModel, *, monolith: bool) -> str:
-        source = subject.checkpoint.source if subject.checkpoint is not None else None
-        info = source.info if isinstance(source, HubSource) and subject.model is None else None
-        tag = info.pipeline_tag if info is not None else None
-        task = infer_task(subject.config, subject.library, tag)
-        task = task if monolith else with_past(task, subject.config, subject.library)
-        logger.info("The task was inferred: %s", task)
-        return task
 
-    def _run_optimum(
-        self,
-        subject: LoadedModel,
-        exported: Path,
-        task: str,
-        access: HubAccess,
-        options: Mapping[str, Any],
-        hierarchy: bool,
-    ) -> tuple[str, ExportedParts]:
-        """Export with Optimum; return the name of the class that was exported, and its parts."""
-        model = subject.model
-        if subject.checkpoint is not None and model is None:
-            if subject.library == "timm":
-                model, options = load_timm(subject.checkpoint.folder, options)
-            else:
-                model, parts = export_from_folder(
-                    subject.checkpoint.folder,
-                    exported,
-                    {
-                        **options,
-                        "task": task,
-                        "library_name": subject.library,
-                        "token": access.token,
-                        "local_files_only": access.local_files_only,
-                        **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
-                    },
-                    name=subject.name,
-                    hierarchy=hierarchy,
-                )
-                return type(model).__name__, parts
-        with subject.reading_preprocessors_from(exported):
-            parts = export_loaded_model(model, exported, {**options, "task": task}, hierarchy=hierarchy)
-        return type(model).__name__, parts
+def _infer_task(subject: LoadedModel, *, monolith: bool) -> str:
+    source = subject.checkpoint.source if subject.checkpoint is not None else None
+    info = source.info if isinstance(source, HubSource) and subject.model is None else None
+    tag = info.pipeline_tag if info is not None else None
+    task = infer_task(subject.config, subject.library, tag)
+    task = task if monolith else with_past(task, subject.config, subject.library)
+    logger.info("The task was inferred: %s", task)
+    return task
 
-    def _add_configs(self, subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
-        """Put configs beside the ONNX files where they are wanted.
 
-        A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote; preprocessors
-        are the checkpoint's.
-        """
-        if not wanted:
-            return
-        move_rest(exported, staged)
-        if subject.checkpoint is not None and subject.library != "diffusers":
-            names = subject.checkpoint.config_files
-            if subject.model is not None:
-                names = tuple(name for name in names if name not in MODEL_CONFIGS)
-            copy_configs(subject.checkpoint.folder, names, staged)
-
-    def _stamp(
-        self,
-        staged: Path,
-        names: Sequence[str],
-        record: ExportMetadata,
-        subject: LoadedModel,
-        tags: Mapping[str, TagWriter],
-    ) -> ExportMetadata:
-        source = subject.checkpoint.source if subject.checkpoint is not None else None
-        info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
-        extra = plugin_properties(record, info)
-        if len(names) > 1:
-            record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
-        written = [
-            stamp(
-                staged / name,
-                dataclasses.replace(record, onnx_file=name) if record.onnx_files else record,
-                author=info.author if info is not None else None,
-                extra=extra,
-                tags=tags.get(name),
+def _run_optimum(
+    subject: LoadedModel,
+    exported: Path,
+    task: str,
+    access: HubAccess,
+    options: Mapping[str, Any],
+    hierarchy: bool,
+) -> tuple[str, ExportedParts]:
+    """Export with Optimum; return the name of the class that was exported, and its parts."""
+    model = subject.model
+    if subject.checkpoint is not None and model is None:
+        if subject.library == "timm":
+            model, options = load_timm(subject.checkpoint.folder, options)
+        else:
+            model, parts = export_from_folder(
+                subject.checkpoint.folder,
+                exported,
+                {
+                    **options,
+                    "task": task,
+                    "library_name": subject.library,
+                    "token": access.token,
+                    "local_files_only": access.local_files_only,
+                    **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
+                },
+                name=subject.name,
+                hierarchy=hierarchy,
             )
-            for name in names
-        ]
-        return written[0]
+            return type(model).__name__, parts
+    with subject.reading_preprocessors_from(exported):
+        parts = export_loaded_model(model, exported, {**options, "task": task}, hierarchy=hierarchy)
+    return type(model).__name__, parts
+
+
+def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
+    """Put configs beside the ONNX files where they are wanted.
+
+    A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote; preprocessors
+    are the checkpoint's.
+    """
+    if not wanted:
+        return
+    move_rest(exported, staged)
+    if subject.checkpoint is not None and subject.library != "diffusers":
+        names = subject.checkpoint.config_files
+        if subject.model is not None:
+            names = tuple(name for name in names if name not in MODEL_CONFIGS)
+        copy_configs(subject.checkpoint.folder, names, staged)
+
+
+def _stamp(
+    staged: Path,
+    names: Sequence[str],
+    record: ExportMetadata,
+    subject: LoadedModel,
+    tags: Mapping[str, TagWriter],
+) -> ExportMetadata:
+    source = subject.checkpoint.source if subject.checkpoint is not None else None
+    info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
+    extra = plugin_properties(record, info)
+    if len(names) > 1:
+        record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
+    written = [
+        stamp(
+            staged / name,
+            dataclasses.replace(record, onnx_file=name) if record.onnx_files else record,
+            author=info.author if info is not None else None,
+            extra=extra,
+            tags=tags.get(name),
+        )
+        for name in names
+    ]
+    return written[0]
 
 
 def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, strict: bool) -> dict[str, TagWriter]:
@@ -301,7 +303,7 @@ def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: 
     """Read the files back, and resolve what they say as a loader with an empty cache would."""
     online = dataclasses.replace(access, local_files_only=False, force_download=False)
     for name in names:
-        written = ExportMetadata.from_properties(read_metadata(staged / name))
+        written = read_record(staged / name)
         if written is None or (written.hub_id, written.hub_sha) != (record.hub_id, record.hub_sha):
             raise VerificationError(f"{name} does not say what was written into it: {written}.")
     try:
@@ -316,7 +318,7 @@ def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: 
                 resolve_preprocessors(record, fresh)
                 return
             source = resolve_configs(record, fresh, with_code=False)
-            reason = misfit(read_json(source.folder / "config.json") or {}, record, staged / names[0])
+            reason = misfit(read_json(source.folder / CONFIG) or {}, record, staged / names[0])
             if reason is not None:
                 raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
             load_config(source, record, anew=True)

@@ -17,6 +17,7 @@ from typing import Any
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.source import HubSource, locate_loaded_model
 from optimum_htp.origin.weights import difference
 
@@ -107,7 +108,7 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
             "The model in memory was loaded from %s, and is exported as a local model: %s.", source.repo_id, reason
         )
         return LoadedModel(model, checkpoint, derived_from=source.repo_id, reason=reason)
-    if source.path is not None and (source.path / "config.json").is_file():
+    if source.path is not None and (source.path / CONFIG).is_file():
         return LoadedModel(model, fetch_checkpoint(source, access, library))
     return LoadedModel(model, None)
 

@@ -83,7 +83,7 @@ def complete(
     found: Found,
     owners: Mapping[str, frozenset[str]] | None = None,
 ) -> Assignment:
-    """Return the same where some nodes' modules are known.
+    """Return the modules of a graph's nodes where those of some are known already.
 
     Args:
         graph: The graph.

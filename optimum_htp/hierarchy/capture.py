@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment, assign
 from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hierarchy.renamed import owners_by_value
 from optimum_htp.hierarchy.scopes import ScopeResolver, short_name
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
@@ -27,8 +28,6 @@ from optimum_htp.onnxfile import read_graph
 __all__ = ["ExportedParts", "module_tree", "watched_exports"]
 
 _PARAMETERS: Final = ("model", "args", "f")  # the first of `torch.onnx.export`
-# The parts of a pipeline that Optimum makes of one component.
-_COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
         roots = {ROOT: whole}
     else:  # a pipeline: the component, under its name
         folder = PurePosixPath(file).parent.name
-        component = _COMPONENTS.get(folder, folder)
+        component = COMPONENTS.get(folder, folder)
         roots = {component: part}
     known = {
         id(module): ".".join(filter(None, (root, path)))

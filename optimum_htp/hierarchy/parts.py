@@ -12,7 +12,10 @@ from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["part_tree", "scopes_of"]
+__all__ = ["COMPONENTS", "part_tree", "scopes_of"]
+
+COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
+"""The parts of a diffusion pipeline that Optimum makes of one component of it."""
 
 _ENOUGH: Final = 0.95  # of the scopes; functions and renamed nodes have some that lead nowhere
 _DEEPEST: Final = 3  # levels at which parts are looked for

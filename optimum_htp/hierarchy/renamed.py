@@ -47,7 +47,7 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
 
 
 def owners_by_shape(graph: Graph, assignment: Assignment) -> dict[str, frozenset[str]]:
-    """Return the same where no weights are at hand: the one module that has a parameter of such a shape.
+    """Return the owners by shape alone, for lack of weights: the one module that has a parameter of such a shape.
 
     Args:
         graph: The graph.

@@ -49,7 +49,7 @@ class ModuleTree:
 
     @classmethod
     def of_scopes(cls, scopes: Iterable[Sequence[str]]) -> ModuleTree:
-        """Return the tree that scopes in names let expect, with no classes: for files whose model is not known."""
+        """Return the tree that scopes in names make up, without classes: for files whose model is not known."""
         names = {ROOT}
         for scope in sorted(scopes, key=len):
             here = ROOT
@@ -89,7 +89,7 @@ class ModuleTree:
         )
 
     def below(self, root: str) -> ModuleTree:
-        """Return the same tree for a part that was exported alone, of the whole model's module `root`."""
+        """Return the tree as a part sees it that was exported alone: the whole model's module `root`."""
         if not root:
             return self
         start = len(root) + 1

@@ -12,6 +12,7 @@ from typing import Any, Final
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import may_be_ours
+from optimum_htp.origin.names import CONFIG
 
 __all__ = ["install"]
 
@@ -70,7 +71,7 @@ def _lacks_config(model_id: Any, call: Call) -> bool:
 
     try:
         found = try_to_load_from_cache(
-            os.fspath(model_id), "config.json", cache_dir=call.get("cache_dir"), revision=call.get("revision")
+            os.fspath(model_id), CONFIG, cache_dir=call.get("cache_dir"), revision=call.get("revision")
         )
     except HFValidationError:
         return False
@@ -95,9 +96,8 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
 def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:
     from optimum_htp.errors import OnnxFileNotFoundError
     from optimum_htp.hubs.base import HubAccess
-    from optimum_htp.loading.ort_model import stamped_file
-    from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.onnxfile import read_metadata
+    from optimum_htp.loading.stamped_files import stamped_file
+    from optimum_htp.metadata import read_record
     from optimum_htp.origin.config_folder import config_folder, preprocessor_folder
 
     path = stamped_file(name, options)
@@ -105,7 +105,7 @@ def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_c
         return None
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
-    metadata = ExportMetadata.from_properties(read_metadata(path))
+    metadata = read_record(path)
     access = HubAccess.from_options(options)
     revision, trusted = options.get("revision"), bool(options.get("trust_remote_code"))
     if is_config:

@@ -57,7 +57,7 @@ def _loading_files(call: Call) -> Any:
 
 
 def _stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
-    from optimum_htp.loading.ort_model import stamped_file
+    from optimum_htp.loading.stamped_files import stamped_file
 
     return stamped_file(model_id, options)
 

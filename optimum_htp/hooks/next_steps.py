@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import names_a_file
+from optimum_htp.origin.names import CONFIG, ONNX_FILE
 
 __all__ = ["install"]
-
-_STANDARD_NAME: Final = "model.onnx"
-_CONFIG: Final = "config.json"
 
 
 def install(module: ModuleType) -> None:
@@ -29,7 +27,7 @@ def install(module: ModuleType) -> None:
 def _optimizing_files(call: Call) -> Any:
     from transformers import AutoConfig
 
-    from optimum_htp.loading.ort_model import stamped_file
+    from optimum_htp.loading.stamped_files import stamped_file
 
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
@@ -37,8 +35,8 @@ def _optimizing_files(call: Call) -> Any:
     if names_a_file(source):
         path = Path(source).expanduser()
         return call.args[0]([path], config=AutoConfig.from_pretrained(path), from_ortmodel=False)
-    names = list(options.get("file_names") or [_STANDARD_NAME])
-    if Path(source, _CONFIG).exists() or stamped_file(source, {"file_name": names[0]}) is None:
+    names = list(options.get("file_names") or [ONNX_FILE])
+    if Path(source, CONFIG).exists() or stamped_file(source, {"file_name": names[0]}) is None:
         return call.pass_on()  # where it fails, Optimum's own error says it
     paths = [Path(source, name) for name in names]
     return call.args[0](paths, config=AutoConfig.from_pretrained(paths[0]), from_ortmodel=False)
@@ -47,7 +45,7 @@ def _optimizing_files(call: Call) -> Any:
 def _quantizing_files(call: Call) -> Any:
     from transformers import AutoConfig
 
-    from optimum_htp.loading.ort_model import stamped_file
+    from optimum_htp.loading.stamped_files import stamped_file
 
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
@@ -65,7 +63,7 @@ def _quantizing_files(call: Call) -> Any:
 
 
 def _stamping(call: Call) -> Any:
-    """Answer `optimize` or `quantize`: behind the run, each new file gets the record of its source."""
+    """Answer `optimize` or `quantize`: after it, each new file gets the record of its source."""
     options = call.options()
     result = call.pass_on()
     if options is None or "save_dir" not in options:

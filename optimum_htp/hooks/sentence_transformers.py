@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from optimum_htp.hooks.patching import Call, wrap_function
+from optimum_htp.origin.names import CONFIG
 
 __all__ = ["install"]
 
@@ -21,7 +22,7 @@ def _finding_files(call: Call) -> str | None:
     if found is not None:
         return found
     folder, options = Path(call.subject), call.options()
-    if options is None or not folder.is_dir() or (folder / "config.json").is_file():
+    if options is None or not folder.is_dir() or (folder / CONFIG).is_file():
         return None
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.sentence_transformers import sentence_file

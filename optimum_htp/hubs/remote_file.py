@@ -61,7 +61,7 @@ def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader
 
 
 def read_hub_header(repo_id: str, revision: str | None, path: str, access: HubAccess) -> ModelHeader:
-    """Return the same of a file of a repo.
+    """Return everything but the graph of an ONNX file in a repo. The model is not downloaded.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.

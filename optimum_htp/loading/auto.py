@@ -13,10 +13,10 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.diffusion import pipeline_record
 from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.loading.ort_classes import AUTO, class_for
-from optimum_htp.loading.ort_model import load, stamped_file
+from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_metadata
+from optimum_htp.loading.stamped_files import stamped_file
+from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.config_folder import has_preprocessors, preprocessor_folder
 from optimum_htp.origin.dependencies import needing_optimum_onnx
 
@@ -114,7 +114,7 @@ def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> t
         raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {path}. Check the path.")
     options.pop("file_name", None)
     options.pop("subfolder", None)
-    return file, ExportMetadata.from_properties(read_metadata(file))
+    return file, read_record(file)
 
 
 def _provider(device: str) -> dict[str, Any]:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
-from optimum_htp.metadata import PREFIX, ExportMetadata
+from optimum_htp.metadata import PREFIX, ExportMetadata, read_record, typed_property
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.origin.commit_files import load_config, resolve_preprocessors
 
 __all__ = ["HFHubConfigLoader"]
-
-_COUNTS: Final = frozenset({"hf_metadata_version", "hf_model_downloads", "hf_model_likes", "hf_downloads", "hf_likes"})
-_FLAGS: Final = frozenset({"hf_private", "hf_gated"})
 
 
 class HFHubConfigLoader:
@@ -47,15 +44,15 @@ class HFHubConfigLoader:
         """
         properties = read_metadata(onnx_path)
         ExportMetadata.from_properties(properties)  # refuses bad values by key
-        return {key: _typed(key, value) for key, value in properties.items() if key.startswith(PREFIX)}
+        return {key: typed_property(key, value) for key, value in properties.items() if key.startswith(PREFIX)}
 
     def read_record(self, onnx_path: str | os.PathLike[str]) -> ExportMetadata | None:
-        """Return the same as a record; None where the file has none.
+        """Return a file's `hf_*` properties as a record; None where it has none.
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: As `extract_metadata`.
         """
-        return ExportMetadata.from_properties(read_metadata(onnx_path))
+        return read_record(onnx_path)
 
     def load_from_onnx(self, onnx_path: str | os.PathLike[str], force_download: bool = False) -> tuple[Any, Any]:
         """Return config and preprocessor of the model that a file came from.
@@ -90,9 +87,3 @@ class HFHubConfigLoader:
             config = pool.submit(load_config, source, record, anew=force_download)
             preprocessor = pool.submit(load_preprocessor, names[0], source.folder, record) if names else None
             return config.result(), preprocessor.result() if preprocessor is not None else None
-
-
-def _typed(key: str, value: str) -> Any:
-    if key in _COUNTS:
-        return int(value)
-    return value.lower() != "false" if key in _FLAGS else value

@@ -13,21 +13,18 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, MissingSiblingError
+from optimum_htp.errors import ConfigLoadError, MissingSiblingError
+from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.onnx_repos import find_onnx_repo
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import contained_files, read_metadata
+from optimum_htp.metadata import ExportMetadata, record_if_any
+from optimum_htp.onnxfile import contained_files
 from optimum_htp.origin.commit_files import resolve_preprocessors
+from optimum_htp.origin.names import CONFIG, MODEL_INDEX, ONNX_FILE
 
 __all__ = ["fetched_pipeline", "pipeline_record", "presented"]
 
-_INDEX: Final = "model_index.json"
-_CONFIG: Final = "config.json"
 _DENOISERS: Final = ("unet", "transformer")  # every pipeline has one of them
-_ONNX: Final = "model.onnx"
-# Parts that Optimum makes of one model of the pipeline.
-_MADE_OF: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
 
 
 def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata] | None:
@@ -37,20 +34,17 @@ def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata]
         path: The folder, or one of the pipeline's ONNX files.
     """
     given = Path(path).expanduser()
-    files = [given] if given.suffix == ".onnx" else [given / part / _ONNX for part in _DENOISERS]
+    files = [given] if given.suffix == ".onnx" else [given / part / ONNX_FILE for part in _DENOISERS]
     for file in files:
-        try:
-            record = ExportMetadata.from_properties(read_metadata(file))
-        except (HFHubIntegrationError, OSError):
-            continue
+        record = record_if_any(file)
         if record is not None and record.export_library == "diffusers" and record.onnx_file is not None:
             folder = file.parents[record.onnx_file.count("/")]
-            return None if (folder / _INDEX).is_file() else (folder, record)
+            return None if (folder / MODEL_INDEX).is_file() else (folder, record)
     return None
 
 
 def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
-    """Return the same for a repo of a Hub that holds such a pipeline; its files are fetched."""
+    """Fetch the ONNX files of a pipeline that a repo of a Hub holds; return their folder and its record."""
     for part in _DENOISERS:
         repo = find_onnx_repo(repo_id, {**options, "subfolder": part})
         if repo is not None:
@@ -71,7 +65,7 @@ def presented(
     """
     if record.model_type != "hub":
         raise ConfigLoadError(
-            f"{folder} was exported from a local pipeline, and its {_INDEX} is missing. Copy the configs of the "
+            f"{folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs of the "
             "pipeline and of its parts there, or export it again."
         )
     configs = resolve_preprocessors(record, access, revision=revision).folder
@@ -89,9 +83,9 @@ def presented(
             )
         for one in (PurePosixPath(name).name, *contained_files(file)):
             _link(file.parent / one, root / part / one)
-        config = configs / _MADE_OF.get(part, part) / _CONFIG
-        if config.is_file() and not (root / part / _CONFIG).exists():
-            _link(config, root / part / _CONFIG)
+        config = configs / COMPONENTS.get(part, part) / CONFIG
+        if config.is_file() and not (root / part / CONFIG).exists():
+            _link(config, root / part / CONFIG)
     return made
 
 

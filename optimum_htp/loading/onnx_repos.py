@@ -15,19 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, HubUnreachableError
+from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.remote_file import read_hub_header
-from optimum_htp.metadata import ExportMetadata
+from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
-from optimum_htp.origin.repo_files import MODEL_CONFIGS
+from optimum_htp.origin.commits import find_commit
+from optimum_htp.origin.names import CONFIG, ONNX_FILE
 
 __all__ = ["OnnxRepo", "find_onnx_repo"]
 
 logger = logging.getLogger(__name__)
 
-_CONFIG, _ = MODEL_CONFIGS
-_STANDARD_NAME: Final = "model.onnx"
 _FOLDERS: Final = ("", "onnx")  # where Optimum looks
 _NAME_OPTIONS: Final = ("file_name", "encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
@@ -66,8 +65,8 @@ class OnnxRepo:
         record = ExportMetadata.from_properties(properties)
         if record is None:
             raise ConfigLoadError(
-                f"{self.repo_id} has no {_CONFIG}, and its {self.file} does not say which model it came from. Add a "
-                f"{_CONFIG} to the repo, or stamp the file with `optimum-cli htp inject`."
+                f"{self.repo_id} has no {CONFIG}, and its {self.file} does not say which model it came from. Add a "
+                f"{CONFIG} to the repo, or stamp the file with `optimum-cli htp inject`."
             )
         return record
 
@@ -75,7 +74,7 @@ class OnnxRepo:
         """Fetch the file, the others of its model, and their external data; return its path in the cache."""
         folder = self._snapshot((self.file, *self.named))
         names = [self.file, *self.named]
-        record = ExportMetadata.from_properties(read_metadata(folder / self.file))
+        record = read_record(folder / self.file)
         if record is not None and record.onnx_file is not None:
             root = PurePosixPath(self.file).parents[record.onnx_file.count("/")]
             names += [(root / name).as_posix() for name in record.onnx_files]
@@ -114,7 +113,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         return None
     ref = str(options.get("revision") or "main")
     subfolder = str(options.get("subfolder") or "")
-    if (PurePosixPath(subfolder) / _CONFIG).as_posix() in files or _CONFIG in files:
+    if (PurePosixPath(subfolder) / CONFIG).as_posix() in files or CONFIG in files:
         return None
     given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
     named = [(PurePosixPath(subfolder) / name).as_posix() for name in given]
@@ -132,28 +131,24 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
 def _has_config(repo_id: str, revision: str | None, access: HubAccess) -> bool:
     """Whether the cache, which has just been filled for a load that failed, holds a config of the repo."""
     commit = plugins.hub().cached_commit(repo_id, revision, access)
-    return commit is not None and (plugins.hub().snapshot(repo_id, commit, (), access) / _CONFIG).is_file()
+    return commit is not None and (plugins.hub().snapshot(repo_id, commit, (), access) / CONFIG).is_file()
 
 
 def _contents(repo_id: str, revision: str | None, access: HubAccess) -> tuple[str, tuple[str, ...]]:
     """Return commit and files of a repo, as the Hub says, or as far as the cache knows."""
     hub = plugins.hub()
-    try:
-        info = hub.info(repo_id, revision, access)
-        return info.commit, info.files
-    except HubUnreachableError:
-        commit = hub.cached_commit(repo_id, revision, access)
-        if commit is None:
-            raise
-        folder = hub.snapshot(repo_id, commit, (), access)
-        return commit, tuple(
-            Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names
-        )
+    found = find_commit(hub, repo_id, revision, access)
+    if found.info is not None:
+        return found.commit, found.info.files
+    folder = hub.snapshot(repo_id, found.commit, (), access)
+    return found.commit, tuple(
+        Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names
+    )
 
 
 def _chosen(names: Sequence[str], repo: OnnxRepo) -> OnnxRepo:
     """Return the repo with the file that stands for all of these: the standard one, or any if they are one model."""
-    standard = [name for name in names if PurePosixPath(name).name == _STANDARD_NAME]
+    standard = [name for name in names if PurePosixPath(name).name == ONNX_FILE]
     if standard:
         return dataclasses.replace(repo, file=standard[0])
     if len(names) > 1:

@@ -9,7 +9,7 @@ from optimum_htp.errors import ConfigLoadError
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.origin.dependencies import needing_optimum_onnx
-from optimum_htp.origin.tasks import canonical_task
+from optimum_htp.origin.tasks import WITH_PAST, canonical_task
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["AUTO", "class_for"]
 
 AUTO: Final = "auto"
-_WITH_PAST: Final = "-with-past"
 
 
 def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> type[ORTModel]:
@@ -39,7 +38,7 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
 
     if task == AUTO and (record is None or record.task is None):
         raise ConfigLoadError(f"{file} does not say its task: pass task=, or stamp it with `optimum-cli htp inject`.")
-    name = canonical_task(str(record.task if record is not None and task == AUTO else task)).removesuffix(_WITH_PAST)
+    name = canonical_task(str(record.task if record is not None and task == AUTO else task)).removesuffix(WITH_PAST)
     several = record is not None and len(record.onnx_files) > 1
     fallback: type[ORTModel] = ort.ORTModelForCustomTasks
     loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(name, ())

@@ -9,64 +9,37 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import (
-    InvalidOnnxFileError,
-    MetadataError,
-    MissingSiblingError,
     OnnxFileNotFoundError,
     WrongTaskError,
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.ort_classes import class_for
 from optimum_htp.loading.preprocessors import LazyPreprocessors
-from optimum_htp.loading.recognize import ModelFiles, files_being_loaded, may_be_ours, names_a_file
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import contained_files, external_files, read_metadata, read_signature
+from optimum_htp.loading.recognize import ModelFiles, files_being_loaded
+from optimum_htp.loading.stamped_files import files_of_names, model_files
+from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
 from optimum_htp.origin.commit_files import ConfigFolder, load_config
-from optimum_htp.origin.config_folder import config_folder, file_in_folder
+from optimum_htp.origin.config_folder import config_folder
 from optimum_htp.origin.repo_files import MODEL_CONFIGS
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["load", "stamped_file"]
+__all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
 _, _GENERATION_CONFIG = MODEL_CONFIGS
-_SINGLE_FILE: Final = "model.onnx"
 _GENERATION: Final = "text-generation"
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
-
-
-def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
-    """Return the ONNX file that a call of `from_pretrained` means where it is ours to load, else None.
-
-    Ours are paths that end in `.onnx`, and folders of stamped files without the configs that Optimum needs.
-
-    Args:
-        model_id: What was given to `from_pretrained`.
-        options: Its keyword arguments.
-    """
-    if names_a_file(model_id):
-        return Path(os.fspath(model_id)).expanduser()
-    if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
-        return None
-    name = options.get("file_name") or options.get("encoder_file_name")
-    folder = Path(model_id, options.get("subfolder") or "")
-
-    def search(watch: Watch) -> Path | None:
-        for one in folder.glob("*.onnx"):
-            watch.see(one)
-        return file_in_folder(folder, name)
-
-    return read_whole(folder, search)
 
 
 def load(
@@ -128,7 +101,11 @@ def _loaded(
 ) -> ORTModel:
     given = {name: options[name] for name in _PART_NAMES if options.get(name) is not None}
     watch.see(path)
-    metadata = ExportMetadata.from_properties(read_metadata(path))
+    metadata = read_record(path)
+    files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
+    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
+    if wrong is not None:
+        raise wrong
     if _is_generator(cls):
         source = config_folder(path, metadata, access, revision, trust_remote_code, needed=config is None)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
@@ -139,10 +116,6 @@ def _loaded(
         if config is None:
             source = config_folder(path, metadata, access, revision, trust_remote_code, needed=True)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
-    files = _files_of_names(path, given, watch) if given else _model_files(cls, path, metadata, watch)
-    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
-    if wrong is not None:
-        raise wrong
     try:
         with _answering_with(files):
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
@@ -217,67 +190,6 @@ def _is_generator(cls: type[ORTModel]) -> bool:
     from transformers import GenerationMixin
 
     return issubclass(cls, GenerationMixin)
-
-
-def _model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
-    """Return the files that the class opens, under the names that it looks for."""
-    from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
-
-    if not issubclass(cls, ORTModelForConditionalGeneration):
-        return ModelFiles(path.parent, {_SINGLE_FILE: _openable(path)})
-    if metadata is None:
-        return ModelFiles(path.parent, {one.name: one for one in sorted(path.parent.glob("*.onnx"))})
-    if not metadata.onnx_files:
-        raise OnnxFileNotFoundError(
-            f"{path} is a whole model in one file, and {cls.__name__} needs an encoder and a decoder. It was "
-            f"exported for the task {metadata.task}: export it for another one, without --monolith."
-        )
-    folder, found = path.parent, {}
-    if metadata.onnx_file is not None:
-        folder = path.parents[metadata.onnx_file.count("/")]
-        watch.see_folder(folder)
-    for name in metadata.onnx_files:
-        found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata, watch)
-    return ModelFiles(folder, {name: _openable(one) for name, one in found.items()})
-
-
-def _files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:
-    """Return the files that the user named one by one; Optimum finds them by these names."""
-    for name in given.values():
-        watch.see(path.parent / name)
-        if not (path.parent / name).is_file():
-            raise OnnxFileNotFoundError(f"There is no ONNX file at {path.parent / name}. Check the name.")
-    return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
-
-
-def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata, watch: Watch) -> Path:
-    """Return the file that had this name in the same export, renamed or not."""
-    expected = folder / name
-    for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
-        watch.see(candidate)
-        other = _record_of(candidate)
-        if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
-            return candidate
-    stranger = " (the one there is of another export)" if expected.is_file() else ""
-    raise MissingSiblingError(
-        f"{expected} is missing{stranger}: {path.name} is part of a model of {len(metadata.onnx_files)} files "
-        f"({', '.join(metadata.onnx_files)}), which have to stay together. Copy it there, or export again."
-    )
-
-
-def _record_of(path: Path) -> ExportMetadata | None:
-    """Return a neighbour's record, None where it has none that can be read."""
-    try:
-        return ExportMetadata.from_properties(read_metadata(path))
-    except (InvalidOnnxFileError, MetadataError, OSError):
-        return None
-
-
-def _openable(path: Path) -> Path:
-    """Return the path under which ONNX Runtime finds a file's external data, where the file is a link."""
-    if path.is_symlink() and not all((path.parent / name).exists() for name in external_files(path)):
-        return path.resolve()
-    return path
 
 
 @contextmanager

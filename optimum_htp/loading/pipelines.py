@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from optimum_htp.loading.auto import OptimumONNXModel
-from optimum_htp.loading.ort_model import stamped_file
 from optimum_htp.loading.preprocessors import LazyPreprocessors
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_metadata
+from optimum_htp.loading.stamped_files import stamped_file
+from optimum_htp.metadata import read_record
+from optimum_htp.origin.tasks import WITH_PAST
 
 __all__ = ["completed_arguments"]
 
-_WITH_PAST: Final = "-with-past"
 _PREPROCESSORS: Final = ("tokenizer", "feature_extractor", "image_processor", "processor")
 _LOADING: Final = ("token", "revision", "trust_remote_code")
 
@@ -26,11 +25,11 @@ def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     model = arguments.get("model")
     path = stamped_file(model, {}) if model is not None else None
     if path is not None:
-        record = ExportMetadata.from_properties(read_metadata(path))
+        record = read_record(path)
         options = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}
         task = arguments.get("task")
         if record is not None and record.task is not None:
-            arguments = {**arguments, "task": task or record.task.removesuffix(_WITH_PAST)}
+            arguments = {**arguments, "task": task or record.task.removesuffix(WITH_PAST)}
             task = None
         if task is not None:
             options["task"] = task

@@ -82,7 +82,7 @@ _BY_PIPELINE_TAG: Final = {
 def class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
     """Return the Auto classes that load a model's preprocessors.
 
-    As the file says; where it does not, as the model's files say, or at last as its pipeline tag lets expect.
+    As the file says; where it does not, as the model's files say, or at last as models of its pipeline tag have them.
     """
     if metadata.preprocessors:
         return metadata.preprocessors

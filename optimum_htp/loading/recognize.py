@@ -11,9 +11,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-__all__ = ["ModelFiles", "files_being_loaded", "may_be_ours", "names_a_file"]
+from optimum_htp.origin.names import CONFIG
 
-_CONFIG: Final = "config.json"
+__all__ = ["ModelFiles", "files_being_loaded", "may_be_ours", "names_a_file"]
 
 
 class ModelFiles(NamedTuple):
@@ -49,6 +49,6 @@ def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
     # Every load goes through here, and os.path takes a third of pathlib's time.
     folder = os.path.join(model_id, subfolder or "")  # noqa: PTH118
     return os.path.isdir(folder) and not any(  # noqa: PTH112
-        os.path.isfile(os.path.join(one, _CONFIG))  # noqa: PTH113, PTH118
+        os.path.isfile(os.path.join(one, CONFIG))  # noqa: PTH113, PTH118
         for one in (folder, model_id)
     )

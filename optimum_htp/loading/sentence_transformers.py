@@ -11,9 +11,9 @@ from typing import Final
 
 from optimum_htp import plugins
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_metadata
-from optimum_htp.origin.config_folder import file_in_folder
+from optimum_htp.loading.stamped_files import file_in_folder
+from optimum_htp.metadata import read_record
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
 
 __all__ = ["sentence_file"]
@@ -37,14 +37,14 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
         HFHubIntegrationError: The Hub does not give the file; the subclass says why.
     """
     file = file_in_folder(folder)
-    record = ExportMetadata.from_properties(read_metadata(file)) if file is not None else None
+    record = read_record(file) if file is not None else None
     if record is None or record.model_type != "hub" or record.hub_sha is None:
         return None
     known = [one for one in record.config_files or () if is_sentence_transformers_file(one)]
     wanted = known
     if name not in known:
         module = PurePosixPath(name).parent  # only a module has weights of its own
-        if PurePosixPath(name).name != _WEIGHTS or str(module / "config.json") not in known:
+        if PurePosixPath(name).name != _WEIGHTS or str(module / CONFIG) not in known:
             return None
         wanted = [name]
     hub = plugins.hub(record.hub_provider)

@@ -13,22 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
-from optimum_htp.onnxfile.reader import GRAPH, entry, opened
+from optimum_htp.onnxfile.graph import MAX_DEPTH, MESSAGES
+from optimum_htp.onnxfile.reader import entry, opened
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
 __all__ = ["contained_files", "external_files", "is_contained", "rename_model"]
 
 _EXTERNAL_DATA: Final = 13  # in TensorProto
-# Where tensors and graphs occur, as {message: {field number: message in it}}.
-_PLACES: Final[dict[str, dict[int, str]]] = {
-    "model": {GRAPH: "graph", FUNCTION: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
 
 
 def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -102,7 +93,7 @@ def _data_name(model: str, index: int) -> str:
 def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
-    places = _PLACES.get(kind, {})
+    places = MESSAGES.get(kind, {})
     for part in walk(window, message.payload, message.end):
         if part.wire_type != LENGTH_DELIMITED:
             continue

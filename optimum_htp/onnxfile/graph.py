@@ -22,14 +22,21 @@ NODE_METADATA: Final = 9
 _ATTRIBUTE: Final = 5  # in NodeProto
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
 
-CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
+MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {GRAPH: "graph", FUNCTION: "function"},
-    "graph": {1: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node"},
     "node": {_ATTRIBUTE: "attribute"},
-    "attribute": {6: "graph", 11: "graph"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
 }
-"""Where nodes occur: the fields of each kind of message that lead to some, and what they hold."""
+"""Where nodes and tensors occur: the fields of each kind of message that lead to some, and what they hold."""
+
+CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
+    kind: {number: inner for number, inner in fields.items() if inner not in ("tensor", "sparse")}
+    for kind, fields in MESSAGES.items()
+}
+"""Where nodes occur, tensors left aside."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.names import CONFIG, MODEL_INDEX
 from optimum_htp.origin.repo_files import (
     config_files,
     index_shards,
@@ -131,10 +132,10 @@ def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
 def _opened(
     source: HubSource | LocalSource, folder: Path, files: tuple[str, ...], library: str | None, *, complete: bool
 ) -> Checkpoint:
-    config = _config(folder / "config.json")
+    config = _config(folder / CONFIG)
     library = library or infer_library(files, config)
     if library == "diffusers":
-        config = _config(folder / "model_index.json") or config
+        config = _config(folder / MODEL_INDEX) or config
     return Checkpoint(
         source=source,
         folder=folder,

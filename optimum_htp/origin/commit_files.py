@@ -22,13 +22,13 @@ from optimum_htp.errors import (
     ConfigFileNotFoundError,
     ConfigLoadError,
     HFHubIntegrationError,
-    HubUnreachableError,
     ModelNotFoundError,
     RepoDisabledError,
     RevisionNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
@@ -234,14 +234,8 @@ def _is_code(name: str) -> bool:
 def _pin(metadata: ExportMetadata, access: HubAccess, revision: str | None) -> _Pin:
     hub, repo_id = plugins.hub(metadata.hub_provider), str(metadata.hub_id)
     if revision is not None and revision != metadata.hub_sha:
-        try:
-            info = hub.info(repo_id, revision, access)
-        except HubUnreachableError:
-            commit = hub.cached_commit(repo_id, revision, access)
-            if commit is None:
-                raise
-            return _Pin(commit, None)
-        return _Pin(info.commit, _configs_among(info.files, metadata))
+        found = find_commit(hub, repo_id, revision, access)
+        return _Pin(found.commit, None if found.info is None else _configs_among(found.info.files, metadata))
     if metadata.hub_sha is not None:
         return _Pin(metadata.hub_sha, _recorded(metadata))
     return _Pin(hub.full_commit(repo_id, str(metadata.hub_revision), access), _recorded(metadata))

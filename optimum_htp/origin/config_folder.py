@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, HubUnreachableError
+from optimum_htp.errors import ConfigLoadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_metadata
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, read_json
 
-__all__ = ["config_folder", "file_in_folder", "has_preprocessors", "preprocessor_folder"]
+__all__ = ["config_folder", "has_preprocessors", "preprocessor_folder"]
 
 logger = logging.getLogger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
-_STANDARD_NAME = "model.onnx"
 
 
 def config_folder(
@@ -116,38 +114,3 @@ def preprocessor_folder(
 def has_preprocessors(folder: Path) -> bool:
     """Whether a folder holds files that preprocessors are loaded from."""
     return not {*config_files([one.name for one in folder.iterdir()])} <= {*MODEL_CONFIGS}
-
-
-def file_in_folder(folder: Path, name: str | None = None) -> Path | None:
-    """Return the stamped ONNX file that stands for a folder without configs, None where none does.
-
-    It is the one that was asked for, `model.onnx`, or any if all belong to one model.
-
-    Raises:
-        ConfigLoadError: The folder holds files of several models.
-    """
-    if not folder.is_dir() or (folder / _CONFIG).is_file():
-        return None
-    if name is not None:
-        named = folder / name
-        return named if named.is_file() and _record(named) is not None else None
-    records = {path: record for path in sorted(folder.glob("*.onnx")) if (record := _record(path)) is not None}
-    if not records:
-        return None
-    first, *others = records
-    standard = folder / _STANDARD_NAME
-    if standard in records:
-        return standard
-    if any(not records[other].belongs_with(records[first]) or not records[first].onnx_files for other in others):
-        raise ConfigLoadError(
-            f"{folder} holds {len(records)} models ({', '.join(path.name for path in records)}): name one of these "
-            "files, or give file_name=."
-        )
-    return first
-
-
-def _record(path: Path) -> ExportMetadata | None:
-    try:
-        return ExportMetadata.from_properties(read_metadata(path))
-    except (HFHubIntegrationError, OSError):
-        return None  # not a file of ours

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec, read_signature
+from optimum_htp.origin.tasks import architectures
 
-__all__ = ["LABELLED_TASKS", "architectures", "label_misfit", "misfit"]
+__all__ = ["LABELLED_TASKS", "label_misfit", "misfit"]
 
 _LOGITS: Final = "logits"
 # The tasks whose logits end in one value a label.
@@ -39,12 +40,6 @@ def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> s
     if metadata.task not in LABELLED_TASKS:
         return None
     return label_misfit(config, read_signature(path)[1])
-
-
-def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the class names in a config, none where somebody wrote something else there."""
-    names = config.get("architectures")
-    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def label_misfit(config: Mapping[str, Any], outputs: tuple[TensorSpec, ...]) -> str | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.memory import Memory
 
 __all__ = ["HFHubCache"]
@@ -55,14 +55,7 @@ class HFHubCache:
     def _commit(self, model_id: str, revision: str | None) -> str:
         if revision is not None and _COMMIT.fullmatch(revision):
             return revision
-        hub = plugins.hub()
-        try:
-            return hub.info(model_id, revision, self._access).commit
-        except HubUnreachableError:
-            commit = hub.cached_commit(model_id, revision, self._access)
-            if commit is None:
-                raise
-            return commit
+        return find_commit(plugins.hub(), model_id, revision, self._access).commit
 
     def _load(self, model_id: str, commit: str, loader: Callable[..., Any], *, force_download: bool) -> Any:
         """Load at the full commit, for which the client asks the Hub only what the cache on disk does not have."""

@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX
+
 __all__ = [
     "MODEL_CONFIGS",
     "config_files",
@@ -27,7 +29,7 @@ __all__ = [
 _LARGEST_JSON: Final = 1 << 28  # bytes
 _DEEPEST_JSON: Final = 100
 
-MODEL_CONFIGS: Final = ("config.json", "generation_config.json")
+MODEL_CONFIGS: Final = (CONFIG, GENERATION_CONFIG)
 """What a loader needs before any preprocessor is asked for."""
 
 # The names that transformers' tokenizers, processors, feature extractors and image processors read
@@ -70,7 +72,7 @@ _CONFIG_PATTERNS: Final = (
 )
 _CODE_PATTERN: Final = "*.py"
 # Pipelines of several models keep each part in a folder of its own.
-_DIFFUSERS_PATTERNS: Final = ("model_index.json", "*/config.json", "*/scheduler_config.json")
+_DIFFUSERS_PATTERNS: Final = (MODEL_INDEX, f"*/{CONFIG}", "*/scheduler_config.json")
 # What sentence_transformers reads beside the transformer: its modules, and their configs (`1_Pooling/config.json`).
 _SENTENCE_TRANSFORMERS_PATTERNS: Final = (
     "modules.json",

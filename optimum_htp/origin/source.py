@@ -21,6 +21,8 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.origin.commits import find_commit
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
@@ -190,7 +192,7 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
         except HFHubIntegrationError as error:  # the folder itself is the proof
             source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error))
         return {**_describe(source), "detected_from": "cache_path"}
-    config = read_json(_expanded(path) / "config.json")
+    config = read_json(_expanded(path) / CONFIG)
     if isinstance(config, dict) and "model_type" in config:
         return {
             "type": "local_hf_compatible",
@@ -264,20 +266,17 @@ def _parse(text: str, revision: str | None) -> tuple[str, str | None]:
 
 def _ask(repo_id: str, revision: str | None, access: HubAccess) -> HubSource:
     """Ask the Hub, and where it cannot be reached the cache."""
-    hub = plugins.hub()
     try:
-        info = hub.info(repo_id, revision, access)
+        found = find_commit(plugins.hub(), repo_id, revision, access)
     except HubUnreachableError as error:
-        commit = hub.cached_commit(repo_id, revision, access)
-        if commit is None:
-            message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
-            if isinstance(error, RateLimitedError):
-                raise RateLimitedError(message, error.retry_after) from error
-            raise type(error)(message) from error
-        return HubSource(repo_id=repo_id, commit=commit, ref=revision, reason=str(error))
+        message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
+        if isinstance(error, RateLimitedError):
+            raise RateLimitedError(message, error.retry_after) from error
+        raise type(error)(message) from error
     except ModelNotFoundError as error:
         raise type(error)(f"{repo_id} is not a folder here, nor can it be had from the Hub: {error}") from error
-    return HubSource(repo_id=info.repo_id, commit=info.commit, ref=revision, info=info)
+    spelled = repo_id if found.info is None else found.info.repo_id
+    return HubSource(repo_id=spelled, commit=found.commit, ref=revision, info=found.info, reason=found.reason)
 
 
 def _describe(source: HubSource) -> dict[str, Any]:

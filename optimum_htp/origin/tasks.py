@@ -14,12 +14,23 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, MissingDependencyError
 from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.origin.names import MODEL_INDEX
 
-__all__ = ["canonical_task", "class_for_task", "is_task", "infer_library", "infer_task", "model_type_of", "with_past"]
+__all__ = [
+    "WITH_PAST",
+    "architectures",
+    "canonical_task",
+    "class_for_task",
+    "is_task",
+    "infer_library",
+    "infer_task",
+    "model_type_of",
+    "with_past",
+]
 
 logger = logging.getLogger(__name__)
 
-_WITH_PAST: Final = "-with-past"
+WITH_PAST: Final = "-with-past"  # ends the name of a task that reuses past key values
 _FEATURES: Final = "feature-extraction"
 
 
@@ -29,7 +40,7 @@ def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
     A repo of sentence_transformers holds a transformers model and exports as such unless the user says
     otherwise: its export as sentence_transformers would have no `last_hidden_state`.
     """
-    if "model_index.json" in files:
+    if MODEL_INDEX in files:
         return "diffusers"
     if "pretrained_cfg" in config or "architecture" in config:
         return "timm"
@@ -80,12 +91,12 @@ def canonical_task(task: str) -> str:
 
 def is_task(task: str) -> bool:
     """Whether Optimum knows a task."""
-    return canonical_task(task).removesuffix(_WITH_PAST) in _all_tasks()
+    return canonical_task(task).removesuffix(WITH_PAST) in _all_tasks()
 
 
 def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
     """Return the variant of an inferred task that reuses past key values, where the exporter has it."""
-    past = task + _WITH_PAST
+    past = task + WITH_PAST
     return past if library == "transformers" and past in _supported_tasks(model_type_of(config), library) else task
 
 
@@ -101,7 +112,7 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
 
-    model_type, names = model_type_of(config), set(_class_names(config))
+    model_type, names = model_type_of(config), set(architectures(config))
     tasks = [
         task
         for task, classes in _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").items()
@@ -170,9 +181,10 @@ def _all_tasks() -> Iterable[str]:
     return tables.get_all_tasks() if tables is not None else ALL_TASKS  # type: ignore[no-any-return]
 
 
-def _class_names(config: Mapping[str, Any]) -> list[str]:
+def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the class names in a config, none where somebody wrote something else there."""
     names = config.get("architectures")
-    return [str(name) for name in names] if isinstance(names, list) else []
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _as_set(names: str | Iterable[str] | None) -> set[str]:
@@ -181,9 +193,9 @@ def _as_set(names: str | Iterable[str] | None) -> set[str]:
 
 def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | None:
     """Return the name of the class that would be exported for a task, None where that cannot be told."""
-    names = _class_names(config)
+    names = architectures(config)
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None
-    mapping = _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").get(task.removesuffix(_WITH_PAST), {})
+    mapping = _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").get(task.removesuffix(WITH_PAST), {})
     classes = _as_set(mapping.get(model_type_of(config)))
     return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)

@@ -17,10 +17,11 @@ import numpy as np
 
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import TensorSpec, read_metadata, read_signature
+from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.onnxfile import TensorSpec, read_signature
 from optimum_htp.origin.commit_files import ConfigFolder
 from optimum_htp.origin.config_folder import config_folder
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import read_json
 from optimum_htp.profiling.optimum_inputs import dummy_inputs
 
@@ -145,7 +146,7 @@ def _defaults() -> dict[str, int]:
 def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigFolder | None]:
     """Return a file's record and where its config is; none where there is no config within reach."""
     try:
-        record = ExportMetadata.from_properties(read_metadata(path))
+        record = read_record(path)
         return record, config_folder(path, record, HubAccess(), None, False, needed=False)
     except HFHubIntegrationError:
         return None, None
@@ -153,7 +154,7 @@ def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigFolder | No
 
 def _config_sizes(source: ConfigFolder | None) -> dict[str, int]:
     """Return the sizes that the model's config fixes."""
-    content = read_json(source.folder / "config.json") if source is not None else None
+    content = read_json(source.folder / CONFIG) if source is not None else None
     if not isinstance(content, dict):
         return {}
     parts = [one for one in (content, content.get("vision_config"), content.get("encoder")) if isinstance(one, dict)]

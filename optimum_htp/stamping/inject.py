@@ -30,7 +30,7 @@ from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.source import HubSource, locate
-from optimum_htp.origin.tasks import canonical_task, class_for_task, infer_task, is_task
+from optimum_htp.origin.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
 from optimum_htp.stamping.new_record import export_record, plugin_properties
 from optimum_htp.stamping.stamp import is_reproducible, now, stamp
 from optimum_htp.version import __version__
@@ -39,7 +39,6 @@ __all__ = ["Injection", "inject_hub_metadata", "look_up"]
 
 logger = logging.getLogger(__name__)
 
-_PAST: Final = "-with-past"
 # The parts of an encoder-decoder model as Optimum and transformers.js name them, with a suffix for the variant.
 _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_merged)?)(?P<variant>.*)\.onnx")
 
@@ -143,7 +142,7 @@ def task_of_graph(graph: Graph, path: Path) -> str | None:
 def with_past_of(task: str, graph: Graph) -> str:
     """Return the variant of a task that reuses past key values, where the graph does."""
     has_past = any(spec.name.startswith(("past_key_values", "present")) for spec in (*graph.inputs, *graph.outputs))
-    return task + _PAST if has_past and not task.endswith(_PAST) else task
+    return task + WITH_PAST if has_past and not task.endswith(WITH_PAST) else task
 
 
 def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:

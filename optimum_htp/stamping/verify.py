@@ -22,11 +22,12 @@ from optimum_htp.errors import (
     ModelNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import read_graph, read_metadata
+from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.graph_fit import graph_misfit
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
@@ -58,7 +59,7 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
     """
     path, access = Path(path), access or HubAccess()
     try:
-        record = ExportMetadata.from_properties(read_metadata(path))
+        record = read_record(path)
     except (MetadataError, InvalidOnnxFileError) as error:
         return Verdict(Status.INVALID, str(error))
     if record is None:
@@ -83,11 +84,11 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
     except (ModelNotFoundError, ConfigFileNotFoundError) as error:
         return Verdict(Status.INVALID, str(error), record)
-    return _with_config(path, record, folder / "config.json", f"is {record.source}, as it says")
+    return _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
 
 
 def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
-    beside = path.parent / "config.json"
+    beside = path.parent / CONFIG
     if not beside.is_file():
         return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
     return _with_config(path, record, beside, "is of a local model, and fits the config.json beside it")
