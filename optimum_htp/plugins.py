@@ -64,7 +64,7 @@ def answers(hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
     plugins = manager()
     asked = {impl.plugin_name: impl.plugin for impl in getattr(plugins.hook, hook).get_hookimpls()}
     for name, plugin in asked.items():
-        others = [one for one in asked.values() if one is not plugin]
+        others = [other for other in asked.values() if other is not plugin]
         try:
             for answer in plugins.subset_hook_caller(hook, others)(**arguments):
                 yield name, answer
@@ -90,7 +90,7 @@ def hub(provider: str | None = None) -> Hub:
         if isinstance(hubs, PluginError):
             failures.append(hubs)
         else:
-            found += [(name, one) for one in hubs if one.name == wanted]
+            found += [(name, hub) for hub in hubs if hub.name == wanted]
     if len(found) > 1:
         names = ", ".join(repr(name) for name, _ in found)
         raise PluginError(

@@ -83,7 +83,7 @@ class InfoCommand(BatchCommand):
             }
         modules = reading.modules
         return {
-            **({} if modules is None else {"modules": [one.as_dict() for one in modules.values()]}),
+            **({} if modules is None else {"modules": [module.as_dict() for module in modules.values()]}),
             "record": None if reading.record is None else dataclasses.asdict(reading.record),
             "header": dataclasses.asdict(reading.header),
             "graph": summary,

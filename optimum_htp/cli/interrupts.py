@@ -52,8 +52,10 @@ class Stop:
         """Heed signals in this block, and let no file be replaced after one."""
         before = {}
         if threading.current_thread() is threading.main_thread():
-            heard = (one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN)
-            before = {one: signal.signal(one, self._on_signal) for one in heard}
+            heard = (
+                number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN
+            )
+            before = {number: signal.signal(number, self._on_signal) for number in heard}
         token = before_replacing.set(self.check)
         try:
             yield

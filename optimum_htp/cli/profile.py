@@ -63,7 +63,7 @@ class ProfileCommand(Command):
                 "runs": profile.runs,
                 "shapes": profile.shapes,
                 "total_microseconds": profile.total,
-                "modules": [one.as_dict() for one in modules.values()],
+                "modules": [module.as_dict() for module in modules.values()],
             }
             show_json(document)
             return

@@ -228,7 +228,7 @@ def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
 
     def modules(indexes: Iterable[int]) -> list[str] | None:
         """Return the modules of all of these; None while one is not known, or where there are none."""
-        known = [found[one][0] for one in indexes if one in found]
+        known = [found[index][0] for index in indexes if index in found]
         return known if known else None
 
     def used_by(index: int) -> Iterable[int]:
@@ -257,7 +257,11 @@ def _follow_order(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None
     for index, node in enumerate(nodes):
         if index in found or node.inputs or not index:
             continue
-        around = [found[one][0] for one in (index - 1, behind[index]) if one is not None and one in found]
+        around = [
+            found[neighbour][0]
+            for neighbour in (index - 1, behind[index])
+            if neighbour is not None and neighbour in found
+        ]
         if around:
             found[index] = tree.common(around), Rule.ORDER
 

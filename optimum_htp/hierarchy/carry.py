@@ -61,14 +61,14 @@ def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTre
     found: Found = {}
     for index, node in enumerate(graph.nodes):
         old = [makers[value] for value in node.outputs if value in makers]
-        if any(nodes[one].op_type == node.op_type for one in old):
-            same = next(one for one in old if nodes[one].op_type == node.op_type)
+        if any(nodes[maker].op_type == node.op_type for maker in old):
+            same = next(maker for maker in old if nodes[maker].op_type == node.op_type)
             found[index] = modules[same], original.assignment.rules[same]
         elif node.name in named and nodes[named[node.name]].op_type == node.op_type:
             found[index] = modules[named[node.name]], Rule.CARRIED_NAME  # it took in what followed it
         elif old:
-            replaced = [home for one in old if (home := regions.home(one)) is not None]
-            found[index] = tree.common(replaced or (modules[one] for one in old)), Rule.FUSED
+            replaced = [home for maker in old if (home := regions.home(maker)) is not None]
+            found[index] = tree.common(replaced or (modules[maker] for maker in old)), Rule.FUSED
     return found
 
 
@@ -98,11 +98,11 @@ class _Regions:
                 waiting.pop()
                 if index not in self._homes:
                     own = () if self._nodes[index].op_type in _UNPLACED else (self._modules[index],)
-                    homes = [*own, *(home for one in before if (home := self._homes.get(one)) is not None)]
+                    homes = [*own, *(home for maker in before if (home := self._homes.get(maker)) is not None)]
                     self._homes[index] = functools.reduce(shared_path, homes) if homes else None
             else:
                 started.add(index)
-                waiting += [one for one in before if one not in started and one not in self._homes]
+                waiting += [maker for maker in before if maker not in started and maker not in self._homes]
         return self._homes[last]
 
     def _before(self, index: int) -> list[int]:

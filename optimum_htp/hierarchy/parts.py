@@ -31,7 +31,7 @@ def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
 def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
     """Return the tree of the part of a model that a graph is; the whole model's where that fits, or nothing does."""
     scopes = scopes_of(graph) - {()}
-    written = {one for node in graph.nodes for one in dynamo_scopes(node.metadata) or () if one}
+    written = {scope for node in graph.nodes for scope in dynamo_scopes(node.metadata) or () if scope}
     if not scopes and not written:
         return tree
 
@@ -44,7 +44,7 @@ def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
     if score >= _ENOUGH:
         return best
     first = {scope[0].partition(".")[0].rstrip("_0123456789") for scope in scopes}
-    first |= {one.partition(".")[0].rstrip("_0123456789") for one in written}
+    first |= {scope.partition(".")[0].rstrip("_0123456789") for scope in written}
     held = _children(tree)
     roots = [name for name in sorted(tree.classes, key=lambda name: name.count(".")) if first & held.get(name, set())]
     for root in roots[:_MOST]:

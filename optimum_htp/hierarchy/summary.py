@@ -56,7 +56,7 @@ class ModuleSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, the most frequent operators first."""
-        plain = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**plain, "operators": dict(self.operators.most_common())}
 
 
@@ -87,12 +87,12 @@ def summarize(
         module.own_bytes += (count * bits_of(tensor.dtype) + 7) // 8
     for module in reversed(modules.values()):  # a module stands behind the one around it
         inside = [modules[child] for child in module.children]
-        module.nodes = module.own_nodes + sum(one.nodes for one in inside)
-        module.parameters = module.own_parameters + sum(one.parameters for one in inside)
-        module.bytes = module.own_bytes + sum(one.bytes for one in inside)
-        module.microseconds = module.own_microseconds + sum(one.microseconds for one in inside)
-        for one in inside:
-            module.operators.update(one.operators)
+        module.nodes = module.own_nodes + sum(child.nodes for child in inside)
+        module.parameters = module.own_parameters + sum(child.parameters for child in inside)
+        module.bytes = module.own_bytes + sum(child.bytes for child in inside)
+        module.microseconds = module.own_microseconds + sum(child.microseconds for child in inside)
+        for child in inside:
+            module.operators.update(child.operators)
     return modules
 
 
@@ -117,10 +117,10 @@ def _ensure(modules: dict[str, ModuleSummary], tree: ModuleTree, name: str) -> M
     while around not in modules:
         missing.append(around)
         around = tree.caller(parent_of(around))
-    for one in reversed(missing):
-        modules[around].children.append(one)
-        modules[one] = _new(one, tree, modules[around].depth + 1)
-        around = one
+    for module in reversed(missing):
+        modules[around].children.append(module)
+        modules[module] = _new(module, tree, modules[around].depth + 1)
+        around = module
     return modules[name]
 
 

@@ -61,7 +61,7 @@ class ModuleTree:
                 here = first if number.isdigit() and first in names else full
                 names.add(here)
         containers = {parent_of(name) for name in names if name.rpartition(".")[2].isdigit()}
-        lists = frozenset(one for one in containers if one not in names)
+        lists = frozenset(container for container in containers if container not in names)
         return cls({}, lists, {name: name for name in names})
 
     def owners(self, parameter: str) -> frozenset[str]:
@@ -99,7 +99,7 @@ class ModuleTree:
 
     def to_json(self, used: Iterable[str]) -> str:
         """Return the modules that own nodes, and those that contain one, as `htp.modules`."""
-        wanted = {one for name in set(used) for one in (name, *ancestors(name))} | {ROOT}
+        wanted = {module for name in set(used) for module in (name, *ancestors(name))} | {ROOT}
         known = self.classes or dict.fromkeys(self.names.values(), "")
         kept = {name: kind for name, kind in known.items() if name in wanted}
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
@@ -117,12 +117,12 @@ class ModuleTree:
 
         def tag(name: str) -> str:
             unknown: list[str] = []
-            for one in (name, *ancestors(name)):
-                if one in tags:
+            for module in (name, *ancestors(name)):
+                if module in tags:
                     break
-                unknown.append(one)
-            for one in reversed(unknown):
-                tags[one] = self._tag_below(tags[parent_of(one)] if one else "", one)
+                unknown.append(module)
+            for module in reversed(unknown):
+                tags[module] = self._tag_below(tags[parent_of(module)] if module else "", module)
             return tags[name]
 
         return tag

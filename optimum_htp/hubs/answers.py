@@ -187,7 +187,7 @@ def _texts(value: Any) -> list[str]:
         value = [value]
     if not isinstance(value, list) or len(value) > _MOST_ITEMS:
         raise TypeError
-    return [_text(one) for one in value]
+    return [_text(item) for item in value]
 
 
 def _text_or_texts(value: Any) -> str | list[str]:

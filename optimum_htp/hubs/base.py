@@ -36,7 +36,7 @@ class HubAccess:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> HubAccess:
         """Return what the keyword arguments of a `from_pretrained` say; the others are left alone."""
-        names = (one.name for one in fields(cls))
+        names = (field.name for field in fields(cls))
         return cls(**{name: options[name] for name in names if options.get(name) is not None})
 
     def __post_init__(self) -> None:

@@ -146,7 +146,11 @@ def ask(
             with opened(method, url, headers, patience, timeout=timeout) as response:
                 answer = _received(response, patience, limit, into)
         except failed as error:
-            if failures >= tries or pause >= patience.left or any(isinstance(one, _NOBODY) for one in causes(error)):
+            if (
+                failures >= tries
+                or pause >= patience.left
+                or any(isinstance(cause, _NOBODY) for cause in causes(error))
+            ):
                 raise
             logger.debug("Trying %s again in %g s: %s", url, pause, error)
         else:

@@ -89,7 +89,7 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHu
     chain = causes(error)
 
     def caused_by(*types: type[BaseException]) -> bool:
-        return any(isinstance(one, types) for one in chain)
+        return any(isinstance(cause, types) for cause in chain)
 
     if caused_by(errors.GatedRepoError):
         return _gated(repo_id, revision)
@@ -103,7 +103,7 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHu
         return OfflineError(
             f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it. Unset HF_HUB_OFFLINE once."
         )
-    response = next((one.response for one in chain if getattr(one, "response", None) is not None), None)  # type: ignore[attr-defined]
+    response = next((cause.response for cause in chain if getattr(cause, "response", None) is not None), None)  # type: ignore[attr-defined]
     if response is not None:
         return _refused(response.status_code, response.headers, where)
     if isinstance(error, errors.LocalEntryNotFoundError) and len(chain) == 1:

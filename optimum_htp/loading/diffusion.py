@@ -81,8 +81,8 @@ def presented(
                 f"{file} is missing: it is part of a pipeline of {len(record.onnx_files)} files, which have to stay "
                 "together. Copy it there, or export again."
             )
-        for one in (PurePosixPath(name).name, *contained_files(file)):
-            _link(file.parent / one, root / part / one)
+        for location in (PurePosixPath(name).name, *contained_files(file)):
+            _link(file.parent / location, root / part / location)
         config = configs / COMPONENTS.get(part, part) / CONFIG
         if config.is_file() and not (root / part / CONFIG).exists():
             _link(config, root / part / CONFIG)

@@ -83,7 +83,11 @@ class OnnxRepo:
         for name in dict.fromkeys(names):
             if (folder / name).is_file():
                 beside = PurePosixPath(name).parent
-                data += [(beside / one).as_posix() for one in external_files(folder / name) if is_contained(one)]
+                data += [
+                    (beside / location).as_posix()
+                    for location in external_files(folder / name)
+                    if is_contained(location)
+                ]
         self._snapshot(data)
         return folder / self.file
 

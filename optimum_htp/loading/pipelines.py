@@ -38,7 +38,7 @@ def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments = {**arguments, "model": model, "config": None, "model_kwargs": None, "revision": None}
     preprocessors = getattr(model, "preprocessors", None)
     if isinstance(preprocessors, LazyPreprocessors) and all(arguments.get(name) is None for name in _PREPROCESSORS):
-        arguments = {**arguments, **{_kind(one): one for one in reversed(preprocessors)}}
+        arguments = {**arguments, **{_kind(preprocessor): preprocessor for preprocessor in reversed(preprocessors)}}
     return arguments
 
 

@@ -40,7 +40,7 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
     record = read_record(file) if file is not None else None
     if record is None or record.model_type != "hub" or record.hub_sha is None:
         return None
-    known = [one for one in record.config_files or () if is_sentence_transformers_file(one)]
+    known = [file for file in record.config_files or () if is_sentence_transformers_file(file)]
     wanted = known
     if name not in known:
         module = PurePosixPath(name).parent  # only a module has weights of its own

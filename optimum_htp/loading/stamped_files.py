@@ -37,8 +37,8 @@ def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     folder = Path(model_id, options.get("subfolder") or "")
 
     def search(watch: Watch) -> Path | None:
-        for one in folder.glob("*.onnx"):
-            watch.see(one)
+        for file in folder.glob("*.onnx"):
+            watch.see(file)
         return file_in_folder(folder, name)
 
     return read_whole(folder, search)
@@ -79,7 +79,7 @@ def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
     if not issubclass(cls, ORTModelForConditionalGeneration):
         return ModelFiles(path.parent, {ONNX_FILE: _openable(path)})
     if metadata is None:
-        return ModelFiles(path.parent, {one.name: one for one in sorted(path.parent.glob("*.onnx"))})
+        return ModelFiles(path.parent, {file.name: file for file in sorted(path.parent.glob("*.onnx"))})
     if not metadata.onnx_files:
         raise OnnxFileNotFoundError(
             f"{path} is a whole model in one file, and {cls.__name__} needs an encoder and a decoder. It was "

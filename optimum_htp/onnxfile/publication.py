@@ -107,8 +107,8 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
             else:
                 if watch.undisturbed:
                     return result
-        for one in watch.switching:
-            _await_end(one)
+        for switching in watch.switching:
+            _await_end(switching)
     raise ModelBeingReplacedError(
         f"The files in {folder} were replaced each time they were read: exports into it follow one another. Try "
         "again in a moment."

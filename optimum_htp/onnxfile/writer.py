@@ -256,7 +256,7 @@ def _entry(number: int, key: str, value: str) -> bytes:
 
 
 def _length(segments: Iterable[Segment]) -> int:
-    return sum(len(one) if isinstance(one, bytes) else one[1] - one[0] for one in segments)
+    return sum(len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments)
 
 
 def _add(segments: list[Segment], segment: Segment) -> None:

@@ -113,4 +113,4 @@ def preprocessor_folder(
 
 def has_preprocessors(folder: Path) -> bool:
     """Whether a folder holds files that preprocessors are loaded from."""
-    return not {*config_files([one.name for one in folder.iterdir()])} <= {*MODEL_CONFIGS}
+    return not {*config_files([file.name for file in folder.iterdir()])} <= {*MODEL_CONFIGS}

@@ -263,9 +263,9 @@ def _depth_is_sane(content: Any) -> bool:
     for _ in range(_DEEPEST_JSON):
         level = [
             inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
             if isinstance(inner, (dict, list))
         ]
         if not level:

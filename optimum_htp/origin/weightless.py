@@ -66,7 +66,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
         raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
     model = build_model(class_name or named, loaded)
     names = frozenset(name for name, _ in (*model.named_parameters(), *model.named_buffers()))
-    shapes = Counter(tuple(sorted(side for side in one.shape if side != 1)) for one in model.parameters())
+    shapes = Counter(tuple(sorted(side for side in parameter.shape if side != 1)) for parameter in model.parameters())
     return Blueprint(
         inputs=frozenset(inspect.signature(model.forward).parameters),
         main_input=getattr(model, "main_input_name", None),

@@ -104,7 +104,7 @@ def _fixed_batch(inputs: Iterable[TensorSpec]) -> dict[str, int]:
 
 
 def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
-    shape = [_size(one, spec.name, sizes) for one in spec.shape or ()]
+    shape = [_size(dimension, spec.name, sizes) for dimension in spec.shape or ()]
     if min(shape, default=1) < 0 or math.prod(map(float, shape)) > _MOST:
         raise InputSizeError(f"The input {spec.name[:60]!r} has the shape {shape[:8]}: no values are made for that.")
     dtype = np.dtype(spec.dtype if spec.dtype not in (None, "bfloat16", "string") else "float32")
@@ -157,7 +157,9 @@ def _config_sizes(source: ConfigFolder | None) -> dict[str, int]:
     content = read_json(source.folder / CONFIG) if source is not None else None
     if not isinstance(content, dict):
         return {}
-    parts = [one for one in (content, content.get("vision_config"), content.get("encoder")) if isinstance(one, dict)]
+    parts = [
+        part for part in (content, content.get("vision_config"), content.get("encoder")) if isinstance(part, dict)
+    ]
     found: dict[str, int] = {}
     for part in parts:
         size = part.get("image_size")

@@ -139,7 +139,7 @@ def _write_optimized(path: Path, target: Path, provider: str) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = os.fspath(target)
     options.log_severity_level = 3  # that the file fits this machine alone is known
-    if path.stat().st_size + sum(one.stat().st_size for one in path.parent.glob(f"{path.name}_data*")) > 1 << 30:
+    if path.stat().st_size + sum(data.stat().st_size for data in path.parent.glob(f"{path.name}_data*")) > 1 << 30:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     try:
         onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
@@ -167,10 +167,10 @@ def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, run
     A node's event covers those of the nodes in its subgraphs, whose time is taken off. The profiler keeps a number of
     events and drops what comes after; only runs that it recorded to their end count.
     """
-    kernels = [one for one in events if one.get("cat") == _NODE and str(one.get("name", "")).endswith(_KERNEL)]
+    kernels = [event for event in events if event.get("cat") == _NODE and str(event.get("name", "")).endswith(_KERNEL)]
     counted = _model_runs(events)[warmup:][:runs]
     first, last = (counted[0][0], counted[-1][1]) if counted else (0, -1)
-    kernels = [one for one in kernels if first <= int(one["ts"]) <= last]
+    kernels = [event for event in kernels if first <= int(event["ts"]) <= last]
     indexes: dict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         indexes[node.name].append(index)
@@ -186,8 +186,8 @@ def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, run
 
 def _model_runs(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
     """Return start and end of each run that the profiler recorded, in microseconds."""
-    found = (one for one in events if one.get("name") == "model_run")
-    return sorted((int(one["ts"]), int(one["ts"]) + int(one["dur"])) for one in found)
+    found = (event for event in events if event.get("name") == "model_run")
+    return sorted((int(run["ts"]), int(run["ts"]) + int(run["dur"])) for run in found)
 
 
 def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
@@ -197,18 +197,18 @@ def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
 
 def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
     """Return each event with its duration without those of events inside it on the same thread."""
-    own = {id(one): float(one["dur"]) for one in kernels}
+    own = {id(kernel): float(kernel["dur"]) for kernel in kernels}
     threads: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for one in kernels:
-        threads[one.get("pid"), one.get("tid")].append(one)
+    for kernel in kernels:
+        threads[kernel.get("pid"), kernel.get("tid")].append(kernel)
     for events in threads.values():
         around: list[Mapping[str, Any]] = []
-        for one in sorted(events, key=lambda event: (int(event["ts"]), -int(event["dur"]))):
-            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) < int(one["ts"]) + int(one["dur"]):
+        for event in sorted(events, key=lambda event: (int(event["ts"]), -int(event["dur"]))):
+            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) < int(event["ts"]) + int(event["dur"]):
                 around.pop()
-            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) <= int(one["ts"]):
+            while around and int(around[-1]["ts"]) + int(around[-1]["dur"]) <= int(event["ts"]):
                 around.pop()
             if around:
-                own[id(around[-1])] -= float(one["dur"])
-            around.append(one)
-    return [(one, own[id(one)]) for one in kernels]
+                own[id(around[-1])] -= float(event["dur"])
+            around.append(event)
+    return [(kernel, own[id(kernel)]) for kernel in kernels]

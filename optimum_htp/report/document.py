@@ -89,7 +89,9 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
         },
         "coverage": coverage_of(header),
         "timed": microseconds is not None,
-        "modules": [_module(one, assignment.tree) for one in summarize(graph, assignment, microseconds).values()],
+        "modules": [
+            _module(summary, assignment.tree) for summary in summarize(graph, assignment, microseconds).values()
+        ],
         "nodes": [
             {
                 "name": node.name,

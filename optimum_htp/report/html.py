@@ -163,17 +163,19 @@ def _label(text: str) -> str:
 def _data(file: dict[str, Any]) -> dict[str, Any]:
     """Return what the page's script reads: the modules as plotly's parallel lists."""
     modules = file["modules"]
-    holder = {child: one["name"] for one in modules for child in one["children"]}
+    holder = {child: module["name"] for module in modules for child in module["children"]}
     measures = _measures(file)
-    names = [printable(one["name"]) or _ROOT_ID for one in modules]
-    classes = [printable(one["class_name"]) for one in modules]
+    names = [printable(module["name"]) or _ROOT_ID for module in modules]
+    classes = [printable(module["class_name"]) for module in modules]
     return {
-        "ids": [one["name"] or _ROOT_ID for one in modules],
+        "ids": [module["name"] or _ROOT_ID for module in modules],
         "names": names,
-        "labels": [_label(inner_name(one["name"], holder.get(one["name"], "")) or _ROOT_ID) for one in modules],
-        "parents": ["" if not one["name"] else holder.get(one["name"], "") or _ROOT_ID for one in modules],
+        "labels": [
+            _label(inner_name(module["name"], holder.get(module["name"], "")) or _ROOT_ID) for module in modules
+        ],
+        "parents": ["" if not module["name"] else holder.get(module["name"], "") or _ROOT_ID for module in modules],
         "classes": classes,
         "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
-        "cells": [[f"{one[key]:,.0f}" for key in measures] for one in modules],
-        **{key: [one[key] for one in modules] for key in measures},
+        "cells": [[f"{module[key]:,.0f}" for key in measures] for module in modules],
+        **{key: [module[key] for module in modules] for key in measures},
     }

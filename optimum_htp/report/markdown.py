@@ -33,7 +33,7 @@ def provenance(file: dict[str, Any]) -> dict[str, str]:
     known = {label: str(record[key]) for key, label in _SHOWN.items() if record.get(key)}
     known["producer"] = file["context"]["producer"]
     known["opset"] = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in file["context"]["opsets"].items())
-    known["size"] = size_text(file["bytes"] + sum(one["bytes"] for one in file["external_files"]))
+    known["size"] = size_text(file["bytes"] + sum(data["bytes"] for data in file["external_files"]))
     return known
 
 

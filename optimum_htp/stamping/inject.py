@@ -151,7 +151,7 @@ def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
     for path in paths:
         if match := _PART.fullmatch(path.name):
             groups[path.parent, match["variant"]].append(path)
-    return {path: tuple(sorted({one.name for one in group})) for group in groups.values() for path in group}
+    return {path: tuple(sorted({sibling.name for sibling in group})) for group in groups.values() for path in group}
 
 
 def inject_hub_metadata(
