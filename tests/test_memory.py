@@ -6,7 +6,6 @@ import json
 import shutil
 import threading
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -47,9 +46,10 @@ def test_threads_that_want_the_same_wait_for_one():
 @pytest.mark.parametrize("fails_first", [False, True])
 def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
     """Also by those that come while it is being kept, or after the first has failed."""
-    memory, made, running, most = Memory(4), [], [], []
+    memory, made, running, most, makers = Memory(4), [], [], [], set()
 
     def make():
+        makers.add(threading.get_ident())
         running.append(1)
         most.append(len(running))
         time.sleep(0.001)
@@ -59,12 +59,21 @@ def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
             raise ZeroDivisionError
         return object()
 
-    class SlowToKeep(OrderedDict):
-        def __setitem__(self, key, value):
-            time.sleep(0.01)
-            super().__setitem__(key, value)
+    class Polite:
+        """A lock after which the thread that has made the value lets others go first."""
 
-    memory._items = SlowToKeep()
+        def __init__(self):
+            self._lock = threading.Lock()
+
+        def __enter__(self):
+            self._lock.acquire()
+
+        def __exit__(self, *exc):
+            self._lock.release()
+            if threading.get_ident() in makers:
+                time.sleep(0.03)
+
+    memory._lock = Polite()
 
     def get(delay):
         time.sleep(delay)

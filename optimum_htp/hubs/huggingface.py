@@ -118,11 +118,11 @@ class HuggingFaceHub:
 
         if not (access.local_files_only or constants.HF_HUB_OFFLINE):
             files = (*files, *optional)
-        for name in files:
-            if not is_inside(name):
-                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
         cache = RepoCache(repo_id, access)
         missing = [name for name in files if access.force_download or not cache.knows(commit, name)]
+        for name in missing:
+            if not is_inside(name):
+                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
         if missing:
             with translated_errors(repo_id, commit):
                 self._download(repo_id, commit, tuple(dict.fromkeys(missing)), access, cache, progress=progress)

@@ -8,6 +8,7 @@ loaded.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import pickle
@@ -41,6 +42,7 @@ __all__ = ["ConfigFolder", "forget", "load_config", "resolve_configs", "resolve_
 logger = logging.getLogger(__name__)
 
 _CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
+_LISTS: Final = 64  # lists of config files, of at most 128 KiB each
 _REMEMBERED: Final = 256  # folders, and configs of some 2 KiB each
 
 
@@ -258,7 +260,12 @@ def _recorded(metadata: ExportMetadata) -> tuple[str, ...] | None:
 
 
 def _configs_among(files: Sequence[str], metadata: ExportMetadata) -> tuple[str, ...]:
-    return config_files(files, library=metadata.export_library or "transformers", with_code=True)
+    return _allowed(tuple(files), metadata.export_library or "transformers")
+
+
+@functools.lru_cache(_LISTS)  # every load of a file asks again
+def _allowed(files: tuple[str, ...], library: str) -> tuple[str, ...]:
+    return config_files(files, library=library, with_code=True)
 
 
 def _snapshot(
