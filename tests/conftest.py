@@ -6,17 +6,22 @@ huggingface_hub reads its variables when it is imported, so they are set before 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
 from tests.support.hub import LoopbackHub
+
+if TYPE_CHECKING:
+    from optimum_htp.hubs import HubAccess
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,12 +92,17 @@ def _serving() -> Iterator[None]:
 
 @pytest.fixture
 def hub() -> Iterator[LoopbackHub]:
-    """The Hub, as well behaved afterwards as before."""
-    yield _HUB
-    _HUB.latency, _HUB.status, _HUB.serve_card, _HUB.serve_ranges = 0.0, None, True, True
-    _HUB.cut_bodies = _HUB.garbled = False
-    _HUB.before_answer = lambda method, path: None
-    _HUB.tamper, _HUB.drip = None, 0.0
+    """The Hub, which is as it was afterwards."""
+    with _HUB.given_back():
+        yield _HUB
+
+
+@pytest.fixture(autouse=True)
+def _remembering_nothing() -> Iterator[None]:
+    """Let no test live on what another has left in this process's memory of configs."""
+    yield
+    if (memory := sys.modules.get("optimum_htp.origin.commit_files")) is not None:
+        memory.forget()
 
 
 @pytest.fixture(scope="session")
@@ -178,6 +188,41 @@ def zoo_export(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
         return ZooExport(model, output)
 
     return export
+
+
+@pytest.fixture(scope="session")
+def plain(
+    model_folder: Callable[[str], Path], published: Callable[[str], Architecture], made_once: Callable[..., Path]
+) -> Callable[..., Path]:
+    """Return the folder of what Optimum alone exports: files that know nothing."""
+
+    def export(name: str, **options: object) -> Path:
+        from optimum.exporters.onnx import main_export
+
+        def make(folder: Path) -> None:
+            main_export(str(model_folder(name)), folder, do_validation=False, **options)
+            for path in folder.iterdir():
+                if path.suffix != ".onnx":
+                    path.unlink()
+
+        published(name)
+        return made_once("plain/" + "-".join([name, *map(str, options.values())]), make)
+
+    return export
+
+
+@pytest.fixture
+def plain_bert(plain: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a file that knows nothing, to be changed."""
+    return Path(shutil.copy(plain("bert", task="text-classification") / "model.onnx", tmp_path / "bert.onnx"))
+
+
+@pytest.fixture
+def access(tmp_path: Path) -> HubAccess:
+    """An empty cache."""
+    from optimum_htp.hubs import HubAccess
+
+    return HubAccess(cache_dir=tmp_path / "cache")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -122,6 +123,25 @@ class LoopbackHub:
         seen: list[Request] = []
         yield seen
         seen.extend(self.requests[start:])
+
+    @contextmanager
+    def given_back(self) -> Iterator[LoopbackHub]:
+        """Give this Hub to somebody who may change it; its behaviour and its repos are as before afterwards.
+
+        Repos that were added stay: other tests may share them.
+        """
+        own = {name: copy(value) for name, value in vars(self).items() if not name.startswith("_")}
+        del own["requests"], own["repos"]
+        repos = {
+            name: (repo, {key: copy(value) for key, value in vars(repo).items()}) for name, repo in self.repos.items()
+        }
+        try:
+            yield self
+        finally:
+            vars(self).update(own)
+            for name, (repo, state) in repos.items():
+                self.repos[name] = repo
+                vars(repo).update(state)
 
     def __enter__(self) -> LoopbackHub:
         self._thread.start()

@@ -1,0 +1,38 @@
+"""The public names: one list, three forms that have to agree."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import optimum_htp
+
+
+def names_for_type_checkers():
+    tree = ast.parse(Path(optimum_htp.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {
+        alias.name: node.module.removeprefix("optimum_htp.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_every_form_of_the_list_says_the_same():
+    eager = {"__version__", "activate", "deactivate"}
+    assert set(optimum_htp.__all__) == set(optimum_htp._HOME) | eager
+    assert names_for_type_checkers() == optimum_htp._HOME
+    assert dir(optimum_htp) == sorted(optimum_htp.__all__)
+
+
+@pytest.mark.parametrize("name", optimum_htp.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(optimum_htp, name) is not None
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = optimum_htp.missing
