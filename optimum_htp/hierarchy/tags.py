@@ -137,7 +137,7 @@ def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: G
     try:
         assignment = tagged_assignment(header, graph)
     except MetadataError as error:
-        raise MetadataError(f"{path}: {error}") from error
+        raise MetadataError(f"{path}: {error}", error.key) from error
     if assignment is None:
         hint = "" if scopes_of(graph) - {()} else ", with --model or --from"
         raise MetadataError(f"{path} has no tags. Add them first: `optimum-cli htp tag {path}`{hint}.")

@@ -81,9 +81,9 @@ class ModuleTree:
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise MetadataError("htp.modules is not JSON.") from error
+            raise MetadataError("htp.modules is not JSON.", "htp.modules") from error
         if not isinstance(content, dict) or not all(isinstance(kind, str) for kind in content.values()):
-            raise MetadataError("htp.modules is not a JSON object of class names.")
+            raise MetadataError("htp.modules is not a JSON object of class names.", "htp.modules")
         return cls.of_names(
             {check_module(name, "htp.modules"): check_class(kind, "htp.modules") for name, kind in content.items()}
         )

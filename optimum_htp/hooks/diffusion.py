@@ -47,6 +47,20 @@ def _loading_files(call: Call) -> Any:
 
 
 def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
+    """Load a pipeline; again where an export replaced its files meanwhile."""
+    from optimum_htp.loading.diffusion import pipeline_record
+    from optimum_htp.onnxfile.publication import Watch, read_whole
+
+    def load(watch: Watch) -> Any:
+        for name in record.onnx_files:
+            watch.see(folder / name)
+        _, current = pipeline_record(folder) or (folder, record)
+        return _loaded(call, folder, current, options)
+
+    return read_whole(folder, load)
+
+
+def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.diffusion import presented
     from optimum_htp.onnxfile import external_files

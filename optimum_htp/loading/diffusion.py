@@ -33,7 +33,10 @@ def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata]
     Args:
         path: The folder, or one of the pipeline's ONNX files.
     """
-    given = Path(path).expanduser()
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return None
     files = [given] if given.suffix == ".onnx" else [given / part / ONNX_FILE for part in _DENOISERS]
     for file in files:
         record = record_if_any(file)

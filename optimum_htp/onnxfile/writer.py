@@ -250,7 +250,7 @@ def _node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
 def _entry(number: int, key: str, value: str) -> bytes:
     """Encode a StringStringEntryProto as a field."""
     if len(key) + len(value) > _MAX_PROPERTY:
-        raise MetadataError(f"The metadata property {key[:40]!r} has more than {_MAX_PROPERTY >> 20} MiB.")
+        raise MetadataError(f"The metadata property {key[:40]!r} has more than {_MAX_PROPERTY >> 20} MiB.", key)
     content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
     return encode_bytes_field(number, content)
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import ArgumentError
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.onnxfile import OpenModel
@@ -85,7 +85,7 @@ def now() -> str:
         try:
             moment = datetime.fromtimestamp(int(text), timezone.utc)
         except (ValueError, OverflowError) as error:
-            raise HFHubIntegrationError(f"SOURCE_DATE_EPOCH is {text!r}: it has to be seconds since 1970.") from error
+            raise ArgumentError(f"SOURCE_DATE_EPOCH is {text!r}: it has to be seconds since 1970.") from error
     else:
         moment = datetime.now(timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -89,7 +89,10 @@ class Tagger:
     def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
         with OpenModel.at(str(self._original)) as source:
             before, original = source.header, source.graph
-        known = tagged_assignment(before, original)
+        try:
+            known = tagged_assignment(before, original)
+        except MetadataError as error:
+            raise MetadataError(f"{self._original}: {error}", error.key) from error
         if known is None:
             tree = self._tree_for(before if MODULES in before.metadata else header, original)
             known = _resolved(original, tree)
