@@ -240,3 +240,14 @@ def test_name_that_no_file_can_have_is_an_error_of_ours(tmp_path):
         with pytest.raises(OnnxReadError, match="cannot be opened"):
             read_header(tmp_path / name)
     assert optimum_cli("htp", "info", tmp_path / f"{'x' * 300}.onnx", check=False).returncode == 1
+
+
+def test_tags_from_names_alone_are_the_same_in_every_process(tmp_path):
+    """Scopes of second calls (`b_1`) come before or behind those of the first, by chance, in a set."""
+    scopes = [f"{outer}/{inner}{call}" for outer in "abcdef" for inner in "xyz" for call in ("", "_1", "_2")]
+    results = set()
+    for seed in range(4):
+        path = save(tmp_path / f"{seed}.onnx", scopes)
+        code = f"from optimum_htp import tag_file; print(tag_file({str(path)!r}).modules)"
+        results.add(run_python(code, PYTHONHASHSEED=str(seed)).stdout)
+    assert len(results) == 1

@@ -51,7 +51,7 @@ class ModuleTree:
     def of_scopes(cls, scopes: Iterable[Sequence[str]]) -> ModuleTree:
         """Return the tree that scopes in names make up, without classes: for files whose model is not known."""
         names = {ROOT}
-        for scope in sorted(scopes, key=len):
+        for scope in sorted(map(tuple, scopes), key=lambda scope: (len(scope), scope)):
             here = ROOT
             for piece in scope:
                 attribute, _, indices = piece.partition(".")
