@@ -103,10 +103,11 @@ def test_json_is_printed_whatever_fails(command, error, files):
 def test_errors_keep_what_programs_need(hub):
     hub.status, hub.retry_after = 429, 7
     url = "hf://org/model/model.onnx"
-    done = optimum_cli("htp", "info", url, "--json", check=False)
+    soon = {"OPTIMUM_HTP_TIMEOUT": "1"}  # shorter than the Hub asks to wait
+    done = optimum_cli("htp", "info", url, "--json", check=False, **soon)
     (file,) = json.loads(done.stdout)["files"]
     assert (file["file"], file["error"], file["retry_after"]) == (url, "RateLimitedError", 7)
-    told = optimum_cli("htp", "info", url, check=False)
+    told = optimum_cli("htp", "info", url, check=False, **soon)
     assert url in told.stderr
 
 

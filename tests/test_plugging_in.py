@@ -160,7 +160,9 @@ AutoConfig.from_pretrained({str(model_folder("bert"))!r})
 AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
-    light = ("activation", "hooks", "hooks.auto_classes", "hooks.loading", "hooks.patching", "loads", "version")
+    hooks = ("activation", "auto_classes", "loading", "patching")
+    rooms = ("hooks", "loading", "origin")
+    light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "origin.names", "version")
     assert set(ast.literal_eval(run_python(code).stdout)) <= {f"optimum_htp.{name}" for name in light}
 
 
@@ -198,7 +200,7 @@ for source in ("org/with-config", snapshot_download("org/with-config")):  # the 
 BREAKAGES = {
     "package removed": lambda package: shutil.rmtree(package),
     "half of it removed": lambda package: [p.unlink() for p in package.rglob("*.py") if p.name != "__init__.py"],
-    "only activation removed": lambda package: (package / "activation.py").unlink(),
+    "only activation removed": lambda package: (package / "hooks" / "activation.py").unlink(),
     "raises at import": lambda package: (package / "__init__.py").write_text("raise RuntimeError('on purpose')"),
     "does not parse": lambda package: (package / "__init__.py").write_text("def broken(:"),
     "hook raises": lambda package: (package / "hooks" / "loading.py").write_text("raise RuntimeError('on purpose')"),
