@@ -7,6 +7,7 @@ import json
 import pytest
 
 from optimum_htp import HTPExporter
+from optimum_htp.errors import VerificationError
 from tests.support.zoo import ZOO
 
 
@@ -73,6 +74,32 @@ def test_untouched_model_is_pinned_also_in_half_precision(bert, export):
     for model in (load(), load(dtype=torch.float16), load().half()):
         result = export(model)
         assert (result.metadata.hub_id, result.metadata.hub_sha) == ("tiny/bert", bert.refs["main"])
+        assert result.reason is None
+
+
+@pytest.mark.parametrize("hierarchy", [True, False])
+def test_head_that_the_checkpoint_lacks_is_no_commits(bert, tmp_path, caplog, hierarchy):
+    result = HTPExporter().export("tiny/bert", tmp_path / "out", task="fill-mask", hierarchy=hierarchy)
+    assert (result.metadata.model_type, result.metadata.base_model) == ("local", "tiny/bert")
+    assert result.metadata.hub_sha is None
+    assert "the checkpoint has no cls." in result.reason
+    assert result.reason in caplog.text
+    assert (tmp_path / "out" / "config.json").is_file()
+    with pytest.raises(VerificationError, match="drawn by chance"):
+        HTPExporter().export("tiny/bert", tmp_path / "verified", task="fill-mask", verify_hub=True)
+    assert not (tmp_path / "verified").exists()
+
+
+@pytest.mark.parametrize("hierarchy", [True, False])
+def test_pooler_that_no_output_needs_does_not_count(zoo_export, tmp_path, hierarchy):
+    """The checkpoint of a masked language model has none."""
+    from transformers import AutoModel
+
+    zoo_export("bert")
+    for subject in ({"model_name_or_path": "zoo/bert"}, {"model": AutoModel.from_pretrained("zoo/bert")}):
+        output = tmp_path / next(iter(subject))
+        result = HTPExporter().export(**subject, output_path=output, task="feature-extraction", hierarchy=hierarchy)
+        assert (result.metadata.model_type, result.metadata.model_class) == ("hub", "BertModel")
         assert result.reason is None
 
 

@@ -145,6 +145,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
             "task": record.task,
             "class": record.model_class,
             "library": record.export_library,
+            "unchecked": ", ".join(record.unchecked),
             "preprocessors": ", ".join(record.preprocessors),
             "license": record.license,
             "base model": record.base_model,

@@ -17,7 +17,7 @@ from optimum_htp.errors import HFHubIntegrationError, VerificationError
 from optimum_htp.export.optimum import export_from_folder, export_loaded_model, load_timm, optimum_options
 from optimum_htp.export.output_files import copy_configs, move_models, move_rest, onnx_files, refuse_foreign_configs
 from optimum_htp.export.staging import publish, staging_folder
-from optimum_htp.export.subject import LoadedModel, inspect_loaded_model
+from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
 from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
@@ -49,8 +49,8 @@ class ExportResult:
         metadata: The record in the first of them.
         task: The Optimum task that was exported.
         seconds: Wall time of the whole export.
-        reason: Why the files are those of a local model, although the model in memory was loaded from a Hub; None
-            where they are not.
+        reason: Why the files are those of a local model, although it was made from one of a Hub; None where they are
+            not.
     """
 
     files: tuple[Path, ...]
@@ -133,14 +133,18 @@ class HTPExporter:
             exported.mkdir()
             staged.mkdir()
             model_class, parts = _run_optimum(subject, exported, task, access, options, hierarchy)
+            written = onnx_files(exported)
+            paths = [exported / name for name in written]
+            subject = as_exported(subject, model_class, paths, parts.modules)
+            if verify_hub:
+                _require_confirmed(subject)
             record = export_record(
                 subject.checkpoint,
                 task=task,
                 library=subject.library,
-                model_class=model_class,
+                model_class=model_class.__name__,
                 base_model=subject.derived_from,
             )
-            written = onnx_files(exported)
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             _add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
             refuse_foreign_configs(staged, folder, names)
@@ -176,8 +180,8 @@ def _run_optimum(
     access: HubAccess,
     options: Mapping[str, Any],
     hierarchy: bool,
-) -> tuple[str, ExportedParts]:
-    """Export with Optimum; return the name of the class that was exported, and its parts."""
+) -> tuple[type, ExportedParts]:
+    """Export with Optimum; return the class that was exported, and its parts."""
     model = subject.model
     if subject.checkpoint is not None and model is None:
         if subject.library == "timm":
@@ -197,10 +201,10 @@ def _run_optimum(
                 name=subject.name,
                 hierarchy=hierarchy,
             )
-            return type(model).__name__, parts
+            return type(model), parts
     with subject.reading_preprocessors_from(exported):
         parts = export_loaded_model(model, exported, {**options, "task": task}, hierarchy=hierarchy)
-    return type(model).__name__, parts
+    return type(model), parts
 
 
 def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:

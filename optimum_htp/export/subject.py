@@ -8,20 +8,22 @@ model, made from that one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.source import HubSource, locate_loaded_model
-from optimum_htp.origin.weights import difference
+from optimum_htp.origin.tasks import architectures
+from optimum_htp.origin.weights import Comparison, compare, made_up_tensors
 
-__all__ = ["LoadedModel", "inspect_loaded_model"]
+__all__ = ["LoadedModel", "as_exported", "inspect_loaded_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +37,14 @@ class LoadedModel:
         checkpoint: Its files; None for a model in memory that has none.
         derived_from: The Hub model that a model in memory was loaded from, where it is not that model any more.
         reason: Why it is not, or why that cannot be told.
+        made_up: Tensors of a model in memory that its checkpoint lacks.
     """
 
     model: Any
     checkpoint: Checkpoint | None
     derived_from: str | None = None
     reason: str | None = None
+    made_up: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -101,22 +105,60 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
     source = locate_loaded_model(model, access)
     if isinstance(source, HubSource):
         checkpoint = fetch_checkpoint(source, access, library, weights=False)
-        reason = _difference(model, checkpoint, access, library)
-        if reason is None:
-            return LoadedModel(model, checkpoint)
-        logger.warning(
-            "The model in memory was loaded from %s, and is exported as a local model: %s.", source.repo_id, reason
-        )
-        return LoadedModel(model, checkpoint, derived_from=source.repo_id, reason=reason)
+        compared = _compared(model, checkpoint, access, library)
+        if compared.difference is None:
+            return LoadedModel(model, checkpoint, made_up=compared.made_up)
+        return _local(LoadedModel(model, checkpoint), source.repo_id, compared.difference)
     if source.path is not None and (source.path / CONFIG).is_file():
         return LoadedModel(model, fetch_checkpoint(source, access, library))
     return LoadedModel(model, None)
 
 
-def _difference(model: Any, checkpoint: Checkpoint, access: HubAccess, library: str | None) -> str | None:
-    """Say why a model in memory is not, or may not be, what its commit holds; None where it is."""
+def as_exported(
+    subject: LoadedModel, model_class: type, files: Sequence[Path], modules: Collection[str]
+) -> LoadedModel:
+    """Return what was exported: not a commit's model where tensors that its checkpoint lacks were drawn by chance.
+
+    A task other than the checkpoint's own puts a head on the model that nobody has trained. Tensors of the class that
+    did not get into the graph (a pooler that no output needs) do not count.
+
+    Args:
+        subject: What was to be exported.
+        model_class: The class that it was exported as.
+        files: The ONNX files.
+        modules: The modules that own nodes in them; none where nobody looked.
+    """
+    checkpoint = subject.checkpoint
+    if checkpoint is None or subject.derived_from is not None or not isinstance(checkpoint.source, HubSource):
+        return subject
+    missing = subject.made_up
+    if subject.model is None:
+        if checkpoint.library != "transformers" or model_class.__name__ in architectures(checkpoint.config):
+            return subject
+        try:
+            missing = made_up_tensors(model_class, checkpoint.folder)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = f"whether all of its weights are the commit's cannot be told ({error})"
+            return _local(subject, checkpoint.source.repo_id, reason)
+    names = {tensor.name for path in files for tensor in read_graph(path).initializers} if missing else set()
+    homes = {name.rpartition(".")[0] for name in missing}
+    used = [name for name in missing if name in names or name.rpartition(".")[0] in modules]
+    if not modules:  # of a weight that was transposed only the name of the bias beside it is left
+        used += [home for home in homes if f"{home}.bias" not in missing]
+    if not used:
+        return subject
+    reason = f"the checkpoint has no {used[0]}, which {model_class.__name__} needs: it was drawn by chance"
+    return _local(subject, checkpoint.source.repo_id, reason)
+
+
+def _local(subject: LoadedModel, repo_id: str, reason: str) -> LoadedModel:
+    logger.warning("The model made from %s is exported as a local model: %s.", repo_id, reason)
+    return replace(subject, derived_from=repo_id, reason=reason)
+
+
+def _compared(model: Any, checkpoint: Checkpoint, access: HubAccess, library: str | None) -> Comparison:
+    """Hold a model in memory against its commit."""
     try:
-        folder = fetch_checkpoint(checkpoint.source, access, library).folder
-        return difference(model, folder)
+        return compare(model, fetch_checkpoint(checkpoint.source, access, library).folder)
     except (HFHubIntegrationError, OSError, ValueError, RuntimeError) as error:
-        return f"whether its weights are those of the commit cannot be told ({error})"
+        return Comparison(f"whether its weights are those of the commit cannot be told ({error})")

@@ -51,6 +51,11 @@ class ExportedParts:
     faults: dict[str, Exception] = field(default_factory=dict)
     _parts: dict[str, _Part] = field(default_factory=dict)
 
+    @property
+    def modules(self) -> frozenset[str]:
+        """The modules that own nodes, of all parts."""
+        return frozenset(module for part in self._parts.values() for module in part.original.assignment.modules)
+
     def try_to_add(self, name: str, part: Any, calls: dict[tuple[str, ...], list[str]]) -> None:
         """Note a part in the middle of somebody else's export, which has to go on whatever comes of that."""
         try:

@@ -1,4 +1,4 @@
-"""Whether a model in memory still is what a commit holds: its config, modules and tensors against the checkpoint's.
+"""Whether a model is what a commit holds: its config, modules and tensors, held against the checkpoint's.
 
 The checkpoint is loaded a second time, by the model's own class, so that whatever a library does to tensors while it
 loads them (renamed, split, tied, cast) has been done to both sides.
@@ -6,11 +6,12 @@ loads them (renamed, split, tied, cast) has been done to both sides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["difference"]
+__all__ = ["Comparison", "compare", "made_up_tensors"]
 
 # What may differ between two configs of one model, and does not change the graph.
 _VOLATILE: Final = frozenset(
@@ -32,8 +33,21 @@ _VOLATILE: Final = frozenset(
 )
 
 
-def difference(model: Any, folder: Path) -> str | None:
-    """Say what a model in memory has that its checkpoint has not, or return None where nothing differs.
+@dataclass(frozen=True)
+class Comparison:
+    """A model in memory, held against its checkpoint.
+
+    Attributes:
+        difference: What the model has that the checkpoint has not, in words; None where nothing differs.
+        made_up: Names of tensors that the checkpoint lacks, so that loading draws them by chance.
+    """
+
+    difference: str | None = None
+    made_up: tuple[str, ...] = ()
+
+
+def compare(model: Any, folder: Path) -> Comparison:
+    """Compare a model in memory with the checkpoint that it was loaded from.
 
     Takes the memory of a second copy of the model, or for a pipeline of its largest part.
 
@@ -44,35 +58,46 @@ def difference(model: Any, folder: Path) -> str | None:
     Raises:
         OSError, ValueError, RuntimeError: What the library raises where it cannot load the checkpoint.
     """
-    for part, place in _parts(model, folder):
-        reason = _difference(part, place)
-        if reason is not None:
-            return reason if part is model else f"in {place.name} {reason}"
-    return None
-
-
-def _parts(model: Any, folder: Path) -> Iterator[tuple[Any, Path]]:
-    """Yield the models in a pipeline with the folder of each, or a model itself."""
     from torch import nn
 
     if isinstance(model, nn.Module):
-        yield model, folder
-        return
+        loaded, report = _loaded(type(model), folder)
+        missing = tuple(sorted(report["missing_keys"]))
+        return Comparison(_difference(model, loaded, missing), missing)
     for name, part in model.components.items():
         if isinstance(part, nn.Module):
-            yield part, folder / name
+            loaded, report = _loaded(type(part), folder / name)
+            if (reason := _difference(part, loaded, ())) is not None:
+                return Comparison(f"in {name} {reason}")
+    return Comparison()
 
 
-def _difference(model: Any, folder: Path) -> str | None:
+def made_up_tensors(model_class: Any, folder: Path) -> tuple[str, ...]:
+    """Return the names of the tensors of a class that its checkpoint lacks: loading draws them by chance.
+
+    Args:
+        model_class: A class of transformers.
+        folder: The checkpoint's files, weights included.
+
+    Raises:
+        OSError, ValueError, RuntimeError: What the library raises where it cannot load the checkpoint.
+    """
+    return tuple(sorted(_loaded(model_class, folder)[1]["missing_keys"]))
+
+
+def _loaded(model_class: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Load a checkpoint once more; return the model and what the library reports."""
     import torch
 
     with torch.random.fork_rng(devices=[]):  # tensors that the checkpoint lacks are drawn by chance
-        loaded, report = type(model).from_pretrained(folder, output_loading_info=True)
+        loaded, report = model_class.from_pretrained(folder, output_loading_info=True)
+    return loaded, report
+
+
+def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | None:
     ours, theirs = _settings(model.config), _settings(loaded.config)
     if changed := [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]:
         return f"its config says something else of {_listed(changed)}"
-    if report["missing_keys"]:
-        return f"{_listed(report['missing_keys'])} of the model in memory is not in the checkpoint"
     kinds = {name: _kind(module) for name, module in model.named_modules()}
     for name, module in loaded.named_modules():
         if kinds.pop(name, None) != _kind(module):
@@ -83,7 +108,7 @@ def _difference(model: Any, folder: Path) -> str | None:
     if tensors.keys() != stored.keys():
         return f"the tensors {_listed(tensors.keys() ^ stored.keys())} were added or taken away"
     for name, tensor in tensors.items():
-        if not _equal(tensor, stored[name]):
+        if name not in left_out and not _equal(tensor, stored[name]):
             return f"the values of {name} were changed"
     return None
 
