@@ -6,13 +6,15 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from optimum_htp import HTPExporter
 from optimum_htp.hierarchy.summary import summarize
-from optimum_htp.onnxfile import Graph, Node, read_signature
+from optimum_htp.onnxfile import Graph, Node, read_graph, read_signature
+from optimum_htp.profiling import profile
 from optimum_htp.profiling.inputs import InputSizeError, sample_inputs
 from optimum_htp.profiling.profile import ProfileError, _by_node, profile_file
 from tests.conftest import optimum_cli
@@ -112,11 +114,20 @@ def test_runs_that_the_profiler_dropped_count_nothing():
 
 
 @pytest.mark.slow
-def test_more_runs_than_the_profiler_records_are_told(tmp_path):
-    path = _tiny(tmp_path / "m.onnx", nodes=1000)  # it records a million events
-    assert profile_file(path, runs=3, warmup=1, optimize=False).runs == 3
-    with pytest.raises(ProfileError, match=r"only \d+ of 1201 runs"):
-        profile_file(path, runs=1, warmup=1200, optimize=False)
+def test_runs_that_the_profiler_did_not_record_to_their_end_do_not_count(tmp_path):
+    """It keeps a million events, and drops what comes after; here the last run and half of the one before."""
+    path = _tiny(tmp_path / "m.onnx", nodes=10)
+    session = profile._session(path, "CPUExecutionProvider", tmp_path / "profile", 1)
+    for _ in range(5):
+        session.run(None, {"x": np.ones(2, "float32")})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    ends = sorted(int(event["ts"]) + int(event["dur"]) for event in events if event["name"] == "model_run")
+    kept = [event for event in events if int(event["ts"]) + int(event["dur"]) <= ends[3] - 1]
+    assert (profile._recorded(events, 2), profile._recorded(kept, 2), profile._recorded(kept, 4)) == (3, 1, -1)
+    graph = read_graph(path)
+    times = profile._by_node(kept, graph, warmup=2, runs=3)
+    assert times == profile._by_node(events, graph, warmup=2, runs=1)
+    assert len(times) == 10
 
 
 @pytest.mark.parametrize(("runs", "warmup"), [(0, 2), (-1, 0), (1, -1)])

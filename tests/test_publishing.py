@@ -206,7 +206,7 @@ def test_exports_that_all_begin_without_an_output_folder_do_not_mix(tmp_path):
 
 @posix
 def test_folder_of_a_half_replaced_model_is_not_taken_for_two_models(old_and_new):
-    from optimum_htp.loading.ort_model import stamped_file
+    from optimum_htp.loading.stamped_files import stamped_file
 
     output, new = old_and_new
     for folder in (output, new):
