@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hierarchy.capture import module_tree
@@ -18,6 +19,10 @@ from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.tasks import class_for_task
 
 __all__ = ["Blueprint", "blueprint_of", "build_model", "tree_of_checkpoint"]
+
+
+# transformers imports a model's module when it is first named, and fails where several threads do that at once.
+_BUILDING: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
     Raises:
         ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
     """
-    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     names = config.get("architectures")
     named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
@@ -64,7 +69,8 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
         loaded = kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
-    model = build_model(class_name or named, loaded)
+    with _BUILDING:
+        model = build_model(class_name or named, loaded)
     names = frozenset(name for name, _ in (*model.named_parameters(), *model.named_buffers()))
     shapes = Counter(tuple(sorted(side for side in parameter.shape if side != 1)) for parameter in model.parameters())
     return Blueprint(
