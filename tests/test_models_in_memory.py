@@ -71,7 +71,7 @@ def test_model_that_was_changed_in_memory_is_local(bert, export, tmp_path, caplo
 def test_untouched_model_is_pinned_also_in_half_precision(bert, export):
     import torch
 
-    for model in (load(), load(dtype=torch.float16), load().half()):
+    for model in (load(), load(torch_dtype=torch.float16), load().half()):
         result = export(model)
         assert (result.metadata.hub_id, result.metadata.hub_sha) == ("tiny/bert", bert.refs["main"])
         assert result.reason is None

@@ -61,12 +61,11 @@ def compare(model: Any, folder: Path) -> Comparison:
     from torch import nn
 
     if isinstance(model, nn.Module):
-        loaded, report = _loaded(type(model), folder)
-        missing = tuple(sorted(report["missing_keys"]))
+        loaded, missing = _loaded(type(model), folder)
         return Comparison(_difference(model, loaded, missing), missing)
     for name, part in model.components.items():
         if isinstance(part, nn.Module):
-            loaded, report = _loaded(type(part), folder / name)
+            loaded, _ = _loaded(type(part), folder / name)
             if (reason := _difference(part, loaded, ())) is not None:
                 return Comparison(f"in {name} {reason}")
     return Comparison()
@@ -82,16 +81,18 @@ def made_up_tensors(model_class: Any, folder: Path) -> tuple[str, ...]:
     Raises:
         OSError, ValueError, RuntimeError: What the library raises where it cannot load the checkpoint.
     """
-    return tuple(sorted(_loaded(model_class, folder)[1]["missing_keys"]))
+    return _loaded(model_class, folder)[1]
 
 
-def _loaded(model_class: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """Load a checkpoint once more; return the model and what the library reports."""
+def _loaded(model_class: Any, folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """Load a checkpoint once more; return the model, and the names of its tensors that the checkpoint lacks."""
     import torch
 
     with torch.random.fork_rng(devices=[]):  # tensors that the checkpoint lacks are drawn by chance
         loaded, report = model_class.from_pretrained(folder, output_loading_info=True)
-    return loaded, report
+    missing = report["missing_keys"]  # older versions of transformers put the base model's name before them
+    known = {ending for key in missing for ending in (key, key.partition(".")[2])}
+    return loaded, tuple(sorted({name for name, _ in _tensors(loaded) if name in known}))
 
 
 def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | None:
