@@ -20,6 +20,7 @@ from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.plugins import hub as huggingface
 from optimum_htp.stamping.new_record import export_record
+from tests.conftest import run_python
 
 FILES = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]\n" * 50, "model.safetensors": b"weights" * 9}
 OPTIONAL = (
@@ -393,3 +394,28 @@ def test_sessions_of_others_are_left_as_they_are(repo, access):
 
 def test_token_is_not_shown():
     assert "hf_secret" not in repr(HubAccess(token="hf_secret"))
+
+
+def test_download_of_weights_that_stalls_is_given_up_in_time(hub, tmp_path):
+    """huggingface_hub asks six times, whatever that takes; the time that we give it is shorter than four."""
+    hub.add("strange/stalls", {"config.json": b"{}", "model.safetensors": b"0" * 1000})
+    code = """
+import logging
+from optimum_htp import plugins
+from optimum_htp.errors import HubTimeoutError
+from optimum_htp.hubs import HubAccess
+hub, access = plugins.hub(), HubAccess()
+commit = hub.info("strange/stalls", None, access).commit
+try:
+    hub.snapshot("strange/stalls", commit, ["model.safetensors"], access)
+except HubTimeoutError as error:
+    print(error, len(logging.getLogger("huggingface_hub.file_download").handlers))
+"""
+    hub.before_answer = lambda method, path: setattr(hub, "drip", 60.0 if "safetensors" in path else 0.0)
+    short = {"OPTIMUM_HTP_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
+    with hub.recorded() as requests:
+        told = run_python(code, HF_HOME=str(tmp_path / "home"), **short).stdout
+    assert "OPTIMUM_HTP_TIMEOUT" in told
+    assert told.endswith(" 0\n")  # nothing of ours is left in its logger
+    asked = [request for request in requests if request.method == "GET" and "safetensors" in request.path]
+    assert 1 < len(asked) < 6

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.cache import RepoCache
 from optimum_htp.hubs.http import redirection
 from optimum_htp.hubs.patience import Patience, waiting_out
 from optimum_htp.hubs.refusals import translated_errors
@@ -41,12 +44,13 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    blobs = RepoCache(repo_id, access).folder / "blobs"
     for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
 
     def fetch(name: str) -> None:
         with translated_errors(repo_id, commit):
             try:
-                with _watched(f"{name} of {repo_id}", commit):
+                with _watched(f"{name} of {repo_id}", commit), _giving_up_stalls(blobs):
                     hf_hub_download(
                         repo_id,
                         name,
@@ -65,6 +69,52 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
         with ThreadPoolExecutor(_PARALLEL) as pool:
             for _ in pool.map(lambda name: waiting_out(lambda: fetch(name), Patience()), names):
                 yield
+
+
+@contextmanager
+def _giving_up_stalls(blobs: Path) -> Iterator[None]:
+    """Keep huggingface_hub from waiting for the same bytes longer than `Patience` has it.
+
+    It tries a download that stalls six times, whatever that takes, and takes no other number. Before each further try
+    it warns, in the thread that waits: this is the one moment at which it can be stopped.
+
+    Args:
+        blobs: The folder that it writes to.
+
+    Raises:
+        TimeoutError: Nothing has arrived, and one more try would take too long.
+    """
+    handler = _Stalls(blobs)
+    client = logging.getLogger("huggingface_hub.file_download")
+    client.addHandler(handler)
+    try:
+        yield
+    finally:
+        client.removeHandler(handler)
+
+
+class _Stalls(logging.Handler):
+    def __init__(self, blobs: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._blobs = blobs
+        self._thread = threading.get_ident()
+        self._size = -1
+        self._since = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from huggingface_hub import constants
+
+        if threading.get_ident() != self._thread:
+            return
+        now, one_try = time.monotonic(), float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        size = 0
+        for path in self._blobs.glob("*.incomplete"):
+            with suppress(FileNotFoundError):  # another file has just become whole
+                size += path.stat().st_size
+        if size != self._size:
+            self._size, self._since = size, now - one_try
+        elif now - self._since + one_try > Patience().seconds:
+            raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
 
 
 @contextmanager
