@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from optimum_htp import inject_hub_metadata, verify_metadata
 from optimum_htp.onnxfile import read_metadata, rewrite_model
 from optimum_htp.stamping.verify import Status
@@ -39,3 +41,10 @@ def test_verdict_of_a_bad_value_names_its_key(plain_bert, access):
     verdict = verify_metadata(plain_bert, access)
     assert verdict.status is Status.INVALID
     assert "hf_model_likes" in verdict.reason
+
+
+def test_answer_that_is_cut_off_says_nothing_of_the_file(plain_bert, hub, access, tmp_path):
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    hub.cut_bodies = True
+    verdict = verify_metadata(plain_bert, replace(access, cache_dir=tmp_path / "empty"))
+    assert verdict.status is Status.UNREACHABLE

@@ -101,7 +101,7 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
         if not watch.switching:
             try:
                 result = read(watch)
-            except Exception:
+            except Exception:  # of files that change while they are read an error says nothing: they are read again
                 if watch.undisturbed:
                     raise
             else:

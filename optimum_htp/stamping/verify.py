@@ -15,6 +15,7 @@ from optimum_htp import plugins
 from optimum_htp.errors import (
     AccessDeniedError,
     ConfigFileNotFoundError,
+    DownloadError,
     HFHubIntegrationError,
     HubUnreachableError,
     InvalidOnnxFileError,
@@ -78,7 +79,7 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
             folder = resolve_preprocessors(record, access).folder
         else:
             folder = resolve_configs(record, access).folder
-    except HubUnreachableError as error:
+    except (HubUnreachableError, DownloadError) as error:  # an answer that is cut off says nothing of the file
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
