@@ -83,6 +83,12 @@ def optimum_cli(*arguments: str | Path, check: bool = True, **env: str) -> subpr
     return run(Path(sys.executable).with_name("optimum-cli"), *arguments, check=check, **env)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--made-once", type=Path, metavar="DIR", help="keep the models and exports that tests share here between runs"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _serving() -> Iterator[None]:
     with _HUB:
@@ -106,10 +112,13 @@ def _remembering_nothing() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Callable[[str, Callable[[Path], object]], Path]:
     """Return a folder by its name; the first worker that asks for it makes what is in it."""
     base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    kept: Path | None = pytestconfig.getoption("--made-once")
+    root = kept or (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
 
     def folder(name: str, make: Callable[[Path], object]) -> Path:
         place, done = root / name, root / f"{name}.done"
