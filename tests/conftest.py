@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
+from tests.support import warm
 from tests.support.hub import LoopbackHub
 
 if TYPE_CHECKING:
@@ -68,19 +69,27 @@ def run(
         text=True,
         timeout=300,
     )
+    return _checked(done, check)
+
+
+def _checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:
     if check and done.returncode:
-        raise AssertionError(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{done.args} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 
-def run_python(code: str, *, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own."""
+def run_python(code: str, *, check: bool = True, forked: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own; a forked one has PyTorch imported (see tests.support.warm)."""
+    if forked and warm.can_run(env):
+        return _checked(warm.python(code, ROOT, {**os.environ, **env}), check)
     return run(sys.executable, "-c", code, check=check, **env)
 
 
 def optimum_cli(*arguments: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the real optimum-cli of this environment."""
-    return run(Path(sys.executable).with_name("optimum-cli"), *arguments, check=check, **env)
+    """Run the real optimum-cli of this environment in a process of its own; see tests.support.warm."""
+    if not warm.can_run(env):
+        return run(Path(sys.executable).with_name("optimum-cli"), *arguments, check=check, **env)
+    return _checked(warm.optimum_cli([str(part) for part in arguments], ROOT, {**os.environ, **env}), check)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

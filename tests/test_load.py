@@ -429,9 +429,9 @@ def refuse(*args):
     raise AssertionError("a connection was opened")
 socket.socket.connect = socket.socket.connect_ex = refuse
 """
-    run_python("FORBIDDEN = False" + load_it, **home)
+    run_python("FORBIDDEN = False" + load_it, forked=True, **home)
     switch = {} if how == "local_files_only" else {how: "1"}
-    done = run_python(forbid + "FORBIDDEN = True" + load_it, **home, **switch)
+    done = run_python(forbid + "FORBIDDEN = True" + load_it, forked=True, **home, **switch)
     assert done.stdout.strip() == "gpt2 ['the', 'cat']"
 
 

@@ -414,7 +414,7 @@ except HubTimeoutError as error:
     hub.before_answer = lambda method, path: setattr(hub, "drip", 60.0 if "safetensors" in path else 0.0)
     short = {"OPTIMUM_HTP_TIMEOUT": "5", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
     with hub.recorded() as requests:
-        told = run_python(code, HF_HOME=str(tmp_path / "home"), **short).stdout
+        told = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **short).stdout
     assert "OPTIMUM_HTP_TIMEOUT" in told
     assert told.endswith(" 0\n")  # nothing of ours is left in its logger
     asked = [request for request in requests if request.method == "GET" and "safetensors" in request.path]

@@ -18,7 +18,7 @@ TEXTS = ["a cat sat on the mat", "the dog ran"]
 
 def encode(folder, options, **env):
     code = _ENCODE.format(folder=str(folder), options=options, texts=TEXTS)
-    return json.loads(run_python(code, **env).stdout.splitlines()[-1])
+    return json.loads(run_python(code, forked=True, **env).stdout.splitlines()[-1])
 
 
 def test_folder_gives_the_vectors_of_the_model(exported, model_folder, empty_home):

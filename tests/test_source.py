@@ -153,14 +153,14 @@ def test_snapshot_in_the_cache_is_proof_while_the_hub_is_away(hub, repo, cache, 
 
 def test_hub_that_nobody_listens_at_is_unreachable():
     code = "from optimum_htp import is_hub_model; print(is_hub_model('bert-base-uncased'))"
-    output = run_python(code, HF_ENDPOINT="http://127.0.0.1:9").stdout
+    output = run_python(code, forked=True, HF_ENDPOINT="http://127.0.0.1:9").stdout
     assert "(True, {'type': 'hub_unverified'" in output
     assert "127.0.0.1:9" in output
 
 
 def test_offline_variable_is_unverified_and_says_so():
     code = "from optimum_htp import is_hub_model; print(is_hub_model('google/flan-t5-xl'))"
-    output = run_python(code, HF_HUB_OFFLINE="1").stdout
+    output = run_python(code, forked=True, HF_HUB_OFFLINE="1").stdout
     assert "hub_unverified" in output
     assert "HF_HUB_OFFLINE" in output
 
