@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
+    "BatchListError",
     "ConfigFileNotFoundError",
     "ConfigLoadError",
     "DamagedDownloadError",
@@ -24,6 +25,10 @@ __all__ = [
     "HubUnreachableError",
     "InvalidModelReferenceError",
     "InvalidOnnxFileError",
+    "JobError",
+    "JobLostError",
+    "JobMemoryError",
+    "JobTimeoutError",
     "MetadataError",
     "MisfitError",
     "MissingDependencyError",
@@ -199,6 +204,26 @@ class VerificationError(ExportError):
 
 class DeviceError(HFHubIntegrationError, ValueError):
     """A device that is not known, or that the installed onnxruntime has no provider for."""
+
+
+class BatchListError(HFHubIntegrationError, ValueError):
+    """A list of models that cannot be read, or contradicts itself."""
+
+
+class JobError(HFHubIntegrationError, RuntimeError):
+    """A job of a batch whose process did not come to its end."""
+
+
+class JobTimeoutError(JobError, TimeoutError):
+    """A job that took longer than it may."""
+
+
+class JobMemoryError(JobError):
+    """A job that needed more memory than it may have."""
+
+
+class JobLostError(JobError):
+    """A job whose process or worker is gone; it says nothing of the model."""
 
 
 class MissingDependencyError(HFHubIntegrationError, ImportError):

@@ -1,120 +1,58 @@
-"""Commands over many files: one file's failure, even by our own bug, leaves the report on the others whole."""
+"""Many models in one go: each in a process of its own, each once, whatever is killed meanwhile."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from optimum_htp.onnxfile import read_metadata
-from tests.conftest import optimum_cli
-from tests.vectors import make
+from optimum_htp import HFHubConfigLoader
+from optimum_htp.delivery.jobs import Job, jobs_from_lines
+from optimum_htp.errors import BatchListError
+from tests.conftest import run
 
-_WITH_A_BROKEN_PLUGIN = '''
-import sys
-from optimum_htp import hookspecs, plugins
+CLI = Path(sys.executable).with_name("optimum-cli")
 
-class Value:
-    """Fails in our own hands, after the plugin has answered."""
-    def __init__(self, number):
-        self.number = number
-    def __str__(self):
-        return str(1 / self.number)
 
-class Plugin:
-    calls = 0
-    @hookspecs.hookimpl
-    def optimum_htp_metadata(self, metadata, info):
-        self.calls += 1
-        return {"mine": Value(self.calls - 2)}
+def batch(*arguments, check=True, **env):
+    """Run the command in a fresh process: a batch forks its own."""
+    done = run(CLI, "htp", "batch", *arguments, "--json", check=check, **env)
+    return {model["output"]: model for model in json.loads(done.stdout)["models"]}
 
-plugins.manager().register(Plugin())
-from optimum.commands.optimum_cli import main
-main()
-'''
+
+def journal(folder):
+    return [json.loads(line) for line in (folder / "batch.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
-def files(tmp_path):
-    (tmp_path / "files").mkdir()
-    paths = [tmp_path / "files" / f"{name}.onnx" for name in "abc"]
-    for path in paths:
-        path.write_bytes(make.model({}).SerializeToString())
-    return paths
+def models(published, hub):
+    names = [published(name).repo_id for name in ("bert", "gpt2", "vit")]
+    return names
 
 
-def inject(files, folder, *options, **env):
-    command = ["htp", "inject", *files, "--model", folder, "--force", "--jobs", "1", *options]
-    return subprocess.run(
-        [sys.executable, "-c", _WITH_A_BROKEN_PLUGIN, *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **env},
-    )
-
-
-def test_bug_met_by_one_file_is_told_and_the_others_are_done(files, model_folder):
-    done = inject(files, model_folder("bert"))
-    assert done.returncode == 1
-    assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [str(files[0]), str(files[2])]
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert str(files[1]) in error
-    assert "ZeroDivisionError" in error
-    assert "bug of optimum-htp" in error
-    assert "Traceback" not in done.stderr
-    assert ["mine" in read_metadata(path) for path in files] == [True, False, True]
-
-
-def test_traceback_of_a_bug_is_there_for_those_who_ask(files, model_folder):
-    done = inject(files, model_folder("bert"), OPTIMUM_HTP_DEBUG="1")
-    assert "Traceback" in done.stderr
-    assert "in plugin_properties" in done.stderr
-
-
-def test_json_tells_a_bug_beside_what_was_done(files, model_folder):
-    document = json.loads(inject(files, model_folder("bert"), "--json").stdout)
-    assert document["failed"] == 1
-    assert [one.get("error") for one in document["files"]] == [None, "ZeroDivisionError", None]
-
-
-@pytest.mark.parametrize(
-    ("command", "error"),
-    [
-        (["inject", "--model", "./missing"], "ModelNotFoundError"),
-        (["tag", "--output", "out.onnx"], "ArgumentError"),
-        (["profile"], "MetadataError"),
-    ],
-)
-def test_json_is_printed_whatever_fails(command, error, files):
-    name, *options = command
-    given = files[:1] if name == "profile" else files
-    done = optimum_cli("htp", name, *given, *options, "--json", check=False)
-    document = json.loads(done.stdout)
-    assert done.returncode == 1
-    assert document["error"] == error
-    assert document["message"] in done.stderr
-    assert name == "profile" or (document["files"], document["failed"]) == ([], 3)
-
-
-def test_errors_keep_what_programs_need(hub):
-    hub.status, hub.retry_after = 429, 7
-    url = "hf://org/model/model.onnx"
-    soon = {"OPTIMUM_HTP_TIMEOUT": "1"}  # shorter than the Hub asks to wait
-    done = optimum_cli("htp", "info", url, "--json", check=False, **soon)
-    (file,) = json.loads(done.stdout)["files"]
-    assert (file["file"], file["error"], file["retry_after"]) == (url, "RateLimitedError", 7)
-    told = optimum_cli("htp", "info", url, check=False, **soon)
-    assert url in told.stderr
-
-
-def test_file_that_has_no_tags_leaves_the_others_shown(files, tmp_path):
-    tagged = make.model({"htp.modules": '{"": "Model"}'})
-    (tmp_path / "files" / "d.onnx").write_bytes(tagged.SerializeToString())
-    done = optimum_cli("htp", "info", tmp_path / "files", "--tree", check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("has no tags") == 3
-    assert "(model) Model" in done.stdout
+def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models, hub, tmp_path, empty_home):
+    listed = tmp_path / "models.txt"
+    listed.write_text("# ours\n" + "\n".join(models[:2]) + f'\n{{"model": "{models[2]}", "output": "images"}}\n\n')
+    first = batch(listed, tmp_path / "out", "--jobs", "2", **empty_home)
+    assert {name: model["state"] for name, model in first.items()} == {
+        "tiny/bert": "done",
+        "tiny/gpt2": "done",
+        "images": "done",
+    }
+    for name, model in first.items():
+        for file in model["files"]:
+            assert (tmp_path / "out" / name / file["name"]).stat().st_size == file["size"]
+        assert HFHubConfigLoader().extract_metadata(tmp_path / "out" / name / "model.onnx")["hf_hub_sha"] == model["commit"]
+        assert model["seconds"] > 0
+        assert model["peak_memory"] > 1e8
+    with hub.recorded() as requests:
+        second = batch(listed, tmp_path / "out", **empty_home)
+    assert {model["state"] for model in second.values()} == {"whole"}
+    assert len(requests) <= 2 * len(models)
+    assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3

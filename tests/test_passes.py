@@ -36,9 +36,9 @@ def _ort(level):
 
 
 def _dynamic(source, target):
-    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(source, target)
+    quantize_dynamic(source, target, weight_type=QuantType.QUInt8)  # ONNX Runtime 1.20 has no ConvInteger for int8
 
 
 def _static(source, target):

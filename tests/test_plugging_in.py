@@ -229,7 +229,9 @@ def test_broken_package_breaks_nobody_else(taken_apart, breakage):
 
 
 def test_broken_loader_concerns_nobody_who_loads_something_else(taken_apart, model_folder):
-    (taken_apart.site_packages / "optimum_htp" / "loader.py").write_text("raise RuntimeError('on purpose')")
+    (taken_apart.site_packages / "optimum_htp" / "loading" / "ort_model.py").write_text(
+        "raise RuntimeError('on purpose')"
+    )
     code = f"""
 from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoConfig, AutoTokenizer, pipeline

@@ -1,155 +1,132 @@
-"""Commands over many files: side by side, with a progress bar, one report a file, going on after a failure."""
+"""`optimum-cli htp batch`: exports many models, each in a process of its own."""
 
 from __future__ import annotations
 
-import glob
-import logging
 import os
-from abc import abstractmethod
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.cli.base import Command, message_of
-from optimum_htp.cli.display import show_error, show_json
-from optimum_htp.cli.workers import Workers
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.export import HTPExportCommand
 
 if TYPE_CHECKING:
-    from optimum_htp.hubs import HubAccess
+    from optimum_htp.delivery.jobs import Job
+    from optimum_htp.delivery.work import Outcome
 
-__all__ = ["BatchCommand", "Outcome", "add_hub_arguments", "expand", "hub_access"]
+__all__ = ["BatchCommand"]
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one file: a value, or an error."""
-
-    file: str
-    value: Any = None
-    error: Exception | None = None
+# Of an export's arguments: what a list says of each model, and what is said of the whole batch.
+_NOT_COMMON: Final = {"help", "model", "output", "revision", "report", "json", "verbose"}
+_ACCESS: Final = ("cache_dir", "local_files_only", "force_download")
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 class BatchCommand(Command):
-    """A command that takes files, folders (every `.onnx` file below them), globs, and perhaps URLs."""
+    """Exports the models of a list; a model that fails stops no other."""
+
+    COMMAND = CommandInfo(name="batch", help="Export many models side by side; run again, do what is not done.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """Declare the arguments that all of them take."""
-        parser.add_argument("files", nargs="+", metavar="FILE", help="ONNX files, folders of them, or globs.")
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-        parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
+        """Declare the arguments: ours, and those of an export, which are for each model."""
+        parser.add_argument(
+            "list", metavar="LIST", help="Text file with a model a line (NAME, ORG/NAME, or JSON), or - for input."
+        )
+        parser.add_argument("output", metavar="OUT", help="Folder that gets a folder for each model, and batch.jsonl.")
+        group = parser.add_argument_group("Batch arguments")
+        group.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="Exports at a time.")
+        group.add_argument("--timeout", type=float, help="Seconds that a model may take.")
+        group.add_argument("--memory", type=_bytes, help="Memory that an export may use, such as 8GB.")
+        group.add_argument("--retry-failed", action="store_true", help="Export again what failed in an earlier run.")
+        group.add_argument("--json", action="store_true", help="Print one JSON document.")
+        exports = ArgumentParser(add_help=False)
+        HTPExportCommand.parse_args(exports)
+        group = parser.add_argument_group("Arguments for each model")
+        for_each = [action for action in exports._actions if action.dest not in _NOT_COMMON]
+        for action in for_each:
+            group._add_action(action)
+        parser.set_defaults(for_each=[action.dest for action in for_each])
 
     def execute(self) -> None:
-        """Work through the files, report on each, and exit with `exit_code`."""
-        files = expand(self.args.files)
-        self.partial = {"files": [], "failed": len(files)}
-        work = self.prepare(files)
-        workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
-        workers.run()
-        with self.stop.held_back():
-            self._report(workers.outcomes, several=len(files) > 1)
-        self.stop.check()
-        if code := self.exit_code(workers.outcomes):
-            raise SystemExit(code)
+        """Export, with a progress bar; exit with 1 where a model failed."""
+        from tqdm import tqdm
 
-    def _report(self, outcomes: Sequence[Outcome], *, several: bool) -> None:
+        from optimum_htp.cli.display import show, show_json
+        from optimum_htp.delivery import run_batch
+        from optimum_htp.delivery.processes import ProcessExecutor
+        from optimum_htp.hubs.base import HubAccess
+
+        options = {name: getattr(self.args, name) for name in self.args.for_each}
+        access = HubAccess(**{name: options.pop(name) for name in _ACCESS})
+        jobs = _jobs(self.args.list, options)
+        slots = max(1, self.args.jobs)
+        threads = max(1, (os.cpu_count() or 1) // slots)
+        limits = {"timeout": self.args.timeout, "memory": self.args.memory}
+        with (
+            ProcessExecutor(slots, threads=threads, **limits) as exports,
+            ProcessExecutor(1, **limits) as downloads,
+            tqdm(total=len(jobs), unit="model", disable=None) as bar,
+        ):
+
+            def told(job: Job, outcome: Outcome) -> None:
+                bar.set_postfix_str(job.output, refresh=False)
+                bar.update()
+
+            outcomes = run_batch(
+                jobs,
+                Path(self.args.output),
+                access=access,
+                exports=exports,
+                downloads=downloads,
+                ahead=slots + 1,
+                retry_failed=self.args.retry_failed,
+                told=told,
+            )
+        failed = sum(outcome.state in ("failed", "lost") for outcome in outcomes.values())
         if self.args.json:
-            documents = [self._as_document(outcome) for outcome in outcomes]
-            failed = sum(outcome.error is not None for outcome in outcomes)
-            interrupted = {"interrupted": True} if self.stop.wanted else {}
-            show_json({"files": documents, "failed": failed, **interrupted})
-            return
-        for outcome in outcomes:
-            if outcome.error is not None:
-                show_error(message_of(outcome.error, outcome.file))
-            else:
-                self.show(outcome, several=several)
-
-    @abstractmethod
-    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
-        """Do what all files need once; return what is done with each."""
-
-    @abstractmethod
-    def show(self, outcome: Outcome, *, several: bool) -> None:
-        """Print what came of a file."""
-
-    @abstractmethod
-    def document(self, outcome: Outcome) -> dict[str, Any]:
-        """Return what came of a file, for JSON."""
-
-    def exit_code(self, outcomes: Iterable[Outcome]) -> int:
-        """Return 1 where a file failed."""
-        return int(any(outcome.error is not None for outcome in outcomes))
-
-    def _as_document(self, outcome: Outcome) -> dict[str, Any]:
-        if outcome.error is not None:
-            document = {"file": outcome.file, "error": type(outcome.error).__name__}
-            return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
-        return {"file": outcome.file, **self.document(outcome)}
-
-
-def expand(arguments: Sequence[str]) -> list[str]:
-    """Return the files that arguments stand for, each once, in their order; a name of nothing stays as it is."""
-    found: list[str] = []
-    for argument in arguments:
-        if _is(Path.is_dir, argument):
-            found += sorted(_inside(argument)) or [argument]
-        elif not _is(Path.exists, argument) and "://" not in argument and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
-            found += [file for match in matches for file in expand([match])] or [argument]
+            show_json({"models": [_document(job, outcomes[job.output]) for job in jobs], "failed": failed})
         else:
-            found.append(argument)
-    return list({file if "://" in file else os.path.normpath(file or "?"): file for file in found}.values())
+            for line in _table(jobs, outcomes):
+                show(line)
+        if failed:
+            raise SystemExit(1)
 
 
-def _inside(folder: str) -> Iterator[str]:
-    """Yield the ONNX files below a folder. Hidden ones are nobody's models: caches, and what killed programs left."""
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (str(Path(here, name)) for name in names if name.endswith(".onnx") and not name.startswith("."))
+def _jobs(name: str, options: Mapping[str, Any]) -> list[Job]:
+    from optimum_htp.delivery.jobs import jobs_from_lines, read_jobs
+
+    return jobs_from_lines(sys.stdin, "standard input", options) if name == "-" else read_jobs(Path(name), options)
 
 
-def _is(check: Callable[[Path], bool], argument: str) -> bool:
-    try:
-        return argument != "" and check(Path(argument))
-    except (OSError, ValueError):  # too long for a name, or not allowed in one
-        return False
+def _bytes(text: str) -> int:
+    """Parse `8GB`, `500M` or a number of bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is no amount of memory: give one such as 8GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def add_hub_arguments(parser: ArgumentParser) -> None:
-    """Declare how to reach the Hub."""
-    parser.add_argument("--cache_dir", default=None, help="Path of the Hub's cache.")
-    parser.add_argument("--local-files-only", action="store_true", help="Take everything from the cache.")
-    parser.add_argument("--force-download", action="store_true", help="Fetch files again although the cache has them.")
+def _document(job: Job, outcome: Outcome) -> dict[str, Any]:
+    return {"model": job.model, "output": job.output, **outcome.to_entry()}
 
 
-def hub_access(args: Namespace) -> HubAccess:
-    """Return what `add_hub_arguments` declared."""
-    from optimum_htp.hubs import HubAccess
-
-    return HubAccess(
-        cache_dir=args.cache_dir, local_files_only=args.local_files_only, force_download=args.force_download
-    )
-
-
-def _outcome(file: str, work: Callable[[str], Any]) -> Outcome:
-    """Return what comes of a file. Whatever is raised for one says nothing of the others."""
-    from optimum_htp.errors import HFHubIntegrationError
-
-    try:
-        return Outcome(file, work(file))
-    except (HFHubIntegrationError, OSError) as error:
-        return Outcome(file, error=error)
-    except Exception as error:  # a bug of ours, which must not silence the report on the others
-        logger.debug("%r failed", file, exc_info=True)
-        return Outcome(file, error=error)
-
-
-def _attributes(error: Exception) -> dict[str, Any]:
-    """Return what an error says beside its message that a program can act on."""
-    retry_after = getattr(error, "retry_after", None)
-    return {} if retry_after is None else {"retry_after": retry_after}
+def _table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Return a line for each model, and one for all."""
+    width = max((len(job.output) for job in jobs), default=0)
+    lines = []
+    for job in jobs:
+        outcome = outcomes[job.output]
+        if outcome.state == "done":
+            told = f"{outcome.seconds:6.1f} s  {outcome.peak_memory / 1e9:5.2f} GB  {outcome.task}"
+        else:
+            told = f"{outcome.error}: {outcome.message}" if outcome.error else "stands already, at the same commit"
+        lines.append(f"{job.output:{width}}  {outcome.state:6}  {told}")
+    states = [outcome.state for outcome in outcomes.values()]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in ("done", "whole", "failed", "lost"))
+    return [*lines, f"{len(jobs)} models: {counted}"]

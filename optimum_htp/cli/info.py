@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome
 from optimum_htp.cli.display import cut, show, wrapped
+from optimum_htp.cli.files import FilesCommand, Outcome
 from optimum_htp.cli.folding import folded
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["InfoCommand"]
 _COLUMN: Final = 15  # characters of a label
 
 
-class InfoCommand(BatchCommand):
+class InfoCommand(FilesCommand):
     """Prints the record of files, a summary of their graph, and with --show-metadata every property as it is."""
 
     COMMAND = CommandInfo(name="info", help="Show which model ONNX files came from; also of a file on a Hub (hf://).")
@@ -35,7 +35,7 @@ class InfoCommand(BatchCommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        BatchCommand.parse_args(parser)
+        FilesCommand.parse_args(parser)
         parser.add_argument("--tree", action="store_true", help="Show the modules, with nodes, parameters and bytes.")
         parser.add_argument("--depth", type=int, help="Levels of modules that --tree shows.")
         parser.add_argument("--all", action="store_true", help="Show each input and output, past key values too.")

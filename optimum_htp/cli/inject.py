@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
 from optimum_htp.cli.display import show
+from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["InjectCommand"]
 
 
-class InjectCommand(BatchCommand):
+class InjectCommand(FilesCommand):
     """Looks the model up once and stamps each file that fits it."""
 
     COMMAND = CommandInfo(name="inject", help="Write into ONNX files which model they came from.")
@@ -28,7 +28,7 @@ class InjectCommand(BatchCommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        BatchCommand.parse_args(parser)
+        FilesCommand.parse_args(parser)
         parser.add_argument("-m", "--model", required=True, help="Model on the Hub (ID or ID@REVISION), or a folder.")
         parser.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model.")
         parser.add_argument("--task", help="Optimum task. Inferred from graph and model where it is not given.")

@@ -7,8 +7,8 @@ from argparse import ArgumentParser
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.batch import expand
 from optimum_htp.cli.display import show
+from optimum_htp.cli.files import expand
 
 __all__ = ["ReportCommand"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome
 from optimum_htp.cli.display import show
+from optimum_htp.cli.files import FilesCommand, Outcome
 
 __all__ = ["StripCommand"]
 
 
-class StripCommand(BatchCommand):
+class StripCommand(FilesCommand):
     """Removes our keys from files and their nodes."""
 
     COMMAND = CommandInfo(name="strip", help="Remove from ONNX files everything that this package wrote into them.")
@@ -23,7 +23,7 @@ class StripCommand(BatchCommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        BatchCommand.parse_args(parser)
+        FilesCommand.parse_args(parser)
         parser.add_argument(
             "--output",
             type=Path,

@@ -8,13 +8,13 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
 from optimum_htp.cli.display import show
+from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
 
 __all__ = ["TagCommand"]
 
 
-class TagCommand(BatchCommand):
+class TagCommand(FilesCommand):
     """Tags files that lost their tags on the way, or were exported by something else."""
 
     COMMAND = CommandInfo(name="tag", help="Write into each node which module of the PyTorch model it came from.")
@@ -22,7 +22,7 @@ class TagCommand(BatchCommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        BatchCommand.parse_args(parser)
+        FilesCommand.parse_args(parser)
         parser.add_argument("--from", dest="original", metavar="ORIGINAL", help="The file that they were made from.")
         parser.add_argument(
             "-m", "--model", help="The model that they are exports of (ID or ID@REVISION, or a folder)."

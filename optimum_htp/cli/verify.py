@@ -10,14 +10,14 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.batch import BatchCommand, Outcome, add_hub_arguments, hub_access
 from optimum_htp.cli.display import show
+from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
 from optimum_htp.report.texts import sentence
 
 __all__ = ["VerifyCommand"]
 
 
-class VerifyCommand(BatchCommand):
+class VerifyCommand(FilesCommand):
     """Checks records; its exit code says what is wrong: 1 invalid, 3 does not fit, 4 cannot be reached."""
 
     COMMAND = CommandInfo(
@@ -29,7 +29,7 @@ class VerifyCommand(BatchCommand):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        BatchCommand.parse_args(parser)
+        FilesCommand.parse_args(parser)
         add_hub_arguments(parser)
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:

@@ -1,0 +1,155 @@
+"""Commands over many files: side by side, with a progress bar, one report a file, going on after a failure."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from abc import abstractmethod
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.cli.base import Command, message_of
+from optimum_htp.cli.display import show_error, show_json
+from optimum_htp.cli.workers import Workers
+
+if TYPE_CHECKING:
+    from optimum_htp.hubs import HubAccess
+
+__all__ = ["FilesCommand", "Outcome", "add_hub_arguments", "expand", "hub_access"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one file: a value, or an error."""
+
+    file: str
+    value: Any = None
+    error: Exception | None = None
+
+
+class FilesCommand(Command):
+    """A command that takes files, folders (every `.onnx` file below them), globs, and perhaps URLs."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments that all of them take."""
+        parser.add_argument("files", nargs="+", metavar="FILE", help="ONNX files, folders of them, or globs.")
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
+
+    def execute(self) -> None:
+        """Work through the files, report on each, and exit with `exit_code`."""
+        files = expand(self.args.files)
+        self.partial = {"files": [], "failed": len(files)}
+        work = self.prepare(files)
+        workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
+        workers.run()
+        with self.stop.held_back():
+            self._report(workers.outcomes, several=len(files) > 1)
+        self.stop.check()
+        if code := self.exit_code(workers.outcomes):
+            raise SystemExit(code)
+
+    def _report(self, outcomes: Sequence[Outcome], *, several: bool) -> None:
+        if self.args.json:
+            documents = [self._as_document(outcome) for outcome in outcomes]
+            failed = sum(outcome.error is not None for outcome in outcomes)
+            interrupted = {"interrupted": True} if self.stop.wanted else {}
+            show_json({"files": documents, "failed": failed, **interrupted})
+            return
+        for outcome in outcomes:
+            if outcome.error is not None:
+                show_error(message_of(outcome.error, outcome.file))
+            else:
+                self.show(outcome, several=several)
+
+    @abstractmethod
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Do what all files need once; return what is done with each."""
+
+    @abstractmethod
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print what came of a file."""
+
+    @abstractmethod
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what came of a file, for JSON."""
+
+    def exit_code(self, outcomes: Iterable[Outcome]) -> int:
+        """Return 1 where a file failed."""
+        return int(any(outcome.error is not None for outcome in outcomes))
+
+    def _as_document(self, outcome: Outcome) -> dict[str, Any]:
+        if outcome.error is not None:
+            document = {"file": outcome.file, "error": type(outcome.error).__name__}
+            return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
+        return {"file": outcome.file, **self.document(outcome)}
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Return the files that arguments stand for, each once, in their order; a name of nothing stays as it is."""
+    found: list[str] = []
+    for argument in arguments:
+        if _is(Path.is_dir, argument):
+            found += sorted(_inside(argument)) or [argument]
+        elif not _is(Path.exists, argument) and "://" not in argument and glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - may be absolute
+            found += [file for match in matches for file in expand([match])] or [argument]
+        else:
+            found.append(argument)
+    return list({file if "://" in file else os.path.normpath(file or "?"): file for file in found}.values())
+
+
+def _inside(folder: str) -> Iterator[str]:
+    """Yield the ONNX files below a folder. Hidden ones are nobody's models: caches, and what killed programs left."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (str(Path(here, name)) for name in names if name.endswith(".onnx") and not name.startswith("."))
+
+
+def _is(check: Callable[[Path], bool], argument: str) -> bool:
+    try:
+        return argument != "" and check(Path(argument))
+    except (OSError, ValueError):  # too long for a name, or not allowed in one
+        return False
+
+
+def add_hub_arguments(parser: ArgumentParser) -> None:
+    """Declare how to reach the Hub."""
+    parser.add_argument("--cache_dir", default=None, help="Path of the Hub's cache.")
+    parser.add_argument("--local-files-only", action="store_true", help="Take everything from the cache.")
+    parser.add_argument("--force-download", action="store_true", help="Fetch files again although the cache has them.")
+
+
+def hub_access(args: Namespace) -> HubAccess:
+    """Return what `add_hub_arguments` declared."""
+    from optimum_htp.hubs import HubAccess
+
+    return HubAccess(
+        cache_dir=args.cache_dir, local_files_only=args.local_files_only, force_download=args.force_download
+    )
+
+
+def _outcome(file: str, work: Callable[[str], Any]) -> Outcome:
+    """Return what comes of a file. Whatever is raised for one says nothing of the others."""
+    from optimum_htp.errors import HFHubIntegrationError
+
+    try:
+        return Outcome(file, work(file))
+    except (HFHubIntegrationError, OSError) as error:
+        return Outcome(file, error=error)
+    except Exception as error:  # a bug of ours, which must not silence the report on the others
+        logger.debug("%r failed", file, exc_info=True)
+        return Outcome(file, error=error)
+
+
+def _attributes(error: Exception) -> dict[str, Any]:
+    """Return what an error says beside its message that a program can act on."""
+    retry_after = getattr(error, "retry_after", None)
+    return {} if retry_after is None else {"retry_after": retry_after}

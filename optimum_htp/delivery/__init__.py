@@ -1,0 +1,7 @@
+"""Many models, and where they are to run: batches of exports."""
+
+from optimum_htp.delivery.batch import run_batch
+from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.work import Outcome
+
+__all__ = ["Job", "Outcome", "run_batch"]

@@ -1,0 +1,151 @@
+"""A batch: many models exported side by side, each once, however often the batch is begun anew.
+
+What the next models need is downloaded while the present ones are exported. What came of each is in the journal; a
+second run asks it, and the Hub for the present commit, and does what is not done. A model that fails stops no other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.journal import Journal
+from optimum_htp.delivery.work import Outcome, export_job, fetch_job
+from optimum_htp.errors import ArgumentError, JobError, JobLostError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import record_if_any
+
+__all__ = ["JOURNAL", "run_batch"]
+
+JOURNAL: Final = "batch.jsonl"
+
+
+@dataclass(frozen=True)
+class _Batch:
+    output: Path
+    access: HubAccess
+    journal: Journal
+    exports: Executor
+    downloads: Executor
+    retry_failed: bool
+
+
+def run_batch(
+    jobs: Sequence[Job],
+    output: Path,
+    *,
+    access: HubAccess,
+    exports: Executor,
+    downloads: Executor,
+    ahead: int,
+    retry_failed: bool = False,
+    told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+) -> dict[str, Outcome]:
+    """Export models, and keep a journal of it in `batch.jsonl`.
+
+    Args:
+        jobs: What to export.
+        output: Folder that gets a folder for each model.
+        access: How to reach the Hub.
+        exports: Does the exports; how many at a time is its business.
+        downloads: Does the downloads.
+        ahead: How many models may be downloaded and not exported yet.
+        retry_failed: Whether to export again what failed in an earlier run.
+        told: Called with each job and what came of it, from any thread.
+
+    Returns:
+        What came of each job, by its folder.
+
+    Raises:
+        ArgumentError: Another batch is writing to this folder.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / f".{JOURNAL}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ArgumentError(
+            f"Another batch is writing to {output}. Wait until it has ended, or name another folder."
+        ) from None
+    outcomes: dict[str, Outcome] = {}
+    with lock, Journal(output / JOURNAL) as journal:
+        batch = _Batch(output, access, journal, exports, downloads, retry_failed)
+        room = threading.Semaphore(ahead)
+
+        def work(job: Job) -> None:
+            try:
+                outcome = _done(job, batch)
+            finally:
+                room.release()
+            outcomes[job.output] = outcome
+            told(job, outcome)
+
+        with ThreadPoolExecutor(ahead, thread_name_prefix="optimum-htp-jobs") as threads:
+            running: list[Future[None]] = []
+            try:
+                for job in jobs:
+                    while not room.acquire(timeout=0.5):  # without a timeout Windows cannot be interrupted
+                        pass
+                    running.append(threads.submit(work, job))
+                for future in running:
+                    future.result()
+            except BaseException:
+                exports.shutdown(wait=False, cancel_futures=True)
+                downloads.shutdown(wait=False, cancel_futures=True)
+                raise
+    return outcomes
+
+
+def _done(job: Job, batch: _Batch) -> Outcome:
+    """Do a job, unless it is done."""
+    before = batch.journal.ends.get(job.output, {})
+    if before.get("state") == "failed" and not batch.retry_failed:
+        return Outcome(
+            state="failed", error=before.get("error"), message=f"{before.get('message')} (in an earlier run)"
+        )
+    exported = _exported(before, batch.output / job.output)
+    outcome = _result(batch.downloads.submit(fetch_job, job, batch.access, exported))
+    if outcome.state == "whole":
+        return outcome
+    batch.journal.start(job)
+    if outcome.state == "done":
+        outcome = _result(batch.exports.submit(export_job, job, batch.output, batch.access))
+    batch.journal.end(job, outcome.to_entry())
+    return outcome
+
+
+def _result(future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except JobLostError as error:
+        return Outcome(state="lost", error=type(error).__name__, message=str(error))
+    except JobError as error:
+        return Outcome(state="failed", error=type(error).__name__, message=str(error))
+
+
+def _exported(entry: dict[str, Any], folder: Path) -> str | None:
+    """Return the commit whose export a journal tells of, where all its files are there."""
+    commit: str | None = entry.get("commit")
+    if commit is None or entry.get("state") != "done":
+        return None
+    try:
+        files = [(folder / file["name"], file["size"]) for file in entry["files"]]
+        whole = files and all(
+            path.stat().st_size == size and (path.suffix != ".onnx" or _commit_of(path) == commit)
+            for path, size in files
+        )
+    except (OSError, KeyError, TypeError):
+        return None
+    return commit if whole else None
+
+
+def _commit_of(path: Path) -> str | None:
+    record = record_if_any(path)
+    return record.hub_sha if record is not None else None

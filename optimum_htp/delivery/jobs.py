@@ -1,0 +1,139 @@
+"""What a batch is to export: one job a model, read from a list.
+
+A list is text: on each line a model (`name`, `org/name`, either with `@revision`, or a folder), or a JSON object that
+names it and says how to export it:
+
+    # lines like this one are for people
+    bert-base-uncased
+    openai/whisper-tiny@v1.0
+    {"model": "gpt2", "task": "text-generation", "opset": 17, "output": "my-gpt2"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from optimum_htp.errors import BatchListError
+
+__all__ = ["Job", "jobs_from_lines", "read_jobs"]
+
+# What is said of the batch as a whole; a list may come from somebody else, and says nothing of this machine.
+_NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to export.
+
+    Attributes:
+        model: Repo id or folder.
+        revision: Branch, tag, commit or `refs/pr/N`; None for the default branch.
+        output: Folder of the export, relative to the batch's; unique in a batch.
+        task: Optimum task; `auto` infers it.
+        options: Further arguments of `HTPExporter.export`.
+    """
+
+    model: str
+    output: str
+    revision: str | None = None
+    task: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_jobs(path: Path, options: Mapping[str, Any] | None = None) -> list[Job]:
+    """Read a list of models from a file.
+
+    Args:
+        path: The list.
+        options: Arguments of `HTPExporter.export` for all of them; a line's own come first.
+
+    Raises:
+        BatchListError: The file cannot be read, or a line of it is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BatchListError(f"The list {path} cannot be read: {error}. Name a text file of models.") from error
+    return jobs_from_lines(text.splitlines(), str(path), options)
+
+
+def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any] | None = None) -> list[Job]:
+    """Make jobs of lines.
+
+    Args:
+        lines: What a list holds; see this module's docstring.
+        name: What to call the list in messages.
+        options: Arguments of `HTPExporter.export` for all of them; a line's own come first.
+
+    Raises:
+        BatchListError: A line is none, or two would be exported into the same folder.
+    """
+    jobs: dict[str, tuple[int, Job]] = {}
+    for number, line in enumerate(lines, start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        try:
+            job = _job(_content(stripped), options or {})
+        except ValueError as error:
+            raise BatchListError(f"{name}, line {number}: {error}. Mend the line, or begin it with #.") from error
+        if job.output in jobs:
+            first, other = jobs[job.output]
+            if job == other:
+                continue
+            raise BatchListError(
+                f"{name}: lines {first} and {number} would both be exported into {job.output!r}. Give one of them "
+                'another folder: {"model": …, "output": …}.'
+            )
+        jobs[job.output] = number, job
+    return [job for _, job in jobs.values()]
+
+
+def _content(line: str) -> dict[str, Any]:
+    if not line.startswith("{"):
+        return {"model": line}
+    content = json.loads(line)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
+
+
+def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
+    rest = dict(content)
+    model, revision = rest.pop("model", None), rest.pop("revision", None)
+    task, output = rest.pop("task", None), rest.pop("output", None)
+    if not isinstance(model, str) or not model:
+        raise ValueError('it has no "model"')
+    for name, value in (("revision", revision), ("task", task), ("output", output)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ValueError(f'"{name}" is no text')
+    if refused := sorted(_NOT_OF_A_LINE & rest.keys()):
+        raise ValueError(f'"{refused[0]}" is said for all models of a batch, by an argument of the command')
+    common = dict(options)
+    common_task = common.pop("task", "auto")
+    if output is None:
+        output = _folder_for(model, revision)
+    elif not _is_inside(output):
+        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
+    return Job(model, output, revision, task or common_task, {**common, **rest})
+
+
+def _folder_for(model: str, revision: str | None) -> str:
+    """Return `org/name`, or `org/name@revision`, or the last part of a folder's name."""
+    if Path(model).exists():
+        return Path(model).resolve().name
+    name, _, named = model.partition("@")
+    revision = revision or named
+    folder = f"{name}@{revision.replace('/', '-')}" if revision else name
+    if not _is_inside(folder):
+        raise ValueError(f"{model!r} is neither a folder here nor a model of a Hub")
+    return folder
+
+
+def _is_inside(folder: str) -> bool:
+    path = PurePosixPath(folder)
+    return not path.is_absolute() and ".." not in path.parts and bool(path.parts) and "\\" not in folder

@@ -1,0 +1,160 @@
+"""One job of a batch, in whatever process or machine it is done: fetched, exported, and told as a record.
+
+What fails for a reason that says something of the model is told in the record, too: it can be sent from anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.processes import peak_memory
+from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.hubs.base import HubAccess
+
+__all__ = ["Outcome", "WrittenFile", "export_job", "fetch_job"]
+
+logger = logging.getLogger(__name__)
+
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that an export wrote.
+
+    Attributes:
+        name: Relative to the job's folder.
+        size: Bytes.
+        sha256: Of its content, in hexadecimal.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        state: `done`, `whole` (it had been done before), `failed`, or `lost` (its process or worker is gone).
+        commit: Commit that was exported, None for a local model.
+        task: Optimum task that was exported.
+        files: What was written.
+        seconds: Wall time.
+        peak_memory: Most memory that its process had resident, in bytes.
+        error: Name of the exception's class, where it failed.
+        message: What happened, and what to do next.
+        traceback: Where a bug was met.
+    """
+
+    state: str
+    commit: str | None = None
+    task: str | None = None
+    files: tuple[WrittenFile, ...] = ()
+    seconds: float = 0.0
+    peak_memory: int = 0
+    error: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+
+    def to_entry(self) -> dict[str, Any]:
+        """Return what a journal says of it: what there is to say."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, (), 0, 0.0)}
+
+
+def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
+    """Bring the files that a job needs into the cache.
+
+    Args:
+        job: What will be exported.
+        access: How to reach its Hub.
+        exported: Commit of an export that stands; nothing is fetched where the revision is still there.
+
+    Returns:
+        `done` with the commit that the revision is at now; `whole` where that has been exported; or `failed`.
+    """
+
+    def fetch() -> Outcome:
+        from optimum_htp.origin.checkpoint import fetch_checkpoint
+        from optimum_htp.origin.source import HubSource, locate
+
+        source = locate(job.model, job.revision, access)
+        commit = source.commit if isinstance(source, HubSource) else None
+        if commit is not None and commit == exported:
+            return Outcome(state="whole", commit=commit)
+        fetch_checkpoint(source, access, job.options.get("library_name"))
+        return Outcome(state="done", commit=commit)
+
+    return _told(fetch)
+
+
+def export_job(job: Job, output: Path, access: HubAccess) -> Outcome:
+    """Export a model.
+
+    Args:
+        job: What to export.
+        output: The batch's folder.
+        access: How to reach its Hub.
+
+    Returns:
+        `done` or `failed`.
+    """
+
+    def export() -> Outcome:
+        from optimum_htp.export.exporter import HTPExporter
+        from optimum_htp.onnxfile import contained_files
+
+        folder = output / job.output
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        result = HTPExporter().export(
+            job.model,
+            folder,
+            job.task,
+            revision=job.revision,
+            token=access.token,
+            cache_dir=access.cache_dir,
+            local_files_only=access.local_files_only,
+            force_download=access.force_download,
+            **job.options,
+        )
+        names = {name for path in result.files for name in (path.name, *contained_files(path))}
+        return Outcome(
+            state="done",
+            commit=result.metadata.hub_sha,
+            task=result.task,
+            files=tuple(_written(folder, name) for name in sorted(names)),
+        )
+
+    return _told(export)
+
+
+def _told(work: Callable[[], Outcome]) -> Outcome:
+    started = time.monotonic()
+    try:
+        outcome = work()
+    except (HFHubIntegrationError, OSError, TypeError) as error:
+        outcome = Outcome(state="failed", error=type(error).__name__, message=str(error))
+    except Exception as error:  # a bug of ours or of a library: the other models are not concerned
+        logger.debug("A job failed", exc_info=True)
+        outcome = Outcome(
+            state="failed", error=type(error).__name__, message=str(error), traceback=traceback.format_exc()
+        )
+    return replace(outcome, seconds=round(time.monotonic() - started, 3), peak_memory=peak_memory())
+
+
+def _written(folder: Path, name: str) -> WrittenFile:
+    digest, path = hashlib.sha256(), folder / name
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return WrittenFile(name, path.stat().st_size, digest.hexdigest())
