@@ -1,0 +1,56 @@
+"""What is read from the sources of Optimum and transformers is what they say when they are imported."""
+
+from __future__ import annotations
+
+import pytest
+
+from optimum_htp.origin import tables
+
+
+@pytest.fixture
+def unimported(monkeypatch):
+    """The tables as a process reads them that has not imported Optimum's exporters."""
+    monkeypatch.setattr(tables, "_imported", lambda: None)
+
+
+def test_optimums_tables_are_its_own(unimported):
+    from optimum.exporters.tasks import TasksManager
+
+    assert tables.synonyms() == TasksManager._SYNONYM_TASK_MAP
+    assert tables.loaders_by_task() == TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
+    assert tables.all_tasks() == set(TasksManager.get_all_tasks())
+    assert tables.task_classes() == TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS
+    assert list(tables.task_classes()) == list(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS)  # the order decides
+
+
+def test_what_can_be_exported_is_what_optimum_onnx_registers(unimported):
+    import optimum.exporters.onnx.model_configs  # noqa: F401 - registers
+    from optimum.exporters.tasks import TasksManager
+
+    registered = {
+        (library, model_type): set(by_exporter["onnx"])
+        for library, types in TasksManager._LIBRARY_TO_SUPPORTED_MODEL_TYPES.items()
+        for model_type, by_exporter in types.items()
+        if "onnx" in by_exporter
+    }
+    assert len(registered) > 100
+    assert tables._supported_tasks() == registered
+    assert tables.supported_tasks("unheard", "transformers") == frozenset()
+
+
+def test_transformers_tables_are_its_own():
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    theirs = {name: dict(value) for name, value in vars(modeling_auto).items() if name.endswith("_MAPPING_NAMES")}
+    assert tables.model_names() == theirs
+    assert tables.config_names() == configuration_auto.CONFIG_MAPPING_NAMES
+    for model_type in tables.config_names():
+        module = configuration_auto.model_type_to_module_name(model_type)
+        assert tables.module_of(model_type) == module.removeprefix("deprecated.")
+
+
+def test_tables_of_what_is_imported_already_count(monkeypatch):
+    from optimum.exporters.tasks import TasksManager
+
+    monkeypatch.setitem(TasksManager._SYNONYM_TASK_MAP, "somebody-s-own", "fill-mask")
+    assert tables.synonyms()["somebody-s-own"] == "fill-mask"
