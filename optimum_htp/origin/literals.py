@@ -15,7 +15,14 @@ from typing import Any, Final
 
 __all__ = ["constants", "import_target", "module_file", "parsed", "value_of"]
 
-_COLLECTIONS: Final = {"OrderedDict": dict, "dict": dict, "frozenset": frozenset, "list": list, "set": set, "tuple": tuple}
+_COLLECTIONS: Final = {
+    "OrderedDict": dict,
+    "dict": dict,
+    "frozenset": frozenset,
+    "list": list,
+    "set": set,
+    "tuple": tuple,
+}
 _LAZY_MAPPING: Final = "_LazyAutoMapping"  # of transformers: model types to configs, and to classes
 _HAS_TORCH: Final = "is_torch_available"
 
@@ -112,7 +119,9 @@ def _add(name: str, node: ast.expr, found: dict[str, Any], names: Mapping[str, A
 
 def _update(call: ast.Call, found: dict[str, Any], names: Mapping[str, Any]) -> None:
     function = call.func
-    if not (isinstance(function, ast.Attribute) and function.attr == "update" and isinstance(function.value, ast.Name)):
+    if not (
+        isinstance(function, ast.Attribute) and function.attr == "update" and isinstance(function.value, ast.Name)
+    ):
         return
     changed = found.get(function.value.id)
     if isinstance(changed, dict):

@@ -1,6 +1,6 @@
 """Which tasks there are, what can be exported for them and by which classes: the tables of Optimum and transformers.
 
-They are read from the sources of what is installed (`literals`), in 0.1 s instead of the 3 s that importing both takes.
+They are read from the sources of what is installed (`literals`), in 0.1 s where importing both takes 3 s.
 Where Optimum has been imported already its own are taken: other packages may have added to them. Where a source cannot
 be read so, it is imported.
 """
@@ -42,12 +42,12 @@ _UNREADABLE: Final = (OSError, SyntaxError, ValueError, KeyError, TypeError, Att
 
 def synonyms() -> Mapping[str, str]:
     """Return the names of tasks that stand for others, with these."""
-    return _table("_SYNONYM_TASK_MAP")
+    return dict(_table("_SYNONYM_TASK_MAP"))
 
 
 def loaders_by_task() -> Mapping[str, str | tuple[str, ...]]:
     """Return the Auto classes of transformers that load models for a task."""
-    return _table("_TRANSFORMERS_TASKS_TO_MODEL_LOADERS")
+    return dict(_table("_TRANSFORMERS_TASKS_TO_MODEL_LOADERS"))
 
 
 def all_tasks() -> frozenset[str]:
@@ -110,7 +110,8 @@ def module_of(model_type: str) -> str:
 
 @functools.cache
 def _task_classes() -> Mapping[str, Mapping[str, Any]]:
-    models, found = _constants(_MODELS), {}
+    models = _constants(_MODELS)
+    found: dict[str, dict[str, Any]] = {}
     for task, loaders in loaders_by_task().items():
         found[task] = {}
         for loader in (loaders,) if isinstance(loaders, str) else loaders:

@@ -115,11 +115,7 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
     A class that serves several tasks (`CLIPModel`) is taken for the most specific.
     """
     model_type, names = model_type_of(config), set(architectures(config))
-    tasks = [
-        task
-        for task, classes in task_classes().items()
-        if names & _as_set(classes.get(model_type))
-    ]
+    tasks = [task for task, classes in task_classes().items() if names & _as_set(classes.get(model_type))]
     allowed = [task for task in tasks if task in supported] or tasks
     specific = [task for task in allowed if task != _FEATURES]
     if allowed:
