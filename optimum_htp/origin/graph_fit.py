@@ -1,9 +1,9 @@
 """Whether a graph can be an export of a model: a stranger's graph must not be stamped as one.
 
-What it takes, what it gives and the shapes of its weights are held against the model itself: against its class and the
-heads of its checkpoint's files where they are to be had, and in doubt against the model as PyTorch builds it from its
-config without weights, which takes seconds. Exporters rename, transpose, fuse and quantise, so single differences count
-for nothing, and what no export of such a model has counts.
+What it takes, what it gives and the shapes of its weights are held against the model: against its class and the heads
+of its checkpoint's files where they are to be had, and in doubt against the model as PyTorch builds it from its config
+without weights, which takes seconds. Exporters rename, transpose, fuse and quantise, so single differences count for
+nothing, and what no export of such a model has counts.
 """
 
 from __future__ import annotations

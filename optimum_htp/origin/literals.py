@@ -105,6 +105,8 @@ def _collect(body: Iterable[ast.stmt], found: dict[str, Any], outer: Mapping[str
                     members.update(inherited)
             _collect(node.body, members, names, file)
             found[node.name] = members
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            _collect(node.orelse, found, outer, file)
         elif isinstance(node, ast.If) and _asks_for_torch(node.test) and importlib.util.find_spec("torch") is not None:
             _collect(node.body, found, outer, file)
 

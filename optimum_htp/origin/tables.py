@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import logging
 import sys
 from collections import defaultdict
@@ -23,9 +24,11 @@ __all__ = [
     "all_tasks",
     "config_names",
     "diffusion_classes",
+    "image_processor_names",
     "loaders_by_task",
     "model_names",
     "module_of",
+    "processor_names",
     "supported_tasks",
     "synonyms",
     "task_classes",
@@ -37,6 +40,15 @@ _MANAGER: Final = "optimum.exporters.tasks"
 _SUPPORT: Final = "optimum.exporters.onnx.model_configs"
 _MODELS: Final = "transformers.models.auto.modeling_auto"
 _CONFIGS: Final = "transformers.models.auto.configuration_auto"
+_PROCESSORS: Final = "transformers.models.auto.processing_auto"
+_IMAGE_PROCESSORS: Final = "transformers.models.auto.image_processing_auto"
+# What has to be in each of these sources, or it has been read in vain.
+_EXPECTED: Final = {
+    _MODELS: "MODEL_MAPPING_NAMES",
+    _CONFIGS: "CONFIG_MAPPING_NAMES",
+    _IMAGE_PROCESSORS: "IMAGE_PROCESSOR_MAPPING_NAMES",
+    _PROCESSORS: "PROCESSOR_MAPPING_NAMES",
+}
 _UNREADABLE: Final = (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -99,6 +111,20 @@ def model_names() -> Mapping[str, Mapping[str, Any]]:
 def config_names() -> Mapping[str, str]:
     """Return the names of transformers' config classes by model type."""
     names: Mapping[str, str] = _constants(_CONFIGS)["CONFIG_MAPPING_NAMES"]
+    return names
+
+
+@functools.cache
+def image_processor_names() -> Mapping[str, Any]:
+    """Return the names of transformers' image processor classes by model type, whatever else is installed."""
+    names: Mapping[str, Any] = _constants(_IMAGE_PROCESSORS)["IMAGE_PROCESSOR_MAPPING_NAMES"]
+    return names
+
+
+@functools.cache
+def processor_names() -> Mapping[str, Any]:
+    """Return the names of transformers' processor classes by model type."""
+    names: Mapping[str, Any] = _constants(_PROCESSORS)["PROCESSOR_MAPPING_NAMES"]
     return names
 
 
@@ -181,14 +207,11 @@ def _manager() -> Any:
 def _constants(name: str) -> Mapping[str, Any]:
     """Return the constants of a module of transformers; imported where they cannot be read."""
     file = module_file(name)
-    wanted = "CONFIG_MAPPING_NAMES" if name == _CONFIGS else "MODEL_MAPPING_NAMES"
     try:
-        if file is not None and wanted in (found := constants(file)):
+        if file is not None and _EXPECTED[name] in (found := constants(file)):
             return found
     except _UNREADABLE as error:
         logger.debug("%s is imported, as it cannot be read: %s", file, error)
-    import importlib
-
     tables = dict(vars(importlib.import_module(name)))
     for key, value in vars(importlib.import_module(_MODELS)).items() if name == _MODELS else ():
         mapping = getattr(getattr(value, "_model_mapping", None), "_model_mapping", None)
