@@ -34,8 +34,6 @@ class VerifyCommand(FilesCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
-        import transformers.models.auto.modeling_auto  # noqa: F401 - lazy modules fail where threads import them at once
-
         from optimum_htp.stamping.verify import verify_metadata
 
         access = hub_access(self.args)

@@ -29,7 +29,7 @@ from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
+__all__ = ["hub_window", "is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
 _CHUNK: Final = 1 << 16
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
@@ -66,7 +66,7 @@ def read_hub_header(repo_id: str, revision: str | None, path: str, access: HubAc
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
     """
-    window = _hub_window(f"{path} of {repo_id}", repo_id, revision, path, access)
+    window = hub_window(f"{path} of {repo_id}", repo_id, revision, path, access)
     with translated_errors(repo_id, revision):
         return header_of(window)
 
@@ -113,10 +113,16 @@ def _opened_hub_file(url: str, access: HubAccess) -> Iterator[ByteWindow]:
 
 def _opened_reading(url: str, match: re.Match[str], access: HubAccess) -> tuple[str, str | None, ByteWindow]:
     revision = match["revision"] and match["revision"].replace("%2F", "/")
-    return match["repo"], revision, _hub_window(url, match["repo"], revision, match["path"], access)
+    return match["repo"], revision, hub_window(url, match["repo"], revision, match["path"], access)
 
 
-def _hub_window(name: str, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ByteWindow:
+def hub_window(name: str, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ByteWindow:
+    """Open a file in a repo for reading in pieces. What is read later is read in `translated_errors`.
+
+    Raises:
+        OnnxFileNotFoundError: The commit has no such file.
+        HFHubIntegrationError: It cannot be had; the subclass says why.
+    """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 

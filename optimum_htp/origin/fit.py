@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec, read_signature
+from optimum_htp.origin.tables import model_names
 from optimum_htp.origin.tasks import architectures
 
 __all__ = ["LABELLED_TASKS", "label_misfit", "misfit"]
@@ -61,12 +62,9 @@ def _labels_in_config(config: Mapping[str, Any]) -> int:
 
 def _model_types_of(class_name: str) -> set[str]:
     """Return the model types that transformers has a class of this name for."""
-    from transformers.models.auto import modeling_auto
-
     types = set()
-    for name, mapping in vars(modeling_auto).items():
-        if name.endswith("_MAPPING_NAMES"):
-            for model_type, classes in mapping.items():
-                if class_name in ((classes,) if isinstance(classes, str) else classes):
-                    types.add(model_type)
+    for mapping in model_names().values():
+        for model_type, classes in mapping.items():
+            if class_name in ((classes,) if isinstance(classes, str) else classes):
+                types.add(model_type)
     return types

@@ -1,25 +1,30 @@
 """Whether a graph can be an export of a model: a stranger's graph must not be stamped as one.
 
-What it takes, what it gives and the shapes of its weights are held against the model itself, which is built from its
-config without weights. Exporters rename, transpose, fuse and quantise, so single differences count for nothing, and
-what no export of such a model has counts.
+What it takes, what it gives and the shapes of its weights are held against the model: against its class and the heads
+of its checkpoint's files where they are to be had, and in doubt against the model as PyTorch builds it from its config
+without weights, which takes seconds. Exporters rename, transpose, fuse and quantise, so single differences count for
+nothing, and what no export of such a model has counts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.onnxfile import Graph, Initializer, Node
+from optimum_htp.origin.blueprint import Blueprint, blueprint_of_parameters
 from optimum_htp.origin.fit import LABELLED_TASKS, label_misfit
+from optimum_htp.origin.parameters import Parameters
+from optimum_htp.origin.tables import config_names
 from optimum_htp.origin.tasks import class_for_task
-from optimum_htp.origin.weightless import Blueprint, blueprint_of
 
 __all__ = ["graph_misfit"]
 
+_CONFIGS: Final = "transformers.models.auto.configuration_auto"
 # One of these is the main input of a model; a decoder apart from its encoder has another.
 _MAIN_INPUTS: Final = frozenset({"input_ids", "pixel_values", "input_values", "input_features"})
 _ENCODER_OUTPUT: Final = "encoder_hidden_states"
@@ -57,7 +62,13 @@ _PLACES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_le
 _WHOLE: Final = (0.3, 3)  # of the model's elements, where the graph is no part of it
 
 
-def graph_misfit(config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None = None) -> str | None:
+def graph_misfit(
+    config: Mapping[str, Any],
+    task: str | None,
+    graph: Graph,
+    library: str | None = None,
+    parameters: Callable[[], Parameters | None] | None = None,
+) -> str | None:
     """Say why a graph cannot be an export of a model, or return None where nothing speaks against it.
 
     Args:
@@ -65,11 +76,31 @@ def graph_misfit(config: Mapping[str, Any], task: str | None, graph: Graph, libr
         task: The Optimum task of the graph.
         graph: The graph.
         library: The library that the model is of; None for transformers.
+        parameters: Returns the shapes of the model's weights, None where they are not known. With them PyTorch is
+            imported only before a graph is refused.
     """
-    library = library or "transformers"
     if others := [spec.name for spec in (*graph.inputs, *graph.outputs) if spec.dtype is None]:
         return f"{others[0]} is not a tensor in the graph, and all inputs and outputs of such models are"
-    blueprint = _blueprint(config, task, library)
+    if library not in (None, "transformers") or not config:
+        return _misfit(config, task, graph, None)
+    class_name = class_for_task(task, config, "transformers") if task is not None else None
+    known = parameters() if parameters is not None else None
+    likely = blueprint_of_parameters(config, class_name, known) if known is not None else None
+    if likely is not None and _misfit(config, task, graph, likely) is None:
+        return None
+    if str(config.get("model_type")) not in config_names() and _CONFIGS not in sys.modules:  # nobody has added it
+        return _misfit(config, task, graph, None)
+    from optimum_htp.origin.weightless import blueprint_of
+
+    try:
+        blueprint = blueprint_of(config, class_name)
+    except ConfigLoadError:
+        return _misfit(config, task, graph, None)
+    return _misfit(config, task, graph, blueprint)
+
+
+def _misfit(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:
+    """Hold a graph against a model; without its blueprint only against its config."""
     weights = [tensor for tensor in graph.initializers if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
     if reason := _input_misfit(graph, weights, blueprint, config):
         return reason
@@ -80,16 +111,6 @@ def graph_misfit(config: Mapping[str, Any], task: str | None, graph: Graph, libr
         if isinstance(vocabulary, int) and rows != vocabulary:
             return f"the model has a vocabulary of {vocabulary}, and the graph's embedding {rows} rows"
     return _name_misfit(graph, blueprint) or _weight_misfit(weights, blueprint, config)
-
-
-def _blueprint(config: Mapping[str, Any], task: str | None, library: str) -> Blueprint | None:
-    """Return the model as its config describes it, None where it cannot be built here: the code of its repo, say."""
-    if library != "transformers":
-        return None
-    try:
-        return blueprint_of(config, class_for_task(task, config, library) if task is not None else None)
-    except ConfigLoadError:
-        return None
 
 
 def _input_misfit(
@@ -126,10 +147,8 @@ def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
     named = [found[0] for tensor in graph.initializers if (found := _PARAMETER.match(tensor.name))]
     if len(named) < _FEW:
         return None
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
     own = blueprint.prefixes | {name.partition(".")[0] for name in blueprint.names}
-    others = {kind.replace("-", "_") for kind in CONFIG_MAPPING_NAMES} - own
+    others = {kind.replace("-", "_") for kind in config_names()} - own
     foreign = [name for name in named if name.partition(".")[0] in others]
     if len(foreign) > _STRANGE * len(named):
         return f"the graph has a weight {foreign[0]}, and the model none of that name"

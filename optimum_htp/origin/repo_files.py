@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX
+from optimum_htp.origin.tables import image_processor_names, processor_names
 
 __all__ = [
     "MODEL_CONFIGS",
@@ -204,9 +205,7 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
 
 
 def _has_processor(configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-
-    known = set(PROCESSOR_MAPPING_NAMES.values())
+    known = set(processor_names().values())
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         config = configs.get(name, {})
         if str(config.get("processor_class")) in known or "AutoProcessor" in _auto_map(config):
@@ -234,13 +233,12 @@ def _extractor_kind(preprocessor: Mapping[str, Any]) -> str | None:
 
 def _vision_extractors() -> set[str]:
     """Return the names of the feature extractors that image processors have replaced (`ViTFeatureExtractor`)."""
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-
     names = set()
-    for classes in IMAGE_PROCESSOR_MAPPING_NAMES.values():
-        for name in (classes,) if isinstance(classes, str) else classes:
+    for classes in image_processor_names().values():
+        several = classes.values() if isinstance(classes, dict) else classes  # by backend, since transformers 5
+        for name in (several,) if isinstance(several, str) else several:
             if name:
-                names.add(re.sub(r"ImageProcessor(Fast)?$", "FeatureExtractor", name))
+                names.add(re.sub(r"ImageProcessor(Fast|Pil)?$", "FeatureExtractor", name))
     return names
 
 

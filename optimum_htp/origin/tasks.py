@@ -8,13 +8,20 @@ Where Optimum's tables of tasks cannot be imported, a task is what it is called:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from optimum_htp.errors import ExportError, MissingDependencyError
-from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.errors import ExportError
 from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.tables import (
+    all_tasks,
+    diffusion_classes,
+    loaders_by_task,
+    model_names,
+    supported_tasks,
+    synonyms,
+    task_classes,
+)
 
 __all__ = [
     "WITH_PAST",
@@ -27,8 +34,6 @@ __all__ = [
     "model_type_of",
     "with_past",
 ]
-
-logger = logging.getLogger(__name__)
 
 WITH_PAST: Final = "-with-past"  # ends the name of a task that reuses past key values
 _FEATURES: Final = "feature-extraction"
@@ -65,39 +70,38 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
         return "image-classification"
     if library == "sentence_transformers":
         return _FEATURES
-    tagged = canonical_task(pipeline_tag) if pipeline_tag and (is_task(pipeline_tag) or not _all_tasks()) else None
+    tagged = canonical_task(pipeline_tag) if pipeline_tag and (is_task(pipeline_tag) or not all_tasks()) else None
     if library == "diffusers":
         task = tagged or _diffusers_task(str(config.get("_class_name")))
     else:
-        supported = _supported_tasks(model_type_of(config), library)
+        supported = supported_tasks(model_type_of(config), library)
         if tagged is not None and (tagged in supported or not supported):
             return str(tagged)
         task = _task_of_class(config, supported) or tagged
     if task is None:
-        known = "belong to no task" if _tables() is not None else "cannot be looked up without Optimum's exporters"
+        known = "belong to no task" if all_tasks() else "cannot be looked up without Optimum's exporters"
         raise ExportError(
             f"The task cannot be inferred: the pipeline tag is {pipeline_tag!r}, and the config's architectures "
             f"({config.get('architectures')}) {known}. Give --task, one of: "
-            f"{', '.join(sorted(_all_tasks()))}."
+            f"{', '.join(sorted(all_tasks()))}."
         )
     return str(task)
 
 
 def canonical_task(task: str) -> str:
     """Return the name that Optimum keeps for a task that was given by a synonym (`masked-lm`)."""
-    tables = _tables()
-    return str(tables.map_from_synonym(task)) if tables is not None else task
+    return synonyms().get(task, task)
 
 
 def is_task(task: str) -> bool:
     """Whether Optimum knows a task."""
-    return canonical_task(task).removesuffix(WITH_PAST) in _all_tasks()
+    return canonical_task(task).removesuffix(WITH_PAST) in all_tasks()
 
 
 def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
     """Return the variant of an inferred task that reuses past key values, where the exporter has it."""
     past = task + WITH_PAST
-    return past if library == "transformers" and past in _supported_tasks(model_type_of(config), library) else task
+    return past if library == "transformers" and past in supported_tasks(model_type_of(config), library) else task
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
@@ -110,19 +114,13 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
 
     A class that serves several tasks (`CLIPModel`) is taken for the most specific.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
-
     model_type, names = model_type_of(config), set(architectures(config))
-    tasks = [
-        task
-        for task, classes in _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").items()
-        if names & _as_set(classes.get(model_type))
-    ]
+    tasks = [task for task, classes in task_classes().items() if names & _as_set(classes.get(model_type))]
     allowed = [task for task in tasks if task in supported] or tasks
     specific = [task for task in allowed if task != _FEATURES]
     if allowed:
         return str((specific or allowed)[0])
-    if names & _as_set(MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(model_type)):
+    if names & _as_set(model_names()["MODEL_FOR_PRETRAINING_MAPPING_NAMES"].get(model_type)):
         return _FEATURES  # Optimum's synonym of "pretraining"
     return _task_of_auto_map(config, names)
 
@@ -134,51 +132,17 @@ def _task_of_auto_map(config: Mapping[str, Any], names: set[str]) -> str | None:
         return None
     for auto_class, path in auto_map.items():
         if str(path).rpartition(".")[2] in names:
-            for task, loaders in _table("_TRANSFORMERS_TASKS_TO_MODEL_LOADERS").items():
+            for task, loaders in loaders_by_task().items():
                 if auto_class in _as_set(loaders):
                     return str(task)
     return None
 
 
 def _diffusers_task(class_name: str) -> str | None:
-    for task, classes in _table("_DIFFUSERS_TASKS_TO_MODEL_MAPPINGS").items():
+    for task, classes in diffusion_classes().items():
         if class_name in classes.values():
             return str(task)
     return None
-
-
-def _supported_tasks(model_type: str, library: str) -> set[str]:
-    try:
-        with needing_optimum_onnx("What can be exported"):
-            import optimum.exporters.onnx.model_configs  # noqa: F401 - registers what the exporter supports
-            from optimum.exporters.tasks import TasksManager
-
-        return set(TasksManager.get_supported_tasks_for_model_type(model_type, "onnx", library_name=library))
-    except MissingDependencyError:  # nothing can be exported here; what was exported elsewhere has a task all the same
-        return set()
-    except KeyError:  # a type of model that Optimum does not know: it says so itself, better
-        return set()
-
-
-def _tables() -> Any:
-    """Return the class that holds Optimum's tables of tasks; None where it cannot be imported."""
-    try:
-        from optimum.exporters.tasks import TasksManager
-    except (ImportError, AttributeError, RuntimeError) as error:  # what lazy modules raise as well
-        logger.info("Optimum's tables of tasks cannot be imported: %s", error)
-        return None
-    return TasksManager
-
-
-def _table(name: str) -> Mapping[str, Any]:
-    return getattr(_tables(), name, {})
-
-
-def _all_tasks() -> Iterable[str]:
-    from optimum.utils.constant import ALL_TASKS
-
-    tables = _tables()
-    return tables.get_all_tasks() if tables is not None else ALL_TASKS  # type: ignore[no-any-return]
 
 
 def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -196,6 +160,6 @@ def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | 
     names = architectures(config)
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None
-    mapping = _table("_TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS").get(task.removesuffix(WITH_PAST), {})
+    mapping = task_classes().get(task.removesuffix(WITH_PAST), {})
     classes = _as_set(mapping.get(model_type_of(config)))
     return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)

@@ -5,47 +5,23 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.origin.blueprint import Blueprint, counted
 from optimum_htp.origin.checkpoint import Checkpoint
 from optimum_htp.origin.commit_files import ConfigFolder, load_config
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.tasks import class_for_task
 
-__all__ = ["Blueprint", "blueprint_of", "build_model", "tree_of_checkpoint"]
+__all__ = ["blueprint_of", "build_model", "tree_of_checkpoint"]
 
 
 # transformers imports a model's module when it is first named, and fails where several threads do that at once.
 _BUILDING: Final = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """What can be told of a model from its config.
-
-    Attributes:
-        inputs: Names of what its `forward` takes.
-        main_input: The most important of these.
-        generates: Whether it makes sequences, and so may keep past key values.
-        layers: How many layers it has, where its config says one number.
-        names: Names of its parameters and buffers.
-        prefixes: First words of names that a head of this model may put before those of the model.
-        shapes: How many parameters it has of each shape; sorted, without sides of 1, as exporters transpose.
-    """
-
-    inputs: frozenset[str]
-    main_input: str | None
-    generates: bool
-    layers: int | None
-    names: frozenset[str]
-    prefixes: frozenset[str]
-    shapes: Mapping[tuple[int, ...], int]
 
 
 def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
@@ -58,30 +34,33 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
     Raises:
         ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    names = config.get("architectures")
-    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     if (fault := config_fault(config)) is not None:
         raise ConfigLoadError(f"No model can be built from the config: {fault}.")
-    try:
-        kind = CONFIG_MAPPING[str(config.get("model_type"))]
-        loaded = kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
-    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
+    names = config.get("architectures")
+    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     with _BUILDING:
+        loaded = _loaded(config)
         model = build_model(class_name or named, loaded)
-    names = frozenset(name for name, _ in (*model.named_parameters(), *model.named_buffers()))
-    shapes = Counter(tuple(sorted(side for side in parameter.shape if side != 1)) for parameter in model.parameters())
     return Blueprint(
         inputs=frozenset(inspect.signature(model.forward).parameters),
         main_input=getattr(model, "main_input_name", None),
         generates=bool(model.can_generate()),
         layers=layers if isinstance(layers := getattr(loaded, "num_hidden_layers", None), int) else None,
-        names=names,
+        names=frozenset(name for name, _ in (*model.named_parameters(), *model.named_buffers())),
         prefixes=frozenset({str(config.get("model_type")), str(model.base_model_prefix)}),
-        shapes={shape: count for shape, count in shapes.items() if len(shape) > 1},
+        shapes=counted(parameter.shape for parameter in model.parameters()),
     )
+
+
+def _loaded(config: Mapping[str, Any]) -> Any:
+    """Return a config as the class of its type of model."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        kind = CONFIG_MAPPING[str(config.get("model_type"))]
+        return kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
 
 
 def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote_code: bool = False) -> ModuleTree:

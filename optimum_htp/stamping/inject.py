@@ -29,6 +29,7 @@ from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.graph_fit import graph_misfit
+from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.source import HubSource, locate
 from optimum_htp.origin.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
 from optimum_htp.stamping.new_record import export_record, plugin_properties
@@ -48,6 +49,7 @@ class Injection:
     """A model that files are to be stamped with. Those that are stamped with one of these belong together."""
 
     checkpoint: Checkpoint
+    access: HubAccess = field(default_factory=HubAccess)
     timestamp: str = field(default_factory=now)
     export_id: str | None = field(default_factory=lambda: None if is_reproducible() else uuid.uuid4().hex)
 
@@ -77,7 +79,7 @@ class Injection:
             raise ExportError(f"{task!r} is not a task of Optimum's. Leave out --task, or give one that is.")
         graph = read_graph(path)
         task = canonical_task(task) if task else self._infer_task(graph, path)
-        reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library)
+        reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library, self._parameters)
         if reason is not None and not force:
             raise MisfitError(
                 f"{path} does not look like an export of {self._name}: {reason}. Name the right model, or give "
@@ -110,6 +112,12 @@ class Injection:
         tag = self.info.pipeline_tag if self.info is not None else None
         return with_past_of(infer_task(self.checkpoint.config, self.checkpoint.library, tag), graph)
 
+    def _parameters(self) -> Parameters | None:
+        checkpoint, source = self.checkpoint, self.checkpoint.source
+        asked = isinstance(source, HubSource) and source.info is not None
+        commit = (source.repo_id, source.commit) if isinstance(source, HubSource) and asked else None
+        return parameters_of(checkpoint.folder, checkpoint.files, self.access, commit)
+
     @property
     def _name(self) -> str:
         source = self.checkpoint.source
@@ -125,7 +133,7 @@ def look_up(model_name_or_path: str | os.PathLike[str], revision: str | None, ac
     checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
     if not checkpoint.config:
         raise ExportError(f"{model_name_or_path} has no config.json: it does not hold a Hugging Face model.")
-    return Injection(checkpoint)
+    return Injection(checkpoint, access)
 
 
 def task_of_graph(graph: Graph, path: Path) -> str | None:

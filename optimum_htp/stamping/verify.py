@@ -7,6 +7,7 @@ has no such commit), the Hub cannot be reached, or the model at that commit does
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -29,6 +30,7 @@ from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocesso
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
@@ -69,12 +71,14 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         )
     if record.model_type == "local":
         return _with_local_config(path, record)
+    files: tuple[str, ...] = ()
     try:
         hub = plugins.hub(record.hub_provider)
         if record.hub_sha is not None:
             info = hub.info(str(record.hub_id), record.hub_sha, access)
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
+            files = info.files
         if record.export_library == "diffusers":  # its parts have configs of their own
             folder = resolve_preprocessors(record, access).folder
         else:
@@ -85,17 +89,37 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
     except (ModelNotFoundError, ConfigFileNotFoundError) as error:
         return Verdict(Status.INVALID, str(error), record)
-    return _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
+    asked = record.hub_provider in (None, plugins.HUGGING_FACE) and record.hub_sha is not None
+    commit = (str(record.hub_id), str(record.hub_sha)) if asked else None
+    return _with_config(
+        path,
+        record,
+        folder / CONFIG,
+        f"is {record.source}, as it says",
+        lambda: parameters_of(folder, files, access, commit),
+    )
 
 
 def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
     beside = path.parent / CONFIG
     if not beside.is_file():
         return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
-    return _with_config(path, record, beside, "is of a local model, and fits the config.json beside it")
+    return _with_config(
+        path,
+        record,
+        beside,
+        "is of a local model, and fits the config.json beside it",
+        lambda: parameters_of(path.parent, (), HubAccess(local_files_only=True), None),
+    )
 
 
-def _with_config(path: Path, record: ExportMetadata, config_file: Path, success: str) -> Verdict:
+def _with_config(
+    path: Path,
+    record: ExportMetadata,
+    config_file: Path,
+    success: str,
+    parameters: Callable[[], Parameters | None],
+) -> Verdict:
     config = read_json(config_file)
     if not isinstance(config, dict):
         if record.export_library == "diffusers":  # its parts have configs of their own
@@ -103,7 +127,7 @@ def _with_config(path: Path, record: ExportMetadata, config_file: Path, success:
         return Verdict(Status.INVALID, f"{config_file} is not a config.", record)
     try:
         reason = misfit(config, record, path) or graph_misfit(
-            config, record.task, read_graph(path), record.export_library
+            config, record.task, read_graph(path), record.export_library, parameters
         )
     except HFHubIntegrationError as error:
         return Verdict(Status.INVALID, str(error), record)

@@ -1,0 +1,77 @@
+"""What can be told of a model without building it: by its config, the source of its class and its weights' shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optimum_htp.origin.class_sources import default_in_config, source_of_model
+from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.parameters import Parameters
+
+__all__ = ["Blueprint", "blueprint_of_parameters", "counted"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What can be told of a model without its weights.
+
+    Attributes:
+        inputs: Names of what its `forward` takes.
+        main_input: The most important of these.
+        generates: Whether it makes sequences, and so may keep past key values.
+        layers: How many layers it has, where its config says one number.
+        names: Names of its parameters and buffers.
+        prefixes: First words of names that a head of this model may put before those of the model.
+        shapes: How many parameters it has of each shape; sorted, without sides of 1, as exporters transpose.
+    """
+
+    inputs: frozenset[str]
+    main_input: str | None
+    generates: bool
+    layers: int | None
+    names: frozenset[str]
+    prefixes: frozenset[str]
+    shapes: Mapping[tuple[int, ...], int]
+
+
+def blueprint_of_parameters(
+    config: Mapping[str, Any], class_name: str | None, parameters: Parameters
+) -> Blueprint | None:
+    """Return what is known of a model of transformers from the shapes of its checkpoint's weights.
+
+    Args:
+        config: Content of its `config.json`.
+        class_name: The class; None for the one that the config names.
+        parameters: Shapes of the weights by name.
+
+    Returns:
+        None where that does not tell enough: packed weights, a type of model that transformers does not have.
+    """
+    model_type, names = str(config.get("model_type")), config.get("architectures")
+    if config_fault(config) is not None or config.get("quantization_config") is not None or not parameters:
+        return None
+    named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    source = source_of_model(model_type, class_name or named)
+    if source is None:
+        return None
+    layers = None
+    if (attribute := default_in_config(model_type, "num_hidden_layers")) is not None:
+        layers = config.get(attribute[0], config.get("num_hidden_layers", attribute[1]))
+    return Blueprint(
+        inputs=source.inputs,
+        main_input=source.main_input,
+        generates=source.generates,
+        layers=layers if isinstance(layers, int) else None,
+        names=frozenset(parameters),
+        prefixes=frozenset({model_type, source.prefix}),
+        shapes=counted(parameters.values()),
+    )
+
+
+def counted(shapes: Iterable[Iterable[int]]) -> Mapping[tuple[int, ...], int]:
+    """Return how many matrices there are of each shape, sorted and without sides of 1."""
+    found = Counter(tuple(sorted(side for side in shape if side != 1)) for shape in shapes)
+    return {shape: count for shape, count in found.items() if len(shape) > 1}

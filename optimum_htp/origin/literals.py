@@ -1,0 +1,177 @@
+"""The constants of an installed module, read from its source: importing it would import PyTorch.
+
+What is read is what the installed version says, so nothing can be out of date. A value that is not put together of
+literals, of other such values and of collections is not there, and the caller imports the module after all.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["constants", "import_target", "module_file", "parsed", "value_of"]
+
+_COLLECTIONS: Final = {
+    "OrderedDict": dict,
+    "dict": dict,
+    "frozenset": frozenset,
+    "list": list,
+    "set": set,
+    "tuple": tuple,
+}
+_LAZY_MAPPING: Final = "_LazyAutoMapping"  # of transformers: model types to configs, and to classes
+_HAS_TORCH: Final = "is_torch_available"
+
+
+class _NotConstantError(Exception):
+    """Something that only running the module tells."""
+
+
+def module_file(name: str) -> Path | None:
+    """Return the source file of a module that is installed, None where there is none. Nothing is imported."""
+    top, *others = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    for location in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(location, *others)
+        for file in (path.with_suffix(".py") if others else path / "__init__.py", path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+@functools.lru_cache(maxsize=32)
+def parsed(file: Path) -> ast.Module:
+    """Return a source file's syntax tree.
+
+    Raises:
+        OSError, SyntaxError, ValueError: It cannot be read.
+    """
+    return ast.parse(file.read_bytes())
+
+
+@functools.lru_cache(maxsize=32)
+def constants(file: Path) -> Mapping[str, Any]:
+    """Return the constants of a source file by name, those of a class as a mapping.
+
+    Raises:
+        OSError, SyntaxError, ValueError: It cannot be read.
+    """
+    found: dict[str, Any] = {}
+    _collect(parsed(file).body, found, {}, file)
+    return found
+
+
+def import_target(node: ast.ImportFrom, file: Path) -> Path | None:
+    """Return the source file that a relative import names, None for another import and a missing file."""
+    if not node.level:
+        return None
+    folder = file.parents[node.level - 1]
+    path = folder.joinpath(*(node.module or "").split("."))
+    return next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
+
+
+def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """Return the value of an expression, None where only running it tells."""
+    try:
+        return _value(node, names)
+    except _NotConstantError:
+        return None
+
+
+def _collect(body: Iterable[ast.stmt], found: dict[str, Any], outer: Mapping[str, Any], file: Path) -> None:
+    """Add the constants that statements define, one after the other as Python would."""
+    for node in body:
+        names = {**outer, **found} if outer else found
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            _add(node.targets[0].id, node.value, found, names)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            _add(node.target.id, node.value, found, names)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            _update(node.value, found, names)
+        elif isinstance(node, ast.ImportFrom) and (target := import_target(node, file)) is not None:
+            wanted = {alias.asname or alias.name: alias.name for alias in node.names if alias.name.isupper()}
+            found.update({own: theirs[name] for own, name in wanted.items() if name in (theirs := constants(target))})
+        elif isinstance(node, ast.ClassDef):
+            members: dict[str, Any] = {}
+            for base in reversed(node.bases):
+                if isinstance(base, ast.Name) and isinstance(inherited := names.get(base.id), dict):
+                    members.update(inherited)
+            _collect(node.body, members, names, file)
+            found[node.name] = members
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            _collect(node.orelse, found, outer, file)
+        elif isinstance(node, ast.If) and _asks_for_torch(node.test) and importlib.util.find_spec("torch") is not None:
+            _collect(node.body, found, outer, file)
+
+
+def _add(name: str, node: ast.expr, found: dict[str, Any], names: Mapping[str, Any]) -> None:
+    try:
+        found[name] = _value(node, names)
+    except _NotConstantError:
+        if not isinstance(found.get(name), dict):  # a class is decorated: it keeps its members
+            found.pop(name, None)
+
+
+def _update(call: ast.Call, found: dict[str, Any], names: Mapping[str, Any]) -> None:
+    function = call.func
+    if not (
+        isinstance(function, ast.Attribute) and function.attr == "update" and isinstance(function.value, ast.Name)
+    ):
+        return
+    changed = found.get(function.value.id)
+    if isinstance(changed, dict):
+        try:
+            found[function.value.id] = changed | dict(_value(call.args[0], names))
+        except (_NotConstantError, IndexError, TypeError, ValueError):
+            del found[function.value.id]  # a part of it is not known
+
+
+def _asks_for_torch(test: ast.expr) -> bool:
+    return isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == _HAS_TORCH
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        items = [item for element in node.elts for item in _items(element, names)]
+        return tuple(items) if isinstance(node, ast.Tuple) else set(items) if isinstance(node, ast.Set) else items
+    if isinstance(node, ast.Dict):
+        result: dict[Any, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            result.update(_value(value, names) if key is None else {_value(key, names): _value(value, names)})
+        return result
+    if isinstance(node, ast.Call):
+        return _made(node, names)
+    raise _NotConstantError
+
+
+def _items(element: ast.expr, names: Mapping[str, Any]) -> Iterable[Any]:
+    if not isinstance(element, ast.Starred):
+        return (_value(element, names),)
+    items: Iterable[Any] = _value(element.value, names)
+    return items
+
+
+def _made(call: ast.Call, names: Mapping[str, Any]) -> Any:
+    """Return the collection that a call makes."""
+    function = call.func.value if isinstance(call.func, ast.Subscript) else call.func
+    name = function.id if isinstance(function, ast.Name) else ""
+    if name == _LAZY_MAPPING and len(call.args) == 2:
+        return _value(call.args[1], names)
+    if name not in _COLLECTIONS:
+        raise _NotConstantError
+    made = _COLLECTIONS[name](*(_value(argument, names) for argument in call.args))
+    for keyword in call.keywords:
+        value = _value(keyword.value, names)
+        made.update(value if keyword.arg is None else {keyword.arg: value})
+    return made

@@ -1,0 +1,80 @@
+"""The names and shapes of a model's weights, without the weights: from the heads of its safetensors files."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.safetensors_header import read_hub_shapes, read_shapes
+from optimum_htp.origin.memory import Memory
+
+__all__ = ["Parameters", "forget", "parameters_of"]
+
+logger = logging.getLogger(__name__)
+
+Parameters = Mapping[str, tuple[int, ...]]
+
+_WHOLE: Final = "model.safetensors"
+_SHARD: Final = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
+_MOST_SHARDS: Final = 8  # to ask the Hub for: one request each
+_OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # which transformers renames as it loads
+_REMEMBERED: Final = 16  # models, of some 100 KiB each
+
+_found: Final[Memory[tuple[str, str], Parameters | None]] = Memory(_REMEMBERED)
+
+
+def forget() -> None:
+    """Empty this process's memory."""
+    _found.clear()
+
+
+def parameters_of(
+    folder: Path, files: Iterable[str], access: HubAccess, commit: tuple[str, str] | None
+) -> Parameters | None:
+    """Return the shapes of a model's weights by name, None where they cannot be told so.
+
+    Args:
+        folder: Where its files are that are here.
+        files: Names of all its files.
+        access: How to reach the Hub.
+        commit: Repo id and commit on the Hugging Face Hub, to ask for what is not here; None to ask nobody.
+    """
+    names = _weight_files({*files, *(path.name for path in folder.glob("model*.safetensors"))})
+    if not names:
+        return None
+    if all((folder / name).is_file() for name in names):
+        return _read(names, lambda name: read_shapes(folder / name))
+    if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
+        return None
+    return _found.get_or_make(commit, lambda: _read(names, lambda name: read_hub_shapes(*commit, name, access)))
+
+
+def _weight_files(files: set[str]) -> tuple[str, ...]:
+    """Return the safetensors files that hold all weights together, none where there are no such."""
+    if _WHOLE in files:
+        return (_WHOLE,)
+    shards = sorted(name for name in files if (found := _SHARD.fullmatch(name)) and 0 < int(found[1]) <= int(found[2]))
+    totals = {shard[-len("00000.safetensors") :] for shard in shards}
+    complete = len(totals) == 1 and len(shards) == int(totals.pop()[:5])
+    return tuple(shards) if complete else ()
+
+
+def _read(names: tuple[str, ...], shapes: Callable[[str], Parameters]) -> Parameters | None:
+    try:
+        with ThreadPoolExecutor(_MOST_SHARDS) as pool:
+            found = [*pool.map(shapes, names)]
+    except (HFHubIntegrationError, InvalidOnnxFileError, OSError, ValueError) as error:
+        logger.debug("the shapes of the weights cannot be read: %s", error)
+        return None
+    return {_present_name(name): shape for each in found for name, shape in each.items()}
+
+
+def _present_name(name: str) -> str:
+    start, dot, last = name.rpartition(".")
+    return start + dot + _OLD_NAMES.get(last, last)

@@ -1,0 +1,220 @@
+"""Which tasks there are, what can be exported for them and by which classes: the tables of Optimum and transformers.
+
+They are read from the sources of what is installed (`literals`), in 0.1 s where importing both takes 3 s.
+Where Optimum has been imported already its own are taken: other packages may have added to them. Where a source cannot
+be read so, it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from optimum_htp.errors import MissingDependencyError
+from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.origin.literals import constants, module_file, parsed, value_of
+
+__all__ = [
+    "all_tasks",
+    "config_names",
+    "diffusion_classes",
+    "image_processor_names",
+    "loaders_by_task",
+    "model_names",
+    "module_of",
+    "processor_names",
+    "supported_tasks",
+    "synonyms",
+    "task_classes",
+]
+
+logger = logging.getLogger(__name__)
+
+_MANAGER: Final = "optimum.exporters.tasks"
+_SUPPORT: Final = "optimum.exporters.onnx.model_configs"
+_MODELS: Final = "transformers.models.auto.modeling_auto"
+_CONFIGS: Final = "transformers.models.auto.configuration_auto"
+_PROCESSORS: Final = "transformers.models.auto.processing_auto"
+_IMAGE_PROCESSORS: Final = "transformers.models.auto.image_processing_auto"
+# What has to be in each of these sources, or it has been read in vain.
+_EXPECTED: Final = {
+    _MODELS: "MODEL_MAPPING_NAMES",
+    _CONFIGS: "CONFIG_MAPPING_NAMES",
+    _IMAGE_PROCESSORS: "IMAGE_PROCESSOR_MAPPING_NAMES",
+    _PROCESSORS: "PROCESSOR_MAPPING_NAMES",
+}
+_UNREADABLE: Final = (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def synonyms() -> Mapping[str, str]:
+    """Return the names of tasks that stand for others, with these."""
+    return dict(_table("_SYNONYM_TASK_MAP"))
+
+
+def loaders_by_task() -> Mapping[str, str | tuple[str, ...]]:
+    """Return the Auto classes of transformers that load models for a task."""
+    return dict(_table("_TRANSFORMERS_TASKS_TO_MODEL_LOADERS"))
+
+
+def all_tasks() -> frozenset[str]:
+    """Return all tasks that Optimum has."""
+    by_library = _table("_LIBRARY_TO_TASKS_TO_MODEL_LOADER_MAP").values()
+    return frozenset(task for tasks in by_library for task in tasks) | {key[2] for key in _table("_CUSTOM_CLASSES")}
+
+
+def task_classes() -> Mapping[str, Mapping[str, Any]]:
+    """Return the classes of transformers that serve a task, by task and model type."""
+    manager = _imported()
+    if manager is not None:
+        return manager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS  # type: ignore[no-any-return]
+    return _task_classes()
+
+
+def diffusion_classes() -> Mapping[str, Mapping[str, str]]:
+    """Return the pipelines of diffusers that serve a task. They are classes there: diffusers is imported."""
+    manager = _manager()
+    return manager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS if manager is not None else {}
+
+
+def supported_tasks(model_type: str, library: str) -> frozenset[str]:
+    """Return the tasks that a type of model can be exported for, none where it or the exporter is not known."""
+    if _imported() is None:
+        table = _supported_tasks()
+        if table is not None:
+            return frozenset(table.get((library, model_type), ()))
+    try:
+        with needing_optimum_onnx("What can be exported"):
+            import optimum.exporters.onnx.model_configs  # noqa: F401 - registers what the exporter supports
+            from optimum.exporters.tasks import TasksManager
+
+        return frozenset(TasksManager.get_supported_tasks_for_model_type(model_type, "onnx", library_name=library))
+    except MissingDependencyError:  # nothing can be exported here; what was exported elsewhere has a task all the same
+        return frozenset()
+    except KeyError:  # a type of model that Optimum does not know: it says so itself, better
+        return frozenset()
+
+
+@functools.cache
+def model_names() -> Mapping[str, Mapping[str, Any]]:
+    """Return transformers' tables of classes by model type, by the name that `modeling_auto` gives each."""
+    tables = _constants(_MODELS)
+    return {name: table for name, table in tables.items() if name.endswith("_MAPPING_NAMES")}
+
+
+@functools.cache
+def config_names() -> Mapping[str, str]:
+    """Return the names of transformers' config classes by model type."""
+    names: Mapping[str, str] = _constants(_CONFIGS)["CONFIG_MAPPING_NAMES"]
+    return names
+
+
+@functools.cache
+def image_processor_names() -> Mapping[str, Any]:
+    """Return the names of transformers' image processor classes by model type, whatever else is installed."""
+    names: Mapping[str, Any] = _constants(_IMAGE_PROCESSORS)["IMAGE_PROCESSOR_MAPPING_NAMES"]
+    return names
+
+
+@functools.cache
+def processor_names() -> Mapping[str, Any]:
+    """Return the names of transformers' processor classes by model type."""
+    names: Mapping[str, Any] = _constants(_PROCESSORS)["PROCESSOR_MAPPING_NAMES"]
+    return names
+
+
+def module_of(model_type: str) -> str:
+    """Return the name of the folder of transformers that a type of model is in."""
+    special = _constants(_CONFIGS).get("SPECIAL_MODEL_TYPE_TO_MODULE_NAME", {})
+    return str(special.get(model_type, model_type.replace("-", "_")))
+
+
+@functools.cache
+def _task_classes() -> Mapping[str, Mapping[str, Any]]:
+    models = _constants(_MODELS)
+    found: dict[str, dict[str, Any]] = {}
+    for task, loaders in loaders_by_task().items():
+        found[task] = {}
+        for loader in (loaders,) if isinstance(loaders, str) else loaders:
+            found[task].update(models.get(loader, {}).get("_model_mapping", {}))
+    return found
+
+
+@functools.cache
+def _supported_tasks() -> Mapping[tuple[str, str], Iterable[str]] | None:
+    """Return the tasks by library and model type, as classes of optimum-onnx are decorated; None where that fails."""
+    file = module_file(_SUPPORT)
+    if file is None:
+        return None
+    try:
+        module, names = parsed(file), constants(file)
+    except _UNREADABLE as error:
+        logger.debug("%s is imported, as it cannot be read: %s", file, error)
+        return None
+    registers = {
+        target.id
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+        and isinstance(node.value.func, ast.Attribute)
+        and node.value.func.attr == "create_register"
+    }
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for node in module.body:
+        for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in registers:
+                given = value_of(ast.Tuple(call.args, ast.Load()), names)
+                keywords = {keyword.arg: value_of(keyword.value, names) for keyword in call.keywords}
+                if not given:
+                    return None
+                found[keywords.get("library_name", "transformers"), given[0]].update(given[1:])
+    return found or None
+
+
+def _table(name: str) -> Any:
+    """Return a table of `TasksManager`."""
+    if (manager := _imported()) is not None:
+        return getattr(manager, name, {})
+    file = module_file(_MANAGER)
+    try:
+        return constants(file)["TasksManager"][name] if file is not None else {}
+    except _UNREADABLE as error:
+        logger.debug("%s is imported, as %s cannot be read in it: %s", file, name, error)
+    return getattr(_manager(), name, {})
+
+
+def _imported() -> Any:
+    """Return Optimum's class of tables where somebody has imported it."""
+    return getattr(sys.modules.get(_MANAGER), "TasksManager", None)
+
+
+def _manager() -> Any:
+    """Import Optimum's class of tables; None where that cannot be."""
+    try:
+        from optimum.exporters.tasks import TasksManager
+    except (ImportError, AttributeError, RuntimeError) as error:  # what lazy modules raise as well
+        logger.info("Optimum's tables of tasks cannot be imported: %s", error)
+        return None
+    return TasksManager
+
+
+def _constants(name: str) -> Mapping[str, Any]:
+    """Return the constants of a module of transformers; imported where they cannot be read."""
+    file = module_file(name)
+    try:
+        if file is not None and _EXPECTED[name] in (found := constants(file)):
+            return found
+    except _UNREADABLE as error:
+        logger.debug("%s is imported, as it cannot be read: %s", file, error)
+    tables = dict(vars(importlib.import_module(name)))
+    for key, value in vars(importlib.import_module(_MODELS)).items() if name == _MODELS else ():
+        mapping = getattr(getattr(value, "_model_mapping", None), "_model_mapping", None)
+        if mapping is not None:
+            tables[key] = {"_model_mapping": mapping}
+    return tables
