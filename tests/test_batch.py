@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader
 from optimum_htp.delivery.jobs import Job, jobs_from_lines
+from optimum_htp.delivery.journal import Journal
 from optimum_htp.errors import BatchListError
 from tests.conftest import run
 
@@ -48,7 +50,10 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
     for name, model in first.items():
         for file in model["files"]:
             assert (tmp_path / "out" / name / file["name"]).stat().st_size == file["size"]
-        assert HFHubConfigLoader().extract_metadata(tmp_path / "out" / name / "model.onnx")["hf_hub_sha"] == model["commit"]
+        assert (
+            HFHubConfigLoader().extract_metadata(tmp_path / "out" / name / "model.onnx")["hf_hub_sha"]
+            == model["commit"]
+        )
         assert model["seconds"] > 0
         assert model["peak_memory"] > 1e8
     with hub.recorded() as requests:
@@ -56,3 +61,124 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
     assert {model["state"] for model in second.values()} == {"whole"}
     assert len(requests) <= 2 * len(models)
     assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3
+
+
+def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, hub, tmp_path, empty_home):
+    listed = tmp_path / "models.txt"
+    listed.write_text("tiny/missing\ntiny/bert\n")
+    first = batch(listed, tmp_path / "out", check=False, **empty_home)
+    assert first["tiny/bert"]["state"] == "done"
+    assert first["tiny/missing"]["error"] == "ModelNotFoundError"
+    hub.add("tiny/missing", {"config.json": b"{}"})
+    again = batch(listed, tmp_path / "out", check=False, **empty_home)
+    assert "--retry-failed" in again["tiny/missing"]["message"]
+    tried = batch(listed, tmp_path / "out", "--retry-failed", check=False, **empty_home)
+    assert tried["tiny/missing"]["state"] == "failed"
+    assert tried["tiny/missing"]["error"] != "ModelNotFoundError"
+    assert tried["tiny/bert"]["state"] == "whole"
+
+
+def test_limits_end_an_export_and_say_how_to_raise_them(models, tmp_path, empty_home):
+    listed = tmp_path / "models.txt"
+    listed.write_text("tiny/bert\n")
+    slow = batch(listed, tmp_path / "out", "--timeout", "0.05", check=False, **empty_home)
+    assert slow["tiny/bert"]["error"] == "JobTimeoutError"
+    assert "--timeout" in slow["tiny/bert"]["message"]
+    large = batch(listed, tmp_path / "out", "--memory", "50MB", "--retry-failed", check=False, **empty_home)
+    assert large["tiny/bert"]["error"] == "JobMemoryError"
+    assert "--memory" in large["tiny/bert"]["message"]
+    assert not list((tmp_path / "out").rglob("*.onnx"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["parent", "child"])
+def test_killed_batch_is_finished_by_the_next(models, tmp_path, empty_home, victim):
+    listed, out = tmp_path / "models.txt", tmp_path / "out"
+    listed.write_text("\n".join(models))
+    process = subprocess.Popen(
+        [CLI, "htp", "batch", listed, out, "--jobs", "1"],
+        env={**os.environ, **empty_home},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children = _wait_for_export(process, out)
+    if victim == "parent":
+        process.kill()
+    else:
+        for child in children:
+            child.kill()
+    process.wait(300)
+    psutil.wait_procs(children, 10)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    done = batch(listed, out, **empty_home)
+    assert {model["state"] for model in done.values()} <= {"done", "whole"}
+    ends = [entry["output"] for entry in journal(out) if entry.get("state") == "done"]
+    assert sorted(ends) == sorted(models)
+    for name in models:
+        assert HFHubConfigLoader().extract_metadata(out / name / "model.onnx")["hf_hub_id"] == name
+    assert not list(out.rglob(".optimum-htp-*"))
+
+
+def _wait_for_export(process, out):
+    """Wait until an export is under way; return the processes that do it."""
+    server = psutil.Process(process.pid)
+    for _ in range(1200):
+        if (out / "batch.jsonl").exists() and list(out.rglob(".optimum-htp-*")):
+            return [child for child in server.children(recursive=True) if _exports(child)]
+        time.sleep(0.05)
+    raise AssertionError("no export was begun")
+
+
+def _exports(process):
+    """Whether this is no server: those have children, or track resources."""
+    return not process.children() and "resource_tracker" not in " ".join(process.cmdline())
+
+
+def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):
+    listed, out = tmp_path / "models.txt", tmp_path / "out"
+    listed.write_text("tiny/bert\n")
+    out.mkdir()
+    with FileLock(out / ".batch.jsonl.lock"):
+        done = run(CLI, "htp", "batch", listed, out, check=False, **empty_home)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Another batch is writing")
+
+
+def test_journal_goes_on_after_a_line_that_was_cut_short(tmp_path):
+    job = Job("tiny/bert", "tiny/bert")
+    with Journal(tmp_path / "j") as book:
+        book.start(job)
+        book.end(job, {"state": "done", "commit": "a"})
+    with (tmp_path / "j").open("a") as file:
+        file.write('{"event": "end", "output": "tiny/b')
+    with Journal(tmp_path / "j") as book:
+        assert book.ends["tiny/bert"]["commit"] == "a"
+        book.end(job, {"state": "done", "commit": "b"})
+    with Journal(tmp_path / "j") as book:
+        assert book.ends["tiny/bert"]["commit"] == "b"
+
+
+def test_lines_say_how_to_export():
+    lines = ["# none", "", "org/a@v1", '{"model": "org/b", "task": "fill-mask", "output": "b", "opset": 17}']
+    first, second = jobs_from_lines(lines, "list", {"task": "auto", "opset": 18, "dtype": "fp16"})
+    assert (first.model, first.output, first.task, first.options["opset"]) == ("org/a@v1", "org/a@v1", "auto", 18)
+    assert (second.output, second.task, second.options) == ("b", "fill-mask", {"opset": 17, "dtype": "fp16"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['{"model": 3}'], 'line 1: it has no "model"'),
+        (["{"], "line 1"),
+        (['{"model": "a/b", "output": "../x"}'], "leads out"),
+        (['{"model": "a/b", "output": "/x"}'], "leads out"),
+        (["../../no-such/x"], "neither a folder here nor a model"),
+        (['{"model": "a/b", "token": "hf_x"}'], "for all models"),
+        (['{"model": "a/b", "task": 1}'], '"task" is no text'),
+        (["a/b", '{"model": "c/d", "output": "a/b"}'], "lines 1 and 2"),
+    ],
+)
+def test_lists_that_are_none_are_refused_with_the_line(lines, said):
+    with pytest.raises(BatchListError, match="list") as raised:
+        jobs_from_lines(lines, "list")
+    assert said in str(raised.value)

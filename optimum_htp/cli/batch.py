@@ -55,6 +55,9 @@ class BatchCommand(Command):
 
     def execute(self) -> None:
         """Export, with a progress bar; exit with 1 where a model failed."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from huggingface_hub.utils import disable_progress_bars
         from tqdm import tqdm
 
         from optimum_htp.cli.display import show, show_json
@@ -67,10 +70,10 @@ class BatchCommand(Command):
         jobs = _jobs(self.args.list, options)
         slots = max(1, self.args.jobs)
         threads = max(1, (os.cpu_count() or 1) // slots)
-        limits = {"timeout": self.args.timeout, "memory": self.args.memory}
+        disable_progress_bars()  # those of downloads: there is one for the batch
         with (
-            ProcessExecutor(slots, threads=threads, **limits) as exports,
-            ProcessExecutor(1, **limits) as downloads,
+            ProcessExecutor(slots, timeout=self.args.timeout, memory=self.args.memory, threads=threads) as exports,
+            ThreadPoolExecutor(1) as downloads,
             tqdm(total=len(jobs), unit="model", disable=None) as bar,
         ):
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,8 +54,8 @@ def run_batch(
         jobs: What to export.
         output: Folder that gets a folder for each model.
         access: How to reach the Hub.
-        exports: Does the exports; how many at a time is its business.
-        downloads: Does the downloads.
+        exports: Does the exports, each in a process of its own; how many at a time is its business.
+        downloads: Does the downloads. Threads of this process will do.
         ahead: How many models may be downloaded and not exported yet.
         retry_failed: Whether to export again what failed in an earlier run.
         told: Called with each job and what came of it, from any thread.
@@ -108,7 +108,9 @@ def _done(job: Job, batch: _Batch) -> Outcome:
     before = batch.journal.ends.get(job.output, {})
     if before.get("state") == "failed" and not batch.retry_failed:
         return Outcome(
-            state="failed", error=before.get("error"), message=f"{before.get('message')} (in an earlier run)"
+            state="failed",
+            error=before.get("error"),
+            message=f"{before.get('message')} (in an earlier run; --retry-failed tries again)",
         )
     exported = _exported(before, batch.output / job.output)
     outcome = _result(batch.downloads.submit(fetch_job, job, batch.access, exported))
@@ -116,7 +118,8 @@ def _done(job: Job, batch: _Batch) -> Outcome:
         return outcome
     batch.journal.start(job)
     if outcome.state == "done":
-        outcome = _result(batch.exports.submit(export_job, job, batch.output, batch.access))
+        cached = replace(batch.access, force_download=False)  # it has just been downloaded
+        outcome = _result(batch.exports.submit(export_job, job, batch.output, cached))
     batch.journal.end(job, outcome.to_entry())
     return outcome
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, TypeVar
@@ -23,7 +23,7 @@ from optimum_htp.errors import JobLostError, JobMemoryError, JobTimeoutError
 
 __all__ = ["ProcessExecutor", "peak_memory"]
 
-PRELOADED: Final = ("optimum_htp.export.exporter", "optimum.exporters.onnx.__main__", "optimum.exporters.onnx.utils")
+_PRELOADED: Final = "optimum_htp.delivery.preload"
 _TICK: Final = 0.1  # seconds between two looks at a process's memory
 _GRACE: Final = 2.0  # seconds for a process to remove what it has half written
 
@@ -49,12 +49,11 @@ class ProcessExecutor(Executor):
         timeout: float | None = None,
         memory: int | None = None,
         threads: int | None = None,
-        preload: Sequence[str] = PRELOADED,
     ) -> None:
         methods = multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
-            self._context.set_forkserver_preload(list(preload))
+            self._context.set_forkserver_preload([_PRELOADED])
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="optimum-htp-batch")
         self._timeout, self._memory, self._math_threads = timeout, memory, threads
         self._stopped = threading.Event()
