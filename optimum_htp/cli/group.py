@@ -11,12 +11,14 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = {
+    "embed": "EmbedCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",
     "tag": "TagCommand",
+    "unembed": "UnembedCommand",
     "verify": "VerifyCommand",
 }
 """The commands, by the module in this folder that holds each."""

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from optimum_htp import plugins
 from optimum_htp.errors import (
@@ -30,6 +31,7 @@ from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import read_json
+from optimum_htp.stamping.proof import prove
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
 
@@ -75,6 +77,11 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
             info = hub.info(str(record.hub_id), record.hub_sha, access)
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
+        if (proof := prove(path, record, access)) is not None:
+            if proof.fault is not None:
+                return Verdict(Status.INVALID, proof.fault, record)
+            if proof.config is not None:
+                return _with_config(path, record, proof.config, f"is {record.source}, as it says{proof.words}")
         if record.export_library == "diffusers":  # its parts have configs of their own
             folder = resolve_preprocessors(record, access).folder
         else:
@@ -85,22 +92,32 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
     except (ModelNotFoundError, ConfigFileNotFoundError) as error:
         return Verdict(Status.INVALID, str(error), record)
-    return _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
+    return _with_config(
+        path,
+        record,
+        read_json(folder / CONFIG),
+        f"is {record.source}, as it says{proof.words if proof is not None else ''}",
+    )
 
 
 def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
+    proof = prove(path, record, None)
+    if proof is not None and proof.fault is not None:
+        return Verdict(Status.INVALID, proof.fault, record)
     beside = path.parent / CONFIG
-    if not beside.is_file():
-        return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
-    return _with_config(path, record, beside, "is of a local model, and fits the config.json beside it")
+    if beside.is_file():
+        config = read_json(beside)
+        return _with_config(path, record, config, "is of a local model, and fits the config.json beside it")
+    if proof is not None and proof.config is not None:
+        return _with_config(path, record, proof.config, "is of a local model, and fits the config.json in it")
+    return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
 
 
-def _with_config(path: Path, record: ExportMetadata, config_file: Path, success: str) -> Verdict:
-    config = read_json(config_file)
+def _with_config(path: Path, record: ExportMetadata, config: Any, success: str) -> Verdict:
     if not isinstance(config, dict):
         if record.export_library == "diffusers":  # its parts have configs of their own
             return Verdict(Status.OK, success, record)
-        return Verdict(Status.INVALID, f"{config_file} is not a config.", record)
+        return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
     try:
         reason = misfit(config, record, path) or graph_misfit(
             config, record.task, read_graph(path), record.export_library
