@@ -13,7 +13,8 @@ import pytest
 
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commit_files import load_config, resolve_configs
+from optimum_htp.origin.commit_files import resolve_configs
+from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.memory import Memory
 
 
