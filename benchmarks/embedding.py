@@ -33,7 +33,7 @@ def llama_like(folder: Path) -> Path:
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     weights = [1 / (at + 1) for at in range(len(letters))]
     vocabulary = {token: at for at, token in enumerate(alphabet)}
-    words, merges = list(letters) + ["Ġ"], []
+    words, merges = [*letters, "Ġ"], []
     while len(vocabulary) < WORDS:
         # Tokens grow out of tokens, the frequent ones more often, so that they share beginnings as real ones do.
         left = words[min(int(draw.expovariate(3 / len(words))), len(words) - 1)]
@@ -129,7 +129,8 @@ def main() -> None:
             inject_hub_metadata(path, "bench/minilm", task="feature-extraction", embed=embed)
         print(f"{'':32} {'ours':>11} {'theirs':>11}")
         loading(*paths, arguments.runs)
-        llama = embedding_of(folder / "llama", os.listdir(folder / "llama"), "transformers")
+        llama_files = folder / "llama"
+        llama = embedding_of(llama_files, [path.name for path in llama_files.iterdir()], "transformers")
         assert llama is not None
         stamping(folder, paths[0], llama.archive, max(5, arguments.runs // 4))
         print(json.dumps({"runs": arguments.runs}))

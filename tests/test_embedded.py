@@ -114,12 +114,13 @@ def test_equal_files_give_equal_bytes(bert):
 def test_record_of_a_remote_file_takes_two_requests_whatever_is_embedded(exported, hub, tmp_path):
     path = shutil.copy(exported("minilm") / "model.onnx", tmp_path / "model.onnx")
     noise = base64.b64encode(os.urandom(3_000_000)).decode()
+    sent = []
+    hub.tamper = lambda method, url, status, body, headers: sent.append(len(body)) or (status, body, headers)
     for archive in (None, noise):
         if archive is not None:
             rewrite_model(path, metadata={"hf_embedded_zip": archive})
         hub.add("org/far", {"model.onnx": path.read_bytes()})
-        sent = []
-        hub.tamper = lambda method, url, status, body, headers: sent.append(len(body)) or (status, body, headers)
+        sent.clear()
         with hub.recorded() as requests:
             header = read_remote_header("hf://org/far/model.onnx")
         assert header == read_header(path)

@@ -17,6 +17,8 @@ from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocesso
 from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.source import locate
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 _COUNT = iter(range(1000))
 BERT = {"model_type": "bert", "hidden_size": 8}
 

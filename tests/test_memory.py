@@ -17,6 +17,8 @@ from optimum_htp.origin.commit_files import resolve_configs
 from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.memory import Memory
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 
 def test_the_longest_unused_goes_first():
     memory = Memory(2)
