@@ -101,7 +101,8 @@ def config_copies(file: Path) -> None:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import read_metadata
-    from optimum_htp.origin.commit_files import load_config, resolve_configs
+    from optimum_htp.origin.commit_files import resolve_configs
+    from optimum_htp.origin.configs import load_config
 
     record = ExportMetadata.from_properties(read_metadata(file))
     assert record is not None

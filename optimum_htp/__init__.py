@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from optimum_htp.origin.source import detect_model_source, is_hub_model
     from optimum_htp.profiling.profile import Profile, profile_file
     from optimum_htp.report import report_document, write_report
+    from optimum_htp.stamping.embed import embed_files, unembed_files
     from optimum_htp.stamping.inject import inject_hub_metadata
     from optimum_htp.stamping.strip import strip_metadata
     from optimum_htp.stamping.tag import tag_file
@@ -48,6 +49,7 @@ __all__ = [
     "activate",
     "deactivate",
     "detect_model_source",
+    "embed_files",
     "hookimpl",
     "inject_hub_metadata",
     "is_hub_model",
@@ -55,6 +57,7 @@ __all__ = [
     "report_document",
     "strip_metadata",
     "tag_file",
+    "unembed_files",
     "verify_metadata",
     "write_report",
 ]
@@ -72,6 +75,7 @@ _HOME: Final = {
     "PreprocessorLoadError": "errors",
     "Profile": "profiling.profile",
     "detect_model_source": "origin.source",
+    "embed_files": "stamping.embed",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
     "is_hub_model": "origin.source",
@@ -79,6 +83,7 @@ _HOME: Final = {
     "report_document": "report",
     "strip_metadata": "stamping.strip",
     "tag_file": "stamping.tag",
+    "unembed_files": "stamping.embed",
     "verify_metadata": "stamping.verify",
     "write_report": "report",
 }

@@ -16,6 +16,7 @@ __all__ = [
     "DamagedDownloadError",
     "DeviceError",
     "DownloadError",
+    "EmbeddedFilesError",
     "ExportError",
     "FileChangedError",
     "GatedModelError",
@@ -150,6 +151,10 @@ class MetadataError(HFHubIntegrationError, ValueError):
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+
+class EmbeddedFilesError(MetadataError):
+    """The files embedded in an ONNX file are not what it says that they are, or more than anybody should unpack."""
 
 
 class InvalidOnnxFileError(HFHubIntegrationError, ValueError):

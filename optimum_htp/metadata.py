@@ -33,9 +33,11 @@ from optimum_htp.errors import HFHubIntegrationError, MetadataError
 from optimum_htp.onnxfile import read_metadata
 
 __all__ = [
+    "EMBEDDED_ZIP",
     "METADATA_VERSION",
     "PREFIX",
     "SHORT_COMMIT",
+    "EmbeddedFile",
     "ExportMetadata",
     "read_record",
     "record_if_any",
@@ -46,15 +48,44 @@ logger = logging.getLogger(__name__)
 
 METADATA_VERSION: Final = 1
 PREFIX: Final = "hf_"
+EMBEDDED_ZIP: Final = "hf_embedded_zip"
+"""The property with the embedded files themselves. It is no part of the record, which is read without it."""
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_FILES: Final = 512  # in a list of them
 _LONGEST_LIST: Final = 1 << 17  # characters
 # What a record says nothing without; anything else is left out where it could not be read again.
 _NEEDED: Final = frozenset(
-    {"metadata_version", "model_type", "hub_id", "hub_sha", "hub_revision", "onnx_files", "onnx_file", "export_id"}
+    {
+        "metadata_version",
+        "model_type",
+        "hub_id",
+        "hub_sha",
+        "hub_revision",
+        "onnx_files",
+        "onnx_file",
+        "export_id",
+        "embedded_files",
+        "embedded_in",
+    }
 )
+
+
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """A file that travels inside an ONNX file.
+
+    Attributes:
+        name: Relative to the model's repo or folder, with `/`.
+        size: Bytes.
+        sha256: Digest of the content, in hexadecimal.
+    """
+
+    name: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +114,8 @@ class ExportMetadata:
             As the Hub said at export.
         unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
         original_producer: Name and version of the producer that our stamp replaced.
+        embedded_files: The model's config and preprocessor files that travel with it.
+        embedded_in: Which of `onnx_files` holds them; None where this file does.
     """
 
     metadata_version: int | None = METADATA_VERSION
@@ -112,6 +145,8 @@ class ExportMetadata:
     gated: bool | None = None
     unchecked: tuple[str, ...] = ()
     original_producer: str | None = None
+    embedded_files: tuple[EmbeddedFile, ...] = ()
+    embedded_in: str | None = None
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as metadata properties, leaving out what is unknown or empty.
@@ -176,6 +211,15 @@ class ExportMetadata:
             raise MetadataError(
                 f"hf_onnx_file is {record.onnx_file!r}, which hf_onnx_files does not list.", f"{PREFIX}onnx_file"
             )
+        if record.embedded_in is not None and not record.embedded_files:
+            raise MetadataError(
+                f"hf_embedded_in is {record.embedded_in!r}, and hf_embedded_files does not say what is there.",
+                f"{PREFIX}embedded_in",
+            )
+        if record.embedded_in is not None and record.embedded_in not in record.onnx_files:
+            raise MetadataError(
+                f"hf_embedded_in is {record.embedded_in!r}, which hf_onnx_files does not list.", f"{PREFIX}embedded_in"
+            )
         return record
 
     def belongs_with(self, other: ExportMetadata) -> bool:
@@ -200,7 +244,10 @@ def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
         OnnxFileNotFoundError, OnnxReadError, InvalidOnnxFileError: There is no readable ONNX model at the path.
         MetadataError: A property has a value that its key does not allow.
     """
-    return ExportMetadata.from_properties(read_metadata(path))
+    try:
+        return ExportMetadata.from_properties(read_metadata(path))
+    except MetadataError as error:
+        raise type(error)(f"{os.fspath(path)}: {error}", error.key) from error
 
 
 def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
@@ -230,6 +277,8 @@ def _encode(name: str, value: Any) -> str:
         return json.dumps(list(value), ensure_ascii=False)
     if name in ("preprocessors", "unchecked"):
         return ",".join(value)
+    if name == "embedded_files":
+        return json.dumps([dataclasses.asdict(one) for one in value], ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)
@@ -293,6 +342,29 @@ def _file_list(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
+    """Decode a JSON list of names, sizes and digests. No two names are one on any filesystem."""
+    what = "it has to be a JSON list of objects with name, size and sha256"
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
+    try:
+        entries = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(what) from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(what)
+    files = tuple(EmbeddedFile(*(entry.get(key) for key in ("name", "size", "sha256"))) for entry in entries)
+    for file in files:
+        if not isinstance(file.sha256, str) or not _SHA256.fullmatch(file.sha256):
+            raise ValueError(what)
+        if isinstance(file.size, bool) or not isinstance(file.size, int) or not 0 <= file.size < 1 << 40:
+            raise ValueError(what)
+    _file_list(json.dumps([file.name for file in files]))
+    if len({file.name.casefold() for file in files}) < len(files):
+        raise ValueError("it names a file twice")
+    return files
+
+
 def _is_inside(name: str) -> bool:
     parts = re.split(r"[/\\]", name)
     if any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
@@ -350,6 +422,8 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "onnx_file": _file_name,
     "preprocessors": _auto_classes,
     "config_files": _file_list,
+    "embedded_files": _embedded_files,
+    "embedded_in": _file_name,
     "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
     "model_downloads": _count,
     "model_likes": _count,

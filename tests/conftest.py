@@ -247,3 +247,9 @@ def access(tmp_path: Path) -> HubAccess:
 def empty_home(tmp_path: Path) -> dict[str, str]:
     """Environment variables of a user who has never used the Hub."""
     return {"HF_HOME": str(tmp_path / "home")}
+
+
+@pytest.fixture
+def from_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look past what is embedded: for tests of how a commit's files are had."""
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "beside,cache,hub")

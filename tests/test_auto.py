@@ -268,7 +268,9 @@ def local_file(exported, tmp_path):
     folder = tmp_path / "local"
     folder.mkdir()
     file = Path(shutil.copy(exported("bert") / "model.onnx", folder))
-    rewrite_model(file, metadata={"hf_model_type": "local"}, drop=lambda key: key.startswith("hf_hub"))
+    rewrite_model(
+        file, metadata={"hf_model_type": "local"}, drop=lambda key: key.startswith(("hf_hub", "hf_embedded"))
+    )
     return file
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp import HTPExporter, OptimumONNXModel, unembed_files
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError
 
 pytest.importorskip("diffusers")
@@ -112,5 +112,7 @@ def test_local_pipeline_keeps_its_configs(published_diffusion, tmp_path):
     HTPExporter().export(published_diffusion, tmp_path / "out")
     assert "model_index.json" in files_below(tmp_path / "out")
     (tmp_path / "out" / "model_index.json").unlink()
+    assert OptimumONNXModel.from_pretrained(tmp_path / "out").tokenizer("a b").input_ids  # it carries them too
+    unembed_files(tmp_path / "out" / "unet" / "model.onnx")
     with pytest.raises(ConfigLoadError, match="local pipeline"):
         OptimumONNXModel.from_pretrained(tmp_path / "out")

@@ -34,6 +34,8 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata, rewrite_model
 from tests.conftest import run_python
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 LABELS = {0: "LABEL 0", 1: "LABEL 1", 2: "LABEL 2"}
 
 

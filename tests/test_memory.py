@@ -13,8 +13,11 @@ import pytest
 
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commit_files import load_config, resolve_configs
+from optimum_htp.origin.commit_files import resolve_configs
+from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.memory import Memory
+
+pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 
 def test_the_longest_unused_goes_first():

@@ -22,6 +22,8 @@ from optimum_htp.plugins import hub as huggingface
 from optimum_htp.stamping.new_record import export_record
 from tests.conftest import run_python
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 FILES = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]\n" * 50, "model.safetensors": b"weights" * 9}
 OPTIONAL = (
     "id",

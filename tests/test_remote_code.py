@@ -13,6 +13,8 @@ from optimum_htp.errors import ConfigLoadError, ExportError
 CONFIGURATION = """
 from transformers import BertConfig
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 class MineConfig(BertConfig):
     model_type = "{model_type}"
 """

@@ -10,6 +10,8 @@ from tests.conftest import run_python
 _ENCODE = """
 import json, sys
 from sentence_transformers import SentenceTransformer
+
+pytestmark = pytest.mark.usefixtures("from_the_commit")
 model = SentenceTransformer({folder!r}, {options})
 print(json.dumps({{"modules": [type(one).__name__ for one in model], "vectors": model.encode({texts}).tolist()}}))
 """

@@ -17,7 +17,7 @@ def test_every_finding_has_an_exit_code_of_its_own(plain_bert, hub, access, tmp_
 
     code, text = verify()
     assert (code, "no record" in text) == (1, True)
-    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access, embed="none")
     code, text = verify()
     assert (code, "ok" in text) == (0, True)
     record = read_metadata(plain_bert)
@@ -44,7 +44,7 @@ def test_verdict_of_a_bad_value_names_its_key(plain_bert, access):
 
 
 def test_answer_that_is_cut_off_says_nothing_of_the_file(plain_bert, hub, access, tmp_path):
-    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access, embed="none")
     hub.cut_bodies = True
     verdict = verify_metadata(plain_bert, replace(access, cache_dir=tmp_path / "empty"))
     assert verdict.status is Status.UNREACHABLE

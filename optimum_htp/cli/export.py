@@ -66,6 +66,12 @@ class HTPExportCommand(Command):
             action="store_false",
             help="Do not write into each node which module of the PyTorch model it came from.",
         )
+        group.add_argument(
+            "--embed",
+            choices=("all", "config", "none"),
+            default="all",
+            help="What travels in the (first) ONNX file: config and preprocessors (default), the config, or nothing.",
+        )
         group.add_argument("--report", help="Also write a report: a name in .json, .md or .html.")
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs for people: what a decoder keeps for each of its layers is one line.
+"""Inputs, outputs and embedded files for people: what a decoder keeps for each of its layers is one line.
 
 `past_key_values.0.key` to `past_key_values.11.value`, of one type and shape, are `past_key_values.0…11.key/value`.
 """
@@ -11,9 +11,10 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from optimum_htp.metadata import EmbeddedFile
     from optimum_htp.onnxfile import TensorSpec
 
-__all__ = ["folded"]
+__all__ = ["folded", "sizes"]
 
 _OF_A_LAYER: Final = re.compile(r"((?:past|present)\w*\.)(\d{1,6})(\.(?:\w+\.)*)(\w+)", re.ASCII)
 _FEWEST: Final = 3  # that are worth it
@@ -40,3 +41,10 @@ def folded(specs: Sequence[TensorSpec]) -> list[str]:
         name = f"{match[1]}{numbers}{match[3]}{'/'.join(leaves)}"
         lines.append(str(dataclasses.replace(group[0][0], name=name)))
     return lines
+
+
+def sizes(files: Sequence[EmbeddedFile]) -> str:
+    """Return how many files there are and how large they are together."""
+    from optimum_htp.report.outline import size_text
+
+    return f"{len(files)} file{'' if len(files) == 1 else 's'} ({size_text(sum(file.size for file in files))})"

@@ -12,12 +12,14 @@ __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = {
     "batch": "BatchCommand",
+    "embed": "EmbedCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",
     "tag": "TagCommand",
+    "unembed": "UnembedCommand",
     "verify": "VerifyCommand",
 }
 """The commands, by the module in this folder that holds each."""

@@ -65,6 +65,8 @@ class InfoCommand(FilesCommand):
             show()
             for key, value in reading.header.metadata.items():
                 show(f"{key} = {value}")
+            for key, length in reading.header.archives.items():
+                show(f"{key} = ({length} characters)")
         if several:
             show()
 
@@ -158,6 +160,8 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
         "opset": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items()),
     }
     lines: dict[str, Sequence[str]] = {name: (value,) for name, value in known.items() if value}
+    if record is not None and record.embedded_files:
+        lines["embedded"] = _embedded(record)
     if graph is not None:
         lines |= {
             "inputs": list(map(str, graph.inputs)) if every else folded(graph.inputs),
@@ -166,3 +170,11 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
             "external data": reading.external,
         }
     return lines
+
+
+def _embedded(record: ExportMetadata) -> list[str]:
+    """Return a line for each file that travels with the model, and one that says where they are if not in this."""
+    from optimum_htp.report.outline import size_text
+
+    where = [f"in {record.embedded_in}:"] if record.embedded_in is not None else []
+    return [*where, *(f"{file.name} {size_text(file.size)}" for file in record.embedded_files)]

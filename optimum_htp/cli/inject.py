@@ -35,6 +35,12 @@ class InjectCommand(FilesCommand):
         parser.add_argument(
             "--force", action="store_true", help="Stamp files that do not look like exports of the model."
         )
+        parser.add_argument(
+            "--embed",
+            choices=("all", "config", "none"),
+            default="all",
+            help="What travels in the (first) ONNX file: config and preprocessors (default), the config, or nothing.",
+        )
         parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
         add_hub_arguments(parser)
 
@@ -43,7 +49,7 @@ class InjectCommand(FilesCommand):
         from optimum_htp.stamping.inject import look_up, siblings_of
 
         access = hub_access(self.args)
-        injection = look_up(self.args.model, self.args.revision, access)
+        injection = look_up(self.args.model, self.args.revision, access, embed=self.args.embed)
         siblings = siblings_of(map(Path, files))
 
         @functools.cache

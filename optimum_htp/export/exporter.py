@@ -24,12 +24,15 @@ from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.commit_files import load_config, resolve_configs, resolve_preprocessors
+from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.origin.configs import load_config
+from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import canonical_task, infer_task, with_past
+from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_id, export_record, plugin_properties
 from optimum_htp.stamping.stamp import is_reproducible, stamp
 
@@ -79,6 +82,7 @@ class HTPExporter:
         verify_hub: bool = False,
         with_config: bool = False,
         hierarchy: bool = True,
+        embed: str = ALL,
         **options: Any,
     ) -> ExportResult:
         """Export a model; the same as `optimum-cli export htp`.
@@ -98,6 +102,7 @@ class HTPExporter:
             verify_hub: Fail unless the Hub confirms what is written into the files.
             with_config: Keep config and preprocessor files beside a model of the Hub too.
             hierarchy: Write into each node which module of the PyTorch model it came from.
+            embed: What travels in the ONNX file: `all` for config and preprocessors, `config`, or `none`.
             **options: Every other option of `optimum-cli export onnx`, and every other argument of
                 `optimum.exporters.onnx.main_export` but `subfolder`.
 
@@ -110,6 +115,7 @@ class HTPExporter:
         started = time.monotonic()
         if output_path is None or (model_name_or_path is None) == (model is None):
             raise TypeError("export() takes an output_path, and either a model's name or path, or model=.")
+        check_choice(embed)
         options = optimum_options(options)
         access = HubAccess(
             token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
@@ -150,7 +156,8 @@ class HTPExporter:
             refuse_foreign_configs(staged, folder, names)
             originals = dict(zip(names, written, strict=True))
             tags = _tags(staged, originals, parts, strict=verify_hub) if hierarchy else {}
-            record = _stamp(staged, names, record, subject, tags)
+            embedding = _embedding(subject, record, staged, embed)
+            record = _stamp(staged, names, record, subject, tags, embedding)
             if verify_hub:
                 _verify(staged, names, record, access)
             publish(staged, folder)
@@ -223,12 +230,22 @@ def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: 
         copy_configs(subject.checkpoint.folder, names, staged)
 
 
+def _embedding(subject: LoadedModel, record: ExportMetadata, staged: Path, what: str) -> Embedding | None:
+    """Return the files that travel in the first ONNX file: the commit's, or those that lie beside a local model's."""
+    if record.model_type == "hub" and subject.checkpoint is not None:
+        checkpoint = subject.checkpoint
+        return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what)
+    names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
+    return embedding_of(staged, names, subject.library, what)
+
+
 def _stamp(
     staged: Path,
     names: Sequence[str],
     record: ExportMetadata,
     subject: LoadedModel,
     tags: Mapping[str, TagWriter],
+    embedding: Embedding | None,
 ) -> ExportMetadata:
     source = subject.checkpoint.source if subject.checkpoint is not None else None
     info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
@@ -238,10 +255,11 @@ def _stamp(
     written = [
         stamp(
             staged / name,
-            dataclasses.replace(record, onnx_file=name) if record.onnx_files else record,
+            with_embedded(dataclasses.replace(record, onnx_file=name) if record.onnx_files else record, embedding),
             author=info.author if info is not None else None,
             extra=extra,
             tags=tags.get(name),
+            archive=embedding.archive if embedding is not None and name == names[0] else None,
         )
         for name in names
     ]

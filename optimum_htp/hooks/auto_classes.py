@@ -7,12 +7,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import may_be_ours
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
+
+if TYPE_CHECKING:
+    from optimum_htp.origin.embedded import EmbeddedFiles
 
 __all__ = ["install"]
 
@@ -44,8 +47,12 @@ def _loading_beside(name: str, call: Call) -> Any:
         return call.pass_on()
     if may_be_ours(model_id, call.get("subfolder")):
         options = call.options()
-        folder = _folder_of(model_id, options, is_config=is_config) if options is not None else None
-        return call.pass_on() if folder is None else call.pass_on_with(folder, _RESOLVED)
+        source = _source_of(model_id, options, is_config=is_config) if options is not None else None
+        if source is None:
+            return call.pass_on()
+        if isinstance(source, Path):
+            return call.pass_on_with(source, _RESOLVED)
+        return _from_memory(name, source, call, options or {})
     try:
         result = call.pass_on()
         if name != "AutoConfig" or not _lacks_config(model_id, call):
@@ -93,12 +100,27 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
     return resolve_preprocessors(record, repo.access, with_code=trusted).folder
 
 
-def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:
+def _from_memory(name: str, source: EmbeddedFiles, call: Call, options: Mapping[str, Any]) -> Any:
+    """Make a config of what is embedded in an ONNX file, or leave that to transformers where only it can tell how."""
+    from optimum_htp.origin.config_content import config_of_content, generation_config_of_content, needs_folder
+    from optimum_htp.origin.configs import embedded_object
+
+    options = {key: value for key, value in options.items() if key not in _RESOLVED}
+    if name == "AutoConfig" and not needs_folder(content := embedded_object(source, CONFIG), options):
+        return config_of_content(content, source.path, **options)
+    if name == "GenerationConfig" and GENERATION_CONFIG in source.names and not options.get("config_file_name"):
+        return generation_config_of_content(embedded_object(source, GENERATION_CONFIG), **options)
+    return call.pass_on_with(source.folder(), _RESOLVED)
+
+
+def _source_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:
+    """Return the folder that a loader is to be given, or where its config is embedded; None for files of others."""
     from optimum_htp.errors import OnnxFileNotFoundError
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.stamped_files import stamped_file
     from optimum_htp.metadata import read_record
-    from optimum_htp.origin.config_folder import config_folder, preprocessor_folder
+    from optimum_htp.origin.config_folder import config_source, preprocessor_folder
+    from optimum_htp.origin.embedded import EmbeddedFiles
 
     path = stamped_file(name, options)
     if path is None:
@@ -109,6 +131,7 @@ def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_c
     access = HubAccess.from_options(options)
     revision, trusted = options.get("revision"), bool(options.get("trust_remote_code"))
     if is_config:
-        source = config_folder(path, metadata, access, revision, trusted, needed=True)
-        return source.folder if source is not None else None
-    return preprocessor_folder(path, metadata, access, revision, with_code=trusted)
+        source = config_source(path, metadata, access, revision, trusted, needed=True)
+        return source if source is None or isinstance(source, EmbeddedFiles) else source.folder
+    slow = options.get("use_fast") is False
+    return preprocessor_folder(path, metadata, access, revision, with_code=trusted, slow=slow)

@@ -15,9 +15,9 @@ from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs.base import RepoInfo
+from optimum_htp.hubs.base import FileDigest, RepoInfo
 
-__all__ = ["COMMIT", "commit_ids", "content_of", "front_matter", "is_inside", "is_text", "repo_info"]
+__all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter", "is_inside", "is_text", "repo_info"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,23 @@ def commit_ids(content: Any, about: str) -> list[str]:
         raise _useless(about, "is no list of commits")
     found = (entry.get("id") for entry in content if isinstance(entry, dict))
     return [commit for commit in found if isinstance(commit, str) and COMMIT.fullmatch(commit)]
+
+
+def file_digests(content: Any, about: str) -> dict[str, FileDigest]:
+    """Return the digests that a page of a commit's tree tells, by file.
+
+    Raises:
+        HubServerError: It is no such page.
+    """
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise _useless(about, "is no list of files")
+    found = {}
+    for entry in content:
+        if entry.get("type") == "file" and is_inside(entry.get("path")):
+            lfs = entry.get("lfs")
+            sha256 = lfs.get("oid") if isinstance(lfs, dict) else None
+            found[str(entry["path"])] = FileDigest(_hexadecimal(entry.get("oid"), 40), _hexadecimal(sha256, 64))
+    return found
 
 
 def front_matter(text: str) -> Mapping[str, Any]:
@@ -218,6 +235,10 @@ def _flag(value: Any) -> bool:
 def _gated(value: Any) -> bool:
     """Return whether access has to be asked for: the Hub says no, or how it is granted."""
     return True if value in ("auto", "manual") else _flag(value)
+
+
+def _hexadecimal(value: Any, length: int) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{length}}}", value) else None
 
 
 def _count(value: Any) -> int:

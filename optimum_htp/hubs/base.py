@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from optimum_htp.errors import ArgumentError
 
-__all__ = ["Hub", "HubAccess", "RepoInfo"]
+__all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo", "TellsDigests"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,33 @@ class RepoInfo:
     license: str | None = None
     language: str | list[str] | None = None
     task_categories: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What a commit says of a file's content.
+
+    Attributes:
+        sha1: Of git's blob: of `blob`, a space, the size, a null character and the content.
+        sha256: Of the content, for what is stored with LFS. It counts where both are there: git's is of the pointer.
+    """
+
+    sha1: str | None = None
+    sha256: str | None = None
+
+
+@runtime_checkable
+class TellsDigests(Protocol):
+    """A Hub that tells the digests of a commit's files without sending them."""
+
+    def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest]:
+        """Return the digests of all files of a commit, by name.
+
+        Raises:
+            ModelNotFoundError: There is no such repo or commit, or the token may not see it.
+            HubUnreachableError: The Hub could not be asked.
+        """
+        ...
 
 
 class Hub(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -22,8 +22,8 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.hookspecs import hookimpl
-from optimum_htp.hubs.answers import commit_ids, content_of, front_matter, is_inside, is_text, repo_info
-from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
+from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.cache import RepoCache
 from optimum_htp.hubs.http import Answer, ask
 from optimum_htp.hubs.large_files import fetch_large_files
@@ -130,6 +130,18 @@ class HuggingFaceHub:
             cache.note(ref, commit)
         return cache.snapshot(commit)
 
+    def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest]:
+        """See `TellsDigests.digests`. One request for a thousand files."""
+        if access.local_files_only:
+            raise OfflineError(f"The Hub was not asked for the files of {repo_id}, because local_files_only is set.")
+        about = f"the files of {repo_id} at {commit}"
+        url = f"{_api(repo_id)}/tree/{quote(commit, safe='')}?recursive=true"
+        found: dict[str, FileDigest] = {}
+        with translated_errors(repo_id, commit):
+            for answer in self._pages(url, repo_id, commit, access):
+                found |= file_digests(content_of(answer.body, about), about)
+        return found
+
     def _download(
         self,
         repo_id: str,
@@ -189,16 +201,21 @@ class HuggingFaceHub:
 
     def _history(self, repo_id: str, access: HubAccess) -> list[str]:
         """Return a repo's commits, page by page."""
-        patience, commits = Patience(), []
-        url = f"{_api(repo_id)}/commits/{_DEFAULT_REVISION}"
+        about, commits = f"the commits of {repo_id}", []
+        for answer in self._pages(f"{_api(repo_id)}/commits/{_DEFAULT_REVISION}", repo_id, None, access):
+            commits += commit_ids(content_of(answer.body, about), about)
+        return commits
+
+    def _pages(self, url: str, repo_id: str, revision: str | None, access: HubAccess) -> Iterator[Answer]:
+        """Yield the pages of a long answer."""
+        patience = Patience()
         for _ in range(_MOST_PAGES):
-            answer = self._asked(url, repo_id, None, access, patience)
-            commits += commit_ids(content_of(answer.body, f"the commits of {repo_id}"), f"the commits of {repo_id}")
+            answer = self._asked(url, repo_id, revision, access, patience)
+            yield answer
             following = _NEXT_PAGE.search(answer.headers.get("Link", ""))
             if following is None or urlsplit(following[1])[:2] != urlsplit(url)[:2]:
                 break
             url = following[1]
-        return commits
 
     def _model_card(self, info: RepoInfo, access: HubAccess) -> Mapping[str, Any]:
         """Read the card's data from the repo, for Hubs that leave it out of their answer."""

@@ -1,8 +1,8 @@
 """Reading what an ONNX file says about itself where it lies, without downloading it.
 
 `hf://[org/]repo[@revision]/path/model.onnx` and http(s) URLs are read by HTTP range requests: one for the head of
-the file, one for its tail, where a writer put the metadata behind the graph, as they do; more where not. Any
-other URL is read through fsspec.
+the file, one for its tail, where a writer put the metadata behind the graph, as they do; more where not. Together
+they are 64 KiB: archives, which come last, are not fetched. Any other URL is read through fsspec.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["hub_window", "is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
-_CHUNK: Final = 1 << 16
+_HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
+_CHUNK: Final = (1 << 16) - _HEAD  # bytes of each further one: the properties behind the graph
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -145,15 +146,13 @@ def _http_window(place: _Place, address: str, headers: Mapping[str, str]) -> Byt
 
     The token goes to the Hub alone: a redirect to the host that stores the file drops it, and so do we.
     """
-    first = _get_range(place, address, headers, 0, _CHUNK)
+    first = _get_range(place, address, headers, 0, _HEAD)
     again = headers if urlsplit(first.url)[:2] == urlsplit(address)[:2] else {}
 
     def fetch(start: int, length: int) -> bytes:
-        if start + length <= len(first.content):
-            return first.content[start : start + length]
         return _get_range(place, first.url, again, start, length).content
 
-    return ByteWindow(fetch, place.name, first.total, _CHUNK)
+    return ByteWindow(fetch, place.name, first.total, _CHUNK, head=first.content)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import ExportMetadata, read_record
-from optimum_htp.origin.config_folder import has_preprocessors, preprocessor_folder
+from optimum_htp.origin.config_folder import embedded_preprocessors, has_preprocessors, preprocessor_folder
 from optimum_htp.origin.dependencies import needing_optimum_onnx
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class OptimumONNXModel:
 
         Returns:
             The model, and the first preprocessor that the file names; None for a model that has none, and with
-            `config=` for a local one whose preprocessors are not beside it.
+            `config=` for a local one whose preprocessors are neither beside nor in it.
 
         Raises:
             DeviceError: The device is not known, or onnxruntime has no provider for it here.
@@ -82,7 +82,8 @@ class OptimumONNXModel:
             return load(cls_for_file, file, **provider, **kwargs), None
         access = HubAccess.from_options(kwargs)
         trusted = bool(kwargs.get("trust_remote_code"))
-        if kwargs.get("config") is not None and record.model_type == "local" and not has_preprocessors(file.parent):
+        bare = not has_preprocessors(file.parent) and embedded_preprocessors(file, record, access) is None
+        if kwargs.get("config") is not None and record.model_type == "local" and bare:
             logger.warning("%s is of a local model, and there are no preprocessors beside it.", file)
             return load(cls_for_file, file, **provider, **kwargs), None
         folder = preprocessor_folder(file, record, access, kwargs.get("revision"), with_code=trusted)  # and the config

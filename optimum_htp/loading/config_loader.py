@@ -1,4 +1,4 @@
-"""HFHubConfigLoader: config and preprocessor of an ONNX file that came from a Hub."""
+"""HFHubConfigLoader: config and preprocessor of an ONNX file that came from a Hub, or carries them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
 from optimum_htp.metadata import PREFIX, ExportMetadata, read_record, typed_property
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.origin.commit_files import load_config, resolve_preprocessors
+from optimum_htp.origin.commit_files import resolve_preprocessors
+from optimum_htp.origin.config_folder import embedded_preprocessors
+from optimum_htp.origin.configs import ConfigSource, load_config
+from optimum_htp.origin.names import CONFIG
 
 __all__ = ["HFHubConfigLoader"]
 
 
 class HFHubConfigLoader:
-    """Loads what belongs to an ONNX file from the Hub, at the file's commit.
+    """Loads what belongs to an ONNX file: from the file itself, or from the Hub at the file's commit.
 
     Args:
         cache_dir: Root of the Hub's cache; None for the standard one.
@@ -62,28 +65,37 @@ class HFHubConfigLoader:
             None for a model that has none.
 
         Raises:
-            ConfigLoadError: The file is not of a Hub model, or its config cannot be loaded.
+            ConfigLoadError: The file is not of a Hub model and carries no files, or its config cannot be loaded.
+            EmbeddedFilesError: The files that it carries are not what it says.
             PreprocessorLoadError: Its preprocessor cannot be loaded.
             HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         """
         record = self.read_record(onnx_path)
-        if record is None or record.model_type != "hub":
-            raise ConfigLoadError(
-                f"{onnx_path} does not come from a Hub: load its config from the folder of its model instead."
-            )
         access = HubAccess(
             token=self._access.token,
             cache_dir=self._access.cache_dir,
             local_files_only=self._access.local_files_only,
             force_download=force_download,
         )
-        source = resolve_preprocessors(record, access)
-        names = class_names(record, source.folder)
+        embedded = embedded_preprocessors(Path(onnx_path), record, access)
+        if embedded is not None and CONFIG not in embedded.names:
+            embedded = None
+        if record is None or (record.model_type != "hub" and embedded is None):
+            raise ConfigLoadError(
+                f"{onnx_path} does not come from a Hub: load its config from the folder of its model instead."
+            )
+        source: ConfigSource
+        if embedded is not None:
+            source, folder = embedded, embedded.folder()
+        else:
+            source = resolve_preprocessors(record, access)
+            folder = source.folder
+        names = class_names(record, folder)
         import transformers
 
         for name in ("AutoConfig", *names[:1]):  # its lazy modules are not made for two threads at a time
             getattr(transformers, name, None)
         with ThreadPoolExecutor(2) as pool:
             config = pool.submit(load_config, source, record, anew=force_download)
-            preprocessor = pool.submit(load_preprocessor, names[0], source.folder, record) if names else None
+            preprocessor = pool.submit(load_preprocessor, names[0], folder, record) if names else None
             return config.result(), preprocessor.result() if preprocessor is not None else None

@@ -1,7 +1,7 @@
 """Diffusion pipelines from their ONNX files alone: the folder that Optimum's class wants, made for the occasion.
 
-Optimum's diffusion classes read a config beside each part's file, a scheduler and tokenizers. All of these are the
-commit's own: they are linked into a temporary folder, and so are the ONNX files.
+Optimum's diffusion classes read a config beside each part's file, a scheduler and tokenizers. All of these travel in
+the first file, or are the commit's: they are linked into a temporary folder, and so are the ONNX files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
-from optimum_htp.origin.commit_files import resolve_preprocessors
+from optimum_htp.origin.config_folder import pipeline_configs
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, ONNX_FILE
 
 __all__ = ["fetched_pipeline", "pipeline_record", "presented"]
@@ -61,20 +61,20 @@ def presented(
     """Return a temporary folder with the ONNX files of a pipeline and the configs of their commit.
 
     Raises:
-        ConfigLoadError: The pipeline was not exported from a Hub.
+        ConfigLoadError: The pipeline was not exported from a Hub, and does not carry its configs.
         MissingSiblingError: One of its files is missing.
         InvalidOnnxFileError: One of them keeps data outside its folder.
         HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
     """
-    if record.model_type != "hub":
+    configs, names = pipeline_configs(folder / str(record.onnx_file), record, access, revision)
+    if configs is None:
         raise ConfigLoadError(
             f"{folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs of the "
             "pipeline and of its parts there, or export it again."
         )
-    configs = resolve_preprocessors(record, access, revision=revision).folder
     made = TemporaryDirectory(prefix="optimum-htp-")
     root = Path(made.name)
-    for name in record.config_files or _names_below(configs):
+    for name in names or _names_below(configs):
         if (configs / name).is_file():
             _link(configs / name, root / name)
     for name in record.onnx_files:

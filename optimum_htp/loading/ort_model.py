@@ -1,7 +1,7 @@
 """Loading an ONNX file through Optimum's own class: `ORTModelForX.from_pretrained("model.onnx")`.
 
-The file says which model it is; its config comes from beside it or from the Hub at its commit; Optimum's class
-does the rest, in place. Optimum looks for ONNX files by searching a folder. While one of our loads runs, that
+The file says which model it is; its config comes from beside it, from itself or from the Hub at its commit; Optimum's
+class does the rest, in place. Optimum looks for ONNX files by searching a folder. While one of our loads runs, that
 search is answered with exactly the files of the model, under the names that Optimum expects.
 """
 
@@ -26,9 +26,8 @@ from optimum_htp.loading.stamped_files import files_of_names, model_files
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
-from optimum_htp.origin.commit_files import ConfigFolder, load_config
-from optimum_htp.origin.config_folder import config_folder
-from optimum_htp.origin.repo_files import MODEL_CONFIGS
+from optimum_htp.origin.config_folder import config_source
+from optimum_htp.origin.configs import ConfigSource, load_config, load_generation_config
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
@@ -37,7 +36,6 @@ __all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
-_, _GENERATION_CONFIG = MODEL_CONFIGS
 _GENERATION: Final = "text-generation"
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
@@ -107,14 +105,14 @@ def _loaded(
     if wrong is not None:
         raise wrong
     if _is_generator(cls):
-        source = config_folder(path, metadata, access, revision, trust_remote_code, needed=config is None)
+        source = config_source(path, metadata, access, revision, trust_remote_code, needed=config is None)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
         if options.get("generation_config") is None:
-            options["generation_config"] = _generation_config(source, config)
+            options["generation_config"] = load_generation_config(source, config)
     else:
         source = None
         if config is None:
-            source = config_folder(path, metadata, access, revision, trust_remote_code, needed=True)
+            source = config_source(path, metadata, access, revision, trust_remote_code, needed=True)
         config = _config(cls, config, source, metadata, access, trust_remote_code)
     try:
         with _answering_with(files):
@@ -160,7 +158,7 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
 def _config(
     cls: type[ORTModel],
     config: Any,
-    source: ConfigFolder | None,
+    source: ConfigSource | None,
     metadata: ExportMetadata | None,
     access: HubAccess,
     trust_remote_code: bool,
@@ -176,14 +174,6 @@ def _config(
     if config is None and source is not None:
         return load_config(source, metadata, trust_remote_code=trust_remote_code, anew=access.force_download)
     return config
-
-
-def _generation_config(source: ConfigFolder | None, config: Any) -> Any:
-    from transformers import GenerationConfig
-
-    if source is not None and (source.folder / _GENERATION_CONFIG).is_file():
-        return GenerationConfig.from_pretrained(source.folder)
-    return GenerationConfig.from_model_config(config)
 
 
 def _is_generator(cls: type[ORTModel]) -> bool:

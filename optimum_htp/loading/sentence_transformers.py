@@ -1,7 +1,7 @@
 """What makes a sentence_transformers model of a stamped ONNX file: its modules, their configs and their weights.
 
-These files lie beside the transformer in its repo, and only sentence_transformers reads them. So they are fetched,
-at the file's commit, when it asks.
+These files lie beside the transformer in its repo, and only sentence_transformers reads them. So they come when it
+asks: configs that travel in the ONNX file from there, the others and weights from the file's commit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from optimum_htp import plugins
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.stamped_files import file_in_folder
 from optimum_htp.metadata import read_record
+from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
+from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files, within_order
 
 __all__ = ["sentence_file"]
 
@@ -22,7 +24,7 @@ _WEIGHTS: Final = "model.safetensors"  # a pickle would run whatever the repo's 
 
 
 def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
-    """Return a file that sentence_transformers misses in a folder of stamped ONNX files, fetched from the commit.
+    """Return a file that sentence_transformers misses in a folder of stamped ONNX files.
 
     Args:
         folder: The folder.
@@ -30,15 +32,20 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
         access: How to reach the Hub.
 
     Returns:
-        Its path in the cache; None for a folder that is not of a sentence_transformers model, and for files that
-        the commit does not have.
+        Its path, in a folder of embedded files or in the cache; None for a folder that is not of a
+        sentence_transformers model, and for files that the commit does not have.
 
     Raises:
         HFHubIntegrationError: The Hub does not give the file; the subclass says why.
     """
     file = file_in_folder(folder)
     record = read_record(file) if file is not None else None
-    if record is None or record.model_type != "hub" or record.hub_sha is None:
+    if file is None or record is None:
+        return None
+    embedded = embedded_in(file, record) if asks(EMBEDDED) and not access.force_download else None
+    if embedded is not None and name in embedded.names and is_sentence_transformers_file(name):
+        return embedded.folder() / name
+    if record.model_type != "hub" or record.hub_sha is None:
         return None
     known = [file for file in record.config_files or () if is_sentence_transformers_file(file)]
     wanted = known
@@ -48,5 +55,6 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
             return None
         wanted = [name]
     hub = plugins.hub(record.hub_provider)
-    path = hub.snapshot(str(record.hub_id), record.hub_sha, wanted, access) / name
+    wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, within_order(access))
+    path = find_files(wanted_files) / name
     return path if path.is_file() else None

@@ -6,7 +6,7 @@ This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Run
 from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import contained_files, external_files, is_contained, rename_model
 from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
-from optimum_htp.onnxfile.reader import ModelHeader, read_header, read_metadata, read_signature
+from optimum_htp.onnxfile.reader import ModelHeader, read_archive, read_header, read_metadata, read_signature
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.tensors import TensorSpec
 from optimum_htp.onnxfile.writer import NodeVisitor, OpenModel, rewrite_model
@@ -22,6 +22,7 @@ __all__ = [
     "contained_files",
     "external_files",
     "is_contained",
+    "read_archive",
     "read_graph",
     "read_header",
     "read_metadata",

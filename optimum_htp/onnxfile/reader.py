@@ -20,7 +20,7 @@ from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError, Onnx
 from optimum_htp.onnxfile.tensors import TensorSpec, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["ModelHeader", "opened", "read_header", "read_metadata", "read_signature"]
+__all__ = ["ModelHeader", "is_archive", "opened", "read_archive", "read_header", "read_metadata", "read_signature"]
 
 # ModelProto
 IR_VERSION: Final = 1
@@ -36,12 +36,15 @@ METADATA_PROPS: Final = 14
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
 
+_ARCHIVE: Final = "_zip"  # how the key of a property ends whose value is an archive, in base64
+
 
 @dataclass(frozen=True)
 class ModelHeader:
     """The fields of a ModelProto beside its graph.
 
-    `metadata` has each key once: of repeated keys the last counts, as in ONNX Runtime.
+    `metadata` has each key once: of repeated keys the last counts, as in ONNX Runtime. Archives are not read with it:
+    `archives` says how many bytes of text each property has whose value is one.
     """
 
     ir_version: int = 0
@@ -52,6 +55,12 @@ class ModelHeader:
     doc_string: str = ""
     opsets: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    archives: dict[str, int] = field(default_factory=dict)
+
+
+def is_archive(key: str) -> bool:
+    """Whether the value of a property is an archive, told by its key: long, and read only when it is asked for."""
+    return key.endswith(_ARCHIVE)
 
 
 @contextmanager
@@ -115,6 +124,7 @@ def header_of(window: ByteWindow) -> ModelHeader:
     texts: dict[int, str] = {}
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
+    archives: dict[str, int] = {}
     has_graph = False
     for part in walk(window, 0, window.size):
         if part.wire_type == VARINT:
@@ -124,8 +134,11 @@ def header_of(window: ByteWindow) -> ModelHeader:
         elif part.number == GRAPH:
             has_graph = True
         elif part.number == METADATA_PROPS:
-            key, value = entry(window, part)
-            metadata[key] = value
+            key, text = property_at(window, part)
+            if is_archive(key):
+                archives[key] = 0 if text is None else text.end - text.payload
+            else:
+                metadata[key] = "" if text is None else window.text(text)
         elif part.number == OPSET_IMPORT:
             domain, version = _opset(window, part)
             opsets[domain] = version
@@ -142,7 +155,35 @@ def header_of(window: ByteWindow) -> ModelHeader:
         doc_string=texts.get(DOC_STRING, ""),
         opsets=opsets,
         metadata=metadata,
+        archives=archives,
     )
+
+
+def read_archive(path: str | os.PathLike[str], key: str, limit: int) -> bytes | None:
+    """Return the text of a property whose value is an archive, as it is in the file; None where there is none.
+
+    Raises:
+        OnnxFileNotFoundError: There is nothing at the path.
+        InvalidOnnxFileError: What is there is not an ONNX model, or the text has more than `limit` bytes.
+    """
+    with opened(path) as window:
+        return archive_of(window, key, limit)
+
+
+def archive_of(window: ByteWindow, key: str, limit: int) -> bytes | None:
+    """Return the text of a property whose value is an archive, None where a ModelProto has none of that key."""
+    found: Field | None = None
+    for part in walk(window, 0, window.size):
+        if part.number == METADATA_PROPS and part.wire_type == LENGTH_DELIMITED:
+            name, text = property_at(window, part)
+            if name == key:
+                found = text or Field(2, LENGTH_DELIMITED, part.end, part.end, part.end)
+    if found is None:
+        return None
+    length = found.end - found.payload
+    if length > limit:
+        raise window.invalid(f"its property {key} has {length} bytes, and at most {limit} are read")
+    return window.read(found.payload, length)
 
 
 def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -162,13 +203,17 @@ def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...]
 
 def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
     """Decode a StringStringEntryProto: `key` is field 1, `value` field 2."""
-    if part.payload == part.end:
-        return "", ""
-    texts = {1: "", 2: ""}
+    key, text = property_at(window, part)
+    return key, "" if text is None else window.text(text)
+
+
+def property_at(window: ByteWindow, part: Field) -> tuple[str, Field | None]:
+    """Decode the key of a StringStringEntryProto, and say where its value is; None where it has none."""
+    texts: dict[int, Field] = {}
     for inner in walk(window, part.payload, part.end):
-        if inner.number in texts and inner.wire_type == LENGTH_DELIMITED:
-            texts[inner.number] = window.text(inner)
-    return texts[1], texts[2]
+        if inner.number in (1, 2) and inner.wire_type == LENGTH_DELIMITED:
+            texts[inner.number] = inner
+    return window.text(texts[1]) if 1 in texts else "", texts.get(2)
 
 
 def _opset(window: ByteWindow, part: Field) -> tuple[str, int]:

@@ -47,6 +47,7 @@ class ByteWindow:
         size: Length of the file in bytes.
         chunk: How many bytes to fetch at a time.
         descriptor: The open file, where it is one of this machine.
+        head: The beginning of the file, where it was fetched already.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ByteWindow:
         size: int,
         chunk: int = 4096,
         descriptor: int | None = None,
+        head: bytes = b"",
     ) -> None:
         self.descriptor = descriptor
         self.name = name
@@ -63,7 +65,7 @@ class ByteWindow:
         self.chunk = chunk
         self._fetch = fetch
         self._offset = 0
-        self._buffer = b""
+        self._buffer = head
         self._texts = 0
 
     def read(self, start: int, length: int) -> bytes:

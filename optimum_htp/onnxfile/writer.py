@@ -40,6 +40,7 @@ _TEXT_FIELDS: Final = {
 _SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
 _CHUNK: Final = 1 << 16
 _MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
+_MAX_ARCHIVE: Final = 1 << 30  # characters: a ModelProto has at most 2 GiB
 
 NodeVisitor = Callable[[Mapping[str, str]], Mapping[str, str] | None]
 """Given a node's metadata properties, returns its new ones, or None to leave the node as it is."""
@@ -61,7 +62,8 @@ def rewrite_model(
 
     Args:
         path: The file. A link is followed; its target is replaced.
-        metadata: Model-level properties to set. Properties of the same key are replaced.
+        metadata: Model-level properties to set. Properties of the same key are replaced. Archives (`is_archive`) come
+            last in the file, whatever else is set.
         drop: Says of a key whether a model-level property that has it is left out.
         nodes: Called for every node, those of subgraphs and functions included, in order of the file.
         ir_version: New IR version.
@@ -179,10 +181,15 @@ def _plan(
     visit: NodeVisitor | None,
     fields: Mapping[int, bytes],
 ) -> list[Segment]:
-    """List the new file's segments, new fields where their number says that they belong."""
+    """List the new file's segments, new fields where their number says that they belong.
+
+    Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
+    """
     segments: list[Segment] = []
+    entries = {key: _entry(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
     new = sorted(fields.items())
-    new += [(reader.METADATA_PROPS, _entry(reader.METADATA_PROPS, *item)) for item in metadata.items()]
+    new += [(reader.METADATA_PROPS, encoded) for key, encoded in entries.items() if not reader.is_archive(key)]
+    last: list[Segment] = []
     has_graph = False
     for part in walk(window, 0, window.size):
         has_graph |= part.number == reader.GRAPH
@@ -194,9 +201,9 @@ def _plan(
         if part.wire_type != LENGTH_DELIMITED:
             _add(segments, (part.start, part.end))
         elif part.number == reader.METADATA_PROPS:
-            key, _ = reader.entry(window, part)
+            key, _ = reader.property_at(window, part)
             if key not in metadata and not drop(key):
-                _add(segments, (part.start, part.end))
+                _add(last if reader.is_archive(key) else segments, (part.start, part.end))
         elif visit is not None and kind is not None:
             for segment in _rebuilt(window, part, kind, visit, 0) or [(part.start, part.end)]:
                 _add(segments, segment)
@@ -204,7 +211,10 @@ def _plan(
             _add(segments, (part.start, part.end))
     if not has_graph:
         raise window.invalid("it has no graph")
-    return segments + [encoded for _, encoded in new]
+    last += [encoded for key, encoded in entries.items() if reader.is_archive(key)]
+    for segment in (*(encoded for _, encoded in new), *last):
+        _add(segments, segment)
+    return segments
 
 
 def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, depth: int) -> list[Segment] | None:
@@ -249,8 +259,9 @@ def _node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
 
 def _entry(number: int, key: str, value: str) -> bytes:
     """Encode a StringStringEntryProto as a field."""
-    if len(key) + len(value) > _MAX_PROPERTY:
-        raise MetadataError(f"The metadata property {key[:40]!r} has more than {_MAX_PROPERTY >> 20} MiB.", key)
+    most = _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY
+    if len(key) + len(value) > most:
+        raise MetadataError(f"The metadata property {key[:40]!r} has more than {most >> 20} MiB.", key)
     content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
     return encode_bytes_field(number, content)
 

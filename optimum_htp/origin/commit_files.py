@@ -1,8 +1,7 @@
 """From a file's metadata to a local folder with the config and preprocessor files of its commit.
 
 The cache is asked first: what a commit holds never changes, so files that are there need no request. What is
-missing is fetched side by side, and nothing but that. A process remembers the folders, and configs as they were
-loaded.
+missing is fetched side by side, and nothing but that. A process remembers the folders.
 """
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ import dataclasses
 import functools
 import logging
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import (
     ConfigFileNotFoundError,
-    ConfigLoadError,
     HFHubIntegrationError,
     ModelNotFoundError,
     RepoDisabledError,
@@ -30,20 +27,18 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.commits import find_commit
-from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.embedded import forget_folders
 from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
+from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-__all__ = ["ConfigFolder", "forget", "load_config", "resolve_configs", "resolve_preprocessors"]
+__all__ = ["ConfigFolder", "forget", "resolve_configs", "resolve_preprocessors"]
 
 logger = logging.getLogger(__name__)
 
 _CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
 _LISTS: Final = 64  # lists of config files, of at most 128 KiB each
-_REMEMBERED: Final = 256  # folders, and configs of some 2 KiB each
+_REMEMBERED: Final = 256  # folders
 
 
 @dataclass(frozen=True)
@@ -68,13 +63,15 @@ class _Pin:
 
 
 _folders: Final[Memory[tuple[Any, ...], Path]] = Memory(_REMEMBERED)
-_configs: Final[Memory[tuple[Any, ...], bytes]] = Memory(_REMEMBERED)
 
 
 def forget() -> None:
-    """Empty this process's memory of folders and configs. What is in the Hub's cache on disk stays."""
+    """Empty this process's memory of folders and configs. What is on disk stays."""
+    from optimum_htp.origin.configs import forget_configs
+
     _folders.clear()
-    _configs.clear()
+    forget_folders()
+    forget_configs()
 
 
 def resolve_configs(
@@ -145,50 +142,6 @@ def resolve_preprocessors(
     return _remembered(metadata, access, revision, ("preprocessors", with_code), find)
 
 
-def load_config(
-    source: ConfigFolder, metadata: ExportMetadata | None, *, trust_remote_code: bool = False, anew: bool = False
-) -> PretrainedConfig:
-    """Load a folder's `config.json` as the class that it names; a copy of its own for each caller.
-
-    Args:
-        source: The folder.
-        metadata: Of the file that the config is for.
-        trust_remote_code: Whether code of the repo may run.
-        anew: Read the file again, although this process remembers what is in it.
-
-    Raises:
-        ConfigLoadError: It is missing, damaged, or needs code that is not trusted.
-    """
-    library = metadata.export_library if metadata is not None else None
-    if source.commit is None:
-        return _read_config(source.folder, metadata, trust_remote_code)
-    # Pickled, because Optimum changes the config that it is given, and because unpickling is the fastest copy.
-    pickled = _configs.get_or_make(
-        (*source.commit, library, trust_remote_code),
-        lambda: pickle.dumps(_read_config(source.folder, metadata, trust_remote_code)),
-        anew=anew,
-    )
-    config: PretrainedConfig = pickle.loads(pickled)  # written by this process
-    return config
-
-
-def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_code: bool) -> PretrainedConfig:
-    from transformers import AutoConfig, PretrainedConfig
-
-    loader = PretrainedConfig if metadata is not None and metadata.export_library == "timm" else AutoConfig
-    content = read_json(folder / _CONFIG)
-    fault = config_fault(content) if content is not None else None  # where there is none, transformers says it
-    source = metadata.source if metadata is not None else "the model"
-    if fault is not None:
-        raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {fault}.")
-    try:
-        return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a config's class is given what the file says, and raises anything
-        raise ConfigLoadError(
-            f"The config of {source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
-
-
 def _remembered(
     metadata: ExportMetadata,
     access: HubAccess,
@@ -197,6 +150,7 @@ def _remembered(
     find: Callable[[_Pin], Path],
 ) -> ConfigFolder:
     """Return a commit's folder from memory, or find it. A token that may not see the files never finds them."""
+    access = within_order(access)
     with _in_words_of(metadata):
         pin = _pin(metadata, access, revision)
         commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
@@ -273,4 +227,4 @@ def _snapshot(
 ) -> Path:
     hub = plugins.hub(metadata.hub_provider)
     logger.debug("Resolving %d files of %s at %s", len(files), metadata.hub_id, commit)
-    return hub.snapshot(str(metadata.hub_id), commit, files, access, optional=optional)
+    return find_files(CommitFiles(hub, str(metadata.hub_id), commit, files, access, optional))

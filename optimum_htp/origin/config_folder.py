@@ -1,25 +1,37 @@
-"""Where the configs of an ONNX file are: beside it, or on the Hub at its commit."""
+"""Where the configs and preprocessors of an ONNX file are: beside it, in it, or on the Hub at its commit.
+
+Which of these is asked first is said in `origin/resolution.py`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from optimum_htp.errors import ConfigLoadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
+from optimum_htp.origin.config_content import needs_code
+from optimum_htp.origin.configs import ConfigSource
+from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, read_json
+from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, parse_json, read_json
+from optimum_htp.origin.resolution import BESIDE, CACHE, EMBEDDED, HUB, asks, order
 
-__all__ = ["config_folder", "has_preprocessors", "preprocessor_folder"]
+__all__ = ["config_source", "embedded_preprocessors", "has_preprocessors", "pipeline_configs", "preprocessor_folder"]
 
 logger = logging.getLogger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
+_LOADED_FROM: Final = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", _CONFIG)
 
 
-def config_folder(
+def config_source(
     path: Path,
     metadata: ExportMetadata | None,
     access: HubAccess,
@@ -27,14 +39,30 @@ def config_folder(
     trust_remote_code: bool,
     *,
     needed: bool,
-) -> ConfigFolder | None:
-    """Return the folder that config and preprocessors come from: the file's own, or a snapshot of its commit.
+) -> ConfigSource | None:
+    """Return where an ONNX file's config comes from: its own folder, itself, or a snapshot of its commit.
 
     None only where nothing is `needed` and nothing can be had.
+
+    Raises:
+        ConfigLoadError: There is none, or it needs code that is not to be had.
+        EmbeddedFilesError: What is embedded is not what the file says.
+        HFHubIntegrationError: The Hub does not give the config; the subclass says why.
     """
     from_hub = metadata is not None and metadata.model_type == "hub"
-    if has_own_config(path, metadata, revision, needed=needed):
-        return ConfigFolder(path.parent)
+    embedded = _embedded(path, metadata, access, revision)
+    if embedded is not None and _CONFIG not in embedded.names:
+        embedded = None
+    for step in order():
+        if step == BESIDE and has_own_config(path, metadata, revision, needed=needed and embedded is None):
+            return ConfigFolder(path.parent)
+        if step == EMBEDDED and embedded is not None:
+            if trust_remote_code and _has_code(embedded, (_CONFIG,)):
+                return _with_code(embedded, metadata, access)
+            return embedded
+        if metadata is not None and (early := _asked_before_embedded(step, embedded, metadata, access)) is not None:
+            with suppress(HubUnreachableError):
+                return resolve_configs(metadata, early, with_code=trust_remote_code)
     if metadata is not None and from_hub:
         if revision not in (None, metadata.hub_sha):
             logger.warning("%s was exported from %s, and revision=%r overrides that.", path, metadata.source, revision)
@@ -89,28 +117,143 @@ def preprocessor_folder(
     revision: str | None = None,
     *,
     with_code: bool = False,
+    slow: bool = False,
 ) -> Path:
     """Return the folder that a file's preprocessors come from.
 
-    It is the file's own where its config is there, and with it a preprocessor; otherwise that of its commit. A file
-    that is of no commit has them beside it, with its config or without.
+    It is the file's own where its config is there, and with it a preprocessor; then one with what is embedded; then
+    that of its commit. A file that is of no commit has them beside it, with its config or without.
+
+    Args:
+        path: The file.
+        metadata: What it says of itself.
+        access: How to reach the Hub.
+        revision: Overrides the commit of the file.
+        with_code: Whether code of the repo may run.
+        slow: Whether a slow tokenizer is wanted, whose files may have been left out of what is embedded.
 
     Raises:
         ConfigLoadError: The file is of no commit, and has neither a config nor preprocessors beside it.
+        EmbeddedFilesError: What is embedded is not what the file says.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
-    if metadata is None or metadata.model_type == "local":
-        if not (path.parent / _CONFIG).is_file() and has_preprocessors(path.parent):
+    embedded = embedded_preprocessors(path, metadata, access, revision)
+    if embedded is not None and slow and metadata is not None and metadata.config_files is not None:
+        readable = {name for name in metadata.config_files if not name.endswith(".py")}
+        embedded = embedded if readable <= {*embedded.names} else None
+    local = metadata is None or metadata.model_type == "local"
+    for step in order():
+        if step == BESIDE and _are_beside(path, metadata, revision, fallback=embedded is not None):
             return path.parent
-        source = config_folder(path, metadata, access, revision, False, needed=True)
+        if step == EMBEDDED and embedded is not None:
+            if with_code and _has_code(embedded, _LOADED_FROM):
+                return _with_code(embedded, metadata, access, preprocessors=True).folder
+            return embedded.folder()
+        if metadata is not None and (early := _asked_before_embedded(step, embedded, metadata, access)) is not None:
+            with suppress(HubUnreachableError):
+                return resolve_preprocessors(metadata, early, with_code=with_code).folder
+    if metadata is None or local:
+        source = config_source(path, metadata, access, revision, False, needed=True)
         assert source is not None  # it raises where there is none
-        return source.folder
-    names = [name for name in metadata.config_files or () if name not in MODEL_CONFIGS]
-    if any((path.parent / name).is_file() for name in names) and has_own_config(path, metadata, revision):
-        return path.parent
+        return source.folder() if isinstance(source, EmbeddedFiles) else source.folder
     return resolve_preprocessors(metadata, access, revision=revision, with_code=with_code).folder
+
+
+def embedded_preprocessors(
+    path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None = None
+) -> EmbeddedFiles | None:
+    """Return what is embedded where that is all that a model is loaded with beside its weights, else None.
+
+    A file may also carry its config alone; or nothing else, because its model has no preprocessors.
+    """
+    embedded = _embedded(path, metadata, access, revision)
+    if embedded is None or metadata is None:
+        return None
+    has_some = not {*embedded.names} <= {*MODEL_CONFIGS}
+    return embedded if has_some or not metadata.preprocessors else None
+
+
+def pipeline_configs(
+    path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None
+) -> tuple[Path | None, tuple[str, ...]]:
+    """Return a folder with the configs of a diffusion pipeline, and their names where those are known.
+
+    Args:
+        path: One of its ONNX files.
+        metadata, access, revision: As of `preprocessor_folder`.
+
+    Returns:
+        None for the folder where the pipeline is of no commit and does not carry its configs.
+    """
+    embedded = _embedded(path, metadata, access, revision)
+    if embedded is not None and MODEL_INDEX in embedded.names:
+        return embedded.folder(), embedded.names
+    if metadata.model_type != "hub":
+        return None, ()
+    return resolve_preprocessors(metadata, access, revision=revision).folder, metadata.config_files or ()
 
 
 def has_preprocessors(folder: Path) -> bool:
     """Whether a folder holds files that preprocessors are loaded from."""
     return not {*config_files([file.name for file in folder.iterdir()])} <= {*MODEL_CONFIGS}
+
+
+def _are_beside(path: Path, metadata: ExportMetadata | None, revision: str | None, *, fallback: bool) -> bool:
+    if metadata is None or metadata.model_type == "local":
+        if (path.parent / _CONFIG).is_file():
+            return has_own_config(path, metadata, revision, needed=not fallback)
+        return not fallback and has_preprocessors(path.parent)  # nobody can tell whether they fit
+    names = [name for name in metadata.config_files or () if name not in MODEL_CONFIGS]
+    return any((path.parent / name).is_file() for name in names) and has_own_config(path, metadata, revision)
+
+
+def _embedded(
+    path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None
+) -> EmbeddedFiles | None:
+    """Return what is embedded, unless the user asks for something newer."""
+    if metadata is None or not metadata.embedded_files or not asks(EMBEDDED):
+        return None
+    if metadata.model_type == "hub" and (revision is not None or access.force_download):
+        return None
+    return embedded_in(path, metadata)
+
+
+def _asked_before_embedded(
+    step: str, embedded: EmbeddedFiles | None, metadata: ExportMetadata, access: HubAccess
+) -> HubAccess | None:
+    """Return how to reach a file's commit where the user wants that asked before what is embedded, else None."""
+    steps = order()
+    if embedded is None or metadata.model_type != "hub" or step not in (CACHE, HUB):
+        return None
+    if steps.index(step) > steps.index(EMBEDDED):
+        return None
+    return dataclasses.replace(access, local_files_only=True) if step == CACHE else access
+
+
+def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...]) -> bool:
+    """Whether one of the embedded configs names code."""
+    there = embedded.read([name for name in names if name in embedded.names])
+    contents = map(parse_json, there.values())
+    return any(isinstance(content, dict) and needs_code(content) for content in contents)
+
+
+def _with_code(
+    embedded: EmbeddedFiles, metadata: ExportMetadata | None, access: HubAccess, *, preprocessors: bool = False
+) -> ConfigFolder:
+    """Return the configs of a commit together with the code that they name, which is never embedded.
+
+    Raises:
+        ConfigLoadError: The file is of no commit.
+        HFHubIntegrationError: The Hub does not give the code; the subclass says why.
+    """
+    what = f"{embedded.path} carries its configs, and not the code that they name"
+    if metadata is None or metadata.model_type != "hub":
+        raise ConfigLoadError(
+            f"{what}; it is of a local model, so that cannot be fetched. Copy the model's files, code included, into "
+            f"{embedded.path.parent}, or leave out trust_remote_code=True."
+        )
+    resolve = resolve_preprocessors if preprocessors else resolve_configs
+    try:
+        return resolve(metadata, access, with_code=True)
+    except HubUnreachableError as error:
+        raise type(error)(f"{what}, and that cannot be fetched. {error}") from error

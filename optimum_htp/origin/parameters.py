@@ -35,20 +35,21 @@ def forget() -> None:
 
 
 def parameters_of(
-    folder: Path, files: Iterable[str], access: HubAccess, commit: tuple[str, str] | None
+    folder: Path | None, files: Iterable[str], access: HubAccess, commit: tuple[str, str] | None
 ) -> Parameters | None:
     """Return the shapes of a model's weights by name, None where they cannot be told so.
 
     Args:
-        folder: Where its files are that are here.
+        folder: Where its files are that are here; None where none is.
         files: Names of all its files.
         access: How to reach the Hub.
         commit: Repo id and commit on the Hugging Face Hub, to ask for what is not here; None to ask nobody.
     """
-    names = _weight_files({*files, *(path.name for path in folder.glob("model*.safetensors"))})
+    here = () if folder is None else (path.name for path in folder.glob("model*.safetensors"))
+    names = _weight_files({*files, *here})
     if not names:
         return None
-    if all((folder / name).is_file() for name in names):
+    if folder is not None and all((folder / name).is_file() for name in names):
         return _read(names, lambda name: read_shapes(folder / name))
     if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
         return None

@@ -21,6 +21,7 @@ __all__ = [
     "config_files",
     "index_shards",
     "is_sentence_transformers_file",
+    "parse_json",
     "preprocessor_classes",
     "read_json",
     "weight_files",
@@ -249,9 +250,17 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_JSON:
             return None
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def parse_json(text: bytes) -> Any:
+    """Return the content of a JSON document, None where it is none that anybody means."""
+    try:
+        content = json.loads(text.decode("utf-8"))
         return content if _depth_is_sane(content) else None
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
 
 

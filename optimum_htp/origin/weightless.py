@@ -13,8 +13,9 @@ from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.origin.blueprint import Blueprint, counted
 from optimum_htp.origin.checkpoint import Checkpoint
-from optimum_htp.origin.commit_files import ConfigFolder, load_config
+from optimum_htp.origin.commit_files import ConfigFolder
 from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.tasks import class_for_task
 
 __all__ = ["blueprint_of", "build_model", "tree_of_checkpoint"]

@@ -19,8 +19,8 @@ from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import TensorSpec, read_signature
-from optimum_htp.origin.commit_files import ConfigFolder
-from optimum_htp.origin.config_folder import config_folder
+from optimum_htp.origin.config_folder import config_source
+from optimum_htp.origin.configs import ConfigSource, folder_of
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import read_json
 from optimum_htp.profiling.optimum_inputs import dummy_inputs
@@ -143,18 +143,18 @@ def _defaults() -> dict[str, int]:
     return {name: size for name, size in DEFAULT_DUMMY_SHAPES.items() if isinstance(size, int)}
 
 
-def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigFolder | None]:
+def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigSource | None]:
     """Return a file's record and where its config is; none where there is no config within reach."""
     try:
         record = read_record(path)
-        return record, config_folder(path, record, HubAccess(), None, False, needed=False)
+        return record, config_source(path, record, HubAccess(), None, False, needed=False)
     except HFHubIntegrationError:
         return None, None
 
 
-def _config_sizes(source: ConfigFolder | None) -> dict[str, int]:
+def _config_sizes(source: ConfigSource | None) -> dict[str, int]:
     """Return the sizes that the model's config fixes."""
-    content = read_json(source.folder / CONFIG) if source is not None else None
+    content = read_json(folder_of(source) / CONFIG) if source is not None else None
     if not isinstance(content, dict):
         return {}
     parts = [

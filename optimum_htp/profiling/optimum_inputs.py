@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
-from optimum_htp.origin.commit_files import ConfigFolder, load_config
+from optimum_htp.origin.configs import ConfigSource, folder_of, load_config
 from optimum_htp.origin.weightless import build_model
 
 __all__ = ["dummy_inputs"]
@@ -28,7 +28,7 @@ _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError,
 
 
 def dummy_inputs(
-    record: ExportMetadata, source: ConfigFolder, inputs: Sequence[TensorSpec], shapes: Mapping[str, int]
+    record: ExportMetadata, source: ConfigSource, inputs: Sequence[TensorSpec], shapes: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return numpy arrays by input name; none where Optimum cannot make those of the model.
 
@@ -49,7 +49,7 @@ def dummy_inputs(
     return {name: array for name, array in fitting.items() if array is not None}
 
 
-def _exporter_config(record: ExportMetadata, source: ConfigFolder) -> Any:
+def _exporter_config(record: ExportMetadata, source: ConfigSource) -> Any:
     """Return the `OnnxConfig` of the part of the model that a file is."""
     from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
     from optimum.utils.save_utils import maybe_load_preprocessors
@@ -63,7 +63,7 @@ def _exporter_config(record: ExportMetadata, source: ConfigFolder) -> Any:
         custom_architecture=False,
         _variant="default",
         library_name=_LIBRARY,
-        preprocessors=maybe_load_preprocessors(source.folder),
+        preprocessors=maybe_load_preprocessors(folder_of(source)),
     )
     name = PurePosixPath(record.onnx_file or _WHOLE).stem  # perhaps with the suffix of a quantizer
     known = [part for part in parts if name.startswith(part) and _MERGED not in name]

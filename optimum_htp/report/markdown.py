@@ -31,6 +31,10 @@ def provenance(file: dict[str, Any]) -> dict[str, str]:
     """Return what is known of where a file came from, in words."""
     record = file["context"]["record"] or {}
     known = {label: str(record[key]) for key, label in _SHOWN.items() if record.get(key)}
+    if embedded := record.get("embedded_files"):
+        listed = ", ".join(f"{one['name']} {size_text(one['size'])}" for one in embedded)
+        where = f" (in {record['embedded_in']})" if record.get("embedded_in") else ""
+        known["embedded"] = f"{listed}{where}"
     known["producer"] = file["context"]["producer"]
     known["opset"] = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in file["context"]["opsets"].items())
     known["size"] = size_text(file["bytes"] + sum(data["bytes"] for data in file["external_files"]))

@@ -12,8 +12,8 @@ import logging
 from pathlib import Path, PurePosixPath
 
 from optimum_htp.errors import HFHubIntegrationError
-from optimum_htp.metadata import PREFIX, ExportMetadata
-from optimum_htp.onnxfile import read_header, read_metadata
+from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, ExportMetadata
+from optimum_htp.onnxfile import ModelHeader, read_archive, read_header, read_metadata
 from optimum_htp.stamping.stamp import AUTHOR, stamp
 from optimum_htp.stamping.tag import carried_tags
 
@@ -54,8 +54,19 @@ def _carry(source: Path, made: Path, suffix: str | None) -> ExportMetadata | Non
         names = tuple(suffixed(PurePosixPath(name).name, suffix) for name in record.onnx_files)
         digest = hashlib.sha256("\n".join((record.export_id or "", *names)).encode()).hexdigest()
         own = None if record.onnx_file is None else suffixed(PurePosixPath(record.onnx_file).name, suffix)
-        record = dataclasses.replace(record, onnx_files=names, onnx_file=own, export_id=digest[:32])
+        holder = None if record.embedded_in is None else suffixed(PurePosixPath(record.embedded_in).name, suffix)
+        record = dataclasses.replace(
+            record, onnx_files=names, onnx_file=own, export_id=digest[:32], embedded_in=holder
+        )
+    archive = _archive(source, header)
     known = read_metadata(made)
     extra = {key: value for key, value in header.metadata.items() if not key.startswith(PREFIX) and key not in known}
     tags = carried_tags(source, made)
-    return stamp(made, record, author=header.metadata.get(AUTHOR), extra=extra, tags=tags)
+    return stamp(made, record, author=header.metadata.get(AUTHOR), extra=extra, tags=tags, archive=archive)
+
+
+def _archive(source: Path, header: ModelHeader) -> str | None:
+    """Return the files that a model carries, as they are: who reads them checks them."""
+    length = header.archives.get(EMBEDDED_ZIP)
+    text = read_archive(source, EMBEDDED_ZIP, length) if length is not None else None
+    return None if text is None else text.decode("ascii", "replace")

@@ -7,6 +7,7 @@ that plainly is not an export of the model is refused.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -28,10 +29,12 @@ from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
+from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
 from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.source import HubSource, locate
 from optimum_htp.origin.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
+from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_record, plugin_properties
 from optimum_htp.stamping.stamp import is_reproducible, now, stamp
 from optimum_htp.version import __version__
@@ -46,12 +49,26 @@ _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_mer
 
 @dataclass(frozen=True)
 class Injection:
-    """A model that files are to be stamped with. Those that are stamped with one of these belong together."""
+    """A model that files are to be stamped with. Those that are stamped with one of these belong together.
+
+    Attributes:
+        checkpoint: The model's files.
+        access: How its Hub was reached.
+        embed: What of them travels in the ONNX files: `all`, `config` or `none`.
+        timestamp, export_id: What the files that are stamped have in common.
+    """
 
     checkpoint: Checkpoint
     access: HubAccess = field(default_factory=HubAccess)
+    embed: str = ALL
     timestamp: str = field(default_factory=now)
     export_id: str | None = field(default_factory=lambda: None if is_reproducible() else uuid.uuid4().hex)
+
+    @functools.cached_property
+    def embedding(self) -> Embedding | None:
+        """The files that travel with the model, packed once for all files."""
+        found = self.checkpoint
+        return embedding_of(found.folder, found.config_files, found.library, self.embed)
 
     @property
     def info(self) -> RepoInfo | None:
@@ -93,9 +110,9 @@ class Injection:
         )
         record = dataclasses.replace(record, export_timestamp=self.timestamp)
         names = tuple(siblings)
-        if len(names) < 2:
-            return record
-        return dataclasses.replace(record, onnx_files=names, onnx_file=path.name, export_id=self.export_id)
+        if len(names) > 1:
+            record = dataclasses.replace(record, onnx_files=names, onnx_file=path.name, export_id=self.export_id)
+        return with_embedded(record, self.embedding)
 
     def write(self, path: Path, record: ExportMetadata) -> ExportMetadata:
         """Stamp a file with a record; return it as written.
@@ -104,7 +121,8 @@ class Injection:
             OnnxWriteError: The file cannot be written. It is as it was.
         """
         author = self.info.author if self.info is not None else None
-        return stamp(path, record, author=author, extra=plugin_properties(record, self.info))
+        archive = self.embedding.archive if self.embedding is not None and record.embedded_in is None else None
+        return stamp(path, record, author=author, extra=plugin_properties(record, self.info), archive=archive)
 
     def _infer_task(self, graph: Graph, path: Path) -> str:
         if (told := task_of_graph(graph, path)) is not None:
@@ -124,7 +142,9 @@ class Injection:
         return f"{source.repo_id} at {source.commit[:8]}" if isinstance(source, HubSource) else str(source.path)
 
 
-def look_up(model_name_or_path: str | os.PathLike[str], revision: str | None, access: HubAccess) -> Injection:
+def look_up(
+    model_name_or_path: str | os.PathLike[str], revision: str | None, access: HubAccess, *, embed: str = ALL
+) -> Injection:
     """Look up the model to stamp files with: its commit, config and preprocessors, not its weights.
 
     Raises:
@@ -133,7 +153,7 @@ def look_up(model_name_or_path: str | os.PathLike[str], revision: str | None, ac
     checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
     if not checkpoint.config:
         raise ExportError(f"{model_name_or_path} has no config.json: it does not hold a Hugging Face model.")
-    return Injection(checkpoint, access)
+    return Injection(checkpoint, access, embed)
 
 
 def task_of_graph(graph: Graph, path: Path) -> str | None:
@@ -170,6 +190,7 @@ def inject_hub_metadata(
     task: str | None = None,
     revision: str | None = None,
     force: bool = False,
+    embed: str = ALL,
     access: HubAccess | None = None,
 ) -> ExportMetadata:
     """Stamp an ONNX file with the model that it came from, in place of a record that it may have.
@@ -182,6 +203,7 @@ def inject_hub_metadata(
         task: Optimum task; None to infer it.
         revision: Branch, tag, commit or `refs/pr/N`.
         force: Whether to go on where the file plainly is not an export of the model.
+        embed: What travels in the file: `all` for config and preprocessors, `config`, or `none`.
         access: How to reach the Hub.
 
     Returns:
@@ -192,6 +214,7 @@ def inject_hub_metadata(
         MisfitError: It is not an export of this model.
         HFHubIntegrationError: The model cannot be found or had; the subclass says why.
     """
+    check_choice(embed)
     path = Path(onnx_path)
     access = access or HubAccess()
     model: str | os.PathLike[str] = model_name_or_path
@@ -199,7 +222,7 @@ def inject_hub_metadata(
     if known is not None:
         model, revision = known.get("model_id") or model, known.get("sha") or revision
     try:
-        injection = look_up(model, revision, access)
+        injection = look_up(model, revision, access, embed=embed)
     except HubUnreachableError as error:
         if known is None or not known.get("sha"):
             raise

@@ -11,7 +11,7 @@ from typing import Final
 
 from optimum_htp.errors import ArgumentError
 from optimum_htp.hierarchy.tags import TagWriter
-from optimum_htp.metadata import PREFIX, ExportMetadata
+from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, ExportMetadata
 from optimum_htp.onnxfile import OpenModel
 from optimum_htp.version import __version__
 
@@ -31,6 +31,7 @@ def stamp(
     author: str | None,
     extra: Mapping[str, str],
     tags: TagWriter | None = None,
+    archive: str | None = None,
 ) -> ExportMetadata:
     """Write a record into an ONNX file, in place of one that it may have; return it as written.
 
@@ -40,6 +41,7 @@ def stamp(
         author: Who made the model.
         extra: Further properties, of plugins.
         tags: Also written into the nodes, in the same pass over the file.
+        archive: The files that travel with the model, where they do so in this one.
     """
     with OpenModel.at(path) as model:
         header = model.header
@@ -59,6 +61,7 @@ def stamp(
                 **extra,
                 **(tags.metadata if tags is not None else {}),
                 **metadata.to_properties(),
+                **({} if archive is None else {EMBEDDED_ZIP: archive}),
             },
             drop=lambda key: key.startswith(PREFIX),
             nodes=tags.visitor() if tags is not None else None,

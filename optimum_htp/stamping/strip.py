@@ -34,12 +34,13 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
     """
     with OpenModel.at(path) as model:
         header = model.header
-        ours = {key for key in header.metadata if key.startswith((PREFIX, TAG_PREFIX))}
+        keys = {*header.metadata, *header.archives}
+        ours = {key for key in keys if key.startswith((PREFIX, TAG_PREFIX))}
         if header.metadata.get(f"{PREFIX}license") == header.metadata.get(LICENSE):
             ours.add(LICENSE)
         if header.metadata.get(f"{PREFIX}hub_id", "").startswith(f"{header.metadata.get(AUTHOR)}/"):
             ours.add(AUTHOR)
-        ours &= set(header.metadata)
+        ours &= keys
         texts: dict[str, Any] = {}
         if header.producer_name == PRODUCER:
             producer = header.metadata.get(f"{PREFIX}original_producer", "")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from optimum_htp import plugins
 from optimum_htp.errors import (
@@ -32,6 +33,7 @@ from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.repo_files import read_json
+from optimum_htp.stamping.proof import prove
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
 
@@ -79,10 +81,13 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
             files = info.files
-        if record.export_library == "diffusers":  # its parts have configs of their own
-            folder = resolve_preprocessors(record, access).folder
-        else:
-            folder = resolve_configs(record, access).folder
+        proof = prove(path, record, access)
+        if proof is not None and proof.fault is not None:
+            return Verdict(Status.INVALID, proof.fault, record)
+        folder, config = None, proof.config if proof is not None else None
+        if config is None:
+            diffusion = record.export_library == "diffusers"  # its parts have configs of their own
+            folder = (resolve_preprocessors if diffusion else resolve_configs)(record, access).folder
     except (HubUnreachableError, DownloadError) as error:  # an answer that is cut off says nothing of the file
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
@@ -94,37 +99,39 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
     return _with_config(
         path,
         record,
-        folder / CONFIG,
-        f"is {record.source}, as it says",
+        config if folder is None else read_json(folder / CONFIG),
+        f"is {record.source}, as it says{proof.words if proof is not None else ''}",
         lambda: parameters_of(folder, files, access, commit),
     )
 
 
 def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
+    proof = prove(path, record, None)
+    if proof is not None and proof.fault is not None:
+        return Verdict(Status.INVALID, proof.fault, record)
     beside = path.parent / CONFIG
-    if not beside.is_file():
+    if beside.is_file():
+        config, where = read_json(beside), "beside it"
+    elif proof is not None and proof.config is not None:
+        config, where = proof.config, "in it"
+    else:
         return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
     return _with_config(
         path,
         record,
-        beside,
-        "is of a local model, and fits the config.json beside it",
+        config,
+        f"is of a local model, and fits the config.json {where}",
         lambda: parameters_of(path.parent, (), HubAccess(local_files_only=True), None),
     )
 
 
 def _with_config(
-    path: Path,
-    record: ExportMetadata,
-    config_file: Path,
-    success: str,
-    parameters: Callable[[], Parameters | None],
+    path: Path, record: ExportMetadata, config: Any, success: str, parameters: Callable[[], Parameters | None]
 ) -> Verdict:
-    config = read_json(config_file)
     if not isinstance(config, dict):
         if record.export_library == "diffusers":  # its parts have configs of their own
             return Verdict(Status.OK, success, record)
-        return Verdict(Status.INVALID, f"{config_file} is not a config.", record)
+        return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
     try:
         reason = misfit(config, record, path) or graph_misfit(
             config, record.task, read_graph(path), record.export_library, parameters

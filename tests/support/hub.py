@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = Mapping[str, bytes]
+_LFS = (".safetensors", ".bin", ".onnx", ".model", ".h5")  # as in the .gitattributes of most repos
 Tamper = Callable[[str, str, int, bytes, dict[str, str]], tuple[int, bytes, dict[str, str]]]
 
 
@@ -220,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
             if slash and not recursive:
                 entries[prefix + folder] = {"type": "directory", "path": prefix + folder, "oid": "0" * 40, "size": 0}
             else:
-                entries[name] = {"type": "file", "path": name, "size": len(body), "oid": _etag(body)}
+                entries[name] = _tree_entry(name, body)
         self._json(list(entries.values()))
 
     def _file(self, repo_id: str, rest: list[str]) -> None:
@@ -326,4 +327,19 @@ def _info(repo: Repo, sha: str, *, with_card: bool) -> dict[str, Any]:
 
 
 def _etag(body: bytes) -> str:
-    return hashlib.sha1(body).hexdigest()
+    """Return git's name of a content."""
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
+    """Return what a tree says of a file. Of what is stored with LFS, git's name is that of the pointer."""
+    entry = {"type": "file", "path": name, "size": len(body), "oid": _etag(body)}
+    if not name.endswith(_LFS):
+        return entry
+    sha256 = hashlib.sha256(body).hexdigest()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(body)}\n".encode()
+    return {
+        **entry,
+        "oid": _etag(pointer),
+        "lfs": {"oid": sha256, "size": len(body), "pointerSize": len(pointer)},
+    }

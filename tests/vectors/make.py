@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import onnx
@@ -10,6 +14,18 @@ from onnx import TensorProto, helper
 
 HERE = Path(__file__).parent
 SHA = "86b5e0934494bd15c9632b12f734a8a67f723594"
+
+
+def _zip(files: dict[str, bytes]) -> str:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o100644 << 16
+            archive.writestr(entry, content)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
 HUB = {
     "hf_metadata_version": "1",
     "hf_model_type": "hub",
@@ -27,15 +43,30 @@ HUB = {
     "hf_private": "false",
     "hf_gated": "false",
 }
+# A ZIP of one `config.json`, deflated, as any library writes it.
+ARCHIVE = _zip({"config.json": b'{"model_type": "bert"}\n'})
+CONFIG = {
+    "name": "config.json",
+    "size": 23,
+    "sha256": hashlib.sha256(b'{"model_type": "bert"}\n').hexdigest(),
+}
+EMBEDDED = {**HUB, "hf_embedded_files": json.dumps([CONFIG])}
+SEVERAL = {
+    **HUB,
+    "hf_onnx_files": '["decoder_model.onnx", "encoder_model.onnx"]',
+    "hf_onnx_file": "encoder_model.onnx",
+    "hf_export_id": "0123456789abcdef0123456789abcdef",
+}
 VALID = {
+    "embedded": {**EMBEDDED, "hf_embedded_zip": ARCHIVE},
+    "embedded_elsewhere": {
+        **SEVERAL,
+        "hf_embedded_files": json.dumps([CONFIG]),
+        "hf_embedded_in": "decoder_model.onnx",
+    },
     "hub": HUB,
     "local": {"hf_metadata_version": "1", "hf_model_type": "local", "hf_task": "fill-mask"},
-    "several_files": {
-        **HUB,
-        "hf_onnx_files": '["decoder_model.onnx", "encoder_model.onnx"]',
-        "hf_onnx_file": "encoder_model.onnx",
-        "hf_export_id": "0123456789abcdef0123456789abcdef",
-    },
+    "several_files": SEVERAL,
     "older_tool": {
         "hf_hub_id": "bert-base-uncased",
         "hf_hub_revision": "86b5e093",
@@ -51,6 +82,10 @@ VALID = {
     "no_record": {"mine": "nothing of Hugging Face"},
 }
 INVALID = {
+    "embedded_path_out": {**HUB, "hf_embedded_files": json.dumps([{**CONFIG, "name": "../config.json"}])},
+    "embedded_bad_digest": {**HUB, "hf_embedded_files": json.dumps([{**CONFIG, "sha256": "0"}])},
+    "embedded_bad_size": {**HUB, "hf_embedded_files": json.dumps([{**CONFIG, "size": -1}])},
+    "embedded_not_listed": {**SEVERAL, "hf_embedded_in": "decoder_model.onnx"},
     "short_sha": {**HUB, "hf_hub_sha": SHA[:8]},
     "no_commit": {"hf_model_type": "hub", "hf_hub_id": "org/model"},
     "no_id": {"hf_model_type": "hub", "hf_hub_sha": SHA},

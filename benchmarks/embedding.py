@@ -1,0 +1,146 @@
+"""What the files that travel in ONNX files cost: bytes, stamping, and loading.
+
+    python -m benchmarks.embedding
+
+Sizes are those of the property in the file, base64 included. Loads are of config and tokenizer in a warm process,
+against the same file without embedded files and a warm cache, interleaved; so are stamping and `cp`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+from benchmarks.pairs import empty_hub, interleaved, shown
+
+RUNS = 41
+WORDS = 128_000
+TOTAL = 500_000_000  # bytes of the file that is stamped
+
+
+def llama_like(folder: Path) -> Path:
+    """Make a model folder with a byte-level BPE tokenizer of 128,000 tokens, as LLaMA 3's: each token one merge."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    draw = random.Random(0)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    weights = [1 / (at + 1) for at in range(len(letters))]
+    vocabulary = {token: at for at, token in enumerate(alphabet)}
+    words, merges = [*letters, "Ġ"], []
+    while len(vocabulary) < WORDS:
+        # Tokens grow out of tokens, the frequent ones more often, so that they share beginnings as real ones do.
+        left = words[min(int(draw.expovariate(3 / len(words))), len(words) - 1)]
+        right = draw.choices(letters, weights)[0] if draw.random() < 0.6 else draw.choice(words)
+        token = left + right
+        if token in vocabulary or len(token) > 14 or "Ġ" in right:
+            continue
+        vocabulary[token] = len(vocabulary)
+        words.append(token)
+        merges.append((left, right))
+    # LLaMA 3 has more than two merges a token: every other way to put it together is listed too.
+    others = [
+        (token[:at], token[at:])
+        for token in itertools.islice(words, 200, None)
+        for at in range(1, len(token))
+        if token[:at] in vocabulary and token[at:] in vocabulary
+    ]
+    known = set(merges)
+    merges += [pair for pair in others if pair not in known][: 280_147 - len(merges)]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="Ġ").save_pretrained(folder)
+    LlamaConfig(vocab_size=len(vocabulary)).save_pretrained(folder)
+    return folder
+
+
+def sizes(folder: Path, minilm: Path) -> None:
+    from optimum_htp.origin.embedding import embedding_of
+
+    for name, model, limit in (("MiniLM (BERT)", minilm, 300), ("LLaMA 3-like", llama_like(folder), 3500)):
+        embedding = embedding_of(model, [path.name for path in model.iterdir()], "transformers")
+        assert embedding is not None
+        unpacked = sum(file.size for file in embedding.files)
+        size = len(embedding.archive)
+        print(f"{name:32} {unpacked / 1e3:10.0f} KB {size / 1e3:10.0f} KB   (at most {limit} KB)")
+        assert size <= limit * 1000
+
+
+def stamping(folder: Path, record_of: Path, archive: str, runs: int) -> None:
+    """Stamp a large file with everything, against a copy of it."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from optimum_htp.metadata import read_record
+    from optimum_htp.stamping.stamp import stamp
+
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [TOTAL // 4], bytes(TOTAL), raw=True)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [TOTAL // 4])
+    node = helper.make_node("Identity", ["w"], ["x"])
+    onnx.save(helper.make_model(helper.make_graph([node], "large", [], [value], [weights])), folder / "large.onnx")
+    record = read_record(record_of)
+    assert record is not None
+
+    def ours() -> None:
+        stamp(folder / "large.onnx", record, author=None, extra={}, archive=archive)
+
+    def theirs() -> None:
+        with (folder / "large.onnx").open("rb") as source, (folder / "copy.onnx").open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+    print(shown("stamping 0.5 GB, cp", interleaved(ours, theirs, runs)))
+
+
+def loading(embedded: Path, bare: Path, runs: int) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    def load(path: Path) -> None:
+        AutoConfig.from_pretrained(path)
+        AutoTokenizer.from_pretrained(path)
+
+    print(shown("config + tokenizer, cache", interleaved(lambda: load(embedded), lambda: load(bare), runs)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=RUNS)
+    arguments = parser.parse_args()
+    with empty_hub() as (hub, folder):
+        from optimum_htp import inject_hub_metadata
+        from optimum_htp.origin.embedding import embedding_of
+        from tests.support import models
+
+        minilm = models.minilm()
+        print(f"{'':32} {'unpacked':>13} {'in the file':>13}")
+        sizes(folder / "llama", minilm)
+        hub.add("bench/minilm", minilm, pipeline_tag="sentence-similarity")
+        paths = [folder / "embedded.onnx", folder / "bare.onnx"]
+        for path, embed in zip(paths, ("all", "none"), strict=True):
+            shutil.copy(next(minilm.rglob("*.onnx"), None) or _exported(folder), path)
+            inject_hub_metadata(path, "bench/minilm", task="feature-extraction", embed=embed)
+        print(f"{'':32} {'ours':>11} {'theirs':>11}")
+        loading(*paths, arguments.runs)
+        llama_files = folder / "llama"
+        llama = embedding_of(llama_files, [path.name for path in llama_files.iterdir()], "transformers")
+        assert llama is not None
+        stamping(folder, paths[0], llama.archive, max(5, arguments.runs // 4))
+        print(json.dumps({"runs": arguments.runs}))
+
+
+def _exported(folder: Path) -> Path:
+    from optimum_htp import HTPExporter
+
+    return HTPExporter().export("bench/minilm", folder / "out", task="feature-extraction", embed="none").files[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`optimum-cli htp embed FILE...`: let config and preprocessors travel in files that have a record."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.display import show
+from optimum_htp.cli.folding import sizes
+
+__all__ = ["EmbedCommand"]
+
+
+class EmbedCommand(FilesCommand):
+    """Embeds the files of each model, once for all files of one."""
+
+    COMMAND = CommandInfo(name="embed", help="Put config and preprocessor files into ONNX files that have a record.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        FilesCommand.parse_args(parser)
+        parser.add_argument(
+            "--from",
+            dest="source",
+            type=Path,
+            metavar="FOLDER",
+            help="Where the files are, in place of the commit in the record (or of what is beside a local model).",
+        )
+        add_hub_arguments(parser)
+
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Return what embeds the files of a file's model."""
+        from optimum_htp.stamping.embed import embed_files, once_a_model
+
+        access = hub_access(self.args)
+        return once_a_model(lambda file: embed_files(file, self.args.source, access=access))
+
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print what was embedded."""
+        show(f"{outcome.file}: {sizes(outcome.value)} embedded")
+
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what was embedded, for JSON."""
+        return {"embedded_files": [dataclasses.asdict(file) for file in outcome.value]}

@@ -1,0 +1,77 @@
+"""Configs of transformers from what is in memory: what `AutoConfig` makes of a folder, without the folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["config_of_content", "generation_config_of_content", "needs_code", "needs_folder"]
+
+# Arguments of `from_pretrained` that say where a config is, and nothing of what is in it.
+_PLACES: Final = (
+    "cache_dir",
+    "force_download",
+    "resume_download",
+    "proxies",
+    "token",
+    "use_auth_token",
+    "local_files_only",
+    "revision",
+    "code_revision",
+    "trust_remote_code",
+    "subfolder",
+    "user_agent",
+    "_commit_hash",
+)
+
+
+def needs_code(content: Mapping[str, Any]) -> bool:
+    """Whether a config of any kind names code of its repo."""
+    return bool(content.get("auto_map"))
+
+
+def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether only transformers itself can tell what a config is: one of a type that it does not know, or that it
+    takes for another.
+
+    Args:
+        content: Of a `config.json`.
+        options: Keyword arguments for `AutoConfig.from_pretrained`.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = content.get("model_type")
+    renamed = kind == "mistral" and "layer_types" in content
+    return kind not in CONFIG_MAPPING or renamed or "gguf_file" in options or "_configuration_file" in options
+
+
+def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **options: Any) -> Any:
+    """Return what `AutoConfig.from_pretrained` returns for a folder with such a `config.json`.
+
+    Args:
+        content: Of the `config.json`; it is changed. A type that transformers knows.
+        name: What the config says that it was loaded from.
+        **options: Keyword arguments for `from_pretrained`.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kept = {key: value for key, value in options.items() if key not in _PLACES}
+    kind = CONFIG_MAPPING[content["model_type"]]
+    return kind.from_dict({**content, "_commit_hash": None}, name_or_path=os.fspath(name), **kept)
+
+
+def generation_config_of_content(content: dict[str, Any], **options: Any) -> Any:
+    """Return what `GenerationConfig.from_pretrained` returns for a folder with such a `generation_config.json`.
+
+    Args:
+        content: Of the `generation_config.json`.
+        **options: Keyword arguments for `from_pretrained`.
+    """
+    from transformers import GenerationConfig
+
+    kept = {key: value for key, value in options.items() if key not in (*_PLACES, "config_file_name")}
+    made = GenerationConfig.from_dict(content, **kept)
+    config = made[0] if isinstance(made, tuple) else made
+    config._original_object_hash = hash(config)  # by which transformers tells whether somebody has changed it
+    return made

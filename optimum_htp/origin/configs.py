@@ -1,0 +1,140 @@
+"""Configs as transformers has them, from a folder or from an ONNX file itself; a process remembers them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.commit_files import ConfigFolder
+from optimum_htp.origin.config_content import config_of_content, generation_config_of_content, needs_folder
+from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.embedded import EmbeddedFiles
+from optimum_htp.origin.memory import Memory
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.origin.repo_files import parse_json, read_json
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PretrainedConfig
+
+__all__ = [
+    "ConfigSource",
+    "embedded_object",
+    "folder_of",
+    "forget_configs",
+    "load_config",
+    "load_generation_config",
+]
+
+ConfigSource = ConfigFolder | EmbeddedFiles
+
+_configs: Final[Memory[tuple[Any, ...], bytes]] = Memory(256)  # of some 2 KiB each
+
+
+def forget_configs() -> None:
+    """Empty this process's memory of configs."""
+    _configs.clear()
+
+
+def folder_of(source: ConfigSource) -> Path:
+    """Return a folder with the config, made where it has to be."""
+    return source.folder() if isinstance(source, EmbeddedFiles) else source.folder
+
+
+def embedded_object(source: EmbeddedFiles, name: str) -> dict[str, Any]:
+    """Return the content of an embedded config.
+
+    Raises:
+        ConfigLoadError: It is none that can be given to a library.
+        EmbeddedFilesError: It is not what the file says.
+    """
+    content = parse_json(source.read((name,))[name])
+    fault = "it is not JSON" if content is None else config_fault(content)
+    if fault is not None:
+        raise ConfigLoadError(f"The {name} in {source.holder} cannot be loaded: {fault}.")
+    return dict(content)
+
+
+def load_config(
+    source: ConfigSource, metadata: ExportMetadata | None, *, trust_remote_code: bool = False, anew: bool = False
+) -> PretrainedConfig:
+    """Load a `config.json` as the class that it names; a copy of its own for each caller.
+
+    Args:
+        source: The folder that it is in, or the ONNX file that it travels with.
+        metadata: Of the file that the config is for.
+        trust_remote_code: Whether code of the repo may run.
+        anew: Read the file again, although this process remembers what is in it.
+
+    Raises:
+        ConfigLoadError: It is missing, damaged, or needs code that is not trusted.
+        EmbeddedFilesError: It is embedded, and is not what the file says.
+    """
+    library = metadata.export_library if metadata is not None else None
+    key: tuple[Any, ...]
+    if isinstance(source, EmbeddedFiles):
+        key = (source.digest, library, trust_remote_code)
+    elif source.commit is None:
+        return _read_config(source.folder, metadata, trust_remote_code)
+    else:
+        key = (*source.commit, library, trust_remote_code)
+
+    def read() -> bytes:
+        if isinstance(source, EmbeddedFiles):
+            return pickle.dumps(_embedded_config(source, metadata, trust_remote_code))
+        return pickle.dumps(_read_config(source.folder, metadata, trust_remote_code))
+
+    # Pickled, because Optimum changes the config that it is given, and because unpickling is the fastest copy.
+    config: PretrainedConfig = pickle.loads(_configs.get_or_make(key, read, anew=anew))  # written by this process
+    if isinstance(source, EmbeddedFiles):
+        config.name_or_path = os.fspath(source.path)  # by which transformers finds what else belongs to the model
+    return config
+
+
+def load_generation_config(source: ConfigSource | None, config: Any) -> GenerationConfig:
+    """Load the generation config beside a config, or make it from that where there is none."""
+    from transformers import GenerationConfig
+
+    if isinstance(source, EmbeddedFiles):
+        if GENERATION_CONFIG in source.names:
+            content = embedded_object(source, GENERATION_CONFIG)
+            return generation_config_of_content(content)
+    elif source is not None and (source.folder / GENERATION_CONFIG).is_file():
+        return GenerationConfig.from_pretrained(source.folder)
+    return GenerationConfig.from_model_config(config)
+
+
+def _embedded_config(source: EmbeddedFiles, metadata: ExportMetadata | None, trust_remote_code: bool) -> Any:
+    from transformers import PretrainedConfig
+
+    content = embedded_object(source, CONFIG)
+    try:
+        if metadata is not None and metadata.export_library == "timm":
+            return PretrainedConfig.from_dict({**content, "_commit_hash": None}, name_or_path=os.fspath(source.path))
+        if not needs_folder(content, {}):
+            return config_of_content(content, source.path)
+    except Exception as error:  # a config's class is given what the file says, and raises anything
+        raise ConfigLoadError(
+            f"The config in {source.holder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return _read_config(source.folder(), metadata, trust_remote_code)
+
+
+def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_code: bool) -> PretrainedConfig:
+    from transformers import AutoConfig, PretrainedConfig
+
+    loader = PretrainedConfig if metadata is not None and metadata.export_library == "timm" else AutoConfig
+    content = read_json(folder / CONFIG)
+    fault = config_fault(content) if content is not None else None  # where there is none, transformers says it
+    source = metadata.source if metadata is not None else "the model"
+    if fault is not None:
+        raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {fault}.")
+    try:
+        return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a config's class is given what the file says, and raises anything
+        raise ConfigLoadError(
+            f"The config of {source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,179 @@
+"""Which of a model's files are embedded: its config, and what its preprocessors are loaded from.
+
+Never code and never weights. The files of a slow tokenizer are left out where `tokenizer.json` makes them needless,
+which is decided from the files, not by loading them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from optimum_htp.errors import ArgumentError, EmbeddedFilesError
+from optimum_htp.metadata import EmbeddedFile
+from optimum_htp.origin.archive import MOST_FILES, described, pack
+from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX
+from optimum_htp.origin.repo_files import config_files, read_json
+
+__all__ = ["ALL", "CHOICES", "CONFIG_ONLY", "NONE", "Embedding", "check_choice", "embeddable", "embedding_of"]
+
+logger = logging.getLogger(__name__)
+
+ALL: Final = "all"
+CONFIG_ONLY: Final = "config"
+NONE: Final = "none"
+CHOICES: Final = (ALL, CONFIG_ONLY, NONE)
+
+_CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, "scheduler_config.json")
+_FAST: Final = "tokenizer.json"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+# What slow tokenizers are made from (`vocab_files_names` of transformers' tokenizers).
+_SLOW: Final = (
+    "vocab.json",
+    "vocab.txt",
+    "vocab.bpe",
+    "merges.txt",
+    "bpe.codes",
+    "*.model",
+    "*.spm",
+)
+_SENTENCEPIECE: Final = ("*.model", "*.spm")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Files that are to travel in an ONNX file.
+
+    Attributes:
+        files: What they are.
+        archive: They themselves, as text.
+    """
+
+    files: tuple[EmbeddedFile, ...]
+    archive: str
+
+
+def check_choice(what: str) -> None:
+    """Refuse what is not known, before anything is done.
+
+    Raises:
+        ArgumentError: It is neither `all` nor `config` nor `none`.
+    """
+    if what not in CHOICES:
+        raise ArgumentError(f"embed={what!r} is not known: give {', '.join(CHOICES)}.")
+
+
+def embeddable(folder: Path, names: Iterable[str], library: str | None, what: str = ALL) -> tuple[str, ...]:
+    """Return the names of a model's files that are embedded, sorted.
+
+    Args:
+        folder: Where the files are.
+        names: The model's files.
+        library: The library that loads the model.
+        what: `all`, `config` or `none`.
+
+    Raises:
+        ArgumentError: `what` is none of them.
+    """
+    check_choice(what)
+    if what == NONE:
+        return ()
+    known = config_files(names, library=library or "transformers")
+    found = [name for name in known if is_embeddable((name,), library) and (folder / name).is_file()]
+    if what == CONFIG_ONLY:
+        depth = 1 if library == "diffusers" else 0
+        return tuple(n for n in found if PurePosixPath(n).name in _CONFIGS and n.count("/") <= depth)
+    needless = {
+        name for home in {str(PurePosixPath(name).parent) for name in found} for name in _needless(folder, home, found)
+    }
+    return tuple(name for name in found if name not in needless)
+
+
+def embedding_of(
+    folder: Path, names: Iterable[str], library: str | None, what: str = ALL, *, strict: bool = False
+) -> Embedding | None:
+    """Read and pack the files of a model that are embedded; None where there are none.
+
+    Args:
+        folder, names, library, what: As of `embeddable`.
+        strict: Whether files that are too many or too large are an error; else the configs alone are embedded.
+
+    Raises:
+        ArgumentError: `what` is not known.
+        EmbeddedFilesError: The files are more than a reader would unpack.
+        OSError: A file cannot be read.
+    """
+    names = tuple(names)
+    chosen = embeddable(folder, names, library, what)
+    total, limit = sum((folder / name).stat().st_size for name in chosen), largest_total()
+    if len(chosen) > MOST_FILES or total > limit:
+        fault = f"{len(chosen)} files of {total} bytes are more than are embedded ({MOST_FILES} of {limit} bytes)"
+        if strict or what == CONFIG_ONLY:
+            raise EmbeddedFilesError(f"{folder}: {fault}. {EMBEDDED_LIMIT} sets another limit, in MB.")
+        logger.warning("%s: %s: the configs alone are. %s sets another limit, in MB.", folder, fault, EMBEDDED_LIMIT)
+        return embedding_of(folder, names, library, CONFIG_ONLY)
+    contents = {name: (folder / name).read_bytes() for name in chosen}
+    return Embedding(described(contents), pack(contents)) if contents else None
+
+
+def _needless(folder: Path, home: str, names: Sequence[str]) -> set[str]:
+    """Return the files in one folder of a model that only a slow tokenizer would read, where a fast one is loaded."""
+    inside = {PurePosixPath(name).name: name for name in names if str(PurePosixPath(name).parent) == home}
+    slow = {base for base in inside if any(fnmatchcase(base, pattern) for pattern in _SLOW)}
+    if _FAST not in inside or not slow:
+        return set()
+    settings = _object(folder / home / _TOKENIZER_CONFIG)
+    if "auto_map" in settings or settings.get("from_slow"):
+        return set()
+    sentencepiece = any(fnmatchcase(base, pattern) for base in slow for pattern in _SENTENCEPIECE)
+    if sentencepiece and settings.get("add_prefix_space") is not None:
+        return set()  # transformers converts the slow tokenizer anew
+    if not _is_fast(folder, home, settings):
+        return set()
+    return {inside[base] for base in slow}
+
+
+def _is_fast(folder: Path, home: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer in a folder is loaded as a fast one."""
+    pipeline = _object(folder / MODEL_INDEX).get(home)
+    if isinstance(pipeline, list) and len(pipeline) == 2:  # library and class
+        return str(pipeline[1]).endswith("Fast")
+    if any(_takes_slow(folder / home / name) for name in ("processor_config.json", "preprocessor_config.json")):
+        return False
+    if _takes_slow(folder / home / _TOKENIZER_CONFIG):
+        return False
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    pairs = [pair for pair in TOKENIZER_MAPPING_NAMES.values() if isinstance(pair, tuple)]
+    name = settings.get("tokenizer_class")
+    if isinstance(name, str):
+        return name.endswith("Fast") or any(pair[0] == name and pair[1] for pair in pairs)
+    pair = TOKENIZER_MAPPING_NAMES.get(str(_object(folder / home / CONFIG).get("model_type")))
+    return isinstance(pair, tuple) and bool(pair[1])
+
+
+def _takes_slow(path: Path) -> bool:
+    """Whether a config names a processor that loads a slow tokenizer, or one of which that cannot be told."""
+    config = _object(path)
+    name = config.get("processor_class")
+    if "AutoProcessor" in (config.get("auto_map") or {}):
+        return True
+    if not isinstance(name, str):
+        return False
+    import transformers
+
+    try:
+        tokenizer = getattr(getattr(transformers, name), "tokenizer_class", "AutoTokenizer")
+    except (AttributeError, ImportError, RuntimeError):  # unknown here, or its backend is not installed
+        return True
+    return isinstance(tokenizer, str) and tokenizer != "AutoTokenizer" and not tokenizer.endswith("Fast")
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}

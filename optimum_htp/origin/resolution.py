@@ -1,0 +1,132 @@
+"""In which order the places are asked that may have a model's configs and preprocessors.
+
+    beside      the folder of the ONNX file, where the config there fits it
+    embedded    the ONNX file itself
+    cache       the Hub's cache on this machine
+    mirror      copies of commits that somebody keeps elsewhere
+    hub         the Hub
+
+An argument (`config=`, `revision=`) comes before all of them. `OPTIMUM_HTP_RESOLVE=beside,hub` asks only the places
+that it names, in its order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import ArgumentError, DownloadError, HubUnreachableError, OfflineError
+from optimum_htp.hubs.base import Hub, HubAccess
+
+__all__ = [
+    "BESIDE",
+    "CACHE",
+    "EMBEDDED",
+    "HUB",
+    "MIRROR",
+    "CommitFiles",
+    "asks",
+    "find_files",
+    "order",
+    "within_order",
+]
+
+BESIDE: Final = "beside"
+EMBEDDED: Final = "embedded"
+CACHE: Final = "cache"
+MIRROR: Final = "mirror"
+HUB: Final = "hub"
+_DEFAULT: Final = (BESIDE, EMBEDDED, CACHE, MIRROR, HUB)
+_VARIABLE: Final = "OPTIMUM_HTP_RESOLVE"
+
+
+def order() -> tuple[str, ...]:
+    """Return the places to ask, in their order.
+
+    Raises:
+        ArgumentError: `OPTIMUM_HTP_RESOLVE` names one that there is not.
+    """
+    text = os.environ.get(_VARIABLE, "").strip()
+    if not text:
+        return _DEFAULT
+    steps = tuple(dict.fromkeys(step.strip().lower() for step in text.split(",") if step.strip()))
+    if unknown := [step for step in steps if step not in _DEFAULT]:
+        raise ArgumentError(f"{_VARIABLE} names {unknown[0]!r}: it takes any of {','.join(_DEFAULT)}.")
+    return steps
+
+
+def asks(step: str) -> bool:
+    """Whether a place is to be asked at all."""
+    return step in order()
+
+
+def within_order(access: HubAccess) -> HubAccess:
+    """Return how to reach a Hub, without a connection where it is not to be asked."""
+    if asks(HUB) or access.local_files_only:
+        return access
+    return dataclasses.replace(access, local_files_only=True, force_download=False)
+
+
+@dataclass(frozen=True)
+class CommitFiles:
+    """Files of one commit that somebody needs.
+
+    Attributes:
+        hub: Where the repo is.
+        repo_id: The repo.
+        commit: In full.
+        files: Relative to the repo.
+        optional: Files that may be missing where connections are forbidden.
+        access: How to reach the Hub.
+    """
+
+    hub: Hub
+    repo_id: str
+    commit: str
+    files: Sequence[str]
+    access: HubAccess
+    optional: Sequence[str] = ()
+
+
+def _from_cache(wanted: CommitFiles) -> Path:
+    access = dataclasses.replace(wanted.access, local_files_only=True, force_download=False)
+    return wanted.hub.snapshot(wanted.repo_id, wanted.commit, wanted.files, access, optional=wanted.optional)
+
+
+def _from_hub(wanted: CommitFiles) -> Path:
+    """Ask the Hub, which looks into its cache itself unless that is not to be asked."""
+    access = wanted.access
+    if not asks(CACHE) and not access.local_files_only:
+        access = dataclasses.replace(access, force_download=True)
+    return wanted.hub.snapshot(wanted.repo_id, wanted.commit, wanted.files, access, optional=wanted.optional)
+
+
+_PLACES: Final[Mapping[str, Callable[[CommitFiles], Path]]] = {CACHE: _from_cache, HUB: _from_hub}
+"""What asks the places that have files by commit. A place that is not in here has nothing."""
+
+
+def find_files(wanted: CommitFiles) -> Path:
+    """Return a folder with files of a commit, from the first place that has them.
+
+    Raises:
+        OfflineError: `OPTIMUM_HTP_RESOLVE` names no place that could have them.
+        HFHubIntegrationError: They cannot be had; the subclass says why, in the words of the last place.
+    """
+    steps = [step for step in order() if step in _PLACES]
+    if HUB in steps and steps.index(HUB) == steps.index(CACHE) + 1 if CACHE in steps else False:
+        steps.remove(CACHE)  # the Hub's client asks its cache first
+    if not steps:
+        raise OfflineError(
+            f"{wanted.repo_id} at {wanted.commit} was not asked for, because {_VARIABLE} names neither {CACHE} nor "
+            f"{MIRROR} nor {HUB}."
+        )
+    for step in steps[:-1]:
+        try:
+            return _PLACES[step](wanted)
+        except (HubUnreachableError, DownloadError):
+            continue
+    return _PLACES[steps[-1]](wanted)

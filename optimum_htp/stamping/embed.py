@@ -1,0 +1,214 @@
+"""Putting files into ONNX files that have a record, and taking them out: `optimum-cli htp embed` and `unembed`.
+
+A model of several files carries them once, in the first; the others say where. So both work on all files of a model
+that lie together, whichever of them is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Final, TypeVar
+
+from optimum_htp import plugins
+from optimum_htp.errors import EmbeddedFilesError, MisfitError, MissingSiblingError, OnnxWriteError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetadata, read_record, record_if_any
+from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
+from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
+from optimum_htp.origin.embedding import Embedding, embedding_of
+from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.repo_files import config_files, read_json
+from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
+
+__all__ = ["embed_files", "files_of_model", "once_a_model", "unembed_files", "with_embedded"]
+
+Result = TypeVar("Result")
+
+_KEYS: Final = frozenset((f"{PREFIX}embedded_files", f"{PREFIX}embedded_in", EMBEDDED_ZIP))
+
+
+def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> ExportMetadata:
+    """Return a file's record with what travels with its model, and where: in the first file."""
+    if embedding is None:
+        return dataclasses.replace(record, embedded_files=(), embedded_in=None)
+    first = record.onnx_files[0] if record.onnx_files else None
+    holder = None if first == record.onnx_file or not record.onnx_files else first
+    return dataclasses.replace(record, embedded_files=embedding.files, embedded_in=holder)
+
+
+def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetadata]:
+    """Return the files of a model that lie where they were exported to, with their records; renamed ones too."""
+    found = {path: record}
+    if record.onnx_file is None:
+        return found
+    depth = record.onnx_file.count("/")
+    root = path.parents[depth] if depth < len(path.parents) else path.parent
+    for folder in sorted({(root / name).parent for name in record.onnx_files}):
+        for file in sorted(folder.glob("*.onnx")):
+            other = record_if_any(file)
+            if other is not None and other.belongs_with(record) and other.onnx_file != record.onnx_file:
+                found[file] = other
+    return found
+
+
+def once_a_model(work: Callable[[str], Result]) -> Callable[[str], Result]:
+    """Return a function that does something to the model of each file that it is given, once for all files of one.
+
+    Args:
+        work: Does it; what it returns for one file of a model counts for all.
+    """
+    done: dict[object, Result] = {}
+    turns: defaultdict[object, Lock] = defaultdict(Lock)
+
+    def once(file: str) -> Result:
+        record = record_if_any(file)
+        model: object = file
+        if record is not None and record.onnx_file is not None:
+            root = Path(file).absolute().parents[record.onnx_file.count("/")]
+            model = (root, record.hub_sha, record.export_timestamp, record.export_id, record.onnx_files)
+        with turns[model]:
+            if model not in done:
+                done[model] = work(file)
+            return done[model]
+
+    return once
+
+
+def embed_files(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    access: HubAccess | None = None,
+) -> tuple[EmbeddedFile, ...]:
+    """Put config and preprocessor files into an ONNX file that has a record; into the first of its model's.
+
+    Args:
+        path: The file, or one of a model of several.
+        folder: Where the files are; None for those of the commit in the record, or beside a local model's file.
+        access: How to reach the Hub.
+
+    Returns:
+        What was embedded.
+
+    Raises:
+        EmbeddedFilesError: The file has no record, or there is nothing to embed, or more than is read again.
+        MisfitError: The config in the folder is another model's.
+        MissingSiblingError: The first file of the model is not there.
+        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+        OnnxWriteError: A file cannot be written. It is as it was.
+    """
+    path = Path(path)
+    record = _record(path)
+    files = files_of_model(path, record)
+    first = record.onnx_files[0] if record.onnx_files else None
+    if first is not None and first not in {other.onnx_file for other in files.values()}:
+        raise MissingSiblingError(
+            f"{first} is missing: it is the first file of the model that {path} belongs to, and carries what is "
+            "embedded. Put them together."
+        )
+    source, names = _source(path, record, None if folder is None else Path(folder), access or HubAccess())
+    embedding = embedding_of(source, names, record.export_library, strict=True)
+    if embedding is None:
+        raise EmbeddedFilesError(f"{source} has neither a config nor files of preprocessors to embed into {path}.")
+    for file, known in sorted(files.items(), key=lambda item: item[1].onnx_file != first):
+        new = with_embedded(known, embedding)
+        properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
+        if new.embedded_in is None:
+            properties[EMBEDDED_ZIP] = embedding.archive
+        rewrite_model(file, metadata=properties, drop=_KEYS.__contains__)
+    return embedding.files
+
+
+def unembed_files(
+    path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
+) -> tuple[EmbeddedFile, ...]:
+    """Take what is embedded out of an ONNX file, and out of the others of its model.
+
+    Args:
+        path: The file, or one of a model of several.
+        folder: Where to write the files first; None to throw them away.
+
+    Returns:
+        What was embedded; nothing where nothing was.
+
+    Raises:
+        EmbeddedFilesError: They are to be written, and are not what the file says.
+        OnnxWriteError: A file cannot be written, or another is in its place. The ONNX files are as they were.
+    """
+    path = Path(path)
+    if not _has_any(path):
+        return ()
+    # Whatever is wrong with them, they can be thrown away.
+    record = record_if_any(path) if folder is None else read_record(path)
+    if folder is not None:
+        found = embedded_in(path, record)
+        if found is None:
+            raise EmbeddedFilesError(
+                f"{path} lists embedded files, and they are in a file of its model that is away. Put them together."
+            )
+        _write(found, Path(folder))
+    for file in [path] if record is None else files_of_model(path, record):
+        rewrite_model(file, drop=_KEYS.__contains__)
+    return record.embedded_files if record is not None else ()
+
+
+def _has_any(path: Path) -> bool:
+    header = read_header(path)
+    return not _KEYS.isdisjoint({*header.metadata, *header.archives})
+
+
+def _record(path: Path) -> ExportMetadata:
+    record = read_record(path)
+    if record is None:
+        raise EmbeddedFilesError(
+            f"{path} does not say which model it came from. `optimum-cli htp inject {path} --model ID` (or a folder) "
+            "writes that, and embeds the model's files too."
+        )
+    return record
+
+
+def _source(
+    path: Path, record: ExportMetadata, folder: Path | None, access: HubAccess
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that has the files to embed, and their names."""
+    if folder is None and record.model_type == "hub" and record.hub_sha is not None:
+        return _commit(record, access)
+    depth = 0 if record.onnx_file is None else record.onnx_file.count("/")
+    folder = folder if folder is not None else path.parents[depth]
+    if not folder.is_dir():
+        raise EmbeddedFilesError(f"{folder} is not a folder. Name the one that holds the model's config.json.")
+    content = read_json(folder / CONFIG)
+    if isinstance(content, dict) and (reason := misfit(content, record, path)) is not None:
+        raise MisfitError(f"{folder / CONFIG} is not the config of {path}: {reason}. Name the folder of its model.")
+    return folder, tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str, ...]]:
+    hub, repo_id, commit = plugins.hub(record.hub_provider), str(record.hub_id), str(record.hub_sha)
+    names = record.config_files if record.config_files is not None else hub.info(repo_id, commit, access).files
+    names = config_files(names, library=record.export_library or "transformers")
+    return find_files(CommitFiles(hub, repo_id, commit, names, within_order(access))), names
+
+
+def _write(found: EmbeddedFiles, folder: Path) -> None:
+    """Write files into a folder, all of them or none."""
+    contents = found.read()
+    for name, content in contents.items():
+        target = folder / name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise OnnxWriteError(f"{target} is behind a link that leads elsewhere. Name another folder.")
+        if target.exists() and (not target.is_file() or target.read_bytes() != content):
+            raise OnnxWriteError(f"{target} is there already, and is another file. Name another folder.")
+    try:
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(folder / name) as stream:
+                stream.write(content)
+    except OSError as error:
+        raise OnnxWriteError(f"{folder} cannot be written: {error}. The ONNX file is as it was.") from error

@@ -1,0 +1,89 @@
+"""Holding the files that travel in an ONNX file against the commit that it says they are of.
+
+A commit's tree gives the digest of each of its files, so one request tells for all of them, and none is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimum_htp import plugins
+from optimum_htp.errors import EmbeddedFilesError
+from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.embedded import embedded_in
+from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.repo_files import parse_json
+
+__all__ = ["Proof", "differing", "prove"]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What came of a comparison.
+
+    Attributes:
+        fault: What is wrong, in words; None where nothing is.
+        config: Content of the embedded `config.json`, None where there is none.
+        words: What to add to what else is known of the file.
+    """
+
+    fault: str | None = None
+    config: Mapping[str, Any] | None = None
+    words: str = ""
+
+
+def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof | None:
+    """Compare what is embedded in a file with its own list, and with its commit; None where nothing is.
+
+    Args:
+        path: The file.
+        record: What it says of itself.
+        access: How to reach the Hub; None for a file that is of no commit.
+
+    Raises:
+        HFHubIntegrationError: The Hub does not tell the digests; the subclass says why.
+    """
+    if not record.embedded_files:
+        return None
+    found = embedded_in(path, record)
+    if found is None:
+        return Proof(
+            f"Its files are embedded in {record.embedded_in}, which is not here: put the files of the model together."
+        )
+    try:
+        contents = found.read()
+    except EmbeddedFilesError as error:
+        return Proof(str(error))
+    config = parse_json(contents[CONFIG]) if CONFIG in contents else None
+    config = config if isinstance(config, dict) else None
+    if access is None or record.hub_sha is None:
+        return Proof(config=config)
+    hub = plugins.hub(record.hub_provider)
+    if not isinstance(hub, TellsDigests):
+        return Proof(config=None, words=f"; {hub.name} does not tell whether the files in it are the commit's")
+    if names := differing(contents, hub.digests(str(record.hub_id), record.hub_sha, access)):
+        return Proof(
+            f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "
+            f"commit's with `optimum-cli htp embed {path}`."
+        )
+    count = len(contents)
+    return Proof(config=config, words=f", and the {f'{count} files' if count > 1 else 'file'} in it are the commit's")
+
+
+def differing(contents: Mapping[str, bytes], digests: Mapping[str, FileDigest]) -> tuple[str, ...]:
+    """Return the names of files that a commit does not have, or has otherwise."""
+    return tuple(name for name, content in contents.items() if not _is(content, digests.get(name)))
+
+
+def _is(content: bytes, digest: FileDigest | None) -> bool:
+    if digest is None:
+        return False
+    if digest.sha256 is not None:
+        return hashlib.sha256(content).hexdigest() == digest.sha256
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == digest.sha1
