@@ -10,8 +10,8 @@ from typing import Any
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.files import FilesCommand, Outcome
 from optimum_htp.cli.display import show
+from optimum_htp.cli.files import FilesCommand, Outcome
 from optimum_htp.cli.folding import sizes
 
 __all__ = ["UnembedCommand"]
