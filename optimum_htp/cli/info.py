@@ -106,7 +106,7 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
     from optimum_htp.errors import MetadataError
     from optimum_htp.hierarchy.summary import summarize
     from optimum_htp.hierarchy.tags import known_assignment
-    from optimum_htp.hubs.remote_file import is_url, read_remote_header
+    from optimum_htp.origin.remote_file import is_url, read_remote_header
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import external_files
     from optimum_htp.onnxfile.graph import graph_of

@@ -17,7 +17,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.remote_file import read_hub_header
+from optimum_htp.origin.remote_file import read_hub_header
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.commits import find_commit

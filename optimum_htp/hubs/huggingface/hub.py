@@ -24,12 +24,12 @@ from optimum_htp.errors import (
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import commit_ids, content_of, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.cache import RepoCache
+from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.http import Answer, ask
-from optimum_htp.hubs.large_files import fetch_large_files
+from optimum_htp.hubs.huggingface.large_files import fetch_large_files
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.hubs.refusals import refusal, translated_errors
-from optimum_htp.hubs.small_files import fetch_small_file, is_small
+from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 
 __all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
 
