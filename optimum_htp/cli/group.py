@@ -13,6 +13,7 @@ __all__ = ["HTPCommand"]
 _COMMANDS: Final = {
     "info": "InfoCommand",
     "inject": "InjectCommand",
+    "mirror": "MirrorCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",

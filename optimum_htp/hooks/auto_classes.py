@@ -66,16 +66,9 @@ def _lacks_config(model_id: Any, call: Call) -> bool:
     """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
     if Path(model_id).exists():
         return False
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from optimum_htp.hubs.huggingface.cache import is_known_missing
 
-    try:
-        found = try_to_load_from_cache(
-            os.fspath(model_id), CONFIG, cache_dir=call.get("cache_dir"), revision=call.get("revision")
-        )
-    except HFValidationError:
-        return False
-    return found is _CACHED_NO_EXIST
+    return is_known_missing(os.fspath(model_id), CONFIG, call.get("cache_dir"), call.get("revision"))
 
 
 def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: bool) -> Any:

@@ -13,6 +13,7 @@ from optimum_htp import plugins
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.stamped_files import file_in_folder
 from optimum_htp.metadata import read_record
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
 
@@ -48,5 +49,5 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
             return None
         wanted = [name]
     hub = plugins.hub(record.hub_provider)
-    path = hub.snapshot(str(record.hub_id), record.hub_sha, wanted, access) / name
+    path = mirrors.snapshot(hub, str(record.hub_id), record.hub_sha, wanted, access) / name
     return path if path.is_file() else None

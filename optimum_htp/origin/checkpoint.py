@@ -43,6 +43,7 @@ class Checkpoint:
         library: The library to load it with.
         complete: Whether `files` is all that the commit has, rather than what the cache has of it.
         with_code: Whether the repo's own Python modules belong to its configs.
+        weights: The files of its weights, their indexes included; empty where nobody asked for weights.
     """
 
     source: HubSource | LocalSource
@@ -52,6 +53,7 @@ class Checkpoint:
     library: str
     complete: bool
     with_code: bool
+    weights: tuple[str, ...] = ()
 
     @property
     def config_files(self) -> tuple[str, ...]:
@@ -105,6 +107,8 @@ def fetch_checkpoint(
         code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
         _snapshot(source, (*chosen, *code), access)
         _check_all_there(source, folder, (*chosen, *code))
+        indexes = weight_indexes(files, library=checkpoint.library)
+        checkpoint = dataclasses.replace(checkpoint, weights=(*chosen, *indexes))
     return checkpoint
 
 
@@ -159,9 +163,8 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> Path:
-    return plugins.hub().snapshot(
-        source.repo_id, source.commit, names, access, ref=source.ref or "main", progress=True
-    )
+    ref = source.ref or source.hub.default_revision
+    return source.hub.snapshot(source.repo_id, source.commit, names, access, ref=ref, progress=True)
 
 
 def _names_below(folder: Path) -> tuple[str, ...]:

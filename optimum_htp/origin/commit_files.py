@@ -29,6 +29,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.memory import Memory
@@ -273,4 +274,4 @@ def _snapshot(
 ) -> Path:
     hub = plugins.hub(metadata.hub_provider)
     logger.debug("Resolving %d files of %s at %s", len(files), metadata.hub_id, commit)
-    return hub.snapshot(str(metadata.hub_id), commit, files, access, optional=optional)
+    return mirrors.snapshot(hub, str(metadata.hub_id), commit, files, access, optional=optional)

@@ -18,6 +18,7 @@ from optimum_htp.errors import (
     DownloadError,
     HFHubIntegrationError,
     HubUnreachableError,
+    InvalidModelReferenceError,
     InvalidOnnxFileError,
     MetadataError,
     ModelNotFoundError,
@@ -83,7 +84,7 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
-    except (ModelNotFoundError, ConfigFileNotFoundError) as error:
+    except (ModelNotFoundError, ConfigFileNotFoundError, InvalidModelReferenceError) as error:
         return Verdict(Status.INVALID, str(error), record)
     return _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
 
