@@ -1,4 +1,4 @@
-"""`optimum-cli htp mirror MODEL... --to URL`: put the files of commits where machines without the Hub can read them."""
+"""`optimum-cli htp mirror MODEL... --to URL`: put the files of commits where machines without the Hub read them."""
 
 from __future__ import annotations
 

@@ -75,11 +75,16 @@ class ModelScopeHub(Hub):
         self.check(repo_id)
         _require_online(repo_id, access)
         api, patience = _api(access), Patience()
+        from modelscope_hub.errors import NotExistError
 
         def ask() -> RepoInfo:
             repo = api.get_repo(repo_id, _MODEL)
             commit = self._commit(api, repo_id, revision)
-            return _repo_info(repo_id, commit, self._listing(api, repo_id, commit, access), repo)
+            try:
+                listing = self._listing(api, repo_id, commit, access)
+            except NotExistError as error:  # the repo is there: it has just answered
+                raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no commit {commit}.") from error
+            return _repo_info(repo_id, commit, listing, repo)
 
         with _translated_errors(repo_id, revision):
             (found,) = side_by_side([ask], patience, 1)
@@ -290,7 +295,8 @@ def _repo_info(repo_id: str, commit: str, listing: Mapping[str, Any], repo: Any)
 def _folder(repo_id: str, access: HubAccess) -> Path:
     """Return where the SDK caches a repo. Its rule is written here too, so that a warm load does without the SDK."""
     base = access.cache_dir or os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope"
-    return Path(os.path.expanduser(base)) / "models" / repo_id.replace("/", "--")
+    home = os.path.expanduser(base)  # noqa: PTH111 - pathlib's raises where a user has no home
+    return Path(home, "models", repo_id.replace("/", "--"))
 
 
 def _stored_listing(folder: Path, commit: str) -> dict[str, tuple[int, str]] | None:

@@ -15,6 +15,7 @@ from typing import Any
 from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX
 from optimum_htp.origin.repo_files import (
@@ -93,15 +94,20 @@ def fetch_checkpoint(
         return _local_checkpoint(source, library)
     if source.folder is not None:
         return _opened(source, source.folder, _names_below(source.folder), library, complete=False)
-    if source.info is None:
+    if source.info is None and source.mirrored is None:
         access = dataclasses.replace(access, local_files_only=True, force_download=False)
     folder = _snapshot(source, (), access)
-    files = source.info.files if source.info is not None else _names_below(folder)
+    if source.info is not None:
+        files = source.info.files
+    else:
+        files = _names_below(folder) if source.mirrored is None else tuple(sorted(source.mirrored))
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
     wanted = (*configs, *weight_indexes(files, library=guess))
     _check_all_there(source, _snapshot(source, wanted, access), wanted)
-    checkpoint = _opened(source, folder, files, library, complete=source.info is not None)
+    checkpoint = _opened(
+        source, folder, files, library, complete=source.info is not None or source.mirrored is not None
+    )
     if weights:
         chosen = weight_files(files, lambda name: index_shards(folder / name), library=checkpoint.library)
         code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
@@ -163,6 +169,14 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> Path:
+    if source.mirrored is not None:
+        mirrored = mirrors.fetch(source.provider, source.repo_id, source.commit, names, access)
+        if mirrored is None:
+            raise DownloadError(
+                f"No mirror has all of {', '.join(names[:3])} … of {source.repo_id} at {source.commit}. Fill one with "
+                "`optimum-cli htp mirror --weights`, or let the Hub be asked."
+            )
+        return mirrored
     ref = source.ref or source.hub.default_revision
     return source.hub.snapshot(source.repo_id, source.commit, names, access, ref=ref, progress=True)
 

@@ -23,11 +23,12 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, MirrorError
+from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
 
-__all__ = ["Place", "fetch", "mirrors", "snapshot"]
+__all__ = ["Place", "fetch", "listed", "mirrors", "snapshot"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,24 @@ def fetch(
             if place.is_local:
                 return place.checked(manifest, chosen)
             return _written(place, manifest, chosen, _writable(store, manifest))
+    return None
+
+
+def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess) -> frozenset[str] | None:
+    """Return the names of all files of a commit that a mirror has some of; None where none has any.
+
+    That is the answer too for what is no full commit: a mirror cannot say what a branch is.
+    """
+    if revision is None or not COMMIT.fullmatch(revision):
+        return None
+    wanted = Manifest(provider, repo_id, revision)
+    for url in mirrors():
+        with _faults_told(url, wanted):
+            place = Place.at(url)
+            if place.is_local or not access.local_files_only:
+                manifest = place.manifest(wanted)
+                if manifest is not None:
+                    return manifest.commit_files
     return None
 
 

@@ -22,6 +22,7 @@ from optimum_htp.errors import (
     UnknownHubError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.references import Reference, has_prefix, parse_reference
@@ -45,6 +46,7 @@ class HubSource:
         info: What the Hub says of it; None where the Hub was not reached and the cache is the proof.
         reason: Why `info` is None.
         folder: The snapshot that the user pointed at, where it was a path in the cache.
+        mirrored: Its files as a mirror lists them, where neither the Hub nor the cache could tell of the commit.
     """
 
     repo_id: str
@@ -54,6 +56,7 @@ class HubSource:
     reason: str | None = field(default=None, compare=False)
     folder: Path | None = None
     provider: str = plugins.HUGGING_FACE
+    mirrored: frozenset[str] | None = None
 
     @property
     def hub(self) -> Hub:
@@ -267,6 +270,15 @@ def _ask(reference: Reference, access: HubAccess) -> HubSource:
     try:
         found = find_commit(hub, repo_id, revision, access)
     except HubUnreachableError as error:
+        if (mirrored := mirrors.listed(hub.name, repo_id, revision, access)) is not None:
+            return HubSource(
+                repo_id=repo_id,
+                commit=str(revision),
+                ref=revision,
+                reason=str(error),
+                provider=hub.name,
+                mirrored=mirrored,
+            )
         message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
         if isinstance(error, RateLimitedError):
             raise RateLimitedError(message, error.retry_after) from error
