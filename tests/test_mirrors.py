@@ -24,7 +24,8 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer
 model = ORTModelForSequenceClassification.from_pretrained(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-print(model.config.id2label[0], *tokenizer.tokenize("the cat"), tuple(model(**tokenizer("a", return_tensors="pt")).logits.shape))
+logits = model(**tokenizer("a", return_tensors="pt")).logits
+print(model.config.id2label[0], *tokenizer.tokenize("the cat"), tuple(logits.shape))
 """
 WITHOUT_SOCKETS = """
 import socket
