@@ -32,6 +32,8 @@ class InfoCommand(BatchCommand):
 
     COMMAND = CommandInfo(name="info", help="Show which model ONNX files came from; also of a file on a Hub (hf://).")
 
+    takes_urls = True
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -22,6 +22,8 @@ class MirrorCommand(BatchCommand):
         name="mirror", help="Put what loading needs of a commit on a mirror, for OPTIMUM_HTP_MIRRORS to name."
     )
 
+    takes_urls = True
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -67,8 +67,9 @@ class OnnxRepo:
         record = ExportMetadata.from_properties(properties)
         if record is None:
             raise ConfigLoadError(
-                f"{self.repo_id} has no {CONFIG}, and its {self.file} does not say which model it came from. Add a "
-                f"{CONFIG} to the repo, or stamp the file with `optimum-cli htp inject`."
+                f"{self.repo_id} has no {CONFIG}, and its {self.file} does not say which model it came from. If that "
+                "is one of transformers, fetch the file and stamp it with `optimum-cli htp inject --model ID`; "
+                "any other, such as most of the ONNX Model Zoo, runs in onnxruntime.InferenceSession alone."
             )
         return record
 

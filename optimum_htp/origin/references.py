@@ -13,9 +13,9 @@ from optimum_htp.hubs.base import Hub
 __all__ = ["Reference", "has_prefix", "parse_reference"]
 
 _REFERENCE: Final = re.compile(
-    r"(?:(?P<prefix>[a-z0-9][a-z0-9_-]*)://(?:models/)?)?(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL
+    r"(?:(?P<prefix>[a-z0-9][a-z0-9_-]+)://(?:models/)?)?(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL
 )
-_PREFIX: Final = re.compile(r"[a-z0-9][a-z0-9_-]*://")
+_PREFIX: Final = re.compile(r"[a-z0-9][a-z0-9_-]+://")  # one letter is a drive of Windows
 
 
 @dataclass(frozen=True)

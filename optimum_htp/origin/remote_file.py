@@ -25,9 +25,11 @@ from optimum_htp.hubs.byte_ranges import Place, http_window
 from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
+from optimum_htp.origin.references import parse_reference
 
 __all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
+_SHOWN: Final = 10  # names in a message
 _CHUNK: Final = 1 << 16
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
 # The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
@@ -104,10 +106,10 @@ def _hub_of(url: str) -> Hub | None:
 def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWindow]:
     readings = [match for pattern in _HUB_URLS if (match := pattern.fullmatch(url))]
     if not readings:
-        prefix = url.partition(":")[0]
-        raise InvalidModelReferenceError(
-            f"{url} names no file: write {prefix}://organization/repo[@revision]/path/model.onnx."
-        )
+        file = _only_file(hub, url, access)
+        with hub.opened(*file, access) as window:
+            yield window
+        return
     with ExitStack() as stack:
         first, *others = readings
         try:
@@ -120,6 +122,25 @@ def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWind
             except ModelNotFoundError:
                 raise error from None
         yield window
+
+
+def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
+    """Return repo, commit and name of the ONNX file of a repo that holds no other.
+
+    Raises:
+        InvalidModelReferenceError: It holds several or none, or the URL names no repo.
+    """
+    asked = parse_reference(url)
+    info = hub.info(asked.repo_id, asked.revision, access)
+    names = [name for name in info.files if name.endswith(".onnx")]
+    if len(names) != 1:
+        prefix = url.partition(":")[0]
+        held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        raise InvalidModelReferenceError(
+            f"{url} names no file: write {prefix}://organization/repo[@revision]/path/model.onnx. The repo has "
+            f"{held or 'no ONNX file'}."
+        )
+    return info.repo_id, info.commit, names[0]
 
 
 @contextmanager

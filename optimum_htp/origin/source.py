@@ -112,7 +112,7 @@ def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSourc
         return LocalSource(None)
     try:
         return locate(name, None if _is_path(name) else _attribute(config, "_commit_hash"), access)
-    except (InvalidModelReferenceError, ModelNotFoundError):
+    except (InvalidModelReferenceError, ModelNotFoundError, UnknownHubError):
         return LocalSource(None)  # a name of the user's own, or a folder that has gone since
 
 
