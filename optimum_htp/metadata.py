@@ -50,8 +50,7 @@ PREFIX: Final = "hf_"
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
-_REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
-_LONGEST_REPO_ID: Final = 96
+_REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 _PROVIDER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _MOST_FILES: Final = 512  # in a list of them
 _LONGEST_LIST: Final = 1 << 17  # characters
@@ -218,7 +217,7 @@ def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
 
 def is_repo_id(text: str) -> bool:
     """Whether a text can be a repo id in this format, whatever else the Hub that it is for may ask of one."""
-    return len(text) <= _LONGEST_REPO_ID and _REPO_ID.fullmatch(text) is not None
+    return _REPO_ID.fullmatch(text) is not None
 
 
 def typed_property(key: str, text: str) -> Any:

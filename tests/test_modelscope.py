@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HTPExporter, OptimumONNXModel, inject_hub_metadata, is_hub_model, verify_metadata
 from optimum_htp.errors import (
@@ -189,6 +190,17 @@ print(config.model_type, *tokenizer.tokenize("the cat"))
 """
     with hub.recorded() as requests:
         assert run_python(code).stdout.split() == ["bert", "the", "cat"]
+    assert requests == []
+
+
+def test_auto_classes_take_a_reference(scope, bert, hub):
+    with hub.recorded() as requests:
+        assert AutoConfig.from_pretrained("ms://acme/bert").model_type == "bert"
+        assert AutoTokenizer.from_pretrained("ms://acme/bert", revision="master").tokenize("the cat") == ["the", "cat"]
+        with pytest.raises(ModelNotFoundError, match="acme/none"):
+            AutoTokenizer.from_pretrained("ms://acme/none")
+        with pytest.raises(OSError, match="nowhere"):
+            AutoTokenizer.from_pretrained("nowhere://acme/none")
     assert requests == []
 
 

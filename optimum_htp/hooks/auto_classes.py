@@ -77,6 +77,8 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
     from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 
     repo = find_onnx_repo(model_id, options)
+    if repo is None and isinstance(model_id, str):
+        return _folder_of_reference(model_id, options)
     record = repo.record() if repo is not None else None
     if repo is None or record is None or record.model_type != "hub":
         return None
@@ -84,6 +86,18 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
     if is_config:
         return resolve_configs(record, repo.access, with_code=trusted).folder
     return resolve_preprocessors(record, repo.access, with_code=trusted).folder
+
+
+def _folder_of_reference(model_id: str, options: Mapping[str, Any]) -> Any:
+    """Return the folder with the configs of a model whose Hub is named (`ms://org/name`), None where none is."""
+    from optimum_htp.hubs.base import HubAccess
+    from optimum_htp.origin.checkpoint import fetch_configs
+    from optimum_htp.origin.references import names_a_hub
+
+    if not names_a_hub(model_id):
+        return None
+    trusted = bool(options.get("trust_remote_code"))
+    return fetch_configs(model_id, options.get("revision"), HubAccess.from_options(options), with_code=trusted)
 
 
 def _folder_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:

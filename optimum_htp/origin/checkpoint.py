@@ -26,10 +26,10 @@ from optimum_htp.origin.repo_files import (
     weight_files,
     weight_indexes,
 )
-from optimum_htp.origin.source import HubSource, LocalSource
+from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import infer_library
 
-__all__ = ["Checkpoint", "fetch_checkpoint"]
+__all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,25 @@ def fetch_checkpoint(
         indexes = weight_indexes(files, library=checkpoint.library)
         checkpoint = dataclasses.replace(checkpoint, weights=(*chosen, *indexes))
     return checkpoint
+
+
+def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, with_code: bool = False) -> Path:
+    """Return a folder with the config and preprocessor files of a model of a Hub.
+
+    Args:
+        reference: As a user types it.
+        revision: Branch, tag, commit or `refs/pr/N`.
+        access: How to reach its Hub.
+        with_code: Whether the repo's own Python modules are wanted too.
+
+    Raises:
+        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+    """
+    source = locate(reference, revision, access)
+    checkpoint = fetch_checkpoint(source, access, None, weights=False)
+    if with_code and isinstance(source, HubSource):
+        _snapshot(source, tuple(name for name in checkpoint.config_files if name.endswith(".py")), access)
+    return checkpoint.folder
 
 
 def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:

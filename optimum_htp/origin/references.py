@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import InvalidModelReferenceError
+from optimum_htp.errors import InvalidModelReferenceError, UnknownHubError
 from optimum_htp.hubs.base import Hub
 
-__all__ = ["Reference", "has_prefix", "parse_reference"]
+__all__ = ["Reference", "has_prefix", "names_a_hub", "parse_reference"]
 
 _REFERENCE: Final = re.compile(
     r"(?:(?P<prefix>[a-z0-9][a-z0-9_-]+)://(?:models/)?)?(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL
@@ -36,6 +36,17 @@ class Reference:
 def has_prefix(text: str) -> bool:
     """Whether a text names its Hub, and so is no path."""
     return _PREFIX.match(text) is not None
+
+
+def names_a_hub(text: str) -> bool:
+    """Whether a text names a Hub that some plugin provides: `s3://bucket/model` does not."""
+    if not has_prefix(text):
+        return False
+    try:
+        plugins.hub_of_prefix(text.partition("://")[0])
+    except UnknownHubError:
+        return False
+    return True
 
 
 def parse_reference(text: str, revision: str | None = None) -> Reference:
