@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -103,7 +103,7 @@ def mirror_model(
         if added or known is wanted:
             known = replace(known, commit_files=wanted.commit_files, files={**known.files, **added})
             _write(place, place.path(wanted, MANIFEST), known.to_json())
-        if finished:
+        with suppress(FileNotFoundError):  # whoever else mirrors the commit right now has removed it
             place.files.rm_file(place.path(wanted, _FINISHED))
     size = sum(one.size for one in added.values())
     return Mirrored(source.reference, source.commit, tuple(sorted(known.files)), tuple(added), size)

@@ -18,27 +18,18 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import (
-    AccessDeniedError,
-    DamagedDownloadError,
-    DownloadError,
-    HFHubIntegrationError,
     HubServerError,
-    HubTimeoutError,
-    HubUnreachableError,
-    MissingDependencyError,
-    ModelNotFoundError,
     OfflineError,
-    RateLimitedError,
     RevisionNotFoundError,
 )
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.hubs.modelscope.sdk import address, commits, connected, translated_errors
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.onnxfile.replace import replaced_atomically
 
@@ -50,8 +41,6 @@ _MODEL: Final = "model"  # what the SDK calls this kind of repo
 _PARALLEL_DOWNLOADS: Final = 8
 _PAGE: Final = 100  # commits
 _MOST_PAGES: Final = 100
-_LOGIN: Final = "set MODELSCOPE_API_TOKEN or run `ms login`"
-_HUGGING_FACE_TOKEN: Final = "hf_"
 _SNAPSHOT: Final = re.compile(
     r"(?:^|.*[\\/])models[\\/](?P<repo>[^\\/]+--[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
 )
@@ -74,7 +63,7 @@ class ModelScopeHub(Hub):
         """See `Hub.info`. Three requests; two for a full commit."""
         self.check(repo_id)
         _require_online(repo_id, access)
-        api, patience = _api(access), Patience()
+        api, patience = connected(access), Patience()
         from modelscope_hub.errors import NotExistError
 
         def ask() -> RepoInfo:
@@ -86,7 +75,7 @@ class ModelScopeHub(Hub):
                 raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no commit {commit}.") from error
             return _repo_info(repo_id, commit, listing, repo)
 
-        with _translated_errors(repo_id, revision):
+        with translated_errors(repo_id, revision):
             (found,) = side_by_side([ask], patience, 1)
         return found
 
@@ -120,8 +109,8 @@ class ModelScopeHub(Hub):
         if len(cached) == 1:
             return cached[0]
         _require_online(repo_id, access)
-        with _translated_errors(repo_id, None):
-            found = [commit for commit in self._history(_api(access), repo_id) if commit.startswith(prefix)]
+        with translated_errors(repo_id, None):
+            found = [commit for commit in self._history(connected(access), repo_id) if commit.startswith(prefix)]
         if len(found) != 1:
             raise RevisionNotFoundError(
                 f"{len(found)} commits of {repo_id} begin with {prefix}. Name the full commit with revision=."
@@ -155,7 +144,7 @@ class ModelScopeHub(Hub):
                 raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
         if missing:
             _require_online(repo_id, access)
-            with _translated_errors(repo_id, commit):
+            with translated_errors(repo_id, commit):
                 self._download(repo_id, commit, missing, snapshot, access, progress=progress)
         if ref is not None and ref != commit:
             _note(folder, ref, commit)
@@ -166,7 +155,7 @@ class ModelScopeHub(Hub):
     ) -> None:
         from huggingface_hub.utils import tqdm
 
-        api, patience = _api(access), Patience()
+        api, patience = connected(access), Patience()
         (listing,) = side_by_side([lambda: self._listing(api, repo_id, commit, access)], patience, 1)
 
         class Arrivals:
@@ -204,17 +193,17 @@ class ModelScopeHub(Hub):
     def _commit(self, api: Any, repo_id: str, revision: str | None) -> str:
         if revision is not None and COMMIT.fullmatch(revision):
             return revision  # there is one if it has files
-        found = _commits(api, repo_id, revision or self.default_revision, page=1, size=1)
+        found = commits(api, repo_id, revision or self.default_revision, page=1, size=1)
         if not found:
             raise RevisionNotFoundError(
                 f"{repo_id} is on ModelScope, and has no revision {revision or self.default_revision}. Check it at "
-                f"{_address(api)}/models/{repo_id}/files."
+                f"{address(api)}/models/{repo_id}/files."
             )
         return found[0]
 
     def _history(self, api: Any, repo_id: str) -> Iterator[str]:
         for page in range(1, _MOST_PAGES + 1):
-            found = _commits(api, repo_id, self.default_revision, page=page, size=_PAGE)
+            found = commits(api, repo_id, self.default_revision, page=page, size=_PAGE)
             yield from found
             if len(found) < _PAGE:
                 return
@@ -232,46 +221,6 @@ class ModelScopeHub(Hub):
             raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no files at {commit}.")
         _write(folder / "listings" / f"{commit}.json", json.dumps(listing))
         return listing
-
-
-def _api(access: HubAccess) -> Any:
-    """Return the SDK's client. A token for Hugging Face's Hub is not for this one."""
-    try:
-        from modelscope_hub import HubApi, HubConfig
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Models of ModelScope need its SDK, which is not installed. Run `pip install 'optimum-htp[modelscope]'`."
-        ) from error
-    token: str | None = None  # the SDK's own: its variable, or its saved login
-    if access.token is False:
-        token = ""
-    elif isinstance(access.token, str) and not access.token.startswith(_HUGGING_FACE_TOKEN):
-        token = access.token
-    config = HubConfig(token=token)
-    if access.cache_dir is not None:
-        config.cache_dir = Path(access.cache_dir)
-    return HubApi(config)
-
-
-def _address(api: Any) -> str:
-    return str(api.openapi.base_url).partition("/openapi/")[0]
-
-
-def _commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> list[str]:
-    """Return commits of a branch or tag, the newest first."""
-    answer = api.openapi.request(
-        "GET",
-        url=f"{_address(api)}/api/v1/models/{repo_id}/commits",
-        params={"Ref": revision, "PageNumber": page, "PageSize": size},
-        require_token=False,
-    )
-    entries = answer.get("Commit") if isinstance(answer, dict) else None
-    if entries is not None and not isinstance(entries, list):
-        raise HubServerError(f"What ModelScope answered about the commits of {repo_id} is none. Try again.")
-    commits = [entry.get("Id") if isinstance(entry, dict) else None for entry in entries or ()]
-    if any(not isinstance(commit, str) or not COMMIT.fullmatch(commit) for commit in commits):
-        raise HubServerError(f"ModelScope names a commit of {repo_id} that is none. Try again.")
-    return [str(commit) for commit in commits]
 
 
 def _repo_info(repo_id: str, commit: str, listing: Mapping[str, Any], repo: Any) -> RepoInfo:
@@ -333,41 +282,3 @@ def _require_online(repo_id: str, access: HubAccess) -> None:
         raise OfflineError(
             f"The cache does not have what is needed of {repo_id}, and {why} forbids to ask ModelScope."
         )
-
-
-@contextmanager
-def _translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what the SDK raises into this package's errors.
-
-    Raises:
-        HFHubIntegrationError: In place of any error of the SDK's, or of the cache on disk.
-    """
-    from modelscope_hub import errors
-
-    at = repo_id if revision is None else f"{repo_id} at {revision}"
-    try:
-        yield
-    except HFHubIntegrationError:
-        raise
-    except (errors.NotExistError, errors.AuthenticationError) as error:
-        raise ModelNotFoundError(
-            f"ModelScope has no {at}, or it is private and this token may not see it: check the name, or {_LOGIN}. "
-            f"({error.message})"
-        ) from error
-    except errors.PermissionDeniedError as error:
-        raise AccessDeniedError(f"ModelScope refuses {at} to this token ({error.message}): {_LOGIN}.") from error
-    except errors.RateLimitError as error:
-        raise RateLimitedError(
-            f"ModelScope has had too many requests from here, and was asked for {at}.",
-            getattr(error, "retry_after", None),
-        ) from error
-    except errors.FileIntegrityError as error:
-        raise DamagedDownloadError(f"A file of {at} did not arrive as ModelScope lists it: {error.message}") from error
-    except (errors.RequestTimeoutError, TimeoutError) as error:
-        raise HubTimeoutError(f"ModelScope did not answer in time about {at}: {error}") from error
-    except errors.ServerError as error:
-        raise HubServerError(f"ModelScope has a fault of its own, and was asked for {at}: {error.message}") from error
-    except errors.HubError as error:
-        raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error.message}") from error
-    except OSError as error:
-        raise DownloadError(f"{at} of ModelScope cannot be stored in the cache: {error}") from error
