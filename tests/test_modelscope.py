@@ -112,6 +112,19 @@ def test_content_that_is_not_what_the_list_says_is_refused(repo, scope):
     scope.damaged.add("README.md")
     with pytest.raises(DamagedDownloadError, match="acme/small"):
         hub_of("modelscope").snapshot("acme/small", repo.refs["v1"], ["README.md"], HubAccess())
+    assert hub_of("modelscope").cached_commit("acme/small", repo.refs["v1"], HubAccess()) == repo.refs["v1"]
+    scope.damaged.clear()
+    folder = hub_of("modelscope").snapshot("acme/small", repo.refs["v1"], ["README.md"], HubAccess())
+    assert (folder / "README.md").read_bytes() == FILES["README.md"]
+
+
+def test_large_files_are_fetched_by_the_sdk(repo, capfd):
+    commit = repo.commit({**FILES, "model.safetensors": bytes(9 << 20)}, "large")
+    small = hub_of("modelscope").snapshot("acme/small", commit, ["config.json"], HubAccess())
+    assert "config.json" not in capfd.readouterr().err  # no progress bar
+    folder = hub_of("modelscope").snapshot("acme/small", commit, ["model.safetensors"], HubAccess())
+    assert folder == small
+    assert (folder / "model.safetensors").read_bytes() == bytes(9 << 20)
 
 
 def test_short_commit_is_found_in_the_history(repo):
@@ -199,7 +212,7 @@ def test_auto_classes_take_a_reference(scope, bert, hub):
         assert AutoTokenizer.from_pretrained("ms://acme/bert", revision="master").tokenize("the cat") == ["the", "cat"]
         with pytest.raises(ModelNotFoundError, match="acme/none"):
             AutoTokenizer.from_pretrained("ms://acme/none")
-        with pytest.raises(OSError, match="nowhere"):
+        with pytest.raises((OSError, ValueError), match="nowhere"):
             AutoTokenizer.from_pretrained("nowhere://acme/none")
     assert requests == []
 

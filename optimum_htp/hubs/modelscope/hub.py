@@ -29,7 +29,7 @@ from optimum_htp.errors import (
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.modelscope.sdk import address, commits, connected, translated_errors
+from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.onnxfile.replace import replaced_atomically
 
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL: Final = "model"  # what the SDK calls this kind of repo
 _PARALLEL_DOWNLOADS: Final = 8
+_LARGEST_SMALL: Final = 1 << 23  # bytes; anything larger the SDK fetches, with its progress bar, and goes on with
 _PAGE: Final = 100  # commits
 _MOST_PAGES: Final = 100
 _SNAPSHOT: Final = re.compile(
@@ -170,22 +171,24 @@ class ModelScopeHub(Hub):
             def end(self) -> None:
                 pass
 
-        calls = [
-            functools.partial(
-                api.downloader.download_file,
+        def fetch(name: str) -> None:
+            size, sha256 = listing[name]
+            if size <= _LARGEST_SMALL:
+                fetch_small_file(api, repo_id, commit, name, snapshot / name, listing[name], patience)
+                return
+            api.downloader.download_file(
                 repo_id,
                 _MODEL,
                 name,
                 commit,
                 local_dir=snapshot,  # the SDK's own choice may be a folder that older versions kept, of any commit
                 force=access.force_download,
-                file_size=listing[name][0],
-                expected_sha256=listing[name][1] or None,
+                file_size=size,
+                expected_sha256=sha256 or None,
                 progress_callbacks=[Arrivals],
             )
-            for name in names
-            if name in listing
-        ]
+
+        calls = [functools.partial(fetch, name) for name in names if name in listing]
         with tqdm(total=len(calls), desc=f"Fetching {len(calls)} files", disable=None if progress else True) as bar:
             for _ in side_by_side(calls, patience, _PARALLEL_DOWNLOADS):
                 bar.update()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,14 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.onnxfile.replace import replaced_atomically
 
-__all__ = ["address", "commits", "connected", "translated_errors"]
+__all__ = ["address", "commits", "connected", "fetch_small_file", "translated_errors"]
 
 _LOGIN: Final = "set MODELSCOPE_API_TOKEN or run `ms login`"
 _HUGGING_FACE_TOKEN: Final = "hf_"
+_PIECE: Final = 1 << 16  # bytes
 
 
 def connected(access: HubAccess) -> Any:
@@ -69,6 +73,29 @@ def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> l
     return [str(commit) for commit in found]
 
 
+def fetch_small_file(
+    api: Any, repo_id: str, commit: str, name: str, target: Path, expected: tuple[int, str], patience: Patience
+) -> None:
+    """Fetch a file without the progress bar that the SDK's own downloads draw, whoever asks for them.
+
+    Raises:
+        DamagedDownloadError: It is not of the size and the SHA-256 that are expected.
+    """
+    digest, size = hashlib.sha256(), 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    answer = api.legacy.download_stream(repo_id, "model", name, commit, headers={"Accept-Encoding": "identity"})
+    with closing(answer), replaced_atomically(target) as stream:
+        for piece in answer.iter_content(_PIECE):
+            patience.arrived(len(piece))
+            digest.update(piece)
+            size += len(piece)
+            stream.write(piece)
+        if (size, digest.hexdigest()) != (expected[0], expected[1] or digest.hexdigest()):
+            raise DamagedDownloadError(
+                f"{name} of {repo_id} at {commit} did not arrive as ModelScope lists it. Try again."
+            )
+
+
 @contextmanager
 def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn what the SDK raises into this package's errors.
@@ -76,6 +103,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     Raises:
         HFHubIntegrationError: In place of any error of the SDK's, or of the cache on disk.
     """
+    import requests
     from modelscope_hub import errors
 
     at = repo_id if revision is None else f"{repo_id} at {revision}"
@@ -97,11 +125,13 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.FileIntegrityError as error:
         raise DamagedDownloadError(f"A file of {at} did not arrive as ModelScope lists it: {error.message}") from error
-    except (errors.RequestTimeoutError, TimeoutError) as error:
+    except (errors.RequestTimeoutError, requests.Timeout, TimeoutError) as error:
         raise HubTimeoutError(f"ModelScope did not answer in time about {at}: {error}") from error
     except errors.ServerError as error:
         raise HubServerError(f"ModelScope has a fault of its own, and was asked for {at}: {error.message}") from error
     except errors.HubError as error:
         raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error.message}") from error
+    except requests.RequestException as error:
+        raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error}") from error
     except OSError as error:
         raise DownloadError(f"{at} of ModelScope cannot be stored in the cache: {error}") from error
