@@ -32,6 +32,7 @@ __all__ = [
     "JobTimeoutError",
     "MetadataError",
     "MisfitError",
+    "MirrorError",
     "MissingDependencyError",
     "MissingSiblingError",
     "ModelBeingReplacedError",
@@ -119,6 +120,10 @@ class DownloadError(HFHubIntegrationError, OSError):
 
 class DamagedDownloadError(DownloadError):
     """Files of the Hub that arrived cut off or otherwise not as the Hub announced them."""
+
+
+class MirrorError(HFHubIntegrationError, OSError):
+    """A mirror of Hub models that cannot be read or written, or has something else than it says."""
 
 
 class UnreadableUrlError(HFHubIntegrationError, OSError):

@@ -1,6 +1,7 @@
 """The hooks through which other distributions extend this one.
 
-A plugin is a module or object registered under the entry-point group `optimum_htp`; see `plugins.py`.
+A plugin is a module or object registered under the entry-point group `optimum_htp`; see `plugins.py`. README's section
+"Write a plugin" has a whole one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ def optimum_htp_hubs() -> Sequence[Hub]:  # type: ignore[empty-body]
 
     Where this raises, its Hubs are left out with a warning; the models of other Hubs load. It is an error for files
     of a Hub that nobody else provides.
+
+    Example:
+        class AcmeHub(optimum_htp.hubs.Hub):
+            name = "acme"  # acme://org/name, and what `hf_hub_provider` says
+            ...
+
+        @optimum_htp.hookimpl
+        def optimum_htp_hubs():
+            return [AcmeHub()]
     """
 
 
@@ -37,6 +47,11 @@ def optimum_htp_metadata(  # type: ignore[empty-body]
 
     `info` is what the Hub said of the model, None for a local one. Keys that begin with `hf_` or `htp.` are ours,
     and end the export with a `PluginError`. So does what this raises: no file is written without what it should say.
+
+    Example:
+        @optimum_htp.hookimpl
+        def optimum_htp_metadata(metadata, info):
+            return {"acme_ticket": os.environ["ACME_TICKET"], "acme_owner": info.author if info else "nobody"}
     """
 
 
@@ -48,4 +63,10 @@ def optimum_htp_preprocessors(  # type: ignore[empty-body]
 
     `configs` has the parsed content of its JSON configs, by file name. What this raises ends the export with a
     `PluginError`: a file that does not name a preprocessor is loaded without it.
+
+    Example:
+        @optimum_htp.hookimpl
+        def optimum_htp_preprocessors(files, configs):
+            pages = configs.get("config.json", {}).get("model_type") == "acme-pages"
+            return ["AutoImageProcessor"] if pages else []
     """

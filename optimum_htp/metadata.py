@@ -39,6 +39,7 @@ __all__ = [
     "SHORT_COMMIT",
     "EmbeddedFile",
     "ExportMetadata",
+    "is_repo_id",
     "read_record",
     "record_if_any",
     "typed_property",
@@ -54,6 +55,8 @@ SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
+_PROVIDER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _MOST_FILES: Final = 512  # in a list of them
 _LONGEST_LIST: Final = 1 << 17  # characters
 # What a record says nothing without; anything else is left out where it could not be read again.
@@ -226,15 +229,16 @@ class ExportMetadata:
         """Whether two files come from the same export."""
         return all(
             getattr(self, name) == getattr(other, name)
-            for name in ("hub_id", "hub_sha", "export_timestamp", "onnx_files", "export_id")
+            for name in ("hub_provider", "hub_id", "hub_sha", "export_timestamp", "onnx_files", "export_id")
         )
 
     @property
     def source(self) -> str:
-        """The model in words: `org/name at 1a2b3c4d`, or `a local model`."""
+        """The model in words: `org/name at 1a2b3c4d`, or `a local model`; of another Hub `acme://org/name at …`."""
         if self.hub_id is None:
             return "a local model"
-        return f"{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
+        prefix = "" if self.hub_provider is None else f"{self.hub_provider}://"
+        return f"{prefix}{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
 def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
@@ -256,6 +260,11 @@ def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
         return read_record(path)
     except (HFHubIntegrationError, OSError):
         return None
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be a repo id in this format, whatever else the Hub that it is for may ask of one."""
+    return _REPO_ID.fullmatch(text) is not None
 
 
 def typed_property(key: str, text: str) -> Any:
@@ -402,19 +411,15 @@ def _timestamp(text: str) -> str:
 
 
 def _repo_id(text: str) -> str:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(text)
-    except HFValidationError as error:
-        raise ValueError("it is not a repo id") from error
+    if not is_repo_id(text):
+        raise ValueError("it is not a repo id")
     return text
 
 
 _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "model_type": _one_of("hub", "local"),
     "hub_id": _repo_id,
+    "hub_provider": _matching(_PROVIDER, "the name of a Hub, as a plugin provides it"),
     "hub_sha": _matching(_COMMIT, "a full commit, 40 hexadecimal digits"),
     "hub_revision": _matching(_SHORT, "7 to 40 hexadecimal digits"),
     "export_timestamp": _timestamp,

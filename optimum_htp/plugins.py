@@ -10,7 +10,7 @@ import functools
 import importlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any, Final
 
@@ -20,12 +20,12 @@ from optimum_htp import hookspecs
 from optimum_htp.errors import PluginError, UnknownHubError
 from optimum_htp.hubs.base import Hub
 
-__all__ = ["HUGGING_FACE", "answers", "hub", "manager"]
+__all__ = ["HUGGING_FACE", "answers", "hub", "hub_of_prefix", "hubs", "manager"]
 
 logger = logging.getLogger(__name__)
 
 HUGGING_FACE: Final = "huggingface"
-_BUILT_IN: Final = ("optimum_htp.hubs.huggingface",)
+_BUILT_IN: Final = ("optimum_htp.hubs.huggingface", "optimum_htp.hubs.modelscope")
 _GROUP: Final = "optimum_htp"
 _LOADING: Final = threading.RLock()  # files are worked on side by side, and each plugin is loaded once
 
@@ -85,25 +85,56 @@ def hub(provider: str | None = None) -> Hub:
         PluginError: Two plugins provide it.
     """
     wanted = provider or HUGGING_FACE
+    return _the_one(wanted, f"The model comes from the Hub {wanted!r}", lambda hub: hub.name == wanted)
+
+
+def hub_of_prefix(prefix: str) -> Hub:
+    """Return the Hub that `prefix://org/name` names: by its own name, or the other that it goes by.
+
+    Raises:
+        UnknownHubError, PluginError: As `hub`.
+    """
+    return _the_one(prefix, f"{prefix}:// names the Hub {prefix!r}", lambda hub: prefix in (hub.name, hub.alias))
+
+
+def hubs() -> list[Hub]:
+    """Return every Hub that some plugin provides; those that fail to name theirs are left out with a warning."""
+    found, failures = _provided()
+    for failure in failures:
+        _warn_once(str(failure))
+    return [hub for _, hub in found]
+
+
+def _provided() -> tuple[list[tuple[str, Hub]], list[PluginError]]:
     found, failures = [], []
     for name, hubs in answers("optimum_htp_hubs"):
         if isinstance(hubs, PluginError):
             failures.append(hubs)
         else:
-            found += [(name, hub) for hub in hubs if hub.name == wanted]
+            found += [(name, hub) for hub in hubs]
+    return found, failures
+
+
+def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
+    provided, failures = _provided()
+    found = [(name, hub) for name, hub in provided if fits(hub)]
     if len(found) > 1:
         names = ", ".join(repr(name) for name, _ in found)
         raise PluginError(
             f"{len(found)} installed plugins provide the Hub {wanted!r} ({names}). Uninstall all but one."
         )
     if not found:
-        why = " ".join(map(str, failures)) or "Install the plugin of optimum-htp that does."
-        raise UnknownHubError(
-            f"The model comes from the Hub {wanted!r}, which no installed plugin provides. {why}"
-        ) from (failures[0] if failures else None)
+        known = ", ".join(sorted(hub.name for _, hub in provided))
+        why = " ".join(map(str, failures)) or (
+            f"Known here: {known}. Install the distribution that adds it to the entry-point group {_GROUP!r}, and if "
+            "you do not know which one, ask whoever made the file or gave you the name."
+        )
+        raise UnknownHubError(f"{told}, which no installed plugin provides. {why}") from (
+            failures[0] if failures else None
+        )
     for failure in failures:
         _warn_once(str(failure))
-    return found[0][1]  # type: ignore[no-any-return]
+    return found[0][1]
 
 
 @functools.cache

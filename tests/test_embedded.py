@@ -22,13 +22,13 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from optimum_htp import HTPExporter, embed_files, inject_hub_metadata, unembed_files, verify_metadata
 from optimum_htp.errors import ArgumentError, EmbeddedFilesError, HubUnreachableError, MisfitError, OnnxWriteError
 from optimum_htp.hubs import HubAccess
-from optimum_htp.hubs.remote_file import read_remote_header
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
 from optimum_htp.origin.archive import pack
 from optimum_htp.origin.commit_files import forget
 from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.origin.embedding import embeddable
+from optimum_htp.origin.remote_file import read_remote_header
 from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from optimum_htp import HTPExporter
+from optimum_htp.origin.mirroring import mirror_model
 from tests.conftest import run_python
 
 _ENCODE = """
@@ -33,7 +34,7 @@ def test_folder_gives_the_vectors_of_the_model(exported, model_folder, empty_hom
     assert again["vectors"] == ours["vectors"]
 
 
-def test_modules_with_weights_of_their_own(model_folder, hub, tmp_path):
+def test_modules_with_weights_of_their_own(model_folder, hub, tmp_path, access, empty_home):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Pooling, Transformer
 
@@ -48,3 +49,13 @@ def test_modules_with_weights_of_their_own(model_folder, hub, tmp_path):
     assert ours["modules"] == ["Transformer", "Pooling", "Dense"]
     theirs = model.encode(TEXTS).tolist()
     assert max(abs(a - b) for a, b in zip(ours["vectors"][0], theirs[0], strict=True)) < 1e-4
+    mirror_model(str(tmp_path / "out" / "model.onnx"), str(tmp_path / "mirror"), access)
+    hub.status = 503
+    mirrored = encode(
+        tmp_path / "out",
+        "backend='onnx'",
+        OPTIMUM_HTP_MIRRORS=str(tmp_path / "mirror"),
+        OPTIMUM_HTP_TIMEOUT="1",
+        **empty_home,
+    )
+    assert mirrored == ours

@@ -14,6 +14,7 @@ from optimum_htp.errors import (
     InvalidModelReferenceError,
     ModelNotFoundError,
     RevisionNotFoundError,
+    UnknownHubError,
 )
 from optimum_htp.hubs import HubAccess
 from optimum_htp.origin.source import HubSource, LocalSource, cached_snapshot, locate
@@ -197,10 +198,26 @@ def test_cache_path_gives_back_id_and_commit(repo, cache):
     assert (source.repo_id, source.commit) == ("google/flan-t5-xl", repo.refs["v1.0"])
 
 
+def test_reference_may_name_its_hub(repo):
+    for prefix in ("hf", "huggingface"):
+        source = locate(f"{prefix}://google/flan-t5-xl@v1.0", None, HubAccess())
+        assert (source.provider, source.repo_id, source.ref) == ("huggingface", "google/flan-t5-xl", "v1.0")
+        assert source.reference == "google/flan-t5-xl"
+    assert is_hub_model("hf://google/flan-t5-xl") == is_hub_model("google/flan-t5-xl")
+
+
+def test_hub_that_nobody_provides_is_named_with_those_that_are_known():
+    with pytest.raises(UnknownHubError, match=r"acme:// names the Hub 'acme', which no .* Known here: huggingface"):
+        locate("acme://org/model", None, HubAccess())
+    assert is_hub_model("acme://org/model")[1]["type"] == "invalid"
+    config = SimpleNamespace(_name_or_path="s3://bucket/model", model_type="t5", architectures=["T5Model"])
+    assert detect_model_source("./mine", SimpleNamespace(config=config))["type"] == "local_hf_compatible"
+
+
 def test_cache_path_is_recognised_in_any_cache():
     commit = "a" * 40
-    assert cached_snapshot(f"/x/hub/models--gpt2/snapshots/{commit}") == ("gpt2", commit)
-    assert cached_snapshot(f"C:\\hf\\models--a--b\\snapshots\\{commit}\\sub") == ("a/b", commit)
+    assert cached_snapshot(f"/x/hub/models--gpt2/snapshots/{commit}")[1:] == ("gpt2", commit)
+    assert cached_snapshot(f"C:\\hf\\models--a--b\\snapshots\\{commit}\\sub")[1:] == ("a/b", commit)
     assert cached_snapshot(f"/x/models--a--b/blobs/{commit}") is None
     assert cached_snapshot("/x/models--a--b/snapshots/main") is None
 

@@ -52,6 +52,24 @@ def test_transformers_tables_are_its_own():
         assert tables.module_of(model_type) == module.removeprefix("deprecated.")
 
 
+def test_tokenizers_are_those_of_transformers():
+    import transformers
+    from transformers.models.auto import tokenization_auto
+
+    assert tables.tokenizer_names() == tokenization_auto.TOKENIZER_MAPPING_NAMES
+    seen = 0
+    for name in set(tables.processor_names().values()):
+        try:
+            theirs = getattr(transformers, name)
+        except (AttributeError, ImportError, RuntimeError):
+            continue  # its backend is not installed
+        if (ours := tables.tokenizer_of_processor(name)) is not None:
+            assert ours == theirs.tokenizer_class, name
+            seen += 1
+    assert seen > 50
+    assert tables.tokenizer_of_processor("Unheard") is None
+
+
 def test_tables_of_what_is_imported_already_count(monkeypatch):
     from optimum.exporters.tasks import TasksManager
 

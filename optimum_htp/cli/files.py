@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimum_htp.cli.base import Command, message_of
 from optimum_htp.cli.display import show_error, show_json
@@ -36,6 +36,8 @@ class Outcome:
 class FilesCommand(Command):
     """A command that takes files, folders (every `.onnx` file below them), globs, and perhaps URLs."""
 
+    takes_urls: ClassVar[bool] = False
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments that all of them take."""
@@ -45,8 +47,15 @@ class FilesCommand(Command):
 
     def execute(self) -> None:
         """Work through the files, report on each, and exit with `exit_code`."""
+        from optimum_htp.errors import ArgumentError
+
         files = expand(self.args.files)
         self.partial = {"files": [], "failed": len(files)}
+        if not self.takes_urls and (urls := [file for file in files if "://" in file]):
+            raise ArgumentError(
+                f"{urls[0]} is not here, and only `htp info` reads files where they lie. Fetch it first: "
+                "`hf download ORG/REPO FILE --local-dir .`"
+            )
         work = self.prepare(files)
         workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
         workers.run()

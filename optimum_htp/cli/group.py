@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "embed": "EmbedCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
+    "mirror": "MirrorCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",

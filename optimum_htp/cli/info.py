@@ -32,6 +32,8 @@ class InfoCommand(FilesCommand):
 
     COMMAND = CommandInfo(name="info", help="Show which model ONNX files came from; also of a file on a Hub (hf://).")
 
+    takes_urls = True
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
@@ -108,11 +110,11 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
     from optimum_htp.errors import MetadataError
     from optimum_htp.hierarchy.summary import summarize
     from optimum_htp.hierarchy.tags import known_assignment
-    from optimum_htp.hubs.remote_file import is_url, read_remote_header
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import external_files
     from optimum_htp.onnxfile.graph import graph_of
     from optimum_htp.onnxfile.reader import header_of, opened
+    from optimum_htp.origin.remote_file import is_url, read_remote_header
 
     graph: Graph | None = None
     if is_url(file):
@@ -142,6 +144,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
     if record is not None:
         known = {
             "model": record.hub_id or "local",
+            "hub": record.hub_provider,
             "commit": record.hub_sha or record.hub_revision,
             "revision": record.hub_ref,
             "task": record.task,

@@ -52,7 +52,7 @@ class LoadedModel:
         if self.checkpoint is None:
             return type(self.model).__name__
         source = self.checkpoint.source
-        return f"{source.repo_id} at {source.commit}" if isinstance(source, HubSource) else str(source.path)
+        return f"{source.reference} at {source.commit}" if isinstance(source, HubSource) else str(source.path)
 
     @property
     def library(self) -> str:

@@ -73,16 +73,9 @@ def _lacks_config(model_id: Any, call: Call) -> bool:
     """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
     if Path(model_id).exists():
         return False
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from optimum_htp.hubs.huggingface.cache import is_known_missing
 
-    try:
-        found = try_to_load_from_cache(
-            os.fspath(model_id), CONFIG, cache_dir=call.get("cache_dir"), revision=call.get("revision")
-        )
-    except HFValidationError:
-        return False
-    return found is _CACHED_NO_EXIST
+    return is_known_missing(os.fspath(model_id), CONFIG, call.get("cache_dir"), call.get("revision"))
 
 
 def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: bool) -> Any:
@@ -91,6 +84,8 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
     from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 
     repo = find_onnx_repo(model_id, options)
+    if repo is None and isinstance(model_id, str):
+        return _folder_of_reference(model_id, options)
     record = repo.record() if repo is not None else None
     if repo is None or record is None or record.model_type != "hub":
         return None
@@ -98,6 +93,18 @@ def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: boo
     if is_config:
         return resolve_configs(record, repo.access, with_code=trusted).folder
     return resolve_preprocessors(record, repo.access, with_code=trusted).folder
+
+
+def _folder_of_reference(model_id: str, options: Mapping[str, Any]) -> Any:
+    """Return the folder with the configs of a model whose Hub is named (`ms://org/name`), None where none is."""
+    from optimum_htp.hubs.base import HubAccess
+    from optimum_htp.origin.checkpoint import fetch_configs
+    from optimum_htp.origin.references import names_a_hub
+
+    if not names_a_hub(model_id):
+        return None
+    trusted = bool(options.get("trust_remote_code"))
+    return fetch_configs(model_id, options.get("revision"), HubAccess.from_options(options), with_code=trusted)
 
 
 def _from_memory(name: str, source: EmbeddedFiles, call: Call, options: Mapping[str, Any]) -> Any:

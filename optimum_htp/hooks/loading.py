@@ -47,6 +47,8 @@ def _loading_files(call: Call) -> Any:
             repo = _onnx_repo(model_id, options) if options is not None else None
             if repo is None:
                 raise
+        if (options or {}).get("config") is None:
+            repo.record()  # says why it cannot be loaded, before anything is fetched
         path = repo.fetch()
         resolved = ("subfolder", "file_name", "revision", "force_download")
     elif not names_a_file(model_id):  # the folder has been looked into

@@ -7,12 +7,17 @@ folder (`snapshot`). Every failure is one of this package's errors, chained to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from optimum_htp.errors import ArgumentError
+from optimum_htp.errors import ArgumentError, InvalidModelReferenceError, OnnxFileNotFoundError
+from optimum_htp.metadata import is_repo_id
+from optimum_htp.onnxfile.reader import opened
+from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo", "TellsDigests"]
 
@@ -96,10 +101,19 @@ class TellsDigests(Protocol):
 
 
 class Hub(Protocol):
-    """A place that models come from. Plugins add theirs through the hook `optimum_htp_hubs`."""
+    """A place that models come from. Plugins derive theirs from it, and add it through the hook `optimum_htp_hubs`.
+
+    The first five members are what a Hub has to have; the others work for any.
+    """
 
     name: str
-    """What `hf_hub_provider` calls it."""
+    """What `hf_hub_provider` calls it, and what may stand before `://org/name`."""
+
+    alias: str | None = None
+    """What may stand there besides."""
+
+    default_revision: str = "main"
+    """The branch that is meant where none is named."""
 
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
         """Ask the Hub what a repo is at a revision (its main branch for None).
@@ -147,3 +161,31 @@ class Hub(Protocol):
             HubUnreachableError: Files are missing and the Hub could not be asked.
         """
         ...
+
+    def check(self, repo_id: str) -> None:
+        """Make sure that a text can be the id of a repo.
+
+        Raises:
+            InvalidModelReferenceError: It cannot.
+        """
+        if not is_repo_id(repo_id):
+            raise InvalidModelReferenceError(f"{repo_id!r} is not a repo id ('name' or 'organization/name').")
+
+    def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
+        """Return repo id and commit where a path lies in a snapshot of this Hub's cache, else None."""
+        return None
+
+    @contextmanager
+    def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:
+        """Open a file for reading in pieces. The whole file is fetched, where a Hub knows no better.
+
+        Raises:
+            OnnxFileNotFoundError: The repo has no such file.
+            HFHubIntegrationError: It cannot be reached; the subclass says why.
+        """
+        commit = self.info(repo_id, revision, access).commit
+        path = self.snapshot(repo_id, commit, [name], access) / name
+        if not path.is_file():
+            raise OnnxFileNotFoundError(f"There is no file {name} in {repo_id} at {commit}. Check repo and path.")
+        with opened(path, chunk=1 << 16) as window:
+            yield window

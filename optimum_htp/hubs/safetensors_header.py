@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.refusals import translated_errors
-from optimum_htp.hubs.remote_file import hub_window
+from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["read_hub_shapes", "read_shapes"]
@@ -40,15 +38,16 @@ def read_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
         return _shapes(ByteWindow(fetch, str(path), path.stat().st_size))
 
 
-def read_hub_shapes(repo_id: str, commit: str, name: str, access: HubAccess) -> Mapping[str, tuple[int, ...]]:
+def read_hub_shapes(
+    hub: Hub, repo_id: str, commit: str, name: str, access: HubAccess
+) -> Mapping[str, tuple[int, ...]]:
     """Return the shapes of the tensors of a file on the Hub by name. The weights are not downloaded.
 
     Raises:
         HFHubIntegrationError: It cannot be had; the subclass says why.
         ValueError: It is not a safetensors file.
     """
-    window = hub_window(f"{name} of {repo_id}", repo_id, commit, name, access)
-    with translated_errors(repo_id, commit):
+    with hub.opened(repo_id, commit, name, access) as window:
         return _shapes(window)
 
 

@@ -108,6 +108,8 @@ def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -
 def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Path, ExportMetadata | None]:
     file = stamped_file(path, options)
     if file is None and (repo := find_onnx_repo(path, options)) is not None:
+        if options.get("config") is None:
+            repo.record()  # says why it cannot be loaded, before anything is fetched
         file = repo.fetch()
         for name in ("revision", "force_download"):  # were those of the repo
             options.pop(name, None)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError
-from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.remote_file import read_hub_header
+from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
+from optimum_htp.origin.references import Reference, has_prefix, parse_reference
+from optimum_htp.origin.remote_file import read_hub_header
 
 __all__ = ["OnnxRepo", "find_onnx_repo"]
 
@@ -36,6 +36,7 @@ class OnnxRepo:
     """A repo without a config, at a commit, and the ONNX file in it that stands for a model.
 
     Attributes:
+        hub: The Hub that it is on.
         repo_id: The repo.
         commit: Full commit.
         file: The file, relative to the repo.
@@ -44,6 +45,7 @@ class OnnxRepo:
         ref: The branch or tag that led to the commit.
     """
 
+    hub: Hub
     repo_id: str
     commit: str
     file: str
@@ -57,16 +59,17 @@ class OnnxRepo:
         Raises:
             ConfigLoadError: It says nothing.
         """
-        cached = plugins.hub().snapshot(self.repo_id, self.commit, (), self.access) / self.file
+        cached = self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file
         if cached.is_file():
             properties = read_metadata(cached)
         else:
-            properties = read_hub_header(self.repo_id, self.commit, self.file, self.access).metadata
+            properties = read_hub_header(self.hub, self.repo_id, self.commit, self.file, self.access).metadata
         record = ExportMetadata.from_properties(properties)
         if record is None:
             raise ConfigLoadError(
-                f"{self.repo_id} has no {CONFIG}, and its {self.file} does not say which model it came from. Add a "
-                f"{CONFIG} to the repo, or stamp the file with `optimum-cli htp inject`."
+                f"{self.repo_id} has no {CONFIG}, and its {self.file} does not say which model it came from. If that "
+                "is one of transformers, fetch the file and stamp it with `optimum-cli htp inject --model ID`; "
+                "any other, such as most of the ONNX Model Zoo, runs in onnxruntime.InferenceSession alone."
             )
         return record
 
@@ -92,7 +95,7 @@ class OnnxRepo:
         return folder / self.file
 
     def _snapshot(self, names: Sequence[str]) -> Path:
-        return plugins.hub().snapshot(self.repo_id, self.commit, names, self.access, ref=self.ref, progress=True)
+        return self.hub.snapshot(self.repo_id, self.commit, names, self.access, ref=self.ref, progress=True)
 
 
 def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
@@ -105,46 +108,48 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
     Raises:
         ConfigLoadError: The repo holds several models.
     """
-    if not isinstance(model_id, str) or Path(model_id).exists() or options.get("export"):
+    if not isinstance(model_id, str) or options.get("export"):
+        return None
+    if not has_prefix(model_id) and Path(model_id).exists():
         return None
     try:
         access = HubAccess.from_options(options)
-        if _has_config(model_id, options.get("revision"), access):
+        asked = parse_reference(model_id, options.get("revision"))
+        if _has_config(asked, access):
             return None
-        commit, files = _contents(model_id, options.get("revision"), access)
+        commit, files = _contents(asked, access)
     except HFHubIntegrationError as error:  # what has failed before us says it in its own words
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
-    ref = str(options.get("revision") or "main")
+    hub, repo_id, ref = asked.hub, asked.repo_id, asked.revision or asked.hub.default_revision
     subfolder = str(options.get("subfolder") or "")
     if (PurePosixPath(subfolder) / CONFIG).as_posix() in files or CONFIG in files:
         return None
     given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
     named = [(PurePosixPath(subfolder) / name).as_posix() for name in given]
     if named:
-        return OnnxRepo(model_id, commit, named[0], tuple(named[1:]), access, ref) if named[0] in files else None
+        return OnnxRepo(hub, repo_id, commit, named[0], tuple(named[1:]), access, ref) if named[0] in files else None
     for folder in (subfolder,) if subfolder else _FOLDERS:
         inside = sorted(
             name for name in files if name.endswith(".onnx") and PurePosixPath(name).parent == PurePosixPath(folder)
         )
         if inside:
-            return _chosen(inside, OnnxRepo(model_id, commit, inside[0], (), access, ref))
+            return _chosen(inside, OnnxRepo(hub, repo_id, commit, inside[0], (), access, ref))
     return None
 
 
-def _has_config(repo_id: str, revision: str | None, access: HubAccess) -> bool:
+def _has_config(asked: Reference, access: HubAccess) -> bool:
     """Whether the cache, which has just been filled for a load that failed, holds a config of the repo."""
-    commit = plugins.hub().cached_commit(repo_id, revision, access)
-    return commit is not None and (plugins.hub().snapshot(repo_id, commit, (), access) / CONFIG).is_file()
+    commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
+    return commit is not None and (asked.hub.snapshot(asked.repo_id, commit, (), access) / CONFIG).is_file()
 
 
-def _contents(repo_id: str, revision: str | None, access: HubAccess) -> tuple[str, tuple[str, ...]]:
+def _contents(asked: Reference, access: HubAccess) -> tuple[str, tuple[str, ...]]:
     """Return commit and files of a repo, as the Hub says, or as far as the cache knows."""
-    hub = plugins.hub()
-    found = find_commit(hub, repo_id, revision, access)
+    found = find_commit(asked.hub, asked.repo_id, asked.revision, access)
     if found.info is not None:
         return found.commit, found.info.files
-    folder = hub.snapshot(repo_id, found.commit, (), access)
+    folder = asked.hub.snapshot(asked.repo_id, found.commit, (), access)
     return found.commit, tuple(
         Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names
     )

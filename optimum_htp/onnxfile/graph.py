@@ -117,7 +117,9 @@ def graph_of(window: ByteWindow) -> Graph:
                 nodes += _read_node(window, part, (), 1)
     if not has_graph:
         raise window.invalid("it has no graph")
-    return Graph(name, tuple(inputs), tuple(outputs), tuple(nodes), tuple(initializers))
+    weights = {one.name for one in initializers}  # which files of IR version 3 list among the inputs
+    given = tuple(spec for spec in inputs if spec.name not in weights)
+    return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers))
 
 
 def _node(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) -> Node:

@@ -15,6 +15,7 @@ from typing import Any
 from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX
 from optimum_htp.origin.repo_files import (
@@ -25,10 +26,10 @@ from optimum_htp.origin.repo_files import (
     weight_files,
     weight_indexes,
 )
-from optimum_htp.origin.source import HubSource, LocalSource
+from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import infer_library
 
-__all__ = ["Checkpoint", "fetch_checkpoint"]
+__all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Checkpoint:
         library: The library to load it with.
         complete: Whether `files` is all that the commit has, rather than what the cache has of it.
         with_code: Whether the repo's own Python modules belong to its configs.
+        weights: The files of its weights, their indexes included; empty where nobody asked for weights.
     """
 
     source: HubSource | LocalSource
@@ -52,6 +54,7 @@ class Checkpoint:
     library: str
     complete: bool
     with_code: bool
+    weights: tuple[str, ...] = ()
 
     @property
     def config_files(self) -> tuple[str, ...]:
@@ -91,21 +94,47 @@ def fetch_checkpoint(
         return _local_checkpoint(source, library)
     if source.folder is not None:
         return _opened(source, source.folder, _names_below(source.folder), library, complete=False)
-    if source.info is None:
+    if source.info is None and source.mirrored is None:
         access = dataclasses.replace(access, local_files_only=True, force_download=False)
     folder = _snapshot(source, (), access)
-    files = source.info.files if source.info is not None else _names_below(folder)
+    if source.info is not None:
+        files = source.info.files
+    else:
+        files = _names_below(folder) if source.mirrored is None else tuple(sorted(source.mirrored))
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
     wanted = (*configs, *weight_indexes(files, library=guess))
     _check_all_there(source, _snapshot(source, wanted, access), wanted)
-    checkpoint = _opened(source, folder, files, library, complete=source.info is not None)
+    checkpoint = _opened(
+        source, folder, files, library, complete=source.info is not None or source.mirrored is not None
+    )
     if weights:
         chosen = weight_files(files, lambda name: index_shards(folder / name), library=checkpoint.library)
         code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
         _snapshot(source, (*chosen, *code), access)
         _check_all_there(source, folder, (*chosen, *code))
+        indexes = weight_indexes(files, library=checkpoint.library)
+        checkpoint = dataclasses.replace(checkpoint, weights=(*chosen, *indexes))
     return checkpoint
+
+
+def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, with_code: bool = False) -> Path:
+    """Return a folder with the config and preprocessor files of a model of a Hub.
+
+    Args:
+        reference: As a user types it.
+        revision: Branch, tag, commit or `refs/pr/N`.
+        access: How to reach its Hub.
+        with_code: Whether the repo's own Python modules are wanted too.
+
+    Raises:
+        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+    """
+    source = locate(reference, revision, access)
+    checkpoint = fetch_checkpoint(source, access, None, weights=False)
+    if with_code and isinstance(source, HubSource):
+        _snapshot(source, tuple(name for name in checkpoint.config_files if name.endswith(".py")), access)
+    return checkpoint.folder
 
 
 def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:
@@ -159,9 +188,16 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> Path:
-    return plugins.hub().snapshot(
-        source.repo_id, source.commit, names, access, ref=source.ref or "main", progress=True
-    )
+    if source.mirrored is not None:
+        mirrored = mirrors.fetch(source.provider, source.repo_id, source.commit, names, access)
+        if mirrored is None:
+            raise DownloadError(
+                f"No mirror has all of {', '.join(names[:3])} … of {source.repo_id} at {source.commit}. Fill one with "
+                "`optimum-cli htp mirror --weights`, or let the Hub be asked."
+            )
+        return mirrored
+    ref = source.ref or source.hub.default_revision
+    return source.hub.snapshot(source.repo_id, source.commit, names, access, ref=ref, progress=True)
 
 
 def _names_below(folder: Path) -> tuple[str, ...]:

@@ -170,7 +170,8 @@ def _in_words_of(metadata: ExportMetadata) -> Iterator[None]:
         raise
     except ModelNotFoundError as error:
         if metadata.private:
-            known = "It was private when this file was exported: set HF_TOKEN to a token that may read it."
+            token = "HF_TOKEN" if metadata.hub_provider is None else f"the token for {metadata.hub_provider}"
+            known = f"It was private when this file was exported: set {token} to one that may read it."
         elif metadata.private is False:
             known = "It was public when this file was exported: it has been removed or made private since."
         else:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, EmbeddedFilesError
 from optimum_htp.metadata import EmbeddedFile
+from optimum_htp.origin import tables
 from optimum_htp.origin.archive import MOST_FILES, described, pack
 from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
 from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX
@@ -147,13 +148,12 @@ def _is_fast(folder: Path, home: str, settings: Mapping[str, Any]) -> bool:
         return False
     if _takes_slow(folder / home / _TOKENIZER_CONFIG):
         return False
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-
-    pairs = [pair for pair in TOKENIZER_MAPPING_NAMES.values() if isinstance(pair, tuple)]
+    names = tables.tokenizer_names()
+    pairs = [pair for pair in names.values() if isinstance(pair, tuple)]
     name = settings.get("tokenizer_class")
     if isinstance(name, str):
         return name.endswith("Fast") or any(pair[0] == name and pair[1] for pair in pairs)
-    pair = TOKENIZER_MAPPING_NAMES.get(str(_object(folder / home / CONFIG).get("model_type")))
+    pair = names.get(str(_object(folder / home / CONFIG).get("model_type")))
     return isinstance(pair, tuple) and bool(pair[1])
 
 
@@ -165,11 +165,8 @@ def _takes_slow(path: Path) -> bool:
         return True
     if not isinstance(name, str):
         return False
-    import transformers
-
-    try:
-        tokenizer = getattr(getattr(transformers, name), "tokenizer_class", "AutoTokenizer")
-    except (AttributeError, ImportError, RuntimeError):  # unknown here, or its backend is not installed
+    tokenizer = tables.tokenizer_of_processor(name)
+    if tokenizer is None:
         return True
     return isinstance(tokenizer, str) and tokenizer != "AutoTokenizer" and not tokenizer.endswith("Fast")
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp import plugins
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.memory import Memory
+from optimum_htp.origin.references import parse_reference
 
 __all__ = ["HFHubCache"]
 
@@ -55,7 +55,8 @@ class HFHubCache:
     def _commit(self, model_id: str, revision: str | None) -> str:
         if revision is not None and _COMMIT.fullmatch(revision):
             return revision
-        return find_commit(plugins.hub(), model_id, revision, self._access).commit
+        asked = parse_reference(model_id, revision)
+        return find_commit(asked.hub, asked.repo_id, asked.revision, self._access).commit
 
     def _load(self, model_id: str, commit: str, loader: Callable[..., Any], *, force_download: bool) -> Any:
         """Load at the full commit, for which the client asks the Hub only what the cache on disk does not have."""

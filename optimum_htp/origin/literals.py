@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ _COLLECTIONS: Final = {
 }
 _LAZY_MAPPING: Final = "_LazyAutoMapping"  # of transformers: model types to configs, and to classes
 _HAS_TORCH: Final = "is_torch_available"
+_IS_AVAILABLE: Final = re.compile(r"is_(\w+)_available")  # what transformers calls its questions for packages
 
 
 class _NotConstantError(Exception):
@@ -152,6 +154,21 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         return result
     if isinstance(node, ast.Call):
         return _made(node, names)
+    if isinstance(node, ast.IfExp):
+        return _value(node.body if _holds(node.test) else node.orelse, names)
+    raise _NotConstantError
+
+
+def _holds(test: ast.expr) -> bool:
+    """Whether a condition holds that asks for packages: `is_tokenizers_available() and not …`."""
+    if isinstance(test, ast.BoolOp):
+        return (all if isinstance(test.op, ast.And) else any)([_holds(value) for value in test.values])
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return not _holds(test.operand)
+    if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and not (test.args or test.keywords):
+        match = _IS_AVAILABLE.fullmatch(test.func.id)
+        if match is not None:
+            return importlib.util.find_spec(match[1]) is not None
     raise _NotConstantError
 
 

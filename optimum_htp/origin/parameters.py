@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.safetensors_header import read_hub_shapes, read_shapes
@@ -53,7 +54,9 @@ def parameters_of(
         return _read(names, lambda name: read_shapes(folder / name))
     if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
         return None
-    return _found.get_or_make(commit, lambda: _read(names, lambda name: read_hub_shapes(*commit, name, access)))
+    return _found.get_or_make(
+        commit, lambda: _read(names, lambda name: read_hub_shapes(plugins.hub(), *commit, name, access))
+    )
 
 
 def _weight_files(files: set[str]) -> tuple[str, ...]:

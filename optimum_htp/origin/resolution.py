@@ -16,11 +16,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ArgumentError, DownloadError, HubUnreachableError, OfflineError
 from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.origin import mirrors
 
 __all__ = [
     "BESIDE",
@@ -105,8 +107,23 @@ def _from_hub(wanted: CommitFiles) -> Path:
     return wanted.hub.snapshot(wanted.repo_id, wanted.commit, wanted.files, access, optional=wanted.optional)
 
 
-_PLACES: Final[Mapping[str, Callable[[CommitFiles], Path]]] = {CACHE: _from_cache, HUB: _from_hub}
-"""What asks the places that have files by commit. A place that is not in here has nothing."""
+def _from_mirror(wanted: CommitFiles) -> Path:
+    folder = mirrors.fetch(
+        wanted.hub.name, wanted.repo_id, wanted.commit, wanted.files, wanted.access, optional=wanted.optional
+    )
+    if folder is None:
+        raise DownloadError(
+            f"No mirror has the files of {wanted.repo_id} at {wanted.commit}. Fill one with `optimum-cli htp mirror`."
+        )
+    return folder
+
+
+_PLACES: Final[Mapping[str, Callable[[CommitFiles], Path]]] = {
+    CACHE: _from_cache,
+    MIRROR: _from_mirror,
+    HUB: _from_hub,
+}
+"""What asks the places that have files by commit."""
 
 
 def find_files(wanted: CommitFiles) -> Path:
@@ -116,8 +133,8 @@ def find_files(wanted: CommitFiles) -> Path:
         OfflineError: `OPTIMUM_HTP_RESOLVE` names no place that could have them.
         HFHubIntegrationError: They cannot be had; the subclass says why, in the words of the last place.
     """
-    steps = [step for step in order() if step in _PLACES]
-    if HUB in steps and steps.index(HUB) == steps.index(CACHE) + 1 if CACHE in steps else False:
+    steps = [step for step in order() if step in _PLACES and (step != MIRROR or mirrors.mirrors())]
+    if (CACHE, HUB) in pairwise(steps):
         steps.remove(CACHE)  # the Hub's client asks its cache first
     if not steps:
         raise OfflineError(

@@ -19,34 +19,34 @@ from optimum_htp.errors import (
     InvalidModelReferenceError,
     ModelNotFoundError,
     RateLimitedError,
+    UnknownHubError,
 )
-from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.references import Reference, has_prefix, parse_reference
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
 
 _PATH_PREFIXES: Final = ("./", "../", "/", "~", ".\\", "..\\", "\\\\")
 _WINDOWS_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
-_REFERENCE: Final = re.compile(r"(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL)
-# The layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
-_CACHED_SNAPSHOT: Final = re.compile(
-    r"(?:^|.*[\\/])models--(?P<repo>[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
-    """A model of the Hub.
+    """A model of a Hub.
 
     Attributes:
+        provider: Name of the Hub.
         repo_id: As the Hub spells it.
         commit: Full commit, resolved once; everything else is fetched at it.
         ref: The revision that the user named, None where none was.
         info: What the Hub says of it; None where the Hub was not reached and the cache is the proof.
         reason: Why `info` is None.
         folder: The snapshot that the user pointed at, where it was a path in the cache.
+        mirrored: Its files as a mirror lists them, where neither the Hub nor the cache could tell of the commit.
     """
 
     repo_id: str
@@ -55,6 +55,22 @@ class HubSource:
     info: RepoInfo | None = None
     reason: str | None = field(default=None, compare=False)
     folder: Path | None = None
+    provider: str = plugins.HUGGING_FACE
+    mirrored: frozenset[str] | None = None
+
+    @property
+    def hub(self) -> Hub:
+        """The Hub that it is on, and the only one to ask about it.
+
+        Raises:
+            UnknownHubError: No installed plugin provides it any more.
+        """
+        return plugins.hub(self.provider)
+
+    @property
+    def reference(self) -> str:
+        """What to type for it: the repo id, with the Hub before it where that is not Hugging Face's."""
+        return self.repo_id if self.provider == plugins.HUGGING_FACE else f"{self.provider}://{self.repo_id}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess
     """Find out what a model name or path is.
 
     Args:
-        name: A path, or `name`, `org/name`, either with `@revision`.
+        name: A path, or `name`, `org/name`, either with `@revision`; `ms://org/name` for one of another Hub.
         revision: Branch, tag, commit or `refs/pr/N`.
         access: How to reach the Hub.
 
@@ -76,12 +92,12 @@ def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess
         InvalidModelReferenceError: Neither a path nor a repo id, or two different revisions.
         ModelNotFoundError: Neither a path nor on the Hub.
         HubUnreachableError: No path, and neither the Hub nor the cache can tell.
+        UnknownHubError: No installed plugin provides the Hub that it names.
     """
     text = os.fspath(name)
     if _is_path(text):
         return _locate_path(text, revision)
-    repo_id, revision = _parse(text, revision)
-    return _ask(repo_id, revision, access)
+    return _ask(parse_reference(text, revision), access)
 
 
 def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSource:
@@ -96,7 +112,7 @@ def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSourc
         return LocalSource(None)
     try:
         return locate(name, None if _is_path(name) else _attribute(config, "_commit_hash"), access)
-    except (InvalidModelReferenceError, ModelNotFoundError):
+    except (InvalidModelReferenceError, ModelNotFoundError, UnknownHubError):
         return LocalSource(None)  # a name of the user's own, or a folder that has gone since
 
 
@@ -118,12 +134,14 @@ def is_hub_model(
     if _is_path(text):
         return False, {"type": "local", "path": text}
     try:
-        repo_id, revision = _parse(text, None)
-    except InvalidModelReferenceError as error:
+        reference = parse_reference(text)
+    except (InvalidModelReferenceError, UnknownHubError) as error:
         return False, {"type": "invalid", "error": str(error)}
-    asked = {"model_id": repo_id, "revision": revision or "main"}
+    asked = {"model_id": reference.repo_id, "revision": reference.revision or reference.hub.default_revision}
+    if reference.hub.name != plugins.HUGGING_FACE:
+        asked["provider"] = reference.hub.name
     try:
-        return True, _describe(_ask(repo_id, revision, access))
+        return True, _describe(_ask(reference, access))
     except ModelNotFoundError as error:
         return False, {"type": "not_found", **asked, "error": str(error)}
     except InvalidModelReferenceError as error:
@@ -186,11 +204,11 @@ def _describe_loaded_model(model: Any, access: HubAccess) -> dict[str, Any] | No
 
 def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
     if cached := cached_snapshot(path):
-        repo_id, commit = cached
+        hub, repo_id, commit = cached
         try:
-            source = _ask(repo_id, commit, access)
+            source = _ask(Reference(hub, repo_id, commit), access)
         except HFHubIntegrationError as error:  # the folder itself is the proof
-            source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error))
+            source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error), provider=hub.name)
         return {**_describe(source), "detected_from": "cache_path"}
     config = read_json(_expanded(path) / CONFIG)
     if isinstance(config, dict) and "model_type" in config:
@@ -203,13 +221,17 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
     return {"type": "local", "path": path}
 
 
-def cached_snapshot(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """Return repo id and commit where a path lies in a snapshot of a Hub cache, else None."""
-    match = _CACHED_SNAPSHOT.fullmatch(os.fspath(path))
-    return (match["repo"].replace("--", "/"), match["commit"]) if match else None
+def cached_snapshot(path: str | os.PathLike[str]) -> tuple[Hub, str, str] | None:
+    """Return Hub, repo id and commit where a path lies in a snapshot of a Hub's cache, else None."""
+    for hub in plugins.hubs():
+        if (found := hub.cached_repo(path)) is not None:
+            return hub, *found
+    return None
 
 
 def _is_path(text: str) -> bool:
+    if has_prefix(text):
+        return False
     return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or _exists(text)
 
 
@@ -229,8 +251,9 @@ def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:
             f"{text} is a local folder, which has no revisions: leave out the revision {revision!r}."
         )
     if cached := cached_snapshot(path.absolute()):
-        repo_id, commit = cached
-        return HubSource(repo_id=repo_id, commit=commit, folder=path, reason="its folder in the cache was named")
+        hub, repo_id, commit = cached
+        why = "its folder in the cache was named"
+        return HubSource(repo_id=repo_id, commit=commit, folder=path, reason=why, provider=hub.name)
     return LocalSource(path)
 
 
@@ -241,42 +264,35 @@ def _expanded(text: str) -> Path:
         return Path(text)
 
 
-def _parse(text: str, revision: str | None) -> tuple[str, str | None]:
-    """Split `org/name@revision`, and hold it against a revision that was given besides."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    match = _REFERENCE.fullmatch(text)
-    try:
-        if match is None:
-            raise HFValidationError("it is empty, or begins or ends with '@'")
-        validate_repo_id(match["repo_id"])
-    except HFValidationError as error:
-        raise InvalidModelReferenceError(
-            f"{text!r} is neither an existing path nor a model of the Hub ('name' or 'organization/name', "
-            f"either with '@revision'): {error}"
-        ) from error
-    if revision is not None and match["revision"] not in (None, revision):
-        raise InvalidModelReferenceError(
-            f"{text!r} asks for revision {match['revision']!r} and the revision option for {revision!r}: "
-            "give one of them."
-        )
-    return match["repo_id"], match["revision"] or revision
-
-
-def _ask(repo_id: str, revision: str | None, access: HubAccess) -> HubSource:
+def _ask(reference: Reference, access: HubAccess) -> HubSource:
     """Ask the Hub, and where it cannot be reached the cache."""
+    hub, repo_id, revision = reference.hub, reference.repo_id, reference.revision
     try:
-        found = find_commit(plugins.hub(), repo_id, revision, access)
+        found = find_commit(hub, repo_id, revision, access)
     except HubUnreachableError as error:
+        if (mirrored := mirrors.listed(hub.name, repo_id, revision, access)) is not None:
+            return HubSource(
+                repo_id=repo_id,
+                commit=str(revision),
+                ref=revision,
+                reason=str(error),
+                provider=hub.name,
+                mirrored=mirrored,
+            )
         message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
         if isinstance(error, RateLimitedError):
             raise RateLimitedError(message, error.retry_after) from error
         raise type(error)(message) from error
     except ModelNotFoundError as error:
         raise type(error)(f"{repo_id} is not a folder here, nor can it be had from the Hub: {error}") from error
-    spelled = repo_id if found.info is None else found.info.repo_id
-    return HubSource(repo_id=spelled, commit=found.commit, ref=revision, info=found.info, reason=found.reason)
+    return HubSource(
+        repo_id=repo_id if found.info is None else found.info.repo_id,
+        commit=found.commit,
+        ref=revision,
+        info=found.info,
+        reason=found.reason,
+        provider=hub.name,
+    )
 
 
 def _describe(source: HubSource) -> dict[str, Any]:
@@ -285,7 +301,8 @@ def _describe(source: HubSource) -> dict[str, Any]:
         "type": "hub",
         "model_id": source.repo_id,
         "sha": source.commit,
-        "revision": source.ref or "main",
+        "revision": source.ref or source.hub.default_revision,
+        **({} if source.provider == plugins.HUGGING_FACE else {"provider": source.provider}),
     }
     info = source.info
     if info is None:

@@ -14,6 +14,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import MissingDependencyError
@@ -32,6 +33,8 @@ __all__ = [
     "supported_tasks",
     "synonyms",
     "task_classes",
+    "tokenizer_names",
+    "tokenizer_of_processor",
 ]
 
 logger = logging.getLogger(__name__)
@@ -42,12 +45,14 @@ _MODELS: Final = "transformers.models.auto.modeling_auto"
 _CONFIGS: Final = "transformers.models.auto.configuration_auto"
 _PROCESSORS: Final = "transformers.models.auto.processing_auto"
 _IMAGE_PROCESSORS: Final = "transformers.models.auto.image_processing_auto"
+_TOKENIZERS: Final = "transformers.models.auto.tokenization_auto"
 # What has to be in each of these sources, or it has been read in vain.
 _EXPECTED: Final = {
     _MODELS: "MODEL_MAPPING_NAMES",
     _CONFIGS: "CONFIG_MAPPING_NAMES",
     _IMAGE_PROCESSORS: "IMAGE_PROCESSOR_MAPPING_NAMES",
     _PROCESSORS: "PROCESSOR_MAPPING_NAMES",
+    _TOKENIZERS: "TOKENIZER_MAPPING_NAMES",
 }
 _UNREADABLE: Final = (OSError, SyntaxError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -126,6 +131,30 @@ def processor_names() -> Mapping[str, Any]:
     """Return the names of transformers' processor classes by model type."""
     names: Mapping[str, Any] = _constants(_PROCESSORS)["PROCESSOR_MAPPING_NAMES"]
     return names
+
+
+@functools.cache
+def tokenizer_names() -> Mapping[str, Any]:
+    """Return the names of transformers' slow and fast tokenizer classes by model type."""
+    names: Mapping[str, Any] = _constants(_TOKENIZERS)["TOKENIZER_MAPPING_NAMES"]
+    return names
+
+
+def tokenizer_of_processor(name: str) -> Any:
+    """Return the class or classes that a processor class of transformers names for its tokenizer; None where it does
+    not itself, and for a class unknown here."""
+    package = module_file("transformers")
+    for model_type in (key for key, value in processor_names().items() if value == name):
+        folders = (package or Path()).parent.glob(f"models/**/{module_of(model_type)}")  # below `deprecated` too
+        for file in sorted(file for folder in folders for file in folder.glob("processing_*.py")):
+            try:
+                members = constants(file).get(name)
+            except _UNREADABLE as error:
+                logger.debug("%s cannot be read: %s", file, error)
+                continue
+            if isinstance(members, dict):
+                return members.get("tokenizer_class")
+    return None
 
 
 def module_of(model_type: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp import plugins
 from optimum_htp.errors import (
     ExportError,
     HubUnreachableError,
@@ -132,14 +133,15 @@ class Injection:
 
     def _parameters(self) -> Parameters | None:
         checkpoint, source = self.checkpoint, self.checkpoint.source
-        asked = isinstance(source, HubSource) and source.info is not None
-        commit = (source.repo_id, source.commit) if isinstance(source, HubSource) and asked else None
+        commit = None
+        if isinstance(source, HubSource) and source.info is not None and source.provider == plugins.HUGGING_FACE:
+            commit = source.repo_id, source.commit
         return parameters_of(checkpoint.folder, checkpoint.files, self.access, commit)
 
     @property
     def _name(self) -> str:
         source = self.checkpoint.source
-        return f"{source.repo_id} at {source.commit[:8]}" if isinstance(source, HubSource) else str(source.path)
+        return f"{source.reference} at {source.commit[:8]}" if isinstance(source, HubSource) else str(source.path)
 
 
 def look_up(
@@ -220,7 +222,7 @@ def inject_hub_metadata(
     model: str | os.PathLike[str] = model_name_or_path
     known = metadata if metadata is not None and metadata.get("type", "hub") == "hub" else None
     if known is not None:
-        model, revision = known.get("model_id") or model, known.get("sha") or revision
+        model, revision = _reference_of_known(known) or model, known.get("sha") or revision
     try:
         injection = look_up(model, revision, access, embed=embed)
     except HubUnreachableError as error:
@@ -236,6 +238,12 @@ def inject_hub_metadata(
         record = _record_of_known(known, path, task, force=force)
         return stamp(path, record, author=known.get("author"), extra=plugin_properties(record, None))
     return injection.write(path, injection.record(path, task=task, force=force))
+
+
+def _reference_of_known(known: Mapping[str, Any]) -> str | None:
+    """Return what to type for the model that `is_hub_model` answered about."""
+    prefix = f"{known['provider']}://" if known.get("provider") else ""
+    return f"{prefix}{known['model_id']}" if known.get("model_id") else None
 
 
 def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, force: bool) -> ExportMetadata:
@@ -266,10 +274,11 @@ def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, 
     ref = known.get("revision")
     record = ExportMetadata(
         model_type="hub",
+        hub_provider=None if known.get("provider") is None else str(known["provider"]),
         hub_id=str(known.get("model_id")),
         hub_sha=commit,
         hub_revision=commit[:SHORT_COMMIT],
-        hub_ref=str(ref) if ref not in (None, "main", commit) else None,
+        hub_ref=str(ref) if ref not in (None, plugins.hub(known.get("provider")).default_revision, commit) else None,
         export_version=__version__,
         export_timestamp=now(),
         task=with_past_of(canonical_task(task), graph),

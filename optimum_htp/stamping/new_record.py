@@ -51,6 +51,7 @@ def export_record(
     record = replace(
         record,
         model_type="hub",
+        hub_provider=None if source.provider == plugins.HUGGING_FACE else source.provider,
         hub_id=source.repo_id,
         hub_sha=source.commit,
         hub_revision=source.commit[:SHORT_COMMIT],

@@ -6,7 +6,7 @@ import functools
 import os
 from pathlib import Path
 
-from optimum_htp.errors import MetadataError
+from optimum_htp.errors import MetadataError, MisfitError
 from optimum_htp.hierarchy.assign import Assignment, assign
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.parts import part_tree, scopes_of
@@ -59,7 +59,8 @@ class Tagger:
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
-            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+            MisfitError: No name in the file leads to a module.
+        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
         """
         with OpenModel.at(path) as model:
             return self._assignment(model.header, model.graph)
@@ -84,7 +85,16 @@ class Tagger:
         if self._original is not None:
             return self._carried(graph, header)
         tree = self._tree_for(header, graph)
-        return _resolved(graph, tree)
+        assignment = _resolved(graph, tree)
+        if graph.nodes and not any(assignment.modules) and (self._model is None or len(tree.classes) > 1):
+            whose = f" of {self._model}" if self._model is not None else ""
+            raise MisfitError(
+                f"None of the {len(graph.nodes)} nodes has a name that leads to a module{whose}, such as "
+                f"{graph.nodes[0].name or graph.nodes[0].op_type!r}: nothing was written. Name the file that it was "
+                "made from with --from, or export the model again: what was exported by anything but PyTorch, or by "
+                "a PyTorch before 1.13, does not say where its nodes came from."
+            )
+        return assignment
 
     def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
         with OpenModel.at(str(self._original)) as source:

@@ -20,6 +20,7 @@ from optimum_htp.errors import (
     DownloadError,
     HFHubIntegrationError,
     HubUnreachableError,
+    InvalidModelReferenceError,
     InvalidOnnxFileError,
     MetadataError,
     ModelNotFoundError,
@@ -92,7 +93,7 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
-    except (ModelNotFoundError, ConfigFileNotFoundError) as error:
+    except (ModelNotFoundError, ConfigFileNotFoundError, InvalidModelReferenceError) as error:
         return Verdict(Status.INVALID, str(error), record)
     asked = record.hub_provider in (None, plugins.HUGGING_FACE) and record.hub_sha is not None
     commit = (str(record.hub_id), str(record.hub_sha)) if asked else None

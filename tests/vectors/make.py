@@ -78,6 +78,7 @@ VALID = {
         "hf_private": "False",
         "hf_gated": "manual",
     },
+    "other_hub": {**HUB, "hf_hub_provider": "modelscope"},
     "unknown_keys": {**HUB, "hf_from_the_future": "kept", "mine": "kept too"},
     "no_record": {"mine": "nothing of Hugging Face"},
 }
@@ -90,6 +91,7 @@ INVALID = {
     "no_commit": {"hf_model_type": "hub", "hf_hub_id": "org/model"},
     "no_id": {"hf_model_type": "hub", "hf_hub_sha": SHA},
     "bad_id": {**HUB, "hf_hub_id": "../model"},
+    "bad_provider": {**HUB, "hf_hub_provider": "https://elsewhere"},
     "bad_type": {**HUB, "hf_model_type": "remote"},
     "path_out": {**HUB, "hf_onnx_files": '["../other.onnx"]', "hf_onnx_file": "a.onnx"},
     "absolute_path": {**HUB, "hf_config_files": '["/etc/passwd"]'},

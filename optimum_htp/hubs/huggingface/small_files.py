@@ -15,8 +15,8 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs.cache import RepoCache, is_blob_name
 from optimum_htp.hubs.http import Answer, CutOffError, ask
+from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.refusals import refusal
 

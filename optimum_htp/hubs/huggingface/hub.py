@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -24,24 +26,29 @@ from optimum_htp.errors import (
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.cache import RepoCache
+from optimum_htp.hubs.byte_ranges import Place, http_window
 from optimum_htp.hubs.http import Answer, ask
-from optimum_htp.hubs.large_files import fetch_large_files
+from optimum_htp.hubs.huggingface.cache import RepoCache
+from optimum_htp.hubs.huggingface.large_files import fetch_large_files
+from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.hubs.refusals import refusal, translated_errors
-from optimum_htp.hubs.small_files import fetch_small_file, is_small
+from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_REVISION: Final = "main"
 _PARALLEL_DOWNLOADS: Final = 8
 _LARGEST_ANSWER: Final = 1 << 26  # bytes: some 500,000 files
 _MOST_PAGES: Final = 100  # of a repo's history
 _TRIES: Final = 3  # of a look-up, for which the cache may stand in
 _LARGEST_CARD: Final = 1 << 20  # bytes of it that are looked at
 _README: Final = "README.md"
+# The layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+_SNAPSHOT: Final = re.compile(
+    r"(?:^|.*[\\/])models--(?P<repo>[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
+)
 _NEXT_PAGE: Final = re.compile(r'<([^<>]+)>;\s*rel="next"')
 
 
@@ -51,10 +58,38 @@ def optimum_htp_hubs() -> Sequence[Hub]:
     return [HuggingFaceHub()]
 
 
-class HuggingFaceHub:
+class HuggingFaceHub(Hub):
     """The Hub at `HF_ENDPOINT`."""
 
     name = "huggingface"
+    alias = "hf"
+
+    def check(self, repo_id: str) -> None:
+        """See `Hub.check`."""
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise InvalidModelReferenceError(
+                f"{repo_id!r} is not a repo id ('name' or 'organization/name'): {error}"
+            ) from error
+
+    def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
+        """See `Hub.cached_repo`."""
+        match = _SNAPSHOT.fullmatch(os.fspath(path))
+        return (match["repo"].replace("--", "/"), match["commit"]) if match else None
+
+    @contextmanager
+    def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:
+        """See `Hub.opened`. Nothing is fetched but what is read."""
+        from huggingface_hub import hf_hub_url
+
+        self.check(repo_id)
+        with translated_errors(repo_id, revision):
+            address = hf_hub_url(repo_id, name, revision=revision)
+            yield http_window(Place(f"{name} of {repo_id}", repo_id, revision), address, _headers(access))
 
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
         """See `Hub.info`. One request; two more where the model card has to be fetched to be read."""
@@ -76,17 +111,15 @@ class HuggingFaceHub:
 
     def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
         """See `Hub.cached_commit`."""
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
-
         try:
-            validate_repo_id(repo_id)
-        except HFValidationError:
+            self.check(repo_id)
+        except InvalidModelReferenceError:
             return None
-        return RepoCache(repo_id, access).commit(revision or _DEFAULT_REVISION)
+        return RepoCache(repo_id, access).commit(revision or self.default_revision)
 
     def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
         """See `Hub.full_commit`. The client takes only full commits for pinned, so a short one never reaches it."""
+        self.check(repo_id)
         cached = RepoCache(repo_id, access).commits(prefix)
         if len(cached) == 1:
             return cached[0]
@@ -116,6 +149,7 @@ class HuggingFaceHub:
         """See `Hub.snapshot`. At most two requests a missing file."""
         from huggingface_hub import constants
 
+        self.check(repo_id)
         if not (access.local_files_only or constants.HF_HUB_OFFLINE):
             files = (*files, *optional)
         cache = RepoCache(repo_id, access)
@@ -202,7 +236,7 @@ class HuggingFaceHub:
     def _history(self, repo_id: str, access: HubAccess) -> list[str]:
         """Return a repo's commits, page by page."""
         about, commits = f"the commits of {repo_id}", []
-        for answer in self._pages(f"{_api(repo_id)}/commits/{_DEFAULT_REVISION}", repo_id, None, access):
+        for answer in self._pages(f"{_api(repo_id)}/commits/{self.default_revision}", repo_id, None, access):
             commits += commit_ids(content_of(answer.body, about), about)
         return commits
 

@@ -26,7 +26,7 @@ from optimum_htp.hubs.answers import COMMIT, is_text
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile.replace import replaced_atomically
 
-__all__ = ["RepoCache", "is_blob_name"]
+__all__ = ["RepoCache", "is_blob_name", "is_known_missing"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,18 @@ _BLOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 def is_blob_name(etag: str | None) -> bool:
     """Whether an ETag can be the name of a blob: the Hub's are hashes."""
     return etag is not None and _BLOB_NAME.fullmatch(etag) is not None
+
+
+def is_known_missing(repo_id: str, name: str, cache_dir: str | Path | None, revision: str | None) -> bool:
+    """Whether the cache knows that a repo has no such file, because somebody has asked for it."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=revision)
+    except HFValidationError:
+        return False
+    return found is _CACHED_NO_EXIST
 
 
 class RepoCache:

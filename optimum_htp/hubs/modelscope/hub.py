@@ -1,0 +1,287 @@
+"""ModelScope, through its own SDK (the extra `modelscope`), with that SDK's login, variables and cache.
+
+The Hub at `MODELSCOPE_ENDPOINT`, with the token of `MODELSCOPE_API_TOKEN` or of `ms login`. A revision is looked up in
+the repo's history, and files are fetched at that commit, each held against the SHA-256 that the commit's list states.
+In the SDK's cache they lie where it puts them, and beside them is what it does not keep:
+
+    models/org--name/
+        snapshots/<commit>/<file>
+        listings/<commit>.json     name -> [size, SHA-256] of all files of the commit
+        refs/<branch or tag>       commit
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import (
+    HubServerError,
+    OfflineError,
+    RevisionNotFoundError,
+)
+from optimum_htp.hookspecs import hookimpl
+from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
+from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
+from optimum_htp.hubs.patience import Patience, side_by_side
+from optimum_htp.onnxfile.replace import replaced_atomically
+
+__all__ = ["ModelScopeHub", "optimum_htp_hubs"]
+
+logger = logging.getLogger(__name__)
+
+_MODEL: Final = "model"  # what the SDK calls this kind of repo
+_PARALLEL_DOWNLOADS: Final = 8
+_LARGEST_SMALL: Final = 1 << 23  # bytes; anything larger the SDK fetches, with its progress bar, and goes on with
+_PAGE: Final = 100  # commits
+_MOST_PAGES: Final = 100
+_SNAPSHOT: Final = re.compile(
+    r"(?:^|.*[\\/])models[\\/](?P<repo>[^\\/]+--[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
+)
+
+
+@hookimpl
+def optimum_htp_hubs() -> Sequence[Hub]:
+    """Add ModelScope. Its SDK is imported when it is first asked."""
+    return [ModelScopeHub()]
+
+
+class ModelScopeHub(Hub):
+    """The Hub at `MODELSCOPE_ENDPOINT`."""
+
+    name = "modelscope"
+    alias = "ms"
+    default_revision = "master"
+
+    def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
+        """See `Hub.info`. Three requests; two for a full commit."""
+        self.check(repo_id)
+        _require_online(repo_id, access)
+        api, patience = connected(access), Patience()
+        from modelscope_hub.errors import NotExistError
+
+        def ask() -> RepoInfo:
+            repo = api.get_repo(repo_id, _MODEL)
+            commit = self._commit(api, repo_id, revision)
+            try:
+                listing = self._listing(api, repo_id, commit, access)
+            except NotExistError as error:  # the repo is there: it has just answered
+                raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no commit {commit}.") from error
+            return _repo_info(repo_id, commit, listing, repo)
+
+        with translated_errors(repo_id, revision):
+            (found,) = side_by_side([ask], patience, 1)
+        return found
+
+    def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
+        """See `Hub.cached_repo`."""
+        match = _SNAPSHOT.fullmatch(os.fspath(path))
+        return (match["repo"].replace("--", "/", 1), match["commit"]) if match else None
+
+    def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
+        """See `Hub.cached_commit`."""
+        folder = _folder(repo_id, access)
+        revision = revision or self.default_revision
+        if not COMMIT.fullmatch(revision):
+            refs = folder / "refs"
+            if not is_text(revision) or not is_inside(revision):
+                return None
+            try:
+                revision = (refs / revision).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError):
+                return None
+        return revision if COMMIT.fullmatch(revision) and (folder / "snapshots" / revision).is_dir() else None
+
+    def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
+        """See `Hub.full_commit`."""
+        self.check(repo_id)
+        cached = sorted(
+            path.name
+            for path in (_folder(repo_id, access) / "snapshots").glob(f"{prefix}*")
+            if COMMIT.fullmatch(path.name)
+        )
+        if len(cached) == 1:
+            return cached[0]
+        _require_online(repo_id, access)
+        with translated_errors(repo_id, None):
+            found = [commit for commit in self._history(connected(access), repo_id) if commit.startswith(prefix)]
+        if len(found) != 1:
+            raise RevisionNotFoundError(
+                f"{len(found)} commits of {repo_id} begin with {prefix}. Name the full commit with revision=."
+            )
+        return found[0]
+
+    def snapshot(
+        self,
+        repo_id: str,
+        commit: str,
+        files: Sequence[str],
+        access: HubAccess,
+        *,
+        optional: Sequence[str] = (),
+        ref: str | None = None,
+        progress: bool = False,
+    ) -> Path:
+        """See `Hub.snapshot`. A request for each missing file, and one for the list of the commit's files."""
+        self.check(repo_id)
+        folder = _folder(repo_id, access)
+        snapshot, listing = folder / "snapshots" / commit, _stored_listing(folder, commit)
+        offline = access.local_files_only or _is_offline()
+        wanted = dict.fromkeys(files if offline else (*files, *optional))
+        missing = [
+            name
+            for name in wanted
+            if (access.force_download or not (snapshot / name).is_file()) and (listing is None or name in listing)
+        ]
+        for name in missing:
+            if not is_inside(name):
+                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
+        if missing:
+            _require_online(repo_id, access)
+            with translated_errors(repo_id, commit):
+                self._download(repo_id, commit, missing, snapshot, access, progress=progress)
+        if ref is not None and ref != commit:
+            _note(folder, ref, commit)
+        return snapshot
+
+    def _download(
+        self, repo_id: str, commit: str, names: Sequence[str], snapshot: Path, access: HubAccess, *, progress: bool
+    ) -> None:
+        from huggingface_hub.utils import tqdm
+
+        api, patience = connected(access), Patience()
+        (listing,) = side_by_side([lambda: self._listing(api, repo_id, commit, access)], patience, 1)
+
+        class Arrivals:
+            """Tells the patience what arrives; the SDK makes one for each file."""
+
+            def __init__(self, filename: str, file_size: int) -> None:
+                pass
+
+            def update(self, size: int) -> None:
+                patience.arrived(size)
+
+            def end(self) -> None:
+                pass
+
+        def fetch(name: str) -> None:
+            size, sha256 = listing[name]
+            if size <= _LARGEST_SMALL:
+                fetch_small_file(api, repo_id, commit, name, snapshot / name, listing[name], patience)
+                return
+            api.downloader.download_file(
+                repo_id,
+                _MODEL,
+                name,
+                commit,
+                local_dir=snapshot,  # the SDK's own choice may be a folder that older versions kept, of any commit
+                force=access.force_download,
+                file_size=size,
+                expected_sha256=sha256 or None,
+                progress_callbacks=[Arrivals],
+            )
+
+        calls = [functools.partial(fetch, name) for name in names if name in listing]
+        with tqdm(total=len(calls), desc=f"Fetching {len(calls)} files", disable=None if progress else True) as bar:
+            for _ in side_by_side(calls, patience, _PARALLEL_DOWNLOADS):
+                bar.update()
+
+    def _commit(self, api: Any, repo_id: str, revision: str | None) -> str:
+        if revision is not None and COMMIT.fullmatch(revision):
+            return revision  # there is one if it has files
+        found = commits(api, repo_id, revision or self.default_revision, page=1, size=1)
+        if not found:
+            raise RevisionNotFoundError(
+                f"{repo_id} is on ModelScope, and has no revision {revision or self.default_revision}. Check it at "
+                f"{address(api)}/models/{repo_id}/files."
+            )
+        return found[0]
+
+    def _history(self, api: Any, repo_id: str) -> Iterator[str]:
+        for page in range(1, _MOST_PAGES + 1):
+            found = commits(api, repo_id, self.default_revision, page=page, size=_PAGE)
+            yield from found
+            if len(found) < _PAGE:
+                return
+
+    def _listing(self, api: Any, repo_id: str, commit: str, access: HubAccess) -> dict[str, tuple[int, str]]:
+        """Return size and SHA-256 of the files of a commit. They never change, so they are asked for once."""
+        folder = _folder(repo_id, access)
+        if not access.force_download and (known := _stored_listing(folder, commit)) is not None:
+            return known
+        files = api.list_repo_files(repo_id, _MODEL, revision=commit)
+        listing = {
+            one.path: (one.size, str(one.sha256 or "")) for one in files if not one.is_dir and is_inside(one.path)
+        }
+        if not listing:
+            raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no files at {commit}.")
+        _write(folder / "listings" / f"{commit}.json", json.dumps(listing))
+        return listing
+
+
+def _repo_info(repo_id: str, commit: str, listing: Mapping[str, Any], repo: Any) -> RepoInfo:
+    """Return what the SDK says of a repo, as far as each fact is of its type."""
+    tasks = [task for task in repo.tasks or () if is_text(task)]
+    return RepoInfo(
+        repo_id=repo_id,
+        commit=commit,
+        files=tuple(sorted(listing)),
+        tags=tuple(tag for tag in repo.tags or () if is_text(tag)),
+        pipeline_tag=tasks[0] if tasks else None,
+        author=repo_id.partition("/")[0],
+        private=repo.private if isinstance(repo.private, bool) else None,
+        gated=repo.gated if isinstance(repo.gated, bool) else None,
+        downloads=repo.downloads if type(repo.downloads) is int and repo.downloads >= 0 else None,
+        likes=repo.likes if type(repo.likes) is int and repo.likes >= 0 else None,
+        license=repo.license if is_text(repo.license) else None,
+    )
+
+
+def _folder(repo_id: str, access: HubAccess) -> Path:
+    """Return where the SDK caches a repo. Its rule is written here too, so that a warm load does without the SDK."""
+    base = access.cache_dir or os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope"
+    home = os.path.expanduser(base)  # noqa: PTH111 - pathlib's raises where a user has no home
+    return Path(home, "models", repo_id.replace("/", "--"))
+
+
+def _stored_listing(folder: Path, commit: str) -> dict[str, tuple[int, str]] | None:
+    try:
+        content = json.loads((folder / "listings" / f"{commit}.json").read_bytes())
+        return {name: (int(size), str(sha256)) for name, (size, sha256) in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _note(folder: Path, ref: str, commit: str) -> None:
+    if is_text(ref) and is_inside(ref):
+        _write(folder / "refs" / ref, commit)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_atomically(path) as stream:
+            stream.write(text.encode())
+    except OSError as error:  # a read-only cache: only a later offline look-up is the poorer
+        logger.warning("The cache cannot note %s: %s", path, error)
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _require_online(repo_id: str, access: HubAccess) -> None:
+    if access.local_files_only or _is_offline():
+        why = "local_files_only" if access.local_files_only else "HF_HUB_OFFLINE"
+        raise OfflineError(
+            f"The cache does not have what is needed of {repo_id}, and {why} forbids to ask ModelScope."
+        )

@@ -1,0 +1,137 @@
+"""ModelScope's SDK: its client, the one request that it has no method for, and its errors in this package's words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import (
+    AccessDeniedError,
+    DamagedDownloadError,
+    DownloadError,
+    HFHubIntegrationError,
+    HubServerError,
+    HubTimeoutError,
+    HubUnreachableError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    RateLimitedError,
+)
+from optimum_htp.hubs.answers import COMMIT
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.onnxfile.replace import replaced_atomically
+
+__all__ = ["address", "commits", "connected", "fetch_small_file", "translated_errors"]
+
+_LOGIN: Final = "set MODELSCOPE_API_TOKEN or run `ms login`"
+_HUGGING_FACE_TOKEN: Final = "hf_"
+_PIECE: Final = 1 << 16  # bytes
+
+
+def connected(access: HubAccess) -> Any:
+    """Return the SDK's client. A token for Hugging Face's Hub is not for this one."""
+    try:
+        from modelscope_hub import HubApi, HubConfig
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Models of ModelScope need its SDK, which is not installed. Run `pip install 'optimum-htp[modelscope]'`."
+        ) from error
+    token: str | None = None  # the SDK's own: its variable, or its saved login
+    if access.token is False:
+        token = ""
+    elif isinstance(access.token, str) and not access.token.startswith(_HUGGING_FACE_TOKEN):
+        token = access.token
+    config = HubConfig(token=token)
+    if access.cache_dir is not None:
+        config.cache_dir = Path(access.cache_dir)
+    return HubApi(config)
+
+
+def address(api: Any) -> str:
+    """Return the address of the site that a client talks to."""
+    return str(api.openapi.base_url).partition("/openapi/")[0]
+
+
+def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> list[str]:
+    """Return commits of a branch or tag, the newest first."""
+    answer = api.openapi.request(
+        "GET",
+        url=f"{address(api)}/api/v1/models/{repo_id}/commits",
+        params={"Ref": revision, "PageNumber": page, "PageSize": size},
+        require_token=False,
+    )
+    entries = answer.get("Commit") if isinstance(answer, dict) else None
+    if entries is not None and not isinstance(entries, list):
+        raise HubServerError(f"What ModelScope answered about the commits of {repo_id} is none. Try again.")
+    found = [entry.get("Id") if isinstance(entry, dict) else None for entry in entries or ()]
+    if any(not isinstance(commit, str) or not COMMIT.fullmatch(commit) for commit in found):
+        raise HubServerError(f"ModelScope names a commit of {repo_id} that is none. Try again.")
+    return [str(commit) for commit in found]
+
+
+def fetch_small_file(
+    api: Any, repo_id: str, commit: str, name: str, target: Path, expected: tuple[int, str], patience: Patience
+) -> None:
+    """Fetch a file without the progress bar that the SDK's own downloads draw, whoever asks for them.
+
+    Raises:
+        DamagedDownloadError: It is not of the size and the SHA-256 that are expected.
+    """
+    digest, size = hashlib.sha256(), 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    answer = api.legacy.download_stream(repo_id, "model", name, commit, headers={"Accept-Encoding": "identity"})
+    with closing(answer), replaced_atomically(target) as stream:
+        for piece in answer.iter_content(_PIECE):
+            patience.arrived(len(piece))
+            digest.update(piece)
+            size += len(piece)
+            stream.write(piece)
+        if (size, digest.hexdigest()) != (expected[0], expected[1] or digest.hexdigest()):
+            raise DamagedDownloadError(
+                f"{name} of {repo_id} at {commit} did not arrive as ModelScope lists it. Try again."
+            )
+
+
+@contextmanager
+def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what the SDK raises into this package's errors.
+
+    Raises:
+        HFHubIntegrationError: In place of any error of the SDK's, or of the cache on disk.
+    """
+    import requests
+    from modelscope_hub import errors
+
+    at = repo_id if revision is None else f"{repo_id} at {revision}"
+    try:
+        yield
+    except HFHubIntegrationError:
+        raise
+    except (errors.NotExistError, errors.AuthenticationError) as error:
+        raise ModelNotFoundError(
+            f"ModelScope has no {at}, or it is private and this token may not see it: check the name, or {_LOGIN}. "
+            f"({error.message})"
+        ) from error
+    except errors.PermissionDeniedError as error:
+        raise AccessDeniedError(f"ModelScope refuses {at} to this token ({error.message}): {_LOGIN}.") from error
+    except errors.RateLimitError as error:
+        raise RateLimitedError(
+            f"ModelScope has had too many requests from here, and was asked for {at}.",
+            getattr(error, "retry_after", None),
+        ) from error
+    except errors.FileIntegrityError as error:
+        raise DamagedDownloadError(f"A file of {at} did not arrive as ModelScope lists it: {error.message}") from error
+    except (errors.RequestTimeoutError, requests.Timeout, TimeoutError) as error:
+        raise HubTimeoutError(f"ModelScope did not answer in time about {at}: {error}") from error
+    except errors.ServerError as error:
+        raise HubServerError(f"ModelScope has a fault of its own, and was asked for {at}: {error.message}") from error
+    except errors.HubError as error:
+        raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error.message}") from error
+    except requests.RequestException as error:
+        raise HubUnreachableError(f"ModelScope cannot be asked for {at}: {error}") from error
+    except OSError as error:
+        raise DownloadError(f"{at} of ModelScope cannot be stored in the cache: {error}") from error

@@ -1,0 +1,101 @@
+"""What a mirror has of a commit: one JSON file beside the files, written last.
+
+    {"version": 1, "provider": "huggingface", "repo_id": "org/name", "commit": "86b5…",
+     "commit_files": ["README.md", "config.json", "model.safetensors"],
+     "files": {"config.json": {"size": 570, "sha256": "7b4e…"}}}
+
+`commit_files` are all that the commit has, so that a mirror can also say that it does not have a file; `files` are
+those that lie beside the manifest. A commit never changes, so neither do they: more may be added, none is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from optimum_htp.errors import MirrorError
+from optimum_htp.hubs.answers import is_inside
+
+__all__ = ["MANIFEST", "FileDigest", "Manifest"]
+
+MANIFEST: Final = ".optimum-htp.json"
+_VERSION: Final = 1
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What a file has to be: its size in bytes, and its SHA-256 in hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of a mirrored commit; see the module."""
+
+    provider: str
+    repo_id: str
+    commit: str
+    commit_files: frozenset[str] = frozenset()
+    files: Mapping[str, FileDigest] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return it as it is stored; the same bytes for the same record."""
+        files = {name: {"size": one.size, "sha256": one.sha256} for name, one in sorted(self.files.items())}
+        content = {
+            "version": _VERSION,
+            "provider": self.provider,
+            "repo_id": self.repo_id,
+            "commit": self.commit,
+            "commit_files": sorted(self.commit_files),
+            "files": files,
+        }
+        return json.dumps(content, ensure_ascii=False, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, expected: Manifest) -> Manifest:
+        """Return what is stored, which somebody else may have written.
+
+        Args:
+            text: What is stored.
+            expected: Of the same model and commit.
+
+        Raises:
+            MirrorError: It is no manifest, or one of another commit.
+        """
+        try:
+            content = json.loads(text)
+            found = cls(
+                provider=content["provider"],
+                repo_id=content["repo_id"],
+                commit=content["commit"],
+                commit_files=frozenset(map(_name, content["commit_files"])),
+                files={_name(name): _digest(one) for name, one in content["files"].items()},
+            )
+            version = content["version"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise MirrorError(f"it is not a manifest ({type(error).__name__}: {error})") from error
+        if version != _VERSION:
+            raise MirrorError(f"its version is {version!r}, and this version of optimum-htp reads {_VERSION}")
+        told = (found.provider, found.repo_id, found.commit)
+        if told != (expected.provider, expected.repo_id, expected.commit):
+            raise MirrorError(f"it is about {found.repo_id!r} at {found.commit!r} of {found.provider!r}")
+        return found
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str) or not is_inside(name) or name == MANIFEST:
+        raise ValueError(f"{name!r} is not the name of a file of a repo")
+    return name
+
+
+def _digest(content: Any) -> FileDigest:
+    size, sha256 = content["size"], content["sha256"]
+    if type(size) is not int or size < 0 or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{content!r} is not size and SHA-256 of a file")
+    return FileDigest(size, sha256)

@@ -1,0 +1,289 @@
+"""Mirrors: places of one's own that have the files of commits, asked between the cache and the Hub.
+
+`OPTIMUM_HTP_MIRRORS` names them, in the order in which they are asked: folders and whatever else fsspec opens
+(`file:///mnt/models`, `s3://bucket/prefix`, `https://host/models`), with commas or spaces between. The files of a
+commit are in `org/name/<commit>/` below one (of another Hub than Hugging Face's in `@provider/org/name/<commit>/`),
+with a manifest of their digests, which are checked. Only a full commit is asked for: a mirror cannot say what a branch
+is. It gets no token, and a fault of one is a warning: the next is asked, and the Hub at last.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import HFHubIntegrationError, MirrorError
+from optimum_htp.hubs.answers import COMMIT
+from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
+
+__all__ = ["Place", "fetch", "listed", "mirrors", "snapshot"]
+
+logger = logging.getLogger(__name__)
+
+_VARIABLE: Final = "OPTIMUM_HTP_MIRRORS"
+_PIECE: Final = 1 << 22  # bytes read at a time
+_LARGEST_MANIFEST: Final = 1 << 24  # bytes
+
+
+def snapshot(
+    hub: Hub,
+    repo_id: str,
+    commit: str,
+    files: Sequence[str],
+    access: HubAccess,
+    *,
+    optional: Sequence[str] = (),
+    ref: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Return a folder that holds files of a commit: the Hub's cache, one of a mirror, or what the Hub gives.
+
+    The arguments are those of `Hub.snapshot`. Without mirrors it is nothing else.
+
+    Raises:
+        HFHubIntegrationError: As `Hub.snapshot`.
+    """
+    if files and mirrors():
+        if not access.force_download:
+            try:
+                return hub.snapshot(repo_id, commit, files, replace(access, local_files_only=True), ref=ref)
+            except HFHubIntegrationError:
+                logger.debug("The cache does not have all of %s of %s at %s", files, repo_id, commit)
+        if (folder := fetch(hub.name, repo_id, commit, files, access, optional=optional)) is not None:
+            return folder
+    return hub.snapshot(repo_id, commit, files, access, optional=optional, ref=ref, progress=progress)
+
+
+def fetch(
+    provider: str,
+    repo_id: str,
+    commit: str,
+    names: Sequence[str],
+    access: HubAccess,
+    *,
+    optional: Sequence[str] = (),
+) -> Path | None:
+    """Return a folder with files of a commit that a mirror has; None where none has all of them.
+
+    A file that the commit does not have is not in the folder. One of a folder mirror is that folder; of any other they
+    are kept below the Hugging Face home, and asked for once.
+
+    Args:
+        provider: Name of the Hub that the commit is of.
+        repo_id: The repo.
+        commit: In full.
+        names: The files.
+        access: Says where the cache is. With `local_files_only` no mirror but folders is asked.
+        optional: Files that may also not be on the mirror.
+    """
+    wanted = Manifest(provider, repo_id, commit)
+    store = _store(wanted, access)
+    if not access.force_download and (known := _stored(store, wanted)) is not None:
+        there = [name for name in (*names, *optional) if name in known.files]
+        if _serves(known, names) and all((store / name).is_file() for name in there):
+            return store
+    for url in mirrors():
+        with _faults_told(url, wanted):
+            place = Place.at(url)
+            if access.local_files_only and not place.is_local:
+                continue
+            manifest = place.manifest(wanted)
+            if manifest is None or not _serves(manifest, names):
+                continue
+            chosen = [name for name in dict.fromkeys((*names, *optional)) if name in manifest.files]
+            logger.debug("%d files of %s at %s come from the mirror %s", len(chosen), repo_id, commit, url)
+            if place.is_local:
+                return place.checked(manifest, chosen)
+            return _written(place, manifest, chosen, _writable(store, manifest))
+    return None
+
+
+def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess) -> frozenset[str] | None:
+    """Return the names of all files of a commit that a mirror has some of; None where none has any.
+
+    That is the answer too for what is no full commit: a mirror cannot say what a branch is.
+    """
+    if revision is None or not COMMIT.fullmatch(revision):
+        return None
+    wanted = Manifest(provider, repo_id, revision)
+    for url in mirrors():
+        with _faults_told(url, wanted):
+            place = Place.at(url)
+            if place.is_local or not access.local_files_only:
+                manifest = place.manifest(wanted)
+                if manifest is not None:
+                    return manifest.commit_files
+    return None
+
+
+def mirrors() -> tuple[str, ...]:
+    """Return the URLs of the mirrors, in the order in which they are asked."""
+    return tuple(url for url in re.split(r"[,\s]+", os.environ.get(_VARIABLE, "")) if url)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A mirror: a file system of fsspec's, and a path in it."""
+
+    url: str
+    files: Any
+    root: str
+
+    @classmethod
+    def at(cls, url: str) -> Place:
+        """Open a mirror.
+
+        Raises:
+            MirrorError: fsspec knows no such protocol, or what it needs for it is not installed.
+        """
+        import fsspec
+
+        try:
+            files, root = fsspec.core.url_to_fs(url, **({} if "://" not in url else _options(url)))
+        except ImportError as error:
+            raise MirrorError(f"{error}. For s3:// and https://: pip install 'optimum-htp[s3]'") from error
+        except ValueError as error:
+            raise MirrorError(str(error)) from error
+        return cls(url, files, root.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return "file" in ((self.files.protocol,) if isinstance(self.files.protocol, str) else self.files.protocol)
+
+    def path(self, of: Manifest, name: str) -> str:
+        """Return where a file of a commit is."""
+        return f"{self.root}/{_folder(of)}/{name}"
+
+    def manifest(self, wanted: Manifest) -> Manifest | None:
+        """Return what the mirror has of a commit, None where it has nothing.
+
+        Raises:
+            MirrorError: What is there is no manifest of the commit.
+        """
+        path = self.path(wanted, MANIFEST)
+        try:
+            with self.files.open(path, "rb") as stream:
+                text = stream.read(_LARGEST_MANIFEST + 1)
+        except FileNotFoundError:
+            return None
+        if len(text) > _LARGEST_MANIFEST:
+            raise MirrorError(f"{path} has more than {_LARGEST_MANIFEST} bytes")
+        return _parsed(text, path, wanted)
+
+    def pieces(self, of: Manifest, name: str) -> Iterator[bytes]:
+        """Yield the content of a file, piece by piece.
+
+        Raises:
+            MirrorError: It is not what the manifest says, which shows at the end.
+        """
+        expected, digest, size = of.files[name], hashlib.sha256(), 0
+        try:
+            with self.files.open(self.path(of, name), "rb") as stream:
+                while size <= expected.size and (piece := stream.read(_PIECE)):
+                    size += len(piece)
+                    digest.update(piece)
+                    yield piece
+        except FileNotFoundError as error:
+            raise MirrorError(f"{self.path(of, name)} is in the manifest, and is not there") from error
+        if FileDigest(size, digest.hexdigest()) != expected:
+            raise MirrorError(f"{self.path(of, name)} is damaged: it is not what its manifest says")
+
+    def checked(self, manifest: Manifest, chosen: Iterable[str]) -> Path:
+        """Return the folder of a commit in a mirror that is one, once files of it have been found to be whole."""
+        for name in chosen:
+            for _ in self.pieces(manifest, name):
+                pass
+        return Path(self.root, *_folder(manifest).split("/"))
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Return what fsspec is to do: remember no listings, because others add to a mirror while this process runs."""
+    return {"use_listings_cache": False} if url.startswith(("s3://", "http://", "https://")) else {}
+
+
+def _folder(of: Manifest) -> str:
+    prefix = "" if of.provider == plugins.HUGGING_FACE else f"@{of.provider}/"
+    return f"{prefix}{of.repo_id}/{of.commit}"
+
+
+def _serves(manifest: Manifest, names: Sequence[str]) -> bool:
+    return all(name in manifest.files or name not in manifest.commit_files for name in names)
+
+
+def _parsed(text: bytes, path: str, wanted: Manifest) -> Manifest:
+    try:
+        return Manifest.from_json(text, wanted)
+    except MirrorError as error:
+        raise MirrorError(f"{path} cannot be used: {error}") from error
+
+
+@contextmanager
+def _faults_told(url: str, wanted: Manifest) -> Iterator[None]:
+    """Make a warning of what goes wrong with a mirror: whoever is asked next may do better."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - each file system of fsspec's raises its own
+        cause = str(error) if isinstance(error, MirrorError) else f"{type(error).__name__}: {error}"
+        logger.warning("The mirror %s is left out for %s at %s: %s.", url, wanted.repo_id, wanted.commit, cause)
+
+
+def _store(wanted: Manifest, access: HubAccess) -> Path:
+    """Return where files of a commit are kept that came from a mirror."""
+    from huggingface_hub import constants
+
+    base = Path(access.cache_dir) if access.cache_dir is not None else Path(constants.HF_HOME)
+    return base.joinpath("optimum_htp", "mirrored", *_folder(wanted).split("/"))
+
+
+def _stored(store: Path, wanted: Manifest) -> Manifest | None:
+    try:
+        return Manifest.from_json((store / MANIFEST).read_bytes(), wanted)
+    except OSError:
+        return None
+    except MirrorError as error:
+        logger.warning("%s is not used: %s", store / MANIFEST, error)
+        return None
+
+
+def _writable(store: Path, manifest: Manifest) -> Path:
+    """Return where files are kept: one of this process's own where the usual folder cannot be written."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        if os.access(store, os.W_OK):
+            return store
+    except OSError as error:
+        logger.debug("%s cannot be made: %s", store, error)
+    logger.info("%s cannot be written: files of mirrors are kept in a temporary folder", store)
+    return Path(_temporary().name, *_folder(manifest).split("/"))
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="optimum-htp-mirrored-")
+
+
+def _written(place: Place, manifest: Manifest, chosen: Iterable[str], store: Path) -> Path:
+    """Write files, each whole or not at all, and the manifest last."""
+    for name in chosen:
+        target = store / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_atomically(target) as stream:
+            for piece in place.pieces(manifest, name):
+                stream.write(piece)
+    store.mkdir(parents=True, exist_ok=True)
+    with replaced_atomically(store / MANIFEST) as stream:
+        stream.write(manifest.to_json())
+    return store

@@ -1,0 +1,179 @@
+"""Reading what an ONNX file says about itself where it lies, without downloading it.
+
+`hf://[org/]repo[@revision]/path/model.onnx`, the same with the name of another Hub, and http(s) URLs are read by HTTP
+range requests: one for the head of the file, one for its tail, where a writer put the metadata behind the graph, as
+they do; more where not. Together they are 64 KiB: archives, which come last, are not fetched. Any other URL is read
+through fsspec.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import (
+    InvalidModelReferenceError,
+    ModelNotFoundError,
+    OnnxFileNotFoundError,
+    UnknownHubError,
+    UnreadableUrlError,
+)
+from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.hubs.byte_ranges import Place, http_window
+from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.onnxfile.reader import ModelHeader, header_of
+from optimum_htp.onnxfile.wire import ByteWindow
+from optimum_htp.origin.references import parse_reference
+
+__all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
+
+_SHOWN: Final = 10  # names in a message
+_CHUNK: Final = 1 << 16
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
+# The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
+_HUB_URLS: Final = tuple(
+    re.compile(
+        rf"[a-z0-9_-]+://(?:models/)?(?P<repo>{repo})(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>{path})"
+    )
+    for repo, path in (("[^/@]+/[^/@]+", ".+"), ("[^/@]+", r".+\.onnx"))  # gpt2 and others have no organization
+)
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL rather than a path."""
+    return _SCHEME.match(text) is not None
+
+
+def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader:
+    """Return everything but the graph of an ONNX file that is somewhere else. The model is not downloaded.
+
+    Raises:
+        InvalidModelReferenceError: The URL of a Hub that names no file.
+        OnnxFileNotFoundError: There is no such file.
+        InvalidOnnxFileError: What is there is not an ONNX model.
+        HFHubIntegrationError: It cannot be reached; the subclass says why.
+    """
+    with opened_url(url, access or HubAccess()) as window:
+        return header_of(window)
+
+
+def read_hub_header(hub: Hub, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ModelHeader:
+    """Return everything but the graph of an ONNX file in a repo. The model is not downloaded.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
+    """
+    with hub.opened(repo_id, revision, path, access) as window:
+        return header_of(window)
+
+
+@contextmanager
+def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
+    """Open a file at a URL for reading in pieces."""
+    if url.startswith(("http://", "https://")):
+        try:
+            with translated_errors(url, None):
+                window = http_window(Place(url), url, {})
+        except UnicodeError as error:
+            raise InvalidModelReferenceError(f"{url} is not an address: {error}") from error
+        with translated_errors(url, None):
+            yield window
+    elif (hub := _hub_of(url)) is not None:
+        with _opened_hub_file(hub, url, access) as window:
+            yield window
+    else:
+        with _opened_by_fsspec(url) as window:
+            yield window
+
+
+def _hub_of(url: str) -> Hub | None:
+    """Return the Hub that a URL names, None where its protocol is one of fsspec's."""
+    match = _SCHEME.match(url)
+    assert match is not None, url
+    try:
+        return plugins.hub_of_prefix(match[1])
+    except UnknownHubError:
+        from fsspec.registry import known_implementations, registry
+
+        if match[1] in known_implementations or match[1] in registry:
+            return None
+        raise
+
+
+@contextmanager
+def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWindow]:
+    readings = [match for pattern in _HUB_URLS if (match := pattern.fullmatch(url))]
+    if not readings:
+        file = _only_file(hub, url, access)
+        with hub.opened(*file, access) as window:
+            yield window
+        return
+    with ExitStack() as stack:
+        first, *others = readings
+        try:
+            window = stack.enter_context(_reading(hub, first, access))
+        except ModelNotFoundError as error:
+            if not others:
+                raise
+            try:
+                window = stack.enter_context(_reading(hub, others[0], access))
+            except ModelNotFoundError:
+                raise error from None
+        yield window
+
+
+def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
+    """Return repo, commit and name of the ONNX file of a repo that holds no other.
+
+    Raises:
+        InvalidModelReferenceError: It holds several or none, or the URL names no repo.
+    """
+    asked = parse_reference(url)
+    info = hub.info(asked.repo_id, asked.revision, access)
+    names = [name for name in info.files if name.endswith(".onnx")]
+    if len(names) != 1:
+        prefix = url.partition(":")[0]
+        held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+        raise InvalidModelReferenceError(
+            f"{url} names no file: write {prefix}://organization/repo[@revision]/path/model.onnx. The repo has "
+            f"{held or 'no ONNX file'}."
+        )
+    return info.repo_id, info.commit, names[0]
+
+
+@contextmanager
+def _reading(hub: Hub, match: re.Match[str], access: HubAccess) -> Iterator[ByteWindow]:
+    revision = match["revision"] and match["revision"].replace("%2F", "/")
+    with hub.opened(match["repo"], revision, match["path"], access) as window:
+        yield window
+
+
+@contextmanager
+def _opened_by_fsspec(url: str) -> Iterator[ByteWindow]:
+    import fsspec
+
+    with _read_by_fsspec(url):
+        filesystem, path = fsspec.core.url_to_fs(url)
+        size = int(filesystem.size(path))
+        stream = filesystem.open(path, "rb", cache_type="none")
+    with stream:
+
+        def fetch(start: int, length: int) -> bytes:
+            with _read_by_fsspec(url):
+                stream.seek(start)
+                return bytes(stream.read(length))
+
+        yield ByteWindow(fetch, url, size, _CHUNK)
+
+
+@contextmanager
+def _read_by_fsspec(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise OnnxFileNotFoundError(f"There is no file at {url}. Check the address.") from error
+    except Exception as error:  # each of its file systems raises its own
+        raise UnreadableUrlError(f"{url} cannot be read: {type(error).__name__}: {error}") from error

@@ -1,0 +1,241 @@
+"""Mirrors: places of one's own that stand in for the Hub, by full commit, with digests that are checked."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp.errors import ArgumentError, DownloadError, HubUnreachableError, MirrorError, ModelNotFoundError
+from optimum_htp.hubs import HubAccess
+from optimum_htp.metadata import read_record
+from optimum_htp.origin.manifest import MANIFEST
+from optimum_htp.origin.mirroring import mirror_model
+from optimum_htp.origin.mirrors import Place, fetch
+from tests.conftest import optimum_cli, run, run_python
+
+LOADS = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer
+model = ORTModelForSequenceClassification.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+logits = model(**tokenizer("a", return_tensors="pt")).logits
+print(model.config.id2label[0], *tokenizer.tokenize("the cat"), tuple(logits.shape))
+"""
+WITHOUT_SOCKETS = """
+import socket
+def refuse(*arguments):
+    raise RuntimeError(f"a socket was opened: {arguments}")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+LOADED = "LABEL 0 the cat (1, 3)\n"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "mine",
+            "AWS_SECRET_ACCESS_KEY": "mine",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="models")
+        yield "s3://models/a/prefix"
+    server.stop()
+
+
+@pytest.fixture
+def bert(exported):
+    return exported("bert") / "model.onnx"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "mirror"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request, folder):
+    return folder.as_uri() if request.param == "folder" else request.getfixturevalue("s3")
+
+
+@pytest.fixture
+def mirrored(bert, folder, access, monkeypatch):
+    """A folder that mirrors the commit of a file, and the Hub away."""
+    mirror_model(str(bert), folder.as_uri(), access)
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", folder.as_uri())
+    return folder / "tiny" / "bert" / read_record(bert).hub_sha
+
+
+@pytest.mark.slow
+def test_model_loads_from_a_mirror_and_the_hub_hears_nothing(bert, url, hub, empty_home):
+    done = optimum_cli("htp", "mirror", bert, "--to", url, "--json")
+    (answer,) = json.loads(done.stdout)["files"]
+    assert answer["reference"] == "tiny/bert"
+    assert set(read_record(bert).config_files) == set(answer["files"])
+    forbidding = WITHOUT_SOCKETS if url.startswith("file:") else ""
+    with hub.recorded() as requests:
+        done = run(sys.executable, "-c", forbidding + LOADS, bert, OPTIMUM_HTP_MIRRORS=url, **empty_home)
+    assert done.stdout == LOADED
+    assert "mirror" not in done.stderr
+    assert requests == []
+
+
+def test_what_came_from_a_mirror_is_asked_for_once(bert, s3, hub, access, monkeypatch):
+    mirror_model(str(bert), s3, access)
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", s3)
+    record = read_record(bert)
+    cold = HubAccess(cache_dir=access.cache_dir / "cold")
+    first = fetch("huggingface", "tiny/bert", record.hub_sha, record.config_files, cold)
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", "s3://no-such-bucket/at-all")
+    assert fetch("huggingface", "tiny/bert", record.hub_sha, record.config_files, cold) == first
+    assert fetch("huggingface", "tiny/bert", record.hub_sha, [*record.config_files, "no-such.json"], cold) == first
+
+
+def test_mirror_is_asked_after_the_cache_and_before_the_hub(bert, mirrored, hub, access, tmp_path):
+    with hub.recorded() as requests:
+        OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty")
+    assert requests == []
+    (mirrored / MANIFEST).write_text("{}")
+    with hub.recorded() as requests:
+        OptimumONNXModel.from_onnx(bert, cache_dir=access.cache_dir)  # filled when the mirror was
+    assert requests == []
+
+
+@pytest.mark.parametrize("fault", ["config.json", MANIFEST, "another commit", "no such protocol"])
+def test_mirror_that_cannot_be_believed_is_left_out_and_named(
+    fault, bert, mirrored, hub, tmp_path, monkeypatch, caplog
+):
+    if fault == "no such protocol":
+        monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", "nowhere://models")
+    elif fault == "another commit":
+        text = (mirrored / MANIFEST).read_text()
+        (mirrored / MANIFEST).write_text(text.replace(mirrored.name, "0" * 40))
+    else:
+        content = (mirrored / fault).read_bytes()
+        (mirrored / fault).write_bytes(content.replace(b'"', b"'", 2))
+    with hub.recorded() as requests:
+        model, _ = OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty")
+    assert model.config.id2label[0] == "LABEL 0"
+    assert requests
+    assert "is left out for tiny/bert" in caplog.text
+
+
+def test_names_that_lead_out_of_the_folder_are_no_manifest(bert, mirrored, access, caplog):
+    content = json.loads((mirrored / MANIFEST).read_text())
+    content["files"]["../../out.json"] = content["files"]["config.json"]
+    (mirrored / MANIFEST).write_text(json.dumps(content))
+    assert fetch("huggingface", "tiny/bert", mirrored.name, ["config.json"], HubAccess(cache_dir=mirrored)) is None
+    assert "not the name of a file" in caplog.text
+
+
+def test_token_does_not_reach_a_mirror(bert, mirrored, hub, tmp_path, monkeypatch):
+    names = {f"mirror/{one.name}": one.read_bytes() for one in mirrored.iterdir()}
+    hub.add("served/mirror", names)
+    base = f"{hub.url}/served/mirror/resolve/main"
+    commit = mirrored.name
+    hub.repos["served/mirror"].commit(
+        {f"tiny/bert/{commit}/{one.name}": one.read_bytes() for one in mirrored.iterdir()}
+    )
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", base)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with hub.recorded() as requests:
+        OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty", token="hf_secret")
+    assert requests
+    assert all("/served/mirror/" in request.path and request.token is None for request in requests)
+
+
+def test_branch_is_asked_of_the_hub(bert, mirrored, hub, tmp_path):
+    with hub.recorded() as requests:
+        OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty", revision="main")
+    assert any("/api/models/tiny/bert/revision/main" in request.path for request in requests)
+
+
+def test_only_folders_are_asked_where_connections_are_forbidden(bert, mirrored, tmp_path, monkeypatch, s3, access):
+    options = {"cache_dir": tmp_path / "empty", "local_files_only": True}
+    assert OptimumONNXModel.from_onnx(bert, **options)[1] is not None
+    mirror_model(str(bert), s3, access)
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", s3)
+    with pytest.raises(HubUnreachableError):
+        OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "other", local_files_only=True)
+
+
+def test_commit_appears_with_its_manifest_and_a_cut_off_run_is_gone_on_with(bert, url, access, monkeypatch):
+    url = f"{url}/cut-off"
+    record = read_record(bert)
+    seen = []
+
+    def stop(name, size):
+        seen.append(name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mirror_model(str(bert), url, access, put=stop)
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", url)
+    assert (
+        fetch("huggingface", "tiny/bert", record.hub_sha, ["config.json"], HubAccess(cache_dir=access.cache_dir / "x"))
+        is None
+    )
+    place = Place.at(url)
+    first = f"{place.root}/tiny/bert/{record.hub_sha}/{seen[0]}"
+    before = place.files.modified(first)
+    done = mirror_model(str(bert), url, access)
+    assert set(done.files) == set(record.config_files)
+    assert place.files.modified(first) == before
+    names = {path.rpartition("/")[2] for path in place.files.ls(first.rpartition("/")[0], detail=False, refresh=True)}
+    assert names == {*record.config_files, MANIFEST}
+    assert mirror_model(str(bert), url, access).added == ()
+
+
+def test_export_from_a_mirror_needs_its_weights(published, folder, hub, access, tmp_path, monkeypatch):
+    published("bert")
+    commit = hub.repos["tiny/bert"].refs["main"]
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", str(folder))
+    mirror_model("tiny/bert", str(folder), access)
+    hub.status = 503
+    options = {"cache_dir": tmp_path / "empty", "do_validation": False}
+    with pytest.raises(DownloadError, match="htp mirror --weights"):
+        HTPExporter().export(f"tiny/bert@{commit}", tmp_path / "out", **options)
+    with pytest.raises(HubUnreachableError):
+        HTPExporter().export("tiny/bert", tmp_path / "out", **options)
+    hub.status = None
+    assert mirror_model("tiny/bert", str(folder), access, weights=True).added == ("model.safetensors",)
+    hub.status = 503
+    result = HTPExporter().export(f"tiny/bert@{commit}", tmp_path / "out", **options)
+    assert (result.metadata.hub_sha, result.metadata.preprocessors) == (commit, ("AutoTokenizer",))
+    assert OptimumONNXModel.from_onnx(tmp_path / "out" / "model.onnx", cache_dir=tmp_path / "e")[1]
+
+
+def test_what_cannot_be_mirrored_is_refused(plain_bert, folder, access, model_folder):
+    with pytest.raises(ArgumentError, match="does not come from a model of a Hub"):
+        mirror_model(str(plain_bert), str(folder), access)
+    with pytest.raises(ArgumentError, match="local model"):
+        mirror_model(str(model_folder("bert")), str(folder), access)
+    with pytest.raises(ModelNotFoundError):
+        mirror_model("no/such-model", str(folder), access)
+    assert not folder.exists()
+
+
+def test_mirror_that_cannot_be_written_is_named(bert, tmp_path, access):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MirrorError, match="file"):
+        mirror_model(str(bert), str(tmp_path / "file"), access)
+
+
+@pytest.mark.slow
+def test_without_s3fs_the_warning_says_what_to_install(bert, empty_home):
+    code = f"import sys; sys.modules['s3fs'] = None; sys.argv = ['', {str(bert)!r}]\n{LOADS}"
+    done = run_python(code, OPTIMUM_HTP_MIRRORS="s3://models/x", **empty_home)
+    assert done.stdout == LOADED
+    assert "pip install 'optimum-htp[s3]'" in done.stderr

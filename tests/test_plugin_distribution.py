@@ -1,0 +1,110 @@
+"""A plugin as its author ships it: a wheel of its own, installed beside ours, and at work in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from optimum_htp.onnxfile import read_metadata
+from tests.conftest import ROOT, run
+
+PLUGIN = ROOT / "tests" / "plugin"
+SCRIPTS = "Scripts" if sys.platform == "win32" else "bin"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("git") is None, reason="needs git: the plugin's Hub is a folder of its repos"),
+]
+LOADS = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer
+model = ORTModelForSequenceClassification.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+print(model.config.id2label[0], *tokenizer.tokenize("the cat"), AutoConfig.from_pretrained(sys.argv[1]).model_type)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The Python of a fresh environment with the plugin installed; what this one has is there too."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source = shutil.copytree(PLUGIN, folder / "source")
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, source)
+    (wheel,) = folder.glob("acme_hub-1.0-*.whl")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
+    python = folder / "venv" / SCRIPTS / "python"
+    run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel)
+    ours = sysconfig.get_path("purelib")
+    found = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    Path(found, "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    return python
+
+
+@pytest.fixture(scope="module")
+def repos(tmp_path_factory, model_folder):
+    """A folder of git repos, with one model whose branch has moved on since it was tagged."""
+    folder = tmp_path_factory.mktemp("acme")
+    work, bare = shutil.copytree(model_folder("bert"), folder / "work"), folder / "org" / "bert.git"
+    git = ("git", "-c", "user.name=Acme", "-c", "user.email=acme@localhost", "-C", work)
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "A model"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    (work / "vocab.txt").unlink()
+    subprocess.run([*git, "commit", "-qam", "Without its words"], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", work, bare], check=True)
+    return folder
+
+
+@pytest.fixture
+def acme(environment, repos, tmp_path):
+    def call(*arguments, check=True, **variables):
+        return run(
+            environment, *arguments, check=check, **{"ACME_HUB": str(repos), "HOME": str(tmp_path), **variables}
+        )
+
+    return call
+
+
+def test_plugin_exports_loads_and_verifies(acme, repos, tmp_path, hub):
+    cli = ("-m", "optimum.commands.optimum_cli")
+    commit = subprocess.run(
+        ["git", "-C", repos / "org" / "bert.git", "rev-parse", "v1"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    file = tmp_path / "out" / "model.onnx"
+    with hub.recorded() as requests:
+        acme(*cli, "export", "htp", "--model", "acme://org/bert@v1", file.parent)
+        assert acme("-c", LOADS, file).stdout == "LABEL 0 the cat bert\n"
+        assert "ok" in acme(*cli, "htp", "verify", file).stdout
+        shown = json.loads(acme(*cli, "htp", "info", file, "--json").stdout)["files"][0]["record"]
+        moved = acme(*cli, "export", "htp", "--model", "acme://org/none", tmp_path / "none", check=False)
+    assert requests == []
+    written = read_metadata(file)
+    assert (written["hf_hub_provider"], written["hf_hub_id"], written["hf_hub_sha"]) == ("acme", "org/bert", commit)
+    assert (shown["hub_ref"], written["acme_owner"]) == ("v1", "Acme")
+    assert "Acme has no model org/none" in moved.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
+    run_without = run(
+        sys.executable,
+        "-c",
+        "from optimum_htp import HTPExporter; HTPExporter().export('acme://org/bert', 'out')",
+        check=False,
+    )
+    assert "UnknownHubError" in run_without.stderr
+    assert "Known here: huggingface, modelscope. Install the distribution" in run_without.stderr
+
+
+def test_readme_shows_this_plugin():
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for name in ("acme_hub.py", "pyproject.toml"):
+        assert (PLUGIN / name).read_text() in blocks, f"README's section on plugins differs from tests/plugin/{name}"
