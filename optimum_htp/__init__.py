@@ -17,12 +17,14 @@ if TYPE_CHECKING:
         HFHubIntegrationError,
         ModelNotFoundError,
         PreprocessorLoadError,
+        UnknownModuleError,
     )
     from optimum_htp.export.exporter import ExportResult, HTPExporter
     from optimum_htp.hookspecs import hookimpl
     from optimum_htp.loading.auto import OptimumONNXModel
     from optimum_htp.loading.config_loader import HFHubConfigLoader
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.modules.select import select_nodes
     from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
     from optimum_htp.profiling.profile import Profile, profile_file
@@ -44,6 +46,7 @@ __all__ = [
     "OptimumONNXModel",
     "PreprocessorLoadError",
     "Profile",
+    "UnknownModuleError",
     "__version__",
     "activate",
     "deactivate",
@@ -53,6 +56,7 @@ __all__ = [
     "is_hub_model",
     "profile_file",
     "report_document",
+    "select_nodes",
     "strip_metadata",
     "tag_file",
     "verify_metadata",
@@ -71,12 +75,14 @@ _HOME: Final = {
     "OptimumONNXModel": "loading.auto",
     "PreprocessorLoadError": "errors",
     "Profile": "profiling.profile",
+    "UnknownModuleError": "errors",
     "detect_model_source": "origin.source",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
     "is_hub_model": "origin.source",
     "profile_file": "profiling.profile",
     "report_document": "report",
+    "select_nodes": "modules.select",
     "strip_metadata": "stamping.strip",
     "tag_file": "stamping.tag",
     "verify_metadata": "stamping.verify",

@@ -7,6 +7,8 @@ knows nothing of this package still catches it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
@@ -41,6 +43,7 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "UnknownHubError",
+    "UnknownModuleError",
     "UnreadableUrlError",
     "VerificationError",
     "WrongTaskError",
@@ -180,6 +183,37 @@ class ModelBeingReplacedError(MissingSiblingError):
 
 class MisfitError(HFHubIntegrationError, ValueError):
     """An ONNX file that plainly is not an export of the model that it is said to come from."""
+
+
+class UnknownModuleError(HFHubIntegrationError, LookupError):
+    """A pattern that no module of a file matches.
+
+    Attributes:
+        pattern: The pattern.
+        nearest: Patterns that look like it and match something, the nearest first.
+    """
+
+    def __init__(self, message: str, pattern: str = "", nearest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.pattern = pattern
+        self.nearest = tuple(nearest)
+
+    @classmethod
+    def of(cls, pattern: str, nearest: Sequence[str], where: object) -> UnknownModuleError:
+        """Return the error that says what is near.
+
+        Args:
+            pattern: The pattern.
+            nearest: What looks like it.
+            where: The file.
+        """
+        hint = f" Near it: {', '.join(nearest)}." if nearest else ""
+        return cls(
+            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} "
+            f"`optimum-cli htp info --tree {where}` shows all.",
+            pattern,
+            nearest,
+        )
 
 
 class ReportError(HFHubIntegrationError, ValueError):
