@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optimum_htp.loading.auto import OptimumONNXModel
     from optimum_htp.loading.config_loader import HFHubConfigLoader
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.modules.extract import ExtractedModule, extract_module
     from optimum_htp.modules.select import select_nodes
     from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigLoadError",
     "ExportMetadata",
     "ExportResult",
+    "ExtractedModule",
     "HFHubCache",
     "HFHubConfigLoader",
     "HFHubIntegrationError",
@@ -51,6 +53,7 @@ __all__ = [
     "activate",
     "deactivate",
     "detect_model_source",
+    "extract_module",
     "hookimpl",
     "inject_hub_metadata",
     "is_hub_model",
@@ -67,6 +70,7 @@ _HOME: Final = {
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
+    "ExtractedModule": "modules.extract",
     "HFHubCache": "origin.hub_cache",
     "HFHubConfigLoader": "loading.config_loader",
     "HFHubIntegrationError": "errors",
@@ -77,6 +81,7 @@ _HOME: Final = {
     "Profile": "profiling.profile",
     "UnknownModuleError": "errors",
     "detect_model_source": "origin.source",
+    "extract_module": "modules.extract",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
     "is_hub_model": "origin.source",

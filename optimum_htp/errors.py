@@ -18,6 +18,7 @@ __all__ = [
     "DeviceError",
     "DownloadError",
     "ExportError",
+    "ExtractError",
     "FileChangedError",
     "GatedModelError",
     "HFHubIntegrationError",
@@ -225,6 +226,10 @@ class ExportError(HFHubIntegrationError, RuntimeError):
 
     Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
     """
+
+
+class ExtractError(HFHubIntegrationError, ValueError):
+    """A module that cannot be cut out of a file as a model of its own; the message says why."""
 
 
 class VerificationError(ExportError):

@@ -83,6 +83,8 @@ class ExportMetadata:
             As the Hub said at export.
         unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
         original_producer: Name and version of the producer that our stamp replaced.
+        submodule: The module that the file is, by its name in the model, where it was cut out of one.
+        submodule_call: Which of its calls, where the model calls it several times.
     """
 
     metadata_version: int | None = METADATA_VERSION
@@ -112,6 +114,8 @@ class ExportMetadata:
     gated: bool | None = None
     unchecked: tuple[str, ...] = ()
     original_producer: str | None = None
+    submodule: str | None = None
+    submodule_call: int | None = None
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as metadata properties, leaving out what is unknown or empty.
@@ -356,4 +360,5 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "private": _flag,
     "gated": _flag,
     "metadata_version": _count,
+    "submodule_call": _count,
 }

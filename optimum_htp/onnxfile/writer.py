@@ -29,7 +29,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["NodeVisitor", "OpenModel", "rewrite_model"]
+__all__ = ["NodeVisitor", "OpenModel", "copy_range", "node_entries", "property_field", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -147,7 +147,7 @@ class OpenModel:
                     if isinstance(segment, bytes):
                         stream.write(segment)
                     else:
-                        _copy_range(self._window, stream, *segment)
+                        copy_range(self._window, stream, *segment)
                 self._check()
                 self._reading.close()  # Windows replaces no file that is open
         except OnnxWriteError:
@@ -182,7 +182,7 @@ def _plan(
     """List the new file's segments, new fields where their number says that they belong."""
     segments: list[Segment] = []
     new = sorted(fields.items())
-    new += [(reader.METADATA_PROPS, _entry(reader.METADATA_PROPS, *item)) for item in metadata.items()]
+    new += [(reader.METADATA_PROPS, property_field(reader.METADATA_PROPS, *item)) for item in metadata.items()]
     has_graph = False
     for part in walk(window, 0, window.size):
         has_graph |= part.number == reader.GRAPH
@@ -237,17 +237,17 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
             _add(body, segment)
     if not changed:
         return None
-    body.append(_node_entries(tuple((metadata or {}).items())))
+    body.append(node_entries(tuple((metadata or {}).items())))
     return [encode_varint(message.number << 3 | LENGTH_DELIMITED), encode_varint(_length(body)), *body]
 
 
 @functools.lru_cache(maxsize=128)
-def _node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
+def node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
     """Encode a node's properties; neighbours mostly have the same."""
-    return b"".join(_entry(NODE_METADATA, key, value) for key, value in items)
+    return b"".join(property_field(NODE_METADATA, key, value) for key, value in items)
 
 
-def _entry(number: int, key: str, value: str) -> bytes:
+def property_field(number: int, key: str, value: str) -> bytes:
     """Encode a StringStringEntryProto as a field."""
     if len(key) + len(value) > _MAX_PROPERTY:
         raise MetadataError(f"The metadata property {key[:40]!r} has more than {_MAX_PROPERTY >> 20} MiB.", key)
@@ -268,7 +268,7 @@ def _add(segments: list[Segment], segment: Segment) -> None:
         segments.append(segment)
 
 
-def _copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
+def copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
     """Copy a range of the old file, always from the file that was opened, whatever has taken its place since.
 
     Large ranges by the kernel, where they lie alike in its pages: it takes twice the time of a copy through memory

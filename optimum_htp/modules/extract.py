@@ -1,0 +1,229 @@
+"""Cutting a module out of a model: an ONNX model of its own, whose inputs and outputs are what crosses its border."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from optimum_htp.errors import ArgumentError, ExtractError, MetadataError
+from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.parts import part_tree
+from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, RELATIVE_MODULE, RELATIVE_TAG, TAG, known_assignment
+from optimum_htp.hierarchy.tree import ROOT, ancestors
+from optimum_htp.metadata import PREFIX, ExportMetadata
+from optimum_htp.modules.border import Border, border_of, functions_of
+from optimum_htp.modules.calls import ModuleCall, calls_of
+from optimum_htp.modules.levels import Level, levels_of, module_of
+from optimum_htp.modules.patterns import find_modules, module_classes
+from optimum_htp.modules.types import ValueTypes
+from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor, TensorSpec, read_signature
+from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
+from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.reader import header_of, opened
+from optimum_htp.onnxfile.skeleton import skeleton_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["ExtractedModule", "extract_module"]
+
+_CHUNK: Final = 1 << 16
+_SHOWN: Final = 5
+# What a record says of a whole file, or of all files of a model, and what may be a whole folder's content.
+_OF_THE_WHOLE: Final = ("onnx_files", "onnx_file", "export_id", "embedded_", "submodule", "submodule_call")
+_FOLDED: Final = "onnx::Conv_"  # PyTorch's name of a convolution's weight into which it folded the norm behind it
+
+
+@dataclass(frozen=True)
+class ExtractedModule:
+    """A module that was cut out.
+
+    Attributes:
+        path: The new file.
+        module, class_name: The module; its class is empty where it is not known.
+        call, calls: Which of how many calls of it, from 1 on.
+        nodes, initializers: How many the new file has.
+        inputs, outputs: The values that cross the module's border.
+    """
+
+    path: Path
+    module: str
+    class_name: str
+    call: int
+    calls: int
+    nodes: int
+    initializers: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def extract_module(
+    path: str | os.PathLike[str], module: str, output: str | os.PathLike[str], call: int | None = None
+) -> ExtractedModule:
+    """Write a module of a tagged file as an ONNX model of its own.
+
+    Its inputs are the values that others compute for it, by their names in the whole model, its outputs those that
+    others use. Only its weights are read.
+
+    Args:
+        path: A tagged ONNX file.
+        module: The module's name in the whole model, or a pattern that matches one module.
+        output: The new file.
+        call: Which call of a module that is called several times, from 1 on, in the order of the file.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path, or not all of its data.
+        MetadataError: The file has no tags, or they are not what they should be.
+        UnknownModuleError: The file has no such module.
+        ArgumentError: The pattern matches several modules, or there are several calls and none was chosen.
+        ExtractError: What is in the file is not the module alone; the message says why.
+        OnnxWriteError: The new file cannot be written. What was there still is.
+    """
+    import onnx
+
+    path, target = Path(path), Path(os.path.realpath(output))
+    if target == Path(os.path.realpath(path)):
+        raise ArgumentError(f"{output} is the model itself: write the module to another file.")
+    with opened(path, _CHUNK) as window:
+        header, graph = header_of(window), graph_of(window)
+        model = onnx.ModelProto.FromString(skeleton_of(window))
+        parts = _Parts.of(path, header, graph, model)
+        name = parts.named(module)
+        chosen, number, count = parts.call(name, call)
+        parts.refuse_folded(name, chosen)
+        border = border_of(chosen)
+        if not border.outputs:
+            raise ExtractError(f"{path}: nothing uses what {_called(name)} computes, so it has no outputs.")
+        write_excerpt(path, window, parts.excerpt(name, border, number if count > 1 else None), target)
+    inputs, outputs = read_signature(target)
+    kind = parts.assignment.tree.classes.get(name, "")
+    sizes = len(border.nodes), len(border.initializers)
+    return ExtractedModule(Path(output), name, kind, number, count, *sizes, inputs, outputs)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A model that something is cut out of."""
+
+    path: Path
+    header: ModelHeader
+    graph: Graph
+    model: ModelProto
+    levels: Sequence[Level]
+    assignment: Assignment
+
+    @classmethod
+    def of(cls, path: Path, header: ModelHeader, graph: Graph, model: ModelProto) -> _Parts:
+        assignment = known_assignment(path, header, graph)
+        return cls(path, header, graph, model, list(levels_of(model.graph)), assignment)
+
+    def named(self, pattern: str) -> str:
+        """Return the one module that a pattern means."""
+        classes = module_classes(self.assignment)
+        found = [pattern] if pattern and pattern in classes else find_modules(pattern, classes, self.path)
+        if len(found) > 1:
+            shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+            raise ArgumentError(f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}): name one.")
+        return found[0]
+
+    def call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
+        """Return one call of a module, its number, and how many there are."""
+        calls = calls_of(module, self.levels, part_tree(self.graph, self.assignment.tree))
+        if not calls:
+            raise ExtractError(f"{self.path} has nodes of {_called(module)} only inside functions.")
+        if wanted is None and len(calls) > 1:
+            raise ArgumentError(
+                f"{self.path} has {len(calls)} calls of {_called(module)}: choose one with --call 1 to "
+                f"--call {len(calls)} (call= in Python)."
+            )
+        number = 1 if wanted is None else wanted
+        if not 0 < number <= len(calls):
+            raise ArgumentError(f"{self.path} has no call {number} of {_called(module)}: there are {len(calls)}.")
+        return calls[number - 1], number, len(calls)
+
+    def refuse_folded(self, module: str, call: ModuleCall) -> None:
+        """Refuse a convolution that has taken in the norm behind it: it computes more than its module does."""
+        for index in call.nodes:
+            node = call.level.nodes[index]
+            if module_of(node) == module and any(value.startswith(_FOLDED) for value in node.input):
+                around = next(name for name in ancestors(module))
+                raise ExtractError(
+                    f"{self.path}: the export folded the normalization behind {module} into its weights, so what is "
+                    f"in the file is both. Cut out the module around them, {around or 'the whole model'}."
+                )
+
+    def excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
+        """Return what is taken of the file for a module."""
+        level = border.nodes[-1][0]
+        types = ValueTypes(self.model, [*border.inputs, *border.outputs])
+        inputs = {value: types.of(value, level) for value in border.inputs}
+        unknown = [value for value, info in inputs.items() if info is None]
+        if unknown:
+            raise ExtractError(
+                f"{self.path}: the type of {', '.join(unknown[:_SHOWN])}, which {_called(module)} takes in, is not "
+                "known: an operator before it is unknown to onnx and ONNX Runtime."
+            )
+        outputs = {value: types.of(value, level) for value in border.outputs}
+        nodes = [one.nodes[index] for one, index in border.nodes]
+        known = {(one.domain, one.name): list(one.node) for one in self.model.functions}
+        return Excerpt(
+            name=module or self.graph.name,
+            nodes=[(one.place, index) for one, index in border.nodes],
+            initializers=[(one.place, index) for one, index in border.initializers],
+            inputs=[info.SerializeToString() for info in inputs.values() if info is not None],
+            outputs=[_encoded(value, info) for value, info in outputs.items()],
+            functions=functions_of(nodes, known),
+            metadata=self._metadata(module, border, call),
+            doc_string=f"{_called(module)} of {self._source()}",
+            visit=self._visitor(module),
+        )
+
+    def _metadata(self, module: str, border: Border, call: int | None) -> dict[str, str]:
+        """Return the whole file's properties as far as they are true of a module, and which module it is."""
+        modules = [module_of(one.nodes[index]) for one, index in border.nodes]
+        left_out = tuple(f"{PREFIX}{name}" for name in _OF_THE_WHOLE)
+        kept = {
+            key: value
+            for key, value in self.header.metadata.items()
+            if not key.startswith(left_out) and key not in (MODULES, COVERAGE)
+        }
+        which = {f"{PREFIX}submodule": module} if module else {}
+        if call is not None:
+            which[f"{PREFIX}submodule_call"] = str(call)
+        return {**kept, **which, MODULES: self.assignment.tree.to_json(modules)}
+
+    def _visitor(self, module: str) -> NodeVisitor:
+        """Return what gives the nodes of a module their tags as seen from it, beside those of the whole model."""
+        tree = self.assignment.tree
+        kind = tree.classes.get(module) or module.rpartition(".")[2]
+        start = len(module) + 1 if module else 0
+
+        def visit(known: Mapping[str, str]) -> Mapping[str, str] | None:
+            own = known.get(MODULE, ROOT)
+            if own != module and module not in (ROOT, *ancestors(own)):
+                return None  # a constant that was taken along
+            tag = known.get(TAG, tree.tag(own)).removeprefix(tree.tag(module))
+            return {**known, RELATIVE_MODULE: own[start:], RELATIVE_TAG: f"/{kind}{tag}"}
+
+        return visit
+
+    def _source(self) -> str:
+        try:
+            record = ExportMetadata.from_properties(self.header.metadata)
+        except MetadataError:  # what it says stays as it is; nobody's word is taken for it here
+            record = None
+        return self.path.name if record is None else record.source
+
+
+def _encoded(value: str, info: object) -> bytes:
+    import onnx
+
+    known = info if isinstance(info, onnx.ValueInfoProto) else onnx.ValueInfoProto(name=value)
+    return bytes(known.SerializeToString())
+
+
+def _called(module: str) -> str:
+    return module or "the model itself"
