@@ -27,6 +27,7 @@ __all__ = [
     "HubUnreachableError",
     "InvalidModelReferenceError",
     "InvalidOnnxFileError",
+    "InvalidWeightsError",
     "MetadataError",
     "MisfitError",
     "MissingDependencyError",
@@ -44,6 +45,7 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "UnknownHubError",
+    "UnprovableWeightsError",
     "UnknownModuleError",
     "UnreadableUrlError",
     "VerificationError",
@@ -153,6 +155,14 @@ class MetadataError(HFHubIntegrationError, ValueError):
 
 class InvalidOnnxFileError(HFHubIntegrationError, ValueError):
     """A file that is not an ONNX model, or is damaged."""
+
+
+class InvalidWeightsError(HFHubIntegrationError, ValueError):
+    """A file of weights that is not what its name says, or is damaged."""
+
+
+class UnprovableWeightsError(HFHubIntegrationError):
+    """A commit whose weights cannot be read tensor by tensor, so that nothing can be held against them."""
 
 
 class OnnxWriteError(HFHubIntegrationError, OSError):

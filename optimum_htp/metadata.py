@@ -49,6 +49,7 @@ PREFIX: Final = "hf_"
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_FILES: Final = 512  # in a list of them
 _LONGEST_LIST: Final = 1 << 17  # characters
 # What a record says nothing without; anything else is left out where it could not be read again.
@@ -79,6 +80,8 @@ class ExportMetadata:
         model_class: Name of the class that was exported.
         preprocessors: The Auto classes that load the preprocessors, the most inclusive first.
         config_files: The repo's config and preprocessor files at the commit; None where nobody listed them.
+        weight_files: The weight files that loaders of the commit take, and the sha256 that the Hub states for each;
+            None where it states none.
         pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
             As the Hub said at export.
         unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
@@ -104,6 +107,7 @@ class ExportMetadata:
     model_class: str | None = None
     preprocessors: tuple[str, ...] = ()
     config_files: tuple[str, ...] | None = None
+    weight_files: Mapping[str, str] | None = None
     pipeline_tag: str | None = None
     library_name: str | None = None
     base_model: str | None = None
@@ -232,6 +236,8 @@ _OLD_KEYS: Final = {"hf_model_downloads": "hf_downloads", "hf_model_likes": "hf_
 def _encode(name: str, value: Any) -> str:
     if name in ("onnx_files", "config_files"):
         return json.dumps(list(value), ensure_ascii=False)
+    if name == "weight_files":
+        return json.dumps(dict(sorted(value.items())), ensure_ascii=False)
     if name in ("preprocessors", "unchecked"):
         return ",".join(value)
     if isinstance(value, bool):
@@ -297,6 +303,22 @@ def _file_list(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _digests(text: str) -> dict[str, str]:
+    """Decode a JSON object of relative paths and sha256 digests."""
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"it has at most {_LONGEST_LIST} characters")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has to be a JSON object of file names and sha256 digests") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in content.values()
+    ):
+        raise ValueError("it has to be a JSON object of file names and sha256 digests")
+    _file_list(json.dumps(list(content)))
+    return content
+
+
 def _is_inside(name: str) -> bool:
     parts = re.split(r"[/\\]", name)
     if any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
@@ -354,6 +376,7 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "onnx_file": _file_name,
     "preprocessors": _auto_classes,
     "config_files": _file_list,
+    "weight_files": _digests,
     "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
     "model_downloads": _count,
     "model_likes": _count,

@@ -31,9 +31,9 @@ def problems(schema, properties):
     yield from validator.iter_errors(properties)
     for key, value in properties.items():
         if "contentSchema" in schema["properties"].get(key, {}):
-            paths = {"$ref": "#/$defs/paths", "$defs": schema["$defs"]}
+            inner = {**schema["properties"][key]["contentSchema"], "$defs": schema["$defs"]}
             try:
-                yield from jsonschema.Draft202012Validator(paths).iter_errors(json.loads(value))
+                yield from jsonschema.Draft202012Validator(inner).iter_errors(json.loads(value))
             except json.JSONDecodeError as error:
                 yield error
 

@@ -8,6 +8,7 @@ other URL is read through fsspec.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from optimum_htp.errors import (
     HubServerError,
     InvalidModelReferenceError,
     ModelNotFoundError,
+    OfflineError,
     OnnxFileNotFoundError,
     UnreadableUrlError,
 )
@@ -29,7 +31,7 @@ from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
+__all__ = ["HubRanges", "is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
 _CHUNK: Final = 1 << 16
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
@@ -114,6 +116,57 @@ def _opened_hub_file(url: str, access: HubAccess) -> Iterator[ByteWindow]:
 def _opened_reading(url: str, match: re.Match[str], access: HubAccess) -> tuple[str, str | None, ByteWindow]:
     revision = match["revision"] and match["revision"].replace("%2F", "/")
     return match["repo"], revision, _hub_window(url, match["repo"], revision, match["path"], access)
+
+
+class HubRanges:
+    """A file in a repo, read by range requests; from any thread.
+
+    The first request, made at once, brings its first bytes and says how many it has.
+
+    Args:
+        repo_id: The repo.
+        revision: Branch, tag or commit.
+        path: The file in it.
+        access: How to reach the Hub.
+
+    Attributes:
+        size: Of the file, in bytes.
+        fetched: Bytes that have come over the network.
+
+    Raises:
+        OfflineError: Connections are forbidden.
+        OnnxFileNotFoundError, HFHubIntegrationError: As `read_remote_header`; reading too.
+    """
+
+    def __init__(self, repo_id: str, revision: str, path: str, access: HubAccess) -> None:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+
+        self._place = _Place(f"{path} of {repo_id}", repo_id, revision)
+        if access.local_files_only:
+            raise OfflineError(
+                f"{self._place.name} at {revision} is not in the cache, and local_files_only forbids to fetch it."
+            )
+        with translated_errors(repo_id, revision):
+            address = hf_hub_url(repo_id, path, revision=revision)
+            headers = build_hf_headers(token=access.token)
+            self._first = _get_range(self._place, address, headers, 0, _CHUNK)
+        same_host = urlsplit(self._first.url)[:2] == urlsplit(address)[:2]
+        self._headers = headers if same_host else {}
+        self._lock = threading.Lock()
+        self.size = self._first.total
+        self.fetched = len(self._first.content)
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return bytes of the file, fewer only at its end."""
+        length = min(length, self.size - start)
+        if start + length <= len(self._first.content):
+            return self._first.content[start : start + length]
+        with translated_errors(self._place.repo_id or "", self._place.revision):
+            content = _get_range(self._place, self._first.url, self._headers, start, length).content
+        with self._lock:
+            self.fetched += len(content)
+        return content
 
 
 def _hub_window(name: str, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ByteWindow:

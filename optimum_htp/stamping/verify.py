@@ -22,7 +22,7 @@ from optimum_htp.errors import (
     MetadataError,
     ModelNotFoundError,
 )
-from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
@@ -75,6 +75,8 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
             info = hub.info(str(record.hub_id), record.hub_sha, access)
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
+            if (changed := _changed_weights(record, info)) is not None:
+                return Verdict(Status.MISFIT, changed, record)
         if record.export_library == "diffusers":  # its parts have configs of their own
             folder = resolve_preprocessors(record, access).folder
         else:
@@ -86,6 +88,19 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
     except (ModelNotFoundError, ConfigFileNotFoundError) as error:
         return Verdict(Status.INVALID, str(error), record)
     return _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
+
+
+def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
+    """Return which of a repo's own weight files is no longer the one that a file was exported from, in words."""
+    for name, digest in (record.weight_files or {}).items():
+        stated = info.digests.get(name, digest)  # a mirror may state none
+        if name not in info.files or stated != digest:
+            what = f"has the sha256 {stated}" if name in info.files else "is not there any more"
+            return (
+                f"{name} of {record.source} {what}, and was {digest} at export: the repo's own file was replaced. "
+                "Hold its weights against a commit that you trust, with --weights --model ID@COMMIT."
+            )
+    return None
 
 
 def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:

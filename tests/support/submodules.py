@@ -128,7 +128,10 @@ def observed(animal: Animal, folder: Path, path: Path) -> tuple[dict[str, list[O
         mask = values.get("attention_mask")
         given = {"decoder_input_ids": tokens, "attention_mask": mask}
         calls = submodule_calls(
-            model, lambda: model(encoder_outputs=(states,), use_cache=True, **{k: v for k, v in given.items() if v is not None})
+            model,
+            lambda: model(
+                encoder_outputs=(states,), use_cache=True, **{k: v for k, v in given.items() if v is not None}
+            ),
         )
         values = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": mask}
         values = {name: value for name, value in values.items() if value is not None}
