@@ -177,11 +177,7 @@ def _digests(siblings: list[Any]) -> dict[str, str]:
     for sibling in siblings:
         lfs = sibling.get("lfs") if isinstance(sibling, dict) else None
         digest = lfs.get("sha256") if isinstance(lfs, dict) else None
-        if (
-            is_inside(sibling.get("rfilename") if lfs else None)
-            and isinstance(digest, str)
-            and SHA256.fullmatch(digest)
-        ):
+        if isinstance(digest, str) and SHA256.fullmatch(digest) and is_inside(sibling.get("rfilename")):
             found[str(sibling["rfilename"])] = digest
     return found
 

@@ -125,11 +125,11 @@ def prove_weights(
     header, graph = read_header(path), read_graph(path)
     record = ExportMetadata.from_properties(header.metadata)
     origin = _origin(path, record, model, revision, access)
-    assignment = tagged_assignment(header, graph)
+    tagged = tagged_assignment(header, graph) is not None
     stored = stored_tensors(path)
-    judge = Judge(graph, assignment, stored, origin.tensors, origin.computed)
+    judge = Judge(graph, stored, origin.tensors, origin.computed, tagged=tagged)
     findings = _judged(judge, stored, progress)
-    return Proof(origin.tensors.name, tuple(findings), origin.tensors.fetched, assignment is not None)
+    return Proof(origin.tensors.name, tuple(findings), origin.tensors.fetched, tagged)
 
 
 def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | None) -> list[WeightFinding]:

@@ -69,14 +69,14 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         )
     if record.model_type == "local":
         return _with_local_config(path, record)
+    changed: str | None = None
     try:
         hub = plugins.hub(record.hub_provider)
         if record.hub_sha is not None:
             info = hub.info(str(record.hub_id), record.hub_sha, access)
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
-            if (changed := _changed_weights(record, info)) is not None:
-                return Verdict(Status.MISFIT, changed, record)
+            changed = _changed_weights(record, info)
         if record.export_library == "diffusers":  # its parts have configs of their own
             folder = resolve_preprocessors(record, access).folder
         else:
@@ -87,7 +87,8 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
     except (ModelNotFoundError, ConfigFileNotFoundError) as error:
         return Verdict(Status.INVALID, str(error), record)
-    return _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
+    verdict = _with_config(path, record, folder / CONFIG, f"is {record.source}, as it says")
+    return Verdict(Status.MISFIT, changed, record) if changed and verdict.status is Status.OK else verdict
 
 
 def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:

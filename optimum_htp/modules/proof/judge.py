@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.tree import shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
@@ -42,22 +41,23 @@ class Judge:
 
     Args:
         graph: Of the file.
-        assignment: Its tags; None where it has none.
         stored: Its tensors.
         tensors: Of the commit.
         computed: Returns the tensors that the model's code computes; asked only where something is unexplained.
+        tagged: Whether its nodes say their modules.
     """
 
     def __init__(
         self,
         graph: Graph,
-        assignment: Assignment | None,
         stored: Sequence[StoredTensor],
         tensors: CommitTensors,
         computed: Computed,
+        *,
+        tagged: bool,
     ) -> None:
         self._graph = graph
-        self._uses = uses_of(graph, assignment)
+        self._uses = uses_of(graph, tagged=tagged)
         self._stored = {tensor.name: tensor for tensor in stored}
         self._tensors = tensors
         self._computed = functools.cache(computed)
@@ -81,7 +81,7 @@ class Judge:
             layout = self._compare(array, tensor.dtype, key, likely=True)
             if isinstance(layout, Layout):
                 return self._matched(tensor, array, key, layout, groups)
-        if not self._strict(groups):
+        if not self._strict(groups) and not self._is_added_bias(tensor, groups):
             if (rule := _rule_of(array, tensor.dtype)) is not None:
                 return self._finding(tensor, Evidence.CONSTANT, rule)
             tried = {key for group in groups for key in group}
@@ -104,6 +104,10 @@ class Judge:
                 return self._finding(tensor, Evidence.DERIVED, "weight norm, multiplied out", pair)
         groups = self._groups(tensor)
         if not self._strict(groups):
+            if (found := self._by_value(array, dtype, tensor.size, set())) is not None:
+                return self._finding(tensor, _evidence(found[1]), found[1].name, (found[0],), by_value=True)
+            if (rule := _rule_of(array, dtype)) is not None:
+                return self._finding(tensor, Evidence.CONSTANT, rule)
             owned = [key for module in modules for key in self._tensors.owned(module).values()]
             table = looked_up(array, dtype, self._readable(owned), self._tensors)
             if table is not None:
@@ -142,7 +146,7 @@ class Judge:
         ]
         if not differences:
             return self._finding(tensor, Evidence.FOREIGN, "no tensor of the commit has these values")
-        key, last = max(differences, key=lambda one: one[1].index)
+        key, last = min(differences, key=lambda one: one[1].share)
         how = f"element {last.index} of {key} is {last.theirs:.6g} in the commit, and {last.ours:.6g} here"
         return self._finding(tensor, Evidence.FOREIGN, how, tuple(expected))
 
@@ -199,6 +203,11 @@ class Judge:
                     self._folded[bias.name] = found
                 return found
         return None
+
+    def _is_added_bias(self, tensor: StoredTensor, groups: Sequence[Sequence[str]]) -> bool:
+        """Whether a tensor is the bias of a convolution that has none in the commit: folding a batch norm adds it."""
+        uses = self._uses.get(tensor.name, ())
+        return not groups and any(use.op_type in _CONVOLUTIONS and use.position == 2 for use in uses)
 
     def _groups(self, tensor: StoredTensor) -> list[list[str]]:
         groups = expectations(tensor.name, tensor.size, self._uses.get(tensor.name, ()), self._tensors)

@@ -8,7 +8,7 @@ does, no more is read.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,16 +50,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first element that differs, in the order that fits longest.
+    """The first element that differs, in the order that fits best.
 
     Attributes:
         index: Its place in the checkpoint's tensor, elements counted one by one.
         ours, theirs: What the file and the checkpoint have there.
+        share: Of the elements around it that differ.
     """
 
     index: int
     ours: float
     theirs: float
+    share: float
 
 
 def decoded(content: bytes, dtype: str) -> Any:
@@ -103,10 +105,10 @@ def compare(
         raw = read(start * width, count * width)
         theirs = decoded(raw, entry.dtype)
         wanted = _as_stored(raw, entry.dtype) if same_type else cast(theirs, dtype)
-        last = alive[0]
-        alive = [order for order in alive if _equal(_flat(order, start, count), wanted, theirs, dtype)]
+        before = alive
+        alive = [order for order in before if _equal(_flat(order, start, count), wanted, theirs, dtype)]
         if not alive:
-            return _difference(_flat(last, start, count), wanted, theirs, dtype, start)
+            return _difference([_flat(order, start, count) for order in before], wanted, theirs, dtype, start)
         start, size = start + count, _BLOCK // width
     return Layout(alive[0].shape == _plain(array).shape and alive[0].strides == _plain(array).strides, same_type)
 
@@ -162,12 +164,15 @@ def _differing(ours: Any, wanted: Any, theirs: Any, dtype: str) -> Any:
     return differing
 
 
-def _difference(ours: Any, wanted: Any, theirs: Any, dtype: str, start: int) -> Difference:
+def _difference(orders: Sequence[Any], wanted: Any, theirs: Any, dtype: str, start: int) -> Difference:
+    """Return the first difference in the order that has the fewest."""
     import numpy as np
 
-    where = int(np.flatnonzero(_differing(ours, wanted, theirs, dtype))[0])
+    places = [np.flatnonzero(_differing(ours, wanted, theirs, dtype)) for ours in orders]
+    best = min(range(len(orders)), key=lambda order: len(places[order]))
+    where, ours = int(places[best][0]), orders[best]
     mine = float(_widened(ours[where : where + 1])[0]) if dtype == "bfloat16" else float(ours[where])
-    return Difference(start + where, mine, float(theirs[where]))
+    return Difference(start + where, mine, float(theirs[where]), len(places[best]) / len(wanted))
 
 
 def _widened(bits: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.tags import MODULE
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.onnxfile import Graph
 
@@ -68,7 +68,7 @@ class Use:
     passed: tuple[str, ...] = ()
 
 
-def uses_of(graph: Graph, assignment: Assignment | None) -> dict[str, list[Use]]:
+def uses_of(graph: Graph, *, tagged: bool) -> dict[str, list[Use]]:
     """Return the uses of each value that tensors go into, those behind `PASSED_THROUGH` too."""
     users: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
@@ -84,7 +84,7 @@ def uses_of(graph: Graph, assignment: Assignment | None) -> dict[str, list[Use]]
             if node.op_type in PASSED_THROUGH and position == 0 and node.outputs and len(passed) < 8:
                 uses += follow(node.outputs[0], (*passed, node.op_type))
             else:
-                module = assignment.modules[index] if assignment is not None else None
+                module = node.metadata.get(MODULE) if tagged else None  # quantizers leave their nodes without tags
                 uses.append(Use(index, node.op_type, position, module, passed))
         return uses
 

@@ -156,8 +156,8 @@ def within_half_a_step(numbers: Any, scale: Any, zero: Any, lowest: int, highest
     least = float("inf")
     at_the_end = (numbers == lowest) | (numbers == highest)
     allowed = np.where(at_the_end, 1.0, 0.5)
-    steps = np.abs(np.broadcast_to(scale, numbers.shape).astype(np.float32))
-    given = (numbers.astype(np.float32) - zero) * steps
+    signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
+    given, steps = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)
     slack = _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
     for ours in _as_orders(values, numbers.shape):
         with np.errstate(divide="ignore", invalid="ignore"):
