@@ -12,6 +12,8 @@ from optimum_htp.hooks.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.comparison.compare import compare_models
+    from optimum_htp.comparison.records import Comparison
     from optimum_htp.errors import (
         ConfigLoadError,
         HFHubIntegrationError,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from optimum_htp.loading.config_loader import HFHubConfigLoader
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.modules.extract import ExtractedModule, extract_module
+    from optimum_htp.modules.prove import Proof, prove_weights
     from optimum_htp.modules.select import select_nodes
     from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from optimum_htp.stamping.verify import verify_metadata
 
 __all__ = [
+    "Comparison",
     "ConfigLoadError",
     "ExportMetadata",
     "ExportResult",
@@ -48,9 +52,11 @@ __all__ = [
     "OptimumONNXModel",
     "PreprocessorLoadError",
     "Profile",
+    "Proof",
     "UnknownModuleError",
     "__version__",
     "activate",
+    "compare_models",
     "deactivate",
     "detect_model_source",
     "extract_module",
@@ -58,6 +64,7 @@ __all__ = [
     "inject_hub_metadata",
     "is_hub_model",
     "profile_file",
+    "prove_weights",
     "report_document",
     "select_nodes",
     "strip_metadata",
@@ -67,6 +74,7 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "Comparison": "comparison.records",
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
@@ -79,13 +87,16 @@ _HOME: Final = {
     "OptimumONNXModel": "loading.auto",
     "PreprocessorLoadError": "errors",
     "Profile": "profiling.profile",
+    "Proof": "modules.prove",
     "UnknownModuleError": "errors",
+    "compare_models": "comparison.compare",
     "detect_model_source": "origin.source",
     "extract_module": "modules.extract",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
     "is_hub_model": "origin.source",
     "profile_file": "profiling.profile",
+    "prove_weights": "modules.prove",
     "report_document": "report",
     "select_nodes": "modules.select",
     "strip_metadata": "stamping.strip",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
+    "ComparisonError",
     "ConfigFileNotFoundError",
     "ConfigLoadError",
     "DamagedDownloadError",
@@ -244,6 +245,10 @@ class ExtractError(HFHubIntegrationError, ValueError):
 
 class VerificationError(ExportError):
     """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
+
+
+class ComparisonError(HFHubIntegrationError, ValueError):
+    """Two models that cannot be compared: one does not run, or has nothing that the other has."""
 
 
 class DeviceError(HFHubIntegrationError, ValueError):

@@ -11,6 +11,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = {
+    "compare": "CompareCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
     "profile": "ProfileCommand",

@@ -7,6 +7,8 @@ or as JSON, never as markup.
 from __future__ import annotations
 
 import html
+import math
+from collections.abc import Sequence
 from string import Template
 from typing import Any, Final
 
@@ -56,6 +58,8 @@ for (const [index, file] of files.entries()) {
   const found = section.querySelector(".found"), body = section.querySelector("tbody");
   const draw = (level) => Plotly.react(plot, [{
     type: shape.value, ids: file.ids, labels: file.labels, parents: file.parents, values: file[measure.value],
+    marker: file.colors ? { colors: file.colors, colorscale: "YlOrRd", cmin: -7, cmax: 0, showscale: true,
+      colorbar: { title: { text: "difference, 10^" } } } : {},
     branchvalues: "total", sort: false, level: level || "$root", customdata: file.hover, maxdepth: shape.value === "treemap" ? 4 : 8,
     hovertemplate: "<b>%{customdata[0]}</b><br>%{customdata[1]}<br>%{value:,} (%{percentRoot})<extra></extra>",
     tiling: shape.value === "icicle" ? { orientation: "v" } : {}
@@ -141,14 +145,29 @@ def _section(index: int, file: dict[str, Any]) -> str:
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
         facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
+    if "compared" in file:
+        facts["compared with"] = file["compared"]["with"]
+        facts["found"] = "; ".join(file["compared"]["verdict"])
     measures = _measures(file)
     return _SECTION.substitute(
         index=index,
         file=_text(file["file"]),
         facts="".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
         measures="".join(f'<option value="{key}">{label}</option>' for key, label in measures.items()),
-        headings="".join(f"<th>{label}</th>" for label in ("Module", "Class", *measures.values())),
+        headings="".join(f"<th>{label}</th>" for label in _headings(file)),
     )
+
+
+def _headings(file: dict[str, Any]) -> tuple[str, ...]:
+    return ("Module", "Class", *_measures(file).values(), *(("Difference",) if "compared" in file else ()))
+
+
+def _differences(modules: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the colours of modules that were compared: the power of ten of their difference."""
+    return {
+        "colors": [math.log10(min(max(module["difference"] or 0.0, 1e-7), 1.0)) for module in modules],
+        "differences": ["" if module["difference"] is None else f"{module['difference']:.3g}" for module in modules],
+    }
 
 
 def _text(text: str) -> str:
@@ -165,6 +184,7 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
     modules = file["modules"]
     holder = {child: module["name"] for module in modules for child in module["children"]}
     measures = _measures(file)
+    compared = _differences(modules) if "compared" in file else {}
     names = [printable(module["name"]) or _ROOT_ID for module in modules]
     classes = [printable(module["class_name"]) for module in modules]
     return {
@@ -176,6 +196,10 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "parents": ["" if not module["name"] else holder.get(module["name"], "") or _ROOT_ID for module in modules],
         "classes": classes,
         "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
-        "cells": [[f"{module[key]:,.0f}" for key in measures] for module in modules],
+        "cells": [
+            [*(f"{module[key]:,.0f}" for key in measures), *([difference] if compared else [])]
+            for module, difference in zip(modules, compared.get("differences", names), strict=True)
+        ],
+        **compared,
         **{key: [module[key] for module in modules] for key in measures},
     }
