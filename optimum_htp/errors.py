@@ -206,12 +206,12 @@ class UnknownModuleError(HFHubIntegrationError, LookupError):
         Args:
             pattern: The pattern.
             nearest: What looks like it.
-            where: The file.
+            where: What has no such module, for the message.
         """
         hint = f" Near it: {', '.join(nearest)}." if nearest else ""
         return cls(
-            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} "
-            f"`optimum-cli htp info --tree {where}` shows all.",
+            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} `optimum-cli htp info "
+            "--tree` shows all.",
             pattern,
             nearest,
         )

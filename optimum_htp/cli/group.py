@@ -11,8 +11,10 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = {
+    "extract": "ExtractCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
+    "nodes": "NodesCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,11 +12,11 @@ from optimum_htp.errors import ArgumentError, ExtractError, MetadataError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.parts import part_tree
 from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, RELATIVE_MODULE, RELATIVE_TAG, TAG, known_assignment
-from optimum_htp.hierarchy.tree import ROOT, ancestors
+from optimum_htp.hierarchy.tree import ROOT, parent_of
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.modules.border import Border, border_of, functions_of
-from optimum_htp.modules.calls import ModuleCall, calls_of
-from optimum_htp.modules.levels import Level, levels_of, module_of
+from optimum_htp.modules.calls import CallFinder, ModuleCall
+from optimum_htp.modules.levels import levels_of, module_of
 from optimum_htp.modules.patterns import find_modules, module_classes
 from optimum_htp.modules.types import ValueTypes
 from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor, TensorSpec, read_signature
@@ -32,6 +32,7 @@ __all__ = ["ExtractedModule", "extract_module"]
 
 _CHUNK: Final = 1 << 16
 _SHOWN: Final = 5
+_COMPARED: Final = 2  # modules of the same class
 # What a record says of a whole file, or of all files of a model, and what may be a whole folder's content.
 _OF_THE_WHOLE: Final = ("onnx_files", "onnx_file", "export_id", "embedded_", "submodule", "submodule_call")
 _FOLDED: Final = "onnx::Conv_"  # PyTorch's name of a convolution's weight into which it folded the norm behind it
@@ -93,7 +94,7 @@ def extract_module(
         parts = _Parts.of(path, header, graph, model)
         name = parts.named(module)
         chosen, number, count = parts.call(name, call)
-        parts.refuse_folded(name, chosen)
+        parts.refuse_merged(name, chosen)
         border = border_of(chosen)
         if not border.outputs:
             raise ExtractError(f"{path}: nothing uses what {_called(name)} computes, so it has no outputs.")
@@ -106,19 +107,26 @@ def extract_module(
 
 @dataclass(frozen=True)
 class _Parts:
-    """A model that something is cut out of."""
+    """A model that something is cut out of.
+
+    Attributes:
+        root: The module that the whole file is, where it is a part of a model.
+    """
 
     path: Path
     header: ModelHeader
     graph: Graph
     model: ModelProto
-    levels: Sequence[Level]
     assignment: Assignment
+    finder: CallFinder
+    root: str
 
     @classmethod
     def of(cls, path: Path, header: ModelHeader, graph: Graph, model: ModelProto) -> _Parts:
         assignment = known_assignment(path, header, graph)
-        return cls(path, header, graph, model, list(levels_of(model.graph)), assignment)
+        part = part_tree(graph, assignment.tree)
+        finder = CallFinder(list(levels_of(model.graph)), part)
+        return cls(path, header, graph, model, assignment, finder, part.names.get(ROOT, ROOT))
 
     def named(self, pattern: str) -> str:
         """Return the one module that a pattern means."""
@@ -131,7 +139,9 @@ class _Parts:
 
     def call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
         """Return one call of a module, its number, and how many there are."""
-        calls = calls_of(module, self.levels, part_tree(self.graph, self.assignment.tree))
+        if self.root.startswith(f"{module}.") and module:
+            raise ExtractError(f"{self.path} has only {self.root} of {module}: cut out that, or what is in it.")
+        calls = self.finder.calls(module)
         if not calls:
             raise ExtractError(f"{self.path} has nodes of {_called(module)} only inside functions.")
         if wanted is None and len(calls) > 1:
@@ -144,16 +154,43 @@ class _Parts:
             raise ArgumentError(f"{self.path} has no call {number} of {_called(module)}: there are {len(calls)}.")
         return calls[number - 1], number, len(calls)
 
-    def refuse_folded(self, module: str, call: ModuleCall) -> None:
-        """Refuse a convolution that has taken in the norm behind it: it computes more than its module does."""
+    def refuse_merged(self, module: str, call: ModuleCall) -> None:
+        """Refuse what is in the file of a module but is not what the module computes, because the export merged it.
+
+        Raises:
+            ExtractError: A module around it used its weights itself; or a convolution has taken in the norm behind
+                it; or a transposition at its end and one behind it are both gone.
+        """
+        around = _called(self.assignment.tree.caller(parent_of(module)))
+        user = self.finder.user(module, call)
+        if user is not None:
+            raise ExtractError(
+                f"{self.path} has no call of {module}: its weights are used by {_called(user)}. Cut that out."
+            )
         for index in call.nodes:
             node = call.level.nodes[index]
             if module_of(node) == module and any(value.startswith(_FOLDED) for value in node.input):
-                around = next(name for name in ancestors(module))
                 raise ExtractError(
                     f"{self.path}: the export folded the normalization behind {module} into its weights, so what is "
-                    f"in the file is both. Cut out the module around them, {around or 'the whole model'}."
+                    f"in the file is both. Cut out the module around them, {around}."
                 )
+        own = _makers(call)
+        others = [_makers(one) for one in self._alike(module)]
+        if others and "Transpose" not in own and all(other == {"Transpose"} for other in others):
+            raise ExtractError(
+                f"{self.path}: the export merged the transposition at the end of {module}, which others of its class "
+                f"have, with one behind it. Cut out the module around it, {around}."
+            )
+
+    def _alike(self, module: str) -> list[ModuleCall]:
+        """Return calls of other modules of a module's class in the same list."""
+        classes, pattern = self.assignment.tree.classes, _without_items(module)
+        alike = [
+            name
+            for name, kind in classes.items()
+            if name != module and kind and kind == classes.get(module) and _without_items(name) == pattern
+        ]
+        return [call for name in alike[:_COMPARED] for call in self.finder.calls(name)]
 
     def excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
         """Return what is taken of the file for a module."""
@@ -203,7 +240,7 @@ class _Parts:
 
         def visit(known: Mapping[str, str]) -> Mapping[str, str] | None:
             own = known.get(MODULE, ROOT)
-            if own != module and module not in (ROOT, *ancestors(own)):
+            if module and own != module and not own.startswith(f"{module}."):
                 return None  # a constant that was taken along
             tag = known.get(TAG, tree.tag(own)).removeprefix(tree.tag(module))
             return {**known, RELATIVE_MODULE: own[start:], RELATIVE_TAG: f"/{kind}{tag}"}
@@ -223,6 +260,16 @@ def _encoded(value: str, info: object) -> bytes:
 
     known = info if isinstance(info, onnx.ValueInfoProto) else onnx.ValueInfoProto(name=value)
     return bytes(known.SerializeToString())
+
+
+def _makers(call: ModuleCall) -> set[str]:
+    """Return the operators that make what leaves a call."""
+    level = call.level
+    return {level.nodes[level.makers[value]].op_type for value in border_of(call).outputs}
+
+
+def _without_items(module: str) -> str:
+    return ".".join(atom for atom in module.split(".") if not atom.isdigit())
 
 
 def _called(module: str) -> str:

@@ -126,14 +126,20 @@ def observed(animal: Animal, folder: Path, path: Path) -> tuple[dict[str, list[O
             states = model.get_encoder()(**values).last_hidden_state
         tokens = torch.randint(5, 20, (2, 3), generator=torch.Generator().manual_seed(1))
         mask = values.get("attention_mask")
-        given = {"decoder_input_ids": tokens, "attention_mask": mask}
+        given = {"decoder_input_ids": tokens, **({} if mask is None else {"attention_mask": mask})}
         calls = submodule_calls(
-            model, lambda: model(encoder_outputs=(states,), use_cache=True, **{k: v for k, v in given.items() if v is not None})
+            model,
+            lambda: model(
+                encoder_outputs=(states,), use_cache=True, **{k: v for k, v in given.items() if v is not None}
+            ),
         )
         values = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": mask}
         values = {name: value for name, value in values.items() if value is not None}
     elif path.name.startswith("encoder"):
         calls = submodule_calls(model, lambda: model.get_encoder()(**values))
     else:
+        if any(one.name == "position_ids" for one in onnx.load(path, load_external_data=False).graph.input):
+            tokens = values["input_ids"]
+            values["position_ids"] = torch.arange(tokens.shape[1])[None].repeat(len(tokens), 1)
         calls = submodule_calls(model, lambda: model(**values))
     return calls, inner_values(path, feeds_of(path, values))
