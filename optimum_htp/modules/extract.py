@@ -195,15 +195,15 @@ class _Parts:
     def excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
         """Return what is taken of the file for a module."""
         level = border.nodes[-1][0]
-        types = ValueTypes(self.model, [*border.inputs, *border.outputs])
-        inputs = {value: types.of(value, level) for value in border.inputs}
+        types = ValueTypes(self.model, level, [*border.inputs, *border.outputs])
+        inputs = {value: types.of(value) for value in border.inputs}
         unknown = [value for value, info in inputs.items() if info is None]
         if unknown:
             raise ExtractError(
                 f"{self.path}: the type of {', '.join(unknown[:_SHOWN])}, which {_called(module)} takes in, is not "
                 "known: an operator before it is unknown to onnx and ONNX Runtime."
             )
-        outputs = {value: types.of(value, level) for value in border.outputs}
+        outputs = {value: types.of(value) for value in border.outputs}
         nodes = [one.nodes[index] for one, index in border.nodes]
         known = {(one.domain, one.name): list(one.node) for one in self.model.functions}
         return Excerpt(
