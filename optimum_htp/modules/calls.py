@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.modules.levels import Level, module_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class CallFinder:
         return found[min(found)] if found else []
 
     def user(self, module: str, call: ModuleCall) -> str | None:
-        """Return the module that has done itself what seems to be a call of one in it, with the weights of that.
+        """Return the module that has done itself, with the weights of another, what seems to be a call of that.
 
         None where the module was called, or nobody says who did it.
         """
@@ -84,9 +84,10 @@ class CallFinder:
         for index in call.nodes:
             scope = scope_of(call.level.nodes[index].name)
             if scope is not None and (resolved := self._resolver.resolve(scope)).whole:
+                if _is_inside(resolved.module, module) or module in resolved.others:
+                    return None
                 known.add(resolved.module)
-        own = self._tree.caller(module)
-        return next(iter(known)) if known and known <= set(ancestors(own)) and len(known) == 1 else None
+        return known.pop() if len(known) == 1 else None
 
     def _by_name(self, level: Level, inside: Sequence[int], module: str) -> dict[int, int]:
         """Return the number of the call that each node is in, of those whose names tell."""
@@ -147,8 +148,11 @@ def _scopes(node: NodeProto) -> Iterator[Scope]:
 
 
 def _is_of(node: NodeProto, module: str) -> bool:
-    own = module_of(node)
-    return module == ROOT or own == module or own.startswith(f"{module}.")
+    return _is_inside(module_of(node), module)
+
+
+def _is_inside(module: str, other: str) -> bool:
+    return other in (ROOT, module) or module.startswith(f"{other}.")
 
 
 def _by_weights(level: Level, inside: Iterable[int]) -> dict[int, int]:

@@ -97,7 +97,10 @@ def extract_module(
         parts.refuse_merged(name, chosen)
         border = border_of(chosen)
         if not border.outputs:
-            raise ExtractError(f"{path}: nothing uses what {_called(name)} computes, so it has no outputs.")
+            raise ExtractError(
+                f"{path}: what {_called(name)} computes is used by nothing, or the export has made "
+                "constants of it, so there is nothing to cut out."
+            )
         write_excerpt(path, window, parts.excerpt(name, border, number if count > 1 else None), target)
     inputs, outputs = read_signature(target)
     kind = parts.assignment.tree.classes.get(name, "")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ReportError
 from optimum_htp.report.markdown import provenance
-from optimum_htp.report.outline import inner_name
+from optimum_htp.report.outline import inner_name, is_mixed, weights_text
 from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["as_html"]
@@ -137,6 +137,11 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
     return {**_TIME, **_MEASURES} if file["timed"] else dict(_MEASURES)
 
 
+def _formats(file: dict[str, Any]) -> tuple[str, ...]:
+    """Return the headings for how weights are kept; none where all are float32."""
+    return ("Weights", "Bytes saved") if any(is_mixed(module["weights"]) for module in file["modules"]) else ()
+
+
 def _section(index: int, file: dict[str, Any]) -> str:
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
@@ -147,7 +152,7 @@ def _section(index: int, file: dict[str, Any]) -> str:
         file=_text(file["file"]),
         facts="".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
         measures="".join(f'<option value="{key}">{label}</option>' for key, label in measures.items()),
-        headings="".join(f"<th>{label}</th>" for label in ("Module", "Class", *measures.values())),
+        headings="".join(f"<th>{label}</th>" for label in ("Module", "Class", *measures.values(), *_formats(file))),
     )
 
 
@@ -176,6 +181,12 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "parents": ["" if not module["name"] else holder.get(module["name"], "") or _ROOT_ID for module in modules],
         "classes": classes,
         "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
-        "cells": [[f"{module[key]:,.0f}" for key in measures] for module in modules],
+        "cells": [
+            [
+                *(f"{module[key]:,.0f}" for key in measures),
+                *([weights_text(module["weights"]), f"{module['saved_bytes']:,.0f}"] if _formats(file) else ()),
+            ]
+            for module in modules
+        ],
         **{key: [module[key] for module in modules] for key in measures},
     }
