@@ -24,6 +24,9 @@ from optimum_htp.report.document import read_modules
 
 __all__ = ["ModuleChoice", "choosing", "with_nodes_of_modules"]
 
+_ALL: Final = "**"
+_GEMM_SPLIT: Final = ("_MatMul", "_Add")
+
 
 @dataclass(frozen=True)
 class ModuleChoice:
@@ -93,7 +96,7 @@ def with_nodes_of_modules(config: Any, path: str | os.PathLike[str]) -> Any:
         only = _nodes(choice.only, path, graph, assignment)
         new["nodes_to_quantize"] += only
         if not only:  # an empty list means all
-            new["nodes_to_exclude"] += [node.name for node in graph.nodes if node.name]
+            new["nodes_to_exclude"] += _nodes([_ALL], path, graph, assignment)
     if new == lists:
         return config
     changed = copy.copy(config)
@@ -148,4 +151,6 @@ def _nodes(patterns: Iterable[str], path: str | os.PathLike[str], graph: Graph, 
             f"{path}: a {nameless.op_type} of {nameless.module or 'the model itself'} has no name, and quantizers "
             "choose nodes by their names. Export the model again, or name its nodes."
         )
-    return [node.name for node in nodes]
+    # ONNX Runtime first splits a Gemm in two, and looks for these names.
+    split = [f"{node.name}{suffix}" for node in nodes if node.op_type == "Gemm" for suffix in _GEMM_SPLIT]
+    return [*(node.name for node in nodes), *split]
