@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from optimum_htp.errors import ArgumentError, ExtractError, MetadataError
-from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.parts import part_tree
 from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, RELATIVE_MODULE, RELATIVE_TAG, TAG, known_assignment
 from optimum_htp.hierarchy.tree import ROOT, parent_of
@@ -19,16 +20,14 @@ from optimum_htp.modules.calls import CallFinder, ModuleCall
 from optimum_htp.modules.levels import levels_of, module_of
 from optimum_htp.modules.patterns import find_modules, module_classes
 from optimum_htp.modules.types import ValueTypes
-from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor, TensorSpec, read_signature
+from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
 from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.skeleton import skeleton_of
+from optimum_htp.onnxfile.wire import ByteWindow
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-__all__ = ["ExtractedModule", "extract_module"]
+__all__ = ["CuttableModel", "ExtractedModule", "extract_module"]
 
 _CHUNK: Final = 1 << 16
 _SHOWN: Final = 5
@@ -83,53 +82,59 @@ def extract_module(
         ExtractError: What is in the file is not the module alone; the message says why.
         OnnxWriteError: The new file cannot be written. What was there still is.
     """
-    import onnx
+    with CuttableModel.at(path) as model:
+        return model.extract(module, output, call)
 
-    path, target = Path(path), Path(os.path.realpath(output))
-    if target == Path(os.path.realpath(path)):
-        raise ArgumentError(f"{output} is the model itself: write the module to another file.")
-    with opened(path, _CHUNK) as window:
-        header, graph = header_of(window), graph_of(window)
-        model = onnx.ModelProto.FromString(skeleton_of(window))
-        parts = _Parts.of(path, header, graph, model)
-        name = parts.named(module)
-        chosen, number, count = parts.call(name, call)
-        parts.refuse_merged(name, chosen)
+
+class CuttableModel:
+    """A tagged file that is open, to cut modules out of it; what is read of it is read once.
+
+    Attributes:
+        path: The file.
+        assignment: The modules of its nodes.
+        root: The module that the whole file is, where it is a part of a model.
+        finder: Finds the calls of its modules.
+    """
+
+    def __init__(self, path: Path, window: ByteWindow) -> None:
+        import onnx
+
+        self.path = path
+        self._window = window
+        self._header, self._graph = header_of(window), graph_of(window)
+        self.assignment = known_assignment(path, self._header, self._graph)
+        self._model = onnx.ModelProto.FromString(skeleton_of(window))
+        part = part_tree(self._graph, self.assignment.tree)
+        self.root = part.names.get(ROOT, ROOT)
+        self.finder = CallFinder(list(levels_of(self._model.graph)), part)
+        self._types = functools.cache(functools.partial(ValueTypes, self._model))
+
+    @classmethod
+    @contextmanager
+    def at(cls, path: str | os.PathLike[str]) -> Iterator[CuttableModel]:
+        """Open a file; the exceptions are those of `extract_module`."""
+        with opened(path, _CHUNK) as window:
+            yield cls(Path(path), window)
+
+    def extract(self, module: str, output: str | os.PathLike[str], call: int | None = None) -> ExtractedModule:
+        """Write a module; see `extract_module`."""
+        target = Path(os.path.realpath(output))
+        if target == Path(os.path.realpath(self.path)):
+            raise ArgumentError(f"{output} is the model itself: write the module to another file.")
+        name = self.named(module)
+        chosen, number, count = self._call(name, call)
+        self._refuse_merged(name, chosen)
         border = border_of(chosen)
         if not border.outputs:
             raise ExtractError(
-                f"{path}: what {_called(name)} computes is used by nothing, or the export has made "
-                "constants of it, so there is nothing to cut out."
+                f"{self.path}: what {_called(name)} computes is used by nothing, or the export has made constants of "
+                "it, so there is nothing to cut out."
             )
-        write_excerpt(path, window, parts.excerpt(name, border, number if count > 1 else None), target)
-    inputs, outputs = read_signature(target)
-    kind = parts.assignment.tree.classes.get(name, "")
-    sizes = len(border.nodes), len(border.initializers)
-    return ExtractedModule(Path(output), name, kind, number, count, *sizes, inputs, outputs)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A model that something is cut out of.
-
-    Attributes:
-        root: The module that the whole file is, where it is a part of a model.
-    """
-
-    path: Path
-    header: ModelHeader
-    graph: Graph
-    model: ModelProto
-    assignment: Assignment
-    finder: CallFinder
-    root: str
-
-    @classmethod
-    def of(cls, path: Path, header: ModelHeader, graph: Graph, model: ModelProto) -> _Parts:
-        assignment = known_assignment(path, header, graph)
-        part = part_tree(graph, assignment.tree)
-        finder = CallFinder(list(levels_of(model.graph)), part)
-        return cls(path, header, graph, model, assignment, finder, part.names.get(ROOT, ROOT))
+        write_excerpt(self.path, self._window, self._excerpt(name, border, number if count > 1 else None), target)
+        inputs, outputs = read_signature(target)
+        kind = self.assignment.tree.classes.get(name, "")
+        sizes = len(border.nodes), len(border.initializers)
+        return ExtractedModule(Path(output), name, kind, number, count, *sizes, inputs, outputs)
 
     def named(self, pattern: str) -> str:
         """Return the one module that a pattern means."""
@@ -140,7 +145,7 @@ class _Parts:
             raise ArgumentError(f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}): name one.")
         return found[0]
 
-    def call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
+    def _call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
         """Return one call of a module, its number, and how many there are."""
         if self.root.startswith(f"{module}.") and module:
             raise ExtractError(f"{self.path} has only {self.root} of {module}: cut out that, or what is in it.")
@@ -157,7 +162,7 @@ class _Parts:
             raise ArgumentError(f"{self.path} has no call {number} of {_called(module)}: there are {len(calls)}.")
         return calls[number - 1], number, len(calls)
 
-    def refuse_merged(self, module: str, call: ModuleCall) -> None:
+    def _refuse_merged(self, module: str, call: ModuleCall) -> None:
         """Refuse what is in the file of a module but is not what the module computes, because the export merged it.
 
         Raises:
@@ -195,10 +200,10 @@ class _Parts:
         ]
         return [call for name in alike[:_COMPARED] for call in self.finder.calls(name)]
 
-    def excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
+    def _excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
         """Return what is taken of the file for a module."""
         level = border.nodes[-1][0]
-        types = ValueTypes(self.model, level, [*border.inputs, *border.outputs])
+        types = self._types(level)
         inputs = {value: types.of(value) for value in border.inputs}
         unknown = [value for value, info in inputs.items() if info is None]
         if unknown:
@@ -208,9 +213,9 @@ class _Parts:
             )
         outputs = {value: types.of(value) for value in border.outputs}
         nodes = [one.nodes[index] for one, index in border.nodes]
-        known = {(one.domain, one.name): list(one.node) for one in self.model.functions}
+        known = {(one.domain, one.name): list(one.node) for one in self._model.functions}
         return Excerpt(
-            name=module or self.graph.name,
+            name=module or self._graph.name,
             nodes=[(one.place, index) for one, index in border.nodes],
             initializers=[(one.place, index) for one, index in border.initializers],
             inputs=[info.SerializeToString() for info in inputs.values() if info is not None],
@@ -227,7 +232,7 @@ class _Parts:
         left_out = tuple(f"{PREFIX}{name}" for name in _OF_THE_WHOLE)
         kept = {
             key: value
-            for key, value in self.header.metadata.items()
+            for key, value in self._header.metadata.items()
             if not key.startswith(left_out) and key not in (MODULES, COVERAGE)
         }
         which = {f"{PREFIX}submodule": module} if module else {}
@@ -252,7 +257,7 @@ class _Parts:
 
     def _source(self) -> str:
         try:
-            record = ExportMetadata.from_properties(self.header.metadata)
+            record = ExportMetadata.from_properties(self._header.metadata)
         except MetadataError:  # what it says stays as it is; nobody's word is taken for it here
             record = None
         return self.path.name if record is None else record.source

@@ -7,7 +7,6 @@ to which the missing weights are inputs: they are never read.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.modules.levels import Level
@@ -29,13 +28,11 @@ class ValueTypes:
     Args:
         model: The model without the content of large tensors.
         level: The graph.
-        wanted: Values of it that will be asked for.
     """
 
-    def __init__(self, model: ModelProto, level: Level, wanted: Iterable[str] = ()) -> None:
+    def __init__(self, model: ModelProto, level: Level) -> None:
         self._model = model
         self._level = level
-        self._wanted = list(wanted)
         self._outer = None if level.outer is None else ValueTypes(model, level.outer)
 
     def of(self, value: str) -> ValueInfoProto | None:
@@ -48,7 +45,7 @@ class ValueTypes:
         kind = self._inferred.get(value)
         if kind is None and self._outer is not None and (known := self._outer.of(value)) is not None:
             return known
-        if kind is None and value in self._wanted:
+        if kind is None and value in self._level.makers:
             kind = self._asked.get(value)
         return None if kind is None else onnx.ValueInfoProto(name=value, type=_cleaned(kind))
 
@@ -83,11 +80,11 @@ class ValueTypes:
 
     @functools.cached_property
     def _asked(self) -> dict[str, TypeProto]:
-        """What ONNX Runtime knows of the values that were wanted and onnx knows nothing of."""
+        """What ONNX Runtime knows of the values that onnx knows nothing of."""
         import onnx
         from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
-        missing = [value for value in dict.fromkeys(self._wanted) if value not in self._inferred]
+        missing = [value for value in self._level.makers if value not in self._inferred]
         model = onnx.ModelProto()
         model.CopyFrom(self._alone)
         graph = model.graph
