@@ -16,7 +16,7 @@ import transformers
 
 from tests.support.animals import Animal, inputs
 
-__all__ = ["Observed", "inner_values", "run", "submodule_calls", "torch_model"]
+__all__ = ["Observed", "inner_values", "observed", "run"]
 
 
 @dataclass
@@ -129,11 +129,11 @@ def observed(animal: Animal, folder: Path, path: Path) -> tuple[dict[str, list[O
         given = {"decoder_input_ids": tokens, **({} if mask is None else {"attention_mask": mask})}
         calls = submodule_calls(
             model,
-            lambda: model(
-                encoder_outputs=(states,), use_cache=True, **{k: v for k, v in given.items() if v is not None}
-            ),
+            lambda: model(encoder_outputs=(states,), use_cache=True, **given),
         )
         values = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": mask}
+        if animal.kind == "patches":  # its decoder has a mask of its own
+            values["attention_mask"] = torch.ones_like(tokens)
         values = {name: value for name, value in values.items() if value is not None}
     elif path.name.startswith("encoder"):
         calls = submodule_calls(model, lambda: model.get_encoder()(**values))
