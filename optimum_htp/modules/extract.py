@@ -98,12 +98,16 @@ class CuttableModel:
 
     def __init__(self, path: Path, window: ByteWindow) -> None:
         import onnx
+        from google.protobuf.message import DecodeError
 
         self.path = path
         self._window = window
         self._header, self._graph = header_of(window), graph_of(window)
         self.assignment = known_assignment(path, self._header, self._graph)
-        self._model = onnx.ModelProto.FromString(skeleton_of(window))
+        try:
+            self._model = onnx.ModelProto.FromString(skeleton_of(window))
+        except DecodeError as error:
+            raise window.invalid("protobuf cannot read its graph") from error
         part = part_tree(self._graph, self.assignment.tree)
         self.root = part.names.get(ROOT, ROOT)
         self.finder = CallFinder(list(levels_of(self._model.graph)), part)

@@ -58,7 +58,7 @@ def choosing(choice: ModuleChoice) -> Iterator[None]:
         classes: dict[str, str] = {}
         for file in choice.files:
             classes |= module_classes(read_modules(file)[1])
-        where = choice.files[0] if len(choice.files) == 1 else "None of the files"
+        where = choice.files[0] if len(choice.files) == 1 else "The model"
         find_modules((*choice.exclude, *choice.only), classes, where)
     token = _choice.set(choice)
     try:

@@ -75,7 +75,7 @@ def find_nodes_of_files(
     read = {os.fspath(path): read_modules(path) for path in paths}
     classes = {file: module_classes(assignment) for file, (_, assignment) in read.items()}
     every = {name: kind for known in classes.values() for name, kind in known.items()}
-    wanted = find_modules(as_patterns(patterns), every, next(iter(read)) if len(read) == 1 else "None of the files")
+    wanted = find_modules(as_patterns(patterns), every, next(iter(read)) if len(read) == 1 else "The model")
     return {file: nodes_inside(graph, assignment, wanted) for file, (graph, assignment) in read.items()}
 
 
