@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
 from optimum.onnxruntime import (
     AutoOptimizationConfig,
@@ -20,9 +21,13 @@ from optimum.onnxruntime import (
 
 from optimum_htp import UnknownModuleError, extract_module
 from optimum_htp.errors import ArgumentError, ExtractError, InvalidOnnxFileError, MetadataError, WrongTaskError
+from optimum_htp.hierarchy.assign import assign
+from optimum_htp.hierarchy.capture import module_tree
+from optimum_htp.hierarchy.scopes import ScopeResolver
+from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.modules.extract import CuttableModel
 from optimum_htp.modules.patterns import module_classes
-from optimum_htp.onnxfile import read_header, read_metadata
+from optimum_htp.onnxfile import read_graph, read_header, read_metadata, rewrite_model
 from tests.conftest import optimum_cli
 from tests.support.submodules import inner_values, observed, run
 from tests.support.zoo import ZOO
@@ -304,3 +309,46 @@ def test_commands(zoo_export, tmp_path):
     failed = optimum_cli("htp", "extract", path, "--module", "encodr", "-o", tmp_path / "none.onnx", check=False)
     assert failed.returncode == 1
     assert "encoder" in failed.stderr
+
+
+def test_calls_in_a_file_of_the_dynamo_exporter(tmp_path):
+    """Names say nothing there: each call uses each weight once, and has the same operators."""
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.act = torch.nn.Linear(4, 4), torch.nn.GELU()
+
+        def forward(self, x):
+            return x + self.act(self.fc(x))
+
+    class Repeated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x):
+            return self.block(self.block(x))
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.head = Repeated(), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.twice(x))
+
+    path, out = tmp_path / "dynamo.onnx", tmp_path / "block.onnx"
+    model, x = Model().eval(), torch.randn(3, 4)
+    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    graph, tree = read_graph(path), module_tree(model, model)
+    tags = TagWriter(assign(graph, ScopeResolver(tree), tree))
+    rewrite_model(path, metadata=tags.metadata, nodes=tags.visitor(), ir_version=tags.ir_version(10))
+    for number in (1, 2):
+        cut = extract_module(path, "twice.block", out, call=number)
+        assert cut.calls == 2
+        (made,) = run(out, {cut.inputs[0].name: x.numpy()}).values()
+        x = model.twice.block(x).detach()
+        assert alike(made, x.numpy())
+    with pytest.raises(ExtractError, match="nothing in the file tells"):
+        extract_module(path, "twice", out)

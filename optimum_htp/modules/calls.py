@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from optimum_htp.errors import ExtractError
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.modules.levels import Level, module_of
@@ -55,7 +56,11 @@ class CallFinder:
         self._resolver = ScopeResolver(tree)
 
     def calls(self, module: str) -> list[ModuleCall]:
-        """Return the calls of a module, by its name in the whole model, in the order of the file."""
+        """Return the calls of a module, by its name in the whole model, in the order of the file.
+
+        Raises:
+            ExtractError: There are several, and nothing tells them apart.
+        """
         taken: set[tuple[tuple[int, ...], ...]] = set()  # nodes that are taken with all that is in them
         found: dict[int, list[ModuleCall]] = defaultdict(list)
         for level in self._levels:
@@ -69,7 +74,7 @@ class CallFinder:
             sureness, numbers = _ALONE, dict.fromkeys(inside, 0)
             if named := self._by_name(level, inside, module):
                 sureness, numbers = _NAMED, named
-            elif counted := _by_weights(level, inside):
+            elif counted := _by_weights(level, inside, module):
                 sureness, numbers = _COUNTED, counted
             found[sureness] += [ModuleCall(level, nodes) for nodes in _split(level, inside, numbers)]
         # Constants that went to a module for those that use them lie in other graphs too, and are no call of it.
@@ -155,16 +160,29 @@ def _is_inside(module: str, other: str) -> bool:
     return other in (ROOT, module) or module.startswith(f"{other}.")
 
 
-def _by_weights(level: Level, inside: Iterable[int]) -> dict[int, int]:
-    """Return the calls of the nodes that use weights, where all weights are used equally often; else nothing."""
+def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, int]:
+    """Return the calls of nodes without scopes, where each weight is used equally often; nothing for one call.
+
+    Raises:
+        ExtractError: There are several, and they cannot be told apart.
+    """
     users: dict[str, list[int]] = defaultdict(list)
     for index in inside:
         for value in level.uses[index]:
             if value in level.initializers:
                 users[value].append(index)
-    if len({len(using) for using in users.values()}) != 1:
+    counts = {len(using) for using in users.values()}
+    if module == ROOT or len(counts) != 1 or (total := counts.pop()) == 1:
         return {}
-    return {index: number for using in users.values() for number, index in enumerate(using)}
+    kinds = [(module_of(level.nodes[index]), level.nodes[index].op_type) for index in inside]
+    length = len(inside) // total
+    if all(own != module for own, _ in kinds) or kinds != kinds[:length] * total:
+        raise ExtractError(
+            f"What is in {module} is called {total} times, and nothing in the file tells whether these are calls of "
+            "its own, and which node is in which: PyTorch's TorchScript exporter writes that into names. Cut out the "
+            "module around it, or one in it."
+        )
+    return {index: position // length for position, index in enumerate(inside)}
 
 
 def _split(level: Level, inside: Sequence[int], numbers: dict[int, int]) -> list[frozenset[int]]:
