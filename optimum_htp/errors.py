@@ -12,6 +12,7 @@ from collections.abc import Sequence
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
+    "BillOfMaterialsError",
     "ComparisonError",
     "ConfigFileNotFoundError",
     "ConfigLoadError",
@@ -217,15 +218,19 @@ class UnknownModuleError(HFHubIntegrationError, LookupError):
         Args:
             pattern: The pattern.
             nearest: What looks like it.
-            where: The file.
+            where: What has no such module, for the message.
         """
         hint = f" Near it: {', '.join(nearest)}." if nearest else ""
         return cls(
-            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} "
-            f"`optimum-cli htp info --tree {where}` shows all.",
+            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} `optimum-cli htp info "
+            "--tree` shows all.",
             pattern,
             nearest,
         )
+
+
+class BillOfMaterialsError(HFHubIntegrationError, ValueError):
+    """What a file says of itself is nothing that a bill of materials may hold."""
 
 
 class ReportError(HFHubIntegrationError, ValueError):

@@ -148,5 +148,5 @@ def test_what_cannot_be_compared_says_so(bert, plain_bert, tmp_path):
     with pytest.raises(ComparisonError, match="attention_mask"):
         compare_models(bert, bert, inputs={"input_ids": INPUTS["input_ids"]})
     (tmp_path / "x.npz").write_bytes(b"no arrays")
-    with pytest.raises(ComparisonError, match="numpy.savez"):
+    with pytest.raises(ComparisonError, match=r"numpy\.savez"):
         compare_models(bert, bert, inputs=tmp_path / "x.npz")

@@ -11,9 +11,12 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = {
+    "bom": "BomCommand",
     "compare": "CompareCommand",
+    "extract": "ExtractCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
+    "nodes": "NodesCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",

@@ -142,6 +142,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
             "model": record.hub_id or "local",
             "commit": record.hub_sha or record.hub_revision,
             "revision": record.hub_ref,
+            "module": record.submodule,
             "task": record.task,
             "class": record.model_class,
             "library": record.export_library,

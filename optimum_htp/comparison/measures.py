@@ -54,10 +54,10 @@ def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
         cosine = float(a @ b) / sizes if sizes else float(not np.any(a) and not np.any(b))
         norm = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(b)), _TINY)
     return Distance(
-        float(np.nan_to_num(difference, nan=np.inf).max()),
-        float(np.nan_to_num(relative, nan=np.inf).max()),
+        float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max()),
+        float(np.nan_to_num(relative, nan=np.inf, posinf=np.inf).max()),
         cosine,
-        float(np.nan_to_num(norm, nan=np.inf)),
+        float(np.nan_to_num(norm, nan=np.inf, posinf=np.inf)),
         int(exceeded.sum()),
         a.size,
     )

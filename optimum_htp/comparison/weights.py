@@ -163,7 +163,7 @@ def _result(name: str, other: str, ours: Any, theirs: Any, kind: str, atol: floa
     for plain, order in _orders(ours, theirs.shape):
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.abs(order.astype(np.float32) - theirs.astype(np.float32))
-            most = float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
+            most = float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
             exceeded = bool((~(difference <= atol + rtol * np.abs(theirs))).any()) and most > 0
         if least is None or most < least[0]:
             least = most, plain, exceeded

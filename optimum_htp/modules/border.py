@@ -29,7 +29,8 @@ class Border:
         nodes: Its nodes, and those of constants alone that it needs, in the order of execution.
         initializers: What its nodes use, each by its graph and its number there.
         inputs: Values of others that its nodes use, in the order of their first use.
-        outputs: Its values that others use, in the order in which they are made.
+        outputs: Its values that others use, in the order in which they are made; without constants, which are no
+            answer to any input.
     """
 
     nodes: Sequence[tuple[Level, int]]
@@ -63,10 +64,10 @@ def border_of(call: ModuleCall) -> Border:
             waiting += home.uses[maker]
     used = {value for index, values in enumerate(level.uses) if index not in call.nodes for value in values}
     used |= {value.name for value in level.graph.output}
-    outputs = [value for index in own for value in level.nodes[index].output if value in used]
-    live = [value for value in outputs if constants.source(value) is None]
+    leaving = [value for index in own for value in level.nodes[index].output if value in used]
+    outputs = [value for value in leaving if constants.source(value) is None]
     nodes = [along[key] for key in sorted(along)] + [(level, index) for index in own]
-    return Border(nodes, list(initializers.values()), list(inputs), live or outputs)
+    return Border(nodes, list(initializers.values()), list(inputs), outputs)
 
 
 class _Constants:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from optimum_htp.errors import ArgumentError, ExtractError, MetadataError
-from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.parts import part_tree
 from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, RELATIVE_MODULE, RELATIVE_TAG, TAG, known_assignment
-from optimum_htp.hierarchy.tree import ROOT, ancestors
+from optimum_htp.hierarchy.tree import ROOT, parent_of
 from optimum_htp.metadata import PREFIX, ExportMetadata
 from optimum_htp.modules.border import Border, border_of, functions_of
-from optimum_htp.modules.calls import ModuleCall, calls_of
-from optimum_htp.modules.levels import Level, levels_of, module_of
+from optimum_htp.modules.calls import CallFinder, ModuleCall
+from optimum_htp.modules.levels import levels_of, module_of
 from optimum_htp.modules.patterns import find_modules, module_classes
 from optimum_htp.modules.types import ValueTypes
-from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor, TensorSpec, read_signature
+from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
 from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.skeleton import skeleton_of
+from optimum_htp.onnxfile.wire import ByteWindow
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-__all__ = ["ExtractedModule", "extract_module"]
+__all__ = ["CuttableModel", "ExtractedModule", "extract_module"]
 
 _CHUNK: Final = 1 << 16
 _SHOWN: Final = 5
+_COMPARED: Final = 2  # modules of the same class
 # What a record says of a whole file, or of all files of a model, and what may be a whole folder's content.
 _OF_THE_WHOLE: Final = ("onnx_files", "onnx_file", "export_id", "embedded_", "submodule", "submodule_call")
 _FOLDED: Final = "onnx::Conv_"  # PyTorch's name of a convolution's weight into which it folded the norm behind it
@@ -82,43 +82,63 @@ def extract_module(
         ExtractError: What is in the file is not the module alone; the message says why.
         OnnxWriteError: The new file cannot be written. What was there still is.
     """
-    import onnx
-
-    path, target = Path(path), Path(os.path.realpath(output))
-    if target == Path(os.path.realpath(path)):
-        raise ArgumentError(f"{output} is the model itself: write the module to another file.")
-    with opened(path, _CHUNK) as window:
-        header, graph = header_of(window), graph_of(window)
-        model = onnx.ModelProto.FromString(skeleton_of(window))
-        parts = _Parts.of(path, header, graph, model)
-        name = parts.named(module)
-        chosen, number, count = parts.call(name, call)
-        parts.refuse_folded(name, chosen)
-        border = border_of(chosen)
-        if not border.outputs:
-            raise ExtractError(f"{path}: nothing uses what {_called(name)} computes, so it has no outputs.")
-        write_excerpt(path, window, parts.excerpt(name, border, number if count > 1 else None), target)
-    inputs, outputs = read_signature(target)
-    kind = parts.assignment.tree.classes.get(name, "")
-    sizes = len(border.nodes), len(border.initializers)
-    return ExtractedModule(Path(output), name, kind, number, count, *sizes, inputs, outputs)
+    with CuttableModel.at(path) as model:
+        return model.extract(module, output, call)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A model that something is cut out of."""
+class CuttableModel:
+    """A tagged file that is open, to cut modules out of it; what is read of it is read once.
 
-    path: Path
-    header: ModelHeader
-    graph: Graph
-    model: ModelProto
-    levels: Sequence[Level]
-    assignment: Assignment
+    Attributes:
+        path: The file.
+        assignment: The modules of its nodes.
+        root: The module that the whole file is, where it is a part of a model.
+        finder: Finds the calls of its modules.
+    """
+
+    def __init__(self, path: Path, window: ByteWindow) -> None:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        self.path = path
+        self._window = window
+        self._header, self._graph = header_of(window), graph_of(window)
+        self.assignment = known_assignment(path, self._header, self._graph)
+        try:
+            self._model = onnx.ModelProto.FromString(skeleton_of(window))
+        except DecodeError as error:
+            raise window.invalid("protobuf cannot read its graph") from error
+        part = part_tree(self._graph, self.assignment.tree)
+        self.root = part.names.get(ROOT, ROOT)
+        self.finder = CallFinder(list(levels_of(self._model.graph)), part)
+        self._types = functools.cache(functools.partial(ValueTypes, self._model))
 
     @classmethod
-    def of(cls, path: Path, header: ModelHeader, graph: Graph, model: ModelProto) -> _Parts:
-        assignment = known_assignment(path, header, graph)
-        return cls(path, header, graph, model, list(levels_of(model.graph)), assignment)
+    @contextmanager
+    def at(cls, path: str | os.PathLike[str]) -> Iterator[CuttableModel]:
+        """Open a file; the exceptions are those of `extract_module`."""
+        with opened(path, _CHUNK) as window:
+            yield cls(Path(path), window)
+
+    def extract(self, module: str, output: str | os.PathLike[str], call: int | None = None) -> ExtractedModule:
+        """Write a module; see `extract_module`."""
+        target = Path(os.path.realpath(output))
+        if target == Path(os.path.realpath(self.path)):
+            raise ArgumentError(f"{output} is the model itself: write the module to another file.")
+        name = self.named(module)
+        chosen, number, count = self._call(name, call)
+        self._refuse_merged(name, chosen)
+        border = border_of(chosen)
+        if not border.outputs:
+            raise ExtractError(
+                f"{self.path}: what {_called(name)} computes is used by nothing, or the export has made constants of "
+                "it, so there is nothing to cut out."
+            )
+        write_excerpt(self.path, self._window, self._excerpt(name, border, number if count > 1 else None), target)
+        inputs, outputs = read_signature(target)
+        kind = self.assignment.tree.classes.get(name, "")
+        sizes = len(border.nodes), len(border.initializers)
+        return ExtractedModule(Path(output), name, kind, number, count, *sizes, inputs, outputs)
 
     def named(self, pattern: str) -> str:
         """Return the one module that a pattern means."""
@@ -129,9 +149,11 @@ class _Parts:
             raise ArgumentError(f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}): name one.")
         return found[0]
 
-    def call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
+    def _call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
         """Return one call of a module, its number, and how many there are."""
-        calls = calls_of(module, self.levels, part_tree(self.graph, self.assignment.tree))
+        if self.root.startswith(f"{module}.") and module:
+            raise ExtractError(f"{self.path} has only {self.root} of {module}: cut out that, or what is in it.")
+        calls = self.finder.calls(module)
         if not calls:
             raise ExtractError(f"{self.path} has nodes of {_called(module)} only inside functions.")
         if wanted is None and len(calls) > 1:
@@ -144,33 +166,60 @@ class _Parts:
             raise ArgumentError(f"{self.path} has no call {number} of {_called(module)}: there are {len(calls)}.")
         return calls[number - 1], number, len(calls)
 
-    def refuse_folded(self, module: str, call: ModuleCall) -> None:
-        """Refuse a convolution that has taken in the norm behind it: it computes more than its module does."""
+    def _refuse_merged(self, module: str, call: ModuleCall) -> None:
+        """Refuse what is in the file of a module but is not what the module computes, because the export merged it.
+
+        Raises:
+            ExtractError: A module around it used its weights itself; or a convolution has taken in the norm behind
+                it; or a transposition at its end and one behind it are both gone.
+        """
+        around = _called(self.assignment.tree.caller(parent_of(module)))
+        user = self.finder.user(module, call)
+        if user is not None:
+            raise ExtractError(
+                f"{self.path} has no call of {module}: its weights are used by {_called(user)}. Cut that out."
+            )
         for index in call.nodes:
             node = call.level.nodes[index]
             if module_of(node) == module and any(value.startswith(_FOLDED) for value in node.input):
-                around = next(name for name in ancestors(module))
                 raise ExtractError(
                     f"{self.path}: the export folded the normalization behind {module} into its weights, so what is "
-                    f"in the file is both. Cut out the module around them, {around or 'the whole model'}."
+                    f"in the file is both. Cut out the module around them, {around}."
                 )
+        own = _makers(call)
+        others = [_makers(one) for one in self._alike(module)]
+        if others and "Transpose" not in own and all(other == {"Transpose"} for other in others):
+            raise ExtractError(
+                f"{self.path}: the export merged the transposition at the end of {module}, which others of its class "
+                f"have, with one behind it. Cut out the module around it, {around}."
+            )
 
-    def excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
+    def _alike(self, module: str) -> list[ModuleCall]:
+        """Return calls of other modules of a module's class in the same list."""
+        classes, pattern = self.assignment.tree.classes, _without_items(module)
+        alike = [
+            name
+            for name, kind in classes.items()
+            if name != module and kind and kind == classes.get(module) and _without_items(name) == pattern
+        ]
+        return [call for name in alike[:_COMPARED] for call in self.finder.calls(name)]
+
+    def _excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
         """Return what is taken of the file for a module."""
         level = border.nodes[-1][0]
-        types = ValueTypes(self.model, [*border.inputs, *border.outputs])
-        inputs = {value: types.of(value, level) for value in border.inputs}
+        types = self._types(level)
+        inputs = {value: types.of(value) for value in border.inputs}
         unknown = [value for value, info in inputs.items() if info is None]
         if unknown:
             raise ExtractError(
                 f"{self.path}: the type of {', '.join(unknown[:_SHOWN])}, which {_called(module)} takes in, is not "
                 "known: an operator before it is unknown to onnx and ONNX Runtime."
             )
-        outputs = {value: types.of(value, level) for value in border.outputs}
+        outputs = {value: types.of(value) for value in border.outputs}
         nodes = [one.nodes[index] for one, index in border.nodes]
-        known = {(one.domain, one.name): list(one.node) for one in self.model.functions}
+        known = {(one.domain, one.name): list(one.node) for one in self._model.functions}
         return Excerpt(
-            name=module or self.graph.name,
+            name=module or self._graph.name,
             nodes=[(one.place, index) for one, index in border.nodes],
             initializers=[(one.place, index) for one, index in border.initializers],
             inputs=[info.SerializeToString() for info in inputs.values() if info is not None],
@@ -187,7 +236,7 @@ class _Parts:
         left_out = tuple(f"{PREFIX}{name}" for name in _OF_THE_WHOLE)
         kept = {
             key: value
-            for key, value in self.header.metadata.items()
+            for key, value in self._header.metadata.items()
             if not key.startswith(left_out) and key not in (MODULES, COVERAGE)
         }
         which = {f"{PREFIX}submodule": module} if module else {}
@@ -203,7 +252,7 @@ class _Parts:
 
         def visit(known: Mapping[str, str]) -> Mapping[str, str] | None:
             own = known.get(MODULE, ROOT)
-            if own != module and module not in (ROOT, *ancestors(own)):
+            if module and own != module and not own.startswith(f"{module}."):
                 return None  # a constant that was taken along
             tag = known.get(TAG, tree.tag(own)).removeprefix(tree.tag(module))
             return {**known, RELATIVE_MODULE: own[start:], RELATIVE_TAG: f"/{kind}{tag}"}
@@ -212,7 +261,7 @@ class _Parts:
 
     def _source(self) -> str:
         try:
-            record = ExportMetadata.from_properties(self.header.metadata)
+            record = ExportMetadata.from_properties(self._header.metadata)
         except MetadataError:  # what it says stays as it is; nobody's word is taken for it here
             record = None
         return self.path.name if record is None else record.source
@@ -223,6 +272,16 @@ def _encoded(value: str, info: object) -> bytes:
 
     known = info if isinstance(info, onnx.ValueInfoProto) else onnx.ValueInfoProto(name=value)
     return bytes(known.SerializeToString())
+
+
+def _makers(call: ModuleCall) -> set[str]:
+    """Return the operators that make what leaves a call."""
+    level = call.level
+    return {level.nodes[level.makers[value]].op_type for value in border_of(call).outputs}
+
+
+def _without_items(module: str) -> str:
+    return ".".join(atom for atom in module.split(".") if not atom.isdigit())
 
 
 def _called(module: str) -> str:

@@ -52,7 +52,7 @@ def find_modules(patterns: str | Iterable[str], classes: Mapping[str, str], wher
     Args:
         patterns: One or several.
         classes: The modules of the model, with their classes.
-        where: The file or model, for the message.
+        where: The file, or what else has no such module, for the message.
 
     Raises:
         UnknownModuleError: A pattern matches none.

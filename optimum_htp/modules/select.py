@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from optimum_htp.modules.patterns import as_patterns, find_modules, is_inside, m
 from optimum_htp.onnxfile import Graph
 from optimum_htp.report.document import read_modules
 
-__all__ = ["SelectedNode", "find_nodes", "nodes_inside", "select_nodes"]
+__all__ = ["SelectedNode", "find_nodes", "find_nodes_of_files", "nodes_inside", "select_nodes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,21 @@ def find_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> l
     graph, assignment = read_modules(path)
     modules = find_modules(as_patterns(patterns), module_classes(assignment), path)
     return nodes_inside(graph, assignment, modules)
+
+
+def find_nodes_of_files(
+    paths: Sequence[str | os.PathLike[str]], patterns: str | Iterable[str]
+) -> dict[str, list[SelectedNode]]:
+    """Return the same for the files of a model, by file; a pattern has to match in one of them.
+
+    Raises:
+        UnknownModuleError: A pattern matches no module of any.
+    """
+    read = {os.fspath(path): read_modules(path) for path in paths}
+    classes = {file: module_classes(assignment) for file, (_, assignment) in read.items()}
+    every = {name: kind for known in classes.values() for name, kind in known.items()}
+    wanted = find_modules(as_patterns(patterns), every, next(iter(read)) if len(read) == 1 else "The model")
+    return {file: nodes_inside(graph, assignment, wanted) for file, (graph, assignment) in read.items()}
 
 
 def nodes_inside(graph: Graph, assignment: Assignment, modules: Iterable[str]) -> list[SelectedNode]:

@@ -7,10 +7,9 @@ to which the missing weights are inputs: they are never read.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.modules.levels import Level, subgraphs
+from optimum_htp.modules.levels import Level
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TypeProto, ValueInfoProto
@@ -22,64 +21,72 @@ _EXTERNAL: Final = 1
 
 
 class ValueTypes:
-    """Looks the types of values up.
+    """Looks up the types of the values that a graph sees.
+
+    Each graph is looked at as a model of its own: onnx mixes values up that are called alike in two branches.
 
     Args:
         model: The model without the content of large tensors.
-        wanted: Values of its outermost graph that will be asked for.
+        level: The graph.
     """
 
-    def __init__(self, model: ModelProto, wanted: Iterable[str]) -> None:
+    def __init__(self, model: ModelProto, level: Level) -> None:
         self._model = model
-        self._wanted = list(wanted)
-        self._by_graph: dict[Any, dict[str, TypeProto]] = {}
+        self._level = level
+        self._outer = None if level.outer is None else ValueTypes(model, level.outer)
 
-    def of(self, value: str, level: Level) -> ValueInfoProto | None:
-        """Return what is known of a value that a graph sees; None where not even its type is.
+    def of(self, value: str) -> ValueInfoProto | None:
+        """Return what is known of a value; None where not even its type is.
 
         A dimension that nothing is known of has neither size nor name.
         """
         import onnx
 
-        for one in level.chain():
-            known = self._in(one).get(value)
-            if known is None and not one.place:
-                known = self._asked.get(value)
-            if known is not None:
-                return onnx.ValueInfoProto(name=value, type=_cleaned(known))
-        return None
-
-    def _in(self, level: Level) -> dict[str, TypeProto]:
-        if level.place not in self._by_graph:
-            graph = self._inferred.graph
-            for node, attribute, number in level.place:
-                graph = next(inner for step, inner in subgraphs(graph.node[node]) if step == (attribute, number))
-            self._by_graph[level.place] = _declared(graph)
-        return self._by_graph[level.place]
+        kind = self._inferred.get(value)
+        if kind is None and self._outer is not None and (known := self._outer.of(value)) is not None:
+            return known
+        if kind is None and value in self._level.makers:
+            kind = self._asked.get(value)
+        return None if kind is None else onnx.ValueInfoProto(name=value, type=_cleaned(kind))
 
     @functools.cached_property
-    def _inferred(self) -> ModelProto:
+    def _alone(self) -> ModelProto:
+        """The graph as a model, to which what it takes from those around it is an input."""
+        import onnx
+
+        if self._outer is None:
+            return self._model
+        alone = onnx.ModelProto()
+        alone.CopyFrom(self._model)
+        alone.graph.CopyFrom(self._level.graph)
+        for value in dict.fromkeys(value for values in self._level.uses for value in values):
+            if value in self._level.makers or value in self._level.initializers:
+                continue
+            home = next((one for one in self._level.chain() if value in one.initializers), None)
+            if home is not None:
+                alone.graph.initializer.append(home.graph.initializer[home.initializers[value]])
+            elif (known := self._outer.of(value)) is not None:
+                alone.graph.input.append(known)
+        return alone
+
+    @functools.cached_property
+    def _inferred(self) -> dict[str, TypeProto]:
         import onnx
 
         try:
-            return onnx.shape_inference.infer_shapes(self._model, data_prop=True)
-        except (
-            onnx.shape_inference.InferenceError,
-            ValueError,
-            RuntimeError,
-        ):  # then only what the file says is known
-            return self._model
+            return _declared(onnx.shape_inference.infer_shapes(self._alone, data_prop=True).graph)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            return _declared(self._alone.graph)  # then only what the file says
 
     @functools.cached_property
     def _asked(self) -> dict[str, TypeProto]:
-        """What ONNX Runtime knows of the values that were wanted and onnx knows nothing of."""
+        """What ONNX Runtime knows of the values that onnx knows nothing of."""
         import onnx
         from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
-        known = _declared(self._inferred.graph)
-        missing = [value for value in dict.fromkeys(self._wanted) if value not in known]
+        missing = [value for value in self._level.makers if value not in self._inferred]
         model = onnx.ModelProto()
-        model.CopyFrom(self._model)
+        model.CopyFrom(self._alone)
         graph = model.graph
         tensors = list(graph.initializer)
         del graph.initializer[:]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ReportError
 from optimum_htp.report.markdown import provenance
-from optimum_htp.report.outline import inner_name
+from optimum_htp.report.outline import inner_name, is_mixed, weights_text
 from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["as_html"]
@@ -141,6 +141,11 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
     return {**_TIME, **_MEASURES} if file["timed"] else dict(_MEASURES)
 
 
+def _formats(file: dict[str, Any]) -> tuple[str, ...]:
+    """Return the headings for how weights are kept; none where all are float32."""
+    return ("Weights", "Bytes saved") if any(is_mixed(module["weights"]) for module in file["modules"]) else ()
+
+
 def _section(index: int, file: dict[str, Any]) -> str:
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
@@ -159,7 +164,8 @@ def _section(index: int, file: dict[str, Any]) -> str:
 
 
 def _headings(file: dict[str, Any]) -> tuple[str, ...]:
-    return ("Module", "Class", *_measures(file).values(), *(("Difference",) if "compared" in file else ()))
+    compared = ("Difference",) if "compared" in file else ()
+    return ("Module", "Class", *_measures(file).values(), *_formats(file), *compared)
 
 
 def _differences(modules: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -197,7 +203,11 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "classes": classes,
         "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
         "cells": [
-            [*(f"{module[key]:,.0f}" for key in measures), *([difference] if compared else [])]
+            [
+                *(f"{module[key]:,.0f}" for key in measures),
+                *([weights_text(module["weights"]), f"{module['saved_bytes']:,.0f}"] if _formats(file) else ()),
+                *([difference] if compared else ()),
+            ]
             for module, difference in zip(modules, compared.get("differences", names), strict=True)
         ],
         **compared,

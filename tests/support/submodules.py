@@ -16,7 +16,7 @@ import transformers
 
 from tests.support.animals import Animal, inputs
 
-__all__ = ["Observed", "inner_values", "run", "submodule_calls", "torch_model"]
+__all__ = ["Observed", "inner_values", "observed", "run"]
 
 
 @dataclass
@@ -126,17 +126,20 @@ def observed(animal: Animal, folder: Path, path: Path) -> tuple[dict[str, list[O
             states = model.get_encoder()(**values).last_hidden_state
         tokens = torch.randint(5, 20, (2, 3), generator=torch.Generator().manual_seed(1))
         mask = values.get("attention_mask")
-        given = {"decoder_input_ids": tokens, "attention_mask": mask}
+        given = {"decoder_input_ids": tokens, **({} if mask is None else {"attention_mask": mask})}
         calls = submodule_calls(
             model,
-            lambda: model(
-                encoder_outputs=(states,), use_cache=True, **{k: v for k, v in given.items() if v is not None}
-            ),
+            lambda: model(encoder_outputs=(states,), use_cache=True, **given),
         )
         values = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": mask}
+        if animal.kind == "patches":  # its decoder has a mask of its own
+            values["attention_mask"] = torch.ones_like(tokens)
         values = {name: value for name, value in values.items() if value is not None}
     elif path.name.startswith("encoder"):
         calls = submodule_calls(model, lambda: model.get_encoder()(**values))
     else:
+        if any(one.name == "position_ids" for one in onnx.load(path, load_external_data=False).graph.input):
+            tokens = values["input_ids"]
+            values["position_ids"] = torch.arange(tokens.shape[1])[None].repeat(len(tokens), 1)
         calls = submodule_calls(model, lambda: model(**values))
     return calls, inner_values(path, feeds_of(path, values))
