@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class BomCommand(Command):
 
             text = bill_of_materials(files, progress=progress)
         if self.args.output is None:
-            show(text.rstrip("\n"))
+            show_json(json.loads(text))
             return
         target = Path(self.args.output)
         try:

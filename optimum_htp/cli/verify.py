@@ -150,7 +150,7 @@ def _outermost(proof: Proof) -> Iterable[tuple[str, str]]:
         module = waiting.pop()
         below = inside.get(module, [])
         known = {modules[one].value for one in below} - {"constant"}
-        if len(known) > 1:
-            waiting += reversed(below)
+        if len(known) > 1 or "foreign" in known:
+            waiting += reversed([one for one in below if modules[one].value != "constant"])
         else:
             yield module, modules[module].value

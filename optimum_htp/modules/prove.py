@@ -21,7 +21,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, MetadataError, UnprovableWeightsError
 from optimum_htp.hierarchy.tags import tagged_assignment
-from optimum_htp.hierarchy.tree import ROOT, ancestors
+from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.cache import RepoCache
 from optimum_htp.metadata import ExportMetadata
@@ -77,9 +77,12 @@ class Proof:
         """The worst that is known of the weights in each module, those of the modules in it too."""
         worst: dict[str, Evidence] = {}
         for finding in self.findings:
-            if finding.module is None:
+            module_of = finding.module
+            if module_of is None and finding.tensors:  # a quantizer's node without a tag: its tensor tells
+                module_of = parent_of(finding.tensors[0])
+            if module_of is None:
                 continue
-            for module in (finding.module, *ancestors(finding.module), ROOT):
+            for module in (module_of, *ancestors(module_of), ROOT):
                 worst[module] = max(worst.get(module, Evidence.CONSTANT), finding.evidence, key=_ORDER.index)
         return dict(sorted(worst.items()))
 
