@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXPLORER ?= .venv-model-explorer
+SIGNING ?= .venv-model-signing
 LOWEST ?= .venv-lowest
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
@@ -13,7 +14,7 @@ PARALLEL := --numprocesses auto --dist loadfile
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
 
-test: lint $(EXPLORER)/installed
+test: lint $(EXPLORER)/installed $(SIGNING)/installed
 	$(BIN)/python -m pytest $(PARALLEL)
 
 fast: $(VENV)/installed
@@ -40,6 +41,12 @@ $(EXPLORER)/installed:
 	$(EXPLORER)/$(SCRIPTS)/pip install --quiet "model-explorer-onnx==0.4.2"
 	touch $@
 
+# OpenSSF's model-signing brings Sigstore, and imports pyOpenSSL without asking for it.
+$(SIGNING)/installed:
+	$(PYTHON) -m venv $(SIGNING)
+	$(SIGNING)/$(SCRIPTS)/pip install --quiet "model-signing==1.1.1" pyopenssl
+	touch $@
+
 # The lowest versions that pyproject.toml permits, but for torch: only the pinned one has a build without CUDA.
 $(LOWEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LOWEST)
@@ -51,4 +58,4 @@ $(LOWEST)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(EXPLORER) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf $(VENV) $(EXPLORER) $(SIGNING) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache dist out

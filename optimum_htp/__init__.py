@@ -12,17 +12,23 @@ from optimum_htp.hooks.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.comparison.compare import compare_models
+    from optimum_htp.comparison.records import Comparison
     from optimum_htp.errors import (
         ConfigLoadError,
         HFHubIntegrationError,
         ModelNotFoundError,
         PreprocessorLoadError,
+        UnknownModuleError,
     )
     from optimum_htp.export.exporter import ExportResult, HTPExporter
     from optimum_htp.hookspecs import hookimpl
     from optimum_htp.loading.auto import OptimumONNXModel
     from optimum_htp.loading.config_loader import HFHubConfigLoader
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.modules.extract import ExtractedModule, extract_module
+    from optimum_htp.modules.prove import Proof, prove_weights
+    from optimum_htp.modules.select import select_nodes
     from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
     from optimum_htp.profiling.profile import Profile, profile_file
@@ -34,9 +40,11 @@ if TYPE_CHECKING:
     from optimum_htp.stamping.verify import verify_metadata
 
 __all__ = [
+    "Comparison",
     "ConfigLoadError",
     "ExportMetadata",
     "ExportResult",
+    "ExtractedModule",
     "HFHubCache",
     "HFHubConfigLoader",
     "HFHubIntegrationError",
@@ -45,16 +53,22 @@ __all__ = [
     "OptimumONNXModel",
     "PreprocessorLoadError",
     "Profile",
+    "Proof",
+    "UnknownModuleError",
     "__version__",
     "activate",
+    "compare_models",
     "deactivate",
     "detect_model_source",
     "embed_files",
+    "extract_module",
     "hookimpl",
     "inject_hub_metadata",
     "is_hub_model",
     "profile_file",
+    "prove_weights",
     "report_document",
+    "select_nodes",
     "strip_metadata",
     "tag_file",
     "unembed_files",
@@ -63,9 +77,11 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "Comparison": "comparison.records",
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
+    "ExtractedModule": "modules.extract",
     "HFHubCache": "origin.hub_cache",
     "HFHubConfigLoader": "loading.config_loader",
     "HFHubIntegrationError": "errors",
@@ -74,13 +90,19 @@ _HOME: Final = {
     "OptimumONNXModel": "loading.auto",
     "PreprocessorLoadError": "errors",
     "Profile": "profiling.profile",
+    "Proof": "modules.prove",
+    "UnknownModuleError": "errors",
+    "compare_models": "comparison.compare",
     "detect_model_source": "origin.source",
     "embed_files": "stamping.embed",
+    "extract_module": "modules.extract",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
     "is_hub_model": "origin.source",
     "profile_file": "profiling.profile",
+    "prove_weights": "modules.prove",
     "report_document": "report",
+    "select_nodes": "modules.select",
     "strip_metadata": "stamping.strip",
     "tag_file": "stamping.tag",
     "unembed_files": "stamping.embed",

@@ -7,10 +7,14 @@ knows nothing of this package still catches it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
     "BatchListError",
+    "BillOfMaterialsError",
+    "ComparisonError",
     "ConfigFileNotFoundError",
     "ConfigLoadError",
     "DamagedDownloadError",
@@ -18,6 +22,7 @@ __all__ = [
     "DownloadError",
     "EmbeddedFilesError",
     "ExportError",
+    "ExtractError",
     "FileChangedError",
     "GatedModelError",
     "HFHubIntegrationError",
@@ -26,6 +31,7 @@ __all__ = [
     "HubUnreachableError",
     "InvalidModelReferenceError",
     "InvalidOnnxFileError",
+    "InvalidWeightsError",
     "JobError",
     "JobLostError",
     "JobMemoryError",
@@ -48,6 +54,8 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "UnknownHubError",
+    "UnprovableWeightsError",
+    "UnknownModuleError",
     "UnreadableUrlError",
     "VerificationError",
     "WrongTaskError",
@@ -166,6 +174,14 @@ class InvalidOnnxFileError(HFHubIntegrationError, ValueError):
     """A file that is not an ONNX model, or is damaged."""
 
 
+class InvalidWeightsError(HFHubIntegrationError, ValueError):
+    """A file of weights that is not what its name says, or is damaged."""
+
+
+class UnprovableWeightsError(HFHubIntegrationError):
+    """A commit whose weights cannot be read tensor by tensor, so that nothing can be held against them."""
+
+
 class OnnxWriteError(HFHubIntegrationError, OSError):
     """An ONNX file that cannot be written. The one that was there still is."""
 
@@ -197,6 +213,41 @@ class MisfitError(HFHubIntegrationError, ValueError):
     """An ONNX file that plainly is not an export of the model that it is said to come from."""
 
 
+class UnknownModuleError(HFHubIntegrationError, LookupError):
+    """A pattern that no module of a file matches.
+
+    Attributes:
+        pattern: The pattern.
+        nearest: Patterns that look like it and match something, the nearest first.
+    """
+
+    def __init__(self, message: str, pattern: str = "", nearest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.pattern = pattern
+        self.nearest = tuple(nearest)
+
+    @classmethod
+    def of(cls, pattern: str, nearest: Sequence[str], where: object) -> UnknownModuleError:
+        """Return the error that says what is near.
+
+        Args:
+            pattern: The pattern.
+            nearest: What looks like it.
+            where: What has no such module, for the message.
+        """
+        hint = f" Near it: {', '.join(nearest)}." if nearest else ""
+        return cls(
+            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} `optimum-cli htp info "
+            "--tree` shows all.",
+            pattern,
+            nearest,
+        )
+
+
+class BillOfMaterialsError(HFHubIntegrationError, ValueError):
+    """What a file says of itself is nothing that a bill of materials may hold."""
+
+
 class ReportError(HFHubIntegrationError, ValueError):
     """A report in a format that is not known, or whose drawing library is not installed."""
 
@@ -208,8 +259,16 @@ class ExportError(HFHubIntegrationError, RuntimeError):
     """
 
 
+class ExtractError(HFHubIntegrationError, ValueError):
+    """A module that cannot be cut out of a file as a model of its own; the message says why."""
+
+
 class VerificationError(ExportError):
     """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
+
+
+class ComparisonError(HFHubIntegrationError, ValueError):
+    """Two models that cannot be compared: one does not run, or has nothing that the other has."""
 
 
 class DeviceError(HFHubIntegrationError, ValueError):

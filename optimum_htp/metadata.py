@@ -113,12 +113,16 @@ class ExportMetadata:
         model_class: Name of the class that was exported.
         preprocessors: The Auto classes that load the preprocessors, the most inclusive first.
         config_files: The repo's config and preprocessor files at the commit; None where nobody listed them.
+        weight_files: The weight files that loaders of the commit take, and the sha256 that the Hub states for each;
+            None where it states none.
         pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
             As the Hub said at export.
         unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
         original_producer: Name and version of the producer that our stamp replaced.
         embedded_files: The model's config and preprocessor files that travel with it.
         embedded_in: Which of `onnx_files` holds them; None where this file does.
+        submodule: The module that the file is, by its name in the model, where it was cut out of one.
+        submodule_call: Which of its calls, where the model calls it several times.
     """
 
     metadata_version: int | None = METADATA_VERSION
@@ -138,6 +142,7 @@ class ExportMetadata:
     model_class: str | None = None
     preprocessors: tuple[str, ...] = ()
     config_files: tuple[str, ...] | None = None
+    weight_files: Mapping[str, str] | None = None
     pipeline_tag: str | None = None
     library_name: str | None = None
     base_model: str | None = None
@@ -150,6 +155,8 @@ class ExportMetadata:
     original_producer: str | None = None
     embedded_files: tuple[EmbeddedFile, ...] = ()
     embedded_in: str | None = None
+    submodule: str | None = None
+    submodule_call: int | None = None
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as metadata properties, leaving out what is unknown or empty.
@@ -284,6 +291,8 @@ _OLD_KEYS: Final = {"hf_model_downloads": "hf_downloads", "hf_model_likes": "hf_
 def _encode(name: str, value: Any) -> str:
     if name in ("onnx_files", "config_files"):
         return json.dumps(list(value), ensure_ascii=False)
+    if name == "weight_files":
+        return json.dumps(dict(sorted(value.items())), ensure_ascii=False)
     if name in ("preprocessors", "unchecked"):
         return ",".join(value)
     if name == "embedded_files":
@@ -374,6 +383,22 @@ def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
     return files
 
 
+def _digests(text: str) -> dict[str, str]:
+    """Decode a JSON object of relative paths and sha256 digests."""
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"it has at most {_LONGEST_LIST} characters")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has to be a JSON object of file names and sha256 digests") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in content.values()
+    ):
+        raise ValueError("it has to be a JSON object of file names and sha256 digests")
+    _file_list(json.dumps(list(content)))
+    return content
+
+
 def _is_inside(name: str) -> bool:
     parts = re.split(r"[/\\]", name)
     if any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
@@ -429,10 +454,12 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "config_files": _file_list,
     "embedded_files": _embedded_files,
     "embedded_in": _file_name,
+    "weight_files": _digests,
     "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
     "model_downloads": _count,
     "model_likes": _count,
     "private": _flag,
     "gated": _flag,
     "metadata_version": _count,
+    "submodule_call": _count,
 }

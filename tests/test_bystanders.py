@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from argparse import ArgumentParser
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -144,7 +145,35 @@ def test_every_hooked_function_is_tried():
     tried |= {("ORTModel", "from_pretrained"), ("ORTPipelineForTask", "from_pretrained")}
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
+    methods |= {("ONNXRuntimeQuantizeCommand", "parse_args"), ("ONNXRuntimeQuantizeCommand", "run")}
     assert hooked - tried == methods
+
+
+def test_quantize_command_called_wrongly_fails_as_without_us(plain):
+    from optimum.commands.onnxruntime.quantize import ONNXRuntimeQuantizeCommand as Command
+
+    class Made:
+        args = None
+
+    for call in (
+        lambda: Command.parse_args(),
+        lambda: Command.parse_args(None),
+        lambda: Command.parse_args(parser=3),
+        lambda: Command.parse_args(ArgumentParser(), 1),
+        lambda: Command.run(),
+        lambda: Command.run(None),
+        lambda: Command.run(Made()),
+        lambda: Command.run(Made(), 1),
+    ):
+        hooked, without = with_and_without_us(call)
+        assert hooked == (without, without)
+    parser = ArgumentParser()
+    Command.parse_args(parser)
+    optimum_htp.deactivate()
+    Command.parse_args(ArgumentParser())
+    same = parser.parse_args(["--onnx_model", str(plain), "--avx2", "-o", str(plain)])
+    with pytest.raises(ValueError, match="must be different"):  # Optimum's own words
+        type("Run", (Command,), {"__init__": lambda self, args: setattr(self, "args", args)})(same).run()
 
 
 @pytest.mark.parametrize(("cls", "method"), [("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")])

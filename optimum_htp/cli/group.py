@@ -12,10 +12,14 @@ __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = {
     "batch": "BatchCommand",
+    "bom": "BomCommand",
+    "compare": "CompareCommand",
     "embed": "EmbedCommand",
+    "extract": "ExtractCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",
     "mirror": "MirrorCommand",
+    "nodes": "NodesCommand",
     "profile": "ProfileCommand",
     "report": "ReportCommand",
     "strip": "StripCommand",

@@ -147,6 +147,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
             "hub": record.hub_provider,
             "commit": record.hub_sha or record.hub_revision,
             "revision": record.hub_ref,
+            "module": record.submodule,
             "task": record.task,
             "class": record.model_class,
             "library": record.export_library,

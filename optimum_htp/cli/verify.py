@@ -1,4 +1,4 @@
-"""`optimum-cli htp verify FILE...`: hold what files say against the Hub."""
+"""`optimum-cli htp verify FILE...`: hold what files say against the Hub, and with --weights their weights too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import dataclasses
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum.commands.base import CommandInfo
 
-from optimum_htp.cli.display import show
+from optimum_htp.cli.display import cut, show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
 from optimum_htp.report.texts import sentence
 
+if TYPE_CHECKING:
+    from optimum_htp.modules.prove import Proof
+    from optimum_htp.stamping.verify import Verdict
+
 __all__ = ["VerifyCommand"]
+
+_MISFIT: Final = 3
+_SHOWN: Final = 20  # weights that are named
 
 
 class VerifyCommand(FilesCommand):
@@ -23,35 +31,124 @@ class VerifyCommand(FilesCommand):
     COMMAND = CommandInfo(
         name="verify",
         help="Check that what ONNX files say about themselves holds. Exit code: 0 it does, 1 invalid (or several "
-        "things are wrong), 3 the model does not fit the graph, 4 the Hub cannot be reached.",
+        "things are wrong), 3 the model does not fit the graph or a weight is not from the commit, 4 the Hub cannot "
+        "be reached.",
     )
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
         FilesCommand.parse_args(parser)
+        parser.add_argument(
+            "--weights",
+            action="store_true",
+            help="Match every weight to a tensor of the commit's safetensors; fetches only the tensors it needs.",
+        )
+        parser.add_argument(
+            "-m", "--model", help="With --weights: the model or folder to hold them against, not what the file says."
+        )
+        parser.add_argument("--revision", help="With --model: branch, tag, commit or refs/pr/N.")
         add_hub_arguments(parser)
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
+        from optimum_htp.errors import ArgumentError
         from optimum_htp.stamping.verify import verify_metadata
 
-        access = hub_access(self.args)
-        return lambda file: verify_metadata(file, access)
+        args, access = self.args, hub_access(self.args)
+        if not args.weights and (args.model or args.revision):
+            raise ArgumentError("--model and --revision say what --weights are held against: give that too.")
+        if args.revision and not args.model:
+            raise ArgumentError("--revision is for --model: a file says its own commit.")
+        if not args.weights:
+            return lambda file: _Checked(verify_metadata(file, access))
+        from optimum_htp.cli.bars import bar
+        from optimum_htp.modules.prove import prove_weights
+
+        def check(file: str) -> _Checked:
+            verdict = None if args.model else verify_metadata(file, access)
+            if verdict is not None and verdict.status.value:
+                return _Checked(verdict)
+            with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:
+                proof = prove_weights(file, args.model, revision=args.revision, access=access, progress=progress)
+            return _Checked(verdict, proof)
+
+        return check
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print the verdict, on standard error where something is wrong."""
-        verdict = outcome.value
-        stream = sys.stderr if verdict.status.value else sys.stdout
-        show(f"{outcome.file}: {verdict.status.name.lower()}: {sentence(verdict.reason)}", stream)
+        checked: _Checked = outcome.value
+        if (verdict := checked.verdict) is not None:
+            stream = sys.stderr if verdict.status.value else sys.stdout
+            show(f"{outcome.file}: {verdict.status.name.lower()}: {sentence(verdict.reason)}", stream)
+        if (proof := checked.proof) is not None:
+            for line in _lines(outcome.file, proof):
+                show(cut(line), sys.stderr if proof.foreign else sys.stdout)
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return the verdict for JSON."""
-        verdict = outcome.value
-        record = None if verdict.metadata is None else dataclasses.asdict(verdict.metadata)
-        return {"status": verdict.status.name.lower(), "reason": verdict.reason, "record": record}
+        checked: _Checked = outcome.value
+        document: dict[str, Any] = {}
+        if (verdict := checked.verdict) is not None:
+            record = None if verdict.metadata is None else dataclasses.asdict(verdict.metadata)
+            document = {"status": verdict.status.name.lower(), "reason": verdict.reason, "record": record}
+        return document if checked.proof is None else {**document, "weights": checked.proof.as_dict()}
 
     def exit_code(self, outcomes: Iterable[Outcome]) -> int:
         """Return the code of what is wrong, 1 where different things are."""
-        codes = {1 if outcome.error is not None else outcome.value.status.value for outcome in outcomes} - {0}
+        codes = {1 if outcome.error is not None else outcome.value.code for outcome in outcomes} - {0}
         return codes.pop() if len(codes) == 1 else int(bool(codes))
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What is known of a file: of its record, and of its weights."""
+
+    verdict: Verdict | None
+    proof: Proof | None = None
+
+    @property
+    def code(self) -> int:
+        if self.verdict is not None and self.verdict.status.value:
+            return int(self.verdict.status.value)
+        return _MISFIT if self.proof is not None and self.proof.foreign else 0
+
+
+def _lines(file: str, proof: Proof) -> Iterable[str]:
+    """Yield what is said of a file's weights: the counts, the modules, and each weight that is foreign."""
+    from optimum_htp.report.outline import size_text
+
+    counts = proof.counts
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count and name != "foreign")
+    summary += f", {counts['foreign']} NOT FROM THIS COMMIT" if counts["foreign"] else ""
+    yield f"{file}: weights: {summary} ({proof.source}; {size_text(proof.fetched)} fetched)"
+    if not proof.tagged:
+        yield "  the file has no tags: which tensor belongs where was told by names, else by value alone"
+    for module, evidence in _outermost(proof):
+        yield f"  {module or '(model)':<40} {_WORDS[evidence]}"
+    for finding in proof.foreign[:_SHOWN]:
+        yield f"  {finding.name}: {finding.how}"
+    if len(proof.foreign) > _SHOWN:
+        yield f"  and {len(proof.foreign) - _SHOWN} more: --json has all"
+
+
+_WORDS: Final = {"constant": "constant", "proven": "proven", "derived": "derived", "foreign": "not from this commit"}
+
+
+def _outermost(proof: Proof) -> Iterable[tuple[str, str]]:
+    """Yield modules with what is known of them, and go into those alone in which it is not the same everywhere."""
+    modules = proof.modules
+    inside: dict[str, list[str]] = {}
+    for module in modules:
+        if module:
+            holder = module.rpartition(".")[0]
+            inside.setdefault(holder, []).append(module)
+    waiting = [""] if "" in modules else []
+    while waiting:
+        module = waiting.pop()
+        below = inside.get(module, [])
+        known = {modules[one].value for one in below} - {"constant"}
+        if len(known) > 1 or "foreign" in known:
+            waiting += reversed([one for one in below if modules[one].value != "constant"])
+        else:
+            yield module, modules[module].value

@@ -8,20 +8,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.formats import kept_weights
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, parent_of, shared_path
 from optimum_htp.onnxfile import Graph
-from optimum_htp.onnxfile.tensors import bits_of
 
 __all__ = ["ModuleSummary", "summarize"]
 
 # A shared weight passes through these on its way to the nodes that use it.
 _PASSED_THROUGH: Final = frozenset({"Identity", "Cast", "Transpose", "DequantizeLinear"})
-_MOST: Final = 1 << 63  # elements of a tensor
 
 
 @dataclass
@@ -36,6 +35,9 @@ class ModuleSummary:
         operators: Number of nodes by operator, with those of the modules in it.
         own_parameters, parameters: Number of elements of initializers.
         own_bytes, bytes: What those take, in bytes.
+        own_weights, weights: Bytes of its weights by how they are kept: float32, float16, int8, int4.
+        own_saved_bytes, saved_bytes: What its weights take less than they would as float32, scales and zero points
+            counted.
         own_microseconds, microseconds: Time of its nodes, where they were timed.
         children: Modules in it that have nodes.
     """
@@ -50,6 +52,10 @@ class ModuleSummary:
     parameters: int = 0
     own_bytes: int = 0
     bytes: int = 0
+    own_weights: Counter[str] = field(default_factory=Counter)
+    weights: Counter[str] = field(default_factory=Counter)
+    own_saved_bytes: int = 0
+    saved_bytes: int = 0
     own_microseconds: float = 0.0
     microseconds: float = 0.0
     children: list[str] = field(default_factory=list)
@@ -57,7 +63,8 @@ class ModuleSummary:
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data, the most frequent operators first."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**plain, "operators": dict(self.operators.most_common())}
+        counted = ("operators", "own_weights", "weights")
+        return {**plain, **{name: dict(plain[name].most_common()) for name in counted}}
 
 
 def summarize(
@@ -80,30 +87,25 @@ def summarize(
         module.operators[operator] += 1
         module.own_microseconds += spent
     owners = _owners_of(graph, assignment)
-    for tensor in graph.initializers:
-        count = _elements(tensor.shape)
-        module = _ensure(modules, tree, owners.get(tensor.name, ROOT))
-        module.own_parameters += count
-        module.own_bytes += (count * bits_of(tensor.dtype) + 7) // 8
+    for name, kept in kept_weights(graph).items():
+        module = _ensure(modules, tree, owners.get(name, ROOT))
+        module.own_parameters += kept.elements
+        module.own_bytes += kept.bytes
+        module.own_saved_bytes += kept.saved
+        if kept.format is not None:
+            module.own_weights[kept.format] += kept.bytes
     for module in reversed(modules.values()):  # a module stands behind the one around it
         inside = [modules[child] for child in module.children]
         module.nodes = module.own_nodes + sum(child.nodes for child in inside)
         module.parameters = module.own_parameters + sum(child.parameters for child in inside)
         module.bytes = module.own_bytes + sum(child.bytes for child in inside)
+        module.saved_bytes = module.own_saved_bytes + sum(child.saved_bytes for child in inside)
+        module.weights = module.own_weights.copy()
         module.microseconds = module.own_microseconds + sum(child.microseconds for child in inside)
         for child in inside:
             module.operators.update(child.operators)
+            module.weights.update(child.weights)
     return modules
-
-
-def _elements(shape: Sequence[int]) -> int:
-    """Return the number of elements of a tensor; 0 for a shape that none can have."""
-    count = 1
-    for size in shape:
-        count *= size
-        if not 0 < count < _MOST:
-            return 0
-    return count
 
 
 def _new(name: str, tree: ModuleTree, depth: int) -> ModuleSummary:

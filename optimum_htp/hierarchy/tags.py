@@ -4,7 +4,8 @@
     htp.tag      /BertModel/BertEncoder/BertLayer.0/BertAttention/BertSdpaSelfAttention/Linear
     namespace    bert/encoder/layer.0/attention/self/query      (what Google's Model Explorer groups by)
 
-and for the whole model `htp.modules` (name to class) and `htp.coverage` (how many nodes each rule found). Nodes have
+in the nodes of a module that was cut out also both as seen from that (`htp.relative_module`, `htp.relative_tag`), and
+for the whole model `htp.modules` (name to class) and `htp.coverage` (how many nodes each rule found). Nodes have
 metadata since IR version 10: https://github.com/onnx/onnx/blob/main/docs/IR.md
 """
 
@@ -28,6 +29,8 @@ __all__ = [
     "MODULE",
     "MODULES",
     "NAMESPACE",
+    "RELATIVE_MODULE",
+    "RELATIVE_TAG",
     "TAG",
     "TAG_PREFIX",
     "TagWriter",
@@ -42,6 +45,8 @@ TAG: Final = "htp.tag"
 NAMESPACE: Final = "namespace"
 MODULES: Final = "htp.modules"
 COVERAGE: Final = "htp.coverage"
+RELATIVE_MODULE: Final = "htp.relative_module"
+RELATIVE_TAG: Final = "htp.relative_tag"
 TAG_PREFIX: Final = "htp."
 # Where tagging keeps what somebody else had written under `namespace`.
 _FOREIGN_NAMESPACE: Final = "htp.original_namespace"

@@ -15,6 +15,7 @@ from typing import Final
 __all__ = ["HOOKS", "install", "uninstall"]
 
 HOOKS: Final[Mapping[str, str]] = {
+    "optimum.commands.onnxruntime.quantize": "quantize_command",
     "optimum.onnxruntime.modeling": "loading",
     "optimum.onnxruntime.modeling_diffusion": "diffusion",
     "optimum.onnxruntime.optimization": "next_steps",

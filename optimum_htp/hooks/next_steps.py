@@ -1,4 +1,4 @@
-"""Optimum's `ORTOptimizer` and `ORTQuantizer`: they take our files, and what they write is stamped."""
+"""Optimum's `ORTOptimizer` and `ORTQuantizer`: they take our files and modules, what they write is stamped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def install(module: ModuleType) -> None:
         wrap_attribute(module.ORTOptimizer, "optimize", _stamping)
     if hasattr(module, "ORTQuantizer"):
         wrap_attribute(module.ORTQuantizer, "from_pretrained", _quantizing_files)
-        wrap_attribute(module.ORTQuantizer, "quantize", _stamping)
+        wrap_attribute(module.ORTQuantizer, "quantize", _quantizing)
 
 
 def _optimizing_files(call: Call) -> Any:
@@ -60,6 +60,17 @@ def _quantizing_files(call: Call) -> Any:
         return call.pass_on_with(source, file_name=name)
     path = Path(source, name)
     return call.args[0](path, config=AutoConfig.from_pretrained(path))
+
+
+def _quantizing(call: Call) -> Any:
+    """Answer `quantize`: where its lists of nodes name modules of a tagged file, those modules' nodes are meant."""
+    source = getattr(call.args[0], "onnx_model_path", None) if call.args else None
+    if not isinstance(source, (str, os.PathLike)) or call.subject is None or not Path(source).is_file():
+        return _stamping(call)
+    from optimum_htp.modules.quantize import with_nodes_of_modules
+
+    config = with_nodes_of_modules(call.subject, source)
+    return _stamping(call if config is call.subject else call.on(config))
 
 
 def _stamping(call: Call) -> Any:

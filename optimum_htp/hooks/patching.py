@@ -85,6 +85,13 @@ class Call:
         hidden = (*_BOUND, self._function.positional, self._function.subject)
         return {name: value for name, value in given.items() if name not in hidden}
 
+    def on(self, subject: Any) -> Call:
+        """Return the same call, on something else."""
+        if self._function.subject in self.kwargs:
+            return Call(self._function, self.args, {**self.kwargs, self._function.subject: subject})
+        index = self._function.positions[self._function.subject]
+        return Call(self._function, (*self.args[:index], subject, *self.args[index + 1 :]), self.kwargs)
+
     def pass_on(self) -> Any:
         """Call the function as if we were not there."""
         return self._function.original(*self.args, **self.kwargs)

@@ -22,6 +22,7 @@ __all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter",
 logger = logging.getLogger(__name__)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LONGEST_TEXT: Final = 4096  # characters
 _MOST_ITEMS: Final = 10_000  # tags, languages
 _HIGHEST_COUNT: Final = 10**18
@@ -71,6 +72,7 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
         repo_id=facts.take("id", _repo_id) or repo_id,
         commit=commit,
         files=_files(content.get("siblings"), about),
+        digests=_digests(content["siblings"]),
         tags=tuple(facts.take("tags", _texts) or ()),
         pipeline_tag=facts.take("pipeline_tag", _text),
         library_name=facts.take("library_name", _text),
@@ -184,6 +186,17 @@ def _files(siblings: Any, about: str) -> tuple[str, ...]:
     if len(files) < len(names):
         logger.info("%d of the files that the Hub lists for %s are no file names.", len(names) - len(files), about)
     return files
+
+
+def _digests(siblings: list[Any]) -> dict[str, str]:
+    """Return the sha256 of large files. Git LFS names contents by it, and the Hub says it where it is asked to."""
+    found = {}
+    for sibling in siblings:
+        lfs = sibling.get("lfs") if isinstance(sibling, dict) else None
+        digest = lfs.get("sha256") if isinstance(lfs, dict) else None
+        if isinstance(digest, str) and SHA256.fullmatch(digest) and is_inside(sibling.get("rfilename")):
+            found[str(sibling["rfilename"])] = digest
+    return found
 
 
 def _repo_id(value: Any) -> str:

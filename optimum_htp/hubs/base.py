@@ -53,11 +53,15 @@ class HubAccess:
 
 @dataclass(frozen=True, kw_only=True)
 class RepoInfo:
-    """What a Hub says of a repo at one revision. Fields that it does not fill are None or empty."""
+    """What a Hub says of a repo at one revision. Fields that it does not fill are None or empty.
+
+    `digests` has the sha256 of the files that are kept as large ones (Git LFS), by name.
+    """
 
     repo_id: str
     commit: str
     files: tuple[str, ...]
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False)
     tags: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     library_name: str | None = None

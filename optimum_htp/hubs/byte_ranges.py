@@ -14,10 +14,10 @@ from optimum_htp.hubs.patience import Patience, waiting_out
 from optimum_htp.hubs.refusals import refusal
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["Place", "http_window"]
+__all__ = ["CHUNK", "Place", "Range", "get_range", "http_window"]
 
 _HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
-_CHUNK: Final = (1 << 16) - _HEAD  # bytes of each further one: the properties behind the graph
+CHUNK: Final = (1 << 16) - _HEAD  # bytes of each further one: the properties behind the graph
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
@@ -36,17 +36,17 @@ def http_window(place: Place, address: str, headers: Mapping[str, str]) -> ByteW
 
     The token goes to the Hub alone: a redirect to the host that stores the file drops it, and so do we.
     """
-    first = _get_range(place, address, headers, 0, _HEAD)
+    first = get_range(place, address, headers, 0, _HEAD)
     again = headers if urlsplit(first.url)[:2] == urlsplit(address)[:2] else {}
 
     def fetch(start: int, length: int) -> bytes:
-        return _get_range(place, first.url, again, start, length).content
+        return get_range(place, first.url, again, start, length).content
 
-    return ByteWindow(fetch, place.name, first.total, _CHUNK, head=first.content)
+    return ByteWindow(fetch, place.name, first.total, CHUNK, head=first.content)
 
 
 @dataclass(frozen=True)
-class _Range:
+class Range:
     """Some bytes of a file, where they came from, and how many the file has."""
 
     content: bytes
@@ -54,7 +54,12 @@ class _Range:
     total: int
 
 
-def _get_range(place: Place, address: str, headers: Mapping[str, str], start: int, length: int) -> _Range:
+def get_range(place: Place, address: str, headers: Mapping[str, str], start: int, length: int) -> Range:
+    """Request some bytes; again where the server is busy.
+
+    Raises:
+        HFHubIntegrationError: They cannot be had; the subclass says why.
+    """
     patience = Patience()
     wanted = {**headers, "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
     return waiting_out(lambda: _answered_range(place, address, wanted, start, length, patience), patience)
@@ -62,7 +67,7 @@ def _get_range(place: Place, address: str, headers: Mapping[str, str], start: in
 
 def _answered_range(
     place: Place, address: str, wanted: Mapping[str, str], start: int, length: int, patience: Patience
-) -> _Range:
+) -> Range:
     """Request a range of bytes. A server that sends the whole file is hung up on."""
     with opened("GET", address, wanted, patience, timeout=_TIMEOUT) as response:
         if response.status_code >= 400:
@@ -86,7 +91,7 @@ def _answered_range(
                 break
         if len(content) < expected:
             raise CutOffError(f"{len(content)} bytes of {expected} arrived of {place.name}")
-        return _Range(bytes(content[:expected]), str(response.url), total)
+        return Range(bytes(content[:expected]), str(response.url), total)
 
 
 def _refused(place: Place, response: Any) -> HFHubIntegrationError:

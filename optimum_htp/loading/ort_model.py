@@ -100,6 +100,11 @@ def _loaded(
     given = {name: options[name] for name in _PART_NAMES if options.get(name) is not None}
     watch.see(path)
     metadata = read_record(path)
+    if metadata is not None and metadata.submodule is not None:
+        raise WrongTaskError(
+            f"{path} is one module of {metadata.source}, {metadata.submodule}, cut out of its file: run it with "
+            f"onnxruntime.InferenceSession, and load the whole model's file with {cls.__name__}."
+        )
     files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
     wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
     if wrong is not None:

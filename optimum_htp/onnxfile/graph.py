@@ -7,7 +7,7 @@ nodes that it lies in.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
 _ATTRIBUTE: Final = 5  # in NodeProto
+_PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})  # of ONNX Runtime
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
 
 MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
@@ -41,10 +42,11 @@ CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A NodeProto without its attributes.
+    """A NodeProto, of its attributes only what packed weights cannot be understood without.
 
     Attributes:
         within: Names of the nodes whose subgraphs it lies in, outermost first.
+        integers: Of operators on packed weights the attributes that are integers, which say how; else empty.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Node:
     outputs: tuple[str, ...]
     metadata: Mapping[str, str]
     within: tuple[str, ...] = ()
+    integers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def graph_of(window: ByteWindow) -> Graph:
     return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers))
 
 
-def _node(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) -> Node:
+def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) -> Node:
     """Decode a NodeProto: input = 1, output = 2, name = 3, op_type = 4, domain = 7, metadata_props = 9."""
     texts = {3: "", 4: "", 7: ""}
     inputs: list[str] = []
@@ -140,7 +143,25 @@ def _node(window: ByteWindow, fields: Iterable[Field], within: tuple[str, ...]) 
         elif inner.number == NODE_METADATA:
             key, value = entry(window, inner)
             metadata[key] = value
-    return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), metadata, within)
+    integers = _integers(window, fields) if texts[4] in _PACKED else {}
+    return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), metadata, within, integers)
+
+
+def _integers(window: ByteWindow, fields: Iterable[Field]) -> dict[str, int]:
+    """Decode the attributes that are integers. AttributeProto: name = 1, i = 3."""
+    found: dict[str, int] = {}
+    for attribute in fields:
+        if attribute.number != _ATTRIBUTE or attribute.wire_type != LENGTH_DELIMITED:
+            continue
+        name, value = "", None
+        for part in walk(window, attribute.payload, attribute.end):
+            if part.number == 1 and part.wire_type == LENGTH_DELIMITED:
+                name = window.text(part)
+            elif part.number == 3 and part.wire_type == VARINT:
+                value = integer(window, part)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int) -> Iterator[Node]:

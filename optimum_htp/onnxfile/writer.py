@@ -29,7 +29,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["NodeVisitor", "OpenModel", "rewrite_model"]
+__all__ = ["NodeVisitor", "OpenModel", "copy_range", "node_entries", "property_field", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -149,7 +149,7 @@ class OpenModel:
                     if isinstance(segment, bytes):
                         stream.write(segment)
                     else:
-                        _copy_range(self._window, stream, *segment)
+                        copy_range(self._window, stream, *segment)
                 self._check()
                 self._reading.close()  # Windows replaces no file that is open
         except OnnxWriteError:
@@ -186,7 +186,7 @@ def _plan(
     Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
     """
     segments: list[Segment] = []
-    entries = {key: _entry(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
+    entries = {key: property_field(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
     new = sorted(fields.items())
     new += [(reader.METADATA_PROPS, encoded) for key, encoded in entries.items() if not reader.is_archive(key)]
     last: list[Segment] = []
@@ -247,17 +247,17 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
             _add(body, segment)
     if not changed:
         return None
-    body.append(_node_entries(tuple((metadata or {}).items())))
+    body.append(node_entries(tuple((metadata or {}).items())))
     return [encode_varint(message.number << 3 | LENGTH_DELIMITED), encode_varint(_length(body)), *body]
 
 
 @functools.lru_cache(maxsize=128)
-def _node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
+def node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
     """Encode a node's properties; neighbours mostly have the same."""
-    return b"".join(_entry(NODE_METADATA, key, value) for key, value in items)
+    return b"".join(property_field(NODE_METADATA, key, value) for key, value in items)
 
 
-def _entry(number: int, key: str, value: str) -> bytes:
+def property_field(number: int, key: str, value: str) -> bytes:
     """Encode a StringStringEntryProto as a field."""
     most = _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY
     if len(key) + len(value) > most:
@@ -279,7 +279,7 @@ def _add(segments: list[Segment], segment: Segment) -> None:
         segments.append(segment)
 
 
-def _copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
+def copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
     """Copy a range of the old file, always from the file that was opened, whatever has taken its place since.
 
     Large ranges by the kernel, where they lie alike in its pages: it takes twice the time of a copy through memory

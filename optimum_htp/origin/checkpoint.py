@@ -29,7 +29,7 @@ from optimum_htp.origin.repo_files import (
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import infer_library
 
-__all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs"]
+__all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs", "names_below"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,12 @@ class Checkpoint:
     def config_files(self) -> tuple[str, ...]:
         """The config and preprocessor files."""
         return config_files(self.files, library=self.library, with_code=self.with_code)
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """The weights that loaders take, without the indexes that list them."""
+        found = weight_files(self.files, lambda name: index_shards(self.folder / name), library=self.library)
+        return tuple(name for name in found if not name.endswith(".json"))
 
     @property
     def preprocessors(self) -> tuple[str, ...]:
@@ -93,14 +99,14 @@ def fetch_checkpoint(
     if isinstance(source, LocalSource):
         return _local_checkpoint(source, library)
     if source.folder is not None:
-        return _opened(source, source.folder, _names_below(source.folder), library, complete=False)
+        return _opened(source, source.folder, names_below(source.folder), library, complete=False)
     if source.info is None and source.mirrored is None:
         access = dataclasses.replace(access, local_files_only=True, force_download=False)
     folder = _snapshot(source, (), access)
     if source.info is not None:
         files = source.info.files
     else:
-        files = _names_below(folder) if source.mirrored is None else tuple(sorted(source.mirrored))
+        files = names_below(folder) if source.mirrored is None else tuple(sorted(source.mirrored))
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
     wanted = (*configs, *weight_indexes(files, library=guess))
@@ -149,7 +155,7 @@ def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
     path = source.path
     if path is None or not path.is_dir():
         raise ExportError(f"{path} is not a folder. Name the folder that holds the model's config.json.")
-    checkpoint = _opened(source, path, _names_below(path), library, complete=True)
+    checkpoint = _opened(source, path, names_below(path), library, complete=True)
     if not checkpoint.config:
         raise ExportError(
             f"{path} has no readable config.json (or model_index.json): it does not hold a Hugging Face model. "
@@ -200,7 +206,7 @@ def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> P
     return source.hub.snapshot(source.repo_id, source.commit, names, access, ref=ref, progress=True)
 
 
-def _names_below(folder: Path) -> tuple[str, ...]:
+def names_below(folder: Path) -> tuple[str, ...]:
     """Return the files in a folder and its direct subfolders: nothing deeper belongs to a model."""
     paths = (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*.json"))
     return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))

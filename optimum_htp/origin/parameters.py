@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.safetensors_header import read_hub_shapes, read_shapes
+from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, open_local_safetensors
 from optimum_htp.origin.memory import Memory
 
 __all__ = ["Parameters", "forget", "parameters_of"]
@@ -51,12 +50,10 @@ def parameters_of(
     if not names:
         return None
     if folder is not None and all((folder / name).is_file() for name in names):
-        return _read(names, lambda name: read_shapes(folder / name))
+        return _read(names, lambda name: open_local_safetensors(folder / name))
     if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
         return None
-    return _found.get_or_make(
-        commit, lambda: _read(names, lambda name: read_hub_shapes(plugins.hub(), *commit, name, access))
-    )
+    return _found.get_or_make(commit, lambda: _read(names, lambda name: open_hub_safetensors(*commit, name, access)))
 
 
 def _weight_files(files: set[str]) -> tuple[str, ...]:
@@ -69,14 +66,14 @@ def _weight_files(files: set[str]) -> tuple[str, ...]:
     return tuple(shards) if complete else ()
 
 
-def _read(names: tuple[str, ...], shapes: Callable[[str], Parameters]) -> Parameters | None:
+def _read(names: tuple[str, ...], opened: Callable[[str], SafetensorsFile]) -> Parameters | None:
     try:
         with ThreadPoolExecutor(_MOST_SHARDS) as pool:
-            found = [*pool.map(shapes, names)]
+            files = [*pool.map(opened, names)]
     except (HFHubIntegrationError, InvalidOnnxFileError, OSError, ValueError) as error:
         logger.debug("the shapes of the weights cannot be read: %s", error)
         return None
-    return {_present_name(name): shape for each in found for name, shape in each.items()}
+    return {_present_name(name): tensor.shape for file in files for name, tensor in file.tensors.items()}
 
 
 def _present_name(name: str) -> str:

@@ -51,6 +51,7 @@ def dummy_inputs(
 
 def _exporter_config(record: ExportMetadata, source: ConfigSource) -> Any:
     """Return the `OnnxConfig` of the part of the model that a file is."""
+    import optimum.exporters.onnx.model_configs  # noqa: F401 - fills Optimum's table of models
     from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
     from optimum.utils.save_utils import maybe_load_preprocessors
 

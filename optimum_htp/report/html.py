@@ -7,12 +7,14 @@ or as JSON, never as markup.
 from __future__ import annotations
 
 import html
+import math
+from collections.abc import Sequence
 from string import Template
 from typing import Any, Final
 
 from optimum_htp.errors import ReportError
 from optimum_htp.report.markdown import provenance
-from optimum_htp.report.outline import inner_name
+from optimum_htp.report.outline import inner_name, is_mixed, weights_text
 from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["as_html"]
@@ -56,6 +58,8 @@ for (const [index, file] of files.entries()) {
   const found = section.querySelector(".found"), body = section.querySelector("tbody");
   const draw = (level) => Plotly.react(plot, [{
     type: shape.value, ids: file.ids, labels: file.labels, parents: file.parents, values: file[measure.value],
+    marker: file.colors ? { colors: file.colors, colorscale: "YlOrRd", cmin: -7, cmax: 0, showscale: true,
+      colorbar: { title: { text: "difference, 10^" } } } : {},
     branchvalues: "total", sort: false, level: level || "$root", customdata: file.hover, maxdepth: shape.value === "treemap" ? 4 : 8,
     hovertemplate: "<b>%{customdata[0]}</b><br>%{customdata[1]}<br>%{value:,} (%{percentRoot})<extra></extra>",
     tiling: shape.value === "icicle" ? { orientation: "v" } : {}
@@ -137,18 +141,39 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
     return {**_TIME, **_MEASURES} if file["timed"] else dict(_MEASURES)
 
 
+def _formats(file: dict[str, Any]) -> tuple[str, ...]:
+    """Return the headings for how weights are kept; none where all are float32."""
+    return ("Weights", "Bytes saved") if any(is_mixed(module["weights"]) for module in file["modules"]) else ()
+
+
 def _section(index: int, file: dict[str, Any]) -> str:
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
         facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
+    if "compared" in file:
+        facts["compared with"] = file["compared"]["with"]
+        facts["found"] = "; ".join(file["compared"]["verdict"])
     measures = _measures(file)
     return _SECTION.substitute(
         index=index,
         file=_text(file["file"]),
         facts="".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
         measures="".join(f'<option value="{key}">{label}</option>' for key, label in measures.items()),
-        headings="".join(f"<th>{label}</th>" for label in ("Module", "Class", *measures.values())),
+        headings="".join(f"<th>{label}</th>" for label in _headings(file)),
     )
+
+
+def _headings(file: dict[str, Any]) -> tuple[str, ...]:
+    compared = ("Difference",) if "compared" in file else ()
+    return ("Module", "Class", *_measures(file).values(), *_formats(file), *compared)
+
+
+def _differences(modules: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the colours of modules that were compared: the power of ten of their difference."""
+    return {
+        "colors": [math.log10(min(max(module["difference"] or 0.0, 1e-7), 1.0)) for module in modules],
+        "differences": ["" if module["difference"] is None else f"{module['difference']:.3g}" for module in modules],
+    }
 
 
 def _text(text: str) -> str:
@@ -165,6 +190,7 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
     modules = file["modules"]
     holder = {child: module["name"] for module in modules for child in module["children"]}
     measures = _measures(file)
+    compared = _differences(modules) if "compared" in file else {}
     names = [printable(module["name"]) or _ROOT_ID for module in modules]
     classes = [printable(module["class_name"]) for module in modules]
     return {
@@ -176,6 +202,14 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "parents": ["" if not module["name"] else holder.get(module["name"], "") or _ROOT_ID for module in modules],
         "classes": classes,
         "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
-        "cells": [[f"{module[key]:,.0f}" for key in measures] for module in modules],
+        "cells": [
+            [
+                *(f"{module[key]:,.0f}" for key in measures),
+                *([weights_text(module["weights"]), f"{module['saved_bytes']:,.0f}"] if _formats(file) else ()),
+                *([difference] if compared else ()),
+            ]
+            for module, difference in zip(modules, compared.get("differences", names), strict=True)
+        ],
+        **compared,
         **{key: [module[key] for module in modules] for key in measures},
     }

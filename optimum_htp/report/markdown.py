@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from optimum_htp.report.outline import size_text
+from optimum_htp.report.outline import is_mixed, size_text, weights_text
 from optimum_htp.report.texts import printable
 
 __all__ = ["as_markdown", "provenance"]
@@ -15,6 +15,7 @@ __all__ = ["as_markdown", "provenance"]
 _USUAL: Final = re.compile(r"[\w.\-/]+", re.ASCII)
 _SIGNS: Final = re.compile(r"[\\`*_\[\]|~@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
+_LEFT: Final = ("module", "class", "weights")
 _SHOWN: Final = {
     "hub_id": "model",
     "hub_sha": "commit",
@@ -56,9 +57,10 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
         yield f"- **tags**: {', '.join(f'{_cell(rule)} {count}' for rule, count in file['coverage'].items())}"
     yield ""
     timed = ["time (ms)"] if file["timed"] else []
-    headings = ["module", "class", "nodes", "parameters", "size", *timed]
+    mixed = ["weights", "saved"] if any(is_mixed(module["weights"]) for module in file["modules"]) else []
+    headings = ["module", "class", "nodes", "parameters", "size", *mixed, *timed]
     yield f"| {' | '.join(headings)} |"
-    yield f"|{'|'.join(' --- ' if at < 2 else ' ---: ' for at in range(len(headings)))}|"
+    yield f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in headings)}|"
     for module in file["modules"]:
         cells = [
             _name(module["name"]),
@@ -67,6 +69,8 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
             f"{module['parameters']:,}",
         ]
         cells.append(size_text(module["bytes"]))
+        if mixed:
+            cells += [_cell(weights_text(module["weights"])), size_text(module["saved_bytes"])]
         if timed:
             cells.append(f"{module['microseconds'] / 1e3:.3f}")
         yield f"| {' | '.join(cells)} |"

@@ -10,7 +10,7 @@ from optimum_htp.hierarchy.summary import ModuleSummary
 from optimum_htp.hierarchy.tree import ROOT
 from optimum_htp.report.texts import printable
 
-__all__ = ["inner_name", "outline", "size_text"]
+__all__ = ["inner_name", "is_mixed", "outline", "size_text", "weights_text"]
 
 _OPERATORS: Final = 4  # that are named; the others are counted
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -19,12 +19,16 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, times: bool = False) -> Iterator[str]:
     """Yield the lines of a table: module and class, nodes, parameters, bytes, time where wanted, operators.
 
+    Where weights are kept as anything but float32 also how, and what that saves.
+
     Args:
         modules: As `summarize` returns them.
         depth: Levels below the root that are shown; None for all. Costs are always those of everything inside.
         times: Whether the nodes were timed.
     """
-    rows = [("module", "nodes", "parameters", "size", *(("time",) if times else ()), "operators")]
+    mixed = is_mixed(modules[ROOT].weights)
+    heads = ("module", "nodes", "parameters", "size", *(("weights", "saved") if mixed else ()))
+    rows = [(*heads, *(("time",) if times else ()), "operators")]
     total = modules[ROOT].microseconds
     for name, holder, level in _walk(modules, depth):
         one = modules[name]
@@ -37,6 +41,7 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
                 f"{one.nodes:,}",
                 f"{one.parameters:,}",
                 size_text(one.bytes),
+                *((weights_text(one.weights), size_text(one.saved_bytes)) if mixed else ()),
                 *time,
                 _named(one.operators),
             )
@@ -45,6 +50,16 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
         yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
+
+
+def is_mixed(weights: Mapping[str, int]) -> bool:
+    """Whether weights, bytes by how they are kept, are kept as anything but float32."""
+    return bool(weights.keys() - {"float32"})
+
+
+def weights_text(weights: Mapping[str, int]) -> str:
+    """Return how weights are kept, what takes the most bytes first: `int8, float32`."""
+    return ", ".join(sorted(weights, key=lambda kind: -weights[kind]))
 
 
 def inner_name(name: str, holder: str) -> str:
@@ -73,7 +88,7 @@ def _named(operators: Counter[str]) -> str:
 def size_text(size: float) -> str:
     """Return a number of bytes in the unit that suits it."""
     for unit in _UNITS:
-        if size < 1024 or unit == _UNITS[-1]:
+        if abs(size) < 1024 or unit == _UNITS[-1]:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError("unreachable")

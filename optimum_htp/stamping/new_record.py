@@ -58,7 +58,10 @@ def export_record(
         hub_ref=source.ref if source.ref != source.commit else None,
         config_files=checkpoint.config_files if checkpoint.complete else None,
     )
-    return record if source.info is None else _with_hub_facts(record, source.info)
+    if source.info is None:
+        return record
+    digests = {name: digest for name in checkpoint.weight_files if (digest := source.info.digests.get(name))}
+    return _with_hub_facts(replace(record, weight_files=digests or None), source.info)
 
 
 def export_id(folder: Path, names: Sequence[str]) -> str:

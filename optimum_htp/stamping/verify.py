@@ -25,7 +25,7 @@ from optimum_htp.errors import (
     MetadataError,
     ModelNotFoundError,
 )
-from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
@@ -75,13 +75,14 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
     if record.model_type == "local":
         return _with_local_config(path, record)
     files: tuple[str, ...] = ()
+    changed: str | None = None
     try:
         hub = plugins.hub(record.hub_provider)
         if record.hub_sha is not None:
             info = hub.info(str(record.hub_id), record.hub_sha, access)
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
-            files = info.files
+            files, changed = info.files, _changed_weights(record, info)
         proof = prove(path, record, access)
         if proof is not None and proof.fault is not None:
             return Verdict(Status.INVALID, proof.fault, record)
@@ -97,13 +98,27 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(Status.INVALID, str(error), record)
     asked = record.hub_provider in (None, plugins.HUGGING_FACE) and record.hub_sha is not None
     commit = (str(record.hub_id), str(record.hub_sha)) if asked else None
-    return _with_config(
+    verdict = _with_config(
         path,
         record,
         config if folder is None else read_json(folder / CONFIG),
         f"is {record.source}, as it says{proof.words if proof is not None else ''}",
         lambda: parameters_of(folder, files, access, commit),
     )
+    return Verdict(Status.MISFIT, changed, record) if changed and verdict.status is Status.OK else verdict
+
+
+def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
+    """Return which of a repo's own weight files is no longer the one that a file was exported from, in words."""
+    for name, digest in (record.weight_files or {}).items():
+        stated = info.digests.get(name, digest)  # a mirror may state none
+        if name not in info.files or stated != digest:
+            what = f"has the sha256 {stated}" if name in info.files else "is not there any more"
+            return (
+                f"{name} of {record.source} {what}, and was {digest} at export: the repo's own file was replaced. "
+                "Hold its weights against a commit that you trust, with --weights --model ID@COMMIT."
+            )
+    return None
 
 
 def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
@@ -133,6 +148,8 @@ def _with_config(
         if record.export_library == "diffusers":  # its parts have configs of their own
             return Verdict(Status.OK, success, record)
         return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
+    if record.submodule is not None:  # the config says nothing of the inputs and outputs of a module
+        return Verdict(Status.OK, f"says that it is the module {record.submodule}; the whole {success}", record)
     try:
         reason = misfit(config, record, path) or graph_misfit(
             config, record.task, read_graph(path), record.export_library, parameters

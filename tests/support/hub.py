@@ -198,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         if sha is None:
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {rest}")
         if kind == "revision":
-            return self._json(_info(repo, sha, with_card=self.hub.serve_card))
+            with_blobs = query.get("blobs") in (["true"], ["True"], ["1"])
+            return self._json(_info(repo, sha, with_card=self.hub.serve_card, with_blobs=with_blobs))
         if kind == "tree":
             return self._tree(
                 repo.commits[sha], below, recursive=query.get("recursive") in (["True"], ["true"], ["1"])
@@ -301,7 +302,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2] if self.hub.cut_bodies else body)
 
 
-def _info(repo: Repo, sha: str, *, with_card: bool) -> dict[str, Any]:
+_LARGE = (".safetensors", ".bin", ".h5", ".onnx", ".msgpack")  # what the Hub keeps in Git LFS
+
+
+def _sibling(name: str, body: bytes, *, with_blobs: bool) -> dict[str, Any]:
+    if not with_blobs:
+        return {"rfilename": name}
+    large = {"lfs": {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 134}}
+    return {
+        "rfilename": name,
+        "size": len(body),
+        "blobId": hashlib.sha1(body).hexdigest(),
+        **(large if name.endswith(_LARGE) else {}),
+    }
+
+
+def _info(repo: Repo, sha: str, *, with_card: bool, with_blobs: bool) -> dict[str, Any]:
     info: dict[str, Any] = {
         "_id": hashlib.md5(repo.repo_id.encode()).hexdigest()[:24],
         "id": repo.repo_id,
@@ -316,7 +332,9 @@ def _info(repo: Repo, sha: str, *, with_card: bool) -> dict[str, Any]:
         "downloads": repo.downloads,
         "likes": repo.likes,
         "tags": [tag for tag in (repo.library_name, repo.pipeline_tag) if tag],
-        "siblings": [{"rfilename": name} for name in sorted(repo.commits[sha])],
+        "siblings": [
+            _sibling(name, repo.commits[sha][name], with_blobs=with_blobs) for name in sorted(repo.commits[sha])
+        ],
     }
     for key in ("pipeline_tag", "library_name"):
         if getattr(repo, key):

@@ -79,6 +79,7 @@ VALID = {
         "hf_gated": "manual",
     },
     "other_hub": {**HUB, "hf_hub_provider": "modelscope"},
+    "weight_digests": {**HUB, "hf_weight_files": json.dumps({"model.safetensors": "0123456789abcdef" * 4})},
     "unknown_keys": {**HUB, "hf_from_the_future": "kept", "mine": "kept too"},
     "no_record": {"mine": "nothing of Hugging Face"},
 }
@@ -98,6 +99,7 @@ INVALID = {
     "not_json": {**HUB, "hf_config_files": "config.json"},
     "bad_class": {**HUB, "hf_preprocessors": "AutoModel"},
     "bad_count": {**HUB, "hf_model_likes": "-1"},
+    "bad_digest": {**HUB, "hf_weight_files": '{"model.safetensors": "sha256:0123"}'},
     "bad_flag": {**HUB, "hf_private": "perhaps"},
 }
 

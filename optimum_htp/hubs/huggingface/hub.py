@@ -44,6 +44,7 @@ _LARGEST_ANSWER: Final = 1 << 26  # bytes: some 500,000 files
 _MOST_PAGES: Final = 100  # of a repo's history
 _TRIES: Final = 3  # of a look-up, for which the cache may stand in
 _LARGEST_CARD: Final = 1 << 20  # bytes of it that are looked at
+_WITH_DIGESTS: Final = "blobs=true"  # the answer then has the sha256 of large files
 _README: Final = "README.md"
 # The layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 _SNAPSHOT: Final = re.compile(
@@ -102,7 +103,7 @@ class HuggingFaceHub(Hub):
             raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
-            answer = self._asked(f"{_api(repo_id)}{path}", repo_id, revision, access, Patience())
+            answer = self._asked(f"{_api(repo_id)}{path}?{_WITH_DIGESTS}", repo_id, revision, access, Patience())
             content = content_of(answer.body, repo_id if revision is None else f"{repo_id} at {revision}")
             info = repo_info(content, repo_id, revision)
         if isinstance(content.get("cardData"), dict) and content["cardData"]:

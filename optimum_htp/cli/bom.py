@@ -1,0 +1,59 @@
+"""`optimum-cli htp bom FILE... -o bom.cdx.json`: what ONNX files are made of, as a CycloneDX bill of materials."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import show, show_json
+from optimum_htp.cli.files import expand
+
+__all__ = ["BomCommand"]
+
+
+class BomCommand(Command):
+    """Writes one bill of all files."""
+
+    COMMAND = CommandInfo(
+        name="bom", help="Write a bill of materials (CycloneDX 1.6) of ONNX files: model, commit, license, digests."
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("files", nargs="+", metavar="FILE", help="ONNX files, folders of them, or globs.")
+        parser.add_argument("-o", "--output", help="Where to write it; without, it is printed.")
+        parser.add_argument("--json", action="store_true", help="With --output: say as JSON what was written.")
+
+    def execute(self) -> None:
+        """Write the bill, and say where."""
+        from optimum_htp.cli.bars import bar
+        from optimum_htp.errors import ReportError
+        from optimum_htp.modules.bom import bill_of_materials
+        from optimum_htp.onnxfile.replace import replaced_atomically
+
+        files = expand(self.args.files)
+        with bar("Digests", "B", hidden=False) as tell:
+
+            def progress(done: int, total: int) -> None:
+                self.stop.check()
+                tell(done, total)
+
+            text = bill_of_materials(files, progress=progress)
+        if self.args.output is None:
+            show_json(json.loads(text))
+            return
+        target = Path(self.args.output)
+        try:
+            with replaced_atomically(target) as stream:
+                stream.write(text.encode())
+        except OSError as error:
+            raise ReportError(f"{target} cannot be written: {error.strerror or error}.") from error
+        if self.args.json:
+            show_json({"output": str(target), "files": files})
+        else:
+            show(str(target))

@@ -1,0 +1,114 @@
+"""`optimum-cli htp compare A B`: two models module by module, or a file with the PyTorch model of its commit."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import cut, show, show_json
+from optimum_htp.cli.files import add_hub_arguments, hub_access
+
+if TYPE_CHECKING:
+    from optimum_htp.comparison.records import Comparison
+
+__all__ = ["CompareCommand"]
+
+
+class CompareCommand(Command):
+    """Compares files; exits with 1 where anything differs by more than the tolerances allow."""
+
+    COMMAND = CommandInfo(
+        name="compare",
+        help="Compare two ONNX files of a model, or one with its PyTorch model, module by module: operators, weights, "
+        "and the values that leave each on the same inputs. Exit code 1 where they differ beyond the tolerances.",
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("one", metavar="A", help="A tagged ONNX file, or a folder of them.")
+        parser.add_argument("other", metavar="B", nargs="?", help="An ONNX file of the same model, or a folder.")
+        parser.add_argument(
+            "--pytorch", action="store_true", help="In place of B: the commit's own model, in PyTorch."
+        )
+        parser.add_argument("--inputs", metavar="NPZ", help="Arrays to run both on; default: Optimum's dummy inputs.")
+        parser.add_argument("--atol", type=float, default=1e-4, help="Absolute tolerance of an element (1e-4).")
+        parser.add_argument("--rtol", type=float, default=1e-3, help="Relative tolerance of an element (1e-3).")
+        parser.add_argument("--all", action="store_true", help="Show the modules without differences too.")
+        parser.add_argument("-o", "--output", help="Also write it: .html, .md or .json.")
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_hub_arguments(parser)
+
+    def execute(self) -> None:
+        """Compare, report, and exit with 1 where there is more than the tolerances allow."""
+        from optimum_htp.cli.bars import bar
+        from optimum_htp.comparison.compare import compare_models
+        from optimum_htp.comparison.render import write_comparison
+        from optimum_htp.errors import ArgumentError
+
+        args = self.args
+        if (args.other is None) == (not args.pytorch):
+            raise ArgumentError("Name a second file to compare with, or give --pytorch.")
+        pairs = _pairs(args.one, args.other)
+        if args.output and len(pairs) > 1:
+            raise ArgumentError("--output is for one pair of files: name the files in place of the folders.")
+        found = []
+        for one, other in pairs:
+            with bar(f"Comparing {one}", "module", hidden=False) as progress:
+                found.append(
+                    compare_models(
+                        one,
+                        other,
+                        pytorch=args.pytorch,
+                        inputs=args.inputs,
+                        atol=args.atol,
+                        rtol=args.rtol,
+                        access=hub_access(args),
+                        progress=self._progress(progress),
+                    )
+                )
+        if args.output:
+            write_comparison(found[0], Path(args.output))
+        if args.json:
+            show_json({"comparisons": [one.as_dict() for one in found], "exceeds": any(one.exceeds for one in found)})
+        else:
+            for comparison in found:
+                self._show(comparison)
+        if any(comparison.exceeds for comparison in found):
+            sys.exit(1)
+
+    def _progress(self, tell: Any) -> Any:
+        def progress(done: int, total: int) -> None:
+            self.stop.check()
+            tell(done, total)
+
+        return progress
+
+    def _show(self, comparison: Comparison) -> None:
+        from optimum_htp.comparison.render import lines, verdict
+
+        show(f"{comparison.one} and {comparison.other}")
+        for line in verdict(comparison):
+            show(f"  {line}")
+        for line in lines(comparison, every=self.args.all):
+            show(cut(line))
+
+
+def _pairs(one: str, other: str | None) -> list[tuple[str, str | None]]:
+    """Return the files to compare: of two folders those that have the same name in both."""
+    from optimum_htp.errors import ArgumentError
+
+    folder = Path(one)
+    if not folder.is_dir():
+        return [(one, other)]
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*.onnx"))
+    if other is not None:
+        names = [name for name in names if (Path(other) / name).is_file()]
+    if not names:
+        raise ArgumentError(f"{one} has no ONNX files{f' that {other} has too' if other is not None else ''}.")
+    return [(str(folder / name), None if other is None else str(Path(other) / name)) for name in names]

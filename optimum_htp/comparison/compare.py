@@ -1,0 +1,303 @@
+"""Comparing two models module by module: structure, weights, and what leaves each module on the same inputs."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.comparison.leaving import Leaving, leaving_values
+from optimum_htp.comparison.measures import Distance, distance
+from optimum_htp.comparison.onnx_side import OnnxValues
+from optimum_htp.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
+from optimum_htp.comparison.torch_side import open_torch_model
+from optimum_htp.comparison.weights import FileWeights, compare_weights, compare_with_parameters
+from optimum_htp.errors import ArgumentError, ComparisonError
+from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.scopes import ScopeResolver
+from optimum_htp.hierarchy.tags import MODULE, tagged_assignment
+from optimum_htp.hierarchy.tree import ROOT, parent_of
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import record_if_any
+from optimum_htp.onnxfile import Graph, read_graph, read_header
+from optimum_htp.profiling.inputs import sample_inputs
+from optimum_htp.report.document import read_modules
+
+__all__ = ["ATOL", "RTOL", "compare_models"]
+
+ATOL: Final = 1e-4
+RTOL: Final = 1e-3
+_BUDGET: Final = 1 << 27  # bytes of values that are in memory at a time, on each side
+_FIRST: Final = 8  # modules of which nothing is known yet
+
+Progress = Callable[[int, int], object]
+
+
+def compare_models(
+    one: str | os.PathLike[str],
+    other: str | os.PathLike[str] | None = None,
+    *,
+    pytorch: bool = False,
+    inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    access: HubAccess | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare an ONNX file with another, or with the PyTorch model that it was exported from.
+
+    Args:
+        one: A tagged ONNX file.
+        other: An ONNX file of the same model: another export, optimised, quantised or changed. It needs no tags: its
+            values have names that the first one's have.
+        pytorch: Compare with the model of the file's commit, in PyTorch, in place of `other`.
+        inputs: Arrays by name, or an `.npz` file of them; None for Optimum's own dummy inputs.
+        atol, rtol: What may differ: `atol + rtol * |expected|`, for each element.
+        access: How to reach the Hub.
+        progress: Called with how many modules are done, and how many there are.
+
+    Raises:
+        MetadataError: The first file has no tags.
+        ComparisonError: One of both does not run, or they have no value in common.
+        HFHubIntegrationError: The model cannot be had; the subclass says why.
+    """
+    if (other is None) == (not pytorch):
+        raise ArgumentError("Compare with another file, or with pytorch: give one of them.")
+    if not (atol >= 0 and rtol >= 0):
+        raise ArgumentError(f"Tolerances are 0 or more, not {atol} and {rtol}.")
+    first = _File.opened(Path(one))
+    given = _arrays(inputs)
+    if other is not None:
+        modules = _with_file(first, Path(other), given, atol, rtol, progress)
+        name = os.fspath(other)
+    else:
+        modules = _with_torch(first, given, atol, rtol, access or HubAccess(), progress)
+        record = record_if_any(one)
+        name = f"PyTorch ({record.source if record is not None else 'its model'})"
+    _note_added(modules, first.leaving)
+    comparison = Comparison(os.fspath(one), name, atol, rtol, tuple(modules.values()))
+    if not comparison.compared:
+        raise ComparisonError(f"{one} and {name} have no value in common that could be compared.")
+    return comparison
+
+
+@dataclass(frozen=True)
+class _File:
+    """A tagged file.
+
+    Attributes:
+        leaving: What leaves its modules.
+    """
+
+    path: Path
+    graph: Graph
+    assignment: Assignment
+    leaving: Leaving
+
+    @classmethod
+    def opened(cls, path: Path) -> _File:
+        graph, assignment = read_modules(path)
+        return cls(path, graph, assignment, leaving_values(graph, assignment))
+
+    def values(self, feeds: Mapping[str, Any], wanted: Sequence[str]) -> OnnxValues:
+        return OnnxValues(self.path, feeds, wanted, [spec.name for spec in self.graph.outputs])
+
+    def modules(self) -> dict[str, ModuleComparison]:
+        """Return an empty comparison for each module, in order of execution."""
+        tree = self.assignment.tree
+        known = dict.fromkeys([*self.leaving.values, *self.assignment.modules])
+        return {name: ModuleComparison(name, tree.classes.get(name, "")) for name in known}
+
+
+def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if inputs is None or isinstance(inputs, Mapping):
+        return inputs
+    import numpy as np
+
+    try:
+        with np.load(inputs, allow_pickle=False) as loaded:
+            return dict(loaded)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ComparisonError(
+            f"{os.fspath(inputs)} is no .npz file of arrays: {error}. Make it with numpy.savez."
+        ) from error
+
+
+def _with_file(
+    first: _File, path: Path, given: Mapping[str, Any] | None, atol: float, rtol: float, progress: Progress | None
+) -> dict[str, ModuleComparison]:
+    graph = read_graph(path)
+    modules = first.modules()
+    theirs = _modules_of(path, graph, first)
+    _note_structure(modules, first, graph, theirs)
+    weights = compare_weights(
+        FileWeights(first.path, first.graph, first.assignment.modules), FileWeights(path, graph, theirs), atol, rtol
+    )
+    _note_weights(modules, weights)
+    made = {value for node in graph.nodes if not node.within for value in node.outputs}
+    shared = {name: [value for value in values if value in made] for name, values in first.leaving.values.items()}
+    feeds = given if given is not None else sample_inputs(first.path)
+    wanted = [value for values in shared.values() for value in values]
+    one = first.values(feeds, wanted)
+    other = OnnxValues(path, feeds, wanted, [spec.name for spec in graph.outputs])
+    known: dict[str, Distance] = {}
+    for batch in _batches(list(shared), progress):
+        names = [value for name in batch for value in shared[name] if value not in known]
+        expected, found = one.values(names), other.values(names)
+        for value, array in found.items():
+            if value in expected and array.size == expected[value].size:
+                known[value] = distance(array, expected[value], atol, rtol)
+        for name in batch:
+            modules[name].values += [ValueComparison(value, known[value]) for value in shared[name] if value in known]
+        batch.used = sum(array.nbytes for array in expected.values())
+    return modules
+
+
+def _with_torch(
+    first: _File,
+    given: Mapping[str, Any] | None,
+    atol: float,
+    rtol: float,
+    access: HubAccess,
+    progress: Progress | None,
+) -> dict[str, ModuleComparison]:
+    model = open_torch_model(
+        first.path, record_if_any(first.path), [spec.name for spec in first.graph.inputs], given, access
+    )
+    modules = first.modules()
+    vanished: dict[str, list[str]] = defaultdict(list)
+    for name in model.modules:
+        if name not in modules:
+            vanished[parent_of(name)].append(name)
+    normed = {name for name in modules if vanished.get(parent_of(name))}
+    weights = FileWeights(first.path, first.graph, first.assignment.modules)
+    parameters = {name: model.parameters(name) for name in modules}
+    _note_weights(modules, compare_with_parameters(weights, parameters, normed, atol, rtol))
+    leaving = first.leaving.values
+    values = first.values(model.feeds, [value for names in leaving.values() for value in names])
+    for batch in _batches(list(leaving), progress):
+        asked = [*batch, *(one for name in batch for one in vanished.get(parent_of(name), ()))]
+        expected = model.returned(asked)
+        found = values.values([value for name in batch for value in leaving[name]])
+        for name in batch:
+            others = {one: expected.get(one, []) for one in vanished.get(parent_of(name), ())}
+            arrays = {value: found[value] for value in leaving[name] if value in found}
+            modules[name].values += _matched(arrays, expected.get(name, []), others, atol, rtol)
+        batch.used = sum(array.nbytes for array in found.values())
+    return modules
+
+
+def _matched(
+    found: Mapping[str, Any], expected: Sequence[Any], others: Mapping[str, Sequence[Any]], atol: float, rtol: float
+) -> Iterator[ValueComparison]:
+    """Yield what leaves the file's module with the nearest that PyTorch's returns, each once.
+
+    Args:
+        found: The file's.
+        expected: PyTorch's.
+        others: What modules beside it return that the file does not have: a batch norm may be folded into this one.
+        atol, rtol: The tolerances.
+    """
+    pairs = sorted(
+        (
+            ((near := distance(array, tensor, atol, rtol)).exceeded, near.norm, at, value, near)
+            for at, tensor in enumerate(expected)
+            for value, array in found.items()
+            if array.shape == tensor.shape
+        ),
+        key=lambda pair: pair[:4],
+    )
+    tensors: set[int] = set()
+    values: set[str] = set()
+    for exceeded, _, at, value, near in pairs:  # the nearest first; a model may also return what it was given
+        if at in tensors or value in values:
+            continue
+        tensors.add(at)
+        values.add(value)
+        folded = _folded(found[value], others, atol, rtol) if exceeded else None
+        yield ValueComparison(value, *(folded or (near, None)))
+
+
+def _folded(
+    array: Any, others: Mapping[str, Sequence[Any]], atol: float, rtol: float
+) -> tuple[Distance, str | None] | None:
+    """Return the module beside one whose value is the one's, and how near; None where there is none."""
+    for module, tensors in others.items():
+        for tensor in tensors:
+            if tensor.shape == array.shape and not (near := distance(array, tensor, atol, rtol)).exceeded:
+                return near, module
+    return None
+
+
+class _Batch(list[str]):
+    """Modules that are compared at a time; `used` is to say how many bytes their values took."""
+
+    used = 0
+
+
+def _batches(names: Sequence[str], progress: Progress | None) -> Iterator[_Batch]:
+    """Yield the modules in batches whose values, going by those before, fit the budget."""
+    start, count = 0, _FIRST
+    while start < len(names):
+        batch = _Batch(names[start : start + count])
+        yield batch
+        start += len(batch)
+        if progress is not None:
+            progress(start, len(names))
+        each = max(batch.used // len(batch), 1)
+        count = int(max(1, min(_BUDGET // each, 4 * count)))
+
+
+def _modules_of(path: Path, graph: Graph, first: _File) -> tuple[str, ...]:
+    """Return the modules of another file's nodes: as its tags say, else as the values' names do."""
+    tagged = tagged_assignment(read_header(path), graph)
+    if tagged is not None and all(MODULE in node.metadata for node in graph.nodes):
+        return tagged.modules
+    tree = first.assignment.tree
+    carried = carry([Original(first.graph, first.assignment)], graph, ScopeResolver(tree), tree)
+    if tagged is None:
+        return carried.modules
+    return tuple(node.metadata.get(MODULE, module) for node, module in zip(graph.nodes, carried.modules, strict=True))
+
+
+def _note_structure(modules: dict[str, ModuleComparison], first: _File, graph: Graph, theirs: Sequence[str]) -> None:
+    counts = []
+    for nodes, homes in ((first.graph.nodes, first.assignment.modules), (graph.nodes, theirs)):
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for node, home in zip(nodes, homes, strict=True):
+            if node.op_type != "Constant":  # exporters write the same constants as nodes or as initializers
+                found[home][node.op_type] += 1
+        counts.append(found)
+    ours, others = counts
+    for name in dict.fromkeys([*ours, *others]):
+        operators = {
+            operator: (ours[name][operator], others[name][operator])
+            for operator in sorted({*ours[name], *others[name]})
+            if ours[name][operator] != others[name][operator]
+        }
+        module = modules.setdefault(name, ModuleComparison(name, first.assignment.tree.classes.get(name, "")))
+        module.operators = operators
+
+
+def _note_weights(modules: dict[str, ModuleComparison], found: Mapping[str, Sequence[WeightComparison]]) -> None:
+    for name, weights in found.items():
+        if name in modules:
+            modules[name].weights += weights
+
+
+def _note_added(modules: Mapping[str, ModuleComparison], leaving: Leaving) -> None:
+    """Note for each innermost module how much more what leaves it differs than what enters it."""
+    norms = {one.name: one.distance.norm for module in modules.values() for one in module.values}
+    holders = {parent_of(name) for name in leaving.values if name != ROOT}
+    while new := {parent_of(name) for name in holders if name} - holders:
+        holders |= new
+    for name, module in modules.items():
+        if name in holders or not module.values:
+            continue
+        before = max((norms.get(value, 0.0) for value in leaving.entering.get(name, ())), default=0.0)
+        after = max(one.distance.norm for one in module.values)
+        module.added = 0.0 if after <= before else after - before

@@ -1,0 +1,63 @@
+"""How far two arrays are apart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+__all__ = ["Distance", "distance"]
+
+_TINY: Final = 1.2e-38  # the smallest normal float32
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far values are from those that they are compared with.
+
+    Attributes:
+        absolute: The largest difference.
+        relative: The largest difference, as a part of what it is compared with.
+        cosine: Of the angle between both, taken as vectors; 1 where both are zero.
+        norm: The difference's Euclidean norm, as a part of that of what it is compared with.
+        exceeded: How many elements differ by more than the tolerances allow, or are a number on one side alone.
+        elements: How many there are.
+    """
+
+    absolute: float
+    relative: float
+    cosine: float
+    norm: float
+    exceeded: int
+    elements: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data; what is no number is None."""
+        return {
+            key: value if value == value and abs(value) != float("inf") else None
+            for key, value in asdict(self).items()
+        }
+
+
+def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
+    """Return how far `ours` is from `theirs`, of the same size: as numpy's `allclose` has it."""
+    import numpy as np
+
+    a, b = (np.asarray(one).reshape(-1).astype(np.float64) for one in (ours, theirs))
+    if a.size == 0:
+        return Distance(0.0, 0.0, 1.0, 0.0, 0, 0)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        difference = np.where(same, 0.0, np.abs(a - b))
+        exceeded = ~same & ~(difference <= atol + rtol * np.abs(b))
+        relative = np.where(same, 0.0, difference / np.maximum(np.abs(b), _TINY))
+        sizes = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+        cosine = float(a @ b) / sizes if sizes else float(not np.any(a) and not np.any(b))
+        norm = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(b)), _TINY)
+    return Distance(
+        float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max()),
+        float(np.nan_to_num(relative, nan=np.inf, posinf=np.inf).max()),
+        cosine,
+        float(np.nan_to_num(norm, nan=np.inf, posinf=np.inf)),
+        int(exceeded.sum()),
+        a.size,
+    )

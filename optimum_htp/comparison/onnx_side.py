@@ -1,0 +1,78 @@
+"""Inner values of an ONNX file: the model with more outputs, which ONNX Runtime runs, a few asked for at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import ComparisonError
+from optimum_htp.onnxfile import external_files
+from optimum_htp.onnxfile.wire import encode_bytes_field
+
+__all__ = ["OnnxValues"]
+
+_GRAPH: Final = 7  # in ModelProto
+_OUTPUT: Final = 12  # in GraphProto
+_NAME: Final = 1  # in ValueInfoProto
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+
+
+class OnnxValues:
+    """Runs a file on some inputs.
+
+    Args:
+        path: The file.
+        feeds: Its inputs, by name; more than it takes are left aside.
+        wanted: Inner values that will be asked for.
+        known: Its own outputs.
+
+    Raises:
+        ComparisonError: ONNX Runtime does not take the file, or inputs are missing.
+    """
+
+    def __init__(self, path: Path, feeds: Mapping[str, Any], wanted: Sequence[str], known: Sequence[str]) -> None:
+        import onnxruntime
+
+        # A message that occurs twice is merged by every protobuf reader: the graph gets outputs, its bytes stay.
+        outputs = b"".join(
+            encode_bytes_field(_OUTPUT, encode_bytes_field(_NAME, value.encode()))
+            for value in dict.fromkeys(wanted)
+            if value not in known
+        )
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        options.add_session_config_entry(_FOLDER, str(path.resolve().parent if external_files(path) else path.parent))
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes() + encode_bytes_field(_GRAPH, outputs), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise ComparisonError(f"ONNX Runtime does not load {path}: {error}") from error
+        self._path = path
+        taken = {one.name for one in self._session.get_inputs()}
+        if missing := sorted(taken - feeds.keys()):
+            raise ComparisonError(f"{path} takes {', '.join(missing)}, of which nothing was given. Give --inputs.")
+        self._feeds = {name: feeds[name] for name in taken}
+        self._outputs = {one.name for one in self._session.get_outputs()}
+
+    def values(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return values by name; those alone that are tensors of floats.
+
+        Raises:
+            ComparisonError: ONNX Runtime does not run the file on these inputs.
+        """
+        asked = [name for name in dict.fromkeys(names) if name in self._outputs]
+        if not asked:
+            return {}
+        try:
+            found = self._session.run(asked, self._feeds)
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise ComparisonError(f"{self._path} does not run on these inputs: {error}") from error
+        pairs = zip(asked, found, strict=True)
+        return {name: array for name, array in pairs if getattr(getattr(array, "dtype", None), "kind", "") == "f"}

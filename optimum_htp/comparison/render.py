@@ -1,0 +1,138 @@
+"""A comparison for people: the module tree as lines, Markdown, and the report's HTML page with colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.comparison.records import Comparison, ModuleComparison
+from optimum_htp.errors import ReportError
+from optimum_htp.hierarchy.tree import ROOT, ancestors
+from optimum_htp.report.document import report_document
+from optimum_htp.report.html import as_html
+from optimum_htp.report.texts import json_text, printable
+
+__all__ = ["lines", "verdict", "write_comparison"]
+
+_HEAD: Final = ("module", "max abs", "max rel", "cosine", "")
+
+
+def verdict(comparison: Comparison) -> Iterator[str]:
+    """Yield what a comparison comes to, in sentences."""
+    first, most = comparison.first, comparison.most
+    worst = max((one.distance.absolute for module in comparison.modules for one in module.values), default=0.0)
+    if not comparison.exceeds:
+        yield (
+            f"{comparison.compared} values compared, none beyond atol {comparison.atol:g} + rtol {comparison.rtol:g} "
+            f"(largest difference {worst:.3g})"
+        )
+    if first is not None:
+        yield f"first beyond the tolerance: {_named(first)}"
+    if most is not None:
+        yield f"adds most to the difference: {_named(most)}"
+    weights = [one for module in comparison.modules for one in module.weights]
+    kinds = {kind: sum(one.kind == kind for one in weights) for kind in dict.fromkeys(one.kind for one in weights)}
+    yield "weights: " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none compared")
+    if changed := [module.name for module in comparison.modules if module.operators]:
+        yield f"other operators in: {', '.join(name or '(model)' for name in changed[:8])}" + (
+            f" and {len(changed) - 8} more" if len(changed) > 8 else ""
+        )
+
+
+def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
+    """Yield the table of modules, in order of execution.
+
+    Args:
+        comparison: The comparison.
+        every: Whether modules without any difference are shown too.
+    """
+    rows = [_HEAD, *(_row(module) for module in comparison.modules if every or _is_shown(module, comparison))]
+    if len(rows) == 1:
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
+        yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
+
+
+def write_comparison(comparison: Comparison, target: Path) -> None:
+    """Write a comparison as `.html`, `.md` or `.json`, as the name ends.
+
+    Raises:
+        ReportError: The name ends otherwise, or plotly is not installed.
+    """
+    from optimum_htp.onnxfile.replace import replaced_atomically
+
+    if target.suffix == ".json":
+        text = json_text(comparison.as_dict(), indent=2) + "\n"
+    elif target.suffix == ".md":
+        text = _markdown(comparison)
+    elif target.suffix in (".html", ".htm"):
+        text = as_html(_document(comparison))
+    else:
+        raise ReportError(f"{target}: a comparison is written as .html, .md or .json.")
+    with replaced_atomically(target) as stream:
+        stream.write(text.encode())
+
+
+def _is_shown(module: ModuleComparison, comparison: Comparison) -> bool:
+    """Whether a module says anything: it differs beyond the tolerances, or in what it is."""
+    return module.exceeds or bool(module.operators) or any(_is_noted(one.kind) for one in module.weights)
+
+
+def _is_noted(kind: str) -> bool:
+    return kind not in ("equal", "transposed", "folded")
+
+
+def _row(module: ModuleComparison) -> tuple[str, ...]:
+    worst = module.worst
+    level = len([one for one in ancestors(module.name) if one != ROOT])
+    label = printable(f"{'  ' * level}{module.name or '(model)'} {module.class_name}".rstrip())
+    figures = (
+        ("", "", "") if worst is None else (f"{worst.absolute:.3g}", f"{worst.relative:.3g}", f"{worst.cosine:.6f}")
+    )
+    return (label, *figures, printable("; ".join(_notes(module))))
+
+
+def _notes(module: ModuleComparison) -> Iterator[str]:
+    if module.exceeds:
+        count = sum(one.distance.exceeded for one in module.values)
+        yield f"{count} of {sum(one.distance.elements for one in module.values)} beyond"
+    for weight in module.weights:
+        if weight.kind == "missing":
+            yield f"{weight.name} missing"
+        elif _is_noted(weight.kind):
+            yield f"{weight.name} {weight.kind}, by at most {weight.difference:.3g}"
+    if module.operators:
+        pairs = (f"{name} {ours} → {theirs}" for name, (ours, theirs) in module.operators.items())
+        yield f"operators {', '.join(pairs)}"
+    if folded := [one.folded for one in module.values if one.folded is not None]:
+        yield f"with {folded[0]} folded in"
+
+
+def _named(module: ModuleComparison) -> str:
+    worst = module.worst
+    name = f"{module.name or '(model)'} {module.class_name}".rstrip()
+    return name if worst is None else f"{name} (max abs {worst.absolute:.3g}, cosine {worst.cosine:.6f})"
+
+
+def _markdown(comparison: Comparison) -> str:
+    def cells(row: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").strip() for cell in row) + " |"
+
+    rows = [cells(_row(module)) for module in comparison.modules]
+    head = [cells(("module", "max abs", "max rel", "cosine", "notes")), "| --- | ---: | ---: | ---: | --- |"]
+    title = f"# {comparison.one} and {comparison.other}"
+    sentences = [f"- {printable(sentence)}" for sentence in verdict(comparison)]
+    return "\n".join([printable(title), "", *sentences, "", *head, *rows, ""])
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
+    """Return the report of the first file, each module with its difference."""
+    document = report_document([comparison.one])
+    norms = {module.name: worst.norm for module in comparison.modules if (worst := module.worst) is not None}
+    for module in document["files"][0]["modules"]:
+        module["difference"] = norms.get(module["name"])
+    document["files"][0]["compared"] = {"with": comparison.other, "verdict": list(verdict(comparison))}
+    return document

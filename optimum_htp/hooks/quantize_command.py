@@ -1,0 +1,51 @@
+"""`optimum-cli onnxruntime quantize`: it gets `--exclude-modules` and `--only-modules`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from optimum_htp.hooks.patching import Call, wrap_attribute
+
+__all__ = ["install"]
+
+_PATTERNS: Final = "paths, with globs (* is one component, ** any number), or names of classes."
+
+
+def install(module: ModuleType) -> None:
+    """Hook into the module that defines the command."""
+    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "parse_args", _parsing)
+    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "run", _running)
+
+
+def _parsing(call: Call) -> Any:
+    """Answer `parse_args`: two more arguments."""
+    result = call.pass_on()
+    group = call.subject.add_argument_group("Modules (of files that know their modules, see `optimum-cli htp`)")
+    for option, text in (
+        (
+            "--exclude-modules",
+            "Modules that stay as they are: paths, with globs (* is one component, ** any number), or",
+        ),
+        ("--only-modules", "Modules beside which nothing is quantized: paths, with globs, or"),
+    ):
+        group.add_argument(option, nargs="+", metavar="PATTERN", default=[], help=f"{text}: {_PATTERNS}")
+    return result
+
+
+def _running(call: Call) -> Any:
+    """Answer `run`: the quantizers of its files are told of the modules; what is wrong with these is one sentence."""
+    args = getattr(call.args[0], "args", None) if call.args else None
+    folder = getattr(args, "onnx_model", None)
+    if not isinstance(folder, Path):
+        return call.pass_on()
+    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.modules.quantize import ModuleChoice, choosing
+
+    exclude, only = (tuple(getattr(args, name, ())) for name in ("exclude_modules", "only_modules"))
+    try:
+        with choosing(ModuleChoice(tuple(sorted(folder.glob("*.onnx"))), exclude, only)):
+            return call.pass_on()
+    except HFHubIntegrationError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -1,0 +1,143 @@
+"""Tensors of a safetensors file, read one by one: from the cache, or from the Hub by range requests.
+
+A file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object of name to type,
+shape and place: https://huggingface.co/docs/safetensors/index#format. What a header says is believed only as far as
+the file reaches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import InvalidWeightsError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.huggingface.cache import RepoCache
+from optimum_htp.hubs.huggingface.ranges import HubRanges
+
+__all__ = ["SafetensorsFile", "TensorEntry", "open_hub_safetensors", "open_local_safetensors"]
+
+_LENGTH: Final = 8  # bytes
+_LARGEST_HEADER: Final = 100_000_000  # bytes, as the safetensors library has it
+_BYTES: Final = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What a header says of a tensor.
+
+    Attributes:
+        name: As the checkpoint calls it.
+        dtype: As safetensors calls it (`F32`).
+        shape: Its sizes.
+        start: Where its content begins in the file, in bytes.
+        length: Of its content, in bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass
+class SafetensorsFile:
+    """A safetensors file, near or far.
+
+    Attributes:
+        name: What errors call it.
+        tensors: Its tensors by name.
+        fetched: Bytes that came over the network.
+    """
+
+    name: str
+    tensors: Mapping[str, TensorEntry]
+    _read: Callable[[int, int], bytes] = field(repr=False)
+    _fetched: Callable[[], int] = field(repr=False)
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the network so far."""
+        return self._fetched()
+
+    def read(self, tensor: TensorEntry, start: int, length: int) -> bytes:
+        """Return bytes of a tensor's content; from any thread.
+
+        Raises:
+            HFHubIntegrationError: They cannot be had.
+        """
+        content = self._read(tensor.start + start, length)
+        if len(content) < length:
+            raise InvalidWeightsError(f"{self.name} ended while {tensor.name} was read. Fetch it again.")
+        return content
+
+
+def open_hub_safetensors(repo_id: str, commit: str, name: str, access: HubAccess) -> SafetensorsFile:
+    """Open a safetensors file of a commit: the one in the cache, else by range requests.
+
+    Raises:
+        OfflineError: It is not in the cache, and connections are forbidden.
+        InvalidWeightsError: It is no safetensors file.
+        HFHubIntegrationError: The Hub does not give it; the subclass says why.
+    """
+    cached = RepoCache(repo_id, access).snapshot(commit) / name
+    if cached.is_file() and not access.force_download:
+        return open_local_safetensors(cached)
+    ranges = HubRanges(repo_id, commit, name, access)
+    return _opened(f"{name} of {repo_id}", ranges.size, ranges.read, lambda: ranges.fetched)
+
+
+def open_local_safetensors(path: Path) -> SafetensorsFile:
+    """Open a safetensors file of this machine.
+
+    Raises:
+        InvalidWeightsError: It is none.
+    """
+
+    def read(start: int, length: int) -> bytes:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(length)
+
+    return _opened(str(path), path.stat().st_size, read, lambda: 0)
+
+
+def _opened(name: str, size: int, read: Callable[[int, int], bytes], fetched: Callable[[], int]) -> SafetensorsFile:
+    length = int.from_bytes(read(0, min(_LENGTH, size)), "little")
+    if size < _LENGTH or not 2 <= length <= min(_LARGEST_HEADER, size - _LENGTH):
+        raise InvalidWeightsError(f"{name} is no safetensors file: its header cannot be {length} bytes long.")
+    try:
+        content = json.loads(read(_LENGTH, length))
+    except (ValueError, RecursionError) as error:
+        raise InvalidWeightsError(f"{name} is no safetensors file: its header is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise InvalidWeightsError(f"{name} is no safetensors file: its header is no JSON object.")
+    content.pop("__metadata__", None)
+    tensors = {key: _entry(name, key, one, _LENGTH + length, size) for key, one in content.items()}
+    return SafetensorsFile(name, tensors, read, fetched)
+
+
+def _entry(file: str, key: str, content: Any, base: int, size: int) -> TensorEntry:
+    try:
+        dtype, shape, (begin, end) = content["dtype"], content["shape"], content["data_offsets"]
+        numbers = (*shape, begin, end)
+        sound = isinstance(dtype, str) and all(type(number) is int and number >= 0 for number in numbers)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    expected = prod(shape) * _BYTES[dtype] if sound and dtype in _BYTES else None  # of newer types less is known
+    if not sound or not begin <= end <= size - base or expected not in (None, end - begin):
+        raise InvalidWeightsError(f"{file} says of the tensor {key[:80]!r} what cannot be: it is damaged.")
+    return TensorEntry(key, dtype, tuple(shape), base + begin, end - begin)

@@ -1,0 +1,146 @@
+"""The border of a piece of a graph: what comes in, what goes out, and what it needs to be a model of its own.
+
+What others compute crosses as an input, unless it is made of constants alone: a shape, a mask or a weight's cast that
+an exporter has put elsewhere is taken along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from optimum_htp.modules.calls import ModuleCall
+from optimum_htp.modules.levels import Level, subgraphs
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+__all__ = ["Border", "border_of"]
+
+_RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
+
+
+@dataclass(frozen=True)
+class Border:
+    """A piece of a graph, and what crosses its border.
+
+    Attributes:
+        nodes: Its nodes, and those of constants alone that it needs, in the order of execution.
+        initializers: What its nodes use, each by its graph and its number there.
+        inputs: Values of others that its nodes use, in the order of their first use.
+        outputs: Its values that others use, in the order in which they are made; without constants, which are no
+            answer to any input.
+    """
+
+    nodes: Sequence[tuple[Level, int]]
+    initializers: Sequence[tuple[Level, int]]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def border_of(call: ModuleCall) -> Border:
+    """Return the border of a call's nodes."""
+    level, own = call.level, sorted(call.nodes)
+    made = {value for index in own for value in level.nodes[index].output if value}
+    constants = _Constants(level)
+    along: dict[tuple[int, int], tuple[Level, int]] = {}
+    initializers: dict[str, tuple[Level, int]] = {}
+    inputs: dict[str, None] = {}
+    waiting = [value for index in own for value in level.uses[index]]
+    seen: set[str] = set()
+    for value in waiting:  # grows while it is walked through
+        if value in seen or value in made:
+            continue
+        seen.add(value)
+        source = constants.source(value)
+        if source is None:
+            inputs[value] = None
+        elif isinstance(source[1], str):
+            initializers[value] = (source[0], source[0].initializers[value])
+        else:
+            home, maker = source
+            along[len(home.place), maker] = (home, maker)
+            waiting += home.uses[maker]
+    used = {value for index, values in enumerate(level.uses) if index not in call.nodes for value in values}
+    used |= {value.name for value in level.graph.output}
+    leaving = [value for index in own for value in level.nodes[index].output if value in used]
+    outputs = [value for value in leaving if constants.source(value) is None]
+    nodes = [along[key] for key in sorted(along)] + [(level, index) for index in own]
+    return Border(nodes, list(initializers.values()), list(inputs), outputs)
+
+
+class _Constants:
+    """What is known of values before any input is: initializers, and what is made of such alone.
+
+    Args:
+        level: The graph whose nodes ask.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self._levels = list(level.chain())
+        self._known: dict[str, bool] = {}
+
+    def source(self, value: str) -> tuple[Level, int] | tuple[Level, str] | None:
+        """Return where a constant is from: the node that makes it, or its own name; None for what is no constant."""
+        home = self._home(value)
+        if home is None or not self._is_constant(value):
+            return None
+        maker = home.makers.get(value)
+        return (home, value) if maker is None else (home, maker)
+
+    def _home(self, value: str) -> Level | None:
+        """Return the graph that has a value, the innermost; None for what only an input gives."""
+        for level in self._levels:
+            if value in level.makers or value in level.initializers:
+                return level
+            if any(value == one.name for one in level.graph.input):
+                return None
+        return None
+
+    def _is_constant(self, value: str) -> bool:
+        waiting = [value]
+        while waiting:
+            one = waiting[-1]
+            if one in self._known:
+                waiting.pop()
+                continue
+            home = self._home(one)
+            maker = home.makers.get(one) if home is not None else None
+            if home is None or maker is None:
+                self._known[one] = home is not None
+                continue
+            if _is_random(home.nodes[maker]):
+                self._known[one] = False
+                continue
+            missing = [used for used in home.uses[maker] if used not in self._known]
+            if missing and not set(missing) & set(waiting):
+                waiting += missing
+            else:
+                self._known[one] = not missing and all(self._known[used] for used in home.uses[maker])
+        return self._known[value]
+
+
+def _is_random(node: NodeProto) -> bool:
+    return node.op_type in _RANDOM or any(_is_random(inner) for _, graph in subgraphs(node) for inner in graph.node)
+
+
+def functions_of(
+    nodes: Sequence[NodeProto], known: Mapping[tuple[str, str], Sequence[NodeProto]]
+) -> frozenset[tuple[str, str]]:
+    """Return the model's own functions that nodes call, and those that these call, by domain and name.
+
+    Args:
+        nodes: The nodes.
+        known: The nodes of each function of the model.
+    """
+    found: set[tuple[str, str]] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        waiting += [inner for _, graph in subgraphs(node) for inner in graph.node]
+        function = (node.domain, node.op_type)
+        if function in known and function not in found:
+            found.add(function)
+            waiting += known[function]
+    return frozenset(found)

@@ -1,0 +1,193 @@
+"""Weights that an exporter or a quantizer has made of a commit's tensors, made again and compared.
+
+A batch norm that was folded into the convolution before it; a weight norm that was multiplied out; rows that were
+looked up in a table; several tensors put side by side; and integers, which have to give the tensor back within half a
+step. (At the ends of their range within a whole one: the number beyond, to which a value would have been rounded, is
+none of the type's.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from optimum_htp.hierarchy.tree import parent_of, shared_path
+from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
+from optimum_htp.modules.proof.layouts import cast
+
+__all__ = ["folded_batch_norm", "looked_up", "multiplied_out", "near", "put_together", "within_half_a_step"]
+
+# What torch, TensorFlow and papers add to a variance; no checkpoint says it.
+_EPSILONS: Final = (1e-5, 1e-3, 1e-6, 1e-12)
+_RTOL: Final = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+_ATOL: Final = 0.1  # of the relative tolerance, of the largest element
+_SLACK: Final = 2e-3  # of a step: scales are rounded themselves
+_LARGEST_TABLE: Final = 1 << 28  # bytes
+_PARTS: Final = (2, 3, 4)
+
+
+def near(keys: Iterable[str], module: str) -> list[str]:
+    """Return modules or tensors, those nearest to a module first."""
+    depth = {key: shared_path(key, module).count(".") if shared_path(key, module) else -1 for key in keys}
+    return sorted(depth, key=lambda key: -depth[key])
+
+
+def folded_batch_norm(
+    weight: Any, bias: Any | None, dtype: str, candidates: Sequence[str], tensors: CommitTensors, *, transposed: bool
+) -> tuple[str, ...] | None:
+    """Return the tensors that a convolution's weight and bias were made of; None where none fit.
+
+    Args:
+        weight: Of the file: output channels first, or second where it is transposed.
+        bias: Of the file.
+        dtype: Of both.
+        candidates: Tensors that may be the convolution's weight, the likeliest first.
+        tensors: Of the commit.
+        transposed: Whether it is a transposed convolution.
+    """
+    import numpy as np
+
+    axis = 1 if transposed else 0
+    channels = weight.shape[axis]
+    norms = [
+        module
+        for module, leaves in tensors.modules.items()
+        if {"running_mean", "running_var"} <= leaves.keys() and tensors[leaves["running_var"]].size == channels
+    ]
+    broadcast = [1] * weight.ndim
+    broadcast[axis] = channels
+    for key in candidates:
+        if sorted(tensors[key].shape) != sorted(weight.shape):
+            continue
+        plain = tensors.values(key).reshape(weight.shape).astype(np.float64)
+        for norm in near(norms, parent_of(key)):
+            leaves = tensors.modules[norm]
+            mean, variance = (
+                tensors.values(leaves[name]).astype(np.float64) for name in ("running_mean", "running_var")
+            )
+            gain = tensors.values(leaves["weight"]).astype(np.float64) if "weight" in leaves else 1.0
+            shift = tensors.values(leaves["bias"]).astype(np.float64) if "bias" in leaves else 0.0
+            for epsilon in _EPSILONS:
+                scale = gain / np.sqrt(variance + epsilon)
+                if not _close(weight, plain * np.broadcast_to(scale, channels).reshape(broadcast), dtype):
+                    continue
+                used = [key, *(one for one in leaves.values() if tensors[one].dtype in READABLE)]
+                own = tensors.modules[parent_of(key)].get("bias")
+                before = tensors.values(own).astype(np.float64) if own is not None else 0.0
+                if bias is None or _close(bias, (before - mean) * scale + shift, dtype):
+                    return (*used, *((own,) if own is not None else ()))
+    return None
+
+
+def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) -> tuple[str, ...] | None:
+    """Return the magnitude and direction of a weight norm that an array is the product of; None where it is not.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.parametrizations.weight_norm.html
+    """
+    import numpy as np
+
+    owned = tensors.owned(module)
+    inner = tensors.owned(f"{module}.parametrizations.weight")
+    pairs = ((owned, "weight_g", "weight_v"), (inner, "original0", "original1"))
+    for leaves, magnitude, direction in pairs:
+        if magnitude not in leaves or direction not in leaves:
+            continue
+        gain, vector = (tensors.values(leaves[name]).astype(np.float64) for name in (magnitude, direction))
+        axes = tuple(axis for axis, size in enumerate(gain.shape) if size == 1)
+        product = vector * gain / np.sqrt((vector**2).sum(axes, keepdims=True))
+        if product.shape == array.shape and _close(array, product, dtype):
+            return leaves[magnitude], leaves[direction]
+    return None
+
+
+def looked_up(array: Any, dtype: str, candidates: Iterable[str], tensors: CommitTensors) -> str | None:
+    """Return the table whose rows an array is made of, in any number and order; None where there is none."""
+    import numpy as np
+
+    for key in candidates:
+        entry = tensors[key]
+        if len(entry.shape) < 2 or entry.length > _LARGEST_TABLE:
+            continue
+        table = cast(tensors.values(key), dtype).reshape(-1, entry.shape[-1])
+        known = set(map(bytes, np.ascontiguousarray(table)))
+        for axis in range(array.ndim):
+            if array.shape[axis] == table.shape[1]:
+                rows = np.ascontiguousarray(np.moveaxis(array, axis, -1)).reshape(-1, table.shape[1])
+                if all(bytes(row) in known for row in rows):
+                    return key
+    return None
+
+
+def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ...] | None:
+    """Return the tensors that an array is made of, side by side in equal parts; None where it is not.
+
+    Args:
+        array: Of the file.
+        find: Returns the tensor that a part is.
+    """
+    import numpy as np
+
+    for axis in range(array.ndim):
+        for parts in _PARTS:
+            if array.shape[axis] % parts or array.shape[axis] == parts:
+                continue
+            found = []
+            for part in np.split(array, parts, axis):
+                key = find(part)
+                if key is None:
+                    break
+                found.append(key)
+            if len(found) == parts:
+                return tuple(found)
+    return None
+
+
+def within_half_a_step(numbers: Any, scale: Any, zero: Any, lowest: int, highest: int, values: Any) -> float:
+    """Return by how many steps more than allowed integers miss a tensor at most; 0 where they give it back.
+
+    Args:
+        numbers: The integers.
+        scale, zero: What a step is and which number is zero, of a shape that broadcasts to that of the numbers.
+        lowest, highest: Of the integers' type.
+        values: The tensor, of as many elements; its axes in any order.
+    """
+    import numpy as np
+
+    least = float("inf")
+    at_the_end = (numbers == lowest) | (numbers == highest)
+    allowed = np.where(at_the_end, 1.0, 0.5)
+    signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
+    given, steps = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)
+    slack = _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
+    for ours in _as_orders(values, numbers.shape):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            missed = np.abs(given - ours) / np.where(steps == 0, 1, steps)
+        excess = float(np.max(missed - allowed - slack, initial=0.0))
+        least = min(least, max(excess, 0.0))
+        if least == 0:
+            return 0.0
+    return least
+
+
+def _as_orders(values: Any, shape: Sequence[int]) -> Iterator[Any]:
+    """Yield a tensor in the shape of a file's, in each order of the axes that it may have there."""
+    import itertools
+
+    wide = [size for size in shape if size != 1]
+    if len(wide) > 4:
+        yield values.reshape(shape)
+        return
+    for order in itertools.permutations(range(len(wide))):
+        inner = values.reshape([wide[axis] for axis in order])
+        back = sorted(range(len(wide)), key=lambda axis: order[axis])
+        yield inner.transpose(back).reshape(shape)
+
+
+def _close(array: Any, wanted: Any, dtype: str) -> bool:
+    import numpy as np
+
+    if dtype == "bfloat16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    rtol = _RTOL[dtype]
+    wanted = np.broadcast_to(wanted, array.shape)
+    return bool(np.allclose(array, wanted, rtol=rtol, atol=_ATOL * rtol * float(np.abs(wanted).max(initial=0.0))))

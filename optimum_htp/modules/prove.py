@@ -1,0 +1,247 @@
+"""Whether the weights in a file are those of a commit: each is matched to a tensor of the commit's safetensors.
+
+A pin is a claim. This reads the commit's tensors that a file needs, by range requests or from the cache, and says of
+each weight, and of each module, what is known: `proven` (a tensor of the commit, element for element, as it is or
+transposed), `derived` (made of some: cast, folded, quantized), `constant` (no weight, and why), or `foreign`.
+
+A tensor has to be the one of its place: that after which it is named, and that of the module in which it is used. In
+files without tags and names it may be any of the commit's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, MetadataError, UnprovableWeightsError
+from optimum_htp.hierarchy.tags import tagged_assignment
+from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.modules.proof.commit_tensors import CommitTensors, open_folder, open_hub_commit
+from optimum_htp.modules.proof.findings import Evidence, WeightFinding
+from optimum_htp.modules.proof.judge import Judge
+from optimum_htp.onnxfile import read_graph, read_header
+from optimum_htp.onnxfile.contents import StoredTensor, stored_tensors
+from optimum_htp.origin.checkpoint import names_below
+from optimum_htp.origin.commit_files import ConfigFolder
+from optimum_htp.origin.computed import computed_tensors
+from optimum_htp.origin.configs import load_config
+from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.source import HubSource, LocalSource, locate
+from optimum_htp.origin.tasks import infer_library
+
+__all__ = ["Evidence", "Proof", "WeightFinding", "prove_weights"]
+
+_THREADS: Final = 8  # side by side: most of the time each waits for its bytes
+_ORDER: Final = list(Evidence)
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known of the weights of a file.
+
+    Attributes:
+        source: The commit that they were held against, in words.
+        findings: On each tensor, in the order of the file.
+        fetched: Bytes that came over the network.
+        tagged: Whether modules are known; where not, tensors without a parameter's name were matched by value alone.
+    """
+
+    source: str
+    findings: tuple[WeightFinding, ...] = field(repr=False)
+    fetched: int
+    tagged: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors there are of each kind of evidence."""
+        found = Counter(finding.evidence for finding in self.findings)
+        return {evidence.value: found[evidence] for evidence in Evidence}
+
+    @property
+    def foreign(self) -> tuple[WeightFinding, ...]:
+        """The tensors that are not from this commit."""
+        return tuple(finding for finding in self.findings if finding.evidence is Evidence.FOREIGN)
+
+    @property
+    def modules(self) -> dict[str, Evidence]:
+        """The worst that is known of the weights in each module, those of the modules in it too."""
+        worst: dict[str, Evidence] = {}
+        for finding in self.findings:
+            module_of = finding.module
+            if module_of is None and finding.tensors:  # a quantizer's node without a tag: its tensor tells
+                module_of = parent_of(finding.tensors[0])
+            if module_of is None:
+                continue
+            for module in (module_of, *ancestors(module_of), ROOT):
+                worst[module] = max(worst.get(module, Evidence.CONSTANT), finding.evidence, key=_ORDER.index)
+        return dict(sorted(worst.items()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "source": self.source,
+            "counts": self.counts,
+            "bytes_fetched": self.fetched,
+            "tagged": self.tagged,
+            "modules": {module: evidence.value for module, evidence in self.modules.items()},
+            "weights": [finding.as_dict() for finding in self.findings],
+        }
+
+
+def prove_weights(
+    path: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    access: HubAccess | None = None,
+    progress: Progress | None = None,
+) -> Proof:
+    """Hold every weight of an ONNX file against the tensors of a commit.
+
+    A float that was changed is found wherever a weight is `proven` or `derived` by a cast; where a weight was
+    recomputed, one that is off by more than 1e-5 of its own size, and where it is quantized, by half a step.
+
+    Args:
+        path: The file, whoever exported it.
+        model: A model of the Hub (either with `@revision`) or a folder; None for what the file says of itself.
+        revision: Branch, tag, commit or `refs/pr/N`.
+        access: How to reach the Hub.
+        progress: Called with how many tensors are done, and how many there are.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path.
+        MetadataError: It does not say which commit it is from, and no model is named.
+        UnprovableWeightsError: The commit has no safetensors.
+        HFHubIntegrationError: They cannot be had; the subclass says why.
+    """
+    path, access = Path(path), access or HubAccess()
+    header, graph = read_header(path), read_graph(path)
+    record = ExportMetadata.from_properties(header.metadata)
+    origin = _origin(path, record, model, revision, access)
+    tagged = tagged_assignment(header, graph) is not None
+    stored = stored_tensors(path)
+    judge = Judge(graph, stored, origin.tensors, origin.computed, tagged=tagged)
+    findings = _judged(judge, stored, progress)
+    return Proof(origin.tensors.name, tuple(findings), origin.tensors.fetched, tagged)
+
+
+def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | None) -> list[WeightFinding]:
+    found: dict[int, WeightFinding] = {}
+    open_ones = []
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        waiting = {pool.submit(judge.direct, tensor): index for index, tensor in enumerate(stored)}
+        for future in as_completed(waiting):
+            finding = future.result()
+            if finding is None:
+                open_ones.append(waiting[future])
+            else:
+                found[waiting[future]] = finding
+                if progress is not None:
+                    progress(len(found), len(stored))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for index in sorted(open_ones):
+        found[index] = judge.derived(stored[index])
+        if progress is not None:
+            progress(len(found), len(stored))
+    return [found[index] for index in range(len(stored))]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The commit that a file is held against.
+
+    Attributes:
+        tensors: Its weights.
+        config: Returns the folder of its config.
+        model_class: The class that was exported, where the file says.
+    """
+
+    tensors: CommitTensors
+    config: Callable[[], Path]
+    record: ExportMetadata | None
+
+    def computed(self) -> Sequence[tuple[str, Any]]:
+        """Return the tensors that the model's code computes; none where it cannot be built."""
+        try:
+            config = load_config(ConfigFolder(self.config()), self.record)
+            named = next(iter(getattr(config, "architectures", None) or ()), None)
+            return computed_tensors((self.record.model_class if self.record else None) or named, config)
+        except HFHubIntegrationError:
+            return ()
+
+
+def _origin(
+    path: Path,
+    record: ExportMetadata | None,
+    model: str | os.PathLike[str] | None,
+    revision: str | None,
+    access: HubAccess,
+) -> _Origin:
+    provider = None
+    if model is None:
+        if record is None:
+            raise MetadataError(f"{path} does not say which model it came from: name that with --model.")
+        if record.hub_id is None:
+            raise UnprovableWeightsError(
+                f"{path} is of a local model, which no commit can prove. Name a folder or a model with --model."
+            )
+        provider = record.hub_provider
+        hub = plugins.hub(provider)
+        commit = record.hub_sha or hub.full_commit(record.hub_id, str(record.hub_revision), access)
+        files = _files(record.hub_id, commit, provider, access)
+        repo_id = record.hub_id
+    else:
+        source = locate(model, revision, access)
+        record = None if record is None or _is_another(record, source) else record
+        if isinstance(source, LocalSource) or source.folder is not None:
+            folder = source.folder if isinstance(source, HubSource) else source.path
+            if folder is None or not folder.is_dir():
+                raise UnprovableWeightsError(f"{model} is no folder: name the one that holds the model's weights.")
+            names = names_below(folder)
+            part = record.onnx_file if record is not None else None
+            tensors = open_folder(folder, names, infer_library(names, {}), part=part)
+            return _Origin(tensors, lambda: folder, record)
+        repo_id, commit, provider = source.repo_id, source.commit, source.provider
+        files = source.info.files if source.info is not None else _files(repo_id, commit, provider, access)
+    library = (record.export_library if record is not None else None) or infer_library(files, {})
+    tensors = open_hub_commit(
+        repo_id,
+        commit,
+        files,
+        library,
+        access,
+        provider=provider,
+        part=record.onnx_file if record is not None else None,
+    )
+    return _Origin(tensors, lambda: plugins.hub(provider).snapshot(repo_id, commit, [CONFIG], access), record)
+
+
+def _files(repo_id: str, commit: str, provider: str | None, access: HubAccess) -> Sequence[str]:
+    """Return the files of a commit; where the Hub cannot be asked, those in the cache."""
+    hub = plugins.hub(provider)
+    try:
+        return hub.info(repo_id, commit, access).files
+    except HubUnreachableError:
+        cached = replace(access, local_files_only=True, force_download=False)
+        folder = hub.snapshot(repo_id, commit, (), cached)
+        if not folder.is_dir():
+            raise
+        return names_below(folder)
+
+
+def _is_another(record: ExportMetadata, source: HubSource | LocalSource) -> bool:
+    """Whether a file's record is about another model than the one that was named."""
+    known = (record.hub_provider or plugins.HUGGING_FACE, record.hub_id)
+    return isinstance(source, HubSource) and known != (source.provider, source.repo_id)

@@ -1,0 +1,99 @@
+"""The nodes of modules, by patterns: what other tools want as lists of node names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.modules.patterns import as_patterns, find_modules, is_inside, module_classes
+from optimum_htp.onnxfile import Graph
+from optimum_htp.report.document import read_modules
+
+__all__ = ["SelectedNode", "find_nodes", "find_nodes_of_files", "nodes_inside", "select_nodes"]
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedNode:
+    """A node of a module.
+
+    Attributes:
+        index: Its place in the graph, nodes of subgraphs counted where they stand.
+        name: Its name; empty where the file gives none.
+        module: The innermost module that it came from.
+        class_name: That module's class; empty where it is not known.
+        op_type, domain: The operator.
+        initializers: Names of the initializers that are its inputs.
+    """
+
+    index: int
+    name: str
+    module: str
+    class_name: str
+    op_type: str
+    domain: str
+    initializers: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**dataclasses.asdict(self), "initializers": list(self.initializers)}
+
+
+def select_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> list[str]:
+    """Return the names of the nodes of modules, in the order of the file; those of subgraphs too.
+
+    Args:
+        path: A tagged ONNX file.
+        patterns: Module paths with globs, or class names (see `patterns`): `bert.encoder.layer.*.attention`.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
+        MetadataError: The file has no tags, or they are not what they should be.
+        UnknownModuleError: A pattern matches no module.
+    """
+    return list(dict.fromkeys(node.name for node in find_nodes(path, patterns) if node.name))
+
+
+def find_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> list[SelectedNode]:
+    """Return the nodes of modules, with what is known of each; the rest is as for `select_nodes`."""
+    graph, assignment = read_modules(path)
+    modules = find_modules(as_patterns(patterns), module_classes(assignment), path)
+    return nodes_inside(graph, assignment, modules)
+
+
+def find_nodes_of_files(
+    paths: Sequence[str | os.PathLike[str]], patterns: str | Iterable[str]
+) -> dict[str, list[SelectedNode]]:
+    """Return the same for the files of a model, by file; a pattern has to match in one of them.
+
+    Raises:
+        UnknownModuleError: A pattern matches no module of any.
+    """
+    read = {os.fspath(path): read_modules(path) for path in paths}
+    classes = {file: module_classes(assignment) for file, (_, assignment) in read.items()}
+    every = {name: kind for known in classes.values() for name, kind in known.items()}
+    wanted = find_modules(as_patterns(patterns), every, next(iter(read)) if len(read) == 1 else "The model")
+    return {file: nodes_inside(graph, assignment, wanted) for file, (graph, assignment) in read.items()}
+
+
+def nodes_inside(graph: Graph, assignment: Assignment, modules: Iterable[str]) -> list[SelectedNode]:
+    """Return the nodes of a graph that came from some modules, or from what is in them."""
+    chosen = frozenset(modules)
+    wanted = {module for module in set(assignment.modules) if is_inside(module, chosen)}
+    initializers = {tensor.name for tensor in graph.initializers}
+    return [
+        SelectedNode(
+            index,
+            node.name,
+            module,
+            assignment.tree.classes.get(module, ""),
+            node.op_type,
+            node.domain,
+            tuple(dict.fromkeys(value for value in node.inputs if value in initializers)),
+        )
+        for index, (node, module) in enumerate(zip(graph.nodes, assignment.modules, strict=True))
+        if module in wanted
+    ]

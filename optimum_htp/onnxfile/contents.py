@@ -1,0 +1,230 @@
+"""The tensors that a model brings along, with their content: initializers, and the values of `Constant` nodes.
+
+Content that lies in one piece, in the file or in its external data, is mapped into memory and read when it is used:
+what a tensor takes goes with what is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import InvalidOnnxFileError
+from optimum_htp.onnxfile.external import contained_files
+from optimum_htp.onnxfile.graph import MAX_DEPTH
+from optimum_htp.onnxfile.reader import GRAPH, entry, opened
+from optimum_htp.onnxfile.tensors import bits_of, dtype_name, integer
+from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
+
+__all__ = ["StoredTensor", "stored_tensors"]
+
+_STRING: Final = 8
+# Types that numpy has no name for are read as unsigned integers of their size; smaller ones as packed bytes.
+_AS_BITS: Final = {16: "<u2", 8: "u1"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file.
+
+    Attributes:
+        name: Of the value that it is.
+        shape: Its sizes.
+        dtype: As ONNX calls it.
+        constant: Whether it is the value of a `Constant` node, rather than an initializer.
+        path: The file that its content is in; the model's, where it is decoded from there.
+        start, end: Where in that, in bytes; of the whole TensorProto where its content is not in one piece.
+        raw: Whether its content is in one piece.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool
+    path: Path
+    start: int
+    end: int
+    raw: bool
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def array(self) -> Any:
+        """Return the content as a numpy array, mapped where it lies in one piece.
+
+        bfloat16 and types of 8 bits that numpy does not have are unsigned integers; smaller ones are packed bytes.
+
+        Raises:
+            InvalidOnnxFileError: The content is not of the tensor's size.
+        """
+        import numpy as np
+
+        bits = bits_of(self.dtype)
+        if not self.raw:
+            return self._decoded()
+        if self.end - self.start != (self.size * bits + 7) // 8 or bits == 0:
+            raise InvalidOnnxFileError(
+                f"{self.path}: the tensor {self.name!r} has {self.end - self.start} bytes, and {self.size} elements "
+                f"of {self.dtype}. Fetch or export the file again."
+            )
+        shape = self.shape if bits >= 8 else ((self.size * bits + 7) // 8,)
+        kind = _numpy_type(self.dtype, bits)
+        if self.start == self.end:
+            return np.zeros(shape, kind)
+        return np.memmap(self.path, kind, "r", self.start, shape)
+
+    def _decoded(self) -> Any:
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        with self.path.open("rb") as stream:
+            stream.seek(self.start)
+            message = stream.read(self.end - self.start)
+        try:
+            return onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message))
+        except (ValueError, TypeError, DecodeError) as error:
+            raise InvalidOnnxFileError(f"{self.path}: the tensor {self.name!r} cannot be read: {error}") from error
+
+
+def _numpy_type(dtype: str, bits: int) -> Any:
+    import numpy as np
+
+    plain = {"float32", "float64", "float16", "bool", "complex64", "complex128"}
+    if dtype in plain or (bits >= 8 and dtype.lstrip("u").startswith("int")):
+        return np.dtype(dtype).newbyteorder("<")
+    return np.dtype(_AS_BITS.get(bits, "u1"))
+
+
+def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
+    """Return the tensors of a file, those of subgraphs too, in the order of the file. Reads no content.
+
+    Tensors of strings, and sparse ones, are left out.
+
+    Raises:
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path, or its external
+            data is not where it may be.
+    """
+    with opened(path, chunk=1 << 16) as window:
+        files = _DataFiles(Path(path))
+        return [
+            tensor
+            for part in walk(window, 0, window.size)
+            if part.number == GRAPH and part.wire_type == LENGTH_DELIMITED
+            for tensor in _of_graph(window, part, files, 0)
+        ]
+
+
+class _DataFiles:
+    """The external data of a model, each file looked up once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._allowed: tuple[str, ...] | None = None
+        self._known: dict[str, tuple[Path, int]] = {}
+
+    def place(self, entries: Mapping[str, str]) -> tuple[Path, int, int]:
+        """Return the file, start and end of what `external_data` says."""
+        location = entries.get("location", "")
+        if location not in self._known:
+            if self._allowed is None:
+                self._allowed = contained_files(self.path)
+            if location not in self._allowed:
+                raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
+            beside = self.path.parent / location
+            file = beside if beside.exists() else self.path.resolve().parent / location
+            if not file.is_file():
+                raise InvalidOnnxFileError(f"{self.path} keeps data in {location}, which is not there.")
+            self._known[location] = file, file.stat().st_size
+        file, size = self._known[location]
+        texts = entries.get("offset") or "0", entries.get("length") or ""
+        start = int(texts[0]) if texts[0].isascii() and texts[0].isdigit() else -1
+        end = start + int(texts[1]) if texts[1].isascii() and texts[1].isdigit() else size
+        if start < 0 or not start <= end <= size:
+            raise InvalidOnnxFileError(
+                f"{file} has {size} bytes, and {self.path} says of a tensor that it lies from byte {texts[0]} on: the "
+                "two files do not belong together, or one is cut off. Fetch or export them again."
+            )
+        return file, start, end
+
+
+def _of_graph(window: ByteWindow, graph: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    for part in walk(window, graph.payload, graph.end):
+        if part.wire_type != LENGTH_DELIMITED:
+            continue
+        if part.number == 5:
+            tensor = _tensor(window, part, files)
+            if tensor is not None:
+                yield tensor
+        elif part.number == 1:
+            yield from _of_node(window, part, files, depth)
+
+
+def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
+    """Yield what a node holds: NodeProto has output = 2, op_type = 4, attribute = 5; AttributeProto t = 5, g = 6."""
+    outputs: list[str] = []
+    operator = ""
+    attributes: list[Field] = []
+    for part in walk(window, node.payload, node.end):
+        if part.wire_type != LENGTH_DELIMITED:
+            continue
+        if part.number == 2:
+            outputs.append(window.text(part))
+        elif part.number == 4:
+            operator = window.text(part)
+        elif part.number == 5:
+            attributes.append(part)
+    for attribute in attributes:
+        for part in walk(window, attribute.payload, attribute.end):
+            if part.wire_type != LENGTH_DELIMITED:
+                continue
+            if part.number == 5 and operator == "Constant" and outputs:
+                tensor = _tensor(window, part, files, outputs[0])
+                if tensor is not None:
+                    yield tensor
+            elif part.number in (6, 11):
+                yield from _of_graph(window, part, files, depth + 1)
+
+
+def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> StoredTensor | None:
+    """Decode a TensorProto without its content: dims 1, data_type 2, name 8, raw_data 9, external_data 13, 14."""
+    name, number = "", 0
+    shape: list[int] = []
+    raw: tuple[int, int] | None = None
+    entries: dict[str, str] = {}
+    external = False
+    for part in walk(window, message.payload, message.end):
+        if part.number == 1 and part.wire_type == VARINT:
+            shape.append(integer(window, part))
+        elif part.number == 1 and part.wire_type == LENGTH_DELIMITED:
+            position = part.payload
+            while position < part.end:
+                size, position = window.varint(position, part.end)
+                shape.append(size)
+        elif part.number == 2 and part.wire_type == VARINT:
+            number = integer(window, part)
+        elif part.number == 8 and part.wire_type == LENGTH_DELIMITED:
+            name = window.text(part)
+        elif part.number == 9 and part.wire_type == LENGTH_DELIMITED:
+            raw = part.payload, part.end
+        elif part.number == 13 and part.wire_type == LENGTH_DELIMITED:
+            key, text = entry(window, part)
+            entries[key] = text
+        elif part.number == 14 and part.wire_type == VARINT:
+            external = integer(window, part) == 1
+    if number == _STRING or any(size < 0 for size in shape):
+        return None
+    path, start, end = files.path, message.payload, message.end
+    if external:
+        path, start, end = files.place(entries)
+    elif raw is not None:
+        start, end = raw
+    whole = external or raw is not None
+    return StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, path, start, end, whole)

@@ -1,0 +1,152 @@
+"""Differences are found in the module that they come from; where there are none, none are found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnx.numpy_helper as nh
+import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from optimum_htp import HTPExporter
+from optimum_htp.comparison.compare import compare_models
+from optimum_htp.errors import ArgumentError, ComparisonError, MetadataError
+from tests.conftest import optimum_cli
+from tests.support.zoo import ZOO
+from tests.test_prove import changed, weight_of
+
+LAYER = "bert.encoder.layer.1"
+INPUTS = {
+    "input_ids": np.arange(5, 21).reshape(2, 8),
+    "attention_mask": np.array([[1] * 8, [1] * 3 + [0] * 5]),
+    "token_type_ids": np.zeros((2, 8), np.int64),
+}
+
+
+@pytest.fixture
+def bert(zoo_export):
+    return zoo_export("bert").output / "model.onnx"
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_clean_export_equals_pytorch(name, zoo_export):
+    for path in zoo_export(name).output.rglob("*.onnx"):
+        found = compare_models(path, pytorch=True)
+        assert not found.exceeds
+        assert (found.first, found.most) == (None, None)
+        inside = "_merged" in path.name  # its values are in branches
+        assert len([module for module in found.modules if module.values]) >= (1 if inside else 15)
+        assert inside or len([one for module in found.modules for one in module.weights]) >= 10
+
+
+def test_file_equals_itself_in_everything(bert):
+    found = compare_models(bert, bert, atol=0, rtol=0)
+    assert not found.exceeds
+    assert not any(module.differs for module in found.modules)
+
+
+def test_weight_changed_in_one_layer(bert, tmp_path):
+    def change(arrays, model):
+        arrays[weight_of(model, f"{LAYER}.intermediate.dense")][0, 0] += 0.5
+
+    found = compare_models(bert, changed(bert, tmp_path / "m.onnx", change))
+    assert found.first.name == found.most.name == f"{LAYER}.intermediate.dense"
+    (weight,) = [one for module in found.modules for one in module.weights if one.kind != "equal"]
+    assert (weight.kind, round(weight.difference, 3)) == ("changed", 0.5)
+    assert not any(module.exceeds for module in found.modules if module.name.startswith("bert.encoder.layer.0"))
+
+
+def test_activation_exchanged(zoo_export, tmp_path):
+    made = zoo_export("bert")
+    folder = shutil.copytree(made.model, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu_new"}))
+    HTPExporter().export(folder, tmp_path / "out", task=ZOO["bert"].task)
+    found = compare_models(made.output / "model.onnx", tmp_path / "out" / "model.onnx", atol=1e-6, rtol=1e-5)
+    assert found.first.name == "bert.encoder.layer.0.intermediate.intermediate_act_fn"
+    modules = {module.name: module for module in found.modules}
+    operators = modules[f"{LAYER}.intermediate.intermediate_act_fn"].operators
+    assert operators["Erf"] == (1, 0)
+    assert operators["Tanh"] == (0, 1)
+    assert not modules[f"{LAYER}.attention.self.query"].operators
+
+
+def test_int8_damage_in_one_projection(bert, tmp_path):
+    module = f"{LAYER}.attention.output.dense"
+    node = next(
+        node.name
+        for node in onnx.load(bert).graph.node
+        if node.op_type == "MatMul" and any(prop.value == module for prop in node.metadata_props)
+    )
+    target = tmp_path / "q.onnx"
+    quantize_dynamic(bert, target, weight_type=QuantType.QInt8, nodes_to_quantize=[node])
+    found = compare_models(bert, target)
+    assert found.first.name == found.most.name == module
+    kinds = {one.kind for entry in found.modules if entry.name == module for one in entry.weights}
+    assert "quantized" in kinds
+    assert all(one.kind == "equal" for entry in found.modules if entry.name != module for one in entry.weights)
+
+
+def test_overflow_of_half_precision(bert, tmp_path):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    def enlarge(arrays, model):
+        arrays[weight_of(model, f"{LAYER}.intermediate.dense")] *= 1e5
+
+    large = changed(bert, tmp_path / "large.onnx", enlarge)
+    onnx.save(convert_float_to_float16(onnx.load(large), keep_io_types=True), tmp_path / "half.onnx")
+    found = compare_models(large, tmp_path / "half.onnx", atol=0.05, rtol=0.05)
+    assert found.first.name == f"{LAYER}.intermediate.dense"
+    assert found.first.worst.absolute == float("inf")
+    assert json.dumps(found.as_dict())
+
+
+def test_wrong_attention_mask(bert, tmp_path):
+    model = onnx.load(bert)
+    least = np.finfo(np.float32).min
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and nh.to_array(attribute.t).flat[:1] == least:
+                attribute.t.CopyFrom(nh.from_array(np.zeros_like(nh.to_array(attribute.t))))
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", **INPUTS)
+    found = compare_models(bert, tmp_path / "m.onnx", inputs=tmp_path / "x.npz")
+    assert found.exceeds
+    attention = [module.name for module in found.modules if module.exceeds and "layer.0" in module.name]
+    assert attention[0] == "bert.encoder.layer.0.attention.self"  # query, key and value are as they were
+    unmasked = {**INPUTS, "attention_mask": np.ones((2, 8), np.int64)}
+    assert not compare_models(bert, tmp_path / "m.onnx", inputs=unmasked).exceeds
+
+
+def test_command_tells_and_writes_it(bert, tmp_path, empty_home):
+    def change(arrays, model):
+        arrays[weight_of(model, f"{LAYER}.intermediate.dense")][0, 0] += 0.5
+
+    other = changed(bert, tmp_path / "m.onnx", change)
+    page, table = tmp_path / "c.html", tmp_path / "c.md"
+    done = optimum_cli("htp", "compare", bert, other, "--json", "-o", page, check=False, **empty_home)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["exceeds"]
+    assert document["comparisons"][0]["first_exceeded"] == f"{LAYER}.intermediate.dense"
+    text = page.read_text()
+    assert '"colors":' in text
+    assert "first beyond the tolerance" in text
+    done = optimum_cli("htp", "compare", bert, "--pytorch", "-o", table, **empty_home)
+    assert "none beyond" in done.stdout
+    assert f"{LAYER}.intermediate.dense Linear" in table.read_text()
+
+
+def test_what_cannot_be_compared_says_so(bert, plain_bert, tmp_path):
+    with pytest.raises(ArgumentError):
+        compare_models(bert)
+    with pytest.raises(MetadataError, match="no tags"):
+        compare_models(plain_bert, bert)
+    with pytest.raises(ComparisonError, match="attention_mask"):
+        compare_models(bert, bert, inputs={"input_ids": INPUTS["input_ids"]})
+    (tmp_path / "x.npz").write_bytes(b"no arrays")
+    with pytest.raises(ComparisonError, match=r"numpy\.savez"):
+        compare_models(bert, bert, inputs=tmp_path / "x.npz")

@@ -1,0 +1,284 @@
+"""Weights are held against the commit's own tensors: what was changed or exchanged is found, and little is fetched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnx.numpy_helper as nh
+import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from optimum_htp import inject_hub_metadata
+from optimum_htp.errors import OfflineError, UnprovableWeightsError
+from optimum_htp.hubs import HubAccess
+from optimum_htp.modules.prove import prove_weights
+from tests.conftest import optimum_cli
+from tests.support.zoo import ZOO
+
+QUERY = "bert.encoder.layer.{}.attention.self.query"
+
+
+def changed(path, target, change):
+    """Save a file with its initializers changed: `change` is given them as writable arrays, by name."""
+    model = onnx.load(path)
+    arrays = {tensor.name: nh.to_array(tensor).copy() for tensor in model.graph.initializer}
+    change(arrays, model)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(nh.from_array(arrays[tensor.name], tensor.name))
+    onnx.save(model, target)
+    return target
+
+
+def weight_of(model, module, position=1):
+    """Return the name of the weight that a module's node uses."""
+    nodes = [
+        node
+        for node in model.graph.node
+        for prop in node.metadata_props
+        if prop.key == "htp.module" and prop.value == module and node.op_type in ("MatMul", "Gemm", "Conv")
+    ]
+    return nodes[0].input[position]
+
+
+@pytest.fixture
+def bert(zoo_export):
+    made = zoo_export("bert")
+    return made.output / "model.onnx", made.model
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_weight_of_a_clean_export_is_from_its_commit(name, zoo_export):
+    made = zoo_export(name)
+    for path in made.output.rglob("*.onnx"):
+        proof = prove_weights(path, made.model)
+        assert not proof.foreign
+        weights = [finding for finding in proof.findings if finding.evidence.value in ("proven", "derived")]
+        assert len(weights) >= 10
+        assert sum(finding.by_value for finding in weights) <= len(weights) // 3  # of all others the place was known
+
+
+def test_one_changed_float_is_found_and_named(bert, tmp_path):
+    path, folder = bert
+    name = weight_of(onnx.load(path), QUERY.format(1))
+
+    def change(arrays, model):
+        arrays[name][3, 5] = np.nextafter(arrays[name][3, 5], np.float32(9))
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", change), folder)
+    (finding,) = proof.foreign
+    assert finding.name == name
+    assert finding.module == QUERY.format(1)
+    assert f"element {5 * 32 + 3} of {QUERY.format(1)}.weight" in finding.how  # the checkpoint's is transposed
+    assert proof.modules["bert.encoder.layer.1"].value == "foreign"
+    assert proof.modules["bert.encoder.layer.0"].value == "proven"
+
+
+@pytest.mark.parametrize("position", ["content", "wiring"])
+def test_exchanged_layers_are_found(bert, tmp_path, position):
+    path, folder = bert
+    model = onnx.load(path)
+    one, other = (weight_of(model, QUERY.format(layer)) for layer in (0, 1))
+
+    def change(arrays, model):
+        if position == "content":
+            arrays[one][:], arrays[other][:] = arrays[other].copy(), arrays[one].copy()
+            return
+        for node in model.graph.node:
+            for at, value in enumerate(node.input):
+                if value in (one, other):
+                    node.input[at] = other if value == one else one
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", change), folder)
+    assert {finding.name for finding in proof.foreign} == {one, other}
+    assert all("place of" in finding.how for finding in proof.foreign)
+
+
+def test_exchanged_vectors_of_one_module_are_found(bert, tmp_path):
+    path, folder = bert
+    norm = "bert.encoder.layer.0.output.LayerNorm"
+
+    def change(arrays, model):
+        arrays[f"{norm}.weight"], arrays[f"{norm}.bias"] = arrays[f"{norm}.bias"], arrays[f"{norm}.weight"]
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", change), folder)
+    assert {finding.name for finding in proof.foreign} == {f"{norm}.weight", f"{norm}.bias"}
+
+
+def test_weight_that_was_wiped_is_no_constant(bert, tmp_path):
+    path, folder = bert
+
+    def change(arrays, model):
+        arrays[f"{QUERY.format(0)}.bias"][:] = 0
+
+    assert len(prove_weights(changed(path, tmp_path / "m.onnx", change), folder).foreign) == 1
+
+
+def test_file_without_tags_is_matched_by_value(bert, tmp_path):
+    path, folder = bert
+
+    def change(arrays, model):
+        for node in model.graph.node:
+            del node.metadata_props[:]
+        del model.metadata_props[:]
+
+    bare = changed(path, tmp_path / "m.onnx", change)
+    proof = prove_weights(bare, folder)
+    assert not proof.foreign
+    assert not proof.tagged
+    assert any(finding.by_value for finding in proof.findings)
+
+    def spoil(arrays, model):
+        change(arrays, model)
+        arrays[weight_of(onnx.load(path), QUERY.format(1))][0, 0] += 1
+
+    assert len(prove_weights(changed(path, tmp_path / "n.onnx", spoil), folder).foreign) == 1
+
+
+def test_weights_in_half_precision_are_derived(bert, tmp_path):
+    path, folder = bert
+
+    def change(arrays, model):
+        for name, array in arrays.items():
+            if array.dtype == np.float32:
+                arrays[name] = array.astype(np.float16)
+
+    half = changed(path, tmp_path / "m.onnx", change)
+    proof = prove_weights(half, folder)
+    assert (proof.counts["foreign"], proof.counts["proven"]) == (0, 0)
+    assert {finding.how for finding in proof.findings if finding.evidence.value == "derived"} == {
+        "cast",
+        "cast, transposed",
+    }
+
+
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantized_weights_give_the_tensors_back_within_half_a_step(bert, tmp_path, kind, per_channel):
+    path, folder = bert
+    target = tmp_path / "q.onnx"
+    quantize_dynamic(path, target, weight_type=kind, per_channel=per_channel)
+    proof = prove_weights(target, folder)
+    assert not proof.foreign
+    quantized = [finding for finding in proof.findings if "half a step" in finding.how]
+    assert len(quantized) >= 14  # six matrices a layer, the head's, and the tables
+
+    def change(arrays, model):
+        name = next(name for name in arrays if name.endswith("_quantized"))
+        arrays[name].reshape(-1)[7] ^= 2
+
+    spoilt = prove_weights(changed(target, tmp_path / "s.onnx", change), folder)
+    assert len(spoilt.foreign) == 1
+    assert "steps" in spoilt.foreign[0].how
+
+
+def test_four_bits_give_the_tensors_back(bert, tmp_path):
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    path, folder = bert
+    quantizer = MatMulNBitsQuantizer(onnx.load(path), block_size=16, is_symmetric=True)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "q.onnx"))
+    proof = prove_weights(tmp_path / "q.onnx", folder)
+    assert not proof.foreign
+    assert sum("4 bits" in finding.how for finding in proof.findings) >= 12
+
+
+def test_folded_batch_norm_that_was_changed_is_found(zoo_export, tmp_path):
+    made = zoo_export("resnet")
+    path = made.output / "model.onnx"
+    name = weight_of(onnx.load(path), "resnet.embedder.embedder.convolution")
+
+    def change(arrays, model):
+        arrays[name].reshape(-1)[11] *= 1.001
+
+    assert any(f.name == name for f in prove_weights(changed(path, tmp_path / "m.onnx", change), made.model).foreign)
+
+
+def test_only_the_tensors_that_are_needed_are_fetched(zoo_export, hub, access, tmp_path):
+    """A part of a model takes its own tensors alone; the whole file is never asked for."""
+    made = zoo_export("t5")
+    size = (made.model / "model.safetensors").stat().st_size
+    with hub.recorded() as requests:
+        proof = prove_weights(made.output / "encoder_model.onnx", access=access)
+    assert not proof.foreign
+    assert {request.status for request in requests if request.path.endswith(".safetensors")} == {206}
+    assert proof.fetched < size
+    assert not list(access.cache_dir.rglob("*.safetensors"))
+
+
+def test_weights_in_the_cache_are_not_fetched(zoo_export, hub, access):
+    made = zoo_export("bert")
+    from huggingface_hub import snapshot_download
+
+    snapshot_download("zoo/bert", cache_dir=access.cache_dir)
+    with hub.recorded() as requests:
+        offline = HubAccess(cache_dir=access.cache_dir, local_files_only=True)
+        proof = prove_weights(made.output / "model.onnx", access=offline)
+    assert (proof.foreign, proof.fetched, requests) == ((), 0, [])
+
+
+def test_offline_without_the_cache_says_so(zoo_export, access):
+    offline = HubAccess(cache_dir=access.cache_dir, local_files_only=True)
+    with pytest.raises(OfflineError):
+        prove_weights(zoo_export("bert").output / "model.onnx", access=offline)
+
+
+def test_sharded_checkpoint(zoo_export, hub, access, tmp_path):
+    from transformers import AutoModelForMaskedLM
+
+    made = zoo_export("bert")
+    AutoModelForMaskedLM.from_pretrained(made.model).save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert (tmp_path / "sharded" / "model.safetensors.index.json").is_file()
+    hub.add("tiny/sharded", tmp_path / "sharded")
+    proof = prove_weights(made.output / "model.onnx", "tiny/sharded", access=access)
+    assert not proof.foreign
+    assert proof.counts["proven"] >= 40
+
+
+def test_pickle_is_neither_fetched_nor_run(zoo_export, hub, access):
+    made = zoo_export("bert")
+    files = {"config.json": (made.model / "config.json").read_bytes(), "pytorch_model.bin": b"a pickle"}
+    hub.add("tiny/pickled", files)
+    with hub.recorded() as requests, pytest.raises(UnprovableWeightsError, match="pickle"):
+        prove_weights(made.output / "model.onnx", "tiny/pickled", access=access)
+    assert not any("pytorch_model.bin" in request.path for request in requests)
+
+
+def test_command_says_it_of_files_of_anybody(bert, plain_bert, access, tmp_path, empty_home):
+    """One run for all: a clean file, a changed one, and one that Optimum exported and somebody else stamped."""
+    path, _ = bert
+
+    def change(arrays, model):
+        arrays[weight_of(model, QUERY.format(1))][0, 0] += 1
+
+    clean = shutil.copy(path, tmp_path / "clean.onnx")
+    bad = changed(path, tmp_path / "bad.onnx", change)
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    done = optimum_cli("htp", "verify", "--weights", "--json", clean, bad, plain_bert, check=False, **empty_home)
+    assert done.returncode == 3, done.stderr
+    documents = json.loads(done.stdout)["files"]
+    assert [one["weights"]["counts"]["foreign"] for one in documents] == [0, 1, 0]
+    assert documents[1]["weights"]["modules"]["bert.encoder.layer.1"] == "foreign"
+    text = optimum_cli("htp", "verify", "--weights", bad, check=False, **empty_home)
+    assert text.returncode == 3
+    assert "NOT FROM THIS COMMIT" in text.stderr
+    assert "bert.encoder.layer.1.attention.self.query" in text.stderr
+
+
+def test_export_records_digests_that_tell_when_the_repos_file_changed(zoo_export, hub, access, plain_bert):
+    import hashlib
+
+    from optimum_htp import verify_metadata
+
+    record = inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    repo = hub.repos["tiny/bert"]
+    files = repo.commits[repo.refs["main"]]
+    assert record.weight_files == {"model.safetensors": hashlib.sha256(files["model.safetensors"]).hexdigest()}
+    assert verify_metadata(plain_bert, access).status.name == "OK"
+    repo.commits = {**repo.commits, repo.refs["main"]: {**files, "model.safetensors": b"other"}}
+    verdict = verify_metadata(plain_bert, access)
+    assert verdict.status.name == "MISFIT"
+    assert "was replaced" in verdict.reason
