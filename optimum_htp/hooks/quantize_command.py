@@ -24,11 +24,8 @@ def _parsing(call: Call) -> Any:
     result = call.pass_on()
     group = call.subject.add_argument_group("Modules (of files that know their modules, see `optimum-cli htp`)")
     for option, text in (
-        (
-            "--exclude-modules",
-            "Modules that stay as they are: paths, with globs (* is one component, ** any number), or",
-        ),
-        ("--only-modules", "Modules beside which nothing is quantized: paths, with globs, or"),
+        ("--exclude-modules", "Modules that stay as they are"),
+        ("--only-modules", "Modules beside which nothing is quantized"),
     ):
         group.add_argument(option, nargs="+", metavar="PATTERN", default=[], help=f"{text}: {_PATTERNS}")
     return result

@@ -77,7 +77,7 @@ def matching(pattern: str, classes: Mapping[str, str]) -> list[str]:
 
 def is_inside(module: str, others: Iterable[str]) -> bool:
     """Whether a module is one of others, or in one of them."""
-    around = set(others)
+    around = others if isinstance(others, (set, frozenset)) else set(others)
     return any(name in around for name in (module, *ancestors(module)))
 
 
