@@ -88,6 +88,7 @@ class HuggingFaceHub(Hub):
         from huggingface_hub import hf_hub_url
 
         self.check(repo_id)
+        _check_revision(repo_id, revision)
         with translated_errors(repo_id, revision):
             address = hf_hub_url(repo_id, name, revision=revision)
             yield http_window(Place(f"{name} of {repo_id}", repo_id, revision), address, _headers(access))
@@ -99,8 +100,7 @@ class HuggingFaceHub(Hub):
                 f"The Hub was not asked about {repo_id}, because local_files_only is set. Unset it once, so "
                 "that the model enters the cache."
             )
-        if revision is not None and not is_text(revision):
-            raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
+        _check_revision(repo_id, revision)
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
             answer = self._asked(f"{_api(repo_id)}{path}?{_WITH_DIGESTS}", repo_id, revision, access, Patience())
@@ -264,6 +264,12 @@ class HuggingFaceHub(Hub):
             logger.info("The model card of %s cannot be read: %s", info.repo_id, error)
             return {}
         return front_matter(text.decode(errors="replace"))
+
+
+def _check_revision(repo_id: str, revision: str | None) -> None:
+    """Refuse what no ref of git can be (git-check-ref-format): `..` in an address would lead to another."""
+    if revision is not None and (not is_text(revision) or {"", ".", ".."} & set(revision.split("/"))):
+        raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
 
 
 def _api(repo_id: str) -> str:
