@@ -50,9 +50,8 @@ def main(count: int) -> None:
         again = run(CLI, "htp", "batch", listed, out, "--jobs", 2)
     print(f"{count} models: {ours:.1f} s; a loop over optimum-cli export onnx {theirs:.1f} s: {theirs / ours:.2f} x")
     print(f"beyond two exports at a time: {(ours - exports / 2) / count:.2f} s a model; a second run {again:.1f} s")
-    print(
-        f"requests: {len(requests)} for {files} files ({(len(requests) - 2 * files) / count:.1f} a model beyond two a file)"
-    )
+    more = (len(requests) - 2 * files) / count
+    print(f"requests: {len(requests)} for {files} files ({more:.1f} a model beyond two a file)")
 
 
 TAGS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
