@@ -1,0 +1,41 @@
+"""The record of where an ONNX file came from, and its form as metadata properties.
+
+The properties of a stamped file look like this (version 1 of the format):
+
+    hf_metadata_version   1
+    hf_model_type         hub
+    hf_hub_id             google-bert/bert-base-uncased
+    hf_hub_sha            86b5e0934494bd15c9632b12f734a8a67f723594
+    hf_hub_revision       86b5e093
+    hf_export_version     0.1.0
+    hf_export_timestamp   2026-01-31T12:00:00Z
+    hf_task               fill-mask
+    hf_preprocessors      AutoTokenizer
+    ...
+
+Everything that is pinned is pinned by `hf_hub_sha`: a commit never changes, so a record never goes stale.
+A record is a claim of whoever wrote the file, and is read as untrusted input.
+"""
+
+from optimum_htp.metadata.record import METADATA_VERSION, ExportMetadata, read_record, record_if_any
+from optimum_htp.metadata.values import (
+    EMBEDDED_ZIP,
+    PREFIX,
+    SHORT_COMMIT,
+    EmbeddedFile,
+    is_repo_id,
+    typed_property,
+)
+
+__all__ = [
+    "EMBEDDED_ZIP",
+    "METADATA_VERSION",
+    "PREFIX",
+    "SHORT_COMMIT",
+    "EmbeddedFile",
+    "ExportMetadata",
+    "is_repo_id",
+    "read_record",
+    "record_if_any",
+    "typed_property",
+]

@@ -1,0 +1,261 @@
+"""The values of a record's properties: each key allows its own, and what it does not allow is refused.
+
+Lists and paths are bounded, and no path leads out of its folder: a file may come from anybody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+from optimum_htp.errors import MetadataError
+
+__all__ = [
+    "EMBEDDED_ZIP",
+    "OLD_KEYS",
+    "PREFIX",
+    "SHORT_COMMIT",
+    "EmbeddedFile",
+    "decode",
+    "encode",
+    "is_repo_id",
+    "readable_names",
+    "typed_property",
+]
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "hf_"
+EMBEDDED_ZIP: Final = "hf_embedded_zip"
+"""The property with the embedded files themselves. It is no part of the record, which is read without it."""
+SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
+_PROVIDER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_MOST_FILES: Final = 512  # in a list of them
+_LONGEST_LIST: Final = 1 << 17  # characters
+
+
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """A file that travels inside an ONNX file.
+
+    Attributes:
+        name: Relative to the model's repo or folder, with `/`.
+        size: Bytes.
+        sha256: Digest of the content, in hexadecimal.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be a repo id in this format, whatever else the Hub that it is for may ask of one."""
+    return _REPO_ID.fullmatch(text) is not None
+
+
+def typed_property(key: str, text: str) -> Any:
+    """Return a property's value as Python has it: a count as int, a flag as bool, everything else as the text it is.
+
+    Raises:
+        MetadataError: The key does not allow the value.
+    """
+    name = next((new for new, old in OLD_KEYS.items() if old == key), key).removeprefix(PREFIX)
+    return decode(name, text) if _DECODERS.get(name) in (_count, _flag) else text
+
+
+# Older tools wrote the counters under these names.
+OLD_KEYS: Final = {"hf_model_downloads": "hf_downloads", "hf_model_likes": "hf_likes"}
+
+
+def encode(name: str, value: Any) -> str:
+    """Return a field's value as a property has it."""
+    if name in ("onnx_files", "config_files"):
+        return json.dumps(list(value), ensure_ascii=False)
+    if name == "weight_files":
+        return json.dumps(dict(sorted(value.items())), ensure_ascii=False)
+    if name in ("preprocessors", "unchecked"):
+        return ",".join(value)
+    if name == "embedded_files":
+        return json.dumps([dataclasses.asdict(one) for one in value], ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def decode(name: str, text: str) -> Any:
+    """Return a property's text as the field has it.
+
+    Raises:
+        MetadataError: The key does not allow the value.
+    """
+    decoder = _DECODERS.get(name)
+    try:
+        text.encode()  # lone surrogates are no text that a file can hold
+        return text if decoder is None else decoder(text)
+    except ValueError as error:
+        shown = text if len(text) <= 80 else f"{text[:80]}…"
+        raise MetadataError(f"{PREFIX}{name} is {shown!r}: {error}.", PREFIX + name) from error
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError("it has to be a whole number")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false", "True", "False", "auto", "manual"):
+        raise ValueError("it has to be true or false")
+    return text.lower() != "false"
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"it has to be {' or '.join(allowed)}")
+        return text
+
+    return checked
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"it has to be {what}")
+        return text
+
+    return checked
+
+
+def _file_list(text: str) -> tuple[str, ...]:
+    """Decode a JSON list of relative paths; a path that leads out of its folder is refused."""
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
+    try:
+        names = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has to be a JSON list of file names") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("it has to be a JSON list of file names")
+    if len(names) > _MOST_FILES:
+        raise ValueError(f"a list of files has at most {_MOST_FILES} names")
+    for name in cast("list[str]", names):
+        if not _is_inside(name):
+            raise ValueError(f"{name!r} is not a path inside the model's folder")
+    return tuple(names)
+
+
+def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
+    """Decode a JSON list of names, sizes and digests. No two names are one on any filesystem."""
+    what = "it has to be a JSON list of objects with name, size and sha256"
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
+    try:
+        entries = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(what) from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(what)
+    files = tuple(EmbeddedFile(*(entry.get(key) for key in ("name", "size", "sha256"))) for entry in entries)
+    for file in files:
+        if not isinstance(file.sha256, str) or not _SHA256.fullmatch(file.sha256):
+            raise ValueError(what)
+        if isinstance(file.size, bool) or not isinstance(file.size, int) or not 0 <= file.size < 1 << 40:
+            raise ValueError(what)
+    _file_list(json.dumps([file.name for file in files]))
+    if len({file.name.casefold() for file in files}) < len(files):
+        raise ValueError("it names a file twice")
+    return files
+
+
+def _digests(text: str) -> dict[str, str]:
+    """Decode a JSON object of relative paths and sha256 digests."""
+    if len(text) > _LONGEST_LIST:
+        raise ValueError(f"it has at most {_LONGEST_LIST} characters")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has to be a JSON object of file names and sha256 digests") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in content.values()
+    ):
+        raise ValueError("it has to be a JSON object of file names and sha256 digests")
+    _file_list(json.dumps(list(content)))
+    return content
+
+
+def _is_inside(name: str) -> bool:
+    parts = re.split(r"[/\\]", name)
+    if any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def readable_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out files of a repo that a list of files cannot name (`sp:v2.model` is none on Windows)."""
+    kept = tuple(name for name in names if _is_inside(name))
+    if len(kept) < len(names):
+        logger.warning("Left out of the file's metadata: %s", sorted(set(names) - set(kept)))
+    return kept
+
+
+def _file_name(text: str) -> str:
+    return _file_list(json.dumps([text]))[0]
+
+
+def _auto_classes(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor"):
+            raise ValueError(f"{name!r} is not an Auto class that loads preprocessors")
+    return names
+
+
+def _timestamp(text: str) -> str:
+    datetime.fromisoformat(text.removesuffix("Z") + "+00:00" if text.endswith("Z") else text)
+    return text
+
+
+def _repo_id(text: str) -> str:
+    if not is_repo_id(text):
+        raise ValueError("it is not a repo id")
+    return text
+
+
+_DECODERS: Final[dict[str, Callable[[str], Any]]] = {
+    "model_type": _one_of("hub", "local"),
+    "hub_id": _repo_id,
+    "hub_provider": _matching(_PROVIDER, "the name of a Hub, as a plugin provides it"),
+    "hub_sha": _matching(_COMMIT, "a full commit, 40 hexadecimal digits"),
+    "hub_revision": _matching(_SHORT, "7 to 40 hexadecimal digits"),
+    "export_timestamp": _timestamp,
+    "onnx_files": _file_list,
+    "onnx_file": _file_name,
+    "preprocessors": _auto_classes,
+    "config_files": _file_list,
+    "embedded_files": _embedded_files,
+    "embedded_in": _file_name,
+    "weight_files": _digests,
+    "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
+    "model_downloads": _count,
+    "model_likes": _count,
+    "private": _flag,
+    "gated": _flag,
+    "metadata_version": _count,
+    "submodule_call": _count,
+}
