@@ -22,7 +22,8 @@ __all__ = ["install", "mapping_sessions"]
 _NAME: Final = "InferenceSession"
 _LOAD: Final = "_from_pretrained"
 _MODULES: Final = tuple(
-    f"optimum.onnxruntime.{name}" for name in ("modeling", "modeling_decoder", "modeling_seq2seq", "modeling_diffusion")
+    f"optimum.onnxruntime.{name}"
+    for name in ("modeling", "modeling_decoder", "modeling_seq2seq", "modeling_diffusion")
 )
 
 _is_ours: Final[ContextVar[bool]] = ContextVar("optimum_htp_mapping", default=False)

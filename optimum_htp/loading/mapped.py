@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.onnxfile import LeanModel, read_lean_model
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 _SWITCH: Final = "OPTIMUM_HTP_MMAP"
 _OFF: Final = ("0", "false", "no", "off")
 _FOLDER: Final = "session.model_external_initializers_file_folder_path"
-_FIRST_VERSION: Final = (1, 21)  # of ONNX Runtime; older ones look for the data in the working folder
+_FIRST_VERSION: Final = (1, 21)  # of ONNX Runtime; 1.20 looks for the data in the working folder
 _PROVIDERS: Final = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
 """Those that need no path of the model: others name what they compile after it."""
 
-_users_options: Final = threading.Lock()  # an entry of theirs is set while a session is made of it
+_users_options: Final = threading.Lock()
 
 
 def open_session(
@@ -77,8 +77,10 @@ def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) 
     names = [one[0] if isinstance(one, tuple) else one for one in providers or ()]
     if not names or not _PROVIDERS.issuperset(names):
         return f"execution providers {', '.join(map(str, names)) or 'that are not named'} may need its path"
-    if sess_options is not None and (sess_options.optimized_model_filepath or _folder(sess_options)):
-        return "its session options write or read external data of their own"
+    if sess_options is not None and (
+        sess_options.optimized_model_filepath or _folder(sess_options) not in ("", _root(path))
+    ):
+        return "its session options write a model, or have a folder for external data"
     return None
 
 
@@ -97,26 +99,27 @@ def _folder(sess_options: SessionOptions) -> str:
         return ""
 
 
+def _root(path: str | os.PathLike[str]) -> str:
+    return Path(os.path.realpath(path)).anchor
+
+
 def _session(
     lean: LeanModel, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
 ) -> InferenceSession:
     from onnxruntime import InferenceSession, SessionOptions
 
     sess_options = given if given is not None else SessionOptions()
-    # There is no copy of session options, so those of the user are borrowed; ONNX Runtime makes one for the session.
-    borrowed: AbstractContextManager[Any] = _users_options if given is not None else nullcontext()
-    with borrowed:
-        sess_options.add_session_config_entry(_FOLDER, os.fspath(lean.file.parent))
-        try:
-            session = InferenceSession(
-                lean.content,
-                sess_options=sess_options,
-                providers=providers,
-                provider_options=provider_options,
-                enable_fallback=0,  # it would print what the usual way can tell
-            )
-        finally:
-            sess_options.add_session_config_entry(_FOLDER, "")  # as good as unset
+    # There is no copy of session options: those of the user keep the entry, which has a meaning for bytes alone.
+    with _users_options:
+        if not _folder(sess_options):  # ONNX Runtime warns of an entry that is set again
+            sess_options.add_session_config_entry(_FOLDER, lean.file.anchor)
+    session = InferenceSession(
+        lean.content,
+        sess_options=sess_options,
+        providers=providers,
+        provider_options=provider_options,
+        enable_fallback=0,  # it would print what the usual way can tell
+    )
     # From here on it is the session of a file: set_providers makes it anew from the path.
     session.enable_fallback()
     session._model_path = os.fspath(path)

@@ -15,7 +15,15 @@ from typing import Final
 
 from optimum_htp.onnxfile.graph import MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, opened
-from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, encode_bytes_field, encode_varint, walk
+from optimum_htp.onnxfile.wire import (
+    LENGTH_DELIMITED,
+    VARINT,
+    ByteWindow,
+    Field,
+    encode_bytes_field,
+    encode_varint,
+    walk,
+)
 
 __all__ = ["LeanModel", "read_lean_model"]
 
@@ -46,7 +54,8 @@ class LeanModel:
     """A ModelProto whose large initializers are external data in the file that it was read from.
 
     Attributes:
-        content: The serialized ModelProto.
+        content: The serialized ModelProto. Locations are relative to the root of the file system, so that who sets
+            a folder for them sets the same one for every model.
         file: The file, links followed: some runtimes refuse data that a link leads to.
         seen: What tells this file from one that has taken its place.
     """
@@ -86,7 +95,13 @@ def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) ->
             os.posix_fadvise(window.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         seen = _identity(os.fstat(window.descriptor))
         try:
-            body = _body(window, Field(0, LENGTH_DELIMITED, 0, 0, window.size), "model", file.name.encode(), 0)
+            body = _body(
+                window,
+                Field(0, LENGTH_DELIMITED, 0, 0, window.size),
+                "model",
+                os.fsencode(file.relative_to(file.anchor).as_posix()),
+                0,
+            )
         except _HasExternalData:
             return None
         if body is None:
