@@ -111,7 +111,7 @@ def test_loaded_model_goes_on_when_its_file_is_replaced(zoo_export, tmp_path, na
     with caplog.at_level("DEBUG", "optimum_htp.loading.mapped"):
         model = OptimumONNXModel.from_pretrained(file)
     assert not caplog.records
-    assert is_mapped(file)
+    assert any(is_mapped(path) for path in folder.glob("*.onnx"))
     ids = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     ids |= {"decoder_input_ids": ids["input_ids"]} if name == "t5" else {}
     before = model(**ids)[0]

@@ -1,7 +1,7 @@
 """A model without its large tensors: the ModelProto in memory, with the tensors' places in the file for their data.
 
-ONNX lets a tensor's data lie in another file, and says where by `location`, `offset` and `length`. Nothing forbids that
-this is the model's own file. So who loads such a model can map the weights that lie there instead of parsing them.
+ONNX lets tensors keep their data in another file, by `location`, `offset` and `length`. Nothing forbids that this is
+the model's own file. So who loads such a model can map the weights that lie there instead of parsing them.
 Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 """
 
