@@ -17,7 +17,9 @@ __all__ = ["HOOKS", "install", "uninstall"]
 HOOKS: Final[Mapping[str, str]] = {
     "optimum.commands.onnxruntime.quantize": "quantize_command",
     "optimum.onnxruntime.modeling": "loading",
+    "optimum.onnxruntime.modeling_decoder": "sessions",
     "optimum.onnxruntime.modeling_diffusion": "diffusion",
+    "optimum.onnxruntime.modeling_seq2seq": "sessions",
     "optimum.onnxruntime.optimization": "next_steps",
     "optimum.onnxruntime.quantization": "next_steps",
     "sentence_transformers.util.file_io": "sentence_transformers",

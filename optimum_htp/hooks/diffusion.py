@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
+from optimum_htp.hooks.sessions import mapping_sessions
 from optimum_htp.loading.recognize import names_a_file
 
 __all__ = ["install"]
@@ -74,7 +75,8 @@ def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -
             part = PurePosixPath(name).parent.as_posix()
             if external_files(folder / name) and f"{part}_session" not in options and part not in options:
                 sessions[f"{part}_session"] = _session(folder / name, Path(made.name, name), options)
-        pipeline = call.pass_on_with(made.name, _RESOLVED, export=False, **sessions)
+        with mapping_sessions():
+            pipeline = call.pass_on_with(made.name, _RESOLVED, export=False, **sessions)
         undo.pop_all()  # it lives as long as the pipeline
     pipeline.model_save_dir = made  # as Optimum keeps its own temporary folders alive
     pipeline.register_to_config(_name_or_path=os.fspath(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.hooks import sessions
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
 from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file
 
@@ -28,6 +29,7 @@ def install(module: ModuleType) -> None:
     """Hook into the module that defines `ORTModel`."""
     wrap_attribute(module.ORTModel, "from_pretrained", _loading_files)
     wrap_attribute(module.ORTModel, "_cached_file", _serving_files)
+    sessions.install(module)
     searching = sys.modules.get(_SEARCHING)
     if searching is not None and hasattr(searching, _SEARCH):
         wrap_function(searching, _SEARCH, _finding_files)

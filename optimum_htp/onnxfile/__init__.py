@@ -6,6 +6,7 @@ This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Run
 from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import contained_files, external_files, is_contained, rename_model
 from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
+from optimum_htp.onnxfile.lean import LeanModel, read_lean_model
 from optimum_htp.onnxfile.reader import ModelHeader, read_archive, read_header, read_metadata, read_signature
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.tensors import TensorSpec
@@ -14,6 +15,7 @@ from optimum_htp.onnxfile.writer import NodeVisitor, OpenModel, rewrite_model
 __all__ = [
     "Graph",
     "Initializer",
+    "LeanModel",
     "ModelHeader",
     "Node",
     "NodeVisitor",
@@ -25,6 +27,7 @@ __all__ = [
     "read_archive",
     "read_graph",
     "read_header",
+    "read_lean_model",
     "read_metadata",
     "read_signature",
     "rename_model",

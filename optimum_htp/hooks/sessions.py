@@ -1,0 +1,104 @@
+"""The sessions that Optimum's classes make: while a load of ours runs, its weights are mapped.
+
+The name `InferenceSession` in Optimum's modules is exchanged as long as any load of ours runs, and means what it
+always does in every other thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, Final
+
+from optimum_htp.hooks.patching import Call, wrap_attribute
+from optimum_htp.loading.recognize import files_being_loaded
+
+__all__ = ["install", "mapping_sessions"]
+
+_NAME: Final = "InferenceSession"
+_LOAD: Final = "_from_pretrained"
+_MODULES: Final = tuple(
+    f"optimum.onnxruntime.{name}"
+    for name in ("modeling", "modeling_decoder", "modeling_seq2seq", "modeling_diffusion")
+)
+
+_is_ours: Final[ContextVar[bool]] = ContextVar("optimum_htp_mapping", default=False)
+_lock: Final = threading.Lock()
+_loads = 0
+_exchanged: Final[list[tuple[ModuleType, Any, Any]]] = []
+
+
+def install(module: ModuleType) -> None:
+    """Hook into a module that defines classes of models."""
+    for owner in list(vars(module).values()):
+        if isinstance(owner, type) and owner.__module__ == module.__name__ and _LOAD in vars(owner):
+            wrap_attribute(owner, _LOAD, _loading)
+
+
+def _loading(call: Call) -> Any:
+    if files_being_loaded.get() is None:
+        return call.pass_on()
+    with mapping_sessions():
+        return call.pass_on()
+
+
+@contextmanager
+def mapping_sessions() -> Iterator[None]:
+    """Map the weights of the sessions that Optimum makes meanwhile in this thread."""
+    token = _is_ours.set(True)
+    _begin()
+    try:
+        yield
+    finally:
+        _end()
+        _is_ours.reset(token)
+
+
+def _begin() -> None:
+    global _loads
+    with _lock:
+        _loads += 1
+        for name in _MODULES:
+            module = sys.modules.get(name)
+            original = vars(module).get(_NAME) if module is not None else None
+            if module is None or not isinstance(original, type) or isinstance(original, _Exchanged):
+                continue
+            stand_in = _Exchanged(_NAME, (original,), {"__module__": original.__module__})
+            _exchanged.append((module, original, stand_in))
+            setattr(module, _NAME, stand_in)
+
+
+def _end() -> None:
+    global _loads
+    with _lock:
+        _loads -= 1
+        while _loads == 0 and _exchanged:
+            module, original, stand_in = _exchanged.pop()
+            if vars(module).get(_NAME) is stand_in:
+                setattr(module, _NAME, original)
+
+
+class _Exchanged(type):
+    """The type of what stands for a class of sessions: it is called like that, and returns objects of that."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        original = cls.__base__
+        if not _is_ours.get():
+            return original(*args, **kwargs)  # type: ignore[misc]
+        from onnxruntime import InferenceSession
+
+        if original is not InferenceSession:  # somebody else has put their own there
+            return original(*args, **kwargs)  # type: ignore[misc]
+        from optimum_htp.loading.mapped import open_session
+
+        return open_session(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls.__base__)  # type: ignore[arg-type]
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls.__base__)  # type: ignore[arg-type]

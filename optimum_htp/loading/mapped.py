@@ -1,0 +1,128 @@
+"""ONNX Runtime sessions whose weights are mapped from the model's own file, where they are otherwise copied twice.
+
+A session of a file parses its weights into one copy and makes its initializers as a second. A session of the model's
+lean bytes maps them: it is made in half the time, and the pages are those of the file's cache, shared by processes.
+What cannot be mapped is opened as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.onnxfile import LeanModel, read_lean_model
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
+
+__all__ = ["open_session"]
+
+logger = logging.getLogger(__name__)
+
+_SWITCH: Final = "OPTIMUM_HTP_MMAP"
+_OFF: Final = ("0", "false", "no", "off")
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+_FIRST_VERSION: Final = (1, 21)  # of ONNX Runtime; 1.20 looks for the data in the working folder
+_PROVIDERS: Final = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
+"""Those that need no path of the model: others name what they compile after it."""
+
+_users_options: Final = threading.Lock()
+
+
+def open_session(
+    path: str | os.PathLike[str],
+    sess_options: SessionOptions | None = None,
+    providers: Any = None,
+    provider_options: Any = None,
+    **options: Any,
+) -> InferenceSession:
+    """Return `onnxruntime.InferenceSession` of the same arguments, with mapped weights where that can be.
+
+    The session says the path that it was given. Whatever keeps it from being made of mapped weights is told to the
+    log, once, at debug level; then it is made as ONNX Runtime does, and what that raises is raised.
+    """
+    from onnxruntime import InferenceSession
+
+    reason = _reason_against(path, sess_options, providers, options)
+    if reason is None:
+        try:
+            lean = read_lean_model(path)
+            if lean is not None:
+                session = _session(lean, path, sess_options, providers, provider_options)
+                if lean.is_current():
+                    return session
+                reason = "it was replaced meanwhile"
+            else:
+                reason = "its weights lie in other files, or it has none that are large"
+        except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file
+            reason = f"{type(error).__name__}: {error}"
+    logger.debug("%s is loaded without mapping: %s", path, reason)
+    return InferenceSession(
+        path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
+    )
+
+
+def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:
+    """Return why a session cannot be made of mapped weights, as far as its arguments tell."""
+    if os.environ.get(_SWITCH, "1").lower() in _OFF:
+        return f"{_SWITCH} is {os.environ[_SWITCH]}"
+    if not isinstance(path, (str, os.PathLike)) or not str(os.fspath(path)).endswith(".onnx") or options:
+        return "it is not opened by the name of an ONNX file alone"
+    if not _is_supported():
+        return "this version of ONNX Runtime cannot"
+    names = [one[0] if isinstance(one, tuple) else one for one in providers or ()]
+    if not names or not _PROVIDERS.issuperset(names):
+        return f"execution providers {', '.join(map(str, names)) or 'that are not named'} may need its path"
+    if sess_options is not None and (
+        sess_options.optimized_model_filepath or _folder(sess_options) not in ("", _folder_of(path))
+    ):
+        return "its session options write a model, or have another folder for external data"
+    return None
+
+
+@functools.cache
+def _is_supported() -> bool:
+    import onnxruntime
+    from packaging.version import Version
+
+    return Version(onnxruntime.__version__).release[:2] >= _FIRST_VERSION
+
+
+def _folder(sess_options: SessionOptions) -> str:
+    try:
+        return str(sess_options.get_session_config_entry(_FOLDER))
+    except RuntimeError:  # it was never set
+        return ""
+
+
+def _folder_of(path: str | os.PathLike[str]) -> str:
+    return str(Path(os.path.realpath(path)).parent)
+
+
+def _session(
+    lean: LeanModel, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
+) -> InferenceSession:
+    from onnxruntime import InferenceSession, SessionOptions
+
+    sess_options = given if given is not None else SessionOptions()
+    # There is no copy of session options: those of the user keep the entry, which has a meaning for bytes alone.
+    with _users_options:
+        if not _folder(sess_options):  # ONNX Runtime warns of an entry that is set again
+            sess_options.add_session_config_entry(_FOLDER, str(lean.file.parent))
+    session = InferenceSession(
+        lean.content,
+        sess_options=sess_options,
+        providers=providers,
+        provider_options=provider_options,
+        enable_fallback=0,  # it would print what the usual way can tell
+    )
+    # From here on it is the session of a file: set_providers makes it anew from the path.
+    session.enable_fallback()
+    session._model_path = os.fspath(path)
+    session._model_bytes = None
+    session._sess_options_initial = given
+    return session

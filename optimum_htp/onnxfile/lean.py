@@ -1,0 +1,169 @@
+"""A model without its large tensors: the ModelProto in memory, with the tensors' places in the file for their data.
+
+ONNX lets tensors keep their data in another file, by `location`, `offset` and `length`. Nothing forbids that this is
+the model's own file. So who loads such a model can map the weights that lie there instead of parsing them.
+Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.onnxfile.graph import MAX_DEPTH
+from optimum_htp.onnxfile.reader import GRAPH, opened
+from optimum_htp.onnxfile.wire import (
+    LENGTH_DELIMITED,
+    VARINT,
+    ByteWindow,
+    Field,
+    encode_bytes_field,
+    encode_varint,
+    walk,
+)
+
+__all__ = ["LeanModel", "read_lean_model"]
+
+_CHUNK: Final = 1 << 16
+_SMALL: Final = 4096  # bytes; what shapes and indices are inferred from is smaller, and is left in the model
+
+# Only initializers, of the graph and of subgraphs: runtimes read no attribute of a node from elsewhere.
+_CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {GRAPH: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {6: "graph", 11: "graph"},
+}
+# TensorProto
+_DATA_TYPE: Final = 2
+_NAMED: Final = frozenset({1, _DATA_TYPE, 8, 9, 12, 16})  # dims, data_type, name, raw_data, doc_string, metadata_props
+_RAW_DATA: Final = 9
+_EXTERNAL_DATA: Final = 13
+_DATA_LOCATION: Final = 14
+_EXTERNAL: Final = encode_varint(_DATA_LOCATION << 3 | VARINT) + encode_varint(1)
+_STRING: Final = bytes([_DATA_TYPE << 3 | VARINT, 8])
+
+_Segment = tuple[int, int] | bytes
+
+
+@dataclass(frozen=True)
+class LeanModel:
+    """A ModelProto whose large initializers are external data in the file that it was read from.
+
+    Attributes:
+        content: The serialized ModelProto. Locations are relative to the file's folder, so that nothing else in the
+            model can name a file outside it.
+        file: The file, links followed: some runtimes refuse data that a link leads to.
+        seen: What tells this file from one that has taken its place.
+    """
+
+    content: bytes
+    file: Path
+    seen: tuple[int, ...]
+
+    def is_current(self) -> bool:
+        """Whether the file at the path is still the one that was read."""
+        try:
+            return _identity(self.file.stat()) == self.seen
+        except OSError:
+            return False
+
+
+class _HasExternalData(Exception):
+    """The model keeps data elsewhere already."""
+
+
+def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) -> LeanModel | None:
+    """Return a model without its large tensors; None where none can be left out, or where some lie elsewhere already.
+
+    Args:
+        path: The file.
+        read_ahead: Ask the kernel to read the whole file meanwhile, as it would for who reads it from end to end.
+
+    Raises:
+        OnnxFileNotFoundError: There is nothing at the path.
+        InvalidOnnxFileError: What is there is not an ONNX model.
+    """
+    file = Path(os.path.realpath(path))
+    with opened(file, chunk=_CHUNK) as window:
+        if window.descriptor is None:
+            return None
+        if read_ahead and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(window.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        seen = _identity(os.fstat(window.descriptor))
+        try:
+            body = _body(
+                window,
+                Field(0, LENGTH_DELIMITED, 0, 0, window.size),
+                "model",
+                os.fsencode(file.name),
+                0,
+            )
+        except _HasExternalData:
+            return None
+        if body is None:
+            return None
+        return LeanModel(b"".join(_bytes(window, segment) for segment in body), file, seen)
+
+
+def _body(window: ByteWindow, message: Field, kind: str, location: bytes, depth: int) -> list[_Segment] | None:
+    """Return what a message holds with large tensors left out; None where that is what it holds already."""
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    if kind == "tensor":
+        return _tensor(window, message, location)
+    children = _CHILDREN[kind]
+    segments: list[_Segment] = []
+    kept, changed = message.payload, False  # all before it is in the segments
+    for part in walk(window, message.payload, message.end):
+        inner = children.get(part.number)
+        if inner is None or part.wire_type != LENGTH_DELIMITED:
+            continue
+        if part.end - part.payload < _SMALL and inner != "tensor":
+            continue
+        body = _body(window, part, inner, location, depth + 1)
+        if body is None:
+            continue
+        changed = True
+        segments += [(kept, part.start), encode_varint(part.number << 3 | LENGTH_DELIMITED)]
+        segments += [encode_varint(_length(body)), *body]
+        kept = part.end
+    return [*segments, (kept, message.end)] if changed else None
+
+
+def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segment] | None:
+    """Return a large tensor as a reference to its data in the file; None for one that is left as it is."""
+    fields = list(walk(window, message.payload, message.end))
+    if any(part.number in (_EXTERNAL_DATA, _DATA_LOCATION) for part in fields):
+        raise _HasExternalData
+    raw = [part for part in fields if part.number == _RAW_DATA]
+    if len(raw) != 1 or raw[0].wire_type != LENGTH_DELIMITED or raw[0].end - raw[0].payload < _SMALL:
+        return None
+    if any(part.number not in _NAMED for part in fields):  # typed data too, or a segment
+        return None
+    rest = [part for part in fields if part.number != _RAW_DATA]
+    if any(window.read(part.start, 2) == _STRING for part in rest if part.number == _DATA_TYPE):
+        return None
+    place = {
+        b"location": location,
+        b"offset": str(raw[0].payload).encode(),
+        b"length": str(raw[0].end - raw[0].payload).encode(),
+    }
+    entries = (encode_bytes_field(1, key) + encode_bytes_field(2, value) for key, value in place.items())
+    reference = b"".join(encode_bytes_field(_EXTERNAL_DATA, entry) for entry in entries) + _EXTERNAL
+    return [*((part.start, part.end) for part in rest), reference]
+
+
+def _length(segments: Iterable[_Segment]) -> int:
+    return sum(len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments)
+
+
+def _bytes(window: ByteWindow, segment: _Segment) -> bytes:
+    return segment if isinstance(segment, bytes) else window.read(segment[0], segment[1] - segment[0])
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
