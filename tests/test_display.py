@@ -184,7 +184,7 @@ def test_lines_fit_the_terminal_and_pipes_get_them_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [["info", "--all"], ["info", "--json"], ["strip", "--output", "out"], ["tag", "--dry-run"]]
+    "command", [["info", "--all"], ["info", "--json"], ["strip", "--output", "out"], ["verify", "--json"]]
 )
 def test_reader_that_leaves_early_is_no_error(command, tmp_path):
     names = [(f"input_{index}_{'x' * 200}", ["batch"]) for index in range(600)]

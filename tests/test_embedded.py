@@ -511,7 +511,9 @@ def test_verify_proves_the_files_with_one_request(bert, published, hub, tmp_path
     with hub.recorded() as requests:
         verdict = verify_metadata(bert, access)
     assert (verdict.status, "4 files" in verdict.reason) == (Status.OK, True)
-    assert [request.path.split("/")[5] for request in requests] == ["revision", "tree"]
+    paths = [request.path for request in requests]
+    assert [path.split("/")[5] for path in paths[:2]] == ["revision", "tree"]
+    assert all(path.endswith("/model.safetensors") for path in paths[2:])  # its head, for what fits the graph
     contents = {"config.json": (hub.repos["tiny/bert"].commits[read_record(bert).hub_sha])["config.json"]}
     tampered(bert, files={**contents, "vocab.txt": b"other"})
     verdict = verify_metadata(bert, access)

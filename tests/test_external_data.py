@@ -32,7 +32,11 @@ def save(path, location, stamped=True):
     tensor.external_data.add(key="location", value=location)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "w"], ["y"])], "g", [value("x", 1, [4])], [value("y", 1, [4])], [tensor]
+        [helper.make_node("Add", ["x", "w"], ["y"], name="/layer/Add")],
+        "g",
+        [value("x", 1, [4])],
+        [value("y", 1, [4])],
+        [tensor],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +137,7 @@ def test_namespace_of_somebody_else_comes_back(tmp_path):
     for _ in range(2):
         tag_file(path)
         (node,) = onnx.load(path, load_external_data=False).graph.node
-        assert {one.key: one.value for one in node.metadata_props}["namespace"] == ""
+        assert {one.key: one.value for one in node.metadata_props}["namespace"] == "layer"
     strip_metadata(path)
     (node,) = onnx.load(path, load_external_data=False).graph.node
     assert [(one.key, one.value) for one in node.metadata_props] == [("namespace", "theirs/own")]

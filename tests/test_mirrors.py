@@ -18,6 +18,8 @@ from optimum_htp.origin.mirroring import mirror_model
 from optimum_htp.origin.mirrors import Place, fetch
 from tests.conftest import optimum_cli, run, run_python
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 LOADS = """
 import sys
 from optimum.onnxruntime import ORTModelForSequenceClassification

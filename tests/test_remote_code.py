@@ -10,10 +10,10 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ConfigLoadError, ExportError
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 CONFIGURATION = """
 from transformers import BertConfig
-
-pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 class MineConfig(BertConfig):
     model_type = "{model_type}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from optimum_htp import HTPExporter
 from optimum_htp.origin.mirroring import mirror_model
 from tests.conftest import run_python
 
+pytestmark = pytest.mark.usefixtures("from_the_commit")
+
 _ENCODE = """
 import json, sys
 from sentence_transformers import SentenceTransformer
-
-pytestmark = pytest.mark.usefixtures("from_the_commit")
 model = SentenceTransformer({folder!r}, {options})
 print(json.dumps({{"modules": [type(one).__name__ for one in model], "vectors": model.encode({texts}).tolist()}}))
 """

@@ -8,7 +8,6 @@ is in its pedigree (https://cyclonedx.org/docs/1.6/json/#components_items_pedigr
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import uuid
 from collections import Counter
@@ -31,7 +30,6 @@ __all__ = ["bill_of_materials"]
 
 _PIECE: Final = 1 << 20  # bytes
 _SHOWN: Final = 200  # characters of what the validator says, which has the whole schema in it
-_EMBEDDED: Final = "hf_embedded_files"
 _OURS: Final = "optimum-htp:"
 _NAMESPACE: Final = uuid.UUID("6f0d3f8e-3a0e-5c58-9a0e-5d9d5e0c1f43")
 _INTEGERS: Final = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
@@ -120,12 +118,12 @@ def _file(
     ]
     inside += [
         Component(
-            name=name,
+            name=embedded.name,
             type=ComponentType.DATA,
-            bom_ref=f"{ref}:embedded:{name}",
-            hashes=[_sha256(digest)] if digest else [],
+            bom_ref=f"{ref}:embedded:{embedded.name}",
+            hashes=[_sha256(embedded.sha256)],
         )
-        for name, digest in _embedded(path, header)
+        for embedded in (record.embedded_files if record is not None else ())
     ]
     return Component(
         name=path.name,
@@ -220,20 +218,6 @@ def _sha256(digest: str) -> Any:
     from cyclonedx.model import HashAlgorithm, HashType
 
     return HashType(alg=HashAlgorithm.SHA_256, content=digest)
-
-
-def _embedded(path: Path, header: ModelHeader) -> list[tuple[str, str | None]]:
-    """Return the files that a file says are embedded in it, and their sha256."""
-    text = header.metadata.get(_EMBEDDED)
-    if text is None:
-        return []
-    try:
-        found = [(one["name"], one.get("sha256")) for one in json.loads(text)]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BillOfMaterialsError(f"{path}: {_EMBEDDED} is no list of files. Export the file again.") from error
-    if not all(isinstance(name, str) and (digest is None or isinstance(digest, str)) for name, digest in found):
-        raise BillOfMaterialsError(f"{path}: {_EMBEDDED} is no list of files. Export the file again.")
-    return found
 
 
 def _digests(paths: Sequence[Path], progress: Progress | None) -> dict[Path, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Final
 
 from optimum_htp.errors import MetadataError, MisfitError
 from optimum_htp.hierarchy.assign import Assignment, assign
@@ -22,6 +23,8 @@ from optimum_htp.origin.source import locate
 from optimum_htp.origin.weightless import tree_of_checkpoint
 
 __all__ = ["Tagger", "carried_tags", "tag_file"]
+
+_SHOWN: Final = 80  # characters of a name in a message
 
 
 class Tagger:
@@ -60,7 +63,7 @@ class Tagger:
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
             MisfitError: No name in the file leads to a module.
-        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
         """
         with OpenModel.at(path) as model:
             return self._assignment(model.header, model.graph)
@@ -88,9 +91,10 @@ class Tagger:
         assignment = _resolved(graph, tree)
         if graph.nodes and not any(assignment.modules) and (self._model is None or len(tree.classes) > 1):
             whose = f" of {self._model}" if self._model is not None else ""
+            name = graph.nodes[0].name or graph.nodes[0].op_type
             raise MisfitError(
                 f"None of the {len(graph.nodes)} nodes has a name that leads to a module{whose}, such as "
-                f"{graph.nodes[0].name or graph.nodes[0].op_type!r}: nothing was written. Name the file that it was "
+                f"{name[:_SHOWN]!r}: nothing was written. Name the file that it was "
                 "made from with --from, or export the model again: what was exported by anything but PyTorch, or by "
                 "a PyTorch before 1.13, does not say where its nodes came from."
             )
