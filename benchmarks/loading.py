@@ -126,8 +126,8 @@ def main() -> None:
         hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
         hub.add("bench/vit", models.vit(folder / "vit"), pipeline_tag="image-classification")
         text, image = folder / "minilm-out" / "model.onnx", folder / "vit-out" / "model.onnx"
-        HTPExporter().export("bench/minilm", text, task="feature-extraction")
-        HTPExporter().export("bench/vit", image)
+        HTPExporter().export("bench/minilm", text, task="feature-extraction", embed="none")
+        HTPExporter().export("bench/vit", image, embed="none")
         HTPExporter().export("bench/minilm", folder / "with-configs", task="feature-extraction", with_config=True)
         pair = (str(text), "bench/minilm")
         table(hub, {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")})
