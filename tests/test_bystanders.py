@@ -130,7 +130,8 @@ def test_plain_folder_by_keyword_and_by_position(name, plain):
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_wrong_calls_fail_as_without_us(name, wrong):
+def test_wrong_calls_fail_as_without_us(name, wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an empty name is that of the working folder, all of which Optimum searches
     holder, attribute, first = resolved(name)
     hooked, without = with_and_without_us(lambda: WRONG[wrong](getattr(holder, attribute), first))
     assert hooked == (without, without)
@@ -146,7 +147,41 @@ def test_every_hooked_function_is_tried():
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
     methods |= {("ONNXRuntimeQuantizeCommand", "parse_args"), ("ONNXRuntimeQuantizeCommand", "run")}
-    assert hooked - tried == methods
+    inner = {(name, attribute) for name, attribute in hooked if attribute == "_from_pretrained"}  # what those call
+    assert ("ORTModelForCausalLM", "_from_pretrained") in inner
+    assert hooked - tried - inner == methods
+
+
+def test_sessions_of_others_are_made_as_ever_while_a_load_of_ours_runs(plain, exported):
+    """In another thread, and after us in the same."""
+    import threading
+
+    from onnxruntime import InferenceSession
+    from optimum.onnxruntime import modeling
+
+    from optimum_htp.hooks.sessions import mapping_sessions
+
+    file = exported("bert") / "model.onnx"
+    made = []
+
+    def make():
+        made.append(modeling.InferenceSession(str(file), providers=["CPUExecutionProvider"]))
+
+    with mapping_sessions():
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        ours = modeling.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        assert issubclass(InferenceSession, modeling.InferenceSession)
+        assert isinstance(ours, modeling.InferenceSession)
+    assert modeling.InferenceSession is InferenceSession
+    assert type(made[0]) is type(ours) is InferenceSession
+    assert made[0]._sess_options_initial is None
+    with pytest.raises(TypeError) as mine, mapping_sessions():
+        modeling.InferenceSession()
+    with pytest.raises(TypeError) as theirs:
+        InferenceSession()
+    assert str(mine.value) == str(theirs.value)
 
 
 def test_quantize_command_called_wrongly_fails_as_without_us(plain):

@@ -183,10 +183,9 @@ def seconds_for(kind, count, folder):
     return tagged + time.process_time() - start
 
 
-@pytest.mark.parametrize("count", [15_000, pytest.param(30_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", GRAPHS)
-def test_time_grows_with_the_graph_and_not_with_its_square(kind, count, tmp_path):
-    few, many = seconds_for(kind, count // 15, tmp_path), seconds_for(kind, count, tmp_path)
+def test_time_grows_with_the_graph_and_not_with_its_square(kind, tmp_path):
+    few, many = seconds_for(kind, 1_000, tmp_path), seconds_for(kind, 15_000, tmp_path)
     assert many < 45 * max(few, 0.1)
 
 

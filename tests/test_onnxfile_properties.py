@@ -111,7 +111,7 @@ def test_reading_agrees_with_onnx(model, path):
     assert [(t.name, t.shape) for t in graph.initializers] == [
         (t.name, tuple(t.dims)) for t in model.graph.initializer
     ]
-    weights = {t.name for t in model.graph.initializer} if model.ir_version < 4 else set()  # inputs too, until then
+    weights = {t.name for t in model.graph.initializer}  # some files list them among the inputs too
     assert [spec.name for spec in graph.inputs] == [v.name for v in model.graph.input if v.name not in weights]
     for spec, value in zip(graph.outputs, model.graph.output, strict=True):
         shape = value.type.tensor_type.shape

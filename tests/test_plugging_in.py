@@ -160,7 +160,7 @@ AutoConfig.from_pretrained({str(model_folder("bert"))!r})
 AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
-    hooks = ("activation", "auto_classes", "loading", "patching")
+    hooks = ("activation", "auto_classes", "loading", "patching", "sessions")
     rooms = ("hooks", "loading", "origin")
     light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "origin.names", "version")
     assert set(ast.literal_eval(run_python(code).stdout)) <= {f"optimum_htp.{name}" for name in light}

@@ -6,6 +6,7 @@ always does in every other thread.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ class _Exchanged(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         original = cls.__base__
-        if not _is_ours.get():
+        if not _is_ours.get() or not args or not isinstance(args[0], (str, os.PathLike)):
             return original(*args, **kwargs)  # type: ignore[misc]
         from onnxruntime import InferenceSession
 
