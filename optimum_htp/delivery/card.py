@@ -24,6 +24,7 @@ from optimum_htp.origin.tasks import WITH_PAST
 from optimum_htp.report.document import read_modules
 from optimum_htp.report.markdown import as_cell, module_cell
 from optimum_htp.report.outline import size_text
+from optimum_htp.report.texts import json_text
 
 __all__ = ["Pushed", "completed_card"]
 
@@ -148,14 +149,14 @@ def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str
     if layout == TRANSFORMERS_JS:
         task = str(file.record.pipeline_tag or file.record.task).removesuffix(WITH_PAST)
         yield from ("```js", 'import { pipeline } from "@huggingface/transformers";', "")
-        yield from (f'const run = await pipeline("{as_cell(task)}", "{repo_id}");', "```", "")
+        yield from (f'const run = await pipeline({json_text(task)}, "{repo_id}");', "```", "")
     yield "```python"
     if file.record.export_library == "diffusers":
         yield from ("from optimum.onnxruntime import ORTDiffusionPipeline", "")
         yield f'pipe = ORTDiffusionPipeline.from_pretrained("{repo_id}")  # with optimum-htp installed'
     elif file.record.submodule is not None or file.record.task is None:
         yield from ("import onnxruntime", "from huggingface_hub import hf_hub_download", "")
-        yield f'session = onnxruntime.InferenceSession(hf_hub_download("{repo_id}", "{files[0].name}"))'
+        yield f'session = onnxruntime.InferenceSession(hf_hub_download("{repo_id}", {json_text(files[0].name)}))'
     else:
         names = [class_for(file.path, file.record).__name__]
         yield f"from optimum.onnxruntime import {names[0]}  # pip install optimum-htp optimum-onnx[onnxruntime]"
@@ -164,7 +165,7 @@ def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str
         yield ""
         for pushed in _models(files):
             name = Path(pushed.name).name
-            named = f', file_name="{name}"' if name != ONNX_FILE and not pushed.file.record.onnx_files else ""
+            named = f", file_name={json_text(name)}" if name != ONNX_FILE and not pushed.file.record.onnx_files else ""
             yield f'model = {names[0]}.from_pretrained("{repo_id}"{named})'
         for auto in file.record.preprocessors:
             yield f'{auto.removeprefix("Auto").lower()} = {auto}.from_pretrained("{repo_id}")'

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from pprint import pformat
@@ -38,6 +38,7 @@ _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
 _PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
 _SPECIAL: Final = frozenset({"summarization", "translation", "zero-shot-classification"})
 """Pipelines that run what was exported for a more general task, where the model's card says so."""
+_SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
 _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
 _MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
 
@@ -141,16 +142,21 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
     model_class = class_for(first.path, record).__name__
     if not served[task]["pt"] or model_class == "ORTModelForCustomTasks":
         raise EndpointError(f"Optimum has no class that serves {first.path} for {task} in a pipeline.")
-    kind = {"text": "text", "image": "image", "multimodal": "image"}.get(served[task]["type"], "text")
-    if task in ("audio-classification", "automatic-speech-recognition"):
-        kind = "audio"
     return {
         "task": _SENTENCES if task == _EMBEDDINGS and _MODULES in configs else task,
-        "input": kind,
+        "input": _input(task, served[task]["type"], record.preprocessors),
         "model_class": model_class,
         "file_name": first.name if len(files) == 1 and first.name != ONNX_FILE else None,
         "preprocessors": list(record.preprocessors),
     }
+
+
+def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:
+    """Return what a pipeline's inputs are: `text`, `image` (perhaps with a text) or `audio`."""
+    if task in _SPEECH:
+        return "audio"
+    sees = any(name in ("AutoImageProcessor", "AutoProcessor") for name in preprocessors)
+    return "image" if kind == "image" or (kind == "multimodal" and sees) else "text"
 
 
 def _handler(settings: Mapping[str, Any]) -> bytes:

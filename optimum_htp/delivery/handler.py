@@ -59,6 +59,8 @@ class EndpointHandler:
     def _readable(self, one: Any) -> Any:
         """Return an input as the pipeline takes it. A text is never taken for a path or an address."""
         if SETTINGS["input"] == "image":
+            if isinstance(one, dict):  # with a question on it
+                return {name: _image(part) if name == "image" else part for name, part in one.items()}
             return _image(one)
         if SETTINGS["input"] == "audio":
             return _audio(one, self._run.feature_extractor.sampling_rate)
