@@ -28,12 +28,14 @@ def linked_environment(folder: Path, requirements: Path) -> Path:
             distributions.append(metadata.distribution(name))
             assert distributions[-1].version.partition("+")[0] == version
     homes = Counter(home for one in distributions for home in {file.parts[0] for file in one.files or ()})
+    linked = set()
     for one in distributions:
         for file in one.files or ():
             # A folder of one distribution is linked whole; those that several share (`optimum`), file by file.
             place = Path(file.parts[0]) if homes[file.parts[0]] == 1 and one.name != "optimum-onnx" else Path(file)
-            if place.parts[0] in ("..", "__pycache__") or "__pycache__" in place.parts or (site / place).exists():
+            if place in linked or place.parts[0] == ".." or "__pycache__" in place.parts:
                 continue
+            linked.add(place)
             (site / place).parent.mkdir(parents=True, exist_ok=True)
             (site / place).symlink_to(Path(str(one.locate_file(place))).resolve())
     return folder / "bin" / "python"
