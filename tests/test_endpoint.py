@@ -57,11 +57,13 @@ def test_folder_is_whole(exported, tmp_path):
     assert write_endpoint(tmp_path / "out").files == tuple(sorted(there - {"model.onnx"}))  # beside the model
 
 
-def test_handler_of_somebody_else_stays(exported, tmp_path):
-    (tmp_path / "handler.py").write_text("class EndpointHandler: ...")
-    with pytest.raises(EndpointError, match=r"handler.py is another one already.*-o"):
-        write_endpoint(exported("bert"), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["handler.py"]
+@pytest.mark.parametrize("name", ["handler.py", "requirements.txt", "config.json"])
+def test_file_of_somebody_else_stays(exported, tmp_path, name):
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(EndpointError, match=rf"{name} is another one already.*-o"):
+        write_endpoint(exported("bert") / "model.onnx", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "theirs"
 
 
 @pytest.mark.parametrize("task", ["multiple-choice", "no-such-task"])

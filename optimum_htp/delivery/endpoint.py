@@ -16,7 +16,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.delivery import handler
 from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files
-from optimum_htp.delivery.requirements import pinned
+from optimum_htp.delivery.requirements import HEADING, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.export.staging import publish, staging_folder
 from optimum_htp.hubs.base import HubAccess
@@ -34,6 +34,7 @@ _MODULES: Final = "modules.json"  # of a model of sentence_transformers
 _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
+_MARKS: Final = {HANDLER: "SETTINGS: dict[str, Any]", REQUIREMENTS: HEADING}  # by which files of ours are known
 _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
 _PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
 _SPECIAL: Final = frozenset({"summarization", "translation", "zero-shot-classification"})
@@ -186,10 +187,10 @@ def _refuse_foreign(folder: Path, written: Mapping[str, Path | bytes]) -> None:
     """Refuse to replace what somebody else has put there."""
     for name, content in written.items():
         there = folder / name
-        if not there.is_file() or name == REQUIREMENTS:
+        if not there.is_file():
             continue
-        if name == HANDLER:
-            ours = b"SETTINGS: dict[str, Any]" in there.read_bytes()
+        if name in _MARKS:
+            ours = _MARKS[name].encode() in there.read_bytes()
         else:
             old = there.read_bytes() if isinstance(content, bytes) or not there.samefile(content) else None
             ours = old is None or (not isinstance(content, bytes) and old == content.read_bytes())

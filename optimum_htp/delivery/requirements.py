@@ -9,8 +9,9 @@ from typing import Final
 
 from optimum_htp.errors import MissingDependencyError
 
-__all__ = ["pinned"]
+__all__ = ["HEADING", "pinned"]
 
+HEADING: Final = "# What the handler was made with"
 _PYTORCH: Final = "https://download.pytorch.org/whl/"
 
 
@@ -27,7 +28,7 @@ def pinned(names: Iterable[str]) -> str:
     for name in names:
         _add(name, found, needed=True)
     builds = sorted({local for version in found.values() if (local := version.partition("+")[2])})
-    lines = [f"# What the handler was made with, on Python {platform.python_version()}."]
+    lines = [f"{HEADING}, on Python {platform.python_version()}."]
     lines += [f"--extra-index-url {_PYTORCH}{build}" for build in builds if build == "cpu" or build.startswith("cu")]
     lines += [f"{name}=={version.partition('+')[0]}" for name, version in sorted(found.items())]
     return "\n".join(lines) + "\n"
