@@ -21,6 +21,7 @@ __all__ = [
     "DeviceError",
     "DownloadError",
     "EmbeddedFilesError",
+    "EndpointError",
     "ExportError",
     "ExtractError",
     "FileChangedError",
@@ -49,6 +50,7 @@ __all__ = [
     "OnnxWriteError",
     "PluginError",
     "PreprocessorLoadError",
+    "PushError",
     "RateLimitedError",
     "RepoDisabledError",
     "ReportError",
@@ -293,6 +295,14 @@ class JobMemoryError(JobError):
 
 class JobLostError(JobError):
     """A job whose process or worker is gone; it says nothing of the model."""
+
+
+class PushError(HFHubIntegrationError, RuntimeError):
+    """Files that cannot be pushed to a Hub, or that it refuses. None of them is in the repo."""
+
+
+class EndpointError(HFHubIntegrationError, ValueError):
+    """A model that no pipeline serves, or a folder that an endpoint cannot be written to."""
 
 
 class MissingDependencyError(HFHubIntegrationError, ImportError):

@@ -10,11 +10,22 @@ from typing import Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
+from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 __all__ = ["HTPExportCommand"]
 
 # Set by argparse and by optimum-cli itself.
-_NOT_OPTIONS: Final = {"func", "model", "output", "json", "report"}
+_NOT_OPTIONS: Final = {
+    "func",
+    "model",
+    "output",
+    "json",
+    "report",
+    "push_to_hub",
+    "private",
+    "create_pr",
+    "layout",
+}
 
 
 class HTPExportCommand(Command):
@@ -74,6 +85,7 @@ class HTPExportCommand(Command):
         )
         group.add_argument("--report", help="Also write a report: a name in .json, .md or .html.")
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
+        add_push_arguments(group)
 
     def execute(self) -> None:
         """Export, and say what was written."""
@@ -87,18 +99,22 @@ class HTPExportCommand(Command):
         result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
         if self.args.report is not None:
             write_report(report_document(result.files), self.args.report)
+        document: dict[str, Any] = {
+            "files": [str(path) for path in result.files],
+            "task": result.task,
+            "seconds": round(result.seconds, 3),
+            "metadata": dataclasses.asdict(result.metadata),
+        }
+        if not self.args.json:
+            show(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
+            for path in result.files:
+                show(f"  {path}")
+        self.partial = document  # the files stand, whatever comes of pushing them
+        done = pushed(self.args, result.files)
         if self.args.json:
-            document: dict[str, Any] = {
-                "files": [str(path) for path in result.files],
-                "task": result.task,
-                "seconds": round(result.seconds, 3),
-                "metadata": dataclasses.asdict(result.metadata),
-            }
-            show_json(document)
-            return
-        show(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
-        for path in result.files:
-            show(f"  {path}")
+            show_json({**document, **({} if done is None else {"push": dataclasses.asdict(done)})})
+        elif done is not None:
+            show_push(done)
 
 
 def _optimums_own() -> Callable[[ArgumentParser], None]:

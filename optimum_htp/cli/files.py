@@ -59,19 +59,28 @@ class FilesCommand(Command):
         work = self.prepare(files)
         workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
         workers.run()
-        with self.stop.held_back():
-            self._report(workers.outcomes, several=len(files) > 1)
+        outcomes = workers.outcomes
+        code = self.exit_code(outcomes)
+        if not self.args.json:
+            with self.stop.held_back():
+                self._report(outcomes, several=len(files) > 1)
+        if self.stop.wanted or code:
+            more = {"interrupted": True} if self.stop.wanted else {}
+        else:
+            self.partial = self._document(outcomes)
+            more = self.finish(outcomes)
+        if self.args.json:
+            with self.stop.held_back():
+                show_json({**self._document(outcomes), **more})
         self.stop.check()
-        if code := self.exit_code(workers.outcomes):
+        if code:
             raise SystemExit(code)
 
+    def _document(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        documents = [self._as_document(outcome) for outcome in outcomes]
+        return {"files": documents, "failed": sum(outcome.error is not None for outcome in outcomes)}
+
     def _report(self, outcomes: Sequence[Outcome], *, several: bool) -> None:
-        if self.args.json:
-            documents = [self._as_document(outcome) for outcome in outcomes]
-            failed = sum(outcome.error is not None for outcome in outcomes)
-            interrupted = {"interrupted": True} if self.stop.wanted else {}
-            show_json({"files": documents, "failed": failed, **interrupted})
-            return
         for outcome in outcomes:
             if outcome.error is not None:
                 show_error(message_of(outcome.error, outcome.file))
@@ -89,6 +98,10 @@ class FilesCommand(Command):
     @abstractmethod
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return what came of a file, for JSON."""
+
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Do what is left where all is well with every file; return what the JSON document says of it."""
+        return {}
 
     def exit_code(self, outcomes: Iterable[Outcome]) -> int:
         """Return 1 where a file failed."""

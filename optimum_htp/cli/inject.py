@@ -13,6 +13,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
@@ -42,6 +43,7 @@ class InjectCommand(FilesCommand):
             help="What travels in the (first) ONNX file: config and preprocessors (default), the config, or nothing.",
         )
         parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
+        add_push_arguments(parser)
         add_hub_arguments(parser)
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
@@ -75,3 +77,12 @@ class InjectCommand(FilesCommand):
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return what was written, for JSON."""
         return {"written": not self.args.dry_run, "record": dataclasses.asdict(outcome.value)}
+
+    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Push the files, where that was asked for and each was stamped."""
+        if self.args.dry_run:
+            return {}
+        done = pushed(self.args, [outcome.file for outcome in outcomes])
+        if done is not None and not self.args.json:
+            show_push(done)
+        return {} if done is None else {"push": dataclasses.asdict(done)}

@@ -1,4 +1,4 @@
-"""Many models, and where they are to run: batches of exports."""
+"""Many models, and where they are to run: batches of exports, pushes to a Hub, folders that endpoints serve."""
 
 from optimum_htp.delivery.batch import run_batch
 from optimum_htp.delivery.jobs import Job

@@ -17,7 +17,7 @@ from optimum_htp.origin.names import CONFIG, ONNX_FILE
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["file_in_folder", "files_of_names", "model_files", "stamped_file"]
+__all__ = ["file_in_folder", "files_of_names", "model_files", "parts_of", "stamped_file"]
 
 
 def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
@@ -85,13 +85,23 @@ def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
             f"{path} is a whole model in one file, and {cls.__name__} needs an encoder and a decoder. It was "
             f"exported for the task {metadata.task}: export it for another one, without --monolith."
         )
+    parts = parts_of(path, metadata, watch)
+    return ModelFiles(parts.folder, {name: _openable(one) for name, one in parts.by_name.items()})
+
+
+def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
+    """Return the files of a multi-file model, by the names that they had at export.
+
+    Raises:
+        MissingSiblingError: One is not there.
+    """
     folder, found = path.parent, {}
     if metadata.onnx_file is not None:
         folder = path.parents[metadata.onnx_file.count("/")]
         watch.see_folder(folder)
     for name in metadata.onnx_files:
         found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata, watch)
-    return ModelFiles(folder, {name: _openable(one) for name, one in found.items()})
+    return ModelFiles(folder, found)
 
 
 def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from optimum_htp.report.outline import is_mixed, size_text, weights_text
 from optimum_htp.report.texts import printable
 
-__all__ = ["as_markdown", "provenance"]
+__all__ = ["as_cell", "as_markdown", "module_cell", "provenance"]
 
 _USUAL: Final = re.compile(r"[\w.\-/]+", re.ASCII)
 _SIGNS: Final = re.compile(r"[\\`*_\[\]|~@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -48,13 +48,13 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 
 def _lines(file: dict[str, Any]) -> Iterator[str]:
-    yield f"# {_cell(file['file'])}"
+    yield f"# {as_cell(file['file'])}"
     yield ""
     for label, value in provenance(file).items():
-        yield f"- **{label}**: {_cell(value)}"
+        yield f"- **{label}**: {as_cell(value)}"
     yield f"- **graph**: {file['model']['nodes']} nodes, {file['model']['initializers']} initializers"
     if file["coverage"]:
-        yield f"- **tags**: {', '.join(f'{_cell(rule)} {count}' for rule, count in file['coverage'].items())}"
+        yield f"- **tags**: {', '.join(f'{as_cell(rule)} {count}' for rule, count in file['coverage'].items())}"
     yield ""
     timed = ["time (ms)"] if file["timed"] else []
     mixed = ["weights", "saved"] if any(is_mixed(module["weights"]) for module in file["modules"]) else []
@@ -63,27 +63,27 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
     yield f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in headings)}|"
     for module in file["modules"]:
         cells = [
-            _name(module["name"]),
-            _cell(module["class_name"]),
+            module_cell(module["name"]),
+            as_cell(module["class_name"]),
             f"{module['nodes']:,}",
             f"{module['parameters']:,}",
         ]
         cells.append(size_text(module["bytes"]))
         if mixed:
-            cells += [_cell(weights_text(module["weights"])), size_text(module["saved_bytes"])]
+            cells += [as_cell(weights_text(module["weights"])), size_text(module["saved_bytes"])]
         if timed:
             cells.append(f"{module['microseconds'] / 1e3:.3f}")
         yield f"| {' | '.join(cells)} |"
     yield ""
 
 
-def _name(module: str) -> str:
+def module_cell(module: str) -> str:
     """Return a module's name as code, which knows no escapes, where it is of the usual signs."""
     if not module:
         return "(model)"
-    return f"`{module}`" if _USUAL.fullmatch(module) else _cell(module)
+    return f"`{module}`" if _USUAL.fullmatch(module) else as_cell(module)
 
 
-def _cell(text: Any) -> str:
+def as_cell(text: Any) -> str:
     """Keep a file's texts from being taken for Markdown or HTML: pictures, links, addresses, mentions, tags."""
     return _SIGNS.sub(r"\\\g<0>", html.escape(printable(str(text)), quote=False))

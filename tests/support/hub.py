@@ -2,7 +2,7 @@
 
 It answers the requests that huggingface_hub makes to read models: repo info, file trees, commit history, and
 files with HEAD, GET and ranges; private and gated repos, branches, tags and pull requests. Answers follow the
-Hub's own (status codes, `X-Error-Code`, `X-Repo-Commit`, `ETag`).
+Hub's own (status codes, `X-Error-Code`, `X-Repo-Commit`, `ETag`). What it answers to writers is in `hub_uploads.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.support.hub_uploads import Uploads
 
 Files = Mapping[str, bytes]
 _LFS = (".safetensors", ".bin", ".onnx", ".model", ".h5")  # as in the .gitattributes of most repos
@@ -83,6 +85,12 @@ class LoopbackHub:
         self.requests: list[Request] = []
         self.tokens: dict[str, set[str]] = {}
         """Tokens, and the private or gated repos that each may see."""
+        self.writers: dict[str, set[str]] = {}
+        """Tokens that may write, and the users and organizations in whose name each may."""
+        self.proposers: set[str] = set()
+        """Tokens that may open pull requests in repos of others."""
+        self.stored: dict[str, bytes] = {}
+        """The large files that were uploaded, by their sha256."""
         self.latency = 0.0
         """Seconds that every answer takes."""
         self.status: int | None = None
@@ -160,7 +168,7 @@ class LoopbackHub:
         return Handler
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
 
@@ -180,6 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if self.hub.status is not None:
             return self._error(self.hub.status, None, "The server is told to fail")
+        if parts == ["api", "whoami-v2"]:
+            names = sorted(self.hub.writers.get(self._token() or "", ()))
+            return self._json({"type": "user", "name": names[0]}) if names else self._error(401, None, "Who are you?")
         if parts[:2] == ["api", "models"]:
             return self._api(parts[2:], parse_qs(url.query))
         if "resolve" in parts:

@@ -1,0 +1,41 @@
+"""`optimum-cli htp endpoint DIR|FILE [-o DIR]`: what Hugging Face Inference Endpoints need to serve a model."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import show, show_json
+from optimum_htp.cli.files import add_hub_arguments, hub_access
+
+__all__ = ["EndpointCommand"]
+
+
+class EndpointCommand(Command):
+    """Writes a handler, exact requirements, and the configs that the model carries."""
+
+    COMMAND = CommandInfo(
+        name="endpoint", help="Write handler.py and requirements.txt for a Hugging Face Inference Endpoint."
+    )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("model", metavar="DIR|FILE", help="A stamped ONNX file, or the folder of a model's files.")
+        parser.add_argument("-o", "--output", metavar="DIR", help="Where to write; beside the model without it.")
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+        add_hub_arguments(parser)
+
+    def execute(self) -> None:
+        """Write the folder, and say what is in it."""
+        from optimum_htp.delivery.endpoint import write_endpoint
+
+        made = write_endpoint(self.args.model, self.args.output, hub_access(self.args))
+        if self.args.json:
+            show_json({"folder": str(made.folder), "task": made.task, "files": list(made.files)})
+            return
+        show(f"{made.folder} serves {made.task}: {len(made.files)} files were written")
+        for name in made.files:
+            show(f"  {name}")

@@ -1,0 +1,110 @@
+"""What belongs to a model on disk: its ONNX files with their external data, and the configs that loaders look for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimum_htp.errors import MetadataError, OnnxFileNotFoundError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loading.stamped_files import parts_of
+from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.onnxfile import contained_files
+from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.origin.config_folder import config_source, preprocessor_folder
+from optimum_htp.origin.embedded import EmbeddedFiles
+from optimum_htp.origin.repo_files import config_files
+
+__all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files"]
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A stamped ONNX file.
+
+    Attributes:
+        path: Where it is.
+        name: Relative to the model's folder, with `/`; a part of a model has the name of its export, renamed or not.
+        record: What it says of itself.
+        data: Its external data files, relative to its own folder.
+    """
+
+    path: Path
+    name: str
+    record: ExportMetadata
+    data: tuple[str, ...]
+
+
+def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[OnnxFile, ...]:
+    """Return the files that paths stand for, each with those that make up its model.
+
+    Args:
+        paths: ONNX files, and folders of them; what is hidden in a folder is left out.
+        watch: Is told what was seen.
+
+    Raises:
+        OnnxFileNotFoundError: There is none; `MissingSiblingError` where a part of a model is missing.
+        InvalidOnnxFileError: One is damaged, or keeps data outside its folder.
+        MetadataError: One does not say which model it came from.
+    """
+    found: dict[Path, OnnxFile] = {}
+    for given in map(Path, paths):
+        inside = sorted(_below(given, ".onnx")) if given.is_dir() else [given]
+        if not inside:
+            raise OnnxFileNotFoundError(f"There is no ONNX file in {given}. Check the path.")
+        watch.see_folder(given if given.is_dir() else given.parent)
+        for path in inside:
+            for name, part in _parts(path, watch).items():
+                if part not in found:
+                    watch.see(part)
+                    place = part.relative_to(given).as_posix() if given.is_dir() else name
+                    found[part] = OnnxFile(part, place, _record(part), contained_files(part))
+    return tuple(found.values())
+
+
+def configs_beside(folder: Path, files: Sequence[OnnxFile]) -> dict[str, Path]:
+    """Return the config and preprocessor files in a folder of ONNX files, by name."""
+    names = [path.relative_to(folder).as_posix() for path in _below(folder)]
+    libraries = {file.record.export_library or "transformers" for file in files}
+    return {name: folder / name for library in libraries for name in config_files(names, library=library)}
+
+
+def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
+    """Return the config and preprocessor files of a file's model, by name: from beside it, from in it, or its commit.
+
+    Raises:
+        ConfigLoadError: It is of no commit, and they are not there.
+        HFHubIntegrationError: The Hub does not give them; the subclass says why.
+    """
+    source = config_source(file.path, file.record, access, None, False, needed=True)
+    assert source is not None  # it raises where there is none
+    folders = [source.folder() if isinstance(source, EmbeddedFiles) else source.folder]
+    if file.record.preprocessors:
+        folders.append(preprocessor_folder(file.path, file.record, access))
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found = {**configs_beside(folder, [file]), **found}
+    return found
+
+
+def _parts(path: Path, watch: Watch) -> Mapping[str, Path]:
+    record = _record(path)
+    return parts_of(path, record, watch).by_name if record.onnx_files else {path.name: path}
+
+
+def _record(path: Path) -> ExportMetadata:
+    record = read_record(path)
+    if record is None:
+        raise MetadataError(
+            f"{path} does not say which model it came from. Stamp it first: `optimum-cli htp inject {path} --model "
+            "ID`."
+        )
+    return record
+
+
+def _below(folder: Path, suffix: str = "") -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(here, name) for name in names if name.endswith(suffix) and not name.startswith("."))

@@ -1,0 +1,198 @@
+"""A folder that Hugging Face Inference Endpoints serve: the model, its configs, `handler.py` and `requirements.txt`.
+
+The handler needs nothing of this package and no Hub: what travels in the ONNX file is laid beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from pprint import pformat
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.delivery import handler
+from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files
+from optimum_htp.delivery.requirements import HEADING, pinned
+from optimum_htp.errors import EndpointError, ModelBeingReplacedError
+from optimum_htp.export.staging import publish, staging_folder
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loading.ort_classes import class_for
+from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.origin.names import ONNX_FILE
+from optimum_htp.origin.repo_files import parse_json
+from optimum_htp.origin.tasks import WITH_PAST
+
+__all__ = ["Endpoint", "write_endpoint"]
+
+HANDLER: Final = "handler.py"
+REQUIREMENTS: Final = "requirements.txt"
+_MODULES: Final = "modules.json"  # of a model of sentence_transformers
+_SENTENCES: Final = "sentence-similarity"
+_EMBEDDINGS: Final = "feature-extraction"
+_SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
+_MARKS: Final = {HANDLER: "SETTINGS: dict[str, Any]", REQUIREMENTS: HEADING}  # by which files of ours are known
+_WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
+_PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
+_SPECIAL: Final = frozenset({"summarization", "translation", "zero-shot-classification"})
+"""Pipelines that run what was exported for a more general task, where the model's card says so."""
+_SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
+_BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
+_MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        task: The task of the pipeline; `sentence-similarity` for embeddings of sentences.
+        files: Names of the files.
+    """
+
+    folder: Path
+    task: str
+    files: tuple[str, ...]
+
+
+def write_endpoint(
+    path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, access: HubAccess | None = None
+) -> Endpoint:
+    """Write what an Inference Endpoint needs to serve a model.
+
+    Args:
+        path: A stamped ONNX file, or a folder of those of one model.
+        output: Where to; None for beside the model.
+        access: How to reach the Hub, for what neither lies beside the model nor travels in it.
+
+    Raises:
+        EndpointError: No pipeline serves the model, the folder holds several, or files that are not ours to replace.
+        MissingDependencyError: What the handler needs is not installed here.
+        HFHubIntegrationError: The model's files cannot be had; the subclass says why.
+    """
+    access, given = access or HubAccess(), Path(path)
+    home = given if given.is_dir() else given.parent
+    watch = Watch()
+    files = onnx_files([given], watch)
+    first = _only_model(files, given)
+    configs = dict(configs_of(first, access))
+    settings = _settings(first, files, configs)
+    if settings["task"] == _SENTENCES:
+        configs.update(_weights_of_modules(first, configs, access))
+    written: dict[str, Path | bytes] = {**configs}
+    written[HANDLER] = _handler(settings)
+    needed = [
+        *_BASE,
+        *_MORE[settings["input"]],
+        *(["sentence-transformers"] if settings["task"] == _SENTENCES else []),
+    ]
+    written[REQUIREMENTS] = pinned(needed).encode()
+    folder = Path(output) if output is not None else home
+    if not (folder.is_dir() and folder.samefile(home)):
+        for file in files:
+            parent = PurePosixPath(file.name).parent
+            written[file.name] = file.path
+            written.update({(parent / name).as_posix(): file.path.parent / name for name in file.data})
+    _refuse_foreign(folder, written)
+    with staging_folder(folder) as staging:
+        staged = staging / "output"
+        for name, content in written.items():
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                (staged / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, staged / name)
+        if not watch.undisturbed:
+            raise ModelBeingReplacedError(f"Files in {home} were replaced while they were read. Try again.")
+        publish(staged, folder)
+    return Endpoint(folder, settings["task"], tuple(sorted(written)))
+
+
+def _only_model(files: tuple[OnnxFile, ...], given: Path) -> OnnxFile:
+    """Return the file that stands for the model."""
+    first = files[0]
+    if any(not first.record.onnx_files or not other.record.belongs_with(first.record) for other in files[1:]):
+        standard = [file for file in files if file.name == ONNX_FILE]
+        names = ", ".join(file.name for file in files)
+        raise EndpointError(
+            f"{given} holds several models ({names}): name the file of one"
+            f"{f', such as {given / ONNX_FILE}' if standard else ''}, and an output folder with -o."
+        )
+    return first
+
+
+def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what the handler has to know."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    record = first.record
+    task = (record.task or "").removesuffix(WITH_PAST)
+    task = _PIPELINES.get(task, task)
+    if record.pipeline_tag in _SPECIAL and task in ("text2text-generation", "text-classification"):
+        task = str(record.pipeline_tag)
+    served = PIPELINE_REGISTRY.supported_tasks
+    if record.submodule is not None or task not in served:
+        raise EndpointError(
+            f"{first.path} was exported for {record.task or 'nothing that it tells'}, and no pipeline serves that. "
+            f"Pipelines serve {', '.join(sorted(served))}."
+        )
+    model_class = class_for(first.path, record).__name__
+    if not served[task]["pt"] or model_class == "ORTModelForCustomTasks":
+        raise EndpointError(f"Optimum has no class that serves {first.path} for {task} in a pipeline.")
+    return {
+        "task": _SENTENCES if task == _EMBEDDINGS and _MODULES in configs else task,
+        "input": _input(task, served[task]["type"], record.preprocessors),
+        "model_class": model_class,
+        "file_name": first.name if len(files) == 1 and first.name != ONNX_FILE else None,
+        "preprocessors": list(record.preprocessors),
+    }
+
+
+def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:
+    """Return what a pipeline's inputs are: `text`, `image` (perhaps with a text) or `audio`."""
+    if task in _SPEECH:
+        return "audio"
+    sees = any(name in ("AutoImageProcessor", "AutoProcessor") for name in preprocessors)
+    return "image" if kind == "image" or (kind == "multimodal" and sees) else "text"
+
+
+def _handler(settings: Mapping[str, Any]) -> bytes:
+    """Return the handler's source: that of our own module, with what it has to know."""
+    source = Path(str(handler.__file__)).read_text(encoding="utf-8")
+    head, found, rest = source.partition(_SETTINGS)
+    assert found
+    return f"{head}{_SETTINGS.removesuffix('{}')}{pformat(dict(settings), sort_dicts=False)}{rest}".encode()
+
+
+def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: HubAccess) -> dict[str, Path]:
+    """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
+    modules = parse_json(configs[_MODULES].read_bytes())
+    names = [
+        f"{one['path']}/model.safetensors"
+        for one in modules or ()
+        if str(one.get("type", "")).rpartition(".")[2] not in _WEIGHTLESS and f"{one['path']}/config.json" in configs
+    ]
+    record = file.record
+    if not names or record.hub_id is None or record.hub_sha is None:
+        return {}
+    folder = plugins.hub(record.hub_provider).snapshot(record.hub_id, record.hub_sha, names, access)
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _refuse_foreign(folder: Path, written: Mapping[str, Path | bytes]) -> None:
+    """Refuse to replace what somebody else has put there."""
+    for name, content in written.items():
+        there = folder / name
+        if not there.is_file():
+            continue
+        if name in _MARKS:
+            ours = _MARKS[name].encode() in there.read_bytes()
+        else:
+            old = there.read_bytes() if isinstance(content, bytes) or not there.samefile(content) else None
+            ours = old is None or (not isinstance(content, bytes) and old == content.read_bytes())
+        if not ours:
+            raise EndpointError(f"{there} is another one already: name another folder with -o.")

@@ -1,0 +1,165 @@
+"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model that lies beside this file.
+
+Whoever serves it makes one `EndpointHandler(path)` and calls it with each request's body: `inputs`, alone or a list of
+them, and perhaps `parameters`. What it returns is plain data for JSON; what it raises is what the caller is told.
+Source: https://huggingface.co/docs/inference-endpoints/guides/custom_handler
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import wave
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EndpointHandler"]
+
+SETTINGS: dict[str, Any] = {}
+
+
+class EndpointHandler:
+    """A model with its preprocessors, loaded once."""
+
+    def __init__(self, path: str = "") -> None:
+        """Load the model.
+
+        Args:
+            path: The folder with the model.
+        """
+        self._folder = Path(path or Path(__file__).parent)
+        self._task = SETTINGS["task"]
+        self._run = _sentences(self._folder) if self._task == "sentence-similarity" else _pipeline(self._folder)
+
+    def __call__(self, data: dict[str, Any]) -> Any:
+        """Answer a request.
+
+        Args:
+            data: `inputs`: a text, an image or audio (bytes, base64, or what the server has made of it), a mapping of
+                the pipeline's own arguments, or a list of such. `parameters`: further arguments of the pipeline.
+
+        Raises:
+            ValueError: There is nothing to answer, or not in a form that the task takes.
+        """
+        if not isinstance(data, dict) or data.get("inputs") is None:
+            raise ValueError('The body has to be a JSON object with "inputs".')
+        inputs, parameters = data["inputs"], data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError('"parameters" has to be a JSON object.')
+        if isinstance(inputs, list) and not inputs:
+            raise ValueError('"inputs" is empty.')
+        if self._task == "sentence-similarity":
+            return _plain(_similar(self._run, inputs, parameters))
+        inputs = [self._readable(one) for one in inputs] if isinstance(inputs, list) else self._readable(inputs)
+        if isinstance(inputs, dict) and "raw" not in inputs:
+            return _plain(self._run(**inputs, **parameters))
+        return _plain(self._run(inputs, **parameters))
+
+    def _readable(self, one: Any) -> Any:
+        """Return an input as the pipeline takes it. A text is never taken for a path or an address."""
+        if SETTINGS["input"] == "image":
+            if isinstance(one, dict):  # with a question on it
+                return {name: _image(part) if name == "image" else part for name, part in one.items()}
+            return _image(one)
+        if SETTINGS["input"] == "audio":
+            return _audio(one, self._run.feature_extractor.sampling_rate)
+        if not isinstance(one, (str, dict)):
+            raise ValueError(f"{self._task} takes texts, not {type(one).__name__}.")
+        return one
+
+
+def _pipeline(folder: Path) -> Any:
+    import optimum.onnxruntime
+    import transformers
+
+    model_class = getattr(optimum.onnxruntime, SETTINGS["model_class"])
+    named = {"file_name": SETTINGS["file_name"]} if SETTINGS["file_name"] else {}
+    model = model_class.from_pretrained(folder, local_files_only=True, **named)
+    if not hasattr(model, "main_input_name"):  # speech pipelines ask for it
+        model.main_input_name = next(iter(model.input_names), None)
+    parts: dict[str, Any] = {}
+    for name in SETTINGS["preprocessors"]:
+        loaded = getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+        if isinstance(loaded, transformers.ProcessorMixin):
+            parts["processor"] = loaded
+            for inner in loaded.attributes:
+                parts.setdefault(inner, getattr(loaded, inner))
+        elif isinstance(loaded, transformers.PreTrainedTokenizerBase):
+            parts["tokenizer"] = loaded
+        elif isinstance(loaded, transformers.ImageProcessingMixin):
+            parts["image_processor"] = loaded
+        else:
+            parts["feature_extractor"] = loaded
+    return transformers.pipeline(SETTINGS["task"], model=model, **parts)
+
+
+def _sentences(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    named = {"model_kwargs": {"file_name": SETTINGS["file_name"]}} if SETTINGS["file_name"] else {}
+    return SentenceTransformer(str(folder), backend="onnx", local_files_only=True, **named)
+
+
+def _similar(model: Any, inputs: Any, parameters: dict[str, Any]) -> Any:
+    """Return embeddings, or how similar sentences are to another where the body has `source_sentence`."""
+    if isinstance(inputs, dict):
+        if not isinstance(inputs.get("source_sentence"), str) or not isinstance(inputs.get("sentences"), list):
+            raise ValueError('"inputs" has to have "source_sentence", a text, and "sentences", a list of them.')
+        source = model.encode([inputs["source_sentence"]], **parameters)
+        return {"similarities": model.similarity(source, model.encode(inputs["sentences"], **parameters))[0]}
+    if not all(isinstance(one, str) for one in ([inputs] if isinstance(inputs, str) else inputs)):
+        raise ValueError("Embeddings are of texts.")
+    return {"embeddings": model.encode(inputs, **parameters)}
+
+
+def _image(one: Any) -> Any:
+    from PIL import Image
+
+    if isinstance(one, Image.Image):
+        return one
+    return Image.open(io.BytesIO(_bytes(one))).convert("RGB")
+
+
+def _audio(one: Any, rate: int) -> Any:
+    """Return samples: those of a WAV file as they are; what is anything else is decoded by ffmpeg, in the pipeline."""
+    import numpy as np
+
+    if isinstance(one, dict) and "raw" in one:
+        return {**one, "raw": np.asarray(one["raw"], dtype=np.float32)}
+    content = _bytes(one)
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            if file.getframerate() == rate and file.getsampwidth() == 2:
+                samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 32768
+                return {"raw": samples.reshape(-1, file.getnchannels()).mean(axis=1), "sampling_rate": rate}
+    except (wave.Error, EOFError):
+        pass
+    return content
+
+
+def _bytes(one: Any) -> bytes:
+    if isinstance(one, (bytes, bytearray)):
+        return bytes(one)
+    if not isinstance(one, str):
+        raise ValueError(f"Images and audio are bytes or base64, not {type(one).__name__}.")
+    content = one.partition(",")[2] if one.startswith("data:") else one
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error:
+        raise ValueError("Images and audio are bytes or base64. Addresses and paths are not opened.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return an answer as JSON can hold it: arrays as lists, pictures as base64 of a PNG."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # of numpy and of PyTorch
+        return value.tolist()
+    if hasattr(value, "save") and hasattr(value, "getbands"):
+        stream = io.BytesIO()
+        value.save(stream, format="PNG")
+        return base64.b64encode(stream.getvalue()).decode()
+    return value

@@ -1,0 +1,153 @@
+"""Pushing stamped ONNX files to the Hugging Face Hub: in one commit, with what belongs to them and a model card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from optimum_htp.delivery.card import Pushed, completed_card
+from optimum_htp.delivery.contents import OnnxFile, configs_beside, configs_of, onnx_files
+from optimum_htp.delivery.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
+from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.writing import CARD, Commit, commit_files, look_at
+from optimum_htp.onnxfile.publication import Watch
+
+__all__ = ["PushResult", "push"]
+
+_HANDLER: Final = ("handler.py", "requirements.txt")  # of an Inference Endpoint
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What was pushed.
+
+    Attributes:
+        repo_id: Repo.
+        commit: Full commit.
+        url: Page of the commit, or of the pull request.
+        files: What the commit holds, by name in the repo.
+    """
+
+    repo_id: str
+    commit: str
+    url: str
+    files: tuple[str, ...]
+
+
+def push(
+    paths: Sequence[str | os.PathLike[str]],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    create_pr: bool = False,
+    layout: str = OPTIMUM,
+    message: str | None = None,
+    access: HubAccess | None = None,
+) -> PushResult:
+    """Push ONNX files to a repo of the Hugging Face Hub, in one commit.
+
+    Args:
+        paths: Stamped ONNX files, and folders of them. Of a folder configs, a README.md and the handler of an
+            Inference Endpoint go along; nothing else does.
+        repo_id: The repo (`org/name`); it is created where there is none.
+        private: Whether a new repo is private. Where it is not said, one with files of a private model is.
+        create_pr: Open a pull request instead.
+        layout: `optimum` for names as they are on disk; `transformers.js` for `onnx/model.onnx` and its like, with
+            the model's configs at the root.
+        message: The commit's message.
+        access: Token, and the cache that configs may come from.
+
+    Raises:
+        ArgumentError: The layout is not known, or two files would have one name.
+        OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: Something is wrong with the files.
+        AccessDeniedError: The token may not write there. Nothing was written, as with all errors.
+        PushError: The Hub refuses the files, or somebody else has written there.
+        HFHubIntegrationError: The Hub cannot be asked; the subclass says why.
+    """
+    if layout not in LAYOUTS:
+        raise ArgumentError(f"layout={layout!r} is not known: give {' or '.join(LAYOUTS)}.")
+    access = access or HubAccess()
+    watch = Watch()
+    models = onnx_files(paths, watch)
+    with TemporaryDirectory(prefix="optimum-htp-") as workspace:
+        placed = [(model, _placed(model, layout, Path(workspace, str(index)))) for index, model in enumerate(models)]
+        files = _together(placed)
+        files = {**_configs(paths, models, layout, access), **files}
+        target = look_at(repo_id, access.token)
+        pushed = [
+            Pushed(model, next(iter(one)), sum(path.stat().st_size for path in one.values())) for model, one in placed
+        ]
+        card = completed_card(target.repo_id, pushed, _own_card(paths) or target.card, layout=layout)
+        if not watch.undisturbed:
+            raise ModelBeingReplacedError(f"Files in {paths[0]} were replaced while they were read. Push again.")
+        if private is None and any(model.record.private for model in models):
+            private = True
+        done = commit_files(
+            target,
+            {CARD: card.encode(), **files},
+            message=message or f"Add {_named(models)}",
+            private=private,
+            create_pr=create_pr,
+            token=access.token,
+        )
+    return _result(done, [CARD, *files])
+
+
+def _placed(model: OnnxFile, layout: str, workspace: Path) -> dict[str, Path]:
+    """Return a file and its external data by their names in the repo, the file first."""
+    if layout == TRANSFORMERS_JS:
+        workspace.mkdir()
+        return web_file(model, workspace)
+    home = PurePosixPath(model.name).parent
+    data = {(home / location).as_posix(): model.path.parent / location for location in model.data}
+    if data and model.path.name != PurePosixPath(model.name).name:
+        raise PushError(f"{model.path} was renamed, and its external data was not: call it {model.name} again.")
+    return {model.name: model.path, **data}
+
+
+def _together(placed: Sequence[tuple[OnnxFile, dict[str, Path]]]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for model, files in placed:
+        for name, path in files.items():
+            if found.setdefault(name, path) != path:
+                raise ArgumentError(
+                    f"{found[name]} and {model.path} would both be {name} in the repo: push one of them, or rename it."
+                )
+    return found
+
+
+def _configs(
+    paths: Sequence[str | os.PathLike[str]], models: Sequence[OnnxFile], layout: str, access: HubAccess
+) -> dict[str, Path]:
+    """Return what goes along with ONNX files, by name in the repo."""
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found.update(configs_beside(folder, models))
+        if all((folder / name).is_file() for name in _HANDLER):
+            found.update({name: folder / name for name in _HANDLER})
+    if layout == TRANSFORMERS_JS:
+        for model in models:
+            found = {**configs_of(model, access), **found}
+    return found
+
+
+def _own_card(paths: Sequence[str | os.PathLike[str]]) -> str | None:
+    """Return the card that lies in the folder that is pushed."""
+    card = Path(paths[0], CARD)
+    return card.read_text(encoding="utf-8") if len(paths) == 1 and card.is_file() else None
+
+
+def _named(models: Sequence[OnnxFile]) -> str:
+    first = models[0].record
+    others = f" and {len(models) - 1} more" if len(models) > 1 else ""
+    return f"{models[0].name}{others}, ONNX of {first.source}"
+
+
+def _result(done: Commit, names: Sequence[str]) -> PushResult:
+    return PushResult(done.repo_id, done.commit, done.pr_url or done.url, tuple(sorted(names)))

@@ -1,0 +1,64 @@
+"""The distributions that a program needs, with the exact versions that are installed here."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from typing import Final
+
+from optimum_htp.errors import MissingDependencyError
+
+__all__ = ["HEADING", "pinned"]
+
+HEADING: Final = "# What the handler was made with"
+_PYTORCH: Final = "https://download.pytorch.org/whl/"
+
+
+def pinned(names: Iterable[str]) -> str:
+    """Return a requirements file of distributions and all that they need.
+
+    Args:
+        names: What is needed, extras included (`optimum-onnx[onnxruntime]`).
+
+    Raises:
+        MissingDependencyError: One of them is not installed, so that nobody can say which version works.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        _add(name, found, needed=True)
+    builds = sorted({local for version in found.values() if (local := version.partition("+")[2])})
+    lines = [f"{HEADING}, on Python {platform.python_version()}."]
+    lines += [f"--extra-index-url {_PYTORCH}{build}" for build in builds if build == "cpu" or build.startswith("cu")]
+    lines += [f"{name}=={version.partition('+')[0]}" for name, version in sorted(found.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _add(text: str, found: dict[str, str], *, needed: bool = False) -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    wanted = Requirement(text)
+    try:
+        distribution = metadata.distribution(wanted.name)
+    except metadata.PackageNotFoundError as error:
+        if needed:
+            raise MissingDependencyError(
+                f"{wanted.name} is not installed, so its version cannot be pinned: run `pip install {wanted.name}`."
+            ) from error
+        return  # optional to what asks for it, or of another system
+    name = canonicalize_name(distribution.metadata["Name"])
+    new = name not in found
+    found[name] = distribution.version
+    if new or wanted.extras:
+        for inner in _requirements(distribution, wanted.extras):
+            _add(inner, found)
+
+
+def _requirements(distribution: metadata.Distribution, extras: Iterable[str]) -> Iterator[str]:
+    from packaging.requirements import Requirement
+
+    for text in distribution.requires or ():
+        marker = Requirement(text).marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield text.partition(";")[0]
