@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
-from optimum_htp.cli.export import HTPExportCommand
+from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.jobs import Job
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchCommand"]
 
 # Of an export's arguments: what a list says of each model, and what is said of the whole batch.
-_NOT_COMMON: Final = {"help", "model", "output", "revision", "report", "json", "verbose"}
+_NOT_COMMON: Final = {*NOT_OPTIONS, "help", "revision"}
 _ACCESS: Final = ("cache_dir", "local_files_only", "force_download")
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 

@@ -12,10 +12,10 @@ from optimum.commands.base import CommandInfo
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
-__all__ = ["HTPExportCommand"]
+__all__ = ["NOT_OPTIONS", "HTPExportCommand"]
 
 # Set by argparse and by optimum-cli itself.
-_NOT_OPTIONS: Final = {
+NOT_OPTIONS: Final = {
     "func",
     "model",
     "output",
@@ -95,7 +95,7 @@ class HTPExportCommand(Command):
 
         if self.args.report is not None:
             check_report_path(self.args.report)
-        arguments = {name: value for name, value in vars(self.args).items() if name not in _NOT_OPTIONS}
+        arguments = {name: value for name, value in vars(self.args).items() if name not in NOT_OPTIONS}
         result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
         if self.args.report is not None:
             write_report(report_document(result.files), self.args.report)
