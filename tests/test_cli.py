@@ -91,10 +91,12 @@ def test_offline_export_needs_a_snapshot(published, tmp_path, empty_home, variab
 
 
 @pytest.mark.slow
-def test_offline_export_from_a_snapshot(exported, hub, tmp_path):
-    exported("bert")
+def test_offline_export_from_a_snapshot(published, hub, tmp_path, empty_home):
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(published("bert").repo_id, cache_dir=tmp_path / "home" / "hub")
     with hub.recorded() as requests:
-        optimum_cli("export", "htp", "--model", "tiny/bert", tmp_path / "out", HF_HUB_OFFLINE="1")
+        optimum_cli("export", "htp", "--model", "tiny/bert", tmp_path / "out", **empty_home, HF_HUB_OFFLINE="1")
     assert requests == []
     assert (tmp_path / "out" / "model.onnx").is_file()
 
