@@ -307,6 +307,9 @@ def test_containers_without_a_home_a_name_or_a_disk(exported, tmp_path):
     for folder in readable:
         if folder.stat().st_uid == os.getuid():
             folder.chmod(folder.stat().st_mode | 0o055)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
     nobody = {"user": 54321, "group": 54321, "extra_groups": [], "cwd": shared}
     try:
         for env in (
@@ -316,7 +319,8 @@ def test_containers_without_a_home_a_name_or_a_disk(exported, tmp_path):
         ):
             home = env.pop("HF_HOME", None) or ""
             code = TOKENIZE.format(path=str(path))
-            environment = {**env, "HF_HOME": home or None, "XDG_CACHE_HOME": None, "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+            environment = {**env, "HF_HOME": home or None, "XDG_CACHE_HOME": None}
+            environment["TORCHINDUCTOR_CACHE_DIR"] = str(theirs)  # else PyTorch asks for the user's name
             assert "[" in load_alone(code, home, env=environment, **nobody)
     finally:
         for folder, mode in modes.items():
