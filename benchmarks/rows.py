@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,3 +114,12 @@ def show(rows: Iterable[Row], *, as_json: bool = False) -> None:
         return
     for row in rows:
         print(line(row), flush=True)
+
+
+def main(description: str | None, rows: Callable[[bool], Iterable[Row]]) -> None:
+    """Be the command of a benchmark: `python -m benchmarks.NAME [--quick] [--json]`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files.")
+    parser.add_argument("--json", action="store_true", help="Print the rows as JSON.")
+    arguments = parser.parse_args()
+    show(rows(arguments.quick), as_json=arguments.json)
