@@ -27,6 +27,8 @@ class Row:
         high: Upper end of that interval.
         target: What the ratio is to reach, or None where nothing was promised.
         at_least: The ratio is to be at least the target, not at most.
+        series: What grows along the rows of one plot, such as `size in MB`; None for a row that stands alone.
+        at: Where in the series this row is.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Row:
     high: float
     target: float | None = None
     at_least: bool = False
+    series: str | None = None
+    at: float | None = None
 
     @property
     def holds(self) -> bool | None:
@@ -59,11 +63,14 @@ def paired(
     unit: str = "s",
     target: float | None = None,
     at_least: bool = False,
+    series: str | None = None,
+    at: float | None = None,
 ) -> Row:
     """Return the row of pairs that were measured in turn, ours first in each."""
     ours, peer = (statistics.median(values) for values in zip(*pairs, strict=True))
     ratios = [one / other for one, other in pairs]
-    return Row(name, ours, peer, unit, against, statistics.median(ratios), *interval(ratios), target, at_least)
+    ratio = statistics.median(ratios)
+    return Row(name, ours, peer, unit, against, ratio, *interval(ratios), target, at_least, series, at)
 
 
 def single(
@@ -75,10 +82,12 @@ def single(
     unit: str,
     target: float | None = None,
     at_least: bool = False,
+    series: str | None = None,
+    at: float | None = None,
 ) -> Row:
     """Return the row of figures that do not vary, such as requests or bytes, or that are each the best of several."""
     ratio = ours / peer
-    return Row(name, ours, peer, unit, against, ratio, ratio, ratio, target, at_least)
+    return Row(name, ours, peer, unit, against, ratio, ratio, ratio, target, at_least, series, at)
 
 
 def quantity(value: float, unit: str) -> str:
