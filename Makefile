@@ -10,7 +10,7 @@ BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint fast test-lowest clean
+.PHONY: demo test lint fast test-lowest bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -29,6 +29,10 @@ lint: $(VENV)/installed
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)
+
+# `make bench ARGUMENTS=--quick` takes three minutes.
+bench: $(VENV)/installed $(WINML)/installed
+	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
 $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*.py)
 	$(PYTHON) -m venv $(VENV)

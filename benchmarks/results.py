@@ -1,0 +1,146 @@
+"""What a run of all benchmarks found: kept as JSON, told as Markdown, and held against an earlier run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plots import plot
+from benchmarks.rows import Row, quantity
+
+PACKAGES = (
+    *("optimum-htp", "optimum", "optimum-onnx", "transformers", "huggingface_hub", "onnx", "onnxruntime", "torch"),
+    "diffusers",
+)
+
+
+@dataclass
+class Section:
+    """The rows of one benchmark."""
+
+    name: str
+    title: str
+    seconds: float
+    rows: list[Row]
+
+
+@dataclass
+class Results:
+    """A run: on which machine, how thoroughly, and the sections in their order."""
+
+    machine: dict[str, Any]
+    form: str
+    sections: list[Section] = field(default_factory=list)
+
+    def add(self, name: str, title: str, rows: list[dict[str, Any]], seconds: float) -> None:
+        self.sections.append(Section(name, title, seconds, [_row(row) for row in rows]))
+
+    def rows(self) -> dict[str, Row]:
+        """Return all rows by what was done and against whom."""
+        return {f"{row.name} | {row.against}": row for section in self.sections for row in section.rows}
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read what `write` has written."""
+        known = json.loads(path.read_text(encoding="utf-8"))
+        results = cls(known["machine"], known["form"])
+        for section in known["sections"]:
+            results.add(section["name"], section["title"], section["rows"], section["seconds"])
+        return results
+
+
+def _row(known: dict[str, Any]) -> Row:
+    return Row(**{name: value for name, value in known.items() if name != "holds"})
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on: processor, memory, system, and versions."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "python": platform.python_version(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write `RESULTS.md`, `results.json` and the plots into a folder."""
+    content = {
+        "machine": results.machine,
+        "form": results.form,
+        "sections": [
+            {**asdict(section), "rows": [row.as_dict() for row in section.rows]} for section in results.sections
+        ],
+    }
+    (folder / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    names = plot(results.sections, folder / "plots")
+    (folder / "RESULTS.md").write_text(markdown(results, names), encoding="utf-8")
+
+
+def markdown(results: Results, plots: list[str]) -> str:
+    """Return the report."""
+    box = results.machine
+    hardware = f"{box['cores']} cores of {box['cpu']}, {box['memory_gib']} GiB"
+    rows = list(results.rows().values())
+    promised = [row for row in rows if row.holds is not None]
+    held = sum(row.holds is True for row in promised)
+    lines = [
+        "# Results",
+        "",
+        f"`make bench` ({results.form}) on {box['date']}: {hardware}, {box['system']}, Python {box['python']}.",
+        ", ".join(f"{name} {version}" for name, version in box["versions"].items()) + ".",
+        "",
+        "Each figure stands beside the peer's from the same run; a ratio is ours over theirs, the median of pairs",
+        f"with its 95 % interval where runs vary. {held} of {len(promised)} targets hold.",
+        "",
+        *(f"![{Path(name).stem}](plots/{name})" for name in plots),
+    ]
+    for section in results.sections:
+        lines += [
+            "",
+            f"## {section.title}",
+            "",
+            f"`python -m benchmarks.{section.name}` ({section.seconds:.0f} s)",
+            "",
+        ]
+        lines += ["| | ours | theirs | ratio | target | against |", "|---|---:|---:|---:|---:|---|"]
+        lines += [_line(row) for row in section.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    ratio = f"{row.ratio:.3g}" + (f" ({row.low:.3g} to {row.high:.3g})" if row.low != row.high else "")
+    goal = ""
+    if row.target is not None:
+        goal = f"{'≥' if row.at_least else '≤'} {row.target:g} {'holds' if row.holds else '**missed**'}"
+    figures = f"{quantity(row.ours, row.unit)} | {quantity(row.peer, row.unit)}"
+    return f"| {row.name} | {figures} | {ratio} | {goal} | {row.against} |"
+
+
+def slower(old: Results, new: Results) -> list[str]:
+    """Return a line for each ratio that got worse by more than both intervals allow, or whose target is missed now."""
+    before, lines = old.rows(), []
+    for name, row in new.rows().items():
+        if (earlier := before.get(name)) is None:
+            continue
+        worse = row.high < earlier.low * 0.95 if row.at_least else row.low > earlier.high * 1.05
+        if worse or (earlier.holds and row.holds is False):
+            lines.append(f"{name}: {earlier.ratio:.3g} -> {row.ratio:.3g} ({row.low:.3g} to {row.high:.3g})")
+    return lines
