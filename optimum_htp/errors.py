@@ -281,6 +281,14 @@ class BatchListError(HFHubIntegrationError, ValueError):
     """A list of models that cannot be read, or contradicts itself."""
 
 
+class ModelListNotFoundError(BatchListError):
+    """A collection that the Hub does not have, or an author without models."""
+
+
+class ManifestError(HFHubIntegrationError, ValueError):
+    """A manifest of a batch that cannot be read, or says what none may say."""
+
+
 class JobError(HFHubIntegrationError, RuntimeError):
     """A job of a batch whose process did not come to its end."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,13 +18,16 @@ from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.jobs import Job
+    from optimum_htp.delivery.manifest import Manifest
     from optimum_htp.delivery.work import Outcome
+    from optimum_htp.hubs.base import HubAccess
 
 __all__ = ["BatchCommand"]
 
 # Of an export's arguments: what a list says of each model, and what is said of the whole batch.
 _NOT_COMMON: Final = {*NOT_OPTIONS, "help", "revision"}
 _ACCESS: Final = ("cache_dir", "local_files_only", "force_download")
+_DIFFERENT: Final = 3
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -39,7 +43,22 @@ class BatchCommand(Command):
             "list", metavar="LIST", help="Text file with a model a line (NAME, ORG/NAME, or JSON), or - for input."
         )
         parser.add_argument("output", metavar="OUT", help="Folder that gets a folder for each model, and batch.jsonl.")
+        group = parser.add_argument_group("In place of a list")
+        sources = group.add_mutually_exclusive_group()
+        sources.add_argument("--collection", action=_InPlaceOfAList, metavar="SLUG", help="Models of a collection.")
+        sources.add_argument("--author", action=_InPlaceOfAList, help="Models of a user or an organization.")
+        sources.add_argument(
+            "--from-manifest",
+            action=_InPlaceOfAList,
+            metavar="FILE",
+            help="What a manifest tells of, at its commits; exit with 3 where a file has other bytes then.",
+        )
+        group.add_argument("--filter", action="append", metavar="TAG", help="With --author: a tag; may be repeated.")
+        group.add_argument("--limit", type=int, help="With --author: the most downloaded ones, so many.")
         group = parser.add_argument_group("Batch arguments")
+        group.add_argument(
+            "--manifest", type=Path, metavar="FILE", help="Write what was exported, with digests, from which commits."
+        )
         group.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="Exports at a time.")
         group.add_argument("--timeout", type=float, help="Seconds that a model may take.")
         group.add_argument("--memory", type=_bytes, help="Memory that an export may use, such as 8GB.")
@@ -62,12 +81,14 @@ class BatchCommand(Command):
 
         from optimum_htp.cli.display import show, show_json
         from optimum_htp.delivery import run_batch
+        from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
         from optimum_htp.delivery.processes import ProcessExecutor
         from optimum_htp.hubs.base import HubAccess
 
         options = {name: getattr(self.args, name) for name in self.args.for_each}
         access = HubAccess(**{name: options.pop(name) for name in _ACCESS})
-        jobs = _jobs(self.args.list, options)
+        reproduced = read_manifest(Path(self.args.from_manifest)) if self.args.from_manifest else None
+        jobs = _jobs(self.args, options, access) if reproduced is None else _jobs_again(reproduced, options)
         slots = max(1, self.args.jobs)
         threads = max(1, (os.cpu_count() or 1) // slots)
         disable_progress_bars()  # those of downloads: there is one for the batch
@@ -91,20 +112,80 @@ class BatchCommand(Command):
                 retry_failed=self.args.retry_failed,
                 told=told,
             )
+        if self.args.manifest is not None:
+            manifest_of(jobs, outcomes, Path(self.args.output)).write(self.args.manifest)
         failed = sum(outcome.state in ("failed", "lost") for outcome in outcomes.values())
+        different = [] if reproduced is None else differences(reproduced, outcomes)
         if self.args.json:
-            show_json({"models": [_document(job, outcomes[job.output]) for job in jobs], "failed": failed})
+            document = {"models": [_document(job, outcomes[job.output]) for job in jobs], "failed": failed}
+            show_json(document if reproduced is None else {**document, "different": different})
         else:
             for line in _table(jobs, outcomes):
                 show(line)
-        if failed:
-            raise SystemExit(1)
+            if reproduced is not None:
+                for line in _compared(reproduced, different):
+                    show(line)
+        if failed or different:
+            raise SystemExit(1 if failed else _DIFFERENT)
 
 
-def _jobs(name: str, options: Mapping[str, Any]) -> list[Job]:
+class _InPlaceOfAList(Action):
+    """An option that says which models there are: `LIST` is not asked for then, wherever the option stands."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        places = {action.dest: action for action in parser._actions if action.dest in ("list", "output")}
+        if getattr(namespace, "output", None) is not None:
+            parser.error(f"{option_string} stands in place of LIST: give one of them")
+        missing = "list"
+        if getattr(namespace, "list", None) is not None:  # OUT came first, and was taken for it
+            namespace.output, namespace.list, missing = namespace.list, None, "output"
+        places[missing].nargs, places[missing].required = SUPPRESS, False
+
+
+def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> list[Job]:
+    """Return what a list, a collection or an author says."""
+    from optimum_htp.cli.display import show_error
     from optimum_htp.delivery.jobs import jobs_from_lines, read_jobs
+    from optimum_htp.errors import ArgumentError
+    from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 
-    return jobs_from_lines(sys.stdin, "standard input", options) if name == "-" else read_jobs(Path(name), options)
+    if args.author is None and (args.filter or args.limit is not None):
+        raise ArgumentError("--filter and --limit choose among the models of --author: give that too.")
+    if args.limit is not None and args.limit < 1:
+        raise ArgumentError(f"--limit is at least 1, not {args.limit}.")
+    if args.author is not None:
+        names = models_of_author(args.author, args.filter or (), args.limit, access)
+        return jobs_from_lines(names, f"the models of {args.author}", options)
+    if args.collection is not None:
+        names, others = models_of_collection(args.collection, access)
+        if others:
+            show_error(f"{args.collection}: {others} of its items are no models, and left out")
+        return jobs_from_lines(names, f"the collection {args.collection}", options)
+    if args.list == "-":
+        return jobs_from_lines(sys.stdin, "standard input", options)
+    return read_jobs(Path(args.list), options)
+
+
+def _jobs_again(manifest: Manifest, options: Mapping[str, Any]) -> list[Job]:
+    """Return what makes a manifest's files again. What it says of an export comes before what the command says."""
+    common = {name: value for name, value in options.items() if name != "task"}
+    jobs = (model.job() for model in manifest.models)
+    return [replace(job, options={**common, **job.options}) for job in jobs]
+
+
+def _compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
+    """Return what is said of files that were to be the same."""
+    if not different:
+        return [f"{len(manifest.files())} files are the manifest's, byte for byte"]
+    from optimum_htp.delivery.manifest import versions_here
+
+    here = versions_here()
+    others = [f"{name} {version}" for name, version in manifest.versions.items() if here.get(name) != version]
+    why = f"it was written with {', '.join(others)}" if others else "is SOURCE_DATE_EPOCH what it was?"
+    return [*(f"{name}: DIFFERS from the manifest" for name in different), f"{len(different)} files differ: {why}"]
 
 
 def _bytes(text: str) -> int:

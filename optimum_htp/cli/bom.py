@@ -25,18 +25,27 @@ class BomCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("files", nargs="+", metavar="FILE", help="ONNX files, folders of them, or globs.")
+        parser.add_argument(
+            "files", nargs="+", metavar="FILE", help="ONNX files, folders, globs, or manifests of batches."
+        )
         parser.add_argument("-o", "--output", help="Where to write it; without, it is printed.")
         parser.add_argument("--json", action="store_true", help="With --output: say as JSON what was written.")
 
     def execute(self) -> None:
         """Write the bill, and say where."""
         from optimum_htp.cli.bars import bar
+        from optimum_htp.delivery.manifest import is_manifest, read_manifest
         from optimum_htp.errors import ReportError
         from optimum_htp.modules.bom import bill_of_materials
         from optimum_htp.onnxfile.replace import replaced_atomically
 
-        files = expand(self.args.files)
+        files = []
+        for argument in self.args.files:
+            if is_manifest(argument):
+                files += [str(path) for path in read_manifest(Path(argument)).files() if path.suffix == ".onnx"]
+            else:
+                files += expand([argument])
+        files = list(dict.fromkeys(files))
         with bar("Digests", "B", hidden=False) as tell:
 
             def progress(done: int, total: int) -> None:

@@ -19,7 +19,7 @@ from optimum_htp.cli.workers import Workers
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
 
-__all__ = ["FilesCommand", "Outcome", "add_hub_arguments", "expand", "hub_access"]
+__all__ = ["FilesCommand", "Outcome", "add_files_arguments", "add_hub_arguments", "expand", "hub_access"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +41,13 @@ class FilesCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments that all of them take."""
-        parser.add_argument("files", nargs="+", metavar="FILE", help="ONNX files, folders of them, or globs.")
-        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-        parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
+        add_files_arguments(parser, "ONNX files, folders of them, or globs.")
 
     def execute(self) -> None:
         """Work through the files, report on each, and exit with `exit_code`."""
         from optimum_htp.errors import ArgumentError
 
-        files = expand(self.args.files)
+        files = self.named_files()
         self.partial = {"files": [], "failed": len(files)}
         if not self.takes_urls and (urls := [file for file in files if "://" in file]):
             raise ArgumentError(
@@ -87,6 +85,10 @@ class FilesCommand(Command):
             else:
                 self.show(outcome, several=several)
 
+    def named_files(self) -> list[str]:
+        """Return the files that the arguments stand for."""
+        return expand(self.args.files)
+
     @abstractmethod
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Do what all files need once; return what is done with each."""
@@ -112,6 +114,13 @@ class FilesCommand(Command):
             document = {"file": outcome.file, "error": type(outcome.error).__name__}
             return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
         return {"file": outcome.file, **self.document(outcome)}
+
+
+def add_files_arguments(parser: ArgumentParser, kinds: str) -> None:
+    """Declare the arguments of a command over files; `kinds` says what may be named."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help=kinds)
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
 
 
 def expand(arguments: Sequence[str]) -> list[str]:

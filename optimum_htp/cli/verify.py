@@ -7,15 +7,18 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.display import cut, show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FilesCommand, Outcome, add_files_arguments, add_hub_arguments, expand, hub_access
 from optimum_htp.report.texts import sentence
 
 if TYPE_CHECKING:
+    from optimum_htp.delivery.manifest import ManifestModel
+    from optimum_htp.delivery.work import WrittenFile
     from optimum_htp.modules.prove import Proof
     from optimum_htp.stamping.verify import Verdict
 
@@ -35,10 +38,14 @@ class VerifyCommand(FilesCommand):
         "be reached.",
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._expected: dict[str, tuple[ManifestModel, WrittenFile]] = {}
+        super().__init__(*args, **kwargs)
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        FilesCommand.parse_args(parser)
+        add_files_arguments(parser, "ONNX files, folders of them, globs, or manifests of batches.")
         parser.add_argument(
             "--weights",
             action="store_true",
@@ -50,24 +57,39 @@ class VerifyCommand(FilesCommand):
         parser.add_argument("--revision", help="With --model: branch, tag, commit or refs/pr/N.")
         add_hub_arguments(parser)
 
+    def named_files(self) -> list[str]:
+        """Return the files that the arguments stand for: a manifest stands for all that it names."""
+        from optimum_htp.delivery.manifest import is_manifest, read_manifest
+
+        manifests = [argument for argument in self.args.files if is_manifest(argument)]
+        for argument in manifests:
+            self._expected |= {str(path): known for path, known in read_manifest(Path(argument)).files().items()}
+        return [*expand([name for name in self.args.files if name not in manifests]), *self._expected]
+
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
+        from optimum_htp.delivery.manifest import fault
         from optimum_htp.errors import ArgumentError
-        from optimum_htp.stamping.verify import verify_metadata
+        from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
 
         args, access = self.args, hub_access(self.args)
         if not args.weights and (args.model or args.revision):
             raise ArgumentError("--model and --revision say what --weights are held against: give that too.")
         if args.revision and not args.model:
             raise ArgumentError("--revision is for --model: a file says its own commit.")
-        if not args.weights:
-            return lambda file: _Checked(verify_metadata(file, access))
         from optimum_htp.cli.bars import bar
         from optimum_htp.modules.prove import prove_weights
 
         def check(file: str) -> _Checked:
+            known = self._expected.get(file)
+            if known is not None and (reason := fault(Path(file), known[1])) is not None:
+                return _Checked(Verdict(Status.INVALID, reason))
+            if known is not None and not file.endswith(".onnx"):
+                return _Checked(Verdict(Status.OK, "it is the manifest's"))
             verdict = None if args.model else verify_metadata(file, access)
-            if verdict is not None and verdict.status.value:
+            if known is not None and verdict is not None and (reason := _other_commit(verdict, known[0])) is not None:
+                verdict = Verdict(Status.INVALID, reason, verdict.metadata)
+            if not args.weights or (verdict is not None and verdict.status.value):
                 return _Checked(verdict)
             with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:
                 proof = prove_weights(file, args.model, revision=args.revision, access=access, progress=progress)
@@ -98,6 +120,14 @@ class VerifyCommand(FilesCommand):
         """Return the code of what is wrong, 1 where different things are."""
         codes = {1 if outcome.error is not None else outcome.value.code for outcome in outcomes} - {0}
         return codes.pop() if len(codes) == 1 else int(bool(codes))
+
+
+def _other_commit(verdict: Verdict, expected: ManifestModel) -> str | None:
+    """Return in what a file's record contradicts the manifest that names the file."""
+    commit = verdict.metadata.hub_sha if verdict.metadata is not None else None
+    if commit == expected.commit:
+        return None
+    return f"It is from {commit or 'no commit'}, and the manifest says {expected.commit or 'none'}."
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from optimum_htp.delivery.jobs import Job
 from optimum_htp.delivery.journal import Journal
-from optimum_htp.delivery.work import Outcome, export_job, fetch_job
+from optimum_htp.delivery.work import Outcome, WrittenFile, export_job, fetch_job
 from optimum_htp.errors import ArgumentError, JobError, JobLostError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
@@ -114,8 +114,12 @@ def _done(job: Job, batch: _Batch) -> Outcome:
         )
     exported = _exported(before, batch.output / job.output)
     outcome = _result(batch.downloads.submit(fetch_job, job, batch.access, exported))
+    if job.commit is not None and outcome.commit != job.commit:  # the revision has moved, or is gone
+        job = replace(job, revision=job.commit)
+        outcome = _result(batch.downloads.submit(fetch_job, job, batch.access, exported))
     if outcome.state == "whole":
-        return outcome
+        files = tuple(WrittenFile(file["name"], file["size"], file["sha256"]) for file in before["files"])
+        return replace(outcome, task=before.get("task"), files=files)
     batch.journal.start(job)
     if outcome.state == "done":
         cached = replace(batch.access, force_download=False)  # it has just been downloaded
@@ -139,7 +143,7 @@ def _exported(entry: dict[str, Any], folder: Path) -> str | None:
     if commit is None or entry.get("state") != "done":
         return None
     try:
-        files = [(folder / file["name"], file["size"]) for file in entry["files"]]
+        files = [(folder / file["name"], file["size"]) for file in entry["files"] if file["sha256"]]
         whole = files and all(
             path.stat().st_size == size and (path.suffix != ".onnx" or _commit_of(path) == commit)
             for path, size in files

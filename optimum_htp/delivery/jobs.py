@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from optimum_htp.errors import BatchListError
 
-__all__ = ["Job", "jobs_from_lines", "read_jobs"]
+__all__ = ["Job", "is_inside", "jobs_from_lines", "read_jobs", "refused_options"]
 
 # What is said of the batch as a whole; a list may come from somebody else, and says nothing of this machine.
-_NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir"}
+_NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Job:
         output: Folder of the export, relative to the batch's; unique in a batch.
         task: Optimum task; `auto` infers it.
         options: Further arguments of `HTPExporter.export`.
+        commit: What is exported, wherever the revision has moved to; None for where the revision is.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Job:
     revision: str | None = None
     task: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    commit: str | None = None
 
 
 def read_jobs(path: Path, options: Mapping[str, Any] | None = None) -> list[Job]:
@@ -111,13 +113,13 @@ def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
     for name, value in (("revision", revision), ("task", task), ("output", output)):
         if value is not None and (not isinstance(value, str) or not value):
             raise ValueError(f'"{name}" is no text')
-    if refused := sorted(_NOT_OF_A_LINE & rest.keys()):
+    if refused := refused_options(rest):
         raise ValueError(f'"{refused[0]}" is said for all models of a batch, by an argument of the command')
     common = dict(options)
     common_task = common.pop("task", "auto")
     if output is None:
         output = _folder_for(model, revision)
-    elif not _is_inside(output):
+    elif not is_inside(output):
         raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
     return Job(model, output, revision, task or common_task, {**common, **rest})
 
@@ -129,11 +131,17 @@ def _folder_for(model: str, revision: str | None) -> str:
     name, _, named = model.partition("@")
     revision = revision or named
     folder = f"{name}@{revision.replace('/', '-')}" if revision else name
-    if not _is_inside(folder):
+    if not is_inside(folder):
         raise ValueError(f"{model!r} is neither a folder here nor a model of a Hub")
     return folder
 
 
-def _is_inside(folder: str) -> bool:
+def refused_options(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of those options that a list or a manifest may not bring along."""
+    return sorted(_NOT_OF_A_LINE & options.keys())
+
+
+def is_inside(folder: str) -> bool:
+    """Tell whether a relative path stays where it begins."""
     path = PurePosixPath(folder)
     return not path.is_absolute() and ".." not in path.parts and bool(path.parts) and "\\" not in folder

@@ -19,7 +19,7 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from tests.support.hub_uploads import Uploads
 
@@ -92,6 +92,10 @@ class LoopbackHub:
         """Tokens that may open pull requests in repos of others."""
         self.stored: dict[str, bytes] = {}
         """The large files that were uploaded, by their sha256."""
+        self.collections: dict[str, list[tuple[str, str]]] = {}
+        """Types and ids of the items of each collection, by its slug."""
+        self.page = 1000
+        """How many models a list has on a page."""
         self.latency = 0.0
         """Seconds that every answer takes."""
         self.status: int | None = None
@@ -192,12 +196,47 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
         if parts == ["api", "whoami-v2"]:
             names = sorted(self.hub.writers.get(self._token() or "", ()))
             return self._json({"type": "user", "name": names[0]}) if names else self._error(401, None, "Who are you?")
+        if parts[:2] == ["api", "collections"]:
+            return self._collection("/".join(parts[2:]))
+        if parts == ["api", "models"]:
+            return self._models(parse_qs(url.query))
         if parts[:2] == ["api", "models"]:
             return self._api(parts[2:], parse_qs(url.query))
         if "resolve" in parts:
             cut = parts.index("resolve")
             return self._file("/".join(parts[:cut]), parts[cut + 1 :])
         return self._error(404, "EntryNotFound", "No such page")
+
+    def _collection(self, slug: str) -> None:
+        items = self.hub.collections.get(slug)
+        if items is None:
+            return self._error(404, None, "Collection not found")
+        content = [{"_id": f"{at:024}", "id": id, "type": type, "position": at} for at, (type, id) in enumerate(items)]
+        about = {"title": slug, "owner": {}, "lastUpdated": "2026-01-01T00:00:00.000Z", "theme": "blue"}
+        self._json({"slug": slug, "items": content, "private": False, "upvotes": 0, "position": 0, **about})
+
+    def _models(self, query: dict[str, list[str]]) -> None:
+        """List models, a page at a time; the next one's address is in a header."""
+        author, tags = query.get("author", [None])[0], set(query.get("filter", []))
+        found = [
+            repo
+            for name, repo in sorted(self.hub.repos.items())
+            if author in (None, name.partition("/")[0])
+            and tags <= {repo.library_name, repo.pipeline_tag}
+            and (not repo.private or self._allowed(repo))
+        ]
+        if query.get("sort") == ["downloads"]:
+            found.sort(key=lambda repo: -repo.downloads)
+        found = found[: int(query.get("limit", ["1000"])[0])]
+        start = int(query.get("cursor", ["0"])[0])
+        page, after = found[start : start + self.hub.page], start + self.hub.page
+        query = {**query, "cursor": [str(after)]}
+        following = f'<{self.hub.url}/api/models?{urlencode(query, doseq=True)}>; rel="next"'
+        content = [_info(repo, repo.refs["main"], with_card=False, with_blobs=False) for repo in page]
+        body = json.dumps(content).encode()
+        self._send(
+            200, body, {"Content-Type": "application/json", **({"Link": following} if after < len(found) else {})}
+        )
 
     def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
         known = {"revision", "tree", "commits", "refs"}

@@ -1,0 +1,258 @@
+"""The manifest of a batch: every file that was exported, with its digest, from which commit, and how.
+
+    {"optimum_htp_manifest": 1,
+     "folder": ".",
+     "versions": {"optimum-htp": "0.1.0", "torch": "2.13.0", …},
+     "models": [{"model": "org/name", "revision": null, "commit": "…", "output": "org/name", "task": "…",
+                 "options": {"opset": 17}, "files": [{"name": "model.onnx", "size": 1, "sha256": "…"}]}]}
+
+`folder` is the batch's, relative to the manifest's own; a model's `output` is in there, and its files in that. Read
+from somebody else it is untrusted: names that lead out are refused, and so is whatever is said of a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.delivery.jobs import Job, is_inside, refused_options
+from optimum_htp.delivery.work import Outcome, WrittenFile
+from optimum_htp.errors import ManifestError
+from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.version import __version__
+
+__all__ = [
+    "Manifest",
+    "ManifestModel",
+    "differences",
+    "fault",
+    "is_manifest",
+    "manifest_of",
+    "read_manifest",
+    "versions_here",
+]
+
+_KEY: Final = "optimum_htp_manifest"
+_VERSION: Final = 1
+_LARGEST: Final = 1 << 26  # bytes: some 200,000 files
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_CHUNK: Final = 1 << 20
+_STACK: Final = ("optimum", "optimum-onnx", "transformers", "diffusers", "huggingface_hub", "torch", "onnx")
+"""What an export's bytes depend on."""
+
+
+@dataclass(frozen=True)
+class ManifestModel:
+    """One model of a batch.
+
+    Attributes:
+        model: Repo id or folder, as the batch was told.
+        revision: What it was asked for at; None for the default branch.
+        commit: What was exported; None for a folder.
+        output: Folder of the export, in the batch's.
+        task: Optimum task that was exported.
+        options: Further arguments of the export.
+        files: What was written.
+    """
+
+    model: str
+    output: str
+    task: str
+    revision: str | None = None
+    commit: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[WrittenFile, ...] = ()
+
+    def job(self) -> Job:
+        """Return what exports it again, at its commit."""
+        return Job(self.model, self.output, self.revision, self.task, dict(self.options), commit=self.commit)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a batch exported.
+
+    Attributes:
+        folder: The batch's folder.
+        models: What is in there.
+        versions: Versions of what exported them, by distribution.
+    """
+
+    folder: Path
+    models: tuple[ManifestModel, ...]
+    versions: Mapping[str, str]
+
+    def files(self) -> dict[Path, tuple[ManifestModel, WrittenFile]]:
+        """Return all files by their paths."""
+        return {self.folder / model.output / file.name: (model, file) for model in self.models for file in model.files}
+
+    def write(self, path: Path) -> None:
+        """Write it to a file.
+
+        Raises:
+            ManifestError: The file cannot be written.
+        """
+        content = {
+            _KEY: _VERSION,
+            "folder": Path(os.path.relpath(self.folder, path.parent)).as_posix(),
+            "versions": dict(self.versions),
+            "models": [asdict(model) for model in self.models],
+        }
+        try:
+            with replaced_atomically(path) as stream:
+                stream.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error
+
+
+def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, Outcome], folder: Path) -> Manifest:
+    """Return the manifest of those jobs that are done, by their folders."""
+    models = []
+    for job in sorted(jobs, key=lambda job: job.output):
+        outcome = outcomes[job.output]
+        if outcome.state in ("done", "whole"):
+            refused = refused_options(job.options)
+            options = {
+                name: value
+                for name, value in job.options.items()
+                if value not in (None, False) and name not in refused
+            }
+            task = outcome.task or job.task
+            models.append(
+                ManifestModel(job.model, job.output, task, job.revision, outcome.commit, options, outcome.files)
+            )
+    return Manifest(folder, tuple(models), versions_here())
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of what an export's bytes depend on, by distribution."""
+    found = {"optimum-htp": __version__}
+    for name in _STACK:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def is_manifest(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is that of a manifest: a JSON file, and none of the other kinds that there are."""
+    return os.fspath(path).endswith(".json") and Path(path).is_file()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ManifestError: It cannot be read, is none, or names files outside its folder.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST} bytes")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or _KEY not in content:
+            raise ValueError("it is JSON, but no manifest of a batch")
+        if content[_KEY] != _VERSION:
+            raise ValueError(f"it is of version {content[_KEY]!r}, and this release reads version {_VERSION}")
+        folder = _text(content, "folder")
+        if Path(folder).is_absolute():
+            raise ValueError("its folder is not relative to it")
+        models = tuple(_model(model) for model in _list(content, "models"))
+        versions = content.get("versions", {})
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"{path} cannot be read as a manifest: {error}. `optimum-cli htp batch … --manifest FILE` writes one."
+        ) from error
+    outputs = [model.output for model in models]
+    if len(set(outputs)) != len(outputs):
+        raise ManifestError(f"{path} has two models in one folder. Write it anew.")
+    return Manifest(path.parent / folder, models, versions if isinstance(versions, dict) else {})
+
+
+def _model(content: Any) -> ManifestModel:
+    if not isinstance(content, dict):
+        raise ValueError("one of its models is no JSON object")
+    name, output = _text(content, "model"), _text(content, "output")
+    if not is_inside(output):
+        raise ValueError(f"{output!r} leads out of its folder")
+    options = content.get("options", {})
+    if not isinstance(options, dict):
+        raise ValueError(f"the options of {name!r} are no JSON object")
+    if refused := refused_options(options):
+        raise ValueError(f"the options of {name!r} have {refused[0]!r}, which is for whoever runs a batch to say")
+    commit, revision = content.get("commit"), content.get("revision")
+    if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
+        raise ValueError(f"the commit of {name!r} is none")
+    if revision is not None and not isinstance(revision, str):
+        raise ValueError(f"the revision of {name!r} is no text")
+    files = tuple(_file(file) for file in _list(content, "files"))
+    return ManifestModel(name, output, _text(content, "task"), revision, commit, options, files)
+
+
+def _file(content: Any) -> WrittenFile:
+    if not isinstance(content, dict):
+        raise ValueError("one of its files is no JSON object")
+    name, size, digest = _text(content, "name"), content.get("size"), _text(content, "sha256")
+    if not is_inside(name):
+        raise ValueError(f"{name!r} leads out of its folder")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not _SHA256.fullmatch(digest):
+        raise ValueError(f"size or sha256 of {name!r} is none")
+    return WrittenFile(name, size, digest)
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    value = content.get(key)
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f'"{key}" is no text')
+    return value
+
+
+def _list(content: Mapping[str, Any], key: str) -> list[Any]:
+    value = content.get(key)
+    if not isinstance(value, list):
+        raise ValueError(f'"{key}" is no list')
+    return value
+
+
+def fault(path: Path, expected: WrittenFile) -> str | None:
+    """Return what is wrong with a file that a manifest tells of, or None. Reads all of it."""
+    try:
+        size = path.stat().st_size
+        if size != expected.size:
+            return f"It has {size} bytes, and the manifest says {expected.size}."
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        return f"The manifest names it, and it cannot be read: {error.strerror or error}."
+    found = digest.hexdigest()
+    return None if found == expected.sha256 else f"Its sha256 is {found}, and the manifest says {expected.sha256}."
+
+
+def differences(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> list[str]:
+    """Return the files, relative to the batch's folder, that were reproduced with other bytes, or not at all."""
+    different = []
+    for model in manifest.models:
+        outcome = outcomes.get(model.output)
+        if outcome is None or outcome.state not in ("done", "whole"):
+            continue  # its failure has been told
+        theirs, ours = _digests(model.files), _digests(outcome.files)
+        different += [
+            f"{model.output}/{name}"
+            for name in sorted(theirs.keys() | ours.keys())
+            if theirs.get(name) != ours.get(name)
+        ]
+    return different
+
+
+def _digests(files: Sequence[WrittenFile]) -> dict[str, str]:
+    return {file.name: file.sha256 for file in files}

@@ -1,0 +1,86 @@
+"""What the Hugging Face Hub lists: the models of a collection, and those of an author."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.errors import HFHubIntegrationError, HubServerError, ModelListNotFoundError, OfflineError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.http import causes
+from optimum_htp.hubs.refusals import translated_errors
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["models_of_author", "models_of_collection"]
+
+_NOT_FOUND: Final = (401, 404)  # the Hub answers 401 for what is private or is not there
+
+
+def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
+    """Return the repo ids of a collection's models, in its order, and how many of its items are no models.
+
+    Args:
+        slug: `author/title-id`, or the address of the collection's page.
+        access: How to reach the Hub.
+
+    Raises:
+        ModelListNotFoundError: There is no such collection, or the token may not see it.
+        HubUnreachableError: The Hub could not be asked.
+    """
+    slug = slug.rstrip("/").rpartition("/collections/")[2]
+    with _asking(f"the collection {slug}", access) as api:
+        items = api.get_collection(slug).items
+    models = [item.item_id for item in items if item.item_type == "model"]
+    return list(dict.fromkeys(models)), len(items) - len(models)
+
+
+def models_of_author(author: str, tags: Sequence[str], limit: int | None, access: HubAccess) -> list[str]:
+    """Return the repo ids of an author's models, by name.
+
+    Args:
+        author: User or organization.
+        tags: Tags that each of them has: a task, a library, a language, `license:mit`.
+        limit: The most that are wanted, the most downloaded first; None for all.
+        access: How to reach the Hub.
+
+    Raises:
+        ModelListNotFoundError: The author has no such models.
+        HubUnreachableError: The Hub could not be asked.
+    """
+    with _asking(f"the models of {author}", access) as api:
+        options: dict[str, Any] = {} if limit is None else {"sort": "downloads", "limit": limit}
+        found = api.list_models(author=author, filter=list(tags) or None, **options)
+        names = sorted({model.id for model in itertools.islice(found, limit)})
+    if not names:
+        wanted = f" with the tags {', '.join(tags)}" if tags else ""
+        raise ModelListNotFoundError(
+            f"{author} has no models{wanted} that this token may see. Check the name at the Hub, and HF_TOKEN."
+        )
+    return names
+
+
+@contextmanager
+def _asking(what: str, access: HubAccess) -> Iterator[HfApi]:
+    if access.local_files_only:
+        raise OfflineError(f"Only the Hub knows {what}, and local_files_only forbids to ask it. Leave that out.")
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=access.token)
+    try:
+        with translated_errors(what, None):
+            yield api
+    except HFHubIntegrationError as error:
+        statuses = {getattr(getattr(cause, "response", None), "status_code", None) for cause in causes(error)}
+        if statuses & set(_NOT_FOUND):
+            raise ModelListNotFoundError(
+                f"The Hub does not have {what}, or this token may not see it. Check the name, and HF_TOKEN."
+            ) from error
+        raise
+    except (KeyError, TypeError) as error:  # the client takes its fields for granted
+        raise HubServerError(
+            f"What {api.endpoint} answered when asked for {what} is no list of models. Check HF_ENDPOINT."
+        ) from error

@@ -1,0 +1,185 @@
+"""Batches whose models a Hub lists, and the manifests that tell of them: checked, billed, and made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from optimum_htp.delivery.manifest import read_manifest
+from optimum_htp.errors import ManifestError, ModelListNotFoundError
+from optimum_htp.hubs import HubAccess
+from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
+from tests.conftest import optimum_cli
+from tests.test_batch import batch
+
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+
+
+@pytest.fixture
+def shelf(hub, published, model_folder):
+    """An author with three models, one of them private, and a collection of two of them and a dataset."""
+    for name, tag in (("one", "text-classification"), ("two", "text-classification"), ("three", "text-generation")):
+        folder = model_folder("gpt2" if tag == "text-generation" else "bert")
+        hub.add(f"shelf/{name}", folder, pipeline_tag=tag, library_name="transformers", downloads=len(name))
+    hub.add("shelf/secret", model_folder("bert"), private=True, library_name="transformers")
+    hub.collections["shelf/both-0123"] = [("model", "shelf/two"), ("dataset", "shelf/rows"), ("model", "shelf/one")]
+    hub.tokens["hf_shelf"] = {"shelf/secret"}
+    yield hub
+    for name in ("one", "two", "three", "secret"):
+        del hub.repos[f"shelf/{name}"]
+
+
+def test_hub_lists_collections_and_authors(shelf):
+    shelf.page = 2
+    access = HubAccess()
+    assert models_of_collection("shelf/both-0123", access) == (["shelf/two", "shelf/one"], 1)
+    assert models_of_collection(f"{shelf.url}/collections/shelf/both-0123", access) == (["shelf/two", "shelf/one"], 1)
+    assert models_of_author("shelf", (), None, access) == ["shelf/one", "shelf/three", "shelf/two"]
+    assert models_of_author("shelf", ["text-generation"], None, access) == ["shelf/three"]
+    assert models_of_author("shelf", (), 1, access) == ["shelf/three"]
+    assert "shelf/secret" in models_of_author("shelf", (), None, HubAccess(token="hf_shelf"))
+
+
+@pytest.mark.parametrize("ask", [lambda access: models_of_collection("shelf/none-1", access)])
+def test_list_that_is_not_there_is_named(shelf, ask):
+    with pytest.raises(ModelListNotFoundError, match="shelf/none-1"):
+        ask(HubAccess())
+    with pytest.raises(ModelListNotFoundError, match="nobody has no models"):
+        models_of_author("nobody", (), None, HubAccess())
+    with pytest.raises(ModelListNotFoundError, match="with the tags depth-estimation"):
+        models_of_author("shelf", ["depth-estimation"], None, HubAccess())
+
+
+@pytest.mark.slow
+def test_collection_is_exported_checked_billed_and_made_again(shelf, model_folder, tmp_path, empty_home):
+    out, again, manifest = tmp_path / "out", tmp_path / "again", tmp_path / "lists" / "manifest.json"
+    manifest.parent.mkdir()
+    env = {**empty_home, **EPOCH}
+    first = batch("--collection", "shelf/both-0123", out, "--manifest", manifest, "--opset", "17", **env)
+    assert {name: model["state"] for name, model in first.items()} == {"shelf/one": "done", "shelf/two": "done"}
+    written = read_manifest(manifest)
+    assert {model.output: model.commit for model in written.models} == {
+        name: shelf.repos[name].refs["main"] for name in ("shelf/one", "shelf/two")
+    }
+    assert {path.name for path in written.files()} == {"model.onnx"}
+
+    checked = optimum_cli("htp", "verify", manifest, **empty_home)
+    assert checked.stdout.count(": ok: ") == 2
+    bill = optimum_cli("htp", "bom", manifest).stdout
+    assert all(f"pkg:huggingface/{model.model}@{model.commit}" in bill for model in written.models)
+
+    shelf.repos["shelf/one"].commit({"config.json": b"{}"})  # the branch moves on
+    made = batch("--from-manifest", manifest, again, **env)
+    assert {model["state"] for model in made.values()} == {"done"}
+    for path, (model, file) in written.files().items():
+        assert (again / model.output / file.name).read_bytes() == path.read_bytes()
+
+    whole = batch("--from-manifest", manifest, out, "--manifest", tmp_path / "second.json", **env)
+    assert {model["state"] for model in whole.values()} == {"whole"}
+    assert read_manifest(tmp_path / "second.json").models == written.models
+
+    other = optimum_cli(*("htp", "batch", "--from-manifest", manifest, tmp_path / "later"), check=False, **empty_home)
+    assert other.returncode == 3
+    assert "shelf/two/model.onnx: DIFFERS from the manifest" in other.stdout
+    assert "is SOURCE_DATE_EPOCH what it was?" in other.stdout
+
+
+def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
+    shutil.copytree(exported("bert"), tmp_path / "tiny" / "bert")
+    file = tmp_path / "tiny" / "bert" / "model.onnx"
+    known = optimum_cli("htp", "info", file, "--json").stdout
+    commit = json.loads(known)["files"][0]["record"]["hub_sha"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    content = {
+        "optimum_htp_manifest": 1,
+        "folder": ".",
+        "versions": {},
+        "models": [
+            {
+                "model": "tiny/bert",
+                "output": "tiny/bert",
+                "task": "text-classification",
+                "commit": commit,
+                "files": [{"name": "model.onnx", "size": file.stat().st_size, "sha256": digest}],
+            }
+        ],
+    }
+    manifest = tmp_path / "manifest.json"
+
+    def verify(change):
+        changed = json.loads(json.dumps(content))
+        change(changed["models"][0])
+        manifest.write_text(json.dumps(changed))
+        return optimum_cli("htp", "verify", manifest, check=False)
+
+    assert verify(lambda model: None).returncode == 0
+    done = verify(lambda model: model["files"][0].update(sha256="0" * 64))
+    assert (done.returncode, done.stderr.count("the manifest says 000000")) == (1, 1)
+    done = verify(lambda model: model["files"][0].update(size=3))
+    assert (done.returncode, "the manifest says 3." in done.stderr) == (1, True)
+    done = verify(lambda model: model.update(commit="1" * 40))
+    assert (done.returncode, f"It is from {commit}" in done.stderr) == (1, True)
+    done = verify(lambda model: model["files"][0].update(name="gone.onnx"))
+    assert (done.returncode, "cannot be read" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda content: content.clear(), "no manifest"),
+        (lambda content: content.update(optimum_htp_manifest=2), "version 2"),
+        (lambda content: content.update(folder="/etc"), "not relative"),
+        (lambda content: content["models"][0].update(output="../up"), "leads out"),
+        (lambda content: content["models"][0]["files"][0].update(name="/etc/passwd"), "leads out"),
+        (lambda content: content["models"][0]["files"][0].update(size=-1), "size or sha256"),
+        (lambda content: content["models"][0]["files"][0].update(sha256="A" * 64), "size or sha256"),
+        (lambda content: content["models"][0].update(commit="main"), "commit"),
+        (lambda content: content["models"][0].update(options={"trust_remote_code": True}), "whoever runs a batch"),
+        (lambda content: content["models"][0].update(options={"token": "x"}), "whoever runs a batch"),
+        (lambda content: content["models"].append(content["models"][0]), "two models in one folder"),
+    ],
+)
+def test_manifest_of_a_stranger_is_refused_for_a_reason(tmp_path, change, told):
+    file = {"name": "model.onnx", "size": 1, "sha256": "0" * 64}
+    model = {"model": "org/name", "output": "org/name", "task": "x", "commit": "0" * 40, "files": [file]}
+    content = {"optimum_htp_manifest": 1, "folder": ".", "versions": {}, "models": [model]}
+    change(content)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match=told):
+        read_manifest(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ManifestError, match="cannot be read as a manifest"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("list", "out", "--collection", "a/b"), "in place of LIST"),
+        (("--collection", "a/b", "--author", "c", "out"), "not allowed with"),
+        (("list", "out", "--filter", "x"), "give that too"),
+        (("--author", "shelf", "--limit", "0", "out"), "at least 1"),
+        (("--collection", "a/b"), "required: OUT"),
+        (("--from-manifest", "none.json", "out"), "cannot be read as a manifest"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_named(arguments, told):
+    done = optimum_cli("htp", "batch", *arguments, check=False)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_source_may_stand_anywhere(shelf, tmp_path):
+    for arguments in (
+        ("--author", "nobody", tmp_path / "out"),
+        (tmp_path / "out", "--author", "nobody"),
+        ("--jobs", "1", "--author", "nobody", "--timeout", "9", tmp_path / "out"),
+        (tmp_path / "out", "--timeout", "9", "--author", "nobody"),
+    ):
+        done = optimum_cli("htp", "batch", *arguments, check=False)
+        assert "nobody has no models" in done.stderr, arguments
