@@ -50,7 +50,7 @@ def close(mine, theirs):
     if isinstance(theirs, (list, dict)):
         keys = range(len(theirs)) if isinstance(theirs, list) else theirs
         return len(mine) == len(theirs) and all(close(mine[key], theirs[key]) for key in keys)
-    if isinstance(theirs, float):
+    if isinstance(theirs, (float, np.floating)):
         return abs(mine - theirs) < 1e-3
     if isinstance(theirs, Image.Image):
         return np.abs(np.asarray(mine, int) - np.asarray(theirs, int)).max() <= 1
@@ -66,12 +66,10 @@ print("all")
 SHORT = {"generate_kwargs": {"max_new_tokens": 5}}
 TASKS = {
     "whisper": ("automatic-speech-recognition", "sound", SHORT),
-    "data2vec-audio": ("automatic-speech-recognition", "sound", {}),
     "wavlm": ("audio-classification", "sound", {}),
     "resnet": ("image-classification", "picture", {}),
     "swin2sr": ("image-to-image", "picture", {}),
     "trocr": ("image-to-text", "picture", SHORT),
-    "clip": ("zero-shot-image-classification", "picture", {"candidate_labels": ["the small cat", "a big dog"]}),
     "gpt2": ("text-generation", "text", {"max_new_tokens": 5, "do_sample": False}),
     "bart": ("text2text-generation", "text", {"max_new_tokens": 5}),
     "bert": ("fill-mask", "masked", {}),
@@ -81,8 +79,9 @@ TASKS = {
 }
 
 
-def test_both_pipeline_functions_answer_as_pytorch_does(zoo_export, tmp_path):
-    pipelines = {}
+def test_both_pipeline_functions_answer_as_pytorch_does(zoo_export, exported, model_folder, tmp_path):
+    ctc = moved(exported("wav2vec2"), tmp_path / "wav2vec2")
+    pipelines = {"wav2vec2": (str(ctc), str(model_folder("wav2vec2")), "automatic-speech-recognition", "sound", {})}
     for name, (task, what, options) in TASKS.items():
         made = zoo_export(name)
         pipelines[name] = str(moved(made.output, tmp_path / name)), str(made.model), task, what, options
