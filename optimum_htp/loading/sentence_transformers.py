@@ -16,7 +16,7 @@ from optimum_htp.metadata import read_record
 from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
-from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files, within_order
+from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files
 
 __all__ = ["sentence_file"]
 
@@ -55,6 +55,6 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
             return None
         wanted = [name]
     hub = plugins.hub(record.hub_provider)
-    wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, within_order(access))
+    wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, access)
     path = find_files(wanted_files) / name
     return path if path.is_file() else None
