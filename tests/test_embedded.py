@@ -211,6 +211,19 @@ def test_preprocessors_folder_is_named_by_its_content_and_used_again(bert, home,
     assert not [path for path in home.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("what", ["a file", "a file above it"])
+def test_home_that_cannot_be_written_is_replaced_by_a_temporary_folder(what, bert, home):
+    taken = home if what == "a file" else home.parents[1]
+    taken.parent.mkdir(parents=True, exist_ok=True)
+    taken.write_text("not a folder")
+    first, second = (AutoTokenizer.from_pretrained(bert) for _ in range(2))
+    assert first("a cat").input_ids == second("a cat").input_ids
+    made = embedded_in(bert, read_record(bert)).folder()
+    assert made.name.startswith("optimum-htp-")
+    assert embedded_in(bert, read_record(bert)).folder() == made
+    assert taken.read_text() == "not a folder"
+
+
 @pytest.mark.slow
 def test_sixteen_processes_make_one_folder(exported, tmp_path):
     path, home = exported("minilm") / "model.onnx", tmp_path / "home"

@@ -136,13 +136,9 @@ def test_mirror_is_a_web_server_too(bert, mirrored, web, hub, tmp_path, monkeypa
     assert tokenizer.tokenize("the cat") == ["the", "cat"]
     assert model.config.id2label[0] == "LABEL 0"
     (mirrored / "config.json").write_text("{}")
-    with pytest.raises(DownloadError, match="No mirror"):
-        fetch_alone(bert, tmp_path / "colder", monkeypatch)
-
-
-def fetch_alone(path, cache, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "mirror")
-    return AutoConfig.from_pretrained(path, cache_dir=cache)
+    with pytest.raises(DownloadError, match="No mirror"):
+        AutoConfig.from_pretrained(bert, cache_dir=tmp_path / "colder")
 
 
 def test_mirror_is_asked_after_the_cache_and_before_the_hub(bert, mirrored, hub, access, tmp_path):

@@ -19,7 +19,7 @@ from optimum_htp.origin.config_content import needs_code
 from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.names import MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, parse_json, read_json
 from optimum_htp.origin.resolution import BESIDE, CACHE, EMBEDDED, HUB, asks, order
 
@@ -35,7 +35,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
-_LOADED_FROM: Final = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", _CONFIG)
+_LOADED_FROM: Final = (*PREPROCESSOR_CONFIGS, _CONFIG)
 
 
 def config_source(
