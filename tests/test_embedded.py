@@ -32,6 +32,7 @@ from optimum_htp.origin.embedding import embeddable
 from optimum_htp.origin.remote_file import read_remote_header
 from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
+from tests.support.alone import run_alone
 
 KEYS = {"hf_embedded_files", "hf_embedded_in", "hf_embedded_zip"}
 
@@ -210,52 +211,17 @@ def test_preprocessors_folder_is_named_by_its_content_and_used_again(bert, home,
     assert not [path for path in home.iterdir() if path.name.startswith(".")]
 
 
-LOAD = """
-import sys
-def forbid(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.bind"):
-        raise RuntimeError(f"a socket: {event} {arguments}")
-sys.addaudithook(forbid)
-"""
-
-
-def load_alone(code, home, **options):
-    """Run code in a process without a Hub, a cache and sockets."""
-    env = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", **options.pop("env", {})}
-    env = {name: value for name, value in env.items() if value is not None}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD + code], env=env, capture_output=True, text=True, timeout=300, **options
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_everything_loads_with_sockets_forbidden(exported, tmp_path, zoo_export):
-    """Both pipeline functions, the classes, OptimumONNXModel and SentenceTransformer, in one process."""
-    classifier, encoder = exported("bert") / "model.onnx", exported("minilm")
-    code = f"""
-from optimum_htp import OptimumONNXModel
-from optimum.onnxruntime import ORTModelForSeq2SeqLM
-from optimum.pipelines import pipeline as optimum_pipeline
-from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer, pipeline
-text = "the small cat ran"
-bert = {str(classifier)!r}
-model, tokenizer = OptimumONNXModel.from_onnx(bert)
-scores = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1).max().item()
-for one in (pipeline, optimum_pipeline):
-    options = dict(accelerator="ort") if one is optimum_pipeline else {{}}
-    assert abs(one(model=bert, **options)(text)[0]["score"] - scores) < 1e-5
-t5, tokenizer = OptimumONNXModel.from_onnx({str(exported("t5") / "encoder_model.onnx")!r})
-assert t5.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=4).shape == (1, 5)
-images = OptimumONNXModel.from_onnx({str(exported("vit") / "model.onnx")!r})[1]
-assert images.size
-encoder = SentenceTransformer({str(encoder)!r}, backend="onnx")
-assert [type(module).__name__ for module in encoder] == ["Transformer", "Pooling", "Normalize"]
-assert encoder.encode([text]).shape == (1, 384)
-"""
-    load_alone(code, tmp_path / "home")
+@pytest.mark.parametrize("what", ["a file", "a file above it"])
+def test_home_that_cannot_be_written_is_replaced_by_a_temporary_folder(what, bert, home):
+    taken = home if what == "a file" else home.parents[1]
+    taken.parent.mkdir(parents=True, exist_ok=True)
+    taken.write_text("not a folder")
+    first, second = (AutoTokenizer.from_pretrained(bert) for _ in range(2))
+    assert first("a cat").input_ids == second("a cat").input_ids
+    made = embedded_in(bert, read_record(bert)).folder()
+    assert made.name.startswith("optimum-htp-")
+    assert embedded_in(bert, read_record(bert)).folder() == made
+    assert taken.read_text() == "not a folder"
 
 
 @pytest.mark.slow
@@ -321,7 +287,7 @@ def test_containers_without_a_home_a_name_or_a_disk(exported, tmp_path):
             code = TOKENIZE.format(path=str(path))
             environment = {**env, "HF_HOME": home or None, "XDG_CACHE_HOME": None}
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(theirs)  # else PyTorch asks for the user's name
-            assert "[" in load_alone(code, home, env=environment, **nobody)
+            assert "[" in run_alone(code, home, env=environment, **nobody)
     finally:
         for folder, mode in modes.items():
             folder.chmod(mode)

@@ -300,7 +300,9 @@ def test_path_in_the_cache_is_exported_as_the_hub_model(export, bert, tmp_path):
 def test_verify_hub_reads_back_and_resolves(export, bert, hub, tmp_path):
     with hub.recorded() as requests:
         export("tiny/bert", tmp_path / "out", verify_hub=True)
-    assert sum(request.path.startswith("/api/models/tiny/bert") for request in requests) == 2
+    asked = [request.path for request in requests if request.path.startswith("/api/models/tiny/bert")]
+    assert len(asked) == 3
+    assert "/tree/" in asked[-1]  # which has the digests of what is embedded
     assert sum(request.path.endswith("config.json") and request.method == "GET" for request in requests) >= 2
 
 
@@ -311,6 +313,16 @@ def test_verify_hub_fails_where_the_hub_cannot_confirm(export, bert, hub, model_
         export("tiny/bert", tmp_path / "out", verify_hub=True)
     with pytest.raises(VerificationError, match="local model"):
         export(model_folder("bert"), tmp_path / "out", verify_hub=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_hub_names_the_file_that_is_not_the_commits(export, bert, tmp_path, access):
+    export("tiny/bert", tmp_path / "first", cache_dir=access.cache_dir)
+    (cached,) = access.cache_dir.rglob("snapshots/*/tokenizer_config.json")
+    cached.write_bytes(cached.read_bytes() + b" ")
+    export("tiny/bert", tmp_path / "second", cache_dir=access.cache_dir)
+    with pytest.raises(VerificationError, match=r"tokenizer_config\.json"):
+        export("tiny/bert", tmp_path / "out", cache_dir=access.cache_dir, verify_hub=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HTPExporter, OptimumONNXModel
 from optimum_htp.errors import ArgumentError, DownloadError, HubUnreachableError, MirrorError, ModelNotFoundError
@@ -66,6 +70,22 @@ def folder(tmp_path):
     return tmp_path / "mirror"
 
 
+@pytest.fixture
+def web(folder):
+    """The mirror's folder, served by Python's own web server; yield its address."""
+    folder.mkdir(exist_ok=True)
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
 @pytest.fixture(params=["folder", "s3"])
 def url(request, folder):
     return folder.as_uri() if request.param == "folder" else request.getfixturevalue("s3")
@@ -102,6 +122,23 @@ def test_what_came_from_a_mirror_is_asked_for_once(bert, s3, hub, access, monkey
     monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", "s3://no-such-bucket/at-all")
     assert fetch("huggingface", "tiny/bert", record.hub_sha, record.config_files, cold) == first
     assert fetch("huggingface", "tiny/bert", record.hub_sha, [*record.config_files, "no-such.json"], cold) == first
+
+
+@pytest.mark.parametrize("order", ["", "mirror", "cache,mirror"])
+def test_mirror_is_a_web_server_too(bert, mirrored, web, hub, tmp_path, monkeypatch, order):
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", web)
+    if order:
+        monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", order)
+    with hub.recorded() as requests:
+        tokenizer = AutoTokenizer.from_pretrained(bert, cache_dir=tmp_path / "cold")
+        model, _ = OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "cold")
+    assert requests == []
+    assert tokenizer.tokenize("the cat") == ["the", "cat"]
+    assert model.config.id2label[0] == "LABEL 0"
+    (mirrored / "config.json").write_text("{}")
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "mirror")
+    with pytest.raises(DownloadError, match="No mirror"):
+        AutoConfig.from_pretrained(bert, cache_dir=tmp_path / "colder")
 
 
 def test_mirror_is_asked_after_the_cache_and_before_the_hub(bert, mirrored, hub, access, tmp_path):

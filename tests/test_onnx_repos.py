@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx
 import pytest
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, pipeline
 
-from optimum_htp import OptimumONNXModel
-from optimum_htp.errors import ConfigLoadError
+from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp.errors import ConfigLoadError, ModelNotFoundError, OnnxFileNotFoundError
 from tests.conftest import run_python
 
 
@@ -102,3 +102,57 @@ def _error_of(call):
     with pytest.raises(Exception) as caught:
         call()
     return caught.value
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Hugging Face's home of this process, empty: what is embedded is unpacked there."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+
+
+def test_what_is_embedded_in_a_repos_file_needs_neither_its_origin_nor_the_model(hub, bert_repo, cache, home):
+    hub.repos["tiny/bert"].private = True
+    with hub.recorded() as requests:
+        config = AutoConfig.from_pretrained(bert_repo, cache_dir=cache)
+        tokenizer = AutoTokenizer.from_pretrained(bert_repo, cache_dir=cache)
+    assert config.id2label[0] == "LABEL 0"
+    assert tokenizer.tokenize("the cat") == ["the", "cat"]
+    assert not [request for request in requests if "tiny/bert" in request.path]
+    ranges = [request for request in requests if request.path.endswith(".onnx") and request.method == "GET"]
+    assert {request.status for request in ranges} == {206}
+    sent = []
+    hub.tamper = lambda method, url, status, body, headers: sent.append(len(body)) or (status, body, headers)
+    assert AutoTokenizer.from_pretrained(bert_repo, cache_dir=cache).is_fast
+    assert max(sent) <= 64 * 1024  # of what is embedded there is a folder now
+
+
+def test_local_models_configs_are_had_from_a_repo_of_its_file(hub, model_folder, cache, home, tmp_path):
+    HTPExporter().export(model_folder("t5"), tmp_path / "out", do_validation=False)
+    for name in ("config.json", "generation_config.json"):
+        (tmp_path / "out" / name).unlink()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.onnx")}
+    hub.add("shipped/local", {name: files[name] for name in sorted(files)[::-1]})
+    assert AutoConfig.from_pretrained("shipped/local", cache_dir=cache).model_type == "t5"
+    assert AutoTokenizer.from_pretrained("shipped/local", cache_dir=cache)("a cat").input_ids
+
+
+def test_file_of_a_repo_is_named_by_its_url(hub, exported, cache, home):
+    body = (exported("bert") / "model.onnx").read_bytes()
+    repo = hub.add("shipped/many", {"config.json": b'{"model_type": "gpt2"}', "a/one.onnx": body, "two.onnx": b"x"})
+    pinned = repo.refs["main"]
+    repo.commit({"readme.md": b"nothing here any more"})
+    url, options = f"hf://shipped/many@{pinned}/a/one.onnx", {"cache_dir": cache}
+    assert AutoConfig.from_pretrained(url, **options).id2label[0] == "LABEL 0"
+    assert AutoTokenizer.from_pretrained(url, **options).tokenize("the cat") == ["the", "cat"]
+    assert not [*cache.rglob("*.onnx")]
+    model = ORTModelForSequenceClassification.from_pretrained(url, **options)
+    assert model.preprocessors[0]("the cat").input_ids
+    assert type(OptimumONNXModel.from_pretrained(url, **options)) is type(model)
+    (answer,) = pipeline(model=url, model_kwargs=options)("the cat")
+    assert answer["label"].startswith("LABEL")
+    with pytest.raises(OnnxFileNotFoundError, match=r"a/one\.onnx in shipped/many"):
+        AutoConfig.from_pretrained("hf://shipped/many/a/one.onnx", **options)
+    with pytest.raises(ModelNotFoundError, match="shipped/none"):
+        ORTModelForSequenceClassification.from_pretrained("hf://shipped/none/model.onnx", **options)

@@ -34,6 +34,7 @@ from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import canonical_task, infer_task, with_past
 from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_id, export_record, plugin_properties
+from optimum_htp.stamping.proof import prove
 from optimum_htp.stamping.stamp import is_reproducible, stamp
 
 __all__ = ["ExportResult", "HTPExporter"]
@@ -333,6 +334,12 @@ def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: 
         if (info.repo_id, info.commit) != (record.hub_id, record.hub_sha):
             raise VerificationError(
                 f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
+            )
+        proof = prove(staged / names[0], record, online)
+        if proof is not None and proof.fault is not None:
+            raise VerificationError(
+                f"The cache does not have the files of {record.source} as the Hub has them: {proof.fault} "
+                "Export again with --force-download."
             )
         with tempfile.TemporaryDirectory() as cache:
             fresh = dataclasses.replace(online, cache_dir=cache)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loading.recognize import may_be_ours
+from optimum_htp.loading.recognize import may_be_ours, names_a_remote_file
 from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def _loading_beside(name: str, call: Call) -> Any:
         if isinstance(source, Path):
             return call.pass_on_with(source, _RESOLVED)
         return _from_memory(name, source, call, options or {})
+    if names_a_remote_file(model_id) and (options := call.options()) is not None:
+        folder = _folder_of_repo(model_id, options, is_config=is_config)
+        return call.pass_on() if folder is None else call.pass_on_with(folder, _RESOLVED)
     try:
         result = call.pass_on()
         if name != "AutoConfig" or not _lacks_config(model_id, call):
@@ -81,18 +84,15 @@ def _lacks_config(model_id: Any, call: Call) -> bool:
 def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: bool) -> Any:
     """Return the folder with the configs of a repo of stamped ONNX files, None where it is no such repo."""
     from optimum_htp.loading.onnx_repos import find_onnx_repo
-    from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
+    from optimum_htp.origin.config_folder import folder_of_record
 
     repo = find_onnx_repo(model_id, options)
-    if repo is None and isinstance(model_id, str):
-        return _folder_of_reference(model_id, options)
-    record = repo.record() if repo is not None else None
-    if repo is None or record is None or record.model_type != "hub":
-        return None
-    trusted = bool(options.get("trust_remote_code"))
-    if is_config:
-        return resolve_configs(record, repo.access, with_code=trusted).folder
-    return resolve_preprocessors(record, repo.access, with_code=trusted).folder
+    if repo is None:
+        return _folder_of_reference(model_id, options) if isinstance(model_id, str) else None
+    record = repo.record()
+    embedded = repo.embedded(record)
+    trusted, slow = bool(options.get("trust_remote_code")), options.get("use_fast") is False
+    return folder_of_record(record, embedded, repo.access, is_config=is_config, with_code=trusted, slow=slow)
 
 
 def _folder_of_reference(model_id: str, options: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks import sessions
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file
+from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file, names_a_remote_file
 
 if TYPE_CHECKING:
     from optimum_htp.loading.onnx_repos import OnnxRepo
@@ -37,18 +37,20 @@ def install(module: ModuleType) -> None:
 
 def _loading_files(call: Call) -> Any:
     model_id = call.subject
-    ours = may_be_ours(model_id, call.get("subfolder"))
-    options = call.options() if ours else None
-    path = _stamped_file(model_id, options) if options is not None else None
+    ours, remote = may_be_ours(model_id, call.get("subfolder")), names_a_remote_file(model_id)
+    options = call.options() if ours or remote else None
+    path = _stamped_file(model_id, options) if ours and options is not None else None
+    repo = _onnx_repo(model_id, options) if remote and options is not None else None
     resolved: tuple[str, ...] = ()  # the options that have played their part
     if path is None:
-        try:
-            return call.pass_on()
-        except FAILURES:
-            options = call.options()
-            repo = _onnx_repo(model_id, options) if options is not None else None
-            if repo is None:
-                raise
+        if repo is None:
+            try:
+                return call.pass_on()
+            except FAILURES:
+                options = call.options()
+                repo = _onnx_repo(model_id, options) if options is not None else None
+                if repo is None:
+                    raise
         if (options or {}).get("config") is None:
             repo.record()  # says why it cannot be loaded, before anything is fetched
         path = repo.fetch()

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loading.recognize import may_be_ours
+from optimum_htp.loading.recognize import may_be_ours, names_a_remote_file
 
 __all__ = ["install"]
 
@@ -21,7 +21,8 @@ def install(module: ModuleType) -> None:
 
 def _completing(call: Call) -> Any:
     model = call.get("model")
-    options = call.options() if may_be_ours(model) or _brings_preprocessors(model) else None
+    ours = may_be_ours(model) or names_a_remote_file(model) or _brings_preprocessors(model)
+    options = call.options() if ours else None
     if options is None:
         return call.pass_on()
     from optimum_htp.loading.pipelines import completed_arguments

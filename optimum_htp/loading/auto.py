@@ -38,7 +38,7 @@ class OptimumONNXModel:
         """Load an ONNX file, or a folder of them, as the class of Optimum's that its task is for.
 
         Args:
-            path: The file, the folder, or a repo of the Hub that holds them.
+            path: The file, the folder, a repo of the Hub that holds them, or `hf://org/name[@revision]/model.onnx`.
             task: Optimum task; `auto` for the one in the file.
             **kwargs: Arguments of `ORTModel.from_pretrained`.
 
@@ -59,7 +59,7 @@ class OptimumONNXModel:
         """Load an ONNX file and the preprocessor of its model.
 
         Args:
-            onnx_path: The file, a folder of them, or a repo of the Hub that holds them.
+            onnx_path: As `path` of `from_pretrained`.
             task: Optimum task; `auto` for the one in the file.
             device: `cpu`, `cuda` or `cuda:N`.
             **kwargs: Arguments of `ORTModel.from_pretrained`.

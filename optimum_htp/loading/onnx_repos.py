@@ -14,14 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError
+from optimum_htp.errors import (
+    ConfigLoadError,
+    HFHubIntegrationError,
+    InvalidModelReferenceError,
+    ModelNotFoundError,
+    OnnxFileNotFoundError,
+)
 from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.loading.recognize import names_a_remote_file
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.commits import find_commit
+from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
 from optimum_htp.origin.references import Reference, has_prefix, parse_reference
-from optimum_htp.origin.remote_file import read_hub_header
+from optimum_htp.origin.remote_embedded import RemoteEmbeddedFiles
+from optimum_htp.origin.remote_file import hub_files, read_hub_header
 
 __all__ = ["OnnxRepo", "find_onnx_repo"]
 
@@ -67,11 +76,37 @@ class OnnxRepo:
         record = ExportMetadata.from_properties(properties)
         if record is None:
             raise ConfigLoadError(
-                f"{self.repo_id} has no {CONFIG}, and its {self.file} does not say which model it came from. If that "
+                f"{self.file} of {self.repo_id} does not say which model it came from. If that "
                 "is one of transformers, fetch the file and stamp it with `optimum-cli htp inject --model ID`; "
                 "any other, such as most of the ONNX Model Zoo, runs in onnxruntime.InferenceSession alone."
             )
         return record
+
+    def embedded(self, record: ExportMetadata) -> EmbeddedFiles | None:
+        """Return the files that travel with the model, None where there are none, or in a file that is not there.
+
+        Args:
+            record: What the file says of itself.
+        """
+        here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
+        if (here / self.file).is_file() and (found := embedded_in(here / self.file, record)) is not None:
+            return found
+        if not record.embedded_files or self.access.local_files_only:
+            return None
+        holder = self.file
+        if record.embedded_in is not None and record.onnx_file is not None:
+            holder = (PurePosixPath(self.file).parents[record.onnx_file.count("/")] / record.embedded_in).as_posix()
+        return RemoteEmbeddedFiles(
+            f"{self.repo_id}/{self.file}",
+            f"{self.repo_id}/{holder}",
+            record.embedded_files,
+            record.export_library,
+            self.hub,
+            self.repo_id,
+            self.commit,
+            holder,
+            self.access,
+        )
 
     def fetch(self) -> Path:
         """Fetch the file, the others of its model, and their external data; return its path in the cache."""
@@ -107,6 +142,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
 
     Raises:
         ConfigLoadError: The repo holds several models.
+        HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
     """
     if not isinstance(model_id, str) or options.get("export"):
         return None
@@ -114,11 +150,16 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         return None
     try:
         access = HubAccess.from_options(options)
+        if names_a_remote_file(model_id):
+            return _named_file(model_id, options.get("revision"), access)
         asked = parse_reference(model_id, options.get("revision"))
         if _has_config(asked, access):
             return None
         commit, files = _contents(asked, access)
-    except HFHubIntegrationError as error:  # what has failed before us says it in its own words
+    except HFHubIntegrationError as error:
+        if names_a_remote_file(model_id):
+            raise
+        # What has failed before us says it in its own words.
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
     hub, repo_id, ref = asked.hub, asked.repo_id, asked.revision or asked.hub.default_revision
@@ -136,6 +177,31 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         if inside:
             return _chosen(inside, OnnxRepo(hub, repo_id, commit, inside[0], (), access, ref))
     return None
+
+
+def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
+    """Return the repo and the file that a URL names.
+
+    Raises:
+        OnnxFileNotFoundError: There is no such file.
+        InvalidModelReferenceError: The URL asks for another revision than is given besides.
+        HFHubIntegrationError: The Hub does not say what is there; the subclass says why.
+    """
+    prefix = url.partition("://")[0]
+    missing: ModelNotFoundError | None = None
+    for repo_id, named, file in hub_files(url):
+        asked = parse_reference(f"{prefix}://{repo_id}" + (f"@{named}" if named else ""), revision)
+        try:
+            commit, files = _contents(asked, access)
+        except ModelNotFoundError as error:
+            missing = missing or error
+            continue
+        if file not in files:
+            raise OnnxFileNotFoundError(f"There is no file {file} in {repo_id} at {commit}. Check repo and path.")
+        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, asked.revision or asked.hub.default_revision)
+    if missing is not None:
+        raise missing
+    raise InvalidModelReferenceError(f"{url} names no file: write {prefix}://organization/repo[@revision]/model.onnx.")
 
 
 def _has_config(asked: Reference, access: HubAccess) -> bool:

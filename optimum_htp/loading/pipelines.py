@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from optimum_htp.loading.auto import OptimumONNXModel
+from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.loading.preprocessors import LazyPreprocessors
+from optimum_htp.loading.recognize import names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.tasks import WITH_PAST
@@ -24,6 +26,9 @@ def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     model = arguments.get("model")
     path = stamped_file(model, {}) if model is not None else None
+    if names_a_remote_file(model) and (repo := find_onnx_repo(model, arguments)):
+        repo.record()  # says why it cannot be loaded, before anything is fetched
+        path, arguments = repo.fetch(), {**arguments, "revision": None}
     if path is not None:
         record = read_record(path)
         options = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from optimum_htp.origin.names import CONFIG
 
-__all__ = ["ModelFiles", "files_being_loaded", "may_be_ours", "names_a_file"]
+__all__ = ["ModelFiles", "files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
 
 
 class ModelFiles(NamedTuple):
@@ -28,11 +28,20 @@ files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_h
 
 
 def names_a_file(model_id: Any) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file, rather than a folder or a repo."""
+    """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo."""
     if not isinstance(model_id, (str, os.PathLike)):
         return False  # Optimum's own error says it
     text = os.fspath(model_id)
-    return text.endswith(".onnx") and not Path(text).is_dir()
+    return text.endswith(".onnx") and not Path(text).is_dir() and not names_a_remote_file(model_id)
+
+
+def names_a_remote_file(model_id: Any) -> bool:
+    """Whether what was given to `from_pretrained` is an ONNX file of a Hub: `hf://org/name@revision/model.onnx`."""
+    if not isinstance(model_id, str) or "://" not in model_id or not model_id.endswith(".onnx"):
+        return False
+    from optimum_htp.origin.references import names_a_hub
+
+    return names_a_hub(model_id)
 
 
 def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:

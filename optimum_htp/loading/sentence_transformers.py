@@ -7,20 +7,17 @@ asks: configs that travel in the ONNX file from there, the others and weights fr
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from optimum_htp import plugins
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.stamped_files import file_in_folder
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.embedded import embedded_in
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, WEIGHTS
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
-from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files, within_order
+from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files
 
 __all__ = ["sentence_file"]
-
-_WEIGHTS: Final = "model.safetensors"  # a pickle would run whatever the repo's owner wrote into it
 
 
 def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
@@ -51,10 +48,10 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
     wanted = known
     if name not in known:
         module = PurePosixPath(name).parent  # only a module has weights of its own
-        if PurePosixPath(name).name != _WEIGHTS or str(module / CONFIG) not in known:
+        if PurePosixPath(name).name != WEIGHTS or str(module / CONFIG) not in known:
             return None
         wanted = [name]
     hub = plugins.hub(record.hub_provider)
-    wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, within_order(access))
+    wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, access)
     path = find_files(wanted_files) / name
     return path if path.is_file() else None

@@ -200,7 +200,7 @@ def _pin(metadata: ExportMetadata, access: HubAccess, revision: str | None) -> _
 
 def _listed(metadata: ExportMetadata, commit: str, access: HubAccess) -> tuple[str, ...]:
     """Ask the Hub which config files a commit has."""
-    info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, access)
+    info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, within_order(access))
     return _configs_among(info.files, metadata)
 
 

@@ -19,16 +19,23 @@ from optimum_htp.origin.config_content import needs_code
 from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.names import MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, parse_json, read_json
 from optimum_htp.origin.resolution import BESIDE, CACHE, EMBEDDED, HUB, asks, order
 
-__all__ = ["config_source", "embedded_preprocessors", "has_preprocessors", "pipeline_configs", "preprocessor_folder"]
+__all__ = [
+    "config_source",
+    "embedded_preprocessors",
+    "folder_of_record",
+    "has_preprocessors",
+    "pipeline_configs",
+    "preprocessor_folder",
+]
 
 logger = logging.getLogger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
-_LOADED_FROM: Final = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", _CONFIG)
+_LOADED_FROM: Final = (*PREPROCESSOR_CONFIGS, _CONFIG)
 
 
 def config_source(
@@ -138,9 +145,8 @@ def preprocessor_folder(
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
     embedded = embedded_preprocessors(path, metadata, access, revision)
-    if embedded is not None and slow and metadata is not None and metadata.config_files is not None:
-        readable = {name for name in metadata.config_files if not name.endswith(".py")}
-        embedded = embedded if readable <= {*embedded.names} else None
+    if embedded is not None and slow and metadata is not None and not _has_all(embedded, metadata):
+        embedded = None
     local = metadata is None or metadata.model_type == "local"
     for step in order():
         if step == BESIDE and _are_beside(path, metadata, revision, fallback=embedded is not None):
@@ -167,10 +173,63 @@ def embedded_preprocessors(
     A file may also carry its config alone; or nothing else, because its model has no preprocessors.
     """
     embedded = _embedded(path, metadata, access, revision)
-    if embedded is None or metadata is None:
-        return None
-    has_some = not {*embedded.names} <= {*MODEL_CONFIGS}
-    return embedded if has_some or not metadata.preprocessors else None
+    return embedded if embedded is not None and metadata is not None and _is_enough(embedded, metadata) else None
+
+
+def folder_of_record(
+    metadata: ExportMetadata,
+    embedded: EmbeddedFiles | None,
+    access: HubAccess,
+    *,
+    is_config: bool,
+    with_code: bool = False,
+    slow: bool = False,
+) -> Path | None:
+    """Return the folder with what belongs to an ONNX file in a repo: with what is embedded in it, or of its commit.
+
+    Args:
+        metadata: What the file says of itself.
+        embedded: What is embedded in it.
+        access: How to reach the Hub.
+        is_config: Whether the configs are wanted, or what preprocessors are loaded from.
+        with_code, slow: As of `preprocessor_folder`.
+
+    Returns:
+        None for a file of no commit in which it is not.
+
+    Raises:
+        ConfigLoadError: It needs code that is not to be had.
+        EmbeddedFilesError: What is embedded is not what the file says.
+        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+    """
+    from_hub = metadata.model_type == "hub"
+    resolve = resolve_configs if is_config else resolve_preprocessors
+    if embedded is not None:
+        fits = _CONFIG in embedded.names if is_config else _is_enough(embedded, metadata)
+        passed_over = from_hub and (access.force_download or (slow and not _has_all(embedded, metadata)))
+        embedded = embedded if fits and asks(EMBEDDED) and not passed_over else None
+    for step in order():
+        if embedded is None:
+            break
+        if step == EMBEDDED:
+            if with_code and _has_code(embedded, (_CONFIG,) if is_config else _LOADED_FROM):
+                return _with_code(embedded, metadata, access, preprocessors=not is_config).folder
+            return embedded.folder()
+        if (early := _asked_before_embedded(step, embedded, metadata, access)) is not None:
+            with suppress(HubUnreachableError):
+                return resolve(metadata, early, with_code=with_code).folder
+    return resolve(metadata, access, with_code=with_code).folder if from_hub else None
+
+
+def _is_enough(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:
+    """Whether a model's preprocessors are loaded from what is embedded: not where that is its config alone."""
+    return not {*embedded.names} <= {*MODEL_CONFIGS} or not metadata.preprocessors
+
+
+def _has_all(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:
+    """Whether nothing was left out of what is embedded because a fast tokenizer does without it."""
+    names = metadata.config_files
+    return names is None or {name for name in names if not name.endswith(".py")} <= {*embedded.names}
 
 
 def pipeline_configs(
@@ -250,7 +309,7 @@ def _with_code(
     if metadata is None or metadata.model_type != "hub":
         raise ConfigLoadError(
             f"{what}; it is of a local model, so that cannot be fetched. Copy the model's files, code included, into "
-            f"{embedded.path.parent}, or leave out trust_remote_code=True."
+            f"{Path(embedded.path).parent}, or leave out trust_remote_code=True."
         )
     resolve = resolve_preprocessors if preprocessors else resolve_configs
     try:

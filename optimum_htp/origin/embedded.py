@@ -14,15 +14,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from optimum_htp.errors import ArgumentError, ConfigLoadError, EmbeddedFilesError
+from optimum_htp.errors import ArgumentError, ConfigLoadError, EmbeddedFilesError, InvalidOnnxFileError
 from optimum_htp.metadata import EMBEDDED_ZIP, EmbeddedFile, ExportMetadata, record_if_any
-from optimum_htp.onnxfile import read_archive, read_header
 from optimum_htp.onnxfile.folder_lock import folder_lock
+from optimum_htp.onnxfile.reader import archive_of, opened
+from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.archive import longest_text, unpack
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.repo_files import config_files
@@ -79,14 +80,14 @@ class EmbeddedFiles:
     """The files that travel with a model.
 
     Attributes:
-        path: The ONNX file that was asked for.
+        path: The ONNX file that was asked for; of one that is elsewhere, its URL.
         holder: The file of the same model that they are in.
         files: Names, sizes and digests, as the file says.
         library: The library that loads the model.
     """
 
-    path: Path
-    holder: Path
+    path: Path | str
+    holder: Path | str
     files: tuple[EmbeddedFile, ...]
     library: str | None
 
@@ -110,10 +111,7 @@ class EmbeddedFiles:
         try:
             self.check()
             limit = largest_total()
-            longest = longest_text(limit)
-            if read_header(self.holder).archives.get(EMBEDDED_ZIP, 0) > longest:
-                raise EmbeddedFilesError(f"they are more than {limit} bytes, even packed")
-            text = read_archive(self.holder, EMBEDDED_ZIP, longest)
+            text = self._text(longest_text(limit))
             if text is None:
                 raise EmbeddedFilesError(f"it lists {len(self.files)} files and has none")
             return unpack(text, self.files, limit, names)
@@ -123,6 +121,21 @@ class EmbeddedFiles:
                 f"with `optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the largest size, in MB.",
                 EMBEDDED_ZIP,
             ) from error
+
+    def _text(self, longest: int) -> bytes | None:
+        """Return the archive as it is in the file, None where there is none.
+
+        Raises:
+            EmbeddedFilesError: It has more than so many characters, or the file is damaged.
+        """
+        try:
+            with self._opened() as window:
+                return archive_of(window, EMBEDDED_ZIP, longest)
+        except InvalidOnnxFileError as error:
+            raise EmbeddedFilesError(str(error)) from error
+
+    def _opened(self) -> AbstractContextManager[ByteWindow]:
+        return opened(self.holder)
 
     def check(self) -> None:
         """Refuse files that are none of a model's configs and preprocessors.

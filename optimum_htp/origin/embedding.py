@@ -18,7 +18,7 @@ from optimum_htp.metadata import EmbeddedFile
 from optimum_htp.origin import tables
 from optimum_htp.origin.archive import MOST_FILES, described, pack
 from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import config_files, read_json
 
 __all__ = ["ALL", "CHOICES", "CONFIG_ONLY", "NONE", "Embedding", "check_choice", "embeddable", "embedding_of"]
@@ -144,9 +144,7 @@ def _is_fast(folder: Path, home: str, settings: Mapping[str, Any]) -> bool:
     pipeline = _object(folder / MODEL_INDEX).get(home)
     if isinstance(pipeline, list) and len(pipeline) == 2:  # library and class
         return str(pipeline[1]).endswith("Fast")
-    if any(_takes_slow(folder / home / name) for name in ("processor_config.json", "preprocessor_config.json")):
-        return False
-    if _takes_slow(folder / home / _TOKENIZER_CONFIG):
+    if any(_takes_slow(folder / home / name) for name in PREPROCESSOR_CONFIGS):
         return False
     names = tables.tokenizer_names()
     pairs = [pair for pair in names.values() if isinstance(pair, tuple)]

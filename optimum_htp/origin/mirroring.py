@@ -21,7 +21,7 @@ from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
 from optimum_htp.origin.mirrors import Place
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, WEIGHTS
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
 from optimum_htp.origin.source import HubSource, locate
 
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 _FINISHED: Final = ".optimum-htp.part.json"
 _PIECE: Final = 1 << 22  # bytes
-_MODULE_WEIGHTS: Final = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def mirror_model(
             _write(place, place.path(wanted, MANIFEST), known.to_json())
         with suppress(FileNotFoundError):  # whoever else mirrors the commit right now has removed it
             place.files.rm_file(place.path(wanted, _FINISHED))
-    size = sum(one.size for one in added.values())
+    size = sum(digest.size for digest in added.values())
     return Mirrored(source.reference, source.commit, tuple(sorted(known.files)), tuple(added), size)
 
 
@@ -132,9 +131,7 @@ def _needed(checkpoint: Checkpoint, listed: tuple[str, ...], *, weights: bool) -
     names = {*checkpoint.config_files, *(checkpoint.weights if weights else ())}
     modules = {PurePosixPath(name).parent for name in names if is_sentence_transformers_file(name)}
     names |= {
-        (folder / _MODULE_WEIGHTS).as_posix()
-        for folder in modules
-        if folder.parts and (folder / CONFIG).as_posix() in names
+        (folder / WEIGHTS).as_posix() for folder in modules if folder.parts and (folder / CONFIG).as_posix() in names
     }
     if weights and not checkpoint.config:  # ONNX files are all that such a repo has
         names |= {name for name in listed if ".onnx" in PurePosixPath(name).suffixes or name.endswith(".onnx_data")}

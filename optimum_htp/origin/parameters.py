@@ -13,6 +13,7 @@ from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, open_local_safetensors
 from optimum_htp.origin.memory import Memory
+from optimum_htp.origin.names import WEIGHTS
 
 __all__ = ["Parameters", "forget", "parameters_of"]
 
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 Parameters = Mapping[str, tuple[int, ...]]
 
-_WHOLE: Final = "model.safetensors"
 _SHARD: Final = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 _MOST_SHARDS: Final = 8  # to ask the Hub for: one request each
 _OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # which transformers renames as it loads
@@ -58,8 +58,8 @@ def parameters_of(
 
 def _weight_files(files: set[str]) -> tuple[str, ...]:
     """Return the safetensors files that hold all weights together, none where there are no such."""
-    if _WHOLE in files:
-        return (_WHOLE,)
+    if WEIGHTS in files:
+        return (WEIGHTS,)
     shards = sorted(name for name in files if (found := _SHARD.fullmatch(name)) and 0 < int(found[1]) <= int(found[2]))
     totals = {shard[-len("00000.safetensors") :] for shard in shards}
     complete = len(totals) == 1 and len(shards) == int(totals.pop()[:5])

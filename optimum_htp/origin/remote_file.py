@@ -28,7 +28,7 @@ from optimum_htp.onnxfile.reader import ModelHeader, header_of
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.references import parse_reference
 
-__all__ = ["is_url", "opened_url", "read_hub_header", "read_remote_header"]
+__all__ = ["hub_files", "is_url", "opened_url", "read_hub_header", "read_remote_header"]
 
 _SHOWN: Final = 10  # names in a message
 _CHUNK: Final = 1 << 16
@@ -70,6 +70,19 @@ def read_hub_header(hub: Hub, repo_id: str, revision: str | None, path: str, acc
         return header_of(window)
 
 
+def hub_files(url: str) -> tuple[tuple[str, str | None, str], ...]:
+    """Return the ways to read the URL of a file on a Hub: repo, revision and file.
+
+    There are two where the repo may have an organization or none, the likelier first, and none for other URLs.
+    """
+    readings = (pattern.fullmatch(url) for pattern in _HUB_URLS)
+    return tuple(
+        (match["repo"], match["revision"] and match["revision"].replace("%2F", "/"), match["path"])
+        for match in readings
+        if match is not None
+    )
+
+
 @contextmanager
 def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     """Open a file at a URL for reading in pieces."""
@@ -105,7 +118,7 @@ def _hub_of(url: str) -> Hub | None:
 
 @contextmanager
 def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWindow]:
-    readings = [match for pattern in _HUB_URLS if (match := pattern.fullmatch(url))]
+    readings = hub_files(url)
     if not readings:
         file = _only_file(hub, url, access)
         with hub.opened(*file, access) as window:
@@ -114,12 +127,12 @@ def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWind
     with ExitStack() as stack:
         first, *others = readings
         try:
-            window = stack.enter_context(_reading(hub, first, access))
+            window = stack.enter_context(hub.opened(*first, access))
         except ModelNotFoundError as error:
             if not others:
                 raise
             try:
-                window = stack.enter_context(_reading(hub, others[0], access))
+                window = stack.enter_context(hub.opened(*others[0], access))
             except ModelNotFoundError:
                 raise error from None
         yield window
@@ -142,13 +155,6 @@ def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
             f"{held or 'no ONNX file'}."
         )
     return info.repo_id, info.commit, names[0]
-
-
-@contextmanager
-def _reading(hub: Hub, match: re.Match[str], access: HubAccess) -> Iterator[ByteWindow]:
-    revision = match["revision"] and match["revision"].replace("%2F", "/")
-    with hub.opened(match["repo"], revision, match["path"], access) as window:
-        yield window
 
 
 @contextmanager

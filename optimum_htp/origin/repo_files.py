@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, WEIGHTS
 from optimum_htp.origin.tables import image_processor_names, processor_names
 
 __all__ = [
@@ -86,8 +86,8 @@ _SENTENCE_TRANSFORMERS_PATTERNS: Final = (
 
 # What `from_pretrained` looks for, in its order; the index of a sharded checkpoint names its shards.
 _PYTORCH_WEIGHTS: Final = (
-    "model.safetensors",
-    "model.safetensors.index.json",
+    WEIGHTS,
+    f"{WEIGHTS}.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
@@ -207,7 +207,7 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
 
 def _has_processor(configs: Mapping[str, Mapping[str, Any]]) -> bool:
     known = set(processor_names().values())
-    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+    for name in PREPROCESSOR_CONFIGS:
         config = configs.get(name, {})
         if str(config.get("processor_class")) in known or "AutoProcessor" in _auto_map(config):
             return True

@@ -191,9 +191,13 @@ def _source(
 
 def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str, ...]]:
     hub, repo_id, commit = plugins.hub(record.hub_provider), str(record.hub_id), str(record.hub_sha)
-    names = record.config_files if record.config_files is not None else hub.info(repo_id, commit, access).files
+    names = (
+        record.config_files
+        if record.config_files is not None
+        else hub.info(repo_id, commit, within_order(access)).files
+    )
     names = config_files(names, library=record.export_library or "transformers")
-    return find_files(CommitFiles(hub, repo_id, commit, names, within_order(access))), names
+    return find_files(CommitFiles(hub, repo_id, commit, names, access)), names
 
 
 def _write(found: EmbeddedFiles, folder: Path) -> None:

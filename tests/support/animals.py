@@ -5,9 +5,11 @@ Weights are noisy everywhere, norms and biases included, so that no two paramete
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support.models import _bert_tokenizer, _seeded, _spread_logits, _word_tokenizer
@@ -79,10 +81,22 @@ def _sounds(folder: Path) -> None:
 
 
 def _speech(folder: Path) -> None:
-    from transformers import WhisperFeatureExtractor
+    """Save a processor as Whisper's own: with a tokenizer that is a slow one and a fast one, and a normalizer."""
+    from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizerFast
 
-    WhisperFeatureExtractor(feature_size=16, chunk_length=30, n_fft=400).save_pretrained(folder)
-    _words(folder)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|pad|>", "<|startoftranscript|>", "<|endoftext|>", "Ġ", *letters]
+    with TemporaryDirectory() as made:
+        parts = {
+            "vocab_file": json.dumps({word: index for index, word in enumerate(words)}),
+            "merges_file": "#version: 0.2\n",
+            "normalizer_file": json.dumps({"colour": "color"}),
+        }
+        for name, content in parts.items():
+            Path(made, name).write_text(content, encoding="utf-8")
+        tokenizer = WhisperTokenizerFast(**{name: str(Path(made, name)) for name in parts}, pad_token="<|pad|>")
+        extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=30, n_fft=400)
+        WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
 
 
 def _clip(folder: Path) -> None:

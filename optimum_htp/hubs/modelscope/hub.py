@@ -218,7 +218,9 @@ class ModelScopeHub(Hub):
             return known
         files = api.list_repo_files(repo_id, _MODEL, revision=commit)
         listing = {
-            one.path: (one.size, str(one.sha256 or "")) for one in files if not one.is_dir and is_inside(one.path)
+            file.path: (file.size, str(file.sha256 or ""))
+            for file in files
+            if not file.is_dir and is_inside(file.path)
         }
         if not listing:
             raise RevisionNotFoundError(f"{repo_id} is on ModelScope, and has no files at {commit}.")

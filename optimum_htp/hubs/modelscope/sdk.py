@@ -57,7 +57,11 @@ def address(api: Any) -> str:
 
 
 def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> list[str]:
-    """Return commits of a branch or tag, the newest first."""
+    """Return commits of a branch or tag, the newest first.
+
+    The request is that of `HubApi.list_repo_commits` in the package `modelscope`, for which `modelscope-hub` has no
+    method.
+    """
     answer = api.openapi.request(
         "GET",
         url=f"{address(api)}/api/v1/models/{repo_id}/commits",
