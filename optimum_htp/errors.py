@@ -305,6 +305,14 @@ class JobLostError(JobError):
     """A job whose process or worker is gone; it says nothing of the model."""
 
 
+class OutputError(HFHubIntegrationError, OSError):
+    """A location that exports cannot be written to."""
+
+
+class ClusterError(HFHubIntegrationError, RuntimeError):
+    """A cluster that cannot be reached, or whose workers cannot export."""
+
+
 class PushError(HFHubIntegrationError, RuntimeError):
     """Files that cannot be pushed to a Hub, or that it refuses. None of them is in the repo."""
 

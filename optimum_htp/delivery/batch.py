@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from optimum_htp.delivery.jobs import Job
 from optimum_htp.delivery.journal import Journal
+from optimum_htp.delivery.outputs import Output
 from optimum_htp.delivery.work import Outcome, WrittenFile, export_job, fetch_job
 from optimum_htp.errors import ArgumentError, JobError, JobLostError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata import record_if_any
 
 __all__ = ["JOURNAL", "run_batch"]
 
@@ -29,34 +29,39 @@ JOURNAL: Final = "batch.jsonl"
 
 @dataclass(frozen=True)
 class _Batch:
-    output: Path
+    output: Output
     access: HubAccess
     journal: Journal
     exports: Executor
     downloads: Executor
+    fetch: Callable[[Job, HubAccess, str | None], Outcome]
     retry_failed: bool
 
 
 def run_batch(
     jobs: Sequence[Job],
-    output: Path,
+    output: Output,
+    journal: Path,
     *,
     access: HubAccess,
     exports: Executor,
     downloads: Executor,
     ahead: int,
+    fetch: Callable[[Job, HubAccess, str | None], Outcome] = fetch_job,
     retry_failed: bool = False,
     told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
-    """Export models, and keep a journal of it in `batch.jsonl`.
+    """Export models, and keep a journal of it.
 
     Args:
         jobs: What to export.
-        output: Folder that gets a folder for each model.
+        output: Where they go, a folder for each.
+        journal: File that says what came of each; one that is there is asked what is done, and added to.
         access: How to reach the Hub.
         exports: Does the exports, each in a process of its own; how many at a time is its business.
         downloads: Does the downloads. Threads of this process will do.
         ahead: How many models may be downloaded and not exported yet.
+        fetch: Brings what a model needs to where it is exported.
         retry_failed: Whether to export again what failed in an earlier run.
         told: Called with each job and what came of it, from any thread.
 
@@ -64,19 +69,19 @@ def run_batch(
         What came of each job, by its folder.
 
     Raises:
-        ArgumentError: Another batch is writing to this folder.
+        ArgumentError: Another batch is writing to this journal.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / f".{JOURNAL}.lock")
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(journal.with_name(f".{journal.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ArgumentError(
-            f"Another batch is writing to {output}. Wait until it has ended, or name another folder."
+            f"Another batch is writing to {journal}. Wait until it has ended, or name another folder."
         ) from None
     outcomes: dict[str, Outcome] = {}
-    with lock, Journal(output / JOURNAL) as journal:
-        batch = _Batch(output, access, journal, exports, downloads, retry_failed)
+    with lock, Journal(journal) as kept:
+        batch = _Batch(output, access, kept, exports, downloads, fetch, retry_failed)
         room = threading.Semaphore(ahead)
 
         def work(job: Job) -> None:
@@ -112,14 +117,15 @@ def _done(job: Job, batch: _Batch) -> Outcome:
             error=before.get("error"),
             message=f"{before.get('message')} (in an earlier run; --retry-failed tries again)",
         )
-    exported = _exported(before, batch.output / job.output)
-    outcome = _result(batch.downloads.submit(fetch_job, job, batch.access, exported))
+    standing = batch.output.standing(job, before)
+    exported = standing["commit"] if standing is not None else None
+    outcome = _result(batch.downloads.submit(batch.fetch, job, batch.access, exported))
     if job.commit is not None and outcome.commit != job.commit:  # the revision has moved, or is gone
         job = replace(job, revision=job.commit)
-        outcome = _result(batch.downloads.submit(fetch_job, job, batch.access, exported))
-    if outcome.state == "whole":
-        files = tuple(WrittenFile(file["name"], file["size"], file["sha256"]) for file in before["files"])
-        return replace(outcome, task=before.get("task"), files=files)
+        outcome = _result(batch.downloads.submit(batch.fetch, job, batch.access, exported))
+    if outcome.state == "whole" and standing is not None:
+        files = tuple(WrittenFile(file["name"], file["size"], file["sha256"]) for file in standing["files"])
+        return replace(outcome, task=standing.get("task"), files=files)
     batch.journal.start(job)
     if outcome.state == "done":
         cached = replace(batch.access, force_download=False)  # it has just been downloaded
@@ -135,24 +141,3 @@ def _result(future: Future[Outcome]) -> Outcome:
         return Outcome(state="lost", error=type(error).__name__, message=str(error))
     except JobError as error:
         return Outcome(state="failed", error=type(error).__name__, message=str(error))
-
-
-def _exported(entry: dict[str, Any], folder: Path) -> str | None:
-    """Return the commit whose export a journal tells of, where all its files are there."""
-    commit: str | None = entry.get("commit")
-    if commit is None or entry.get("state") != "done":
-        return None
-    try:
-        files = [(folder / file["name"], file["size"]) for file in entry["files"] if file["sha256"]]
-        whole = files and all(
-            path.stat().st_size == size and (path.suffix != ".onnx" or _commit_of(path) == commit)
-            for path, size in files
-        )
-    except (OSError, KeyError, TypeError):
-        return None
-    return commit if whole else None
-
-
-def _commit_of(path: Path) -> str | None:
-    record = record_if_any(path)
-    return record.hub_sha if record is not None else None

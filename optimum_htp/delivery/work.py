@@ -12,14 +12,18 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.delivery.jobs import Job
 from optimum_htp.delivery.processes import peak_memory
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 
-__all__ = ["Outcome", "WrittenFile", "export_job", "fetch_job"]
+if TYPE_CHECKING:
+    from optimum_htp.delivery.outputs import Output
+    from optimum_htp.origin.source import HubSource, LocalSource
+
+__all__ = ["Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +76,20 @@ class Outcome:
         return {name: value for name, value in asdict(self).items() if value not in (None, (), 0, 0.0)}
 
 
+def locate_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
+    """Say at which commit a job's model is, as `fetch_job` does, and fetch nothing: another machine will."""
+    return _told(lambda: _located(job, access, exported)[0])
+
+
+def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[Outcome, HubSource | LocalSource]:
+    from optimum_htp.origin.source import HubSource, locate
+
+    source = locate(job.model, job.revision, access)
+    commit = source.commit if isinstance(source, HubSource) else None
+    state = "whole" if commit is not None and commit == exported else "done"
+    return Outcome(state=state, commit=commit), source
+
+
 def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
     """Bring the files that a job needs into the cache.
 
@@ -86,24 +104,21 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
 
     def fetch() -> Outcome:
         from optimum_htp.origin.checkpoint import fetch_checkpoint
-        from optimum_htp.origin.source import HubSource, locate
 
-        source = locate(job.model, job.revision, access)
-        commit = source.commit if isinstance(source, HubSource) else None
-        if commit is not None and commit == exported:
-            return Outcome(state="whole", commit=commit)
-        fetch_checkpoint(source, access, job.options.get("library_name"))
-        return Outcome(state="done", commit=commit)
+        outcome, source = _located(job, access, exported)
+        if outcome.state == "done":
+            fetch_checkpoint(source, access, job.options.get("library_name"))
+        return outcome
 
     return _told(fetch)
 
 
-def export_job(job: Job, output: Path, access: HubAccess) -> Outcome:
+def export_job(job: Job, output: Output, access: HubAccess) -> Outcome:
     """Export a model.
 
     Args:
         job: What to export.
-        output: The batch's folder.
+        output: Where it goes.
         access: How to reach its Hub.
 
     Returns:
@@ -114,26 +129,27 @@ def export_job(job: Job, output: Path, access: HubAccess) -> Outcome:
         from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.onnxfile import contained_files
 
-        folder = output / job.output
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        result = HTPExporter().export(
-            job.model,
-            folder,
-            job.task,
-            revision=job.revision,
-            token=access.token,
-            cache_dir=access.cache_dir,
-            local_files_only=access.local_files_only,
-            force_download=access.force_download,
-            **job.options,
-        )
-        names = {name for path in result.files for name in (path.name, *contained_files(path))}
-        return Outcome(
-            state="done",
-            commit=result.metadata.hub_sha,
-            task=result.task,
-            files=tuple(_written(folder, name) for name in sorted(names)),
-        )
+        with output.being_filled(job) as folder:
+            result = HTPExporter().export(
+                job.model,
+                folder,
+                job.task,
+                revision=job.revision,
+                token=access.token,
+                cache_dir=access.cache_dir,
+                local_files_only=access.local_files_only,
+                force_download=access.force_download,
+                **job.options,
+            )
+            names = {name for path in result.files for name in (path.name, *contained_files(path))}
+            outcome = Outcome(
+                state="done",
+                commit=result.metadata.hub_sha,
+                task=result.task,
+                files=tuple(_written(folder, name) for name in sorted(names)),
+            )
+            output.publish(job, folder, outcome.to_entry())
+        return outcome
 
     return _told(export)
 

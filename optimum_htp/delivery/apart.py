@@ -1,0 +1,102 @@
+"""One call in a process of its own, for a worker that may not fork: `python -m optimum_htp.delivery.apart`.
+
+It reads what to call, and within which limits, from standard input, does it as a batch on this machine does, and writes
+what came of it to standard output. When its input is closed, it ends: then the worker is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final
+
+from optimum_htp.errors import JobError, JobLostError
+from optimum_htp.version import __version__
+
+__all__ = ["call_apart"]
+
+_LENGTH: Final = struct.Struct("!Q")
+
+
+def call_apart(
+    fn: Callable[..., Any], args: tuple[Any, ...], version: str, timeout: float | None, memory: int | None
+) -> Any:
+    """Call a function in a process of its own; what a batch has its workers do.
+
+    Args:
+        fn: A function of a module.
+        args: Its arguments.
+        version: Version of this package that the batch runs.
+        timeout: Seconds that the call may take.
+        memory: Bytes that its processes may have resident.
+
+    Raises:
+        JobError: This worker has another version.
+        JobLostError: The process is gone.
+    """
+    if version != __version__:
+        raise JobError(
+            f"This worker has optimum-htp {__version__}, and the batch has {version}. Install the same on both: "
+            f"`pip install optimum-htp=={version}`."
+        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "optimum_htp.delivery.apart"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        _send(process.stdin, (fn, args, timeout, memory))
+        try:
+            value, error = _received(process.stdout)
+        except EOFError:
+            raise JobLostError("The process of the export is gone. Run the batch again.") from None
+        finally:
+            process.kill()
+    if error is not None:
+        raise error
+    return value
+
+
+def _send(stream: BinaryIO, content: Any) -> None:
+    text = pickle.dumps(content)
+    stream.write(_LENGTH.pack(len(text)) + text)
+    stream.flush()
+
+
+def _received(stream: BinaryIO) -> Any:
+    """Read what `_send` wrote; only a process that we have started, or that has started us, is at the other end."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    return pickle.loads(stream.read(_LENGTH.unpack(head)[0]))
+
+
+def _main() -> None:
+    from optimum_htp.delivery.processes import ProcessExecutor
+
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a library prints is taken for an answer
+    fn, args, timeout, memory = _received(sys.stdin.buffer)
+
+    def end_with_the_worker() -> None:
+        sys.stdin.buffer.read(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_worker, daemon=True).start()
+    with ProcessExecutor(1, timeout=timeout, memory=memory) as processes:
+        future = processes.submit(fn, *args)
+        error = future.exception()
+        _send(answers, (None if error is not None else future.result(), error))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()
