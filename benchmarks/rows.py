@@ -1,0 +1,134 @@
+"""A figure of ours beside the peer's, from the same run: what every benchmark gives, prints and is judged by."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.pairs import interval
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: What was done, to what.
+        ours: Our figure, in `unit`.
+        peer: The peer's figure, in `unit`.
+        unit: `s`, `MiB`, `bytes`, `requests` or `%`.
+        against: Who the peer is.
+        ratio: Ours over the peer's: the median of the pairs' ratios, where there are pairs.
+        low: Lower end of the 95 % interval of the ratio; equal to it where there is one measurement.
+        high: Upper end of that interval.
+        target: What the ratio is to reach, or None where nothing was promised.
+        at_least: The ratio is to be at least the target, not at most.
+        series: What grows along the rows of one plot, such as `size in MB`; None for a row that stands alone.
+        at: Where in the series this row is.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    unit: str
+    against: str
+    ratio: float
+    low: float
+    high: float
+    target: float | None = None
+    at_least: bool = False
+    series: str | None = None
+    at: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the target is reached; None where there is none."""
+        if self.target is None:
+            return None
+        return self.ratio >= self.target if self.at_least else self.ratio <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "holds": self.holds}
+
+
+def paired(
+    name: str,
+    pairs: Sequence[tuple[float, float]],
+    against: str,
+    *,
+    unit: str = "s",
+    target: float | None = None,
+    at_least: bool = False,
+    series: str | None = None,
+    at: float | None = None,
+) -> Row:
+    """Return the row of pairs that were measured in turn, ours first in each."""
+    ours, peer = (statistics.median(values) for values in zip(*pairs, strict=True))
+    ratios = [one / other for one, other in pairs]
+    ratio = statistics.median(ratios)
+    return Row(name, ours, peer, unit, against, ratio, *interval(ratios), target, at_least, series, at)
+
+
+def single(
+    name: str,
+    ours: float,
+    peer: float,
+    against: str,
+    *,
+    unit: str,
+    target: float | None = None,
+    at_least: bool = False,
+    series: str | None = None,
+    at: float | None = None,
+) -> Row:
+    """Return the row of figures that do not vary, such as requests or bytes, or that are each the best of several."""
+    ratio = ours / peer
+    return Row(name, ours, peer, unit, against, ratio, ratio, ratio, target, at_least, series, at)
+
+
+def quantity(value: float, unit: str) -> str:
+    """Return a figure as one reads it."""
+    if unit == "s":
+        for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+            if value >= scale:
+                return f"{value / scale:.3g} {name}"
+        return f"{value / 1e-6:.3g} µs"
+    if unit == "bytes":
+        for scale, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+            if value >= scale:
+                return f"{value / scale:.3g} {name}"
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def line(row: Row) -> str:
+    """Return a row as a line of the terminal."""
+    figures = f"{quantity(row.ours, row.unit):>11} {quantity(row.peer, row.unit):>11}"
+    ratio = f"{row.ratio:9.3g} x" + (f" ({row.low:.3g} to {row.high:.3g})" if row.low != row.high else "")
+    goal = "" if row.target is None else f"{'>=' if row.at_least else '<='} {row.target:g} {verdict(row)}"
+    return f"{row.name:52} {figures} {ratio:30} {goal:18} {row.against}".rstrip()
+
+
+def verdict(row: Row) -> str:
+    return {True: "holds", False: "MISSED", None: ""}[row.holds]
+
+
+def show(rows: Iterable[Row], *, as_json: bool = False) -> None:
+    """Print rows as they come, or all of them as JSON: what a benchmark that is run by itself prints."""
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows], indent=2))
+        return
+    for row in rows:
+        print(line(row), flush=True)
+
+
+def main(description: str | None, rows: Callable[[bool], Iterable[Row]]) -> None:
+    """Be the command of a benchmark: `python -m benchmarks.NAME [--quick] [--json]`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files.")
+    parser.add_argument("--json", action="store_true", help="Print the rows as JSON.")
+    arguments = parser.parse_args()
+    show(rows(arguments.quick), as_json=arguments.json)
