@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,8 @@ class TagCommand(FilesCommand):
             access=hub_access(self.args),
             trust_remote_code=self.args.trust_remote_code,
         )
+        if self.args.model is not None and not self.args.json:
+            show(f"Loading PyTorch for the modules of {self.args.model} (a few seconds) ...", sys.stderr)
         if self.args.dry_run:
             return tagger.assignment
         return lambda file: tagger.write(file, self.args.output)

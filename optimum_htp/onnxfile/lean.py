@@ -110,8 +110,8 @@ def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) ->
         if body is None:
             return None
         content = b"".join(_bytes(window, segment) for segment in body)
-        if len(_LOCATION.findall(content)) > sum(segment == _EXTERNAL for segment in body):
-            return None  # a node's attribute, or a function's, names a file too
+        if _names_more_files(content, sum(segment == _EXTERNAL for segment in body)):
+            return None
         return LeanModel(content, file, seen)
 
 
@@ -161,6 +161,11 @@ def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segmen
     entries = (encode_bytes_field(1, key) + encode_bytes_field(2, value) for key, value in place.items())
     reference = b"".join(encode_bytes_field(_EXTERNAL_DATA, entry) for entry in entries)
     return [*((part.start, part.end) for part in rest), reference, _EXTERNAL]
+
+
+def _names_more_files(content: bytes, known: int) -> bool:
+    """Whether more tensors than these have their data elsewhere: a node's attribute has, or a function's."""
+    return content.count(b"location") > known and len(_LOCATION.findall(content)) > known
 
 
 def _length(segments: Iterable[_Segment]) -> int:
