@@ -4,6 +4,7 @@ VENV ?= .venv
 EXPLORER ?= .venv-model-explorer
 SIGNING ?= .venv-model-signing
 LOWEST ?= .venv-lowest
+WINML ?= .venv-winml
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
@@ -47,6 +48,14 @@ $(SIGNING)/installed:
 	$(SIGNING)/$(SCRIPTS)/pip install --quiet "model-signing==1.1.1" pyopenssl
 	touch $@
 
+# The other exporter with tags, whose wheel asks for Windows: benchmarks compare with it.
+$(WINML)/installed:
+	$(PYTHON) -m venv $(WINML)
+	$(WINML)/$(SCRIPTS)/pip install --quiet --constraint constraints.txt torch transformers huggingface_hub onnxscript \
+		optimum-onnx onnxruntime rich click jsonschema pydantic colorama psutil httpx snakemd "diffusers==0.36.0" "datasets==4.4.1"
+	$(WINML)/$(SCRIPTS)/pip install --quiet --no-deps --ignore-requires-python "winml-cli==0.4.0"
+	touch $@
+
 # The lowest versions that pyproject.toml permits, but for torch: only the pinned one has a build without CUDA.
 $(LOWEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LOWEST)
@@ -58,4 +67,4 @@ $(LOWEST)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(EXPLORER) $(SIGNING) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf $(VENV) $(EXPLORER) $(SIGNING) $(LOWEST) $(WINML) .mypy_cache .ruff_cache .pytest_cache dist out

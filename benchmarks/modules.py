@@ -1,25 +1,25 @@
 """Cutting a module out of a large ONNX file, against onnx.utils.extract_model, and against a small file of as many
 nodes.
 
-    python -m benchmarks.modules [--gigabytes 1.2] [--nodes 4000] [--rounds 3]
+    python -m benchmarks.modules [--quick] [--json]
 
-A thousandth of the nodes is the module's. Each measurement runs in a process of its own: seconds are the best of the
-rounds, memory is the peak above what there was after the imports.
+A thousandth of the nodes is the module's. Each measurement runs in a process of its own, in turn; memory is the peak
+above what there was after the imports.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.onnxfile import generate, read_kilobytes, sync, tags
 from benchmarks.pairs import forget_peak, peak_kilobytes
+from benchmarks.rows import Row, main, paired, single
 
 LAYER = 7
 
@@ -66,34 +66,34 @@ def measure(way: str, path: Path) -> None:
     print(json.dumps(cost))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.2)
-    parser.add_argument("--nodes", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="Where to put the files (a real disk).")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        return measure(arguments.measure[0], Path(arguments.measure[1]))
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        sizes = {"large": arguments.gigabytes, "small": arguments.gigabytes / 100}
-        files = {name: tagged(Path(folder) / f"{name}.onnx", size, arguments.nodes) for name, size in sizes.items()}
-        results: dict[tuple[str, str], dict[str, float]] = {}
-        for _ in range(arguments.rounds):
+def rows(quick: bool) -> Iterator[Row]:
+    gigabytes, nodes, count = (0.2, 4000, 3) if quick else (1.2, 4000, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {"large": gigabytes, "small": gigabytes / 100}
+        files = {name: tagged(Path(folder) / f"{name}.onnx", size, nodes) for name, size in sizes.items()}
+        costs: dict[tuple[str, str], list[dict[str, float]]] = {}
+        for _ in range(count):
             for way in WAYS:
                 for name, path in files.items():
                     command = [sys.executable, "-m", "benchmarks.modules", "--measure", way, str(path)]
-                    cost = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                    if (way, name) not in results or cost["seconds"] < results[way, name]["seconds"]:
-                        results[way, name] = cost
-    print(f"a layer of {arguments.nodes // 4}, best of {arguments.rounds}")
-    for (way, name), cost in results.items():
-        print(
-            f"{way:<5} from {sizes[name]:6.3f} GB {cost['seconds']:8.3f} s {cost['mib']:8.1f} MiB of memory "
-            f"{cost['read_kib'] / 1024:8.1f} MiB read"
-        )
+                    done = subprocess.run(command, check=True, capture_output=True, text=True)
+                    costs.setdefault((way, name), []).append(json.loads(done.stdout))
+
+    def column(way: str, name: str, field: str) -> list[float]:
+        return [cost[field] for cost in costs[way, name]]
+
+    large, small = (f"extract a layer of {nodes // 4}, {sizes[name]:.3g} GB" for name in ("large", "small"))
+    for title, name in ((large, "large"), (small, "small")):
+        pairs = [*zip(column("ours", name, "seconds"), column("onnx", name, "seconds"), strict=True)]
+        yield paired(title, pairs, "onnx.utils.extract_model", target=0.1 if name == "large" else None)
+    mine, theirs = (max(column(way, "large", "mib")) for way in ("ours", "onnx"))
+    yield single(f"{large}: peak memory", mine, theirs, "onnx.utils.extract_model", unit="MiB", target=0.05)
+    pairs = [*zip(column("ours", "large", "seconds"), column("ours", "small", "seconds"), strict=True)]
+    yield paired(large, pairs, "the same from a file of a hundredth", target=1.5)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measure"]:
+        measure(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main(__doc__, rows)

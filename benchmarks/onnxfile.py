@@ -1,23 +1,24 @@
 """Reading, stamping and tagging a large ONNX file, against onnx.load + onnx.save and cp, in the same run.
 
-    python -m benchmarks.onnxfile [--gigabytes 1.5] [--nodes 4000] [--rounds 3] [--json]
+    python -m benchmarks.onnxfile [--quick] [--json]
 
-Every way of writing ends with an fsync of the result. Each measurement runs in a process of its own: seconds are
-the best of the rounds, memory is the peak of the process above what it had after `import onnx`.
+Every way of writing ends with an fsync of the result. Each measurement runs in a process of its own, and all ways
+take turns; memory is the peak of the process above what it had after `import onnx`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pairs import forget_peak, peak_kilobytes
+from benchmarks.rows import Row, main, paired, single
 
 NODES_IN_A_LAYER = 4
 
@@ -27,7 +28,7 @@ def generate(path: Path, gigabytes: float, nodes: int) -> None:
     import onnx
     from onnx import TensorProto, helper
 
-    layers = nodes // NODES_IN_A_LAYER
+    layers = max(1, nodes // NODES_IN_A_LAYER)
     floats = int(gigabytes * (1 << 30) / 4 / layers)
     raw = os.urandom(1 << 20) * (floats * 4 // (1 << 20) + 1)
     parts, initializers, last = [], [], "x"
@@ -130,41 +131,68 @@ def measure(way: str, path: Path) -> None:
     print(json.dumps(cost))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.5)
-    parser.add_argument("--nodes", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--folder", type=Path, help="Where to put the files (a real disk).")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        return measure(arguments.measure[0], Path(arguments.measure[1]))
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        path = Path(folder) / "large.onnx"
-        generate(path, arguments.gigabytes, arguments.nodes)
+def rounds(path: Path, ways: tuple[str, ...], count: int) -> dict[str, list[dict[str, float]]]:
+    """Run each way so many times, in turn."""
+    costs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for index in range(count):
+        for way in ways if index % 2 else ways[::-1]:
+            command = [sys.executable, "-m", "benchmarks.onnxfile", "--measure", way, str(path)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            costs[way].append(json.loads(done.stdout))
+            path.with_suffix(".new").unlink(missing_ok=True)
+    return costs
+
+
+def pairs_of(costs: dict[str, list[dict[str, float]]], ours: str, peer: str) -> list[tuple[float, float]]:
+    return [(one["seconds"], other["seconds"]) for one, other in zip(costs[ours], costs[peer], strict=True)]
+
+
+def large(folder: Path, megabytes: int, nodes: int, count: int) -> Iterator[Row]:
+    """Compare all ways on one large file."""
+    path = folder / "large.onnx"
+    generate(path, megabytes / 1024, nodes)
+    sync(path)
+    costs = rounds(path, tuple(WAYS), count)
+    size = f"{megabytes / 1024:.3g} GB"
+    for name, ours, peer, against, target in (
+        ("read metadata", "read_ours", "read_onnx", "onnx.load", 0.01),
+        ("stamp", "stamp_ours", "stamp_onnx", "onnx.load + onnx.save", 0.3),
+        ("stamp", "stamp_ours", "copy", "cp", 1.3),
+        ("tag every node", "tag_ours", "tag_onnx", "onnx.load + onnx.save", 0.3),
+        ("tag every node", "tag_ours", "copy", "cp", 1.5),
+    ):
+        yield paired(f"{name}, {size}", pairs_of(costs, ours, peer), against, target=target)
+    for name, ours, peer in (("stamp", "stamp_ours", "stamp_onnx"), ("tag every node", "tag_ours", "tag_onnx")):
+        mine, theirs = (max(1.0, max(cost["mib"] for cost in costs[way])) for way in (ours, peer))
+        yield single(f"{name}, {size}: peak memory", mine, theirs, "onnx.load + onnx.save", unit="MiB", target=0.05)
+    path.unlink()
+
+
+def growing(folder: Path, series: str, sizes: dict[float, tuple[int, int]], count: int) -> Iterator[Row]:
+    """Compare stamping and tagging with what `onnx` takes, along sizes in MB and in nodes."""
+    for at, (megabytes, nodes) in sizes.items():
+        path = folder / "grown.onnx"
+        generate(path, megabytes / 1024, nodes)
         sync(path)
-        results: dict[str, dict[str, float]] = {}
-        for _ in range(arguments.rounds):
-            for way in WAYS:
-                command = [sys.executable, "-m", "benchmarks.onnxfile", "--measure", way, str(path)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                cost = json.loads(done.stdout)
-                if way not in results or cost["seconds"] < results[way]["seconds"]:
-                    results[way] = cost
-                path.with_suffix(".new").unlink(missing_ok=True)
-    for way, cost in results.items():
-        peer = {"read_ours": "read_onnx"}.get(way, "copy")
-        cost["ratio"] = cost["seconds"] / results[peer]["seconds"]
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    print(f"{arguments.gigabytes} GB, {arguments.nodes} nodes, best of {arguments.rounds}")
-    for way, cost in results.items():
-        peer = "x onnx.load" if way == "read_ours" else "x cp"
-        print(f"{way:<11} {cost['seconds']:9.4f} s {cost['ratio']:8.4f} {peer:<11} {cost['mib']:8.1f} MiB")
+        costs = rounds(path, ("stamp_ours", "stamp_onnx", "tag_ours", "tag_onnx"), count)
+        for verb in ("stamp", "tag"):
+            pairs = pairs_of(costs, f"{verb}_ours", f"{verb}_onnx")
+            yield paired(f"{verb}, {megabytes} MB, {nodes} nodes", pairs, "onnx", series=series, at=at)
+        path.unlink()
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield from large(folder, *((200, 4000, 3) if quick else (1800, 4000, 4)))
+        sizes = (10, 100) if quick else (10, 30, 100, 300, 1000)
+        yield from growing(folder, "size in MB", {size: (size, 400) for size in sizes}, 2)
+        counts = (100, 1000) if quick else (100, 1000, 5000, 20_000, 50_000)
+        yield from growing(folder, "nodes", {nodes: (50, nodes) for nodes in counts}, 2)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measure"]:
+        measure(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main(__doc__, rows)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,31 @@ def empty_hub() -> Iterator[tuple[LoopbackHub, Path]]:
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
         os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
         yield hub, Path(home)
+
+
+@dataclass
+class Traffic:
+    """What a Hub has sent."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+@contextmanager
+def traffic(hub: LoopbackHub) -> Iterator[Traffic]:
+    """Count what the Hub sends while the block runs."""
+    sent = Traffic()
+
+    def count(
+        method: str, path: str, status: int, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes, dict[str, str]]:
+        sent.requests += 1
+        sent.bytes += len(body) if method == "GET" else 0
+        return status, body, headers
+
+    hub.tamper = count
+    yield sent
+    hub.tamper = None
 
 
 def milliseconds(seconds: float) -> str:

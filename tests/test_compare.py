@@ -8,8 +8,10 @@ import shutil
 import numpy as np
 import onnx
 import onnx.numpy_helper as nh
+import onnxruntime
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from packaging.version import Version
 
 from optimum_htp import HTPExporter
 from optimum_htp.comparison.compare import compare_models
@@ -90,6 +92,9 @@ def test_int8_damage_in_one_projection(bert, tmp_path):
     assert all(one.kind == "equal" for entry in found.modules if entry.name != module for one in entry.weights)
 
 
+@pytest.mark.skipif(
+    Version(onnxruntime.__version__) < Version("1.21"), reason="ONNX Runtime 1.20 makes an ill-typed graph of it"
+)
 def test_overflow_of_half_precision(bert, tmp_path):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optimum_htp.loading.mapped import open_session
+from optimum_htp.loading.mapped import is_supported, open_session
 from optimum_htp.onnxfile import read_lean_model
 
 CPU = ["CPUExecutionProvider"]
@@ -21,6 +21,8 @@ WEIGHT = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
 FEED = {"x": np.ones((1, 64), np.float32)}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel says what is mapped in /proc")
+
+needs_mapping = pytest.mark.skipif(not is_supported(), reason="this version of ONNX Runtime cannot map")
 
 
 def is_mapped(path: Path) -> bool:
@@ -54,6 +56,7 @@ def compared(path: Path) -> None:
     assert [value.tobytes() for value in usual] == [value.tobytes() for value in ours]
 
 
+@needs_mapping
 @pytest.mark.parametrize("name", ["model.onnx", "größe 模型.onnx"])
 def test_weights_are_mapped_and_the_session_says_its_path(tmp_path, name):
     path = saved(tmp_path / name, raw())
@@ -72,6 +75,7 @@ def test_option_switches_it_off(tmp_path, monkeypatch, caplog):
     assert "OPTIMUM_HTP_MMAP is 0" in caplog.text
 
 
+@needs_mapping
 def test_session_is_made_anew_by_set_providers(tmp_path):
     session = open_session(saved(tmp_path / "model.onnx", raw()), providers=CPU)
     before = session.run(None, FEED)[0]
@@ -97,6 +101,7 @@ def test_nothing_in_a_model_names_a_file_outside_its_folder(tmp_path):
         open_session(path, providers=CPU)
 
 
+@needs_mapping
 def test_link_to_another_folder_is_followed(tmp_path, caplog):
     (tmp_path / "blobs").mkdir()
     link = tmp_path / "model.onnx"
@@ -107,6 +112,7 @@ def test_link_to_another_folder_is_followed(tmp_path, caplog):
     compared(link)
 
 
+@needs_mapping
 @pytest.mark.parametrize("name", ["bert", "t5", "gpt2"])
 def test_loaded_model_goes_on_when_its_file_is_replaced(zoo_export, tmp_path, name, caplog):
     import torch

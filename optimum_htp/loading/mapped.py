@@ -18,7 +18,7 @@ from optimum_htp.onnxfile.wire import encode_bytes_field
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-__all__ = ["open_session"]
+__all__ = ["is_supported", "open_session"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) 
         return f"{_SWITCH} is {os.environ[_SWITCH]}"
     if not isinstance(path, (str, os.PathLike)) or not str(os.fspath(path)).endswith(".onnx") or options:
         return "it is not opened by the name of an ONNX file alone"
-    if not _is_supported():
+    if not is_supported():
         return "this version of ONNX Runtime cannot"
     names = [one[0] if isinstance(one, tuple) else one for one in providers or ()]
     if not names or not _PROVIDERS.issuperset(names):
@@ -96,7 +96,8 @@ def _reason_in(sess_options: SessionOptions) -> str | None:
 
 
 @functools.cache
-def _is_supported() -> bool:
+def is_supported() -> bool:
+    """Tell whether this ONNX Runtime can map the weights of a model that it is given in memory."""
     import onnxruntime
     from packaging.version import Version
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -319,7 +320,7 @@ _LARGE = (".safetensors", ".bin", ".h5", ".onnx", ".msgpack")  # what the Hub ke
 def _sibling(name: str, body: bytes, *, with_blobs: bool) -> dict[str, Any]:
     if not with_blobs:
         return {"rfilename": name}
-    large = {"lfs": {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 134}}
+    large = {"lfs": {"sha256": _sha256(body), "size": len(body), "pointerSize": 134}}
     return {
         "rfilename": name,
         "size": len(body),
@@ -355,9 +356,15 @@ def _info(repo: Repo, sha: str, *, with_card: bool, with_blobs: bool) -> dict[st
     return info
 
 
+@lru_cache(maxsize=64)  # requests are many, and a model's weights are large
 def _etag(body: bytes) -> str:
     """Return git's name of a content."""
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
@@ -365,7 +372,7 @@ def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
     entry = {"type": "file", "path": name, "size": len(body), "oid": _etag(body)}
     if not name.endswith(_LFS):
         return entry
-    sha256 = hashlib.sha256(body).hexdigest()
+    sha256 = _sha256(body)
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(body)}\n".encode()
     return {
         **entry,

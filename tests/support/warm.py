@@ -16,7 +16,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-PRELOADED = ["torch", "torch._dynamo", "torch.onnx", "onnx", "onnxruntime", "sklearn.metrics", "PIL.Image"]
+PRELOADED = [
+    *("torch", "torch._dynamo", "torch.onnx", "onnx", "onnxruntime", "sklearn.metrics", "PIL.Image"),
+    *("requests", "httpx", "jinja2", "yaml", "regex", "tokenizers", "safetensors.torch", "boto3", "fsspec"),
+]
 # What an interpreter or PyTorch reads when it starts, nobody can bring along later.
 READ_AT_START = ("PYTHON", "TORCH", "OMP_", "OPTIMUM_HTP_DISABLE")
 TIMEOUT = 300  # seconds

@@ -78,8 +78,8 @@ def parameter_owners(model: Any) -> dict[tuple[Any, ...], set[str]]:
     return owners
 
 
-def weight_uses(path: Path, model: Any) -> list[Use]:
-    """Return every use of a surviving parameter in a tagged file."""
+def weight_uses(path: Path, model: Any, key: str = "htp.module") -> list[Use]:
+    """Return every use of a surviving parameter in a file whose nodes are tagged with that key."""
     owners = parameter_owners(model)
     graph = onnx.load(path).graph
     owned: dict[str, set[str]] = {}
@@ -99,5 +99,5 @@ def weight_uses(path: Path, model: Any) -> list[Use]:
                 owned[name] = theirs[0]
             continue
         shared = set.intersection(*theirs) or set.union(*theirs)
-        uses.append(Use(node.name, node.op_type, property_of(node, "htp.module"), frozenset(shared)))
+        uses.append(Use(node.name, node.op_type, property_of(node, key), frozenset(shared)))
     return uses
