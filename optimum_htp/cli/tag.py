@@ -47,9 +47,8 @@ class TagCommand(FilesCommand):
             revision=self.args.revision,
             access=hub_access(self.args),
             trust_remote_code=self.args.trust_remote_code,
+            on_building=lambda: show(f"Building {self.args.model} in PyTorch, without weights ...", sys.stderr),
         )
-        if self.args.model is not None and not self.args.json:
-            show(f"Loading PyTorch for the modules of {self.args.model} (a few seconds) ...", sys.stderr)
         if self.args.dry_run:
             return tagger.assignment
         return lambda file: tagger.write(file, self.args.output)
