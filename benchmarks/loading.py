@@ -113,7 +113,7 @@ def rows(quick: bool) -> Iterator[Row]:
         HTPExporter().export("bench/vit", image, embed="none")
         with_configs = folder / "with-configs"
         HTPExporter().export("bench/minilm", with_configs, task="feature-extraction", with_config=True)
-        runs = 21 if quick else 61
+        runs = 15 if quick else 61
         yield warm(text, with_configs, runs)
         yield model_alone(text, with_configs, runs)
         yield config_copies(text, with_configs, 10 * runs)
@@ -121,7 +121,7 @@ def rows(quick: bool) -> Iterator[Row]:
         sources = {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")}
         for latency in (LATENCY,) if quick else (0.0, LATENCY):
             for operation in ("config + tokenizer",) if quick else OPERATIONS:
-                yield from cold(hub, latency, operation, sources[operation], 3 if quick else 5)
+                yield from cold(hub, latency, operation, sources[operation], 2 if quick else 5)
 
 
 if __name__ == "__main__":
