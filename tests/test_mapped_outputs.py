@@ -275,6 +275,16 @@ def test_initializers_of_the_user_are_used(tmp_path):
     assert usual != run(open_session(path, providers=CPU), FEED)
 
 
+@pytest.mark.parametrize("wrong", [{"sess_options": 3}, {"providers": 3}])
+def test_wrong_calls_fail_as_ever(tmp_path, wrong):
+    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
+    with pytest.raises(Exception) as theirs:
+        onnxruntime.InferenceSession(path, **wrong)
+    with pytest.raises(type(theirs.value)) as ours:
+        open_session(path, **wrong)
+    assert str(ours.value) == str(theirs.value)
+
+
 def test_profile_is_written_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])

@@ -47,19 +47,18 @@ def open_session(
     """
     from onnxruntime import InferenceSession
 
-    reason = _reason_against(path, sess_options, providers, options)
-    if reason is None:
-        try:
-            lean = read_lean_model(path)
-            if lean is not None:
-                session = _session(lean, path, sess_options, providers, provider_options)
-                if lean.is_current():
-                    return session
-                reason = "it was replaced meanwhile"
-            else:
-                reason = "its weights lie in other files, or it has none that are large"
-        except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file
-            reason = f"{type(error).__name__}: {error}"
+    try:
+        reason = _reason_against(path, sess_options, providers, options)
+        lean = read_lean_model(path) if reason is None else None
+        if lean is not None:
+            session = _session(lean, path, sess_options, providers, provider_options)
+            if lean.is_current():
+                return session
+            reason = "it was replaced meanwhile"
+        elif reason is None:
+            reason = "some of its weights lie in other files, or none are large"
+    except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file, or with the call
+        reason = f"{type(error).__name__}: {error}"
     logger.debug("%s is loaded without mapping: %s", path, reason)
     return InferenceSession(
         path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
