@@ -1,25 +1,22 @@
 """What the commands take that do not need PyTorch, against `htp info`, and our help against Optimum's.
 
-    python -m benchmarks.commands
-
 Each runs in a process of its own, one after the other in turn, on a BERT of 90 MB whose model is on a Hub on this
 machine. The cache is empty each time, so `verify` and `inject` fetch its config and the head of its weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.pairs import empty_hub, shown
+from benchmarks.pairs import empty_hub
+from benchmarks.rows import Row, main, paired
 
-ROUNDS = 12
 REPO = "bench/minilm"
 
 
@@ -37,10 +34,17 @@ def seconds(home: Path, *arguments: str) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    rounds = parser.parse_args().rounds
+# What is compared with what, and how much longer it may take.
+COMPARED = (
+    ("htp verify", "htp info", 4.0),
+    ("htp inject", "htp info", 4.0),
+    ("htp strip", "htp info", None),
+    ("htp info", "--help", None),
+    ("export htp --help", "export onnx --help", 1.0),
+)
+
+
+def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, home):
         from optimum_htp import HTPExporter
         from tests.support import models
@@ -52,23 +56,20 @@ def main() -> None:
             "htp info": ("htp", "info", file),
             "htp verify": ("htp", "verify", file),
             "htp inject": ("htp", "inject", file, "--model", REPO),
-            "htp info --json": ("htp", "info", file, "--json"),
+            "htp strip": ("htp", "strip", file, "--output", str(home / "bare.onnx")),
             "export onnx --help": ("export", "onnx", "--help"),
             "export htp --help": ("export", "htp", "--help"),
+            "--help": ("--help",),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
-        for index in range(rounds + 1):
+        for index in range((5 if quick else 12) + 1):
             for name, command in sorted(commands.items(), reverse=index % 2 == 1):
                 times[name].append(seconds(home, *command))
-        for name, each in times.items():
-            print(f"{name:24} {statistics.median(each[1:]) * 1e3:7.0f} ms")
-        for ours, theirs in (
-            ("htp verify", "htp info"),
-            ("htp inject", "htp info"),
-            ("export htp --help", "export onnx --help"),
-        ):
-            print(shown(f"{ours} / {theirs}", [*zip(times[ours][1:], times[theirs][1:], strict=True)]))
+        for ours, theirs, target in COMPARED:
+            pairs = [*zip(times[ours][1:], times[theirs][1:], strict=True)]
+            peer = "optimum-cli --help" if theirs == "--help" else theirs
+            yield paired(ours, pairs, peer, target=target)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

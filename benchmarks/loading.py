@@ -1,7 +1,5 @@
 """What loading costs, against Optimum and transformers in the same run.
 
-    python -m benchmarks.loading
-
 Warm: a model and its tokenizer from a file alone, against Optimum's load from a folder with configs, interleaved in
 one process. Cold: config and preprocessors with an empty cache against a Hub on the loopback interface, with and
 without a latency for every answer; each in a process of its own, imports done before the clock starts.
@@ -9,22 +7,20 @@ without a latency for every answer; each in a process of its own, imports done b
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import compared, empty_hub, interleaved, milliseconds
+from benchmarks.pairs import empty_hub, interleaved
+from benchmarks.rows import Row, main, paired
 from tests.support.hub import LoopbackHub
 
-RUNS = 101
 LATENCY = 0.1  # seconds an answer
 
 # What is measured in a process of its own: the loads of one operation, with `source` a file (ours) or a repo (theirs).
@@ -51,39 +47,35 @@ print(json.dumps(times))
 
 def first_and_cached(operation: str, source: str, endpoint: str) -> tuple[float, float]:
     """Return the seconds of the first load with an empty cache, and the median of those after it."""
-    first, cached = [], []
-    for _ in range(3):
-        with tempfile.TemporaryDirectory() as home:
-            done = subprocess.run(
-                [sys.executable, "-c", CHILD.format(repeat=8, operation=OPERATIONS[operation]), source],
-                env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-        times = json.loads(done.stdout.splitlines()[-1])
-        first.append(times[0])
-        cached += times[2:]
-    return statistics.median(first), statistics.median(cached)
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD.format(repeat=8, operation=OPERATIONS[operation]), source],
+            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    times = json.loads(done.stdout.splitlines()[-1])
+    return times[0], statistics.median(times[2:])
 
 
-def table(hub: LoopbackHub, sources: dict[str, tuple[str, str]]) -> None:
-    """Print the table: operations, first and cached, ours against transformers', by latency."""
-    for latency in (0.0, LATENCY):
-        hub.latency = latency
-        print(f"\nlatency {latency * 1e3:.0f} ms per answer    first: ours   transformers  ratio   cached: ours   ...")
-        for operation in OPERATIONS:
-            ours, theirs = sources[operation]
-            mine = first_and_cached(operation, ours, hub.url)
-            reference = first_and_cached(operation, theirs, hub.url)
-            print(
-                f"{operation:20} {milliseconds(mine[0])} {milliseconds(reference[0])} {reference[0] / mine[0]:5.1f} x"
-                f" {milliseconds(mine[1])} {milliseconds(reference[1])} {reference[1] / mine[1]:5.1f} x"
-            )
+def cold(hub: LoopbackHub, latency: float, operation: str, sources: tuple[str, str], runs: int) -> Iterator[Row]:
+    """Compare loads with an empty cache, each in a process of its own, and those that follow in it."""
+    hub.latency = latency
+    ours, theirs = sources
+    found = []
+    for index in range(runs):
+        times = {source: first_and_cached(operation, source, hub.url) for source in sources[:: 1 if index % 2 else -1]}
+        found.append((times[ours], times[theirs]))
     hub.latency = 0.0
+    name = f"{operation}, cold, {latency * 1e3:.0f} ms an answer"
+    target = 0.2 if latency and operation == "config + tokenizer" else None
+    for title, index, goal in ((name, 0, target), (f"{name}: cached", 1, None)):
+        pairs = [(mine[index], other[index]) for mine, other in found]
+        yield paired(title, pairs, "transformers, from the Hub", target=goal)
 
 
-def warm(file: Path, folder: Path, runs: int) -> None:
+def warm(file: Path, folder: Path, runs: int) -> Row:
     from optimum.onnxruntime import ORTModelForFeatureExtraction
     from transformers import AutoTokenizer
 
@@ -91,34 +83,25 @@ def warm(file: Path, folder: Path, runs: int) -> None:
         return ORTModelForFeatureExtraction.from_pretrained(source), AutoTokenizer.from_pretrained(source)
 
     pairs = interleaved(lambda: load(file), lambda: load(folder), runs)
-    mine, reference, ratio = compared(pairs)
-    print(f"\nwarm, MiniLM, model + tokenizer, {runs} interleaved runs")
-    print(f"from model.onnx {milliseconds(mine)}   Optimum from a folder {milliseconds(reference)}   {ratio}")
-    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    return paired("MiniLM + tokenizer, warm", pairs, "Optimum, from a folder with configs", target=0.6)
 
 
-def config_copies(file: Path) -> None:
-    from optimum_htp.hubs.base import HubAccess
-    from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.onnxfile import read_metadata
-    from optimum_htp.origin.commit_files import resolve_configs
-    from optimum_htp.origin.configs import load_config
+def model_alone(file: Path, folder: Path, runs: int) -> Row:
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
 
-    record = ExportMetadata.from_properties(read_metadata(file))
-    assert record is not None
-    source = resolve_configs(record, HubAccess())
-    times = []
-    for _ in range(1000):
-        start = time.perf_counter()
-        load_config(source, record)
-        times.append(time.perf_counter() - start)
-    print(f"copy of a remembered config: {statistics.median(times) * 1e6:.0f} µs")
+    load = ORTModelForFeatureExtraction.from_pretrained
+    pairs = interleaved(lambda: load(file), lambda: load(folder), runs)
+    return paired("MiniLM, warm", pairs, "Optimum, from a folder with configs")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=RUNS)
-    arguments = parser.parse_args()
+def config_copies(file: Path, folder: Path, runs: int) -> Row:
+    from transformers import AutoConfig
+
+    pairs = interleaved(lambda: AutoConfig.from_pretrained(file), lambda: AutoConfig.from_pretrained(folder), runs)
+    return paired("config, remembered", pairs, "transformers, from a folder with configs")
+
+
+def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, folder):
         from optimum_htp import HTPExporter
         from tests.support import models
@@ -128,12 +111,18 @@ def main() -> None:
         text, image = folder / "minilm-out" / "model.onnx", folder / "vit-out" / "model.onnx"
         HTPExporter().export("bench/minilm", text, task="feature-extraction", embed="none")
         HTPExporter().export("bench/vit", image, embed="none")
-        HTPExporter().export("bench/minilm", folder / "with-configs", task="feature-extraction", with_config=True)
+        with_configs = folder / "with-configs"
+        HTPExporter().export("bench/minilm", with_configs, task="feature-extraction", with_config=True)
+        runs = 15 if quick else 61
+        yield warm(text, with_configs, runs)
+        yield model_alone(text, with_configs, runs)
+        yield config_copies(text, with_configs, 10 * runs)
         pair = (str(text), "bench/minilm")
-        table(hub, {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")})
-        config_copies(text)
-        warm(text, folder / "with-configs", arguments.runs)
+        sources = {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")}
+        for latency in (LATENCY,) if quick else (0.0, LATENCY):
+            for operation in ("config + tokenizer",) if quick else OPERATIONS:
+                yield from cold(hub, latency, operation, sources[operation], 2 if quick else 5)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

@@ -1,24 +1,22 @@
 """What mapping weights from the file saves, against Optimum's load of the same weights from a folder with configs.
 
-    python -m benchmarks.mapping [--runs 7] [--small]
-
-Loads are the first of a process of their own, with all imports done: time until the model (and tokenizer) is there,
+First loads are those of a process of their own, with all imports done: time until the model (and tokenizer) is there,
 and how much the peak of resident memory grew. Each pair is made in turn. With a cold page cache, the files' pages are
 dropped before each load. Inference is that of both models in one process, in turn.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import compared, empty_hub, interleaved, interval, milliseconds
+from benchmarks.pairs import empty_hub, interleaved
+from benchmarks.rows import Row, main, paired
+from tests.support.hub import LoopbackHub
 
 CHILD = """
 import sys, time
@@ -33,6 +31,9 @@ loaded = {load}
 seconds = time.perf_counter() - start
 print(seconds, peak_kilobytes() - before)
 """
+OPTIMUM = "Optimum, from a folder with configs"
+MODEL = "O.from_pretrained(source)"
+TEXT = "ORTModelForFeatureExtraction"
 
 
 def drop(folder: Path) -> None:
@@ -43,59 +44,56 @@ def drop(folder: Path) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def fresh(source: Path, imports: str, load: str) -> tuple[float, int]:
+def fresh(source: Path, imports: str, load: str) -> tuple[float, float]:
+    """Return seconds and MiB of a load in a process of its own."""
     code = CHILD.format(imports=imports, load=load)
     done = subprocess.run([sys.executable, "-c", code, str(source)], capture_output=True, text=True, check=True)
     seconds, kilobytes = done.stdout.split()[-2:]
-    return float(seconds), int(kilobytes)
+    return float(seconds), int(kilobytes) / 1024
 
 
 def first_loads(
     name: str,
     ours: Path,
     theirs: Path,
-    imports: str,
-    load: str,
+    cls: str,
     runs: int,
     *,
+    load: str = MODEL,
     before: Callable[[Path], Any] | None = None,
-) -> None:
-    pairs, peaks = [], []
+    time_target: float | None = None,
+    memory_target: float | None = None,
+) -> Iterator[Row]:
+    imports = f"from optimum.onnxruntime import {cls} as O; from transformers import AutoTokenizer"
+    times, peaks = [], []
     for index in range(runs):
         found = {}
         for source in (ours, theirs) if index % 2 else (theirs, ours):
             if before is not None:
                 before(source.parent if source.is_file() else source)
             found[source] = fresh(source, imports, load)
-        pairs.append((found[ours][0], found[theirs][0]))
+        times.append((found[ours][0], found[theirs][0]))
         peaks.append((found[ours][1], found[theirs][1]))
-    mine, reference, ratio = compared(pairs)
-    memory = [one / other for one, other in peaks]
-    low, high = interval(memory)
-    own, other = (statistics.median(values) / 1024 for values in zip(*peaks, strict=True))
-    print(
-        f"{name:34} {milliseconds(mine)} {milliseconds(reference)}   {ratio}"
-        f"   peak {own:6.0f} {other:6.0f} MiB   {statistics.median(memory):.2f} x ({low:.2f} to {high:.2f})",
-        flush=True,
-    )
+    yield paired(name, times, OPTIMUM, target=time_target)
+    yield paired(f"{name}: peak memory", peaks, OPTIMUM, unit="MiB", target=memory_target)
 
 
-def inference(file: Path, folder: Path) -> None:
+def inference(file: Path, folder: Path, *, quick: bool) -> Iterator[Row]:
+    """Compare runs of a model that is mapped with those of one that is not: neither is to be slower."""
     import torch
     from optimum.onnxruntime import ORTModelForFeatureExtraction
 
     ours = ORTModelForFeatureExtraction.from_pretrained(file)
     theirs = ORTModelForFeatureExtraction.from_pretrained(folder)
-    for tokens, runs in ((8, 101), (128, 25)):
+    for tokens, runs in ((8, 41), (128, 11)) if quick else ((8, 301), (128, 75)):
         inputs = {name: torch.ones(1, tokens, dtype=torch.long) for name in ("input_ids", "attention_mask")}
         inputs["token_type_ids"] = torch.zeros(1, tokens, dtype=torch.long)
         assert torch.equal(ours(**inputs)[0], theirs(**inputs)[0])
         pairs = interleaved(lambda: ours(**inputs), lambda: theirs(**inputs), runs)  # noqa: B023
-        mine, reference, ratio = compared(pairs)
-        print(f"inference, {tokens:3} tokens              {milliseconds(mine)} {milliseconds(reference)}   {ratio}")
+        yield paired(f"inference after it, {tokens} tokens", pairs, OPTIMUM, target=1.03)
 
 
-def exported(hub: Any, folder: Path, name: str, model: Any, task: str) -> tuple[Path, Path]:
+def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -> tuple[Path, Path]:
     """Export a model twice: as files alone, and with configs beside."""
     from optimum_htp import HTPExporter
 
@@ -108,11 +106,8 @@ def exported(hub: Any, folder: Path, name: str, model: Any, task: str) -> tuple[
     return places
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--small", action="store_true", help="Leave out the decoder of 1.2 GB.")
-    arguments = parser.parse_args()
+def rows(quick: bool) -> Iterator[Row]:
+    runs = 3 if quick else 9
     with empty_hub() as (hub, folder):
         import torch
         import transformers
@@ -125,31 +120,43 @@ def main() -> None:
         text, beside = folder / "minilm" / "model.onnx", folder / "minilm-with-configs"
         HTPExporter().export("bench/minilm", text, task="feature-extraction")
         HTPExporter().export("bench/minilm", beside, task="feature-extraction", with_config=True)
-        imports = (
-            "from optimum.onnxruntime import ORTModelForFeatureExtraction as O; from transformers import AutoTokenizer"
-        )
         both = "(O.from_pretrained(source), AutoTokenizer.from_pretrained(source))"
-        print(f"{'':34}      ours        Optimum")
-        first_loads("MiniLM + tokenizer, first", text, beside, imports, both, arguments.runs)
-        inference(text, beside)
-        config = transformers.T5Config(d_model=512, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128)
-        ours, theirs = exported(
-            hub, folder, "t5", transformers.T5ForConditionalGeneration(config), "text2text-generation-with-past"
+        yield from first_loads("MiniLM + tokenizer, first load", text, beside, TEXT, runs, load=both, time_target=0.5)
+        yield from inference(text, beside, quick=quick)
+        task = "text2text-generation-with-past"
+        if not quick:
+            t5 = transformers.T5Config(d_model=512, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128)
+            places = exported(hub, folder, "t5", transformers.T5ForConditionalGeneration(t5), task)
+            yield from first_loads("T5, 60 M, merged decoder", *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
+        bart = transformers.BartConfig(
+            d_model=512,
+            encoder_layers=6,
+            decoder_layers=6,
+            encoder_ffn_dim=2048,
+            decoder_ffn_dim=2048,
+            encoder_attention_heads=8,
+            decoder_attention_heads=8,
+            vocab_size=32128,
         )
-        imports = "from optimum.onnxruntime import ORTModelForSeq2SeqLM as O"
-        first_loads("T5, 60 M parameters, merged", ours, theirs, imports, "O.from_pretrained(source)", arguments.runs)
-        if not arguments.small:
-            config = transformers.LlamaConfig(
-                hidden_size=1536, intermediate_size=4096, num_hidden_layers=7, num_attention_heads=12, vocab_size=32000
-            )
-            ours, theirs = exported(
-                hub, folder, "llama", transformers.LlamaForCausalLM(config), "text-generation-with-past"
-            )
-            imports = "from optimum.onnxruntime import ORTModelForCausalLM as O"
-            load = "O.from_pretrained(source)"
-            first_loads("LLaMA, 1.2 GB", ours, theirs, imports, load, arguments.runs)
-            first_loads("LLaMA, 1.2 GB, cold page cache", ours, theirs, imports, load, arguments.runs, before=drop)
+        places = exported(hub, folder, "bart", transformers.BartForConditionalGeneration(bart), task)
+        yield from first_loads("BART, 60 M, merged decoder", *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
+        wide, layers = (1024, 3) if quick else (1536, 7)
+        llama = transformers.LlamaConfig(
+            hidden_size=wide,
+            intermediate_size=4096,
+            num_hidden_layers=layers,
+            num_attention_heads=wide // 128,
+            vocab_size=32000,
+        )
+        model = transformers.LlamaForCausalLM(llama)
+        name = f"LLaMA, {4 * model.num_parameters() / 1e9:.2g} GB"
+        places = exported(hub, folder, "llama", model, "text-generation-with-past")
+        del model
+        yield from first_loads(name, *places, "ORTModelForCausalLM", runs, time_target=0.5, memory_target=0.7)
+        yield from first_loads(
+            f"{name}, cold page cache", *places, "ORTModelForCausalLM", runs, before=drop, time_target=1.0
+        )
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

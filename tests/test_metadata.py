@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import onnx
 import pytest
 
 from optimum_htp.errors import MetadataError
-from optimum_htp.metadata import ExportMetadata
+from optimum_htp.metadata import ExportMetadata, read_record, record
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 RECORD = ExportMetadata(
@@ -143,3 +144,20 @@ def test_files_of_one_export_belong_together_and_others_do_not():
     assert RECORD.belongs_with(dataclasses.replace(RECORD, onnx_file="decoder_model.onnx"))
     assert not RECORD.belongs_with(dataclasses.replace(RECORD, export_timestamp="2026-01-02T00:00:00Z"))
     assert not RECORD.belongs_with(dataclasses.replace(RECORD, hub_sha="f" * 40))
+
+
+def test_record_of_a_file_that_has_settled_is_read_once(tmp_path, monkeypatch):
+    def written(path, **changes):
+        model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+        onnx.helper.set_model_props(model, dataclasses.replace(RECORD, **changes).to_properties())
+        onnx.save(model, path)
+        return path
+
+    path = written(tmp_path / "model.onnx")
+    assert read_record(path) is not read_record(path)  # a change within a tick of the clock might not show
+    monkeypatch.setattr(record, "_SETTLED", 0)
+    assert read_record(path) is read_record(path)
+    written(path, hub_sha="a" * 40, hub_revision="a" * 8)
+    assert read_record(path).hub_sha == "a" * 40
+    written(tmp_path / "other.onnx", hub_sha="b" * 40, hub_revision="b" * 8).replace(path)
+    assert read_record(path).hub_sha == "b" * 40

@@ -223,6 +223,7 @@ def test_command_tags_a_file_that_was_exported_by_something_else(published, tmp_
     torch.onnx.export(model, batch, tmp_path / "theirs.onnx", dynamo=False)
     done = optimum_cli("htp", "tag", tmp_path / "theirs.onnx", "--model", architecture.repo_id, **empty_home)
     assert "nodes of" in done.stdout
+    assert f"Building {architecture.repo_id} in PyTorch" in done.stderr
     tagged, exact, uses = shares(tmp_path / "theirs.onnx", model)
     assert (tagged, exact) == (1.0, 1.0)
     assert uses >= 30

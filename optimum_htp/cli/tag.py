@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ class TagCommand(FilesCommand):
             revision=self.args.revision,
             access=hub_access(self.args),
             trust_remote_code=self.args.trust_remote_code,
+            on_building=lambda: show(f"Building {self.args.model} in PyTorch, without weights ...", sys.stderr),
         )
         if self.args.dry_run:
             return tagger.assignment

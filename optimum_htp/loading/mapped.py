@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.onnxfile import LeanModel, read_lean_model
+from optimum_htp.onnxfile.wire import encode_bytes_field
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -30,7 +29,8 @@ _FIRST_VERSION: Final = (1, 21)  # of ONNX Runtime; 1.20 looks for the data in t
 _PROVIDERS: Final = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
 """Those that need no path of the model: others name what they compile after it."""
 
-_users_options: Final = threading.Lock()
+# IR version 8, a graph that has a name, opset 13
+_EMPTY_MODEL: Final = b"\x08\x08" + encode_bytes_field(7, encode_bytes_field(2, b"empty")) + b"\x42\x02\x10\x0d"
 
 
 def open_session(
@@ -47,19 +47,18 @@ def open_session(
     """
     from onnxruntime import InferenceSession
 
-    reason = _reason_against(path, sess_options, providers, options)
-    if reason is None:
-        try:
-            lean = read_lean_model(path)
-            if lean is not None:
-                session = _session(lean, path, sess_options, providers, provider_options)
-                if lean.is_current():
-                    return session
-                reason = "it was replaced meanwhile"
-            else:
-                reason = "its weights lie in other files, or it has none that are large"
-        except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file
-            reason = f"{type(error).__name__}: {error}"
+    try:
+        reason = _reason_against(path, sess_options, providers, options)
+        lean = read_lean_model(path) if reason is None else None
+        if lean is not None:
+            session = _session(lean, path, sess_options, providers, provider_options)
+            if lean.is_current():
+                return session
+            reason = "it was replaced meanwhile"
+        elif reason is None:
+            reason = "some of its weights lie in other files, or none are large"
+    except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file, or with the call
+        reason = f"{type(error).__name__}: {error}"
     logger.debug("%s is loaded without mapping: %s", path, reason)
     return InferenceSession(
         path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
@@ -77,10 +76,21 @@ def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) 
     names = [one[0] if isinstance(one, tuple) else one for one in providers or ()]
     if not names or not _PROVIDERS.issuperset(names):
         return f"execution providers {', '.join(map(str, names)) or 'that are not named'} may need its path"
-    if sess_options is not None and (
-        sess_options.optimized_model_filepath or _folder(sess_options) not in ("", _folder_of(path))
-    ):
-        return "its session options write a model, or have another folder for external data"
+    if sess_options is not None and (reason := _reason_in(sess_options)) is not None:
+        return f"its session options {reason}"
+    return None
+
+
+def _reason_in(sess_options: SessionOptions) -> str | None:
+    """Return what in session options a copy of them would not do, or not once."""
+    if sess_options.optimized_model_filepath:
+        return "write a model"
+    if sess_options.enable_profiling:
+        return "write a profile"
+    if getattr(sess_options, "has_providers", bool)():
+        return "bring execution providers"
+    if _has_entry(sess_options, _FOLDER):
+        return "have a folder for external data"
     return None
 
 
@@ -93,27 +103,33 @@ def is_supported() -> bool:
     return Version(onnxruntime.__version__).release[:2] >= _FIRST_VERSION
 
 
-def _folder(sess_options: SessionOptions) -> str:
+def _has_entry(sess_options: SessionOptions, key: str) -> bool:
     try:
-        return str(sess_options.get_session_config_entry(_FOLDER))
+        sess_options.get_session_config_entry(key)
     except RuntimeError:  # it was never set
-        return ""
+        return False
+    return True
 
 
-def _folder_of(path: str | os.PathLike[str]) -> str:
-    return str(Path(os.path.realpath(path)).parent)
+def _copy(sess_options: SessionOptions) -> SessionOptions:
+    """Return session options with the same content, which are nobody else's.
+
+    They can only be copied by a session, which has its own: one of an empty model, that is never initialized. What is
+    not copied are registered custom operators: who needs some cannot be made of the copy, and is made the usual way.
+    """
+    from onnxruntime.capi import _pybind_state
+
+    return _pybind_state.InferenceSession(sess_options, _EMPTY_MODEL, False, False).session_options
 
 
 def _session(
     lean: LeanModel, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
 ) -> InferenceSession:
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession
+    from onnxruntime.capi import _pybind_state
 
-    sess_options = given if given is not None else SessionOptions()
-    # There is no copy of session options: those of the user keep the entry, which has a meaning for bytes alone.
-    with _users_options:
-        if not _folder(sess_options):  # ONNX Runtime warns of an entry that is set again
-            sess_options.add_session_config_entry(_FOLDER, str(lean.file.parent))
+    sess_options = _copy(_pybind_state.get_default_session_options() if given is None else given)
+    sess_options.add_session_config_entry(_FOLDER, str(lean.file.parent))
     session = InferenceSession(
         lean.content,
         sess_options=sess_options,

@@ -14,7 +14,7 @@ from optimum_htp.origin.tasks import WITH_PAST, canonical_task
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["AUTO", "class_for"]
+__all__ = ["AUTO", "class_for", "is_a"]
 
 AUTO: Final = "auto"
 
@@ -73,3 +73,8 @@ def _is_for(candidate: type[ORTModel], task: str) -> bool:
     except ValueError:  # a class for models that are none of transformers' tasks
         return False
     return bool(inferred == task)
+
+
+def is_a(cls: type, name: str) -> bool:
+    """Whether a class is or extends one of Optimum's, by its name: to import that takes longer than to load a BERT."""
+    return any(base.__name__ == name and base.__module__.startswith("optimum.onnxruntime") for base in cls.__mro__)

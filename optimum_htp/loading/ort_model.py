@@ -19,7 +19,7 @@ from optimum_htp.errors import (
     WrongTaskError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.ort_classes import class_for
+from optimum_htp.loading.ort_classes import class_for, is_a
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.loading.recognize import ModelFiles, files_being_loaded
 from optimum_htp.loading.stamped_files import files_of_names, model_files
@@ -137,9 +137,7 @@ def _loaded(
 
 def _cannot_generate(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
     """Whether a decoder's class is to load what gives no logits for each token, so that its every call would fail."""
-    from optimum.onnxruntime import ORTModelForCausalLM
-
-    if not issubclass(cls, ORTModelForCausalLM) or metadata is None or metadata.task is None:
+    if not is_a(cls, "ORTModelForCausalLM") or metadata is None or metadata.task is None:
         return False
     if metadata.task.startswith(_GENERATION):
         return False

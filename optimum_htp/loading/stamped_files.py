@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNotFoundError
+from optimum_htp.loading.ort_classes import is_a
 from optimum_htp.loading.recognize import ModelFiles, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
@@ -74,9 +75,7 @@ def file_in_folder(folder: Path, name: str | None = None) -> Path | None:
 
 def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
     """Return the files that the class opens, under the names that it looks for."""
-    from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
-
-    if not issubclass(cls, ORTModelForConditionalGeneration):
+    if not is_a(cls, "ORTModelForConditionalGeneration"):
         return ModelFiles(path.parent, {ONNX_FILE: _openable(path)})
     if metadata is None:
         return ModelFiles(path.parent, {file.name: file for file in sorted(path.parent.glob("*.onnx"))})

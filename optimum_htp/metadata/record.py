@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -200,6 +201,12 @@ class ExportMetadata:
         return f"{prefix}{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
+# A load reads a file's record where it looks for the file, and again where it is sure that nobody replaces it.
+_read: Final[dict[tuple[int, ...], ExportMetadata]] = {}
+_REMEMBERED: Final = 64
+_SETTLED: Final = 2_000_000_000  # nanoseconds; as git does it (https://git-scm.com/docs/racy-git)
+
+
 def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
     """Return what an ONNX file says of where it came from; None where it says nothing.
 
@@ -207,10 +214,29 @@ def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
         OnnxFileNotFoundError, OnnxReadError, InvalidOnnxFileError: There is no readable ONNX model at the path.
         MetadataError: A property has a value that its key does not allow.
     """
+    identity = _identity(path)
+    if identity is not None and (known := _read.get(identity)) is not None:
+        return known
     try:
-        return ExportMetadata.from_properties(read_metadata(path))
+        record = ExportMetadata.from_properties(read_metadata(path))
     except MetadataError as error:
         raise type(error)(f"{os.fspath(path)}: {error}", error.key) from error
+    if record is not None and identity is not None and identity == _identity(path):
+        if len(_read) >= _REMEMBERED:
+            _read.clear()
+        _read[identity] = record
+    return record
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """Return what tells a file's content from any other; None where a change within a clock's tick might not show."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a path of any kind
+    except (OSError, ValueError):
+        return None
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _SETTLED:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:

@@ -8,6 +8,7 @@ Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ _RAW_DATA: Final = 9
 _EXTERNAL_DATA: Final = 13
 _DATA_LOCATION: Final = 14
 _EXTERNAL: Final = encode_varint(_DATA_LOCATION << 3 | VARINT) + encode_varint(1)
+# The key that every tensor with data elsewhere has: the byte before it is the last one of its length.
+_LOCATION: Final = re.compile(rb"[\x00\x08]location")
 _STRING: Final = bytes([_DATA_TYPE << 3 | VARINT, 8])
 
 _Segment = tuple[int, int] | bytes
@@ -77,7 +80,7 @@ class _HasExternalData(Exception):
 
 
 def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) -> LeanModel | None:
-    """Return a model without its large tensors; None where none can be left out, or where some lie elsewhere already.
+    """Return a model without its large tensors; None where none can be left out, or where anything lies elsewhere.
 
     Args:
         path: The file.
@@ -106,7 +109,10 @@ def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) ->
             return None
         if body is None:
             return None
-        return LeanModel(b"".join(_bytes(window, segment) for segment in body), file, seen)
+        content = b"".join(_bytes(window, segment) for segment in body)
+        if _names_more_files(content, sum(segment == _EXTERNAL for segment in body)):
+            return None
+        return LeanModel(content, file, seen)
 
 
 def _body(window: ByteWindow, message: Field, kind: str, location: bytes, depth: int) -> list[_Segment] | None:
@@ -153,8 +159,13 @@ def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segmen
         b"length": str(raw[0].end - raw[0].payload).encode(),
     }
     entries = (encode_bytes_field(1, key) + encode_bytes_field(2, value) for key, value in place.items())
-    reference = b"".join(encode_bytes_field(_EXTERNAL_DATA, entry) for entry in entries) + _EXTERNAL
-    return [*((part.start, part.end) for part in rest), reference]
+    reference = b"".join(encode_bytes_field(_EXTERNAL_DATA, entry) for entry in entries)
+    return [*((part.start, part.end) for part in rest), reference, _EXTERNAL]
+
+
+def _names_more_files(content: bytes, known: int) -> bool:
+    """Whether more tensors than these have their data elsewhere: a node's attribute has, or a function's."""
+    return content.count(b"location") > known and len(_LOCATION.findall(content)) > known
 
 
 def _length(segments: Iterable[_Segment]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ class Tagger:
         revision: Branch, tag or commit of that model.
         access: How to reach its Hub.
         trust_remote_code: Whether code of its repo may run.
+        on_building: Called before the model is built in PyTorch, without weights, which takes seconds.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Tagger:
         revision: str | None = None,
         access: HubAccess | None = None,
         trust_remote_code: bool = False,
+        on_building: Callable[[], object] | None = None,
     ) -> None:
+        self._on_building = on_building
         self._original = original
         self._model = model
         self._revision = revision
@@ -124,6 +128,8 @@ class Tagger:
     def _look_up_tree(self, task: str | None) -> ModuleTree:
         source = locate(self._model or "", self._revision, self._access)
         checkpoint = fetch_checkpoint(source, self._access, None, weights=False)
+        if self._on_building is not None:
+            self._on_building()
         return tree_of_checkpoint(checkpoint, task, trust_remote_code=self._trusted)
 
 

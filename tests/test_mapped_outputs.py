@@ -1,0 +1,344 @@
+"""What mapped sessions compute is what sessions of the same files compute, bit for bit, whatever the files hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from optimum_htp.loading.mapped import is_supported, open_session
+from optimum_htp.onnxfile import lean, read_lean_model
+from optimum_htp.profiling.inputs import sample_inputs
+from tests.support.zoo import ZOO
+
+CPU = ["CPUExecutionProvider"]
+LOG = "optimum_htp.loading.mapped"
+RANDOM = np.random.default_rng(0)
+WEIGHT = RANDOM.standard_normal((128, 128)).astype(np.float32)
+
+
+def run(session, feed):
+    return [np.asarray(value).tobytes() for value in session.run(None, feed)]
+
+
+def assert_same(path, feed, caplog):
+    """Where ONNX Runtime can map at all, the file is mapped: nothing says that it was loaded in the usual way."""
+    usual = run(onnxruntime.InferenceSession(path, providers=CPU), feed)
+    caplog.clear()
+    with caplog.at_level("DEBUG", LOG):
+        ours = run(open_session(path, providers=CPU), feed)
+    assert_mapped(caplog)
+    assert ours == usual
+
+
+def assert_mapped(caplog):
+    said = [record.message for record in caplog.records if record.name == LOG]
+    assert said == [] or not is_supported()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_architecture(zoo_export, name, caplog, monkeypatch):
+    monkeypatch.setattr(lean, "_SMALL", 64)  # these models are tiny, and more than their embeddings is to be mapped
+    files = sorted(zoo_export(name).output.glob("*.onnx"))
+    assert files
+    for file in files:
+        assert_same(file, sample_inputs(file), caplog)
+
+
+def model_of(path: Path, nodes, initializers, inputs=(("x", 1, [1, 128]),), sparse=(), outputs=("y",)) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(*spec) for spec in inputs],
+        [helper.make_value_info(name, onnx.TypeProto()) for name in outputs],
+        initializers,
+        sparse_initializer=sparse,
+    )
+    domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=domains), path)
+    return path
+
+
+FEED = {"x": np.linspace(-1, 1, 128, dtype=np.float32).reshape(1, 128)}
+TIMES = helper.make_node("MatMul", ["x", "wf"], ["y"])
+
+
+def cast_of(tensor):
+    return [helper.make_node("Cast", ["w"], ["wf"], to=TensorProto.FLOAT), TIMES], [tensor]
+
+
+def scaled(tensor):
+    scale = numpy_helper.from_array(np.float32(0.1), "s")
+    return [helper.make_node("DequantizeLinear", ["w", "s"], ["wf"]), TIMES], [tensor, scale]
+
+
+def array(dtype):
+    return numpy_helper.from_array(WEIGHT.astype(dtype), "w")
+
+
+def packed(kind):
+    content = RANDOM.integers(0, 256, 128 * 128 // 2, np.uint8).tobytes()
+    return helper.make_tensor("w", kind, [128, 128], content, raw=True)
+
+
+KINDS = {
+    "float16": lambda: cast_of(array(np.float16)),
+    "bfloat16": lambda: cast_of(array(ml_dtypes.bfloat16)),
+    "float64": lambda: cast_of(array(np.float64)),
+    "bool": lambda: cast_of(array(np.bool_)),
+    "int64": lambda: cast_of(array(np.int64)),
+    "float8e4m3fn": lambda: cast_of(array(ml_dtypes.float8_e4m3fn)),
+    "float8e5m2": lambda: cast_of(array(ml_dtypes.float8_e5m2)),
+    "int8": lambda: scaled(array(np.int8)),
+    "int4": lambda: scaled(packed(TensorProto.INT4)),
+    "uint4": lambda: scaled(packed(TensorProto.UINT4)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_of_data(tmp_path, kind, caplog):
+    assert_same(model_of(tmp_path / "model.onnx", *KINDS[kind]()), FEED, caplog)
+
+
+def test_four_bits_in_blocks(tmp_path, caplog):
+    """As weight-only quantizers write them, for one operator."""
+    blocks = RANDOM.integers(0, 256, (256, 4, 16), np.uint8)
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=128, N=256, bits=4, block_size=32
+    )
+    scales = RANDOM.random((256 * 4,), np.float32)
+    parts = [numpy_helper.from_array(blocks, "w"), numpy_helper.from_array(scales, "s")]
+    assert_same(model_of(tmp_path / "model.onnx", [node], parts), FEED, caplog)
+
+
+def test_strings_and_typed_data_beside_mapped_tensors(tmp_path, caplog):
+    words = helper.make_tensor("words", TensorProto.STRING, [600], [f"word {index}" for index in range(600)])
+    typed = helper.make_tensor("typed", TensorProto.FLOAT, [128], WEIGHT[0])
+    nodes = [
+        helper.make_node("Add", ["x", "typed"], ["t"]),
+        helper.make_node("MatMul", ["t", "w"], ["y"]),
+        helper.make_node("Identity", ["words"], ["z"]),
+    ]
+    path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32), words, typed], outputs=("y", "z"))
+    usual = onnxruntime.InferenceSession(path, providers=CPU).run(None, FEED)
+    ours = open_session(path, providers=CPU).run(None, FEED)
+    assert ours[0].tobytes() == usual[0].tobytes()
+    assert ours[1].tolist() == usual[1].tolist()
+    assert read_lean_model(path) is not None
+
+
+def test_sparse_tensors(tmp_path, caplog):
+    values = numpy_helper.from_array(WEIGHT.ravel()[:2048].copy(), "w")
+    places = numpy_helper.from_array(np.arange(0, 2048 * 8, 8, dtype=np.int64), "")
+    sparse = helper.make_sparse_tensor(values, places, [128, 128])
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["t"]), helper.make_node("MatMul", ["t", "d"], ["y"])]
+    dense = numpy_helper.from_array(WEIGHT, "d")
+    assert_same(model_of(tmp_path / "model.onnx", nodes, [dense], sparse=[sparse]), FEED, caplog)
+
+
+def test_constants_stay_in_the_model(tmp_path, caplog):
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(WEIGHT, "c")),
+        helper.make_node("MatMul", ["x", "c"], ["t"]),
+        helper.make_node("MatMul", ["t", "w"], ["y"]),
+    ]
+    path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32)])
+    model = read_lean_model(path)
+    assert model is not None
+    assert len(model.content) > WEIGHT.nbytes
+    assert_same(path, FEED, caplog)
+
+
+def constant_elsewhere() -> onnx.NodeProto:
+    value = TensorProto(name="c", data_type=1, dims=[128, 128], data_location=TensorProto.EXTERNAL)
+    value.external_data.add(key="location", value="secret")
+    return helper.make_node("Constant", [], ["c"], value=value)
+
+
+def in_subgraph(node):
+    branch = helper.make_graph(
+        [node, helper.make_node("Identity", ["c"], ["o"])], "b", [], [helper.make_value_info("o", onnx.TypeProto())]
+    )
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    return helper.make_node("If", ["yes"], ["c2"], then_branch=branch, else_branch=branch), yes
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_constant_that_names_a_file_is_not_given_the_folder_for_it(tmp_path, deep):
+    """Not even one of its own folder: what a link leads to lies among the files of all models of the cache."""
+    (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
+    node, more = constant_elsewhere(), []
+    if deep:
+        node, yes = in_subgraph(node)
+        more = [yes]
+    nodes = [node, helper.make_node("MatMul", ["x", "w"], ["y"])]
+    path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32), *more])
+    assert read_lean_model(path) is None
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_quantized_models(zoo_export, tmp_path, static, caplog, monkeypatch):
+    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+
+    class Samples(CalibrationDataReader):
+        def __init__(self, feeds):
+            self.feeds = iter(feeds)
+
+        def get_next(self):
+            return next(self.feeds, None)
+
+    monkeypatch.setattr(lean, "_SMALL", 64)
+    source, target = zoo_export("bert").output / "model.onnx", tmp_path / "model.onnx"
+    feed = sample_inputs(source)
+    if static:
+        quantize_static(source, target, Samples([feed]))
+    else:
+        quantize_dynamic(source, target)
+    assert_same(target, feed, caplog)
+
+
+def test_half_precision_models(zoo_export, tmp_path, caplog, monkeypatch):
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    monkeypatch.setattr(lean, "_SMALL", 64)
+    source, target = zoo_export("bert").output / "model.onnx", tmp_path / "model.onnx"
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+    assert_same(target, sample_inputs(source), caplog)
+
+
+@pytest.mark.parametrize("folder", ["with space", "größe 模型", "100% %20", "a'b\"c", "..hidden"])
+def test_names_of_folders(tmp_path, folder, caplog):
+    (tmp_path / folder).mkdir()
+    assert_same(model_of(tmp_path / folder / "model.onnx", *cast_of(array(np.float16))), FEED, caplog)
+
+
+def test_working_folder_may_change_behind_a_load(tmp_path, caplog, monkeypatch):
+    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
+    usual = run(onnxruntime.InferenceSession(path, providers=CPU), FEED)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("DEBUG", LOG):
+        session = open_session("model.onnx", providers=CPU)
+    assert_mapped(caplog)
+    monkeypatch.chdir("/")
+    assert run(session, FEED) == usual
+
+
+def test_folder_of_links_as_in_the_cache_of_a_hub(tmp_path, caplog):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    made = model_of(tmp_path / "made.onnx", *cast_of(array(np.float16)))
+    made.rename(blobs / "c0ffee")
+    (snapshot / "model.onnx").symlink_to(Path("../../blobs/c0ffee"))
+    blobs.chmod(0o555)
+    assert_same(snapshot / "model.onnx", FEED, caplog)
+    blobs.chmod(0o755)
+
+
+def test_options_of_the_user_work_in_every_folder_and_stay_as_they_are(tmp_path, caplog):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_free_dimension_override_by_name("batch", 1)
+    with caplog.at_level("DEBUG", LOG):
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            nodes, tensors = cast_of(array(np.float16))
+            path = model_of(tmp_path / name / "model.onnx", nodes, tensors, [("x", 1, ["batch", 128])])
+            session = open_session(path, options, CPU)
+            theirs = session.get_session_options()
+            assert theirs.intra_op_num_threads == 1
+            assert theirs.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+            assert session.get_inputs()[0].shape == onnxruntime.InferenceSession(path, options).get_inputs()[0].shape
+            assert session._sess_options_initial is options
+    assert_mapped(caplog)
+    with pytest.raises(RuntimeError, match="does not have"):
+        options.get_session_config_entry("session.model_external_initializers_file_folder_path")
+
+
+def test_initializers_of_the_user_are_used(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32)])
+    options = onnxruntime.SessionOptions()
+    other = onnxruntime.OrtValue.ortvalue_from_numpy(2 * WEIGHT)
+    options.add_initializer("w", other)
+    usual = run(onnxruntime.InferenceSession(path, options, CPU), FEED)
+    assert run(open_session(path, options, CPU), FEED) == usual
+    assert usual != run(open_session(path, providers=CPU), FEED)
+
+
+@pytest.mark.parametrize("wrong", [{"sess_options": 3}, {"providers": 3}])
+def test_wrong_calls_fail_as_ever(tmp_path, wrong):
+    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
+    with pytest.raises(Exception) as theirs:
+        onnxruntime.InferenceSession(path, **wrong)
+    with pytest.raises(type(theirs.value)) as ours:
+        open_session(path, **wrong)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_profile_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    session = open_session(path, options, CPU)
+    session.run(None, FEED)
+    written = Path(session.end_profiling())
+    assert [file.name for file in tmp_path.glob("*.json")] == [written.name]
+    assert any(event.get("cat") == "Node" for event in json.loads(written.read_text()))
+
+
+def test_model_that_is_loaded_while_we_are_switched_off(zoo_export, tmp_path):
+    import torch
+    from optimum.onnxruntime import ORTModelForMaskedLM, modeling
+
+    from optimum_htp import activate, deactivate
+
+    file = Path(shutil.copytree(zoo_export("bert").output, tmp_path / "out")) / "model.onnx"
+    ids = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    before = ORTModelForMaskedLM.from_pretrained(file)(**ids).logits
+    loaded, failed, stop = [], [], threading.Event()
+
+    def load():
+        while not stop.is_set():
+            try:
+                loaded.append(ORTModelForMaskedLM.from_pretrained(file)(**ids).logits)
+            except (OSError, ValueError) as error:  # Optimum without us takes such a path for a repo
+                failed.append(error)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for _ in range(5):
+            deactivate()
+            threading.Event().wait(0.02)
+            activate()
+            threading.Event().wait(0.1)
+    finally:
+        stop.set()
+        thread.join()
+        activate()
+    assert loaded
+    assert all(torch.equal(logits, before) for logits in loaded)
+    assert modeling.InferenceSession is onnxruntime.InferenceSession
+
+
+@pytest.mark.slow
+def test_large_model_with_its_weights_inside(tmp_path, caplog):
+    """Just below protobuf's limit of 2 GiB."""
+    rows = 950_000
+    table = numpy_helper.from_array(RANDOM.random((rows, 512), np.float32), "w")
+    nodes = [helper.make_node("Gather", ["w", "x"], ["y"])]
+    path = model_of(tmp_path / "model.onnx", nodes, [table], [("x", TensorProto.INT64, ["n"])])
+    del table
+    assert path.stat().st_size > 1.9e9
+    assert_same(path, {"x": np.array([0, 1, rows // 2, rows - 1])}, caplog)
