@@ -107,4 +107,6 @@ def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
 def test_guide_shows_this_plugin():
     blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / ".github" / "GUIDE.md").read_text(), re.DOTALL)
     for name in ("acme_hub.py", "pyproject.toml"):
-        assert (PLUGIN / name).read_text() in blocks, f"the guide's section on plugins differs from tests/plugin/{name}"
+        assert (PLUGIN / name).read_text() in blocks, (
+            f"the guide's section on plugins differs from tests/plugin/{name}"
+        )

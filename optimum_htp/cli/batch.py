@@ -17,8 +17,10 @@ from optimum_htp.cli.base import Command
 from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
 
 if TYPE_CHECKING:
+    from optimum_htp.delivery.cluster import ClusterExecutor
     from optimum_htp.delivery.jobs import Job
     from optimum_htp.delivery.manifest import Manifest
+    from optimum_htp.delivery.processes import ProcessExecutor
     from optimum_htp.delivery.work import Outcome
     from optimum_htp.hubs.base import HubAccess
 
@@ -28,6 +30,7 @@ __all__ = ["BatchCommand"]
 _NOT_COMMON: Final = {*NOT_OPTIONS, "help", "revision"}
 _ACCESS: Final = ("cache_dir", "local_files_only", "force_download")
 _DIFFERENT: Final = 3
+_LOOKUPS: Final = 8  # at a time, where others download
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -42,7 +45,9 @@ class BatchCommand(Command):
         parser.add_argument(
             "list", metavar="LIST", help="Text file with a model a line (NAME, ORG/NAME, or JSON), or - for input."
         )
-        parser.add_argument("output", metavar="OUT", help="Folder that gets a folder for each model, and batch.jsonl.")
+        parser.add_argument(
+            "output", metavar="OUT", help="Folder, or location such as s3://bucket/prefix, that gets a folder a model."
+        )
         group = parser.add_argument_group("In place of a list")
         sources = group.add_mutually_exclusive_group()
         sources.add_argument("--collection", action=_InPlaceOfAList, metavar="SLUG", help="Models of a collection.")
@@ -58,6 +63,14 @@ class BatchCommand(Command):
         group = parser.add_argument_group("Batch arguments")
         group.add_argument(
             "--manifest", type=Path, metavar="FILE", help="Write what was exported, with digests, from which commits."
+        )
+        group.add_argument(
+            "--dask",
+            metavar="ADDRESS",
+            help="Export on the workers of this Dask cluster: its scheduler, or scheduler file.",
+        )
+        group.add_argument(
+            "--journal", type=Path, metavar="FILE", help="What came of each (OUT/batch.jsonl, or here)."
         )
         group.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="Exports at a time.")
         group.add_argument("--timeout", type=float, help="Seconds that a model may take.")
@@ -80,21 +93,25 @@ class BatchCommand(Command):
         from tqdm import tqdm
 
         from optimum_htp.cli.display import show, show_json
-        from optimum_htp.delivery import run_batch
+        from optimum_htp.delivery import JOURNAL, run_batch
         from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
-        from optimum_htp.delivery.processes import ProcessExecutor
+        from optimum_htp.delivery.outputs import Folder, output_at
+        from optimum_htp.delivery.work import fetch_job, locate_job
+        from optimum_htp.errors import ArgumentError
         from optimum_htp.hubs.base import HubAccess
 
         options = {name: getattr(self.args, name) for name in self.args.for_each}
         access = HubAccess(**{name: options.pop(name) for name in _ACCESS})
         reproduced = read_manifest(Path(self.args.from_manifest)) if self.args.from_manifest else None
         jobs = _jobs(self.args, options, access) if reproduced is None else _jobs_again(reproduced, options)
-        slots = max(1, self.args.jobs)
-        threads = max(1, (os.cpu_count() or 1) // slots)
+        output = output_at(self.args.output)
+        journal = self.args.journal or (output.root if isinstance(output, Folder) else Path()) / JOURNAL
+        if self.args.manifest is not None and not isinstance(output, Folder):
+            raise ArgumentError(f"--manifest tells of files that are here, and {self.args.output} is not.")
         disable_progress_bars()  # those of downloads: there is one for the batch
         with (
-            ProcessExecutor(slots, timeout=self.args.timeout, memory=self.args.memory, threads=threads) as exports,
-            ThreadPoolExecutor(1) as downloads,
+            _executor(self.args) as exports,
+            ThreadPoolExecutor(1 if self.args.dask is None else _LOOKUPS) as downloads,
             tqdm(total=len(jobs), unit="model", disable=None) as bar,
         ):
 
@@ -104,11 +121,13 @@ class BatchCommand(Command):
 
             outcomes = run_batch(
                 jobs,
-                Path(self.args.output),
-                access=access,
+                output,
+                journal,
+                access=access if self.args.dask is None else HubAccess(local_files_only=access.local_files_only),
                 exports=exports,
                 downloads=downloads,
-                ahead=slots + 1,
+                ahead=exports.slots + 1,
+                fetch=fetch_job if self.args.dask is None else locate_job,
                 retry_failed=self.args.retry_failed,
                 told=told,
             )
@@ -127,6 +146,18 @@ class BatchCommand(Command):
                     show(line)
         if failed or different:
             raise SystemExit(1 if failed else _DIFFERENT)
+
+
+def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:
+    """Return what does the exports: processes of this machine, or a cluster."""
+    from optimum_htp.delivery.cluster import ClusterExecutor
+    from optimum_htp.delivery.processes import ProcessExecutor
+
+    if args.dask is not None:
+        return ClusterExecutor(args.dask, timeout=args.timeout, memory=args.memory)
+    slots = max(1, args.jobs)
+    threads = max(1, (os.cpu_count() or 1) // slots)
+    return ProcessExecutor(slots, timeout=args.timeout, memory=args.memory, threads=threads)
 
 
 class _InPlaceOfAList(Action):

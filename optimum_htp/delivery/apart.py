@@ -1,7 +1,7 @@
 """One call in a process of its own, for a worker that may not fork: `python -m optimum_htp.delivery.apart`.
 
-It reads what to call, and within which limits, from standard input, does it as a batch on this machine does, and writes
-what came of it to standard output. When its input is closed, it ends: then the worker is gone.
+It reads what to call, and within which limits, from standard input, does it as a batch on this machine does, and
+writes what came of it to standard output. When its input is closed, it ends: then the worker is gone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 from optimum_htp.errors import JobError, JobLostError
 from optimum_htp.version import __version__
@@ -25,7 +25,7 @@ _LENGTH: Final = struct.Struct("!Q")
 
 def call_apart(
     fn: Callable[..., Any], args: tuple[Any, ...], version: str, timeout: float | None, memory: int | None
-) -> Any:
+) -> tuple[Any, BaseException | None]:
     """Call a function in a process of its own; what a batch has its workers do.
 
     Args:
@@ -35,12 +35,12 @@ def call_apart(
         timeout: Seconds that the call may take.
         memory: Bytes that its processes may have resident.
 
-    Raises:
-        JobError: This worker has another version.
-        JobLostError: The process is gone.
+    Returns:
+        What it returned and None, or None and what it raised: a `JobError` where it came to no end. Raised from here,
+        Dask would bring an error back as text.
     """
     if version != __version__:
-        raise JobError(
+        return None, JobError(
             f"This worker has optimum-htp {__version__}, and the batch has {version}. Install the same on both: "
             f"`pip install optimum-htp=={version}`."
         )
@@ -55,23 +55,21 @@ def call_apart(
     with process:
         _send(process.stdin, (fn, args, timeout, memory))
         try:
-            value, error = _received(process.stdout)
+            answer: tuple[Any, BaseException | None] = _received(process.stdout)
         except EOFError:
-            raise JobLostError("The process of the export is gone. Run the batch again.") from None
+            answer = None, JobLostError("The process of the export is gone. Run the batch again.")
         finally:
             process.kill()
-    if error is not None:
-        raise error
-    return value
+    return answer
 
 
-def _send(stream: BinaryIO, content: Any) -> None:
+def _send(stream: IO[bytes], content: Any) -> None:
     text = pickle.dumps(content)
     stream.write(_LENGTH.pack(len(text)) + text)
     stream.flush()
 
 
-def _received(stream: BinaryIO) -> Any:
+def _received(stream: IO[bytes]) -> Any:
     """Read what `_send` wrote; only a process that we have started, or that has started us, is at the other end."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:

@@ -1,8 +1,8 @@
 """An executor whose calls are made by the workers of a Dask cluster that is there already.
 
-It has the interface of `concurrent.futures`. Nothing of ours listens or schedules: a call is a task of Dask's, which gives
-it to another worker where one is lost. On its worker it has a process of its own, with limits, and the worker's own
-credentials: no token is sent anywhere.
+It has the interface of `concurrent.futures`. Nothing of ours listens or schedules: a call is a task of Dask's, which
+gives it to another worker where one is lost. On its worker it has a process of its own, with limits, and the worker's
+own credentials: no token is sent anywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterExecutor"]
 
-_PATIENCE: Final = 20  # seconds for a scheduler to answer
+_PATIENCE: Final = 10  # seconds for a scheduler to answer
 _PACKAGE: Final = "optimum_htp"
 
 T = TypeVar("T")
@@ -53,8 +53,8 @@ class ClusterExecutor(Executor):
             self._client: Client = Client(**where, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise ClusterError(
-                f"No scheduler of Dask answers at {address}: {error}. Start one with `dask scheduler`, and workers with "
-                "`dask worker ADDRESS`."
+                f"No scheduler of Dask answers at {address}: {error}. Start one with `dask scheduler`, and workers "
+                "with `dask worker ADDRESS`."
             ) from error
         self._address, self._limits = address, (timeout, memory)
         try:
@@ -79,7 +79,8 @@ class ClusterExecutor(Executor):
                 f"{len(others)} of {len(versions)} workers cannot do this: {name} {has}, and here is {__version__}. "
                 f"Install it there: `pip install optimum-htp=={__version__}`."
             )
-        return max(1, sum(self._client.nthreads().values()))
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Have `fn(*args)` called by a worker. `fn` is a function of a module, and its arguments are picklable."""
@@ -95,25 +96,29 @@ class ClusterExecutor(Executor):
         inner.add_done_callback(lambda done: self._pass_on(done, told))
         return told
 
-    def _pass_on(self, done: Future[T], told: Future[T]) -> None:
+    def _pass_on(self, done: Future[tuple[T, BaseException | None]], told: Future[T]) -> None:
         try:
-            told.set_result(done.result())
-        except BaseException as error:  # noqa: BLE001 - it is the future's
-            told.set_exception(self._explained(error))
+            value, error = done.result()
+        except BaseException as lost:  # noqa: BLE001 - it is the future's
+            told.set_exception(self._explained(lost))
+            return
+        if error is None:
+            told.set_result(value)
+        else:
+            told.set_exception(error)
 
     def _explained(self, error: BaseException) -> BaseException:
         from distributed.scheduler import KilledWorker
 
-        if isinstance(error, JobError):
-            return error
         if isinstance(error, KilledWorker):
             return JobLostError(
-                "Its workers were lost, several times over (the system ends them where memory runs out). Give them more "
-                "memory, and run the batch again."
+                "Its workers were lost, several times over (the system ends them where memory runs out). Give them "
+                "more memory, and run the batch again."
             )
         if isinstance(error, (ImportError, AttributeError)):
             return JobError(
-                f"A worker cannot do this: {error}. Install there what is here: `pip install optimum-htp=={__version__}`."
+                f"A worker cannot do this: {error}. Install there what is here: "
+                f"`pip install optimum-htp=={__version__}`."
             )
         if isinstance(error, CancelledError) or self._client.status != "running":
             return JobLostError(f"The scheduler at {self._address} is lost. Start it, and run the batch again.")

@@ -1,8 +1,8 @@
 """Where a batch's exports go: a folder, or any location that fsspec writes to (`s3://bucket/prefix`).
 
-An export is made in a folder in either case. To a location its files are copied when it is whole, and a small file that
-tells of them (`.optimum-htp.json`: commit, names, sizes, digests) is taken away before and written last, so that what
-a killed job left there counts for nothing. Credentials are whatever the machine that copies has.
+An export is made in a folder in either case. To a location its files are copied when it is whole, and a small file
+that tells of them (`.optimum-htp.json`: commit, names, sizes, digests) is taken away before and written last, so that
+what a killed job left there counts for nothing. Credentials are whatever the machine that copies has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MARKER", "Folder", "Location", "Output", "output_at"]
 
 MARKER: Final = ".optimum-htp.json"
+_STORES: Final = ("s3://", "gs://", "gcs://", "az://", "abfs://")  # have no folders: a bucket would be made
 _LARGEST_MARKER: Final = 1 << 22  # bytes
 
 
@@ -107,7 +108,8 @@ class Location:
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     target = f"{place}/{path.relative_to(folder).as_posix()}"
-                    files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                    if not self.url.startswith(_STORES):
+                        files.makedirs(target.rpartition("/")[0], exist_ok=True)
                     files.put_file(str(path), target)
             files.pipe_file(f"{place}/{MARKER}", json.dumps(dict(entry)).encode())
 
@@ -125,7 +127,7 @@ class Location:
                     known = json.loads(stream.read(_LARGEST_MARKER))
                 sizes = {file["name"]: file["size"] for file in known["files"] if file["sha256"]}
                 whole = all(files.info(f"{place}/{name}")["size"] == size for name, size in sizes.items())
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
                 return None
         return known if whole and sizes and isinstance(known.get("commit"), str) else None
 
@@ -142,7 +144,9 @@ def output_at(text: str) -> Output:
     if protocol in ("file", "local"):
         return Folder(Path(rest))
     if protocol == "memory":
-        raise ArgumentError(f"What is written to {text} ends with the process. Name a folder, or a location such as s3://.")
+        raise ArgumentError(
+            f"What is written to {text} ends with the process. Name a folder, or a location such as s3://."
+        )
     with _faults_of(text):
         _opened(text)
     return Location(text.rstrip("/"))

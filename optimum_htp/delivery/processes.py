@@ -54,6 +54,7 @@ class ProcessExecutor(Executor):
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
             self._context.set_forkserver_preload([_PRELOADED])
+        self.slots = slots
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="optimum-htp-batch")
         self._timeout, self._memory, self._math_threads = timeout, memory, threads
         self._stopped = threading.Event()

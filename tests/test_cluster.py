@@ -1,0 +1,254 @@
+"""Batches on a Dask cluster: a real scheduler and real workers over TCP, S3 played by moto's server over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+
+from optimum_htp.delivery.cluster import ClusterExecutor
+from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.outputs import MARKER, Location, output_at
+from optimum_htp.errors import ArgumentError, ClusterError, JobLostError, JobTimeoutError, OutputError
+from tests.conftest import run
+from tests.test_batch import CLI, batch
+from tests.test_plugging_in import Environment, wheel  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-seen")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="exports")
+        yield "s3://exports/batch"
+    server.stop()
+
+
+class Cluster:
+    """A scheduler, and the workers that were started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.processes = folder / "scheduler.json", []
+        self.scheduler = self._start(
+            sys.executable, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+            "--scheduler-file", self.file,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not self.file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def worker(self, python: str | Path = sys.executable, **env: str) -> subprocess.Popen[bytes]:
+        return self._start(
+            python, "worker", self.address, "--nthreads", "1", "--no-dashboard", "--no-nanny", "--death-timeout", "20",
+            **env,
+        )  # fmt: skip
+
+    def _start(self, python: str | Path, *arguments: object, **env: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [str(python), "-m", "dask", *map(str, arguments)],
+            cwd=self.file.parent,  # a worker finds what is installed, and not what lies here
+            env={**os.environ, **env},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.end()
+
+
+@contextmanager
+def executor(cluster, workers, **limits):
+    """An executor, once so many workers have come."""
+    from distributed import Client
+
+    with Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(workers, timeout=60)
+    calls = ClusterExecutor(cluster.address, **limits)
+    try:
+        yield calls
+    finally:
+        calls.shutdown(wait=False, cancel_futures=True)
+
+
+def keys():
+    found = boto3.client("s3").list_objects_v2(Bucket="exports").get("Contents", [])
+    return {entry["Key"]: entry["Size"] for entry in found}
+
+
+@pytest.mark.slow
+def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s3, published, tmp_path, empty_home):
+    names = [published(name).repo_id for name in ("bert", "gpt2", "vit")]
+    listed, out, kept = tmp_path / "models.txt", f"{s3}/killed", tmp_path / "kept.jsonl"
+    listed.write_text("\n".join(names))
+    homes = [{"HF_HOME": str(tmp_path / f"home-{index}")} for index in range(2)]
+    workers = [cluster.worker(**home) for home in homes]
+    with executor(cluster, 2):
+        pass
+    command = [CLI, "htp", "batch", listed, out, "--dask", cluster.address, "--journal", kept, "--json"]
+    caller = subprocess.Popen(
+        [str(part) for part in command], env={**os.environ, **empty_home}, stdout=subprocess.PIPE, text=True
+    )
+    _until(lambda: psutil.Process(workers[0].pid).children(recursive=True))
+    children = psutil.Process(workers[0].pid).children(recursive=True)
+    workers[0].kill()
+    told, _ = caller.communicate(timeout=300)
+    assert caller.returncode == 0, told
+    states = {model["output"]: model["state"] for model in json.loads(told)["models"]}
+    assert states == dict.fromkeys(names, "done")
+    stored = {key.removeprefix("batch/killed/"): size for key, size in keys().items() if "/killed/" in key}
+    assert {f"{name}/model.onnx" for name in names} <= stored.keys()
+    assert {f"{name}/{MARKER}" for name in names} <= stored.keys()
+    _, gone = psutil.wait_procs(children, 20)
+    assert all(child.status() == psutil.STATUS_ZOMBIE for child in gone), "the killed worker's export went on"
+    for place in (kept.read_text(), told):
+        assert "not-to-be-seen" not in place
+
+    again = batch(listed, out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
+    assert {model["state"] for model in again.values()} == {"whole"}  # whoever asks, and with whichever journal
+    boto3.client("s3").delete_object(Bucket="exports", Key="batch/killed/tiny/gpt2/model.onnx")
+    torn = batch(listed, out, "--dask", cluster.file, "--journal", kept, **empty_home)
+    assert {name: model["state"] for name, model in torn.items()} == {
+        **dict.fromkeys(names, "whole"),
+        "tiny/gpt2": "done",
+    }
+
+
+@pytest.mark.slow
+def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, published, tmp_path, empty_home):
+    listed, out = tmp_path / "models.txt", tmp_path / "out"
+    listed.write_text(published("bert").repo_id)
+    worker = cluster.worker(**empty_home)
+    with executor(cluster, 1):
+        pass
+    command = [CLI, "htp", "batch", listed, out, "--dask", cluster.address]
+    caller = subprocess.Popen(
+        [str(part) for part in command], env={**os.environ, **empty_home}, stdout=subprocess.PIPE, text=True
+    )
+    _until(lambda: psutil.Process(worker.pid).children(recursive=True))
+    cluster.scheduler.kill()
+    told, _ = caller.communicate(timeout=120)
+    assert caller.returncode == 1
+    assert "JobLostError" in told
+    assert "Run the batch again" in told.replace("run the batch again", "Run the batch again")
+    done = batch(listed, out, **empty_home)
+    assert done["tiny/bert"]["state"] in ("done", "whole")
+
+
+@pytest.mark.slow
+def test_limits_and_errors_of_calls_come_back(cluster):
+    cluster.worker()
+    with executor(cluster, 1, timeout=1) as calls:
+        assert calls.slots == 1
+        futures = [
+            calls.submit(*call) for call in ((time.sleep, 60), (int, "x"), (os.path.basename, "a/b"), (_killed,))
+        ]
+        with pytest.raises(JobTimeoutError, match="--timeout"):
+            futures[0].result(120)
+        with pytest.raises(ValueError, match="invalid literal"):
+            futures[1].result(120)
+        assert futures[2].result(120) == "b"
+        with pytest.raises(JobLostError, match="ended by SIGKILL"):
+            futures[3].result(120)
+
+
+def _killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_workers_without_the_package_or_with_another_version_are_named(cluster, wheel, tmp_path):  # noqa: F811
+    bare = Environment(tmp_path / "bare")
+    other = Environment(tmp_path / "other")
+    other.install(wheel)
+    installed = next(other.site_packages.glob("optimum_htp-*.dist-info/METADATA"))
+    installed.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1", installed.read_text()))
+    for environment, told in ((bare, "has no optimum-htp"), (other, "has optimum-htp 0.0.1")):
+        worker = cluster.worker(environment.python)
+        with pytest.raises(ClusterError, match=told) as caught, executor(cluster, 1):
+            pass
+        assert "pip install optimum-htp==" in str(caught.value)
+        worker.kill()
+        worker.wait()
+
+
+def test_cluster_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "models.txt").write_text("tiny/bert")
+    done = run(
+        *(CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--dask", "tcp://127.0.0.1:9"), check=False
+    )
+    assert done.returncode == 1
+    assert "No scheduler of Dask answers at tcp://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_location_tells_of_what_is_whole(s3, tmp_path):
+    place, job = output_at(f"{s3}/unit"), Job("org/name", "org/name")
+    assert isinstance(place, Location)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"abc")
+    (tmp_path / "sub" / "config.json").write_bytes(b"{}")
+    entry = {"state": "done", "commit": "1" * 40, "files": [{"name": "model.onnx", "size": 3, "sha256": "x"}]}
+    assert place.standing(job, entry) is None
+    place.publish(job, tmp_path, entry)
+    assert place.standing(job, {}) == entry
+    client = boto3.client("s3")
+    client.put_object(Bucket="exports", Key="batch/unit/org/name/model.onnx", Body=b"abcd")
+    assert place.standing(job, entry) is None
+    client.put_object(Bucket="exports", Key=f"batch/unit/org/name/{MARKER}", Body=b"[" * 9000)
+    assert place.standing(job, entry) is None
+
+
+def test_places_that_cannot_be_are_refused(s3, tmp_path):
+    with pytest.raises(ArgumentError, match="ends with the process"):
+        output_at("memory://x")
+    with pytest.raises(OutputError, match="no-such-protocol"):
+        output_at("no-such-protocol://x")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "model.onnx").write_bytes(b"abc")
+    with pytest.raises(OutputError, match="s3://none"):
+        output_at("s3://none/x").publish(Job("a", "a"), tmp_path / "export", {})
+    assert output_at(f"file://{tmp_path}").root == tmp_path
+    (tmp_path / "models.txt").write_text("tiny/bert")
+    done = run(
+        *(CLI, "htp", "batch", tmp_path / "models.txt", f"{s3}/x", "--manifest", tmp_path / "m.json"), check=False
+    )
+    assert "--manifest tells of files that are here" in done.stderr
+
+
+def _until(there):
+    deadline = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
