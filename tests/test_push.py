@@ -32,7 +32,8 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
-from tests.conftest import optimum_cli
+from tests.conftest import optimum_cli, run
+from tests.test_batch import CLI
 
 WRITER, READER = "hf_writesAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "hf_readsBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
 
@@ -140,6 +141,34 @@ def test_token_that_may_not_write_pushes_nothing(org, bert, tmp_path, there, tok
     assert org.stored == {}
     assert not there or len(org.repos["me/model"].commits) == 1
     assert there or "me/model" not in org.repos
+
+
+def test_repo_that_was_created_for_files_that_are_refused_is_taken_back(org, bert, access):
+    def refuse(method, path, status, body, headers):
+        return (400, b'{"error": "no"}', {}) if "/preupload/" in path else (status, body, headers)
+
+    org.tamper = refuse
+    with pytest.raises(PushError, match="Nothing was pushed"):
+        push([bert], "me/fresh", access=access)
+    assert "me/fresh" not in org.repos
+    org.add("me/there", {"notes.txt": b"mine"})
+    with pytest.raises(PushError, match="Nothing was pushed"):
+        push([bert], "me/there", access=access)
+    assert pushed_files(org, "me/there") == {"notes.txt": b"mine"}
+
+
+def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, access, caplog):
+    def write_and_refuse(method, path, status, body, headers):
+        if "/preupload/" not in path:
+            return status, body, headers
+        org.repos["me/fresh"].commit({"theirs.txt": b"theirs"})
+        return 400, b'{"error": "no"}', {}
+
+    org.tamper = write_and_refuse
+    with pytest.raises(PushError, match="Nothing was pushed"):
+        push([bert], "me/fresh", access=access)
+    assert pushed_files(org, "me/fresh") == {"theirs.txt": b"theirs"}
+    assert "is left there without the files" in caplog.text
 
 
 def test_pull_request_leaves_main_alone(org, bert, tmp_path):
@@ -296,6 +325,31 @@ def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, 
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, empty_home):
+    names = [published(name).repo_id for name in ("bert", "gpt2")]
+    (tmp_path / "models.txt").write_text("\n".join(names))
+    env = {**empty_home, "HF_TOKEN": READER}
+    command = [CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--json", "--push-to-hub", "me"]
+    refused = run(*command, check=False, **env)
+    assert refused.returncode == 1
+    told = json.loads(refused.stdout)["models"]
+    assert {model["error"] for model in told} == {"AccessDeniedError"}
+    assert all("exported, and not pushed" in model["message"] for model in told)
+    assert not [name for name in org.repos if name.startswith("me/")]
+
+    done = run(*command, **{**env, "HF_TOKEN": WRITER})
+    assert {model["state"] for model in json.loads(done.stdout)["models"]} == {"whole"}
+    assert {"me/bert-onnx", "me/gpt2-onnx"} <= org.repos.keys()
+    assert {"README.md", "model.onnx"} <= pushed_files(org, "me/bert-onnx").keys()
+    with org.recorded() as requests:
+        run(*command, **{**env, "HF_TOKEN": WRITER})
+    assert not [request for request in requests if request.method in ("POST", "PUT")]
+
+    same = run(*command[:-1], "me/{org}", check=False, **env)
+    assert "Two models would be pushed to me/tiny" in same.stdout + same.stderr
+
+
 def test_commands_push_what_they_write(org, published, plain_bert, tmp_path, empty_home):
     published("bert")
     env = {**empty_home, "HF_TOKEN": WRITER, "OPTIMUM_HTP_DEBUG": "1"}

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,11 +15,13 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
+from optimum_htp.cli.push import add_push_options
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.cluster import ClusterExecutor
     from optimum_htp.delivery.jobs import Job
     from optimum_htp.delivery.manifest import Manifest
+    from optimum_htp.delivery.outputs import Output
     from optimum_htp.delivery.processes import ProcessExecutor
     from optimum_htp.delivery.work import Outcome
     from optimum_htp.hubs.base import HubAccess
@@ -77,6 +79,14 @@ class BatchCommand(Command):
         group.add_argument("--memory", type=_bytes, help="Memory that an export may use, such as 8GB.")
         group.add_argument("--retry-failed", action="store_true", help="Export again what failed in an earlier run.")
         group.add_argument("--json", action="store_true", help="Print one JSON document.")
+        group = parser.add_argument_group("Push")
+        group.add_argument(
+            "--push-to-hub",
+            metavar="REPO",
+            help="Push each export to a repo of its own: REPO has {name} in it, and perhaps {org}, for those of the "
+            "model; an owner alone means OWNER/{name}-onnx.",
+        )
+        add_push_options(group)
         exports = ArgumentParser(add_help=False)
         HTPExportCommand.parse_args(exports)
         group = parser.add_argument_group("Arguments for each model")
@@ -108,6 +118,7 @@ class BatchCommand(Command):
         journal = self.args.journal or (output.root if isinstance(output, Folder) else Path()) / JOURNAL
         if self.args.manifest is not None and not isinstance(output, Folder):
             raise ArgumentError(f"--manifest tells of files that are here, and {self.args.output} is not.")
+        pushes = _pushes(self.args, jobs, output) if self.args.push_to_hub is not None else None
         disable_progress_bars()  # those of downloads: there is one for the batch
         with (
             _executor(self.args) as exports,
@@ -129,6 +140,7 @@ class BatchCommand(Command):
                 ahead=exports.slots + 1,
                 fetch=fetch_job if self.args.dask is None else locate_job,
                 retry_failed=self.args.retry_failed,
+                push=pushes,
                 told=told,
             )
         if self.args.manifest is not None:
@@ -146,6 +158,39 @@ class BatchCommand(Command):
                     show(line)
         if failed or different:
             raise SystemExit(1 if failed else _DIFFERENT)
+
+
+def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Callable[[Job, Outcome], Mapping[str, Any]]:
+    """Return what pushes an export.
+
+    Raises:
+        ArgumentError: Two models would go into one repo, or the files are not here.
+    """
+    from optimum_htp.delivery.outputs import Folder
+    from optimum_htp.delivery.push import push
+    from optimum_htp.errors import ArgumentError
+    from optimum_htp.hubs.base import HubAccess
+
+    if not isinstance(output, Folder):
+        raise ArgumentError(f"--push-to-hub pushes files that are here, and those of {args.output} are not.")
+    form = args.push_to_hub if "/" in args.push_to_hub else f"{args.push_to_hub}/{{name}}-onnx"
+    repos: dict[str, str] = {}
+    for job in jobs:
+        org, _, name = job.output.replace("@", "-").rpartition("/")
+        repo = form.replace("{name}", name).replace("{org}", org.replace("/", "-"))
+        if repo in repos.values():
+            raise ArgumentError(
+                f"Two models would be pushed to {repo}: let --push-to-hub have {{org}} and {{name}} in it."
+            )
+        repos[job.output] = repo
+    access = HubAccess(cache_dir=args.cache_dir)
+    options = {"private": args.private or None, "create_pr": args.create_pr, "layout": args.layout}
+
+    def pushed(job: Job, outcome: Outcome) -> Mapping[str, Any]:
+        done = push([output.root / job.output], repos[job.output], access=access, **options)
+        return {"repo": done.repo_id, "commit": done.commit, "url": done.url}
+
+    return pushed
 
 
 def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:

@@ -17,7 +17,7 @@ from optimum_htp.cli.files import add_hub_arguments, hub_access
 if TYPE_CHECKING:
     from optimum_htp.delivery.push import PushResult
 
-__all__ = ["PushCommand", "add_push_arguments", "pushed", "show_push"]
+__all__ = ["PushCommand", "add_push_arguments", "add_push_options", "pushed", "show_push"]
 
 
 class PushCommand(Command):
@@ -32,7 +32,7 @@ class PushCommand(Command):
         """Declare the arguments."""
         parser.add_argument("files", nargs="+", metavar="FILE", help="Stamped ONNX files, or folders of them.")
         parser.add_argument("repo", metavar="REPO", help="Repo on the Hub (ORG/NAME); created where there is none.")
-        _add_options(parser)
+        add_push_options(parser)
         parser.add_argument("--message", help="Message of the commit.")
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         add_hub_arguments(parser)
@@ -59,7 +59,7 @@ class PushCommand(Command):
 def add_push_arguments(parser: Any) -> None:
     """Declare what an export or a stamp takes to push its files at once."""
     parser.add_argument("--push-to-hub", metavar="REPO", help="Then push the files to this repo of the Hub.")
-    _add_options(parser)
+    add_push_options(parser)
 
 
 def pushed(args: Namespace, files: Sequence[str | Path]) -> PushResult | None:
@@ -81,7 +81,8 @@ def show_push(done: PushResult) -> None:
         show(f"  {name}")
 
 
-def _add_options(parser: Any) -> None:
+def add_push_options(parser: Any) -> None:
+    """Declare how files are pushed."""
     parser.add_argument("--private", action="store_true", help="Make a repo that is created private.")
     parser.add_argument("--create-pr", action="store_true", help="Open a pull request instead of a commit to main.")
     parser.add_argument(

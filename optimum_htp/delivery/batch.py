@@ -7,11 +7,11 @@ second run asks it, and the Hub for the present commit, and does what is not don
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -19,11 +19,12 @@ from optimum_htp.delivery.jobs import Job
 from optimum_htp.delivery.journal import Journal
 from optimum_htp.delivery.outputs import Output
 from optimum_htp.delivery.work import Outcome, WrittenFile, export_job, fetch_job
-from optimum_htp.errors import ArgumentError, JobError, JobLostError
+from optimum_htp.errors import ArgumentError, HFHubIntegrationError, JobError, JobLostError
 from optimum_htp.hubs.base import HubAccess
 
 __all__ = ["JOURNAL", "run_batch"]
 
+Push = Callable[[Job, Outcome], Mapping[str, Any]]
 JOURNAL: Final = "batch.jsonl"
 
 
@@ -36,6 +37,7 @@ class _Batch:
     downloads: Executor
     fetch: Callable[[Job, HubAccess, str | None], Outcome]
     retry_failed: bool
+    push: Push | None
 
 
 def run_batch(
@@ -49,6 +51,7 @@ def run_batch(
     ahead: int,
     fetch: Callable[[Job, HubAccess, str | None], Outcome] = fetch_job,
     retry_failed: bool = False,
+    push: Push | None = None,
     told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
     """Export models, and keep a journal of it.
@@ -63,6 +66,8 @@ def run_batch(
         ahead: How many models may be downloaded and not exported yet.
         fetch: Brings what a model needs to where it is exported.
         retry_failed: Whether to export again what failed in an earlier run.
+        push: Pushes an export that stands, and returns what the journal says of it: `repo`, `commit`, `url`. One that
+            the journal says is there is not pushed again.
         told: Called with each job and what came of it, from any thread.
 
     Returns:
@@ -81,12 +86,12 @@ def run_batch(
         ) from None
     outcomes: dict[str, Outcome] = {}
     with lock, Journal(journal) as kept:
-        batch = _Batch(output, access, kept, exports, downloads, fetch, retry_failed)
+        batch = _Batch(output, access, kept, exports, downloads, fetch, retry_failed, push)
         room = threading.Semaphore(ahead)
 
         def work(job: Job) -> None:
             try:
-                outcome = _done(job, batch)
+                outcome = _pushed(job, _done(job, batch), batch)
             finally:
                 room.release()
             outcomes[job.output] = outcome
@@ -131,6 +136,22 @@ def _done(job: Job, batch: _Batch) -> Outcome:
         cached = replace(batch.access, force_download=False)  # it has just been downloaded
         outcome = _result(batch.exports.submit(export_job, job, batch.output, cached))
     batch.journal.end(job, outcome.to_entry())
+    return outcome
+
+
+def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
+    """Push what a job has exported, unless that is done."""
+    if batch.push is None or outcome.state not in ("done", "whole"):
+        return outcome
+    before = batch.journal.pushes.get(job.output)
+    if outcome.state == "whole" and before is not None and before.get("exported") == outcome.commit:
+        return outcome
+    try:
+        done = batch.push(job, outcome)
+    except (HFHubIntegrationError, OSError) as error:
+        message = f"It was exported, and not pushed: {error}"
+        return replace(outcome, state="failed", error=type(error).__name__, message=message)
+    batch.journal.push(job, {"exported": outcome.commit, **done})
     return outcome
 
 

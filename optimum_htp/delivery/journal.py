@@ -4,6 +4,7 @@
     {"event": "end", "output": "org/name", "model": "org/name", "time": …, "state": "done", "commit": "…",
      "task": "…", "files": [{"name": "model.onnx", "size": 1, "sha256": "…"}], "seconds": 3.1, "peak_memory": 1}
     {"event": "end", …, "state": "failed", "error": "ModelNotFoundError", "message": "…"}
+    {"event": "push", …, "repo": "me/name-onnx", "exported": "…", "commit": "…", "url": "…"}
 
 Lines are only ever added, each by one write that is on the disk before the batch goes on. A line that a kill or a
 full disk cut short is no line: the next one begins on its own.
@@ -35,9 +36,12 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self.ends: dict[str, dict[str, Any]] = {}
+        self.pushes: dict[str, dict[str, Any]] = {}
         for entry in _entries(path):
             if entry.get("event") == "end" and isinstance(entry.get("output"), str):
                 self.ends[entry["output"]] = entry
+            elif entry.get("event") == "push" and isinstance(entry.get("output"), str):
+                self.pushes[entry["output"]] = entry
             elif isinstance(entry.get("output"), str):
                 self.ends.pop(entry["output"], None)  # started again, and perhaps killed
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +64,10 @@ class Journal:
         """Say what came of a job."""
         entry = self._add(job, {"event": "end", **content})
         self.ends[job.output] = entry
+
+    def push(self, job: Job, content: Mapping[str, Any]) -> None:
+        """Say where an export was pushed."""
+        self.pushes[job.output] = self._add(job, {"event": "push", **content})
 
     def _add(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
         time = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

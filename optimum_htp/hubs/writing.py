@@ -6,6 +6,7 @@ be created. What was uploaded before a commit is refused is in no repo.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CARD", "Commit", "Target", "commit_files", "look_at"]
 
+logger = logging.getLogger(__name__)
+
 CARD: Final = "README.md"
 _DENIED: Final = (401, 403)
+_EXISTS: Final = 409
+_ATTRIBUTES: Final = ".gitattributes"  # what the Hub puts into each new repo
 _MOVED: Final = (409, 412)
 _BAD_REQUEST: Final = 400
 
@@ -121,9 +126,7 @@ def commit_files(
     from huggingface_hub import CommitOperationAdd
 
     api = _api(token)
-    with _told(target.repo_id):
-        if target.commit is None:
-            api.create_repo(target.repo_id, private=private, exist_ok=True)
+    with _told(target.repo_id), _created(api, target, private):
         # The sizes and digests of the files are taken here, and the store refuses what is otherwise by then.
         operations = [
             CommitOperationAdd(name, one if isinstance(one, bytes) else str(one)) for name, one in files.items()
@@ -132,6 +135,40 @@ def commit_files(
             target.repo_id, operations, commit_message=message, create_pr=create_pr, parent_commit=target.commit
         )
     return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url)
+
+
+@contextmanager
+def _created(api: HfApi, target: Target, private: bool | None) -> Iterator[None]:
+    """Create a repo where there is none, and take it back where what was to be in it is refused."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    ours = False
+    if target.commit is None:
+        try:
+            api.create_repo(target.repo_id, private=private)
+            ours = True
+        except HfHubHTTPError as error:
+            if _answer(error)[0] != _EXISTS:  # one that this token may not see, or somebody was faster
+                raise
+    try:
+        yield
+    except BaseException:
+        if ours:
+            _take_back(api, target.repo_id)
+        raise
+
+
+def _take_back(api: HfApi, repo_id: str) -> None:
+    """Delete a repo that was created just now, unless somebody has put a file into it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        if not set(api.list_repo_files(repo_id)) - {_ATTRIBUTES}:
+            api.delete_repo(repo_id)
+            return
+    except (HfHubHTTPError, OSError) as error:
+        logger.debug("%s cannot be deleted", repo_id, exc_info=error)
+    logger.warning("%s was created and is left there without the files. Delete it, or push again.", repo_id)
 
 
 def _api(token: str | bool | None) -> HfApi:

@@ -35,6 +35,15 @@ class Uploads:
     def do_PUT(self) -> None:  # noqa: N802
         self._written()
 
+    def do_DELETE(self) -> None:  # noqa: N802
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        repo_id = f"{asked['organization']}/{asked['name']}"
+        self.hub.before_answer(self.command, self.path)
+        if self.path != "/api/repos/delete" or self._writable(repo_id) is None:
+            return self._error(404, "RepoNotFound", "Repository not found")
+        del self.hub.repos[repo_id]
+        self._json({})
+
     def _written(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.hub.before_answer(self.command, self.path)
