@@ -10,7 +10,7 @@ BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint fast test-lowest bench clean
+.PHONY: demo test lint fast test-lowest bench pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -33,6 +33,10 @@ test-lowest: $(LOWEST)/installed
 # `make bench ARGUMENTS=--quick` takes three minutes.
 bench: $(VENV)/installed $(WINML)/installed
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
+
+# README's pictures; needs chromium.
+pictures: $(VENV)/installed
+	$(BIN)/python -m tests.support.pictures .github
 
 $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*.py)
 	$(PYTHON) -m venv $(VENV)

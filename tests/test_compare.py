@@ -138,7 +138,7 @@ def test_command_tells_and_writes_it(bert, tmp_path, empty_home):
     assert document["exceeds"]
     assert document["comparisons"][0]["first_exceeded"] == f"{LAYER}.intermediate.dense"
     text = page.read_text()
-    assert '"colors":' in text
+    assert '<option value="difference">' in text
     assert "first beyond the tolerance" in text
     done = optimum_cli("htp", "compare", bert, "--pytorch", "-o", table, **empty_home)
     assert "none beyond" in done.stdout

@@ -60,7 +60,7 @@ def write_comparison(comparison: Comparison, target: Path) -> None:
     """Write a comparison as `.html`, `.md` or `.json`, as the name ends.
 
     Raises:
-        ReportError: The name ends otherwise, or plotly is not installed.
+        ReportError: The name ends otherwise.
     """
     from optimum_htp.onnxfile.replace import replaced_atomically
 

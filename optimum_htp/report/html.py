@@ -1,18 +1,17 @@
-"""The report as one HTML page that opens from disk: an icicle of the modules, search, and the provenance on top.
+"""The report as one HTML page that opens from disk: an icicle and a tree of the modules, and the provenance on top.
 
-The plot is plotly's, with its script in the page, so no request leaves it. What comes from the file is put in as text
-or as JSON, never as markup.
+Page, style and script lie in `page/` and are put into one file, so no request leaves it. What comes from the ONNX file
+is put in as text or as JSON, never as markup.
 """
 
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Sequence
+from importlib import resources
 from string import Template
 from typing import Any, Final
 
-from optimum_htp.errors import ReportError
+from optimum_htp.report.kinds import kinds_of
 from optimum_htp.report.markdown import provenance
 from optimum_htp.report.outline import inner_name, is_mixed, weights_text
 from optimum_htp.report.texts import json_text, printable
@@ -21,119 +20,25 @@ __all__ = ["as_html"]
 
 _MEASURES: Final = {"parameters": "Parameters", "bytes": "Bytes", "nodes": "Nodes"}
 _TIME: Final = {"microseconds": "Time (µs)"}
-_ROOT_ID: Final = "(model)"
-
-_PAGE: Final = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-<title>$title</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 1200px; padding: 0 1rem; color: #1f2430; }
-h1 { font-size: 1.4rem; margin: 0 0 .5rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0 0 1rem; }
-dt { color: #667; } dd { margin: 0; overflow-wrap: anywhere; }
-.controls { display: flex; gap: .75rem; flex-wrap: wrap; align-items: center; }
-.controls input, .controls select, .controls button { font: inherit; padding: .25rem .5rem; }
-.plot { height: 620px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid #e4e6eb; }
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-tr.hidden { display: none; } tbody tr { cursor: pointer; } tbody tr:hover { background: #f2f5fb; }
-section + section { margin-top: 3rem; }
-</style>
-<script>$plotly</script>
-</head>
-<body>
-$sections
-<script id="report" type="application/json">$data</script>
-<script>
-"use strict";
-const files = JSON.parse(document.getElementById("report").textContent);
-for (const [index, file] of files.entries()) {
-  const section = document.getElementById("file-" + index);
-  const plot = section.querySelector(".plot"), search = section.querySelector(".search");
-  const measure = section.querySelector(".measure"), shape = section.querySelector(".shape");
-  const found = section.querySelector(".found"), body = section.querySelector("tbody");
-  const draw = (level) => Plotly.react(plot, [{
-    type: shape.value, ids: file.ids, labels: file.labels, parents: file.parents, values: file[measure.value],
-    marker: file.colors ? { colors: file.colors, colorscale: "YlOrRd", cmin: -7, cmax: 0, showscale: true,
-      colorbar: { title: { text: "difference, 10^" } } } : {},
-    branchvalues: "total", sort: false, level: level || "$root", customdata: file.hover, maxdepth: shape.value === "treemap" ? 4 : 8,
-    hovertemplate: "<b>%{customdata[0]}</b><br>%{customdata[1]}<br>%{value:,} (%{percentRoot})<extra></extra>",
-    tiling: shape.value === "icicle" ? { orientation: "v" } : {}
-  }], { margin: { l: 0, r: 0, t: 24, b: 0 } }, { responsive: true, displaylogo: false });
-  const zoom = (id) => { plot.dataset.level = id; draw(id); };
-  for (const [at, id] of file.ids.entries()) {
-    const row = body.insertRow();
-    row.dataset.id = id;
-    for (const text of [file.names[at], file.classes[at], ...file.cells[at]]) row.insertCell().textContent = text;
-    row.addEventListener("click", () => zoom(id));
-  }
-  const filter = () => {
-    const words = search.value.toLowerCase().split(/\\s+/).filter(Boolean);
-    let count = 0, first = null;
-    for (const [at, row] of [...body.rows].entries()) {
-      const text = (file.names[at] + " " + file.classes[at]).toLowerCase();
-      const match = words.every((word) => text.includes(word));
-      row.classList.toggle("hidden", !match);
-      if (match) { count += 1; first ??= file.ids[at]; }
-    }
-    found.textContent = words.length ? count + " of " + file.ids.length + " modules" : "";
-    return words.length ? first : null;
-  };
-  search.addEventListener("input", filter);
-  search.addEventListener("keydown", (event) => {
-    const first = event.key === "Enter" ? filter() : null;
-    if (first !== null) zoom(first);
-  });
-  section.querySelector(".reset").addEventListener("click", () => { search.value = ""; filter(); zoom("$root"); });
-  measure.addEventListener("change", () => draw(plot.dataset.level));
-  shape.addEventListener("change", () => draw(plot.dataset.level));
-  draw("$root");
-  plot.on("plotly_" + "icicleclick", (event) => { plot.dataset.level = event.nextLevel || "$root"; });
-  plot.on("plotly_" + "treemapclick", (event) => { plot.dataset.level = event.nextLevel || "$root"; });
-}
-</script>
-</body>
-</html>
-""")  # noqa: E501
-
-_SECTION: Final = Template("""<section id="file-$index">
-<h1>$file</h1>
-<dl>$facts</dl>
-<div class="controls">
-<label>Size by <select class="measure">$measures</select></label>
-<label>as <select class="shape"><option value="icicle">icicle</option><option value="treemap">treemap</option></select></label>
-<input class="search" type="search" placeholder="Find a module or class (Enter zooms)" size="36">
-<button class="reset" type="button">Whole model</button> <span class="found" role="status"></span>
-</div>
-<div class="plot"></div>
-<table><thead><tr>$headings</tr></thead><tbody></tbody></table>
-</section>""")  # noqa: E501
 
 
 def as_html(document: dict[str, Any]) -> str:
-    """Return the report as a self-contained HTML page.
-
-    Raises:
-        ReportError: plotly is not installed.
-    """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ReportError(
-            "HTML reports are drawn with plotly: run `pip install plotly`, or write .md or .json."
-        ) from error
+    """Return the report as a self-contained HTML page."""
     files = document["files"]
-    data = json_text([_data(file) for file in files]).replace("<", "\\u003c")
-    return _PAGE.substitute(
+    page = resources.files(__package__) / "page"
+
+    def part(name: str) -> str:
+        return (page / name).read_text(encoding="utf-8")
+
+    section = Template(part("section.html"))
+    return Template(part("page.html")).substitute(
         title=_text(", ".join(file["file"] for file in files)),
-        plotly=get_plotlyjs(),
-        sections="\n".join(_section(index, file) for index, file in enumerate(files)),
-        data=data,
-        root=_ROOT_ID,
+        style=part("page.css"),
+        script=part("page.js"),
+        sections="\n".join(
+            section.substitute(_section(index, file, alone=len(files) == 1)) for index, file in enumerate(files)
+        ),
+        data=json_text([_data(file) for file in files]).replace("<", "\\u003c"),
     )
 
 
@@ -141,12 +46,13 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
     return {**_TIME, **_MEASURES} if file["timed"] else dict(_MEASURES)
 
 
-def _formats(file: dict[str, Any]) -> tuple[str, ...]:
-    """Return the headings for how weights are kept; none where all are float32."""
-    return ("Weights", "Bytes saved") if any(is_mixed(module["weights"]) for module in file["modules"]) else ()
+def _mixed(file: dict[str, Any]) -> bool:
+    """Whether weights are kept as anything but float32."""
+    return any(is_mixed(module["weights"]) for module in file["modules"])
 
 
-def _section(index: int, file: dict[str, Any]) -> str:
+def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]:
+    """Return what a file's section is made of."""
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
         facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
@@ -154,62 +60,51 @@ def _section(index: int, file: dict[str, Any]) -> str:
         facts["compared with"] = file["compared"]["with"]
         facts["found"] = "; ".join(file["compared"]["verdict"])
     measures = _measures(file)
-    return _SECTION.substitute(
-        index=index,
-        file=_text(file["file"]),
-        facts="".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
-        measures="".join(f'<option value="{key}">{label}</option>' for key, label in measures.items()),
-        headings="".join(f"<th>{label}</th>" for label in _headings(file)),
-    )
-
-
-def _headings(file: dict[str, Any]) -> tuple[str, ...]:
-    compared = ("Difference",) if "compared" in file else ()
-    return ("Module", "Class", *_measures(file).values(), *_formats(file), *compared)
-
-
-def _differences(modules: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the colours of modules that were compared: the power of ten of their difference."""
+    colours = {**({"difference": "difference"} if "compared" in file else {}), "kind": "kind"}
+    colours |= {key: label.lower() for key, label in measures.items()}
+    if _mixed(file):
+        colours["bits"] = "bits a parameter"
+    headings = [f'<th data-key="{key}">{label}</th>' for key, label in measures.items()]
+    headings += ['<th class="minor">Weights</th>', '<th class="minor">Bytes saved</th>'] if _mixed(file) else []
+    headings += ["<th>Difference</th>"] if "compared" in file else []
     return {
-        "colors": [math.log10(min(max(module["difference"] or 0.0, 1e-7), 1.0)) for module in modules],
-        "differences": ["" if module["difference"] is None else f"{module['difference']:.3g}" for module in modules],
+        "index": index,
+        "file": _text(file["file"]),
+        "heading": "" if alone else f"<h2>{_text(file['file'])}</h2>\n",
+        "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
+        "measures": _options(measures),
+        "colours": _options(colours),
+        "headings": "".join(["<th>Module</th>", *headings]),
     }
+
+
+def _options(labels: dict[str, str]) -> str:
+    return "".join(f'<option value="{key}">{label}</option>' for key, label in labels.items())
 
 
 def _text(text: str) -> str:
     return html.escape(printable(text))
 
 
-def _label(text: str) -> str:
-    """Return a text for plotly, which obeys links and other tags in labels, and knows the entities of `<>&` alone."""
-    return html.escape(printable(text), quote=False)
-
-
 def _data(file: dict[str, Any]) -> dict[str, Any]:
-    """Return what the page's script reads: the modules as plotly's parallel lists."""
+    """Return what the page's script reads: the modules as parallel lists, outer ones before those in them."""
     modules = file["modules"]
-    holder = {child: module["name"] for module in modules for child in module["children"]}
+    places = {module["name"]: at for at, module in enumerate(modules)}
+    holders = {child: module["name"] for module in modules for child in module["children"]}
+    kinds = kinds_of({module["name"]: module["class_name"] for module in modules}, holders)
     measures = _measures(file)
-    compared = _differences(modules) if "compared" in file else {}
-    names = [printable(module["name"]) or _ROOT_ID for module in modules]
-    classes = [printable(module["class_name"]) for module in modules]
+    differences = [module["difference"] for module in modules] if "compared" in file else None
     return {
-        "ids": [module["name"] or _ROOT_ID for module in modules],
-        "names": names,
-        "labels": [
-            _label(inner_name(module["name"], holder.get(module["name"], "")) or _ROOT_ID) for module in modules
-        ],
-        "parents": ["" if not module["name"] else holder.get(module["name"], "") or _ROOT_ID for module in modules],
-        "classes": classes,
-        "hover": [[_label(name), _label(kind)] for name, kind in zip(names, classes, strict=True)],
-        "cells": [
-            [
-                *(f"{module[key]:,.0f}" for key in measures),
-                *([weights_text(module["weights"]), f"{module['saved_bytes']:,.0f}"] if _formats(file) else ()),
-                *([difference] if compared else ()),
-            ]
-            for module, difference in zip(modules, compared.get("differences", names), strict=True)
-        ],
-        **compared,
+        "names": [printable(module["name"]) for module in modules],
+        "labels": [printable(inner_name(module["name"], holders.get(module["name"], ""))) for module in modules],
+        "classes": [printable(module["class_name"]) for module in modules],
+        "kinds": [kinds[module["name"]] for module in modules],
+        "parents": [places[holders[module["name"]]] if module["name"] in holders else -1 for module in modules],
+        "children": [[places[child] for child in module["children"]] for module in modules],
+        "measures": list(measures.items()),
+        "mixed": _mixed(file),
+        "weights": [weights_text(module["weights"]) for module in modules],
+        "saved": [module["saved_bytes"] for module in modules],
+        "differences": differences,
         **{key: [module[key] for module in modules] for key in measures},
     }

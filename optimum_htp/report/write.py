@@ -46,7 +46,7 @@ def write_report(document: dict[str, Any], path: str | os.PathLike[str]) -> Path
     """Write a report; return its path.
 
     Raises:
-        ReportError: The suffix is not one of `FORMATS`, or plotly is missing.
+        ReportError: The suffix is not one of `FORMATS`.
         OnnxWriteError: The file cannot be written. What was there still is.
     """
     path = check_report_path(path)
