@@ -1,25 +1,28 @@
 """A batch of tiny models, two at a time, against a shell's loop over `optimum-cli export onnx`.
 
-    python -m benchmarks.batch [--models 12]
+    python -m benchmarks.batch [--quick] [--json]
 
-Also told: the seconds that a job takes beyond its export, and the requests to the Hub for each file.
+The overhead of a job is what each further model adds to a batch's wall time beyond its export, two at a time: look-up,
+download, process, digests and journal.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.pairs import empty_hub
+from benchmarks.pairs import empty_hub, traffic
+from benchmarks.rows import Row, main, single
 from tests.support import models
 
 CLI = Path(sys.executable).with_name("optimum-cli")
-KINDS = ("bert", "gpt2", "vit")
+TAGS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
+SLOTS = 2
 
 
 def run(*command: object) -> float:
@@ -28,11 +31,18 @@ def run(*command: object) -> float:
     return time.perf_counter() - start
 
 
-def main(count: int) -> None:
+def seconds_of(journal: Path) -> float:
+    """Return how long the exports of a batch took, one after the other."""
+    entries = map(json.loads, journal.read_text().splitlines())
+    return float(sum(entry["seconds"] for entry in entries if entry["event"] == "end"))
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    count, few = (4, 2) if quick else (12, 4)
     with empty_hub() as (hub, _), tempfile.TemporaryDirectory() as place:
         names = []
         for index in range(count):
-            kind = KINDS[index % len(KINDS)]
+            kind = list(TAGS)[index % len(TAGS)]
             folder = Path(place, "models", kind)
             if not folder.exists():
                 folder.mkdir(parents=True)
@@ -41,22 +51,25 @@ def main(count: int) -> None:
             names.append(f"tiny/{kind}-{index}")
         listed, out = Path(place, "models.txt"), Path(place, "out")
         listed.write_text("\n".join(names))
-        with hub.recorded() as requests:
-            ours = run(CLI, "htp", "batch", listed, out, "--jobs", 2)
-        theirs = sum(run(CLI, "export", "onnx", "--model", name, Path(place, "theirs", name)) for name in names)
-        ends = [json.loads(line) for line in (out / "batch.jsonl").read_text().splitlines()]
-        exports = sum(entry["seconds"] for entry in ends if entry["event"] == "end")
+        with hub.recorded() as requests, traffic(hub) as sent:
+            ours = run(CLI, "htp", "batch", listed, out, "--jobs", SLOTS)
         files = len({request.path for request in requests if "/resolve/" in request.path})
-        again = run(CLI, "htp", "batch", listed, out, "--jobs", 2)
-    print(f"{count} models: {ours:.1f} s; a loop over optimum-cli export onnx {theirs:.1f} s: {theirs / ours:.2f} x")
-    print(f"beyond two exports at a time: {(ours - exports / 2) / count:.2f} s a model; a second run {again:.1f} s")
-    more = (len(requests) - 2 * files) / count
-    print(f"requests: {len(requests)} for {files} files ({more:.1f} a model beyond two a file)")
+        with traffic(hub) as theirs_sent:
+            theirs = sum(run(CLI, "export", "onnx", "--model", name, Path(place, "theirs", name)) for name in names)
+        again = run(CLI, "htp", "batch", listed, out, "--jobs", SLOTS)
+        listed.write_text("\n".join(names[:few]))
+        begun = run(CLI, "htp", "batch", listed, Path(place, "few"), "--jobs", SLOTS)
+        exports, exported = (seconds_of(folder / "batch.jsonl") for folder in (out, Path(place, "few")))
+    against = "a loop over optimum-cli export onnx"
+    name = f"{count} tiny models, {SLOTS} at a time"
+    yield single(name, ours, theirs, against, unit="s", target=1 / 1.7)
+    yield single(f"{name}: requests", sent.requests, theirs_sent.requests, against, unit="requests")
+    bound = 2 * files + 3 * count
+    yield single(f"{name}: requests", sent.requests, bound, "2 a file and 3 a model", unit="requests", target=1.0)
+    overhead = max(1e-3, (ours - begun - (exports - exported) / SLOTS) / (count - few))
+    yield single(f"{name}: each further job, beyond its export", overhead, 0.2, "0.2 s", unit="s", target=1.0)
+    yield single(f"{name}: a second run", again, ours, "the first", unit="s")
 
-
-TAGS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=12)
-    main(parser.parse_args().models)
+    main(__doc__, rows)

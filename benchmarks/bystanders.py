@@ -1,6 +1,6 @@
 """What the plugin costs those who load something else: the same work with it and with `OPTIMUM_HTP_DISABLE=1`.
 
-    python -m benchmarks.bystanders
+    python -m benchmarks.bystanders [--quick] [--json]
 
 Each figure comes from processes of its own, with and without the plugin in turn: the interpreter's start, the command
 line's, and Optimum's and transformers' loads of an ordinary folder with its configs.
@@ -8,16 +8,17 @@ line's, and Optimum's and transformers' loads of an ordinary folder with its con
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.pairs import empty_hub, shown
+from benchmarks.pairs import empty_hub
+from benchmarks.rows import Row, main, paired, single
 
-ROUNDS = 12
+WITHOUT = "the same with OPTIMUM_HTP_DISABLE=1"
 LOADS = 15  # of each kind in a process
 
 STARTS = {
@@ -58,17 +59,17 @@ def both(arguments: tuple[str, ...], index: int) -> tuple[str, str]:
     return printed[False], printed[True]
 
 
-def starts(rounds: int) -> None:
+def starts(rounds: int) -> Iterator[Row]:
     for name, command in STARTS.items():
         pairs = []
         for index in range(rounds + 2):
             with_it, without = both(("-c", START, sys.executable, *command), index)
             pairs.append((float(with_it), float(without)))
-        print(shown(name, pairs[2:]))
+        yield paired(f"{name}, with the plugin", pairs[2:], WITHOUT, target=1.05)
 
 
-def imports() -> None:
-    """Print what our modules take of the import of one of Optimum's classes, as the interpreter counts it."""
+def imports() -> Row:
+    """Tell what our modules take of the import of one of Optimum's classes, as the interpreter counts it."""
     code = "from optimum.onnxruntime import ORTModelForFeatureExtraction"
     shares = []
     for _ in range(4):
@@ -77,25 +78,23 @@ def imports() -> None:
         rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "|" in line]
         own = {name.strip(): int(time) for time, _, name in rows if time.strip().isdigit()}
         ours = sum(time for name, time in own.items() if name.partition(".")[0].startswith("optimum_htp"))
-        shares.append((ours / 1e3, sum(own.values()) / 1e3))
-    ours_ms, all_ms = min(shares[1:])  # the first compiles
-    print(f"{'import of an ORTModel class':32} {ours_ms:9.2f} ms of {all_ms:.0f} ms are ours")
+        shares.append((ours / 1e6, sum(own.values()) / 1e6))
+    ours_s, all_s = min(shares[1:])  # the first compiles
+    return single("our modules at the import of an ORTModel", ours_s, all_s, "the whole import", unit="s", target=0.01)
 
 
-def loads(folder: Path, rounds: int) -> None:
+def loads(folder: Path, rounds: int) -> Iterator[Row]:
     found: dict[str, list[tuple[float, float]]] = {}
     for index in range(rounds):
         mine, theirs = map(json.loads, both(("-c", CHILD, str(folder)), index))
         for name in mine:
             found.setdefault(name, []).append((mine[name], theirs[name]))
     for name, pairs in found.items():
-        print(shown(f"{name}(folder)", pairs))
+        yield paired(f"{name} of an ordinary folder, with the plugin", pairs, WITHOUT, target=1.05)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args()
+def rows(quick: bool) -> Iterator[Row]:
+    rounds = 2 if quick else 8
     with empty_hub() as (hub, home):
         os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/bytecode"  # both sides import what is compiled already
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -105,11 +104,10 @@ def main() -> None:
         folder = home / "with-configs"
         hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
         HTPExporter().export("bench/minilm", folder, task="feature-extraction", with_config=True, hierarchy=False)
-        print(f"{'':32} {'with':>9}    {'without':>9}      ratio (95 % interval)")
-        starts(arguments.rounds)
-        imports()
-        loads(folder, arguments.rounds)
+        yield from starts(rounds)
+        yield imports()
+        yield from loads(folder, rounds)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

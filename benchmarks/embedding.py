@@ -1,6 +1,6 @@
 """What the files that travel in ONNX files cost: bytes, stamping, and loading.
 
-    python -m benchmarks.embedding
+    python -m benchmarks.embedding [--quick] [--json]
 
 Sizes are those of the property in the file, base64 included. Loads are of config and tokenizer in a warm process,
 against the same file without embedded files and a warm cache, interleaved. Stamping writes the file anew in its place,
@@ -9,19 +9,18 @@ and to the disk before that, so `cp && sync` is what does as much; plain `cp` le
 
 from __future__ import annotations
 
-import argparse
 import gc
 import itertools
-import json
 import os
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.pairs import empty_hub, interleaved, shown
+from benchmarks.pairs import empty_hub, interleaved
+from benchmarks.rows import Row, main, paired, single
 
-RUNS = 41
 WORDS = 128_000
 TOTAL = 500_000_000  # bytes of the file that is stamped
 
@@ -64,19 +63,19 @@ def llama_like(folder: Path) -> Path:
     return folder
 
 
-def sizes(folder: Path, minilm: Path) -> None:
+def sizes(folder: Path, minilm: Path) -> Iterator[Row]:
     from optimum_htp.origin.embedding import embedding_of
 
-    for name, model, limit in (("MiniLM (BERT)", minilm, 300), ("LLaMA 3-like", llama_like(folder), 3500)):
+    for name, model, limit in (("MiniLM (BERT)", minilm, 300e3), ("LLaMA 3-like", llama_like(folder), 3500e3)):
         embedding = embedding_of(model, [path.name for path in model.iterdir()], "transformers")
         assert embedding is not None
         unpacked = sum(file.size for file in embedding.files)
         size = len(embedding.archive)
-        print(f"{name:32} {unpacked / 1e3:10.0f} KB {size / 1e3:10.0f} KB   (at most {limit} KB)")
-        assert size <= limit * 1000
+        name = f"what travels in a file of {name}"
+        yield single(name, size, unpacked, "its files", unit="bytes", target=limit / unpacked)
 
 
-def stamping(folder: Path, record_of: Path, archive: str, runs: int) -> None:
+def stamping(folder: Path, record_of: Path, archive: str, runs: int) -> Iterator[Row]:
     """Stamp a large file with everything, against `cp`."""
     import onnx
     from onnx import TensorProto, helper
@@ -106,44 +105,40 @@ def stamping(folder: Path, record_of: Path, archive: str, runs: int) -> None:
         os.sync()  # no run waits for what the one before it has left to be written
 
     copied()  # both ways replace a file that is there
-    for name, theirs in (("cp", copied), ("cp && sync", on_disk)):
-        print(shown(f"stamping 0.5 GB, {name}", interleaved(ours, theirs, runs, settled)))
+    for name, theirs, target in (("cp", copied, None), ("cp && sync", on_disk, 1.3)):
+        pairs = interleaved(ours, theirs, runs, settled)
+        yield paired("stamp 0.5 GB with a LLaMA 3-like tokenizer", pairs, name, target=target)
 
 
-def loading(embedded: Path, bare: Path, runs: int) -> None:
+def loading(embedded: Path, bare: Path, runs: int) -> Row:
     from transformers import AutoConfig, AutoTokenizer
 
     def load(path: Path) -> None:
         AutoConfig.from_pretrained(path)
         AutoTokenizer.from_pretrained(path)
 
-    print(shown("config + tokenizer, cache", interleaved(lambda: load(embedded), lambda: load(bare), runs)))
+    pairs = interleaved(lambda: load(embedded), lambda: load(bare), runs)
+    return paired("config + tokenizer from the file, warm", pairs, "from the cache", target=1.1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=RUNS)
-    arguments = parser.parse_args()
+def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, folder):
         from optimum_htp import inject_hub_metadata
         from optimum_htp.origin.embedding import embedding_of
         from tests.support import models
 
         minilm = models.minilm()
-        print(f"{'':32} {'unpacked':>13} {'in the file':>13}")
-        sizes(folder / "llama", minilm)
+        yield from sizes(folder / "llama", minilm)
         hub.add("bench/minilm", minilm, pipeline_tag="sentence-similarity")
         paths = [folder / "embedded.onnx", folder / "bare.onnx"]
         for path, embed in zip(paths, ("all", "none"), strict=True):
-            shutil.copy(next(minilm.rglob("*.onnx"), None) or _exported(folder), path)
+            shutil.copy(_exported(folder), path)
             inject_hub_metadata(path, "bench/minilm", task="feature-extraction", embed=embed)
-        print(f"{'':32} {'ours':>11} {'theirs':>11}")
-        loading(*paths, arguments.runs)
+        yield loading(*paths, 9 if quick else 41)
         llama_files = folder / "llama"
         llama = embedding_of(llama_files, [path.name for path in llama_files.iterdir()], "transformers")
         assert llama is not None
-        stamping(folder, paths[0], llama.archive, max(5, arguments.runs // 4))
-        print(json.dumps({"runs": arguments.runs}))
+        yield from stamping(folder, paths[0], llama.archive, 5 if quick else 15)
 
 
 def _exported(folder: Path) -> Path:
@@ -153,4 +148,4 @@ def _exported(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

@@ -1,6 +1,6 @@
 """What tags cost and how right they are.
 
-    python -m benchmarks.hierarchy [--runs N]
+    python -m benchmarks.hierarchy [--quick] [--json]
 
 Cost: the wall time of MiniLM's export with tags against the same without, interleaved, in one
 warm process, and the bytes that tags take per node. Right: over the architectures of the tests, the share of uses of
@@ -9,22 +9,22 @@ parameters (matched by value) whose node is tagged with the parameter's owner.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import transformers
 
-from benchmarks.pairs import compared, interleaved
+from benchmarks.pairs import interleaved
+from benchmarks.rows import Row, main, paired, single
 from tests.support import models
 from tests.support.weights import weight_uses
 from tests.support.zoo import ZOO
-
-RUNS = 41
 
 
 def settle() -> None:
@@ -33,7 +33,7 @@ def settle() -> None:
     gc.collect()
 
 
-def cost(scratch: Path, runs: int) -> None:
+def cost(scratch: Path, runs: int) -> Iterator[Row]:
     from optimum_htp import HTPExporter
     from optimum_htp.onnxfile import read_graph
 
@@ -41,41 +41,40 @@ def cost(scratch: Path, runs: int) -> None:
         HTPExporter().export(models.minilm(), scratch / str(tagged), task="feature-extraction", hierarchy=tagged)
 
     pairs = interleaved(lambda: export(True), lambda: export(False), runs, settle)
-    with_tags, without, ratio = compared(pairs)
-    print(f"export of MiniLM, {runs} interleaved runs: with tags {with_tags:.2f} s, without {without:.2f} s, {ratio}")
+    yield paired("export MiniLM with tags, warm", pairs, "the same without tags", target=1.1)
     files = {tagged: scratch / str(tagged) / "model.onnx" for tagged in (True, False)}
     count = len(read_graph(files[True]).nodes)
-    grown = files[True].stat().st_size - files[False].stat().st_size
-    print(f"{grown / count:.0f} bytes a node ({count} nodes)")
+    with_tags, without = (files[tagged].stat().st_size for tagged in (True, False))
+    name = f"file of MiniLM with tags ({count} nodes, {(with_tags - without) / count:.0f} bytes each)"
+    yield single(name, with_tags, without, "the same without tags", unit="bytes", target=1.01)
 
 
-def right(scratch: Path) -> None:
+def right(scratch: Path, names: Sequence[str]) -> Iterator[Row]:
     from optimum_htp import HTPExporter
 
     uses = exact = 0
-    for name, animal in ZOO.items():
+    for name in names:
+        animal = ZOO[name]
         folder = animal.save(scratch / name / "model")
         result = HTPExporter().export(folder, scratch / name / "out", task=animal.task)
         model = getattr(transformers, animal.model).from_pretrained(folder)
         found = [use for path in result.files for use in weight_uses(path, model)]
         wrong = [use for use in found if not use.exact]
         uses, exact = uses + len(found), exact + len(found) - len(wrong)
-        print(f"{name:16} {len(found):5} uses of parameters, {len(wrong)} not at their owner", end="")
-        print(f" ({', '.join(sorted({use.op_type for use in wrong}))})" if wrong else "")
-    print(f"all: {exact} of {uses}, {exact / uses:.2%}")
+        if wrong:
+            print(f"{name}: {', '.join(sorted({use.op_type for use in wrong}))} not at the owner", file=sys.stderr)
+    name = f"tags at the parameter's owner, {len(names)} architectures"
+    yield single(name, exact, uses, "all uses of parameters", unit="uses", target=0.99, at_least=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=RUNS)
-    arguments = parser.parse_args()
+def rows(quick: bool) -> Iterator[Row]:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        cost(Path(folder), arguments.runs)
-        right(Path(folder))
+        yield from cost(Path(folder), 3 if quick else 15)
+        yield from right(Path(folder), list(ZOO)[:4] if quick else list(ZOO))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

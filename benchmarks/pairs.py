@@ -54,10 +54,6 @@ def traffic(hub: LoopbackHub) -> Iterator[Traffic]:
     hub.tamper = None
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:8.1f} ms"
-
-
 def interleaved(
     ours: Callable[[], Any], theirs: Callable[[], Any], runs: int, before: Callable[[], Any] = gc.collect
 ) -> list[tuple[float, float]]:
@@ -82,20 +78,6 @@ def interval(ratios: list[float]) -> tuple[float, float]:
     draw = random.Random(0)
     medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
     return medians[50], medians[1949]
-
-
-def compared(pairs: list[tuple[float, float]]) -> tuple[float, float, str]:
-    """Return the median seconds of both, and the median of the ratios with its interval, to be printed."""
-    mine, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = [one / other for one, other in pairs]
-    low, high = interval(ratios)
-    return mine, theirs, f"{statistics.median(ratios):.3f} x ({low:.3f} to {high:.3f})"
-
-
-def shown(name: str, pairs: list[tuple[float, float]]) -> str:
-    """Return the line of a table: both medians, and the ratio."""
-    mine, theirs, ratio = compared(pairs)
-    return f"{name:32} {milliseconds(mine)} {milliseconds(theirs)}   {ratio}"
 
 
 def peak_kilobytes() -> int:
