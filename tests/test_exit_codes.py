@@ -1,0 +1,40 @@
+"""Exit codes: what the guide's table promises of every command."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from optimum_htp.cli.group import _COMMANDS
+from tests.conftest import ROOT, optimum_cli
+
+ARGUMENTS = {
+    "batch": ("none.txt", "out"),
+    "compare": ("none.onnx", "other.onnx"),
+    "endpoint": ("none.onnx", "-o", "out"),
+    "extract": ("none.onnx", "--module", "a", "-o", "out.onnx"),
+    "inject": ("none.onnx", "--model", "tiny/bert"),
+    "mirror": ("none.onnx", "--to", "mirror"),
+    "nodes": ("none.onnx", "a"),
+    "push": ("none.onnx", "me/model"),
+    "report": ("none.onnx", "-o", "out.md"),
+    "tag": ("none.onnx",),
+}
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_wrong_arguments_are_2_and_a_file_that_is_not_there_is_1(command, published):
+    published("bert")
+    wrong = optimum_cli("htp", command, "--no-such-option", check=False)
+    assert wrong.returncode == 2
+    missing = optimum_cli("htp", command, *ARGUMENTS.get(command, ("none.onnx",)), check=False)
+    assert missing.returncode == 1
+    assert "none." in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_table_has_the_codes_that_there_are():
+    table = (ROOT / ".github" / "GUIDE.md").read_text().partition("Exit codes, of all commands:")[2]
+    codes = re.findall(r"(?m)^\| (\d+)(?:, (\d+))? \|", table)
+    assert {int(code) for row in codes for code in row if code} == {0, 1, 2, 3, 4, 130, 141, 143}
