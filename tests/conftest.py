@@ -98,6 +98,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# The files that take longest begin, so that no worker is left alone with one of them at the end.
+LONGEST = ("plugging_in", "cluster", "batch", "bystanders", "without_connection", "release_action", "pipelines", "cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _serving() -> Iterator[None]:
     with _HUB:
