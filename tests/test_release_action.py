@@ -87,5 +87,6 @@ def test_release_of_nothing_ends_with_the_reason(release, hub, tmp_path):
     hub.add("tiny/released", {"config.json": b"{}"})
     done = release()
     assert done.returncode == 1
-    assert "tiny/released" in done.stderr
+    assert "error: " in done.stderr
+    assert not (tmp_path / "release" / "bom.cdx.json").exists()
     assert release(MODEL="").returncode != 0
