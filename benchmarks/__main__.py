@@ -54,7 +54,14 @@ def measured(name: str, quick: bool) -> list[dict[str, object]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files: three minutes.")
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=BENCHMARKS,
+        default=list(BENCHMARKS),
+        metavar="NAME",
+        help="These alone; what is known of the others on this machine stays.",
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="Folder for the results.")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="Say what got slower.")
     arguments = parser.parse_args()
@@ -65,6 +72,8 @@ def main() -> int:
         return 1 if lines else 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results(machine(), "quick" if arguments.quick else "full")
+    if arguments.only != list(BENCHMARKS):
+        results.keep(arguments.out / "results.json")
     failed = False
     for name in arguments.only:
         start = time.perf_counter()
@@ -77,6 +86,7 @@ def main() -> int:
             continue
         seconds = time.perf_counter() - start
         results.add(name, BENCHMARKS[name], rows, seconds)
+        results.sections.sort(key=lambda section: list(BENCHMARKS).index(section.name))
         write(results, arguments.out)
         missed = sum(row["holds"] is False for row in rows)
         print(f"{len(rows)} figures in {seconds:.0f} s" + (f", {missed} missed" if missed else ""))

@@ -120,8 +120,8 @@ def rows(quick: bool) -> Iterator[Row]:
         pair = (str(text), "bench/minilm")
         sources = {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")}
         for latency in (LATENCY,) if quick else (0.0, LATENCY):
-            for operation in ("config + tokenizer",) if quick else OPERATIONS:
-                yield from cold(hub, latency, operation, sources[operation], 2 if quick else 5)
+            for operation in ("config + tokenizer",) if quick else ("config + tokenizer", "image processor"):
+                yield from cold(hub, latency, operation, sources[operation], 2 if quick else 3)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    runs = 3 if quick else 9
+    runs = 3 if quick else 4
     with empty_hub() as (hub, folder):
         import torch
         import transformers

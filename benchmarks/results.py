@@ -39,7 +39,14 @@ class Results:
     sections: list[Section] = field(default_factory=list)
 
     def add(self, name: str, title: str, rows: list[dict[str, Any]], seconds: float) -> None:
+        self.sections = [section for section in self.sections if section.name != name]
         self.sections.append(Section(name, title, seconds, [_row(row) for row in rows]))
+
+    def keep(self, path: Path) -> None:
+        """Take over the sections of an earlier run, if it was on this machine, with these versions."""
+        if path.exists() and (earlier := self.read(path)).form == self.form:
+            here, there = ({**known, "date": None} for known in (self.machine, earlier.machine))
+            self.sections = earlier.sections if here == there else []
 
     def rows(self) -> dict[str, Row]:
         """Return all rows by what was done and against whom."""
