@@ -15,13 +15,13 @@ from pathlib import Path
 import boto3
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
 
 from optimum_htp.delivery.cluster import ClusterExecutor
 from optimum_htp.delivery.jobs import Job
 from optimum_htp.delivery.outputs import MARKER, Location, output_at
 from optimum_htp.errors import ArgumentError, ClusterError, JobLostError, JobTimeoutError, OutputError
 from tests.conftest import run
+from tests.support.s3 import SECRET, serving_bucket
 from tests.test_batch import CLI, batch
 from tests.test_plugging_in import Environment, wheel  # noqa: F401 - a fixture
 
@@ -30,17 +30,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are k
 
 @pytest.fixture(scope="module")
 def s3():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "mine")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-seen")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="exports")
+    with serving_bucket("exports"):
         yield "s3://exports/batch"
-    server.stop()
 
 
 class Cluster:
@@ -133,7 +124,7 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
     _, gone = psutil.wait_procs(children, 20)
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in gone), "the killed worker's export went on"
     for place in (kept.read_text(), told):
-        assert "not-to-be-seen" not in place
+        assert SECRET not in place
 
     again = batch(listed, out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
     assert {model["state"] for model in again.values()} == {"whole"}  # whoever asks, and with whichever journal

@@ -8,9 +8,7 @@ import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HTPExporter, OptimumONNXModel
@@ -21,6 +19,7 @@ from optimum_htp.origin.manifest import MANIFEST
 from optimum_htp.origin.mirroring import mirror_model
 from optimum_htp.origin.mirrors import Place, fetch
 from tests.conftest import optimum_cli, run, run_python
+from tests.support.s3 import serving_bucket
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
@@ -44,20 +43,8 @@ LOADED = "LABEL 0 the cat (1, 3)\n"
 
 @pytest.fixture(scope="module")
 def s3():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "mine",
-            "AWS_SECRET_ACCESS_KEY": "mine",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="models")
+    with serving_bucket("models"):
         yield "s3://models/a/prefix"
-    server.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""S3 as moto's server plays it over HTTP on the loopback, for this process and those that it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+__all__ = ["SECRET", "serving_bucket"]
+
+SECRET = "not-to-be-seen"
+
+
+@contextmanager
+def serving_bucket(name: str) -> Iterator[None]:
+    """Serve an empty bucket, with the address and credentials in the environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "mine")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # fsspec keeps its connections for good, also those to a server that has ended.
+        S3FileSystem.clear_instance_cache()
+        boto3.client("s3").create_bucket(Bucket=name)
+        yield
+    S3FileSystem.clear_instance_cache()
+    server.stop()
