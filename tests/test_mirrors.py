@@ -15,6 +15,8 @@ from optimum_htp import HTPExporter, OptimumONNXModel
 from optimum_htp.errors import ArgumentError, DownloadError, HubUnreachableError, MirrorError, ModelNotFoundError
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
+from optimum_htp.origin.commit_files import forget
+from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.manifest import MANIFEST
 from optimum_htp.origin.mirroring import mirror_model
 from optimum_htp.origin.mirrors import Place, fetch
@@ -84,6 +86,20 @@ def mirrored(bert, folder, access, monkeypatch):
     mirror_model(str(bert), folder.as_uri(), access)
     monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", folder.as_uri())
     return folder / "tiny" / "bert" / read_record(bert).hub_sha
+
+
+@pytest.mark.parametrize("order", ["mirror,embedded", "mirror,beside,embedded,hub", "cache,mirror,embedded"])
+def test_mirror_that_is_named_first_is_asked_before_what_is_embedded(bert, mirrored, tmp_path, monkeypatch, order):
+    record, cold = read_record(bert), HubAccess(cache_dir=tmp_path / "cold")
+    assert record.embedded_files
+    monkeypatch.delenv("OPTIMUM_HTP_RESOLVE")
+    assert preprocessor_folder(bert, record, cold) != mirrored
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", order)
+    assert preprocessor_folder(bert, record, cold) == mirrored
+    assert config_source(bert, record, cold, None, False, needed=True).folder == mirrored
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", (tmp_path / "nothing").as_uri())
+    forget()
+    assert config_source(bert, record, cold, None, False, needed=True).names  # what is embedded
 
 
 @pytest.mark.slow

@@ -75,7 +75,12 @@ def forget() -> None:
 
 
 def resolve_configs(
-    metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None, with_code: bool = False
+    metadata: ExportMetadata,
+    access: HubAccess,
+    *,
+    revision: str | None = None,
+    with_code: bool = False,
+    places: Sequence[str] | None = None,
 ) -> ConfigFolder:
     """Return a folder with the config and generation config of the model that a file came from.
 
@@ -86,27 +91,29 @@ def resolve_configs(
         access: How to reach that Hub.
         revision: Overrides the commit of the file.
         with_code: Whether the repo's own Python modules are wanted too.
+        places: Which places to ask, see `origin/resolution.py`; None for all.
 
     Raises:
         ConfigFileNotFoundError: The commit has no config.
         HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
     """
+    asking = within_order(access, places)
 
     def find(pin: _Pin) -> Path:
         wanted: tuple[str, ...] = (_CONFIG,)
         optional: tuple[str, ...] = (_GENERATION_CONFIG,)
         if pin.files is None:
             if with_code:
-                wanted += tuple(name for name in _listed(metadata, pin.commit, access) if name.endswith(".py"))
+                wanted += tuple(name for name in _listed(metadata, pin.commit, asking) if name.endswith(".py"))
         else:
             wanted = tuple(name for name in pin.files if name in MODEL_CONFIGS or (with_code and _is_code(name)))
             optional = tuple(name for name in _readable(pin.files) if not _is_code(name) and name not in wanted)
         try:
-            folder = _snapshot(metadata, pin.commit, wanted, access, optional)
+            folder = _snapshot(metadata, pin.commit, wanted, access, optional, places)
         except HFHubIntegrationError as error:
             offline = dataclasses.replace(access, local_files_only=True, force_download=False)
             try:  # what is wanted right now may be in the cache all the same
-                folder = _snapshot(metadata, pin.commit, wanted, offline)
+                folder = _snapshot(metadata, pin.commit, wanted, offline, places=places)
             except HFHubIntegrationError:
                 raise error from None
         if not (folder / _CONFIG).is_file():
@@ -116,11 +123,16 @@ def resolve_configs(
             )
         return folder
 
-    return _remembered(metadata, access, revision, ("configs", with_code), find)
+    return _remembered(metadata, asking, revision, ("configs", with_code), find)
 
 
 def resolve_preprocessors(
-    metadata: ExportMetadata, access: HubAccess, *, revision: str | None = None, with_code: bool = False
+    metadata: ExportMetadata,
+    access: HubAccess,
+    *,
+    revision: str | None = None,
+    with_code: bool = False,
+    places: Sequence[str] | None = None,
 ) -> ConfigFolder:
     """Return a folder with every config and preprocessor file of the model that a file came from.
 
@@ -129,17 +141,19 @@ def resolve_preprocessors(
         access: How to reach that Hub.
         revision: Overrides the commit of the file.
         with_code: Whether the repo's own Python modules are wanted too.
+        places: Which places to ask, see `origin/resolution.py`; None for all.
 
     Raises:
         HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
     """
+    asking = within_order(access, places)
 
     def find(pin: _Pin) -> Path:
-        files = pin.files if pin.files is not None else _listed(metadata, pin.commit, access)
+        files = pin.files if pin.files is not None else _listed(metadata, pin.commit, asking)
         wanted = tuple(name for name in _readable(files) if with_code or not _is_code(name))
-        return _snapshot(metadata, pin.commit, wanted, access)
+        return _snapshot(metadata, pin.commit, wanted, access, places=places)
 
-    return _remembered(metadata, access, revision, ("preprocessors", with_code), find)
+    return _remembered(metadata, asking, revision, ("preprocessors", with_code), find)
 
 
 def _remembered(
@@ -150,7 +164,6 @@ def _remembered(
     find: Callable[[_Pin], Path],
 ) -> ConfigFolder:
     """Return a commit's folder from memory, or find it. A token that may not see the files never finds them."""
-    access = within_order(access)
     with _in_words_of(metadata):
         pin = _pin(metadata, access, revision)
         commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
@@ -200,7 +213,7 @@ def _pin(metadata: ExportMetadata, access: HubAccess, revision: str | None) -> _
 
 def _listed(metadata: ExportMetadata, commit: str, access: HubAccess) -> tuple[str, ...]:
     """Ask the Hub which config files a commit has."""
-    info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, within_order(access))
+    info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, access)
     return _configs_among(info.files, metadata)
 
 
@@ -224,8 +237,13 @@ def _allowed(files: tuple[str, ...], library: str) -> tuple[str, ...]:
 
 
 def _snapshot(
-    metadata: ExportMetadata, commit: str, files: Sequence[str], access: HubAccess, optional: Sequence[str] = ()
+    metadata: ExportMetadata,
+    commit: str,
+    files: Sequence[str],
+    access: HubAccess,
+    optional: Sequence[str] = (),
+    places: Sequence[str] | None = None,
 ) -> Path:
     hub = plugins.hub(metadata.hub_provider)
     logger.debug("Resolving %d files of %s at %s", len(files), metadata.hub_id, commit)
-    return find_files(CommitFiles(hub, str(metadata.hub_id), commit, files, access, optional))
+    return find_files(CommitFiles(hub, str(metadata.hub_id), commit, files, access, optional, places))

@@ -5,13 +5,12 @@ Which of these is asked first is said in `origin/resolution.py`.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import ConfigLoadError, HubUnreachableError
+from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
@@ -21,7 +20,7 @@ from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.names import MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, parse_json, read_json
-from optimum_htp.origin.resolution import BESIDE, CACHE, EMBEDDED, HUB, asks, order
+from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 
 __all__ = [
     "config_source",
@@ -35,6 +34,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
+_ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
 _LOADED_FROM: Final = (*PREPROCESSOR_CONFIGS, _CONFIG)
 
 
@@ -60,16 +60,18 @@ def config_source(
     embedded = _embedded(path, metadata, access, revision)
     if embedded is not None and _CONFIG not in embedded.names:
         embedded = None
-    for step in order():
-        if step == BESIDE and has_own_config(path, metadata, revision, needed=needed and embedded is None):
-            return ConfigFolder(path.parent)
-        if step == EMBEDDED and embedded is not None:
-            if trust_remote_code and _has_code(embedded, (_CONFIG,)):
+    for stage in stages():
+        if BESIDE in stage:
+            if has_own_config(path, metadata, revision, needed=needed and embedded is None):
+                return ConfigFolder(path.parent)
+        elif EMBEDDED in stage:
+            if embedded is not None and trust_remote_code and _has_code(embedded, (_CONFIG,)):
                 return _with_code(embedded, metadata, access)
-            return embedded
-        if metadata is not None and (early := _asked_before_embedded(step, embedded, metadata, access)) is not None:
-            with suppress(HubUnreachableError):
-                return resolve_configs(metadata, early, with_code=trust_remote_code)
+            if embedded is not None:
+                return embedded
+        elif metadata is not None and from_hub:
+            with suppress(*_ELSEWHERE):
+                return resolve_configs(metadata, access, revision=revision, with_code=trust_remote_code, places=stage)
     if metadata is not None and from_hub:
         if revision not in (None, metadata.hub_sha):
             logger.warning("%s was exported from %s, and revision=%r overrides that.", path, metadata.source, revision)
@@ -148,16 +150,20 @@ def preprocessor_folder(
     if embedded is not None and slow and metadata is not None and not _has_all(embedded, metadata):
         embedded = None
     local = metadata is None or metadata.model_type == "local"
-    for step in order():
-        if step == BESIDE and _are_beside(path, metadata, revision, fallback=embedded is not None):
-            return path.parent
-        if step == EMBEDDED and embedded is not None:
-            if with_code and _has_code(embedded, _LOADED_FROM):
+    for stage in stages():
+        if BESIDE in stage:
+            if _are_beside(path, metadata, revision, fallback=embedded is not None):
+                return path.parent
+        elif EMBEDDED in stage:
+            if embedded is not None and with_code and _has_code(embedded, _LOADED_FROM):
                 return _with_code(embedded, metadata, access, preprocessors=True).folder
-            return embedded.folder()
-        if metadata is not None and (early := _asked_before_embedded(step, embedded, metadata, access)) is not None:
-            with suppress(HubUnreachableError):
-                return resolve_preprocessors(metadata, early, with_code=with_code).folder
+            if embedded is not None:
+                return embedded.folder()
+        elif metadata is not None and not local:
+            with suppress(*_ELSEWHERE):
+                return resolve_preprocessors(
+                    metadata, access, revision=revision, with_code=with_code, places=stage
+                ).folder
     if metadata is None or local:
         source = config_source(path, metadata, access, revision, False, needed=True)
         assert source is not None  # it raises where there is none
@@ -208,16 +214,14 @@ def folder_of_record(
         fits = _CONFIG in embedded.names if is_config else _is_enough(embedded, metadata)
         passed_over = from_hub and (access.force_download or (slow and not _has_all(embedded, metadata)))
         embedded = embedded if fits and asks(EMBEDDED) and not passed_over else None
-    for step in order():
-        if embedded is None:
-            break
-        if step == EMBEDDED:
+    for stage in stages():
+        if EMBEDDED in stage and embedded is not None:
             if with_code and _has_code(embedded, (_CONFIG,) if is_config else _LOADED_FROM):
                 return _with_code(embedded, metadata, access, preprocessors=not is_config).folder
             return embedded.folder()
-        if (early := _asked_before_embedded(step, embedded, metadata, access)) is not None:
-            with suppress(HubUnreachableError):
-                return resolve(metadata, early, with_code=with_code).folder
+        if from_hub and BESIDE not in stage and EMBEDDED not in stage:
+            with suppress(*_ELSEWHERE):
+                return resolve(metadata, access, with_code=with_code, places=stage).folder
     return resolve(metadata, access, with_code=with_code).folder if from_hub else None
 
 
@@ -275,18 +279,6 @@ def _embedded(
     if metadata.model_type == "hub" and (revision is not None or access.force_download):
         return None
     return embedded_in(path, metadata)
-
-
-def _asked_before_embedded(
-    step: str, embedded: EmbeddedFiles | None, metadata: ExportMetadata, access: HubAccess
-) -> HubAccess | None:
-    """Return how to reach a file's commit where the user wants that asked before what is embedded, else None."""
-    steps = order()
-    if embedded is None or metadata.model_type != "hub" or step not in (CACHE, HUB):
-        return None
-    if steps.index(step) > steps.index(EMBEDDED):
-        return None
-    return dataclasses.replace(access, local_files_only=True) if step == CACHE else access
 
 
 def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...]) -> bool:

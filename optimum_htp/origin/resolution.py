@@ -16,7 +16,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ __all__ = [
     "asks",
     "find_files",
     "order",
+    "stages",
     "within_order",
 ]
 
@@ -66,9 +67,18 @@ def asks(step: str) -> bool:
     return step in order()
 
 
-def within_order(access: HubAccess) -> HubAccess:
-    """Return how to reach a Hub, without a connection where it is not to be asked."""
-    if asks(HUB) or access.local_files_only:
+def stages() -> tuple[tuple[str, ...], ...]:
+    """Return the places to ask, in their order, with those side by side that have files by commit.
+
+    Such a stage at the end is left out: it is what remains when nothing else has the files.
+    """
+    groups = tuple(tuple(steps) for _, steps in groupby(order(), lambda step: step if step not in _PLACES else HUB))
+    return groups[:-1] if groups and groups[-1][0] in _PLACES else groups
+
+
+def within_order(access: HubAccess, places: Sequence[str] | None = None) -> HubAccess:
+    """Return how to reach a Hub, without a connection where it is not among the places that are asked."""
+    if access.local_files_only or (asks(HUB) if places is None else HUB in places):
         return access
     return dataclasses.replace(access, local_files_only=True, force_download=False)
 
@@ -84,6 +94,7 @@ class CommitFiles:
         files: Relative to the repo.
         optional: Files that may be missing where connections are forbidden.
         access: How to reach the Hub.
+        places: Which of the places to ask, in their order; None for all of them.
     """
 
     hub: Hub
@@ -92,6 +103,7 @@ class CommitFiles:
     files: Sequence[str]
     access: HubAccess
     optional: Sequence[str] = ()
+    places: Sequence[str] | None = None
 
 
 def _from_cache(wanted: CommitFiles) -> Path:
@@ -133,7 +145,8 @@ def find_files(wanted: CommitFiles) -> Path:
         OfflineError: `OPTIMUM_HTP_RESOLVE` names no place that could have them.
         HFHubIntegrationError: They cannot be had; the subclass says why, in the words of the last place.
     """
-    steps = [step for step in order() if step in _PLACES and (step != MIRROR or mirrors.mirrors())]
+    places = order() if wanted.places is None else wanted.places
+    steps = [step for step in places if step in _PLACES and (step != MIRROR or mirrors.mirrors())]
     if (CACHE, HUB) in pairwise(steps):
         steps.remove(CACHE)  # the Hub's client asks its cache first
     if not steps:
