@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -368,6 +369,18 @@ def zipped(**changes):
     return base64.b64encode(changes.pop("before", b"") + packed.getvalue() + changes.pop("after", b"")).decode()
 
 
+def far_away():
+    """Return an archive whose only entry is said to be at an offset that no file has, as ZIP64 may say it."""
+    packed = base64.b64decode(zipped())
+    directory, end = packed.index(b"PK\x01\x02"), packed.index(b"PK\x05\x06")
+    entry, last = bytearray(packed[directory:end]), bytearray(packed[end:])
+    extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    struct.pack_into("<H", entry, 30, len(extra))
+    struct.pack_into("<L", entry, 42, 0xFFFFFFFF)
+    struct.pack_into("<L", last, 12, len(entry) + len(extra))
+    return base64.b64encode(packed[:directory] + entry + extra + last).decode()
+
+
 LISTED = [{"name": "config.json", "size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}]
 HOSTILE = {
     "path out": {"files": {"../config.json": b"{}"}},
@@ -388,6 +401,7 @@ HOSTILE = {
     "nothing": {"listed": LISTED, "text": ""},
     "comment": {"listed": LISTED, "text": zipped(comment=b"x")},
     "something behind": {"listed": LISTED, "text": zipped(after=b"x" * 50)},
+    "offset beyond all": {"listed": LISTED, "text": far_away()},
     "too large": {"listed": [{**LISTED[0], "size": 10**8}]},
     "bomb": {"files": {"config.json": b" " * 20_000_000}},
     "too many": {"files": {f"{index}.model": b"x" for index in range(513)}},

@@ -138,5 +138,5 @@ def _translated() -> Iterator[None]:
         raise EmbeddedFilesError(f"its ZIP is damaged ({error})") from error
     except EmbeddedFilesError:
         raise
-    except (ValueError, LookupError, RuntimeError) as error:
+    except (ValueError, LookupError, RuntimeError, OverflowError) as error:
         raise EmbeddedFilesError(f"its ZIP is damaged ({error})") from error
