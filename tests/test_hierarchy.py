@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import transformers
 
+from optimum_htp import strip_metadata, tag_file
 from optimum_htp.hierarchy.tags import COVERAGE, MODULE, MODULES, NAMESPACE, TAG
 from optimum_htp.onnxfile import read_graph, read_header
 from optimum_htp.profiling.inputs import sample_inputs
@@ -94,6 +95,22 @@ def test_tags_are_valid_and_change_nothing(name, zoo_export):
         feeds = sample_inputs(path)
         for mine, reference in zip(ours.run(None, feeds), theirs.run(None, feeds), strict=True):
             assert mine.tobytes() == reference.tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_tagging_again_changes_nothing(name, zoo_export, tmp_path):
+    for path in onnx_files(zoo_export(name)):
+        for known in (None, path):  # from the names in the file alone, and with what it says of its modules
+            file = tmp_path / path.name
+            if known is None:
+                strip_metadata(path, file)
+            else:
+                file.write_bytes(path.read_bytes())
+            tag_file(file)
+            once = file.read_bytes()
+            tag_file(file)
+            assert file.read_bytes() == once
 
 
 def test_query_key_and_value_differ(zoo_export):

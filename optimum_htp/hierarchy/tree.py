@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.errors import MetadataError
@@ -45,7 +45,7 @@ class ModuleTree:
         """Return the tree of a model that was exported whole, from names and classes alone."""
         full = {ROOT: "", **classes}
         containers = {name for name, kind in full.items() if kind in ("ModuleList", "ModuleDict")}
-        return cls(full, frozenset(containers), {name: name for name in full})
+        return cls(full, frozenset(containers) | _unnamed_lists(full), {name: name for name in full})
 
     @classmethod
     def of_scopes(cls, scopes: Iterable[Sequence[str]]) -> ModuleTree:
@@ -60,9 +60,7 @@ class ModuleTree:
                 first, _, number = full.rpartition("_")
                 here = first if number.isdigit() and first in names else full
                 names.add(here)
-        containers = {parent_of(name) for name in names if name.rpartition(".")[2].isdigit()}
-        lists = frozenset(container for container in containers if container not in names)
-        return cls({}, lists, {name: name for name in names})
+        return cls({}, _unnamed_lists(names), {name: name for name in names})
 
     def owners(self, parameter: str) -> frozenset[str]:
         """Return the modules that own a parameter of the part; none for a name that is no parameter's."""
@@ -171,6 +169,12 @@ def shared_path(one: str, other: str) -> str:
             break
         shared.append(mine)
     return ".".join(shared)
+
+
+def _unnamed_lists(names: Collection[str]) -> frozenset[str]:
+    """Return what holds numbered modules and is none itself, as far as is known: lists, which no scope names."""
+    holders = {parent_of(name) for name in names if name.rpartition(".")[2].isdigit()}
+    return frozenset(holders.difference(names))
 
 
 def ancestors(name: str) -> list[str]:
