@@ -12,6 +12,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile import LeanModel, read_lean_model
 from optimum_htp.onnxfile.wire import encode_bytes_field
 
@@ -44,8 +45,12 @@ def open_session(
 
     The session says the path that it was given. Whatever keeps it from being made of mapped weights is told to the
     log, once, at debug level; then it is made as ONNX Runtime does, and what that raises is raised.
+
+    Raises:
+        InvalidOnnxFileError: ONNX Runtime cannot parse the file.
     """
     from onnxruntime import InferenceSession
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph, InvalidProtobuf
 
     try:
         reason = _reason_against(path, sess_options, providers, options)
@@ -60,9 +65,15 @@ def open_session(
     except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file, or with the call
         reason = f"{type(error).__name__}: {error}"
     logger.debug("%s is loaded without mapping: %s", path, reason)
-    return InferenceSession(
-        path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
-    )
+    try:
+        return InferenceSession(
+            path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
+        )
+    except (InvalidProtobuf, InvalidGraph) as error:
+        raise InvalidOnnxFileError(
+            f"{path} is damaged, or no model that this version of ONNX Runtime knows ({error}). Get it again, or "
+            "export it again."
+        ) from error
 
 
 def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:
