@@ -10,7 +10,7 @@ BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint fast test-lowest bench pictures clean
+.PHONY: demo test lint fast test-lowest bench reliability pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -33,6 +33,11 @@ test-lowest: $(LOWEST)/installed
 # `make bench ARGUMENTS=--quick` takes three minutes.
 bench: $(VENV)/installed $(WINML)/installed
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
+
+# Half an hour of kills, full disks, crowds, misbehaving Hubs, strangers' files and fuzzing.
+reliability: $(VENV)/installed
+	$(BIN)/pip install --quiet atheris
+	$(BIN)/python -m benchmarks.reliability $(ARGUMENTS)
 
 # README's pictures; needs chromium.
 pictures: $(VENV)/installed

@@ -116,7 +116,7 @@ def rows(quick: bool) -> Iterator[Row]:
         runs = 15 if quick else 61
         yield warm(text, with_configs, runs)
         yield model_alone(text, with_configs, runs)
-        yield config_copies(text, with_configs, 10 * runs)
+        yield config_copies(text, with_configs, 2 * runs)
         pair = (str(text), "bench/minilm")
         sources = {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")}
         for latency in (LATENCY,) if quick else (0.0, LATENCY):

@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support.hub import LoopbackHub
 
+Hub = TypeVar("Hub", bound=LoopbackHub)
+
 
 @contextmanager
-def empty_hub() -> Iterator[tuple[LoopbackHub, Path]]:
+def empty_hub(kind: Callable[[], Hub] = LoopbackHub) -> Iterator[tuple[Hub, Path]]:  # type: ignore[assignment]
     """Serve a Hub without models, for this process and its children, with an empty home; yield both."""
-    with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
+    with (hub := kind()), tempfile.TemporaryDirectory() as home:
         os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
         yield hub, Path(home)
 

@@ -1,0 +1,79 @@
+"""Try everything that may fail, and write what was lost.
+
+    python -m benchmarks.reliability [--quick] [--only NAME ...] [--out benchmarks]
+
+Each kind of trials runs in a process of its own. `RELIABILITY.md` is written anew as each ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.reliability.trials import Trial, table
+from benchmarks.results import machine
+
+KINDS = {
+    "kills": "Killed",
+    "storage": "Disks and files",
+    "crowds": "Many at once",
+    "misbehaving": "A Hub that misbehaves",
+    "strangers": "Strangers' files",
+    "fuzzing": "Fuzzing",
+}
+HEAD = """# Reliability
+
+`make reliability`{form} on {date}: {cores} cores of {cpu}, {system}, Python {python}.
+
+What was tried, how often, and what was lost by it. A file is lost if it is neither as it was before nor as it was to
+be, an error if it is none of the package's own, an answer if it is wrong.
+"""
+
+
+def tried(name: str, quick: bool) -> list[Trial]:
+    """Run one kind of trials and return them.
+
+    Raises:
+        RuntimeError: It failed; the message has the end of what it said.
+    """
+    command = [sys.executable, "-m", f"benchmarks.reliability.{name}", "--json", *(["--quick"] if quick else [])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    found = json.loads(done.stdout[done.stdout.index("[\n") :])
+    return [Trial(**{**one, "lost": tuple(one["lost"])}) for one in found]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="A short form of each.")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME", help="These alone.")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1], help="Folder for the report.")
+    arguments = parser.parse_args()
+    known = machine()
+    lines = [HEAD.format(form=" (quick)" if arguments.quick else "", **known)]
+    failed = False
+    for name in arguments.only:
+        start = time.perf_counter()
+        print(f"{KINDS[name]} ...", end=" ", flush=True)
+        try:
+            found = tried(name, arguments.quick)
+        except RuntimeError as error:
+            print(error)
+            failed = True
+            continue
+        seconds, lost = time.perf_counter() - start, sum(len(trial.lost) for trial in found)
+        lines += [f"## {KINDS[name]}", "", f"`python -m benchmarks.reliability.{name}` ({seconds:.0f} s)", ""]
+        lines += [*table(found), ""]
+        (arguments.out / "RELIABILITY.md").write_text("\n".join(lines), encoding="utf-8")
+        print(f"{sum(trial.times for trial in found):,} times in {seconds:.0f} s, {lost} lost")
+        failed = failed or lost > 0
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Fuzzing by coverage, with atheris, for as long as there is time: readers, the writer, embedded archives."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.reliability.trials import Trial, main
+from tests.conftest import ROOT
+
+TARGETS = {
+    "fuzz_onnxfile": "reader and writer of files, fuzzed",
+    "fuzz_remote": "reader of remote files, fuzzed",
+    "fuzz_archives": "reader of embedded archives, fuzzed",
+}
+SECONDS = 280  # each
+SIDE_BY_SIDE = 2
+
+
+def fuzzed(target: str, seconds: int) -> Trial:
+    """Fuzz for some seconds. A fuzzer ends at its first find."""
+    if importlib.util.find_spec("atheris") is None:
+        return Trial(TARGETS[target], 0, note="atheris is not installed")
+    options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=65536"]
+    command = [sys.executable, f"tests/{target}.py", *options]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    match = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    lost = () if done.returncode == 0 else (done.stderr[-800:],)
+    return Trial(TARGETS[target], int(match[1]) if match else 0, lost)
+
+
+def trials(quick: bool) -> Iterator[Trial]:
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+        yield from threads.map(lambda target: fuzzed(target, 3 if quick else SECONDS), TARGETS)
+
+
+if __name__ == "__main__":
+    main(__doc__, trials)

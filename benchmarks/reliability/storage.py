@@ -1,0 +1,216 @@
+"""Disks that are full, quotas, folders that cannot be written, files that are exchanged or cut while they are read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pairs import empty_hub
+from benchmarks.reliability.operations import CALLS, Fault, Laboratory, Operation, places
+from benchmarks.reliability.trials import Trial, main
+
+OPERATIONS = tuple(CALLS)
+PAGE = 4096  # bytes
+
+
+def can_mount() -> bool:
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            with mounted(Path(place), 1 << 20):
+                return True
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return False
+
+
+@contextmanager
+def mounted(place: Path, size: int) -> Iterator[Path]:
+    """Mount a disk of so many bytes at a folder."""
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True, capture_output=True)
+
+
+def size_of(folder: Path) -> int:
+    """Return how many bytes a folder takes on a disk of pages."""
+    return sum(PAGE + -(-path.lstat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
+
+
+def judged(operation: Operation, place: Path, fault: Fault | None) -> list[str]:
+    """Return what was lost by an operation that ended by itself."""
+    if fault is None:
+        return operation.unfinished(place)
+    lost = operation.torn(place)
+    if not fault.is_typed:
+        lost.append(f"an error that is not ours: {fault}")
+    return lost + [f"{path.name} is left over" for path in place.rglob("*.tmp")]
+
+
+def full_disks(laboratory: Laboratory, times: int) -> Trial:
+    draw, lost, failed = random.Random(0), [], 0
+    name = "seven operations on a disk that becomes full"
+    if not can_mount():
+        return Trial(name, 0, note="needs the right to mount a disk")
+    for kind in OPERATIONS:
+        operation = laboratory.operation(kind)
+        begin, end = size_of(operation.begin), size_of(operation.end)
+        for _ in range(times):
+            size = begin + draw.randint(1, 2 * end)
+            with mounted(laboratory.root / "disk", size) as disk:
+                shutil.copytree(operation.begin, place := disk / "place", symlinks=True)
+                fault = laboratory.started(kind, place).fault()
+                failed += fault is not None
+                lost += [f"{kind}, {size - begin} bytes free: {loss}" for loss in judged(operation, place, fault)]
+    return Trial(name, times * len(OPERATIONS), tuple(lost), f"{failed} had no room")
+
+
+def quotas(laboratory: Laboratory, times: int) -> Trial:
+    draw, lost, failed = random.Random(1), [], 0
+    place = laboratory.root / "place"
+    for kind in OPERATIONS:
+        operation = laboratory.operation(kind)
+        largest = max(path.stat().st_size for path in operation.end.rglob("*") if path.is_file())
+        for _ in range(times):
+            limit = draw.randint(1, int(1.2 * largest))
+            operation.copy(place)
+            fault = laboratory.started(kind, place, limit).fault()
+            failed += fault is not None
+            lost += [f"{kind}, files of {limit} bytes at most: {loss}" for loss in judged(operation, place, fault)]
+    name, note = "the same where files may not grow (RLIMIT_FSIZE)", f"{failed} could not be written"
+    return Trial(name, times * len(OPERATIONS), tuple(lost), note)
+
+
+def read_only(laboratory: Laboratory, times: int) -> Trial:
+    name, lost = "the same on a disk that is read-only", []
+    if not can_mount():
+        return Trial(name, 0, note="needs the right to mount a disk")
+    for kind in OPERATIONS:
+        operation = laboratory.operation(kind)
+        with mounted(laboratory.root / "disk", 4 * size_of(operation.end) + (1 << 20)) as disk:
+            shutil.copytree(operation.begin, place := disk / "place", symlinks=True)
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            for _ in range(times):
+                fault = laboratory.started(kind, place).fault()
+                lost += [f"{kind}: nothing was said"] if fault is None else []
+                lost += [f"{kind}: {loss}" for loss in judged(operation, place, fault or Fault("", True, ""))]
+    return Trial(name, times * len(OPERATIONS), tuple(lost))
+
+
+def _exchange(path: Path, others: list[Path], stop: Event) -> None:
+    turn = 0
+    while not stop.is_set():
+        turn += 1
+        os.link(others[turn % len(others)], spare := path.with_name("spare"))
+        spare.replace(path)
+
+
+def exchanged(laboratory: Laboratory, times: int) -> Trial:
+    """Read a file, and load from it, while a process keeps putting one of another commit in its place."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoConfig
+
+    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.onnxfile import read_graph, read_header
+
+    folder = laboratory.root / "exchanged"
+    folder.mkdir()
+    files = [laboratory.root / name / "out" / "model.onnx" for name in ("old-export", "stamped")]
+    commits = [read_header(file).metadata["hf_hub_sha"] for file in files]
+    assert commits[0] != commits[1]
+    path = folder / "model.onnx"
+    os.link(files[0], path)
+    stop: Any = multiprocessing.get_context("fork").Event()
+    process = multiprocessing.get_context("fork").Process(target=_exchange, args=(path, files, stop))
+    process.start()
+    lost: list[str] = []
+    seen: dict[str, int] = {}
+    try:
+        for turn in range(times):
+            try:
+                found = read_header(path).metadata["hf_hub_sha"]
+                seen[found] = seen.get(found, 0) + 1
+                assert len(read_graph(path).nodes) > 10
+                assert AutoConfig.from_pretrained(path).model_type == "bert"
+                if turn % 10 == 0:
+                    assert ORTModelForSequenceClassification.from_pretrained(path).config.num_labels == 3
+            except HFHubIntegrationError as error:
+                seen["typed errors"] = seen.get("typed errors", 0) + 1
+                del error
+            except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
+                lost.append(f"{type(error).__name__}: {error}")
+    finally:
+        stop.set()
+        process.join()
+    note = f"{sum(seen.get(commit, 0) for commit in commits)} read, {seen.get('typed errors', 0)} typed errors"
+    return Trial("a file read and loaded while another is put in its place", times, tuple(lost), note)
+
+
+def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
+    """Read, and load, a file that ends too soon or has a wrong byte."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    from optimum_htp import strip_metadata, verify_metadata
+    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.onnxfile import read_graph
+    from optimum_htp.report import report_document
+
+    content = (laboratory.root / "stamped" / "out" / "model.onnx").read_bytes()
+    folder = laboratory.root / "cut"
+    folder.mkdir()
+    path, draw = folder / "model.onnx", random.Random(2)
+    reads = {
+        "read_graph": read_graph,
+        "report": lambda file: report_document([file]),
+        "verify": verify_metadata,
+        "load": ORTModelForSequenceClassification.from_pretrained,
+        "strip": strip_metadata,
+    }
+
+    def change(kind: str) -> bytes:
+        place = draw.randrange(len(content))
+        wrong = b"" if kind == "cut" else bytes([draw.randrange(256)]) + content[place + 1 :]
+        return content[:place] + wrong
+
+    for kind, name in (("cut", "a file that ends too soon"), ("byte", "a file with a wrong byte")):
+        lost, refused = [], 0
+        for turn in range(times):
+            changed = change(kind)
+            path.write_bytes(changed)
+            for what, read in reads.items():
+                try:
+                    read(path)
+                except HFHubIntegrationError:
+                    refused += 1
+                    if path.read_bytes() != changed:
+                        lost.append(f"{what} refused, and changed the file")
+                except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
+                    lost.append(f"{what}, turn {turn}: {type(error).__name__}: {str(error)[:200]}")
+        name += ": read, reported, verified, loaded, stripped"
+        yield Trial(name, times * len(reads), tuple(lost), f"{refused} refused")
+
+
+def trials(quick: bool) -> Iterator[Trial]:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as root:
+        laboratory = Laboratory(hub, Path(root))
+        yield full_disks(laboratory, 2 if quick else 60)
+        yield quotas(laboratory, 2 if quick else 60)
+        yield read_only(laboratory, 1 if quick else 5)
+        yield exchanged(laboratory, 20 if quick else 1000)
+        yield from cut(laboratory, 10 if quick else 300)
+
+
+if __name__ == "__main__":
+    main(__doc__, trials)

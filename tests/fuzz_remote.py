@@ -1,0 +1,46 @@
+"""Coverage-guided fuzzing of what reads a file in pieces: `python tests/fuzz_remote.py -max_total_time=60`.
+
+Needs atheris (`pip install atheris`). The bytes lie in fsspec's memory; what is said of them there and of the same
+bytes in a file has to be the same, or a typed error.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+import fsspec
+
+with atheris.instrument_imports(include=["optimum_htp"]):
+    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.onnxfile import read_header
+    from optimum_htp.origin.remote_file import read_remote_header
+
+FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+PATH = Path(FOLDER.name) / "fuzzed.onnx"
+MEMORY = fsspec.filesystem("memory")
+
+
+def said(read: object, place: object) -> object:
+    """Return what is read, or that it was refused."""
+    try:
+        header = read(place)  # type: ignore[operator]
+        record = ExportMetadata.from_properties(header.metadata) if "hf_model_type" in header.metadata else None
+    except HFHubIntegrationError as error:
+        return type(error)
+    return header.metadata, header.producer_name, record
+
+
+def one_input(data: bytes) -> None:
+    PATH.write_bytes(data)
+    MEMORY.pipe("/fuzzed.onnx", data)
+    assert said(read_remote_header, "memory://fuzzed.onnx") == said(read_header, PATH)
+
+
+if __name__ == "__main__":
+    corpus = [tempfile.mkdtemp(prefix="fuzz-remote-"), str(Path(__file__).parent / "vectors")]
+    atheris.Setup([*sys.argv, *corpus], one_input)
+    atheris.Fuzz()
