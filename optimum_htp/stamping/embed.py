@@ -177,7 +177,7 @@ def _source(
     path: Path, record: ExportMetadata, folder: Path | None, access: HubAccess
 ) -> tuple[Path, tuple[str, ...]]:
     """Return the folder that has the files to embed, and their names."""
-    if folder is None and record.model_type == "hub" and record.hub_sha is not None:
+    if folder is None and record.model_type == "hub" and (record.hub_sha or record.hub_revision):
         return _commit(record, access)
     depth = 0 if record.onnx_file is None else record.onnx_file.count("/")
     folder = folder if folder is not None else path.parents[depth]
@@ -190,7 +190,8 @@ def _source(
 
 
 def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str, ...]]:
-    hub, repo_id, commit = plugins.hub(record.hub_provider), str(record.hub_id), str(record.hub_sha)
+    hub, repo_id = plugins.hub(record.hub_provider), str(record.hub_id)
+    commit = record.hub_sha or hub.full_commit(repo_id, str(record.hub_revision), within_order(access))
     names = (
         record.config_files
         if record.config_files is not None
