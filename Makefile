@@ -4,13 +4,14 @@ VENV ?= .venv
 EXPLORER ?= .venv-model-explorer
 SIGNING ?= .venv-model-signing
 LOWEST ?= .venv-lowest
+NEWEST ?= .venv-newest
 WINML ?= .venv-winml
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint fast test-lowest bench reliability pictures clean
+.PHONY: demo test lint fast test-lowest test-newest bench reliability pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -29,6 +30,9 @@ lint: $(VENV)/installed
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)
+
+test-newest: $(NEWEST)/installed
+	$(NEWEST)/$(SCRIPTS)/python -m pytest tests/test_commands_alone.py
 
 # `make bench ARGUMENTS=--quick` takes three minutes.
 bench: $(VENV)/installed $(WINML)/installed
@@ -79,5 +83,14 @@ $(LOWEST)/installed: pyproject.toml constraints.txt
 	$(LOWEST)/$(SCRIPTS)/pip install --quiet --no-deps --editable .
 	touch $@
 
+# The newest transformers and huggingface_hub, which optimum-onnx does not permit, for all that does without that.
+$(NEWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/$(SCRIPTS)/pip install --quiet --upgrade pip
+	$(NEWEST)/$(SCRIPTS)/pip install --quiet --upgrade "torch==2.13.0" "transformers>=5" huggingface_hub onnx onnxruntime \
+		pluggy filelock psutil fsspec pytest pytest-timeout
+	$(NEWEST)/$(SCRIPTS)/pip install --quiet --no-deps optimum --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(EXPLORER) $(SIGNING) $(LOWEST) $(WINML) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf $(VENV) $(EXPLORER) $(SIGNING) $(LOWEST) $(NEWEST) $(WINML) .mypy_cache .ruff_cache .pytest_cache dist out

@@ -195,6 +195,7 @@ class Laboratory:
 
     def __init__(self, hub: LoopbackHub, root: Path, megabytes: int = 0) -> None:
         os.environ.update(SOURCE_DATE_EPOCH=EPOCH, HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
+        os.environ["HF_HUB_ETAG_TIMEOUT"] = "60"  # the Hub here has to find out the digests of large files first
         self.hub, self.root = hub, root
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)

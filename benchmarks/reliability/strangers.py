@@ -82,6 +82,8 @@ def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoConfig, AutoTokenizer
 
+    from optimum_htp import strip_metadata
+
     def cli(*arguments: object) -> Callable[[], object]:
         def call() -> None:
             sys.argv = ["optimum-cli", "htp", *map(str, arguments)]
@@ -98,7 +100,7 @@ def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
         "report": cli("report", path, "-o", folder / "page.html"),
         "report in Markdown": cli("report", path, "-o", folder / "page.md"),
         "bom": cli("bom", path, "-o", folder / "bom.json"),
-        "strip": cli("strip", path, "-o", folder / "stripped.onnx"),
+        "strip": lambda: strip_metadata(path, folder / "stripped.onnx"),
         "config": lambda: AutoConfig.from_pretrained(path),
         "tokenizer": lambda: AutoTokenizer.from_pretrained(path),
         "model": lambda: ORTModelForSequenceClassification.from_pretrained(path),
@@ -133,8 +135,8 @@ def keys(root: Path, quick: bool) -> Iterator[Trial]:
                 for text in (said.getvalue(), complained.getvalue()):
                     if (character := _visible(text)) is not None:
                         lost.append(f"{what}, {key}, {kind}: {character} was printed")
-                    if "Traceback" in text:
-                        lost.append(f"{what}, {key}, {kind}: a traceback")
+                    if "Traceback" in text or "usage:" in text:
+                        lost.append(f"{what}, {key}, {kind}: {text[:200]}")
                 errors += complained.getvalue().startswith("error:")
             for page in (folder / "page.html", folder / "page.md"):
                 if page.exists() and SCRIPT in page.read_text(errors="replace"):
@@ -253,7 +255,10 @@ def waiting_code(hub: LoopbackHub, laboratory: Laboratory, root: Path) -> Trial:
     (folder := root / "code").mkdir()
     path, lost, times = folder / "model.onnx", [], 0
     path.write_bytes((root / "bare" / "model.onnx").read_bytes())
-    rewrite_model(path, metadata={"hf_hub_id": "org/evil", "hf_hub_sha": repo.refs["main"]})
+    rewrite_model(
+        path,
+        metadata={"hf_hub_id": "org/evil", "hf_hub_sha": (commit := repo.refs["main"]), "hf_hub_revision": commit[:8]},
+    )
     with hub.recorded() as requests:
         for call in commands(path, folder).values():
             times += 1

@@ -47,10 +47,10 @@ def open_session(
     log, once, at debug level; then it is made as ONNX Runtime does, and what that raises is raised.
 
     Raises:
-        InvalidOnnxFileError: ONNX Runtime cannot parse the file.
+        InvalidOnnxFileError: ONNX Runtime cannot load the file.
     """
     from onnxruntime import InferenceSession
-    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph, InvalidProtobuf
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 
     try:
         reason = _reason_against(path, sess_options, providers, options)
@@ -69,10 +69,15 @@ def open_session(
         return InferenceSession(
             path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
         )
-    except (InvalidProtobuf, InvalidGraph) as error:
+    except (
+        Fail,
+        InvalidArgument,
+        InvalidGraph,
+        InvalidProtobuf,
+        UnicodeDecodeError,
+    ) as error:  # the last in its words
         raise InvalidOnnxFileError(
-            f"{path} is damaged, or no model that this version of ONNX Runtime knows ({error}). Get it again, or "
-            "export it again."
+            f"ONNX Runtime does not load {path}: {error}. If the file is damaged, get it again or export it again."
         ) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ _COLLECTIONS: Final = {
 _LAZY_MAPPING: Final = "_LazyAutoMapping"  # of transformers: model types to configs, and to classes
 _HAS_TORCH: Final = "is_torch_available"
 _IS_AVAILABLE: Final = re.compile(r"is_(\w+)_available")  # what transformers calls its questions for packages
+_IS_VERSION: Final = re.compile(r"is_(\w+)_version")  # Optimum's: of an operator and a version
 
 
 class _NotConstantError(Exception):
@@ -117,8 +119,13 @@ def _add(name: str, node: ast.expr, found: dict[str, Any], names: Mapping[str, A
     try:
         found[name] = _value(node, names)
     except _NotConstantError:
-        if not isinstance(found.get(name), dict):  # a class is decorated: it keeps its members
+        if not _decorates(node, name):
             found.pop(name, None)
+
+
+def _decorates(node: ast.expr, name: str) -> bool:
+    """Whether a call is given what it is assigned to, as a class that is decorated: that keeps its members."""
+    return isinstance(node, ast.Call) and any(isinstance(each, ast.Name) and each.id == name for each in node.args)
 
 
 def _update(call: ast.Call, found: dict[str, Any], names: Mapping[str, Any]) -> None:
@@ -160,16 +167,30 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _holds(test: ast.expr) -> bool:
-    """Whether a condition holds that asks for packages: `is_tokenizers_available() and not …`."""
+    """Whether a condition holds that asks for packages: `is_tokenizers_available() and not …`, or their versions."""
     if isinstance(test, ast.BoolOp):
         return (all if isinstance(test.op, ast.And) else any)([_holds(value) for value in test.values])
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return not _holds(test.operand)
-    if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and not (test.args or test.keywords):
-        match = _IS_AVAILABLE.fullmatch(test.func.id)
-        if match is not None:
+    if isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and not test.keywords:
+        given = [argument.value for argument in test.args if isinstance(argument, ast.Constant)]
+        if not test.args and (match := _IS_AVAILABLE.fullmatch(test.func.id)) is not None:
             return importlib.util.find_spec(match[1]) is not None
+        if len(given) == 2 and (match := _IS_VERSION.fullmatch(test.func.id)) is not None:
+            return _is_version(match[1], *map(str, given))
     raise _NotConstantError
+
+
+def _is_version(package: str, operation: str, reference: str) -> bool:
+    """Compare an installed version as Optimum does: by its release, whatever comes behind that."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        installed = Version(Version(importlib.metadata.version(package)).base_version)
+        return SpecifierSet(f"{operation}{reference}").contains(installed)
+    except (importlib.metadata.PackageNotFoundError, InvalidSpecifier, InvalidVersion):
+        raise _NotConstantError from None
 
 
 def _items(element: ast.expr, names: Mapping[str, Any]) -> Iterable[Any]:

@@ -363,7 +363,7 @@ def _sibling(name: str, body: bytes, *, with_blobs: bool) -> dict[str, Any]:
     return {
         "rfilename": name,
         "size": len(body),
-        "blobId": hashlib.sha1(body).hexdigest(),
+        "blobId": _etag(body),
         **(large if name.endswith(_LARGE) else {}),
     }
 
