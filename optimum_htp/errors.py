@@ -140,20 +140,23 @@ class UnreadableUrlError(HFHubIntegrationError, OSError):
     """A URL that cannot be opened or read."""
 
 
-class ConfigLoadError(HFHubIntegrationError):
-    """The configuration of a model cannot be found or read."""
+class ConfigLoadError(HFHubIntegrationError, OSError, ValueError):
+    """The configuration of a model cannot be found or read. (transformers raises either built-in for that.)"""
 
 
 class ConfigFileNotFoundError(ConfigLoadError):
     """The repo is there, at the commit, and has no such config file."""
 
 
-class WrongTaskError(ConfigLoadError, ValueError):
+class WrongTaskError(ConfigLoadError):
     """An ONNX file that was exported for another task than the class is for that was to load it."""
 
 
-class PreprocessorLoadError(HFHubIntegrationError):
-    """The tokenizer, processor, image processor or feature extractor of a model cannot be loaded."""
+class PreprocessorLoadError(HFHubIntegrationError, OSError, ValueError):
+    """The tokenizer, processor, image processor or feature extractor of a model cannot be loaded.
+
+    transformers raises either built-in for that, and tokenizers bare exceptions.
+    """
 
 
 class MetadataError(HFHubIntegrationError, ValueError):

@@ -251,6 +251,22 @@ def test_folders_and_repos_of_others_load_as_ever(model_folder, published, hub, 
         AutoConfig.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("loader", [AutoConfig, AutoTokenizer])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"model_type": "no such"}'], ids=["empty", "cut", "list", "type"])
+def test_damaged_files_of_the_cache_are_told_with_what_they_are_of(loader, damage, exported, cache, monkeypatch):
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "cache,hub")
+    file = exported("bert") / "model.onnx"
+    loader.from_pretrained(file, cache_dir=cache)
+    names = ["config.json"] if loader is AutoConfig else ["tokenizer.json", "tokenizer_config.json"]
+    for name in names:
+        (found,) = cache.rglob(name)
+        found.resolve().write_bytes(damage)
+    with pytest.raises((ConfigLoadError, PreprocessorLoadError), match=r"model\.onnx .*force_download=True") as caught:
+        loader.from_pretrained(file, cache_dir=cache)
+    assert isinstance(caught.value, (OSError, ValueError))  # what callers of transformers expect
+    assert loader.from_pretrained(file, cache_dir=cache, force_download=True) is not None
+
+
 def test_answers_are_right_through_model_and_tokenizer(exported, model_folder, cache):
     from transformers import AutoModelForSequenceClassification
 

@@ -51,6 +51,13 @@ def test_header_is_what_onnx_reads(file, model):
     assert header.metadata == {"mine": "kept", "hf_hub_id": "old/model", "läng": "ünïcode"}
 
 
+def test_archives_of_others_are_read_like_any_property(file, model):
+    """Only our own long values are left where they are until somebody wants them."""
+    helper.set_model_props(model, {"weights_zip": "theirs", "hf_zip_of": "x", "hf_embedded_zip": "ours"})
+    onnx.save(model, file)
+    assert read_metadata(file) == {"weights_zip": "theirs", "hf_zip_of": "x"}
+
+
 def test_signature_has_names_and_shapes(file):
     (given,), (result,) = read_signature(file)
     assert (given.name, given.shape, given.dtype) == ("x", ("batch", 64), "float32")

@@ -51,11 +51,11 @@ def _loading_beside(name: str, call: Call) -> Any:
         if source is None:
             return call.pass_on()
         if isinstance(source, Path):
-            return call.pass_on_with(source, _RESOLVED)
+            return _of_folder(name, source, call)
         return _from_memory(name, source, call, options or {})
     if names_a_remote_file(model_id) and (options := call.options()) is not None:
         folder = _folder_of_repo(model_id, options, is_config=is_config)
-        return call.pass_on() if folder is None else call.pass_on_with(folder, _RESOLVED)
+        return call.pass_on() if folder is None else _of_folder(name, folder, call)
     try:
         result = call.pass_on()
         if name != "AutoConfig" or not _lacks_config(model_id, call):
@@ -69,7 +69,23 @@ def _loading_beside(name: str, call: Call) -> Any:
         folder = _folder_of_repo(model_id, call.options() or {}, is_config=is_config)
         if folder is None:
             return result
-    return call.pass_on_with(folder, _RESOLVED)
+    return _of_folder(name, folder, call)
+
+
+def _of_folder(name: str, folder: Path, call: Call) -> Any:
+    """Load from the folder that belongs to an ONNX file, which knows what it is of: transformers names the folder."""
+    from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, PreprocessorLoadError
+
+    try:
+        return call.pass_on_with(folder, _RESOLVED)
+    except (HFHubIntegrationError, ImportError):  # the latter says what to install
+        raise
+    except Exception as error:  # a class is given what the files say, and raises anything
+        kind = ConfigLoadError if name in _CONFIG_CLASSES else PreprocessorLoadError
+        raise kind(
+            f"{name} of {call.subject} cannot be loaded from {folder} (where a file in the cache is damaged, "
+            f"force_download=True fetches it anew): {type(error).__name__}: {error}"
+        ) from error
 
 
 def _lacks_config(model_id: Any, call: Call) -> bool:
@@ -117,7 +133,7 @@ def _from_memory(name: str, source: EmbeddedFiles, call: Call, options: Mapping[
         return config_of_content(content, source.path, **options)
     if name == "GenerationConfig" and GENERATION_CONFIG in source.names and not options.get("config_file_name"):
         return generation_config_of_content(embedded_object(source, GENERATION_CONFIG), **options)
-    return call.pass_on_with(source.folder(), _RESOLVED)
+    return _of_folder(name, source.folder(), call)
 
 
 def _source_of(name: str | os.PathLike[str], options: Mapping[str, Any], *, is_config: bool) -> Any:

@@ -36,7 +36,7 @@ METADATA_PROPS: Final = 14
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
 
-_ARCHIVE: Final = "_zip"  # how the key of a property ends whose value is an archive, in base64
+_ARCHIVE: Final = ("hf_", "_zip")  # how the key of a property begins and ends whose value is an archive, in base64
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class ModelHeader:
 
 def is_archive(key: str) -> bool:
     """Whether the value of a property is an archive, told by its key: long, and read only when it is asked for."""
-    return key.endswith(_ARCHIVE)
+    start, end = _ARCHIVE
+    return key.startswith(start) and key.endswith(end)
 
 
 @contextmanager
