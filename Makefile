@@ -11,16 +11,17 @@ BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint fast test-lowest test-newest bench reliability pictures clean
+.PHONY: demo test test-slow lint test-lowest test-newest bench reliability pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
 
-test: lint $(EXPLORER)/installed $(SIGNING)/installed
-	$(BIN)/python -m pytest $(PARALLEL)
-
-fast: $(VENV)/installed
+test: lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+# Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has both.
+test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

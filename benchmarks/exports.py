@@ -63,7 +63,7 @@ def rows(quick: bool) -> Iterator[Row]:
         ):
             arguments = ("--model", model, "--task", task)
             costs: dict[str, list[Cost]] = {"htp": [], "onnx": []}
-            for index in range(1 if quick else 4):
+            for index in range(1 if quick else 3):
                 for kind in ("htp", "onnx") if index % 2 else ("onnx", "htp"):
                     costs[kind].append(export(hub, home / "work", kind, *arguments))
             ours, theirs = costs["htp"], costs["onnx"]

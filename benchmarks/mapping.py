@@ -8,6 +8,7 @@ dropped before each load. Inference is that of both models in one process, in tu
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ before, start = peak_kilobytes(), time.perf_counter()
 loaded = {load}
 seconds = time.perf_counter() - start
 print(seconds, peak_kilobytes() - before)
+"""
+FLOOR = """
+from onnxruntime import InferenceSession, SessionOptions
+from optimum_htp.onnxfile import read_lean_model
+from transformers import AutoTokenizer
+lean, options = read_lean_model(sys.argv[1]), SessionOptions()
+options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(lean.file.parent))
 """
 OPTIMUM = "Optimum, from a folder with configs"
 MODEL = "O.from_pretrained(source)"
@@ -78,6 +86,15 @@ def first_loads(
     yield paired(f"{name}: peak memory", peaks, OPTIMUM, unit="MiB", target=memory_target)
 
 
+def floor(file: Path, folder: Path, load: str, runs: int) -> Row:
+    """Compare what no load can do without, a mapped session and a tokenizer, with Optimum's load of both."""
+    session = "InferenceSession(lean.content, options, providers=['CPUExecutionProvider'])"
+    alone = f"({session}, AutoTokenizer.from_pretrained({str(folder)!r}))"
+    theirs = f"from optimum.onnxruntime import {TEXT} as O; from transformers import AutoTokenizer"
+    pairs = [(fresh(file, FLOOR, alone)[0], fresh(folder, theirs, load)[0]) for _ in range(runs)]
+    return paired("ONNX Runtime's session and transformers' tokenizer alone, first load", pairs, OPTIMUM)
+
+
 def inference(file: Path, folder: Path, *, quick: bool) -> Iterator[Row]:
     """Compare runs of a model that is mapped with those of one that is not: neither is to be slower."""
     import torch
@@ -94,16 +111,18 @@ def inference(file: Path, folder: Path, *, quick: bool) -> Iterator[Row]:
 
 
 def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -> tuple[Path, Path]:
-    """Export a model twice: as files alone, and with configs beside."""
+    """Export a model: as files alone, and the same files with configs beside."""
     from optimum_htp import HTPExporter
 
     source = folder / f"{name}-source"
     model.save_pretrained(source)
     hub.add(f"bench/{name}", source)
-    places = folder / name, folder / f"{name}-with-configs"
-    for place, with_config in zip(places, (False, True), strict=True):
-        HTPExporter().export(f"bench/{name}", place, task=task, with_config=with_config, hierarchy=False)
-    return places
+    alone, beside = folder / name, folder / f"{name}-with-configs"
+    HTPExporter().export(f"bench/{name}", alone, task=task, hierarchy=False)
+    shutil.copytree(alone, beside, copy_function=os.link)
+    for config in source.glob("*config.json"):
+        shutil.copyfile(config, beside / config.name)
+    return alone, beside
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -122,6 +141,7 @@ def rows(quick: bool) -> Iterator[Row]:
         HTPExporter().export("bench/minilm", beside, task="feature-extraction", with_config=True)
         both = "(O.from_pretrained(source), AutoTokenizer.from_pretrained(source))"
         yield from first_loads("MiniLM + tokenizer, first load", text, beside, TEXT, runs, load=both, time_target=0.5)
+        yield floor(text, beside, both, runs)
         yield from inference(text, beside, quick=quick)
         task = "text2text-generation-with-past"
         if not quick:

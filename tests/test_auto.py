@@ -252,7 +252,9 @@ def test_folders_and_repos_of_others_load_as_ever(model_folder, published, hub, 
 
 
 @pytest.mark.parametrize("loader", [AutoConfig, AutoTokenizer])
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"model_type": "no such"}'], ids=["empty", "cut", "list", "type"])
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b'{"model_type": "no such"}'], ids=["empty", "cut", "list", "type"]
+)
 def test_damaged_files_of_the_cache_are_told_with_what_they_are_of(loader, damage, exported, cache, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "cache,hub")
     file = exported("bert") / "model.onnx"

@@ -98,7 +98,8 @@ def test_command_writes_and_prints(stamped, tmp_path, empty_home):
     assert json.loads(optimum_cli("htp", "bom", stamped, **env).stdout) == json.loads(target.read_text())
 
 
-@pytest.mark.skipif(not SIGNING.exists(), reason="model-signing has no environment: `make test` makes one")
+@pytest.mark.slow
+@pytest.mark.skipif(not SIGNING.exists(), reason="model-signing has no environment: `make test-slow` makes one")
 def test_stamped_file_is_signed_verified_and_refused_after_a_byte_was_changed(stamped, tmp_path):
     """The recipe of the README, with OpenSSF's own tool, keys alone and no connection."""
     run(SIGNING.with_name("python"), "-c", _KEYS, cwd=tmp_path)

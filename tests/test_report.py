@@ -297,7 +297,8 @@ print(json.dumps([[node.label, node.namespace] for graph in graphs for node in g
 """
 
 
-@pytest.mark.skipif(not EXPLORER.is_file(), reason="Model Explorer has no environment: `make test` makes one")
+@pytest.mark.slow
+@pytest.mark.skipif(not EXPLORER.is_file(), reason="Model Explorer has no environment: `make test-slow` makes one")
 def test_model_explorer_shows_the_hierarchy(file, tmp_path):
     proto = onnx.load(file)
     for index, node in enumerate(proto.graph.node):  # it falls back to names, which here say nothing

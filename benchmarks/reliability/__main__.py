@@ -1,6 +1,6 @@
 """Try everything that may fail, and write what was lost.
 
-    python -m benchmarks.reliability [--quick] [--only NAME ...] [--out benchmarks]
+    python -m benchmarks.reliability [--quick | --long] [--only NAME ...] [--out benchmarks]
 
 Each kind of trials runs in a process of its own. `RELIABILITY.md` is written anew as each ends.
 """
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.reliability.trials import Trial, table
+from benchmarks.reliability.trials import Form, Trial, table
 from benchmarks.results import machine
 
 KINDS = {
@@ -25,6 +25,7 @@ KINDS = {
     "strangers": "Strangers' files",
     "fuzzing": "Fuzzing",
 }
+FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
 
 `make reliability`{form} on {date}: {cores} cores of {cpu}, {system}, Python {python}.
@@ -34,13 +35,13 @@ be, an error if it is none of the package's own, an answer if it is wrong.
 """
 
 
-def tried(name: str, quick: bool) -> list[Trial]:
+def tried(name: str, form: Form) -> list[Trial]:
     """Run one kind of trials and return them.
 
     Raises:
         RuntimeError: It failed; the message has the end of what it said.
     """
-    command = [sys.executable, "-m", f"benchmarks.reliability.{name}", "--json", *(["--quick"] if quick else [])]
+    command = [sys.executable, "-m", f"benchmarks.reliability.{name}", "--json", *FLAGS[form]]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -50,18 +51,18 @@ def tried(name: str, quick: bool) -> list[Trial]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="A short form of each.")
+    Form.add_to(parser)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME", help="These alone.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1], help="Folder for the report.")
     arguments = parser.parse_args()
     known = machine()
-    lines = [HEAD.format(form=" (quick)" if arguments.quick else "", **known)]
+    lines = [HEAD.format(form="".join(f" ({flag})" for flag in FLAGS[arguments.form]), **known)]
     failed = False
     for name in arguments.only:
         start = time.perf_counter()
         print(f"{KINDS[name]} ...", end=" ", flush=True)
         try:
-            found = tried(name, arguments.quick)
+            found = tried(name, arguments.form)
         except RuntimeError as error:
             print(error)
             failed = True

@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.pairs import empty_hub
 from benchmarks.reliability.operations import Laboratory, places
-from benchmarks.reliability.trials import Trial, main
+from benchmarks.reliability.trials import Form, Trial, main
 from tests.conftest import ROOT
 
 CROWD = 16
@@ -137,18 +137,19 @@ def loads_without_end(times: int, load: Callable[[], object], name: str) -> Tria
     return Trial(f"{name} in one process", times, tuple(lost), note)
 
 
-def trials(quick: bool) -> Iterator[Trial]:
+def trials(form: Form) -> Iterator[Trial]:
+    quick = form is Form.QUICK
     os.environ["OMP_NUM_THREADS"] = "1"
     with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as name:
         root = Path(name)
         laboratory = Laboratory(hub, root)
         for kind in ("inject",) if quick else ("inject", "strip", "tag", "embed", "extract", "export"):
-            yield processes_that_write(laboratory, kind, 1 if quick else 2 if kind == "export" else 10)
+            yield processes_that_write(laboratory, kind, 1 if quick or kind == "export" else 6)
         stamped = root / "stamped" / "out" / "model.onnx"
         if not quick:
             bare = root / "bare" / "model.onnx"
-            yield processes_that_load(root, bare, 2, "from the Hub, with an empty cache")
-            yield processes_that_load(root, stamped, 2, "from the file, with an empty home")
+            yield processes_that_load(root, bare, 1, "from the Hub, with an empty cache")
+            yield processes_that_load(root, stamped, 1, "from the file, with an empty home")
         yield threads_that_load(stamped, 1 if quick else 20)
         yield threads_that_write(laboratory, 2 if quick else 60)
 
@@ -159,7 +160,7 @@ def trials(quick: bool) -> Iterator[Trial]:
 
         times = 300 if quick else 10_000
         yield loads_without_end(times, lambda: read_metadata(stamped), "records read")
-        yield loads_without_end(times, lambda: AutoTokenizer.from_pretrained(stamped), "tokenizers loaded")
+        yield loads_without_end(times // 4, lambda: AutoTokenizer.from_pretrained(stamped), "tokenizers loaded")
         yield loads_without_end(
             times, lambda: ORTModelForSequenceClassification.from_pretrained(stamped), "models loaded"
         )

@@ -6,7 +6,9 @@ long enough for the kill to fall into their writing; tiny ones show what stands 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -14,67 +16,77 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
 from benchmarks.pairs import empty_hub
-from benchmarks.reliability.operations import Laboratory, Operation, places
-from benchmarks.reliability.trials import Trial, main
+from benchmarks.reliability.operations import REPO, Laboratory, Operation, places
+from benchmarks.reliability.trials import Form, Trial, main
 from tests.support import models
 
 ON_FILES = ("inject", "strip", "tag", "embed", "unembed", "extract")
-LANES = 2  # at a time
-SETTLED = 10  # of so many kills of a large file, one is followed by a run that is not killed
+TIMES = 300  # each
+PATIENCE = 30.0  # seconds for each, in half an hour for all
+LANES = os.cpu_count() or 1  # at a time
+SETTLED = 4  # of so many kills, one is followed by a run that is not killed
 CLI = Path(sys.executable).with_name("optimum-cli")
 
 
-def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, *, settled: int) -> Trial:
-    """Kill an operation at random moments."""
-    draw = random.Random(0)
+def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, patience: float) -> Trial:
+    """Kill an operation at random moments, so many times or for so many seconds."""
+    draw, until = random.Random(0), time.monotonic() + patience
     moments = [draw.uniform(0, 1.1 * operation.seconds) for _ in range(times)]
 
-    def lane(number: int) -> tuple[list[str], int]:
-        lost, ended, place = [], 0, laboratory.root / f"lane-{number}"
+    def lane(number: int) -> tuple[list[str], int, int]:
+        lost, done, ended, place = [], 0, 0, laboratory.root / f"lane-{number}"
         for turn in range(number, times, LANES):
+            if time.monotonic() > until:
+                break
+            done += 1
             operation.copy(place)
             running = laboratory.started(operation.name, place)
             time.sleep(moments[turn])
             ended += running.killed()
             lost += [f"killed after {moments[turn] * 1e3:.1f} ms: {loss}" for loss in operation.torn(place)]
-            if turn % settled == number:
+            if turn % SETTLED == number:
                 fault = laboratory.started(operation.name, place).fault()
                 lost += [] if fault is None else [f"the next run failed: {fault}"]
                 lost += [f"after the next run {loss}" for loss in operation.unfinished(place)]
-        return lost, ended
+        return lost, done, ended
 
     with ThreadPoolExecutor(LANES) as threads:
         results = list(threads.map(lane, range(LANES)))
-    ended = sum(count for _, count in results)
+    done, ended = (sum(counts) for counts in list(zip(*results, strict=True))[1:])
     note = f"{ended} had ended before" if ended else ""
     name = f"{operation.name}, {size}, killed at a random moment"
-    return Trial(name, times, tuple(loss for lost, _ in results for loss in lost), note)
+    return Trial(name, done, tuple(loss for lost, *_ in results for loss in lost), note)
 
 
-def killed_batches(laboratory: Laboratory, root: Path, times: int) -> Trial:
-    """Kill batches, or what exports for them, and begin them again in the same folder until they are done."""
-    names = []
-    for kind in ("bert", "gpt2", "vit"):
+def tiny_models(laboratory: Laboratory, root: Path) -> list[str]:
+    """Publish a tiny model of each kind, and return their repo ids."""
+    for kind in TASKS:
         getattr(models, kind)(root / kind)
-        names.append(laboratory.hub.add(f"batch/{kind}", root / kind, pipeline_tag=TASKS[kind]).repo_id)
+        laboratory.hub.add(f"batch/{kind}", root / kind, pipeline_tag=TASKS[kind])
+    return [f"batch/{kind}" for kind in TASKS]
+
+
+def killed_batches(root: Path, names: Sequence[str], times: int, size: str, patience: float) -> Trial:
+    """Kill batches, or what exports for them, and begin them again in the same folder until they are done."""
     listed = root / "models.txt"
     listed.write_text("\n".join(names))
     command = [CLI, "htp", "batch", "--retry-failed", listed]
     started = time.perf_counter()
     _run([*command, root / "undisturbed"])
-    seconds, whole = time.perf_counter() - started, _exports(root / "undisturbed")
+    seconds, whole = time.perf_counter() - started, _exports(root / "undisturbed", names)
+    until = time.monotonic() + patience
 
-    def lane(number: int) -> list[str]:
+    def lane(number: int) -> tuple[list[str], int]:
         draw, lost, out = random.Random(number), [], root / f"out-{number}"
         kills = 0
-        while kills < times // LANES:
+        while kills < times // LANES and time.monotonic() < until:
             process = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(draw.uniform(0, 1.1 * seconds))
             below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -83,16 +95,18 @@ def killed_batches(laboratory: Laboratory, root: Path, times: int) -> Trial:
             kills += 1
             process.wait()
             psutil.wait_procs(below, 20)
-            found = {name: files for name, files in _exports(out).items() if files}
+            found = {name: files for name, files in _exports(out, names).items() if files}
             lost += [f"{name} is torn" for name, files in found.items() if files != whole.get(name)]
             if found.keys() == whole.keys():
                 lost += _finished(command, out, whole)
                 shutil.rmtree(out)
-        return lost + _finished(command, out, whole)
+        return lost + _finished(command, out, whole), kills
 
     with ThreadPoolExecutor(LANES) as threads:
-        losses = [loss for lost in threads.map(lane, range(LANES)) for loss in lost]
-    return Trial("batch of three tiny models, killed (it, or a process of its) and begun again", times, tuple(losses))
+        results = list(threads.map(lane, range(LANES)))
+    name = f"batch, {len(names)} {size}, killed (it, or a process of its) and begun again"
+    losses = tuple(loss for lost, _ in results for loss in lost)
+    return Trial(name, sum(kills for _, kills in results), losses)
 
 
 TASKS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
@@ -102,37 +116,38 @@ def _run(command: list[object]) -> None:
     subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
 
 
-def _exports(out: Path) -> dict[str, dict[str, bytes]]:
-    """Return the files of each export that is there."""
+def _exports(out: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the digests of the files of each export that is there."""
     return {
-        f"batch/{folder.name}": {path.name: path.read_bytes() for path in folder.glob("*.onnx")}
-        for folder in sorted(out.glob("batch/*"))
-        if folder.is_dir() and not folder.name.startswith(".")
+        name: {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (out / name).glob("*.onnx")}
+        for name in names
+        if (out / name).is_dir()
     }
 
 
-def _finished(command: list[object], out: Path, whole: dict[str, dict[str, bytes]]) -> list[str]:
+def _finished(command: list[object], out: Path, whole: dict[str, dict[str, str]]) -> list[str]:
     """Run a batch to its end, and return what is not as it is to be."""
     _run([*command, out])
     entries = [json.loads(line) for line in (out / "batch.jsonl").read_text().splitlines() if line.endswith("}")]
     done = [entry["output"] for entry in entries if entry.get("state") == "done"]
     lost = [f"{name} was exported {done.count(name)} times" for name in whole if done.count(name) > 1]
-    lost += [f"{name} is not whole at the end" for name, files in whole.items() if _exports(out).get(name) != files]
+    found = _exports(out, whole)
+    lost += [f"{name} is not whole at the end" for name, files in whole.items() if found.get(name) != files]
     return lost + [f"{path} is left over" for path in out.rglob(".optimum-htp-*")]
 
 
-def trials(quick: bool) -> Iterator[Trial]:
-    times, sizes = (6, {"tiny": 0}) if quick else (300, {"tiny": 0, "300 MB": 300})
+def trials(form: Form) -> Iterator[Trial]:
+    quick = form is Form.QUICK
+    times, sizes = (4, {"tiny": 0}) if quick else (TIMES, {"tiny": 0, "300 MB": 300})
+    patience = math.inf if form is Form.LONG else PATIENCE
     os.environ["OMP_NUM_THREADS"] = "1"
     for size, megabytes in sizes.items():
-        with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as root:
-            laboratory = Laboratory(hub, Path(root), megabytes)
-            for name in (*ON_FILES, "export"):
-                few = times if not megabytes or name != "export" else times // 6
-                operation = laboratory.operation(name)
-                yield killed(laboratory, operation, few, size, settled=SETTLED if megabytes else 1)
-            if not megabytes:
-                yield killed_batches(laboratory, Path(root), 2 if quick else times)
+        with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as name:
+            laboratory = Laboratory(hub, root := Path(name), megabytes)
+            for kind in (*ON_FILES, "export"):
+                yield killed(laboratory, laboratory.operation(kind), times, size, patience)
+            names = [REPO] if megabytes else tiny_models(laboratory, root)[: 1 if quick else None]
+            yield killed_batches(root, names, 2 if quick else times, size, patience)
 
 
 if __name__ == "__main__":

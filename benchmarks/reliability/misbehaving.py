@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.pairs import empty_hub
 from benchmarks.reliability.operations import Fault, Laboratory, places, silent
-from benchmarks.reliability.trials import Trial, main
+from benchmarks.reliability.trials import Form, Trial, main
 from optimum_htp.onnxfile import rewrite_model
 from tests.support.hub import LoopbackHub
 
@@ -338,7 +338,8 @@ def tried(laboratory: Laboratory, number: int, fault: str, operation: str) -> tu
     return [f"{fault}: {loss}" for loss in lost], "answered" if error is None else error.kind
 
 
-def trials(quick: bool) -> Iterator[Trial]:
+def trials(form: Form) -> Iterator[Trial]:
+    quick = form is Form.QUICK
     os.environ.update(HF_TOKEN=TOKEN, OMP_NUM_THREADS="1")
     kinds = list(OPERATIONS)[:2] if quick else list(OPERATIONS)
     slow = {"stall", "too long a Content-Length", "a Content-Length that is none"} if quick else set()

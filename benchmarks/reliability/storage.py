@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.pairs import empty_hub
 from benchmarks.reliability.operations import CALLS, Fault, Laboratory, Operation, places
-from benchmarks.reliability.trials import Trial, main
+from benchmarks.reliability.trials import Form, Trial, main
 
 OPERATIONS = tuple(CALLS)
 PAGE = 4096  # bytes
@@ -201,12 +201,13 @@ def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
         yield Trial(name, times * len(reads), tuple(lost), f"{refused} refused")
 
 
-def trials(quick: bool) -> Iterator[Trial]:
+def trials(form: Form) -> Iterator[Trial]:
+    quick = form is Form.QUICK
     os.environ["OMP_NUM_THREADS"] = "1"
     with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as root:
         laboratory = Laboratory(hub, Path(root))
-        yield full_disks(laboratory, 2 if quick else 60)
-        yield quotas(laboratory, 2 if quick else 60)
+        yield full_disks(laboratory, 2 if quick else 30)
+        yield quotas(laboratory, 2 if quick else 30)
         yield read_only(laboratory, 1 if quick else 5)
         yield exchanged(laboratory, 20 if quick else 1000)
         yield from cut(laboratory, 10 if quick else 300)

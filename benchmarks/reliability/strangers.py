@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import sys
@@ -18,15 +20,17 @@ import tempfile
 import unicodedata
 import zipfile
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.pairs import empty_hub
 from benchmarks.reliability.operations import Laboratory, places
-from benchmarks.reliability.trials import Trial, main
+from benchmarks.reliability.trials import Form, Trial, main
 from tests.conftest import ROOT
 from tests.support.hub import LoopbackHub
 
+CORES = os.cpu_count() or 1
 SCRIPT = "<script>alert(1)</script>"
 VALUES = {
     "climbs": "../../../outside",
@@ -107,47 +111,55 @@ def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def keys(root: Path, quick: bool) -> Iterator[Trial]:
-    """Try every value at every key."""
-    from optimum_htp.errors import HFHubIntegrationError
-
+def keys(root: Path, quick: bool) -> Trial:
+    """Try every value at every key, a share of the keys on each core."""
     schema = json.loads((ROOT / "optimum_htp" / "schema" / "hub_metadata.schema.json").read_text())
     names = [*schema["properties"], "htp.modules", "htp.version", "hf_unknown"]
-    names = names[::7] if quick else names
-    (folder := root / "deep" / "inside").mkdir(parents=True)
+    names = names[:1] if quick else names
+    shares = [names[index::CORES] for index in range(CORES)]
+    (deep := root / "deep").mkdir()
+    before = {entry for entry in root.rglob("*") if deep not in entry.parents}
+    with ProcessPoolExecutor(CORES, multiprocessing.get_context("fork")) as processes:
+        found = list(processes.map(tried_keys, [root] * CORES, [deep / str(index) for index in range(CORES)], shares))
+    after = {entry for entry in root.rglob("*") if deep not in entry.parents}
+    lost = [loss for one in found for loss in one[0]] + [f"{entry} was written" for entry in after - before]
+    name = f"{len(names)} keys with {len(VALUES)} values each, {found[0][1]} readers"
+    times = len(names) * len(VALUES) * found[0][1]
+    return Trial(name, times, tuple(lost), f"{sum(errors for *_, errors in found)} typed errors")
+
+
+def tried_keys(root: Path, folder: Path, names: Sequence[str]) -> tuple[list[str], int, int]:
+    """Try every value at some keys; return what was lost, how many readers there are and how often they refused."""
+    from optimum_htp.errors import HFHubIntegrationError
+
+    folder.mkdir()
     source, path = (root / "stamped" / "out" / "model.onnx").read_bytes(), folder / "model.onnx"
     products = {path, *(folder / name for name in ("page.html", "page.md", "bom.json", "stripped.onnx"))}
-    lost, times, errors = [], 0, 0
-    outside = {entry for entry in root.rglob("*") if folder not in entry.parents}
-    for key in names:
-        for kind, value in VALUES.items():
-            written(source, path, {key: value})
-            for what, call in commands(path, folder).items():
-                times += 1
-                said, complained = io.StringIO(), io.StringIO()
-                try:
-                    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
-                        call()
-                except HFHubIntegrationError:
-                    errors += 1
-                except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
-                    lost.append(f"{what}, {key}, {kind}: {type(error).__name__}: {str(error)[:150]!r}")
-                for text in (said.getvalue(), complained.getvalue()):
-                    if (character := _visible(text)) is not None:
-                        lost.append(f"{what}, {key}, {kind}: {character} was printed")
-                    if "Traceback" in text or "usage:" in text:
-                        lost.append(f"{what}, {key}, {kind}: {text[:200]}")
-                errors += complained.getvalue().startswith("error:")
-            for page in (folder / "page.html", folder / "page.md"):
-                if page.exists() and SCRIPT in page.read_text(errors="replace"):
-                    lost.append(f"{page.name}, {key}, {kind}: markup is in the page")
-            lost += [f"{key}, {kind}: {entry} was written" for entry in folder.iterdir() if entry not in products]
-            for product in products:
-                product.unlink(missing_ok=True)
-    found = {entry for entry in root.rglob("*") if folder not in entry.parents}
-    lost += [f"{entry} was written" for entry in found - outside]
-    name = f"{len(names)} keys with {len(VALUES)} values each, {len(commands(path, folder))} readers"
-    yield Trial(name, times, tuple(lost), f"{errors} typed errors")
+    readers, lost, errors = commands(path, folder), [], 0
+    for key, (kind, value) in itertools.product(names, VALUES.items()):
+        written(source, path, {key: value})
+        for what, call in readers.items():
+            said, complained = io.StringIO(), io.StringIO()
+            try:
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+                    call()
+            except HFHubIntegrationError:
+                errors += 1
+            except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
+                lost.append(f"{what}, {key}, {kind}: {type(error).__name__}: {str(error)[:150]!r}")
+            for text in (said.getvalue(), complained.getvalue()):
+                if (character := _visible(text)) is not None:
+                    lost.append(f"{what}, {key}, {kind}: {character} was printed")
+                if "Traceback" in text or "usage:" in text:
+                    lost.append(f"{what}, {key}, {kind}: {text[:200]}")
+            errors += complained.getvalue().startswith("error:")
+        for page in (folder / "page.html", folder / "page.md"):
+            if page.exists() and SCRIPT in page.read_text(errors="replace"):
+                lost.append(f"{page.name}, {key}, {kind}: markup is in the page")
+        lost += [f"{key}, {kind}: {entry} was written" for entry in folder.iterdir() if entry not in products]
+        for product in products:
+            product.unlink(missing_ok=True)
+    return lost, len(readers), errors
 
 
 def _zip(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -309,14 +321,15 @@ def data_outside(root: Path) -> Trial:
     return Trial("external data that points out of the folder", 2 * len(places), tuple(lost))
 
 
-def trials(quick: bool) -> Iterator[Trial]:
+def trials(form: Form) -> Iterator[Trial]:
+    quick = form is Form.QUICK
     import logging
 
     logging.disable(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = "1"
     with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as name:
         laboratory = Laboratory(hub, root := Path(name))
-        yield from keys(root, quick)
+        yield keys(root, quick)
         yield lying_archives(root)
         yield waiting_code(hub, laboratory, root)
         yield data_outside(root)

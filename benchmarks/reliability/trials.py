@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 
 MOST_SHOWN = 20
 
@@ -27,7 +28,23 @@ class Trial:
     note: str = ""
 
 
-Trials = Callable[[bool], Iterable[Trial]]
+class Form(Enum):
+    """How much is tried: a few of each for the tests, what fits in half an hour, or all however long it takes."""
+
+    QUICK = "quick"
+    USUAL = "usual"
+    LONG = "long"
+
+    @classmethod
+    def add_to(cls, parser: argparse.ArgumentParser) -> None:
+        """Let a command's user choose."""
+        group = parser.add_mutually_exclusive_group()
+        group.add_argument("--quick", dest="form", action="store_const", const=cls.QUICK, help="A short form of each.")
+        group.add_argument("--long", dest="form", action="store_const", const=cls.LONG, help="However long it takes.")
+        parser.set_defaults(form=cls.USUAL)
+
+
+Trials = Callable[[Form], Iterable[Trial]]
 
 
 def table(trials: Sequence[Trial]) -> list[str]:
@@ -45,15 +62,15 @@ def table(trials: Sequence[Trial]) -> list[str]:
 
 
 def main(description: str | None, trials: Trials) -> None:
-    """Be the command of a kind of trials: `python -m benchmarks.reliability.NAME [--quick] [--json]`."""
+    """Be the command of a kind of trials: `python -m benchmarks.reliability.NAME [--quick | --long] [--json]`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="A short form of each.")
+    Form.add_to(parser)
     parser.add_argument("--json", action="store_true", help="Print the trials as JSON.")
     arguments = parser.parse_args()
     if arguments.json:
-        print(json.dumps([asdict(trial) for trial in trials(arguments.quick)], indent=2))
+        print(json.dumps([asdict(trial) for trial in trials(arguments.form)], indent=2))
         return
-    for trial in trials(arguments.quick):
+    for trial in trials(arguments.form):
         print(f"{trial.name}: {trial.times} times, {len(trial.lost)} lost. {trial.note}".rstrip(), flush=True)
         for loss in trial.lost[:MOST_SHOWN]:
             print(f"    {loss}", flush=True)

@@ -7,6 +7,7 @@ nodes that it lies in.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +20,7 @@ __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
-_ATTRIBUTE: Final = 5  # in NodeProto
+ATTRIBUTE: Final = 5  # in NodeProto
 _PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})  # of ONNX Runtime
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
 
@@ -27,7 +28,7 @@ MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {GRAPH: "graph", FUNCTION: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node"},
-    "node": {_ATTRIBUTE: "attribute"},
+    "node": {ATTRIBUTE: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
@@ -38,6 +39,13 @@ CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
     for kind, fields in MESSAGES.items()
 }
 """Where nodes occur, tensors left aside."""
+
+_SCANNED: Final = 1 << 10  # bytes of an attribute that are looked through at once
+_SUBGRAPH: Final = re.compile(
+    b"[%b]"
+    % re.escape(bytes(number << 3 | LENGTH_DELIMITED | more for number in CHILDREN["attribute"] for more in (0, 0x80)))
+)
+"""The first byte of a field that holds a subgraph: its tag, which a longer varint than needed may say too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,12 @@ def graph_of(window: ByteWindow) -> Graph:
     return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers))
 
 
+def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
+    """Whether there may be a subgraph in an attribute; most are so small that a glance tells that there is none."""
+    length = attribute.end - attribute.payload
+    return length > _SCANNED or _SUBGRAPH.search(window.read(attribute.payload, length)) is not None
+
+
 def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) -> Node:
     """Decode a NodeProto: input = 1, output = 2, name = 3, op_type = 4, domain = 7, metadata_props = 9."""
     texts = {3: "", 4: "", 7: ""}
@@ -153,7 +167,7 @@ def _integers(window: ByteWindow, fields: Iterable[Field]) -> dict[str, int]:
     """Decode the attributes that are integers. AttributeProto: name = 1, i = 3."""
     found: dict[str, int] = {}
     for attribute in fields:
-        if attribute.number != _ATTRIBUTE or attribute.wire_type != LENGTH_DELIMITED:
+        if attribute.number != ATTRIBUTE or attribute.wire_type != LENGTH_DELIMITED:
             continue
         name, value = "", None
         for part in walk(window, attribute.payload, attribute.end):
@@ -186,7 +200,11 @@ def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: 
     yield node
     inside = (*within, node.name or node.op_type)
     for field_in in fields:
-        if field_in.number == _ATTRIBUTE and field_in.wire_type == LENGTH_DELIMITED:
+        if (
+            field_in.number == ATTRIBUTE
+            and field_in.wire_type == LENGTH_DELIMITED
+            and may_hold_graph(window, field_in)
+        ):
             yield from _nodes(window, field_in, "attribute", inside, depth + 2)
 
 

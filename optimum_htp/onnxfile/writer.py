@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Graph, graph_of
+from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Graph, graph_of, may_hold_graph
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -234,21 +234,32 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
         metadata = visit(known)
         if metadata is not None and dict(metadata) == known:
             metadata = None
-    body: list[Segment] = []
-    changed = metadata is not None
+    changes: list[tuple[Field, list[Segment]]] = []
     for part in fields:
         if metadata is not None and part.number == NODE_METADATA:
-            continue
-        inner = None
-        if part.wire_type == LENGTH_DELIMITED and part.number in children:
+            changes.append((part, []))
+        elif part.wire_type == LENGTH_DELIMITED and part.number in children and _may_hold_nodes(window, part, kind):
             inner = _rebuilt(window, part, children[part.number], visit, depth + 1)
-        changed |= inner is not None
-        for segment in inner or ((part.start, part.end),):
-            _add(body, segment)
-    if not changed:
+            if inner is not None:
+                changes.append((part, inner))
+    if metadata is None and not changes:
         return None
-    body.append(node_entries(tuple((metadata or {}).items())))
-    return [encode_varint(message.number << 3 | LENGTH_DELIMITED), encode_varint(_length(body)), *body]
+    body: list[Segment] = []
+    position = message.payload
+    for part, inner in changes:
+        if position < part.start:
+            body.append((position, part.start))
+        body += inner
+        position = part.end
+    if position < message.end:
+        body.append((position, message.end))
+    if metadata:
+        body.append(node_entries(tuple(metadata.items())))
+    return [encode_varint(message.number << 3 | LENGTH_DELIMITED) + encode_varint(_length(body)), *body]
+
+
+def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
+    return kind != "node" or may_hold_graph(window, part)
 
 
 @functools.lru_cache(maxsize=128)
@@ -267,7 +278,7 @@ def property_field(number: int, key: str, value: str) -> bytes:
 
 
 def _length(segments: Iterable[Segment]) -> int:
-    return sum(len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments)
+    return sum([len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments])
 
 
 def _add(segments: list[Segment], segment: Segment) -> None:
