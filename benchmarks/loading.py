@@ -21,14 +21,14 @@ from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
 from tests.support.hub import LoopbackHub
 
-LATENCY = 0.1  # seconds an answer
+LATENCIES = (0.003, 0.03, 0.1, 0.3)  # seconds an answer
+LATENCY = 0.1  # the one that a target is for
 
+TEXT, IMAGE = "config + tokenizer", "image processor"
 # What is measured in a process of its own: the loads of one operation, with `source` a file (ours) or a repo (theirs).
 OPERATIONS = {
-    "config": "AutoConfig.from_pretrained(source)",
-    "tokenizer": "AutoTokenizer.from_pretrained(source)",
-    "image processor": "AutoImageProcessor.from_pretrained(source)",
-    "config + tokenizer": "(AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source))",
+    TEXT: "(AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source))",
+    IMAGE: "AutoImageProcessor.from_pretrained(source)",
 }
 CHILD = """
 import json, sys, time
@@ -45,11 +45,11 @@ print(json.dumps(times))
 """
 
 
-def first_and_cached(operation: str, source: str, endpoint: str) -> tuple[float, float]:
-    """Return the seconds of the first load with an empty cache, and the median of those after it."""
+def first_and_cached(operation: str, source: str, endpoint: str, repeat: int) -> tuple[float, float]:
+    """Return the seconds of the first load with an empty cache, and the median of so many after it."""
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
-            [sys.executable, "-c", CHILD.format(repeat=5, operation=OPERATIONS[operation]), source],
+            [sys.executable, "-c", CHILD.format(repeat=1 + repeat, operation=OPERATIONS[operation]), source],
             env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"},
             capture_output=True,
             text=True,
@@ -59,20 +59,29 @@ def first_and_cached(operation: str, source: str, endpoint: str) -> tuple[float,
     return times[0], statistics.median(times[1:])
 
 
-def cold(hub: LoopbackHub, latency: float, operation: str, sources: tuple[str, str], runs: int) -> Iterator[Row]:
+def cold(
+    hub: LoopbackHub, latency: float, operation: str, sources: tuple[str, str], runs: int, *, cached: bool
+) -> Iterator[Row]:
     """Compare loads with an empty cache, each in a process of its own, and those that follow in it."""
     hub.latency = latency
     ours, theirs = sources
     found = []
     for index in range(runs):
-        times = {source: first_and_cached(operation, source, hub.url) for source in sources[:: 1 if index % 2 else -1]}
+        times = {
+            source: first_and_cached(operation, source, hub.url, 4 if cached else 1)
+            for source in sources[:: 1 if index % 2 else -1]
+        }
         found.append((times[ours], times[theirs]))
     hub.latency = 0.0
-    name = f"{operation}, cold, {latency * 1e3:.0f} ms an answer"
-    target = 0.2 if latency and operation == "config + tokenizer" else None
-    for title, index, goal in ((name, 0, target), (f"{name}: cached", 1, None)):
-        pairs = [(mine[index], other[index]) for mine, other in found]
-        yield paired(title, pairs, "transformers, from the Hub", target=goal)
+    name, against = f"{operation}, cold, {latency * 1e3:.0f} ms an answer", "transformers, from the Hub"
+    first, later = ([(mine[index], other[index]) for mine, other in found] for index in (0, 1))
+    target = 0.2 if latency == LATENCY else None
+    if operation == TEXT:
+        yield paired(name, first, against, target=target, series="latency in ms", at=latency * 1e3)
+    else:
+        yield paired(name, first, against)
+    if cached:
+        yield paired(f"{name}: cached", later, against)
 
 
 def warm(file: Path, folder: Path, runs: int) -> Row:
@@ -117,11 +126,11 @@ def rows(quick: bool) -> Iterator[Row]:
         yield warm(text, with_configs, runs)
         yield model_alone(text, with_configs, runs)
         yield config_copies(text, with_configs, 2 * runs)
-        pair = (str(text), "bench/minilm")
-        sources = {**dict.fromkeys(OPERATIONS, pair), "image processor": (str(image), "bench/vit")}
-        for latency in (LATENCY,) if quick else (0.0, LATENCY):
-            for operation in ("config + tokenizer",) if quick else ("config + tokenizer", "image processor"):
-                yield from cold(hub, latency, operation, sources[operation], 2 if quick else 3)
+        for latency in (LATENCY,) if quick else LATENCIES:
+            at_target = latency == LATENCY
+            yield from cold(hub, latency, TEXT, (str(text), "bench/minilm"), 5 if at_target else 2, cached=at_target)
+        if not quick:
+            yield from cold(hub, LATENCY, IMAGE, (str(image), "bench/vit"), 3, cached=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def plot(sections: Sequence[Section], folder: Path) -> list[str]:
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "optimum-htp", "svg.fonttype": "none", "font.size": 8})
     folder.mkdir(exist_ok=True)
-    alone = [row for section in sections for row in section.rows if row.series is None]
+    alone = [row for section in sections for row in section.rows if row.series is None or row.target is not None]
     grown: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for section in sections:
         for row in section.rows:

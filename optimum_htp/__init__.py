@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
     from optimum_htp.profiling.profile import Profile, profile_file
-    from optimum_htp.report import report_document, write_report
+    from optimum_htp.report.document import report_document
+    from optimum_htp.report.write import write_report
     from optimum_htp.stamping.embed import embed_files, unembed_files
     from optimum_htp.stamping.inject import inject_hub_metadata
     from optimum_htp.stamping.strip import strip_metadata
@@ -101,13 +102,13 @@ _HOME: Final = {
     "is_hub_model": "origin.source",
     "profile_file": "profiling.profile",
     "prove_weights": "modules.prove",
-    "report_document": "report",
+    "report_document": "report.document",
     "select_nodes": "modules.select",
     "strip_metadata": "stamping.strip",
     "tag_file": "stamping.tag",
     "unembed_files": "stamping.embed",
     "verify_metadata": "stamping.verify",
-    "write_report": "report",
+    "write_report": "report.write",
 }
 
 

@@ -549,7 +549,7 @@ def test_info_shows_files_and_sizes_and_no_archive(bert, t5):
 
 
 def test_report_shows_them(bert):
-    from optimum_htp.report import report_document
+    from optimum_htp.report.document import report_document
     from optimum_htp.report.html import as_html
     from optimum_htp.report.markdown import as_markdown
 

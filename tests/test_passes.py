@@ -16,7 +16,7 @@ import transformers
 from optimum_htp import HTPExporter, strip_metadata
 from optimum_htp.hierarchy.tags import MODULE, TAG
 from optimum_htp.profiling.inputs import sample_inputs
-from optimum_htp.report import report_document
+from optimum_htp.report.document import report_document
 from optimum_htp.stamping.tag import Tagger, tag_file
 from tests.conftest import optimum_cli
 from tests.support.weights import nodes_of, property_of, weight_uses

@@ -183,6 +183,21 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
     assert set(ast.literal_eval(environment.run(code).stdout)) <= {f"optimum_htp.{name}" for name in light}
 
 
+def test_commands_of_others_import_nothing_heavy_of_ours(environment):
+    code = """
+import contextlib, sys
+from optimum.commands.optimum_cli import main
+sys.argv = ["optimum-cli", "export", "onnx", "--help"]
+with contextlib.suppress(SystemExit):
+    main()
+print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
+"""
+    found = ast.literal_eval(environment.run(code).stdout.splitlines()[-1])
+    light = ("errors", "origin", "origin.dependencies", "report", "report.texts", "version")
+    others = [name for name in found if not name.startswith(("optimum_htp.cli", "optimum_htp.hooks"))]
+    assert set(others) <= {f"optimum_htp.{name}" for name in light}
+
+
 def test_other_loads_make_the_same_requests_with_and_without_us(hub, exported, model_folder, environment, tmp_path):
     files = {"onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes()}
     for path in model_folder("bert").iterdir():

@@ -11,10 +11,10 @@ import jsonschema
 import onnx
 import pytest
 
+from optimum_htp import report_document, write_report
 from optimum_htp.errors import HFHubIntegrationError, MetadataError
 from optimum_htp.hierarchy.tags import TAG
 from optimum_htp.onnxfile import rewrite_model
-from optimum_htp.report import report_document, write_report
 from optimum_htp.report.kinds import KINDS, kinds_of
 from tests.conftest import ROOT, optimum_cli, run
 from tests.support.zoo import ZOO

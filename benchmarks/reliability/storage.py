@@ -164,7 +164,7 @@ def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
     from optimum_htp import strip_metadata, verify_metadata
     from optimum_htp.errors import HFHubIntegrationError
     from optimum_htp.onnxfile import read_graph
-    from optimum_htp.report import report_document
+    from optimum_htp.report.document import report_document
 
     content = (laboratory.root / "stamped" / "out" / "model.onnx").read_bytes()
     folder = laboratory.root / "cut"

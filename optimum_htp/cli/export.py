@@ -91,7 +91,8 @@ class HTPExportCommand(Command):
         """Export, and say what was written."""
         from optimum_htp.cli.display import show, show_json
         from optimum_htp.export.exporter import HTPExporter
-        from optimum_htp.report import check_report_path, report_document, write_report
+        from optimum_htp.report.document import report_document
+        from optimum_htp.report.write import check_report_path, write_report
 
         if self.args.report is not None:
             check_report_path(self.args.report)

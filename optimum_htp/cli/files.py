@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimum_htp.cli.base import Command, message_of
 from optimum_htp.cli.display import show_error, show_json
-from optimum_htp.cli.workers import Workers
 
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
@@ -55,6 +54,8 @@ class FilesCommand(Command):
                 "`hf download ORG/REPO FILE --local-dir .`"
             )
         work = self.prepare(files)
+        from optimum_htp.cli.workers import Workers
+
         workers = Workers(files, lambda file: _outcome(file, work), max(1, self.args.jobs), self.stop)
         workers.run()
         outcomes = workers.outcomes
