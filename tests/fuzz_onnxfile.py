@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["optimum_htp"]):
 import onnx
 from google.protobuf.message import DecodeError
 
-FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+FOLDER = tempfile.TemporaryDirectory()
 PATH = Path(FOLDER.name) / "fuzzed.onnx"
 os.fsync = lambda descriptor: None  # a fuzzer writes thousands of files a second
 

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["optimum_htp"]):
     from optimum_htp.onnxfile import read_header
     from optimum_htp.origin.remote_file import read_remote_header
 
-FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+FOLDER = tempfile.TemporaryDirectory()
 PATH = Path(FOLDER.name) / "fuzzed.onnx"
 MEMORY = fsspec.filesystem("memory")
 

@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmarks.reliability.operations import places
 from benchmarks.reliability.trials import Form, Trial, main
 from tests.conftest import ROOT
 
@@ -29,9 +31,9 @@ def fuzzed(target: str, seconds: int) -> Trial:
         return Trial(TARGETS[target], 0, note="atheris is not installed")
     options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=65536"]
     command = [sys.executable, f"tests/{target}.py", *options]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory(dir=next(places())) as scratch:  # a fuzzer leaves without cleaning up
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": scratch}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     match = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     lost = () if done.returncode == 0 else (done.stderr[-800:],)
     return Trial(TARGETS[target], int(match[1]) if match else 0, lost)

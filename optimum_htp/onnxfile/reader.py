@@ -36,6 +36,9 @@ METADATA_PROPS: Final = 14
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
 
+_SHORT: Final = 256  # bytes of a StringStringEntryProto whose two lengths take a byte each
+_KEY: Final = 1 << 3 | LENGTH_DELIMITED
+_VALUE: Final = 2 << 3 | LENGTH_DELIMITED
 _ARCHIVE: Final = ("hf_", "_zip")  # how the key of a property begins and ends whose value is an archive, in base64
 
 
@@ -204,8 +207,27 @@ def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...]
 
 def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
     """Decode a StringStringEntryProto: `key` is field 1, `value` field 2."""
+    length = part.end - part.payload
+    if length < _SHORT and (known := _short_entry(window.read(part.payload, length))) is not None:
+        window.count_text(length)
+        return known
     key, text = property_at(window, part)
     return key, "" if text is None else window.text(text)
+
+
+@functools.lru_cache(1 << 12)
+def _short_entry(content: bytes) -> tuple[str, str] | None:
+    """Decode an entry as it is mostly written; neighbouring nodes have the same. None for one of another form."""
+    try:
+        behind = 2 + content[1]
+        if content[0] != _KEY or content[behind] != _VALUE or content[1] | content[behind + 1] > 0x7F:
+            return None
+        start = behind + 2
+        if start + content[behind + 1] != len(content):
+            return None
+        return content[2:behind].decode("utf-8"), content[start:].decode("utf-8")
+    except (IndexError, UnicodeDecodeError):
+        return None
 
 
 def property_at(window: ByteWindow, part: Field) -> tuple[str, Field | None]:

@@ -96,13 +96,21 @@ class ByteWindow:
             InvalidOnnxFileError: It is not UTF-8, or there is more text than a model has a reason to have.
         """
         length = field.end - field.payload
-        self._texts += length
-        if self._texts > _MAX_TEXT_BYTES:
-            raise self.invalid(f"it has more than {_MAX_TEXT_BYTES >> 20} MiB of text")
+        self.count_text(length)
         try:
             return self.read(field.payload, length).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.invalid(f"the text at byte {field.payload} is not UTF-8") from error
+
+    def count_text(self, length: int) -> None:
+        """Note that so many bytes of text are decoded.
+
+        Raises:
+            InvalidOnnxFileError: That is more than a model has a reason to have, all together.
+        """
+        self._texts += length
+        if self._texts > _MAX_TEXT_BYTES:
+            raise self.invalid(f"it has more than {_MAX_TEXT_BYTES >> 20} MiB of text")
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """Decode the varint at `position`; return it and the position behind it."""
