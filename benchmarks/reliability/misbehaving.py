@@ -6,22 +6,18 @@ name notes what it is sent. Every operation runs in a process of its own, with a
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import os
 import shutil
-import socket
-import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import empty_hub
+from benchmarks.reliability.faults import FAULTS, Site
 from benchmarks.reliability.operations import Fault, Laboratory, places, silent
 from benchmarks.reliability.trials import Form, Trial, main
 from optimum_htp.onnxfile import rewrite_model
@@ -31,193 +27,6 @@ TOKEN = "hf_not_to_be_seen_elsewhere"
 SECONDS = 60  # that an operation may take, and some for the process around it
 SLACK = 10
 SIDE_BY_SIDE = 16
-
-
-@dataclass
-class Site:
-    """What a fault has at hand to answer with: the handler of a request, and what it would have answered."""
-
-    handler: Any
-    normally: Callable[[], None]
-    elsewhere: str
-    count: int
-    """How many requests this fault has seen before."""
-    repo_id: str
-    hub: LoopbackHub
-    state: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def wants_file(self) -> bool:
-        return "/resolve/" in self.handler.path
-
-    def say(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.handler._send(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
-
-    def reset(self) -> None:
-        """End the connection with RST, as a router that has lost it does."""
-        connection = self.handler.connection
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.handler.close_connection = True
-        connection.close()
-        raise ConnectionResetError
-
-    def changed(self, change: Callable[[int, bytes, dict[str, str]], tuple[int, bytes, dict[str, str]]]) -> None:
-        """Answer as normally, with status, body and headers changed."""
-        send = self.handler._send
-        self.handler._send = lambda status, body, headers: send(*change(status, body, dict(headers)))
-        try:
-            self.normally()
-        finally:
-            del self.handler._send
-
-
-def _bursts(statuses: list[int], **headers: str) -> Callable[[Site], None]:
-    def fault(site: Site) -> None:
-        if site.count < len(statuses):
-            site.say(statuses[site.count], b"{}", **headers)
-        else:
-            site.normally()
-
-    return fault
-
-
-def _always(status: int, **headers: str) -> Callable[[Site], None]:
-    return lambda site: site.say(status, b"{}", **headers)
-
-
-def _to(target: str) -> Callable[[Site], None]:
-    def fault(site: Site) -> None:
-        site.say(307, Location=target.format(elsewhere=site.elsewhere, path=site.handler.path))
-
-    return fault
-
-
-def _delay(site: Site) -> None:
-    time.sleep(0.3)
-    site.normally()
-
-
-def _stall(site: Site) -> None:
-    time.sleep(SECONDS + SLACK)
-
-
-def _reset(site: Site) -> None:
-    site.reset()
-
-
-def _reset_first(site: Site) -> None:
-    site.reset() if site.count % 3 == 0 else site.normally()
-
-
-def _bodies(change: Callable[[bytes], bytes]) -> Callable[[Site], None]:
-    """Change what files have in them."""
-
-    def fault(site: Site) -> None:
-        if not site.wants_file:
-            return site.normally()
-        site.changed(lambda status, body, headers: (status, change(body) if status < 300 else body, headers))
-
-    return fault
-
-
-def _headers(**other: str) -> Callable[[Site], None]:
-    def fault(site: Site) -> None:
-        replaced = {name.replace("_", "-"): value for name, value in other.items()}
-        site.changed(lambda status, body, headers: (status, body, {**headers, **replaced}))
-
-    return fault
-
-
-def _hangs_up(site: Site) -> None:
-    """Announce a file, send half of it, and hang up."""
-    if not site.wants_file or site.handler.command == "HEAD":
-        return site.normally()
-
-    def halved(status: int, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        site.handler.close_connection = True
-        return status, body[: len(body) // 2], {**headers, "Content-Length": str(len(body))}
-
-    site.changed(halved)
-
-
-def _says_html(site: Site) -> None:
-    site.say(200, b"<html>Please log in</html>", Content_Type="text/html")
-
-
-def _info(change: Callable[[dict[str, Any]], Any]) -> Callable[[Site], None]:
-    """Change what repo info says."""
-
-    def fault(site: Site) -> None:
-        if site.wants_file:
-            return site.normally()
-
-        def answer(status: int, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-            with contextlib.suppress(ValueError):
-                content = json.loads(body)
-                if isinstance(content, dict) and status == 200:
-                    body = json.dumps(change(content)).encode()
-            return status, body, headers
-
-        site.changed(answer)
-
-    return fault
-
-
-def _commit_gone(site: Site) -> None:
-    site.say(404, b'{"error": "gone"}', X_Error_Code="RevisionNotFound") if site.count else site.normally()
-
-
-def _branch_moves(site: Site) -> None:
-    """Let the branch move once the first answer is given: what was begun is of one commit."""
-    site.normally()
-    repo = site.hub.repos[site.repo_id]
-    if site.count < 3:
-        config = json.loads(repo.commits[repo.refs["main"]]["config.json"])
-        config["moved"] = site.count
-        repo.commit({**repo.commits[repo.refs["main"]], "config.json": json.dumps(config).encode()})
-
-
-FAULTS: dict[str, Callable[[Site], None]] = {
-    "delay": _delay,
-    "stall": _stall,
-    "reset": _reset,
-    "reset one in three": _reset_first,
-    "hang up in the middle of files": _hangs_up,
-    "files cut short": _bodies(lambda body: body[: len(body) // 2]),
-    "files empty": _bodies(lambda body: b""),
-    "files of other content": _bodies(lambda body: body[:-1] + b"\0"),
-    "too long a Content-Length": _headers(Content_Length="999999999"),
-    "a Content-Length that is none": _headers(Content_Length="many"),
-    "wrong ETag": _headers(ETag='"0123456789012345678901234567890123456789"'),
-    "no ETag": _headers(ETag=""),
-    "ETag that climbs": _headers(ETag='"../../../outside"'),
-    "another commit in the header": _headers(X_Repo_Commit="0" * 40),
-    "429 with Retry-After": _bursts([429, 429], Retry_After="1"),
-    "429 without Retry-After": _bursts([429, 429]),
-    "429 for ever": _always(429, Retry_After="3600"),
-    "a burst of 500": _bursts([500]),
-    "a burst of 502": _bursts([502, 502]),
-    "a burst of 503": _bursts([503, 503, 503]),
-    "a burst of 504": _bursts([504, 504]),
-    "500 for ever": _always(500),
-    "401 for ever": _always(401),
-    "403 for ever": _always(403),
-    "404 for ever": _always(404),
-    "418": _always(418),
-    "redirect in a circle": _to("{path}"),
-    "redirect to another host": _to("{elsewhere}{path}"),
-    "redirect to file://": _to("file:///etc/passwd"),
-    "redirect to nowhere": _to("//["),
-    "HTML instead": _says_html,
-    "empty answers": _always(200),
-    "a list instead of repo info": _info(lambda content: [content]),
-    "repo info without a commit": _info(lambda content: {**content, "sha": None}),
-    "repo info without files": _info(lambda content: {**content, "siblings": None}),
-    "repo info of another shape": _info(lambda content: {name: [value] for name, value in content.items()}),
-    "files that climb": _info(lambda content: {**content, "siblings": [{"rfilename": "../../evil.json"}]}),
-    "commit gone": _commit_gone,
-    "branch that moves meanwhile": _branch_moves,
-}
 
 
 class FaultyHub(LoopbackHub):
