@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.reliability.__main__ import KINDS
+from benchmarks.reliability.__main__ import KINDS, known_sections
 from benchmarks.reliability.trials import Trial, table
 from tests.conftest import run
 
@@ -28,3 +28,7 @@ def test_report_names_what_was_lost_and_what_was_not_tried():
     lines = table([Trial("a", 3000, ("it is gone",)), Trial("b", 0, note="needs a disk")])
     assert lines[2:4] == ["| a | 3,000 | 1 |  |", "| b | not here |  | needs a disk |"]
     assert lines[-1] == "- it is gone"
+
+
+def test_sections_of_a_report_are_found_again():
+    assert known_sections("# Head\n\nText.\n\n## One\n\na\nb\n\n## Two\n\nc\n") == {"One": "a\nb", "Two": "c"}

@@ -2,7 +2,8 @@
 
     python -m benchmarks.reliability [--quick | --long] [--only NAME ...] [--out benchmarks]
 
-Each kind of trials runs in a process of its own. `RELIABILITY.md` is written anew as each ends.
+Each kind of trials runs in a process of its own. `RELIABILITY.md` is written anew as each ends; with `--only`, what it
+has of the others stays.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ def tried(name: str, form: Form) -> list[Trial]:
     return [Trial(**{**one, "lost": tuple(one["lost"])}) for one in found]
 
 
+def known_sections(text: str) -> dict[str, str]:
+    """Return the sections of a report by their titles."""
+    found = (section.partition("\n") for section in text.split("\n## ")[1:])
+    return {title: body.strip() for title, _, body in found}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     Form.add_to(parser)
@@ -56,7 +63,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1], help="Folder for the report.")
     arguments = parser.parse_args()
     known = machine()
-    lines = [HEAD.format(form="".join(f" ({flag})" for flag in FLAGS[arguments.form]), **known)]
+    head = HEAD.format(form="".join(f" ({flag})" for flag in FLAGS[arguments.form]), **known)
+    report = arguments.out / "RELIABILITY.md"
+    keeps = arguments.only != list(KINDS) and report.exists()
+    sections = known_sections(report.read_text("utf-8")) if keeps else {}
     failed = False
     for name in arguments.only:
         start = time.perf_counter()
@@ -68,9 +78,10 @@ def main() -> int:
             failed = True
             continue
         seconds, lost = time.perf_counter() - start, sum(len(trial.lost) for trial in found)
-        lines += [f"## {KINDS[name]}", "", f"`python -m benchmarks.reliability.{name}` ({seconds:.0f} s)", ""]
-        lines += [*table(found), ""]
-        (arguments.out / "RELIABILITY.md").write_text("\n".join(lines), encoding="utf-8")
+        lines = [f"`python -m benchmarks.reliability.{name}` ({seconds:.0f} s)", "", *table(found)]
+        sections[KINDS[name]] = "\n".join(lines)
+        texts = [head, *(f"## {title}\n\n{sections[title]}\n" for title in KINDS.values() if title in sections)]
+        report.write_text("\n".join(texts), encoding="utf-8")
         print(f"{sum(trial.times for trial in found):,} times in {seconds:.0f} s, {lost} lost")
         failed = failed or lost > 0
     return 1 if failed else 0

@@ -141,13 +141,14 @@ def trials(form: Form) -> Iterator[Trial]:
     times, sizes = (4, {"tiny": 0}) if quick else (TIMES, {"tiny": 0, "300 MB": 300})
     patience = math.inf if form is Form.LONG else PATIENCE
     os.environ["OMP_NUM_THREADS"] = "1"
-    for size, megabytes in sizes.items():
-        with empty_hub() as (hub, _), tempfile.TemporaryDirectory(dir=next(places())) as name:
-            laboratory = Laboratory(hub, root := Path(name), megabytes)
-            for kind in (*ON_FILES, "export"):
-                yield killed(laboratory, laboratory.operation(kind), times, size, patience)
-            names = [REPO] if megabytes else tiny_models(laboratory, root)[: 1 if quick else None]
-            yield killed_batches(root, names, 2 if quick else times, size, patience)
+    with empty_hub() as (hub, _):  # one for all: what is forked knows its address from the beginning
+        for size, megabytes in sizes.items():
+            with tempfile.TemporaryDirectory(dir=next(places())) as name:
+                laboratory = Laboratory(hub, root := Path(name), megabytes)
+                for kind in (*ON_FILES, "export"):
+                    yield killed(laboratory, laboratory.operation(kind), times, size, patience)
+                names = [REPO] if megabytes else tiny_models(laboratory, root)[: 1 if quick else None]
+                yield killed_batches(root, names, 2 if quick else times, size, patience)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class BatchCommand(Command):
         from tqdm import tqdm
 
         from optimum_htp.cli.display import show, show_json
-        from optimum_htp.delivery import JOURNAL, run_batch
+        from optimum_htp.delivery.batch import JOURNAL, run_batch
         from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
         from optimum_htp.delivery.outputs import Folder, output_at
         from optimum_htp.delivery.work import fetch_job, locate_job

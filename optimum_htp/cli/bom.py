@@ -10,7 +10,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
-from optimum_htp.cli.files import expand
+from optimum_htp.cli.files import expand, is_manifest
 
 __all__ = ["BomCommand"]
 
@@ -34,7 +34,7 @@ class BomCommand(Command):
     def execute(self) -> None:
         """Write the bill, and say where."""
         from optimum_htp.cli.bars import bar
-        from optimum_htp.delivery.manifest import is_manifest, read_manifest
+        from optimum_htp.delivery.manifest import read_manifest
         from optimum_htp.errors import ReportError
         from optimum_htp.modules.bom import bill_of_materials
         from optimum_htp.onnxfile.replace import replaced_atomically

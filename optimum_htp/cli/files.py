@@ -18,7 +18,15 @@ from optimum_htp.cli.display import show_error, show_json
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
 
-__all__ = ["FilesCommand", "Outcome", "add_files_arguments", "add_hub_arguments", "expand", "hub_access"]
+__all__ = [
+    "FilesCommand",
+    "Outcome",
+    "add_files_arguments",
+    "add_hub_arguments",
+    "expand",
+    "hub_access",
+    "is_manifest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +144,11 @@ def expand(arguments: Sequence[str]) -> list[str]:
         else:
             found.append(argument)
     return list({file if "://" in file else os.path.normpath(file or "?"): file for file in found}.values())
+
+
+def is_manifest(argument: str) -> bool:
+    """Tell whether an argument is the path of a batch's manifest: of a JSON file, and there are no others here."""
+    return argument.endswith(".json") and _is(Path.is_file, argument)
 
 
 def _inside(folder: str) -> Iterator[str]:

@@ -64,11 +64,11 @@ def add_push_arguments(parser: Any) -> None:
 
 def pushed(args: Namespace, files: Sequence[str | Path]) -> PushResult | None:
     """Push the files that a command wrote, where it was asked to."""
+    if args.push_to_hub is None:
+        return None
     from optimum_htp.delivery.push import push
     from optimum_htp.hubs import HubAccess
 
-    if args.push_to_hub is None:
-        return None
     access = HubAccess(cache_dir=args.cache_dir)
     options = {"private": args.private or None, "create_pr": args.create_pr, "layout": args.layout}
     return push(files, args.push_to_hub, access=access, **options)

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.display import cut, show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_files_arguments, add_hub_arguments, expand, hub_access
+from optimum_htp.cli.files import (
+    FilesCommand,
+    Outcome,
+    add_files_arguments,
+    add_hub_arguments,
+    expand,
+    hub_access,
+    is_manifest,
+)
 from optimum_htp.report.texts import sentence
 
 if TYPE_CHECKING:
@@ -59,16 +67,15 @@ class VerifyCommand(FilesCommand):
 
     def named_files(self) -> list[str]:
         """Return the files that the arguments stand for: a manifest stands for all that it names."""
-        from optimum_htp.delivery.manifest import is_manifest, read_manifest
-
         manifests = [argument for argument in self.args.files if is_manifest(argument)]
         for argument in manifests:
+            from optimum_htp.delivery.manifest import read_manifest
+
             self._expected |= {str(path): known for path, known in read_manifest(Path(argument)).files().items()}
         return [*expand([name for name in self.args.files if name not in manifests]), *self._expected]
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
-        from optimum_htp.delivery.manifest import fault
         from optimum_htp.errors import ArgumentError
         from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
 
@@ -77,12 +84,17 @@ class VerifyCommand(FilesCommand):
             raise ArgumentError("--model and --revision say what --weights are held against: give that too.")
         if args.revision and not args.model:
             raise ArgumentError("--revision is for --model: a file says its own commit.")
-        from optimum_htp.cli.bars import bar
-        from optimum_htp.modules.prove import prove_weights
+
+        def prove(file: str) -> Proof:
+            from optimum_htp.cli.bars import bar
+            from optimum_htp.modules.prove import prove_weights
+
+            with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:
+                return prove_weights(file, args.model, revision=args.revision, access=access, progress=progress)
 
         def check(file: str) -> _Checked:
             known = self._expected.get(file)
-            if known is not None and (reason := fault(Path(file), known[1])) is not None:
+            if known is not None and (reason := _fault(file, known[1])) is not None:
                 return _Checked(Verdict(Status.INVALID, reason))
             if known is not None and not file.endswith(".onnx"):
                 return _Checked(Verdict(Status.OK, "it is the manifest's"))
@@ -91,9 +103,7 @@ class VerifyCommand(FilesCommand):
                 verdict = Verdict(Status.INVALID, reason, verdict.metadata)
             if not args.weights or (verdict is not None and verdict.status.value):
                 return _Checked(verdict)
-            with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:
-                proof = prove_weights(file, args.model, revision=args.revision, access=access, progress=progress)
-            return _Checked(verdict, proof)
+            return _Checked(verdict, prove(file))
 
         return check
 
@@ -120,6 +130,13 @@ class VerifyCommand(FilesCommand):
         """Return the code of what is wrong, 1 where different things are."""
         codes = {1 if outcome.error is not None else outcome.value.code for outcome in outcomes} - {0}
         return codes.pop() if len(codes) == 1 else int(bool(codes))
+
+
+def _fault(file: str, expected: WrittenFile) -> str | None:
+    """Return in what a file is not the one that a manifest names."""
+    from optimum_htp.delivery.manifest import fault
+
+    return fault(Path(file), expected)
 
 
 def _other_commit(verdict: Verdict, expected: ManifestModel) -> str | None:

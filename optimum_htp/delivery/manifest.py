@@ -33,7 +33,6 @@ __all__ = [
     "ManifestModel",
     "differences",
     "fault",
-    "is_manifest",
     "manifest_of",
     "read_manifest",
     "versions_here",
@@ -141,11 +140,6 @@ def versions_here() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def is_manifest(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a path is that of a manifest: a JSON file, and none of the other kinds that there are."""
-    return os.fspath(path).endswith(".json") and Path(path).is_file()
 
 
 def read_manifest(path: Path) -> Manifest:
