@@ -29,7 +29,7 @@ from tests.support import models
 
 ON_FILES = ("inject", "strip", "tag", "embed", "unembed", "extract")
 TIMES = 300  # each
-PATIENCE = 30.0  # seconds for each, in half an hour for all
+PATIENCE = 30.0  # seconds for each, in forty minutes for all
 LANES = os.cpu_count() or 1  # at a time
 SETTLED = 4  # of so many kills, one is followed by a run that is not killed
 CLI = Path(sys.executable).with_name("optimum-cli")
@@ -51,7 +51,7 @@ def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, 
             time.sleep(moments[turn])
             ended += running.killed()
             lost += [f"killed after {moments[turn] * 1e3:.1f} ms: {loss}" for loss in operation.torn(place)]
-            if turn % SETTLED == number:
+            if turn // LANES % SETTLED == 0:
                 fault = laboratory.started(operation.name, place).fault()
                 lost += [] if fault is None else [f"the next run failed: {fault}"]
                 lost += [f"after the next run {loss}" for loss in operation.unfinished(place)]
@@ -86,7 +86,7 @@ def killed_batches(root: Path, names: Sequence[str], times: int, size: str, pati
     def lane(number: int) -> tuple[list[str], int]:
         draw, lost, out = random.Random(number), [], root / f"out-{number}"
         kills = 0
-        while kills < times // LANES and time.monotonic() < until:
+        while kills < len(range(number, times, LANES)) and time.monotonic() < until:
             process = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(draw.uniform(0, 1.1 * seconds))
             below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
