@@ -56,7 +56,7 @@ def measure(way: str, one: Path, other: Path) -> None:
     import onnx  # noqa: F401 - what both have, before the measurement
     import onnxruntime  # noqa: F401
 
-    import optimum_htp.comparison.compare  # noqa: F401
+    import optimum_htp.modules.comparison.compare  # noqa: F401
 
     before, start = forget_peak(), time.perf_counter()
     WAYS[way](one, other)

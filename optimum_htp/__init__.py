@@ -12,8 +12,6 @@ from optimum_htp.hooks.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
-    from optimum_htp.comparison.compare import compare_models
-    from optimum_htp.comparison.records import Comparison
     from optimum_htp.errors import (
         ConfigLoadError,
         HFHubIntegrationError,
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from optimum_htp.loading.auto import OptimumONNXModel
     from optimum_htp.loading.config_loader import HFHubConfigLoader
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.modules.comparison.compare import compare_models
+    from optimum_htp.modules.comparison.records import Comparison
     from optimum_htp.modules.extract import ExtractedModule, extract_module
     from optimum_htp.modules.prove import Proof, prove_weights
     from optimum_htp.modules.select import select_nodes
@@ -78,7 +78,7 @@ __all__ = [
 ]
 
 _HOME: Final = {
-    "Comparison": "comparison.records",
+    "Comparison": "modules.comparison.records",
     "ConfigLoadError": "errors",
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
@@ -93,7 +93,7 @@ _HOME: Final = {
     "Profile": "profiling.profile",
     "Proof": "modules.prove",
     "UnknownModuleError": "errors",
-    "compare_models": "comparison.compare",
+    "compare_models": "modules.comparison.compare",
     "detect_model_source": "origin.source",
     "embed_files": "stamping.embed",
     "extract_module": "modules.extract",

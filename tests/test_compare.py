@@ -14,8 +14,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from packaging.version import Version
 
 from optimum_htp import HTPExporter
-from optimum_htp.comparison.compare import compare_models
 from optimum_htp.errors import ArgumentError, ComparisonError, MetadataError
+from optimum_htp.modules.comparison.compare import compare_models
 from tests.conftest import optimum_cli
 from tests.support.zoo import ZOO
 from tests.test_prove import changed, weight_of

@@ -16,8 +16,9 @@ from onnx import TensorProto, helper
 
 from optimum_htp.errors import MetadataError, MisfitError
 from optimum_htp.hierarchy.summary import summarize
+from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.onnxfile import read_graph, read_header
-from optimum_htp.report.document import read_modules, report_document
+from optimum_htp.report.document import report_document
 from optimum_htp.report.outline import outline
 from optimum_htp.stamping.tag import Tagger
 

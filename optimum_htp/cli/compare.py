@@ -14,7 +14,7 @@ from optimum_htp.cli.display import cut, show, show_json
 from optimum_htp.cli.files import add_hub_arguments, hub_access
 
 if TYPE_CHECKING:
-    from optimum_htp.comparison.records import Comparison
+    from optimum_htp.modules.comparison.records import Comparison
 
 __all__ = ["CompareCommand"]
 
@@ -47,9 +47,9 @@ class CompareCommand(Command):
     def execute(self) -> None:
         """Compare, report, and exit with 1 where there is more than the tolerances allow."""
         from optimum_htp.cli.bars import bar
-        from optimum_htp.comparison.compare import compare_models
-        from optimum_htp.comparison.render import write_comparison
         from optimum_htp.errors import ArgumentError
+        from optimum_htp.modules.comparison.compare import compare_models
+        from optimum_htp.modules.comparison.render import write_comparison
 
         args = self.args
         if (args.other is None) == (not args.pytorch):
@@ -90,7 +90,7 @@ class CompareCommand(Command):
         return progress
 
     def _show(self, comparison: Comparison) -> None:
-        from optimum_htp.comparison.render import lines, verdict
+        from optimum_htp.modules.comparison.render import lines, verdict
 
         show(f"{comparison.one} and {comparison.other}")
         for line in verdict(comparison):

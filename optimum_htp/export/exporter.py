@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp import plugins
-from optimum_htp.errors import HFHubIntegrationError, VerificationError
+from optimum_htp.errors import VerificationError
+from optimum_htp.export.confirming import confirm_files, require_confirmed
 from optimum_htp.export.optimum import export_from_folder, export_loaded_model, load_timm, optimum_options
 from optimum_htp.export.output_files import copy_configs, move_models, move_rest, onnx_files, refuse_foreign_configs
 from optimum_htp.export.staging import publish, staging_folder
@@ -22,19 +21,14 @@ from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
-from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
-from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
-from optimum_htp.origin.source import HubSource, LocalSource, locate
+from optimum_htp.origin.repo_files import MODEL_CONFIGS
+from optimum_htp.origin.source import HubSource, locate
 from optimum_htp.origin.tasks import canonical_task, infer_task, with_past
 from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_id, export_record, plugin_properties
-from optimum_htp.stamping.proof import prove
 from optimum_htp.stamping.stamp import is_reproducible, stamp
 
 __all__ = ["ExportResult", "HTPExporter"]
@@ -129,7 +123,7 @@ class HTPExporter:
             source = locate(model_name_or_path or "", revision, access)
             subject = LoadedModel(None, fetch_checkpoint(source, access, library_name))
         if verify_hub:
-            _require_confirmed(subject)
+            require_confirmed(subject)
         if task == _AUTO:
             task = _infer_task(subject, monolith=bool(options.get("monolith")))
         task = canonical_task(task)
@@ -144,7 +138,7 @@ class HTPExporter:
             paths = [exported / name for name in written]
             subject = as_exported(subject, model_class, paths, parts.modules)
             if verify_hub:
-                _require_confirmed(subject)
+                require_confirmed(subject)
             record = export_record(
                 subject.checkpoint,
                 task=task,
@@ -160,7 +154,7 @@ class HTPExporter:
             embedding = _embedding(subject, record, staged, embed)
             record = _stamp(staged, names, record, subject, tags, embedding)
             if verify_hub:
-                _verify(staged, names, record, access)
+                confirm_files(staged, names, record, access)
             publish(staged, folder)
         return ExportResult(
             files=tuple(folder / name for name in names),
@@ -309,49 +303,3 @@ def _split_output(output: Path) -> tuple[Path, str | None]:
     if output.suffix == ".onnx" and not output.is_dir():
         return output.parent, output.name
     return output, None
-
-
-def _require_confirmed(subject: LoadedModel) -> None:
-    source = subject.checkpoint.source if subject.checkpoint is not None else LocalSource(None)
-    if isinstance(source, LocalSource) or subject.derived_from is not None:
-        because = f" ({subject.reason})" if subject.reason is not None else ""
-        raise VerificationError(
-            f"{subject.name} is a local model{because}: there is no Hub to confirm it. Leave out --verify-hub."
-        )
-    if source.info is None:
-        raise VerificationError(f"The Hub did not confirm {source.repo_id} at {source.commit}: {source.reason}")
-
-
-def _verify(staged: Path, names: Sequence[str], record: ExportMetadata, access: HubAccess) -> None:
-    """Read the files back, and resolve what they say as a loader with an empty cache would."""
-    online = dataclasses.replace(access, local_files_only=False, force_download=False)
-    for name in names:
-        written = read_record(staged / name)
-        if written is None or (written.hub_id, written.hub_sha) != (record.hub_id, record.hub_sha):
-            raise VerificationError(f"{name} does not say what was written into it: {written}.")
-    try:
-        info = plugins.hub(record.hub_provider).info(str(record.hub_id), record.hub_sha, online)
-        if (info.repo_id, info.commit) != (record.hub_id, record.hub_sha):
-            raise VerificationError(
-                f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
-            )
-        proof = prove(staged / names[0], record, online)
-        if proof is not None and proof.fault is not None:
-            raise VerificationError(
-                f"The cache does not have the files of {record.source} as the Hub has them: {proof.fault} "
-                "Export again with --force-download."
-            )
-        with tempfile.TemporaryDirectory() as cache:
-            fresh = dataclasses.replace(online, cache_dir=cache)
-            if record.export_library == "diffusers":
-                resolve_preprocessors(record, fresh)
-                return
-            source = resolve_configs(record, fresh, with_code=False)
-            reason = misfit(read_json(source.folder / CONFIG) or {}, record, staged / names[0])
-            if reason is not None:
-                raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
-            load_config(source, record, anew=True)
-    except VerificationError:
-        raise
-    except HFHubIntegrationError as error:
-        raise VerificationError(f"The Hub does not confirm {record.source}: {error}") from error

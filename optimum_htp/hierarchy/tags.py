@@ -22,7 +22,7 @@ from optimum_htp.hierarchy.assign import Assignment, Rule
 from optimum_htp.hierarchy.bounds import check_module
 from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
-from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor
+from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor, read_graph, read_header
 
 __all__ = [
     "COVERAGE",
@@ -36,6 +36,7 @@ __all__ = [
     "TagWriter",
     "coverage_of",
     "known_assignment",
+    "read_modules",
     "tagged_assignment",
     "untagged",
 ]
@@ -147,3 +148,13 @@ def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: G
         hint = "" if scopes_of(graph) - {()} else ", with --model or --from"
         raise MetadataError(f"{path} has no tags. Add them first: `optimum-cli htp tag {path}`{hint}.")
     return assignment
+
+
+def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
+    """Return the graph of a tagged file and the modules of its nodes.
+
+    Raises:
+        MetadataError: The file has no tags, or they are not what they should be.
+    """
+    header, graph = read_header(path), read_graph(path)
+    return graph, known_assignment(path, header, graph)

@@ -16,11 +16,10 @@ from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, MetadataError
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.tags import tagged_assignment
+from optimum_htp.hierarchy.tags import read_modules, tagged_assignment
 from optimum_htp.modules.patterns import as_patterns, find_modules, matching, module_classes
 from optimum_htp.modules.select import nodes_inside
 from optimum_htp.onnxfile import Graph, OpenModel
-from optimum_htp.report.document import read_modules
 
 __all__ = ["ModuleChoice", "choosing", "with_nodes_of_modules"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimum_htp.hierarchy.assign import Assignment
+from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.modules.patterns import as_patterns, find_modules, is_inside, module_classes
 from optimum_htp.onnxfile import Graph
-from optimum_htp.report.document import read_modules
 
 __all__ = ["SelectedNode", "find_nodes", "find_nodes_of_files", "nodes_inside", "select_nodes"]
 

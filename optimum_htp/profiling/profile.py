@@ -20,9 +20,9 @@ from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
+from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.profiling.inputs import sample_inputs
-from optimum_htp.report.document import read_modules
 
 __all__ = ["Profile", "ProfileError", "profile_file"]
 

@@ -11,24 +11,14 @@ from typing import Any, Final, Protocol
 
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
-from optimum_htp.hierarchy.tags import coverage_of, known_assignment
+from optimum_htp.hierarchy.tags import coverage_of, read_modules
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import Graph, external_files, read_graph, read_header
+from optimum_htp.onnxfile import Graph, external_files, read_header
 
-__all__ = ["REPORT_VERSION", "read_modules", "report_document"]
+__all__ = ["REPORT_VERSION", "report_document"]
 
 REPORT_VERSION: Final = 1
-
-
-def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
-    """Return the graph of a tagged file and the modules of its nodes.
-
-    Raises:
-        MetadataError: The file has no tags, or they are not what they should be.
-    """
-    header, graph = read_header(path), read_graph(path)
-    return graph, known_assignment(path, header, graph)
 
 
 class Timed(Protocol):

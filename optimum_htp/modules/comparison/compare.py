@@ -9,23 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.comparison.leaving import Leaving, leaving_values
-from optimum_htp.comparison.measures import Distance, distance
-from optimum_htp.comparison.onnx_side import OnnxValues
-from optimum_htp.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
-from optimum_htp.comparison.torch_side import open_torch_model
-from optimum_htp.comparison.weights import FileWeights, compare_weights, compare_with_parameters
 from optimum_htp.errors import ArgumentError, ComparisonError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
-from optimum_htp.hierarchy.tags import MODULE, tagged_assignment
+from optimum_htp.hierarchy.tags import MODULE, read_modules, tagged_assignment
 from optimum_htp.hierarchy.tree import ROOT, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
+from optimum_htp.modules.comparison.leaving import Leaving, leaving_values
+from optimum_htp.modules.comparison.measures import Distance, distance
+from optimum_htp.modules.comparison.onnx_side import OnnxValues
+from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
+from optimum_htp.modules.comparison.torch_side import open_torch_model
+from optimum_htp.modules.comparison.weights import FileWeights, compare_weights, compare_with_parameters
 from optimum_htp.onnxfile import Graph, read_graph, read_header
 from optimum_htp.profiling.inputs import sample_inputs
-from optimum_htp.report.document import read_modules
 
 __all__ = ["ATOL", "RTOL", "compare_models"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.comparison.records import Comparison, ModuleComparison
 from optimum_htp.errors import ReportError
 from optimum_htp.hierarchy.tree import ROOT, ancestors
+from optimum_htp.modules.comparison.records import Comparison, ModuleComparison
 from optimum_htp.report.document import report_document
 from optimum_htp.report.html import as_html
 from optimum_htp.report.texts import json_text, printable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optimum_htp.comparison.measures import Distance
+from optimum_htp.modules.comparison.measures import Distance
 
 __all__ = ["Comparison", "ModuleComparison", "ValueComparison", "WeightComparison"]
 

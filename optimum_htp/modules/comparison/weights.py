@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.comparison.records import WeightComparison
+from optimum_htp.modules.comparison.records import WeightComparison
 from optimum_htp.modules.proof.places import plain_name, uses_of
 from optimum_htp.modules.proof.quantized import QuantizedWeight, parameter_names, quantized_weights
 from optimum_htp.onnxfile import Graph

@@ -1,0 +1,84 @@
+"""What an export is about to claim, held against the Hub before it is published (`--verify-hub`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from optimum_htp import plugins
+from optimum_htp.errors import HFHubIntegrationError, VerificationError
+from optimum_htp.export.subject import LoadedModel
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.origin.configs import load_config
+from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.repo_files import read_json
+from optimum_htp.origin.source import LocalSource
+from optimum_htp.stamping.proof import prove
+
+__all__ = ["confirm_files", "require_confirmed"]
+
+
+def require_confirmed(subject: LoadedModel) -> None:
+    """Go on only if the Hub has confirmed where a model comes from.
+
+    Raises:
+        VerificationError: It is a local model, or the Hub could not be asked.
+    """
+    source = subject.checkpoint.source if subject.checkpoint is not None else LocalSource(None)
+    if isinstance(source, LocalSource) or subject.derived_from is not None:
+        because = f" ({subject.reason})" if subject.reason is not None else ""
+        raise VerificationError(
+            f"{subject.name} is a local model{because}: there is no Hub to confirm it. Leave out --verify-hub."
+        )
+    if source.info is None:
+        raise VerificationError(f"The Hub did not confirm {source.repo_id} at {source.commit}: {source.reason}")
+
+
+def confirm_files(folder: Path, names: Sequence[str], record: ExportMetadata, access: HubAccess) -> None:
+    """Read files back, and resolve what they say as a loader with an empty cache would.
+
+    Args:
+        folder: Where they lie.
+        names: Of the files.
+        record: What was written into them.
+        access: To the Hub, which is asked.
+
+    Raises:
+        VerificationError: The files say something else, or the Hub does.
+    """
+    online = dataclasses.replace(access, local_files_only=False, force_download=False)
+    for name in names:
+        written = read_record(folder / name)
+        if written is None or (written.hub_id, written.hub_sha) != (record.hub_id, record.hub_sha):
+            raise VerificationError(f"{name} does not say what was written into it: {written}.")
+    try:
+        info = plugins.hub(record.hub_provider).info(str(record.hub_id), record.hub_sha, online)
+        if (info.repo_id, info.commit) != (record.hub_id, record.hub_sha):
+            raise VerificationError(
+                f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
+            )
+        proof = prove(folder / names[0], record, online)
+        if proof is not None and proof.fault is not None:
+            raise VerificationError(
+                f"The cache does not have the files of {record.source} as the Hub has them: {proof.fault} "
+                "Export again with --force-download."
+            )
+        with tempfile.TemporaryDirectory() as cache:
+            fresh = dataclasses.replace(online, cache_dir=cache)
+            if record.export_library == "diffusers":
+                resolve_preprocessors(record, fresh)
+                return
+            source = resolve_configs(record, fresh, with_code=False)
+            reason = misfit(read_json(source.folder / CONFIG) or {}, record, folder / names[0])
+            if reason is not None:
+                raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
+            load_config(source, record, anew=True)
+    except VerificationError:
+        raise
+    except HFHubIntegrationError as error:
+        raise VerificationError(f"The Hub does not confirm {record.source}: {error}") from error
