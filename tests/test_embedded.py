@@ -312,7 +312,7 @@ def test_order_of_places(bert, published, hub, home, monkeypatch, tmp_path):
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "hub")
     with hub.recorded() as requests, pytest.raises(AttributeError):
         size()
-    assert {request.method for request in requests} == {"HEAD", "GET"}
+    assert {request.method for request in requests} == {"GET"}
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "cache,embedded")
     with hub.recorded() as requests, pytest.raises(AttributeError):
         size()

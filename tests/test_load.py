@@ -76,7 +76,7 @@ def test_file_is_loaded_in_place_with_the_config_of_its_commit(bert_file, cache,
     for request in requests:
         methods.setdefault(request.path.rpartition("/")[2], []).append(request.method)
     record = ExportMetadata.from_properties(read_metadata(bert_file))
-    assert methods == {name: ["HEAD", "GET"] for name in record.config_files}
+    assert methods == {name: ["GET"] for name in record.config_files}
 
 
 def test_second_load_asks_nothing(bert_file, cache, hub):

@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
@@ -117,18 +117,23 @@ def ask(
     timeout: float,
     limit: int,
     tries: int,
+    stay: bool = False,
+    wanted: Callable[[Answer], bool] | None = None,
     into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None = None,
 ) -> Answer:
     """Ask a server, and once more while it is busy, too busy or cut off; refusals are answers too.
 
     Args:
-        method: GET, or HEAD, which follows only redirects without a host, as huggingface_hub does.
+        method: GET or HEAD.
         url: What to ask for.
         headers: With the token; another host does not get it.
         patience: How long all of it may take.
         timeout: How long no byte may arrive.
         limit: The most bytes of a body, unpacked.
         tries: How often to try.
+        stay: Follow only redirects without a host; those to another host are answers, as huggingface_hub has it where
+            it asks what a file is.
+        wanted: Whether the body of an answer is to be read, told by its status and headers.
         into: Opens what a body of status 200 is written to, anew for each try.
 
     Raises:
@@ -143,8 +148,8 @@ def ask(
         pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
-            with opened(method, url, headers, patience, timeout=timeout) as response:
-                answer = _received(response, patience, limit, into)
+            with opened(method, url, headers, patience, timeout=timeout, stay=stay) as response:
+                answer = _received(response, patience, limit, wanted, into)
         except failed as error:
             if (
                 failures >= tries
@@ -165,8 +170,18 @@ def ask(
 
 
 @contextmanager
-def opened(method: str, url: str, headers: Mapping[str, str], patience: Patience, *, timeout: float) -> Iterator[Any]:
+def opened(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    patience: Patience,
+    *,
+    timeout: float,
+    stay: bool = False,
+) -> Iterator[Any]:
     """Send a request, follow redirects, and give the response, whose body waits to be read.
+
+    Arguments are those of `ask`.
 
     Raises:
         HubServerError: The redirects lead in a circle, or to what is not HTTP.
@@ -177,7 +192,7 @@ def opened(method: str, url: str, headers: Mapping[str, str], patience: Patience
     for _ in range(_MOST_REDIRECTS + 1):
         with _sent(method, url, sent, patience.timeout(timeout)) as response:
             following = redirection(url, response)
-            if following is None or (method == "HEAD" and urlsplit(response.headers["Location"]).netloc):
+            if following is None or (stay and urlsplit(response.headers["Location"]).netloc):
                 yield response
                 return
         if urlsplit(following)[:2] != urlsplit(url)[:2]:
@@ -253,18 +268,21 @@ def _received(
     response: Any,
     patience: Patience,
     limit: int,
+    wanted: Callable[[Answer], bool] | None,
     into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None,
 ) -> Answer:
-    status, headers, url = response.status_code, response.headers, str(response.url)
-    if response.status_code != 200:
+    answer = Answer(response.status_code, response.headers, str(response.url))
+    if answer.status != 200:
         list(_body(response, patience, _REFUSAL, cut=True))
-        return Answer(status, headers, url)
-    if into is None:
-        return Answer(status, headers, url, b"".join(_body(response, patience, limit)))
-    with into() as write:
-        for piece in _body(response, patience, limit):
-            write(piece)
-    return Answer(status, headers, url)
+    elif wanted is not None and not wanted(answer):
+        return answer
+    elif into is None:
+        return replace(answer, body=b"".join(_body(response, patience, limit)))
+    else:
+        with into() as write:
+            for piece in _body(response, patience, limit):
+                write(piece)
+    return answer
 
 
 def _body(response: Any, patience: Patience, limit: int, *, cut: bool = False) -> Iterator[bytes]:

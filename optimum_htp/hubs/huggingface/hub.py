@@ -147,7 +147,7 @@ class HuggingFaceHub(Hub):
         ref: str | None = None,
         progress: bool = False,
     ) -> Path:
-        """See `Hub.snapshot`. At most two requests a missing file."""
+        """See `Hub.snapshot`. One request a missing file, one more for a large one or through some proxies."""
         from huggingface_hub import constants
 
         self.check(repo_id)

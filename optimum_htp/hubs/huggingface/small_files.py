@@ -1,11 +1,15 @@
 """Fetching one small file of a commit into the cache: a config, a vocabulary, an index, a model card.
 
-As huggingface_hub does it, with one request for what the file is and one for its content, but within bounds of time
-and size. The weights of a model are fetched by huggingface_hub itself, which resumes them.
+huggingface_hub asks with one request what a file is and with another for its content. The answer to the second says
+both, and is enough where the content has the digest that it is named by; where it has not, something stands between,
+and both are made. All of it within bounds of time and size. The weights of a model are fetched by huggingface_hub
+itself, which resumes them.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -63,16 +67,26 @@ def fetch_small_file(
     """
     from huggingface_hub import constants, hf_hub_url
 
-    url = hf_hub_url(repo_id, name, revision=commit)
-    about = ask(
-        "HEAD",
-        url,
-        {**headers, "Accept-Encoding": "identity"},
-        patience,
-        timeout=constants.HF_HUB_ETAG_TIMEOUT,
-        limit=0,
-        tries=_TRIES,
+    what, url = f"{name} of {repo_id}", hf_hub_url(repo_id, name, revision=commit)
+    plain, packed = ({**headers, "Accept-Encoding": encoding} for encoding in ("identity", "gzip"))
+    asking = functools.partial(
+        ask, url=url, patience=patience, timeout=constants.HF_HUB_ETAG_TIMEOUT, limit=_LARGEST, tries=_TRIES, stay=True
     )
+
+    def content(answer: Answer) -> str:
+        """Return the name of the content that an answer is about."""
+        check_commit(answer.headers, what, commit)
+        return trusted_etag(answer.headers, what)
+
+    def is_missing(answer: Answer) -> bool:
+        return anew or not cache.blob(content(answer)).is_file()
+
+    about = asking("GET", headers=packed, wanted=lambda answer: _says_what_it_is(answer) and is_missing(answer))
+    if about.status < 400 and not (
+        _says_what_it_is(about)
+        and (about.status != 200 or not is_missing(about) or _is_name(content(about), about.body))
+    ):
+        about = asking("HEAD", headers=plain)
     if about.status == 404 and about.headers.get("X-Error-Code") == "EntryNotFound":
         logger.debug("%s@%s has no %s", repo_id, commit, name)
         if about.headers.get("X-Repo-Commit") == commit:
@@ -80,10 +94,13 @@ def fetch_small_file(
         return
     if about.status >= 400:
         raise refusal(about, repo_id, commit)
-    check_commit(about.headers, f"{name} of {repo_id}", commit)
-    etag = trusted_etag(about.headers, f"{name} of {repo_id}")
-    if anew or not cache.blob(etag).is_file():
-        _fill(cache, etag, about, {**headers, "Accept-Encoding": "gzip"}, patience, repo_id, commit)
+    etag = content(about)
+    if is_missing(about):
+        if about.status == 200 and _is_name(etag, about.body):
+            with cache.filling(etag) as write:
+                write(about.body)
+        else:
+            _fill(cache, etag, about, packed, patience, repo_id, commit)
     cache.link(commit, name, etag)
 
 
@@ -133,8 +150,22 @@ def _whole(cache: RepoCache, etag: str, announced: int | None) -> Iterator[Calla
             raise CutOffError(f"{size} bytes arrived, and {announced} were announced")
 
 
-def _announced(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
+def _says_what_it_is(answer: Answer) -> bool:
+    """Whether an answer to GET has the headers of one to HEAD, the only one that huggingface_hub reads them from."""
+    return "X-Repo-Commit" in answer.headers and bool({"X-Linked-Etag", "ETag"} & {*answer.headers})
+
+
+def _is_name(etag: str, body: bytes) -> bool:
+    """Whether a content's name is git's or LFS's digest of it: then nobody on the way has changed it, or packed it."""
+    if len(etag) == 40:
+        return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest() == etag
+    return hashlib.sha256(body).hexdigest() == etag
+
+
+def _announced(answer: Answer) -> int | None:
+    """Return the size of a file's content; that of a redirect or of a packed body is another."""
+    is_content = answer.status == 200 and "Content-Encoding" not in answer.headers
+    text = answer.headers.get("X-Linked-Size") or (answer.headers.get("Content-Length") if is_content else None) or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
@@ -160,7 +191,7 @@ def _fill(
         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
         limit=_LARGEST,
         tries=_TRIES,
-        into=lambda: _whole(cache, etag, _announced(about.headers)),
+        into=lambda: _whole(cache, etag, _announced(about)),
     )
     if answer.status != 200:
         raise refusal(answer, repo_id, commit)
