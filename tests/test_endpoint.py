@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from transformers import SegformerImageProcessor
 
+from optimum_htp import HTPExporter
 from optimum_htp.delivery.endpoint import write_endpoint
 from optimum_htp.delivery.push import push
 from optimum_htp.delivery.requirements import pinned
@@ -24,6 +26,7 @@ from optimum_htp.errors import EndpointError, MissingDependencyError
 from optimum_htp.hubs import HubAccess
 from tests.conftest import optimum_cli
 from tests.support import inference_server
+from tests.support.donut import donut
 from tests.support.linked import linked_environment
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), "uint8"))
@@ -77,6 +80,16 @@ def test_task_that_no_pipeline_serves_is_told(exported, tmp_path, task):
     assert not (tmp_path / "out").exists()
 
 
+def test_file_with_inputs_that_no_pipeline_gives_is_refused(exported, tmp_path):
+    from optimum_htp.onnxfile import rewrite_model
+
+    (tmp_path / "model.onnx").write_bytes((exported("bert") / "model.onnx").read_bytes())
+    rewrite_model(tmp_path / "model.onnx", metadata={"hf_task": "image-classification"})
+    with pytest.raises(EndpointError, match=r"takes input_ids, .*ORTModelForImageClassification.* do not give"):
+        write_endpoint(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_models_have_to_be_told_apart(exported, tmp_path):
     for name in ("model.onnx", "other.onnx"):
         (tmp_path / name).write_bytes((exported("bert") / "model.onnx").read_bytes())
@@ -112,17 +125,33 @@ class Served:
             return error.code, json.load(error)
 
 
+@pytest.fixture(scope="session")
+def donut_file(made_once):
+    """A file of a model whose card says that it answers questions on documents, which is no task of an export's."""
+    from optimum_htp.onnxfile import rewrite_model
+
+    def make(folder):
+        HTPExporter().export(
+            donut(folder / "model"), folder / "out", task="image-to-text-with-past", with_config=False
+        )
+        for path in (folder / "out").glob("*.onnx"):
+            rewrite_model(path, metadata={"hf_pipeline_tag": "document-question-answering"})
+
+    return made_once("models/donut", make) / "out"
+
+
 @pytest.fixture(scope="module")
-def served(exported, zoo_export, tmp_path_factory):
+def served(exported, zoo_export, donut_file, tmp_path_factory):
     """Endpoints of many tasks, served from an environment of their requirements; no Hub can be reached."""
     root = tmp_path_factory.mktemp("served")
     names = set()
     for name in ("bert", "gpt2", "t5", "vit", "wav2vec2", "minilm"):
         write_endpoint(exported(name), root / name)
         names |= set((root / name / "requirements.txt").read_text().splitlines())
-    for name in ("distilbert", "deberta-v2", "albert", "segformer", "clip", "trocr", "hubert"):
+    for name in ("distilbert", "deberta-v2", "albert", "segformer", "clip", "trocr", "hubert", "whisper"):
         write_endpoint(zoo_export(name).output, root / name)
         names |= set((root / name / "requirements.txt").read_text().splitlines())
+    assert write_endpoint(donut_file, root / "donut").task == "document-question-answering"
     SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "segformer")  # the tiny model has
     everything = root / "requirements.txt"  # one that knows nothing of segments
     everything.write_text("\n".join(sorted(names)))
@@ -220,6 +249,52 @@ class TestServing:
         status, answer = served("hubert", wav(), "audio/wav", "?top_k=2")
         assert status == 200, answer
         assert len(answer) == 2
+
+    def test_speech_becomes_text_as_in_pytorch(self, served, zoo_export):
+        import transformers
+
+        whisper = zoo_export("whisper").model
+        listen = transformers.pipeline("automatic-speech-recognition", model=str(whisper))
+        options = {"generate_kwargs": {"max_new_tokens": 24}}
+        expected = listen(SAMPLES.astype(np.float32) / 32768, **options)
+        assert expected["text"].strip()
+        body = {"inputs": base64.b64encode(wav()).decode(), "parameters": options}
+        assert served("whisper", body) == (200, expected)
+
+    @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg decodes what is no WAV")
+    @pytest.mark.parametrize(("name", "suffix"), [("whisper", "flac"), ("wav2vec2", "flac"), ("wav2vec2", "wav")])
+    def test_ffmpeg_decodes_other_audio(self, served, tmp_path, name, suffix):
+        """Another format, or another rate."""
+        (tmp_path / "in.wav").write_bytes(wav())
+        rate = ["-ar", "48000"] if suffix == "wav" else []
+        command = ["ffmpeg", "-loglevel", "error", "-i", tmp_path / "in.wav", *rate, tmp_path / f"out.{suffix}"]
+        subprocess.run(command, check=True)
+        options = {"generate_kwargs": {"max_new_tokens": 24}} if name == "whisper" else {}
+
+        def heard(content):
+            return served(name, {"inputs": base64.b64encode(content).decode(), "parameters": options})
+
+        plain, answer = heard(wav()), heard((tmp_path / f"out.{suffix}").read_bytes())
+        assert plain[0] == 200, plain
+        assert answer == plain if suffix == "flac" else answer[0] == 200
+
+    def test_questions_on_documents_are_answered_as_in_pytorch(self, served, donut_file):
+        import transformers
+
+        folder = str(donut_file.parent / "model")
+        processor = transformers.AutoProcessor.from_pretrained(folder)
+        ask = transformers.pipeline(
+            "document-question-answering",
+            model=transformers.VisionEncoderDecoderModel.from_pretrained(folder),
+            tokenizer=processor.tokenizer,
+            image_processor=processor.image_processor,
+        )
+        question = {"image": PICTURE, "question": "who sat?"}
+        expected = ask(**question)
+        assert expected[0]["answer"]
+        asked = {**question, "image": base64.b64encode(png()).decode()}
+        assert served("donut", {"inputs": asked}) == (200, expected)
+        assert served("donut", {"inputs": [asked, asked]}) == (200, [expected, expected])
 
     @pytest.mark.parametrize(
         ("name", "body", "message"),

@@ -54,6 +54,7 @@ def test_transformers_tables_are_its_own():
 
     modeling_auto = anew("transformers.models.auto.modeling_auto")  # Optimum and others add to the one in memory
     theirs = {name: dict(value) for name, value in vars(modeling_auto).items() if name.endswith("_MAPPING_NAMES")}
+    del theirs["CONFIG_MAPPING_NAMES"]  # which it imports
     assert tables.model_names() == theirs
     assert tables.config_names() == configuration_auto.CONFIG_MAPPING_NAMES
     assert tables.processor_names() == processing_auto.PROCESSOR_MAPPING_NAMES

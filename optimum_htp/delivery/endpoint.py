@@ -5,6 +5,7 @@ The handler needs nothing of this package and no Hub: what travels in the ONNX f
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.export.staging import publish, staging_folder
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.ort_classes import class_for
+from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.origin.names import ONNX_FILE
 from optimum_htp.origin.repo_files import parse_json
@@ -37,7 +39,12 @@ _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
 _MARKS: Final = {HANDLER: "SETTINGS: dict[str, Any]", REQUIREMENTS: HEADING}  # by which files of ours are known
 _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
 _PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
-_SPECIAL: Final = frozenset({"summarization", "translation", "zero-shot-classification"})
+_SPECIAL: Final = {
+    "summarization": "text2text-generation",
+    "translation": "text2text-generation",
+    "zero-shot-classification": "text-classification",
+    "document-question-answering": "image-to-text",
+}
 """Pipelines that run what was exported for a more general task, where the model's card says so."""
 _SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
 _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
@@ -132,17 +139,22 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
     record = first.record
     task = (record.task or "").removesuffix(WITH_PAST)
     task = _PIPELINES.get(task, task)
-    if record.pipeline_tag in _SPECIAL and task in ("text2text-generation", "text-classification"):
-        task = str(record.pipeline_tag)
+    if record.pipeline_tag is not None and _SPECIAL.get(record.pipeline_tag) == task:
+        task = record.pipeline_tag
     served = PIPELINE_REGISTRY.supported_tasks
     if record.submodule is not None or task not in served:
         raise EndpointError(
             f"{first.path} was exported for {record.task or 'nothing that it tells'}, and no pipeline serves that. "
             f"Pipelines serve {', '.join(sorted(served))}."
         )
-    model_class = class_for(first.path, record).__name__
+    cls = class_for(first.path, record)
+    model_class = cls.__name__
     if not served[task]["pt"] or model_class == "ORTModelForCustomTasks":
         raise EndpointError(f"Optimum has no class that serves {first.path} for {task} in a pipeline.")
+    if not record.onnx_files and (unknown := _inputs_left_out(first.path, cls)):
+        raise EndpointError(
+            f"{first.path} takes {', '.join(unknown)}, which {model_class} and its pipeline for {task} do not give."
+        )
     return {
         "task": _SENTENCES if task == _EMBEDDINGS and _MODULES in configs else task,
         "input": _input(task, served[task]["type"], record.preprocessors),
@@ -150,6 +162,14 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
         "file_name": first.name if len(files) == 1 and first.name != ONNX_FILE else None,
         "preprocessors": list(record.preprocessors),
     }
+
+
+def _inputs_left_out(path: Path, cls: type) -> list[str]:
+    """Return the inputs of a file that a class of Optimum's does not give it; generators make more of their own."""
+    if hasattr(cls, "generate"):
+        return []
+    known = inspect.signature(cls.forward).parameters  # type: ignore[attr-defined]
+    return [spec.name for spec in read_signature(path)[0] if spec.name not in known]
 
 
 def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:

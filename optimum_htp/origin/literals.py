@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,21 @@ _IS_VERSION: Final = re.compile(r"is_(\w+)_version")  # Optimum's: of an operato
 
 class _NotConstantError(Exception):
     """Something that only running the module tells."""
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """A constant of another module, which is read when it is asked for: most are of no use here, and some are long."""
+
+    file: Path
+    name: str
+
+    def value(self) -> Any:
+        try:
+            value = _collected(self.file)[self.name]
+        except (KeyError, OSError, SyntaxError, ValueError) as error:
+            raise _NotConstantError from error
+        return value.value() if isinstance(value, _Imported) else value
 
 
 def module_file(name: str) -> Path | None:
@@ -62,11 +78,17 @@ def parsed(file: Path) -> ast.Module:
 
 @functools.lru_cache(maxsize=32)
 def constants(file: Path) -> Mapping[str, Any]:
-    """Return the constants of a source file by name, those of a class as a mapping.
+    """Return the constants that a source file defines by name, those of a class as a mapping.
 
     Raises:
         OSError, SyntaxError, ValueError: It cannot be read.
     """
+    return {name: value for name, value in _collected(file).items() if not isinstance(value, _Imported)}
+
+
+@functools.lru_cache(maxsize=32)
+def _collected(file: Path) -> Mapping[str, Any]:
+    """Return the constants of a source file, those that it imports too."""
     found: dict[str, Any] = {}
     _collect(parsed(file).body, found, {}, file)
     return found
@@ -100,8 +122,8 @@ def _collect(body: Iterable[ast.stmt], found: dict[str, Any], outer: Mapping[str
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             _update(node.value, found, names)
         elif isinstance(node, ast.ImportFrom) and (target := import_target(node, file)) is not None:
-            wanted = {alias.asname or alias.name: alias.name for alias in node.names if alias.name.isupper()}
-            found.update({own: theirs[name] for own, name in wanted.items() if name in (theirs := constants(target))})
+            wanted = [alias for alias in node.names if alias.name.isupper()]
+            found.update({alias.asname or alias.name: _Imported(target, alias.name) for alias in wanted})
         elif isinstance(node, ast.ClassDef):
             members: dict[str, Any] = {}
             for base in reversed(node.bases):
@@ -134,10 +156,9 @@ def _update(call: ast.Call, found: dict[str, Any], names: Mapping[str, Any]) -> 
         isinstance(function, ast.Attribute) and function.attr == "update" and isinstance(function.value, ast.Name)
     ):
         return
-    changed = found.get(function.value.id)
-    if isinstance(changed, dict):
+    if function.value.id in found:
         try:
-            found[function.value.id] = changed | dict(_value(call.args[0], names))
+            found[function.value.id] = _value(function.value, names) | dict(_value(call.args[0], names))
         except (_NotConstantError, IndexError, TypeError, ValueError):
             del found[function.value.id]  # a part of it is not known
 
@@ -150,7 +171,8 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name) and node.id in names:
-        return names[node.id]
+        value = names[node.id]
+        return value.value() if isinstance(value, _Imported) else value
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         items = [item for element in node.elts for item in _items(element, names)]
         return tuple(items) if isinstance(node, ast.Tuple) else set(items) if isinstance(node, ast.Set) else items

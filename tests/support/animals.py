@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support.models import _bert_tokenizer, _seeded, _spread_logits, _word_tokenizer
 
-__all__ = ["Animal", "configured", "inputs"]
+__all__ = ["Animal", "configured", "inputs", "save_words"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Animal:
         task: Optimum task of the export.
         ort_class: Class of Optimum's that loads it.
         kind: What its inputs are: text, choices, image, image+text, audio, audio+text.
-        preprocessor: What is saved beside it.
+        preprocessor: What is saved beside it: one of those below, or what saves it.
         max_difference: Between PyTorch's outputs and ONNX Runtime's, absolute.
     """
 
@@ -36,7 +36,7 @@ class Animal:
     task: str
     ort_class: str
     kind: str = "text"
-    preprocessor: str = "bert"
+    preprocessor: str | Callable[[Path], Any] = "bert"
     max_difference: float = 1e-4
 
     def save(self, folder: Path) -> Path:
@@ -49,7 +49,8 @@ class Animal:
             _spread_logits(model)
             model.generation_config.pad_token_id = model.generation_config.pad_token_id or 0
         model.save_pretrained(folder)
-        _PREPROCESSORS[self.preprocessor](folder)
+        save = _PREPROCESSORS[self.preprocessor] if isinstance(self.preprocessor, str) else self.preprocessor
+        save(folder)
         return folder
 
 
@@ -64,7 +65,8 @@ def configured(name: str, **values: Any) -> Callable[[], Any]:
     return make
 
 
-def _words(folder: Path) -> None:
+def save_words(folder: Path) -> None:
+    """Save a tokenizer of whole words."""
     _word_tokenizer(pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
 
 
@@ -85,7 +87,7 @@ def _speech(folder: Path) -> None:
     from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizerFast
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["<|pad|>", "<|startoftranscript|>", "<|endoftext|>", "Ġ", *letters]
+    words = ["Ġ", *letters, "<|pad|>", "<|endoftext|>", "<|startoftranscript|>"]  # behind them are the timestamps
     with TemporaryDirectory() as made:
         parts = {
             "vocab_file": json.dumps({word: index for index, word in enumerate(words)}),
@@ -103,19 +105,19 @@ def _clip(folder: Path) -> None:
     from transformers import CLIPImageProcessor
 
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    _words(folder)
+    save_words(folder)
 
 
 def _pix2struct(folder: Path) -> None:
     from transformers import Pix2StructImageProcessor
 
     Pix2StructImageProcessor(max_patches=16, patch_size={"height": 4, "width": 4}).save_pretrained(folder)
-    _words(folder)
+    save_words(folder)
 
 
 _PREPROCESSORS: dict[str, Callable[[Path], Any]] = {
     "bert": lambda folder: _bert_tokenizer(folder).save_pretrained(folder),
-    "words": _words,
+    "words": save_words,
     "images": _images,
     "sounds": _sounds,
     "speech": _speech,
