@@ -19,7 +19,7 @@ from benchmarks.pairs import empty_hub
 from benchmarks.rows import Row, main, paired, single
 
 WITHOUT = "the same with OPTIMUM_HTP_DISABLE=1"
-LOADS = 15  # of each kind in a process
+LOADS = 11  # of each kind in a process
 
 STARTS = {
     "interpreter": ("-c", "pass"),
@@ -94,10 +94,8 @@ def loads(folder: Path, rounds: int) -> Iterator[Row]:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    rounds = 2 if quick else 8
+    rounds = 2 if quick else 6
     with empty_hub() as (hub, home):
-        os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/bytecode"  # both sides import what is compiled already
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         from optimum_htp import HTPExporter
         from tests.support import models
 

@@ -7,16 +7,13 @@ without a latency for every answer; each in a process of its own, imports done b
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fresh import evaluated
 from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
 from tests.support.hub import LoopbackHub
@@ -25,38 +22,28 @@ LATENCIES = (0.003, 0.03, 0.1, 0.3)  # seconds an answer
 LATENCY = 0.1  # the one that a target is for
 
 TEXT, IMAGE = "config + tokenizer", "image processor"
-# What is measured in a process of its own: the loads of one operation, with `source` a file (ours) or a repo (theirs).
+# What is measured in a process of its own: the loads of one operation, of a file (ours) or a repo (theirs).
 OPERATIONS = {
-    TEXT: "(AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source))",
-    IMAGE: "AutoImageProcessor.from_pretrained(source)",
+    TEXT: "(AutoConfig.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source, **options))",
+    IMAGE: "AutoImageProcessor.from_pretrained(source, **options)",
 }
 CHILD = """
-import json, sys, time
-import optimum_htp.origin.commit_files, optimum_htp.onnxfile
-import optimum_htp.origin.config_folder, huggingface_hub.hf_api, concurrent.futures
+import time
 from transformers import AutoConfig, AutoTokenizer, AutoImageProcessor
-import transformers.models.bert.tokenization_bert_fast, transformers.models.vit.image_processing_vit
-source, times = sys.argv[1], []
+result = []
 for _ in range({repeat}):
     start = time.perf_counter()
     {operation}
-    times.append(time.perf_counter() - start)
-print(json.dumps(times))
+    result.append(time.perf_counter() - start)
 """
 
 
-def first_and_cached(operation: str, source: str, endpoint: str, repeat: int) -> tuple[float, float]:
+def first_and_cached(operation: str, source: str, repeat: int) -> tuple[float, float]:
     """Return the seconds of the first load with an empty cache, and the median of so many after it."""
-    with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD.format(repeat=1 + repeat, operation=OPERATIONS[operation]), source],
-            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    times = json.loads(done.stdout.splitlines()[-1])
-    return times[0], statistics.median(times[1:])
+    code = CHILD.format(repeat=1 + repeat, operation=OPERATIONS[operation])
+    with tempfile.TemporaryDirectory() as cache:
+        first, *others = evaluated(code, source=source, options={"cache_dir": cache})
+    return first, statistics.median(others)
 
 
 def cold(
@@ -68,7 +55,7 @@ def cold(
     found = []
     for index in range(runs):
         times = {
-            source: first_and_cached(operation, source, hub.url, 4 if cached else 1)
+            source: first_and_cached(operation, source, 4 if cached else 1)
             for source in sources[:: 1 if index % 2 else -1]
         }
         found.append((times[ours], times[theirs]))
@@ -128,9 +115,9 @@ def rows(quick: bool) -> Iterator[Row]:
         yield config_copies(text, with_configs, 2 * runs)
         for latency in (LATENCY,) if quick else LATENCIES:
             at_target = latency == LATENCY
-            yield from cold(hub, latency, TEXT, (str(text), "bench/minilm"), 5 if at_target else 2, cached=at_target)
+            yield from cold(hub, latency, TEXT, (str(text), "bench/minilm"), 11 if at_target else 3, cached=at_target)
         if not quick:
-            yield from cold(hub, LATENCY, IMAGE, (str(image), "bench/vit"), 3, cached=True)
+            yield from cold(hub, LATENCY, IMAGE, (str(image), "bench/vit"), 5, cached=True)
 
 
 if __name__ == "__main__":

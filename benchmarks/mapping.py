@@ -9,34 +9,29 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fresh import evaluated
 from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
 from tests.support.hub import LoopbackHub
 
 CHILD = """
-import sys, time
-import optimum.onnxruntime, transformers, onnxruntime, onnx
-import optimum_htp.loading.ort_model, optimum_htp.loading.mapped, optimum_htp.origin.config_folder
+import time
 from benchmarks.pairs import forget_peak, peak_kilobytes
 {imports}
-source = sys.argv[1]
-forget_peak()
-before, start = peak_kilobytes(), time.perf_counter()
+before, start = forget_peak(), time.perf_counter()
 loaded = {load}
 seconds = time.perf_counter() - start
-print(seconds, peak_kilobytes() - before)
+result = seconds, (peak_kilobytes() - before) / 1024
 """
 FLOOR = """
 from onnxruntime import InferenceSession, SessionOptions
 from optimum_htp.onnxfile import read_lean_model
 from transformers import AutoTokenizer
-lean, options = read_lean_model(sys.argv[1]), SessionOptions()
+lean, options = read_lean_model(source), SessionOptions()
 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(lean.file.parent))
 """
 OPTIMUM = "Optimum, from a folder with configs"
@@ -54,10 +49,8 @@ def drop(folder: Path) -> None:
 
 def fresh(source: Path, imports: str, load: str) -> tuple[float, float]:
     """Return seconds and MiB of a load in a process of its own."""
-    code = CHILD.format(imports=imports, load=load)
-    done = subprocess.run([sys.executable, "-c", code, str(source)], capture_output=True, text=True, check=True)
-    seconds, kilobytes = done.stdout.split()[-2:]
-    return float(seconds), int(kilobytes) / 1024
+    seconds, mib = evaluated(CHILD.format(imports=imports, load=load), source=str(source))
+    return seconds, mib
 
 
 def first_loads(
@@ -126,7 +119,7 @@ def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    runs = 3 if quick else 4
+    runs = 3 if quick else 9
     with empty_hub() as (hub, folder):
         import torch
         import transformers

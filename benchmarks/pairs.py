@@ -27,6 +27,7 @@ Hub = TypeVar("Hub", bound=LoopbackHub)
 def empty_hub(kind: Callable[[], Hub] = LoopbackHub) -> Iterator[tuple[Hub, Path]]:  # type: ignore[assignment]
     """Serve a Hub without models, for this process and its children, with an empty home; yield both."""
     with (hub := kind()), tempfile.TemporaryDirectory() as home:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # whoever installs a package has it compiled
         os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
         yield hub, Path(home)
 
