@@ -2,7 +2,7 @@
 
 Each message says what happened, to which file or model, and what to do next. Where Python has a built-in
 for the same situation (`FileNotFoundError`, `ValueError`), ours is also one of those, so that code which
-knows nothing of this package still catches it.
+knows nothing of this package still catches it: what transformers raises of a Hub is an `OSError`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ __all__ = [
     "RepoDisabledError",
     "ReportError",
     "RevisionNotFoundError",
+    "SeveralModelsError",
     "UnknownHubError",
     "UnprovableWeightsError",
     "UnknownModuleError",
@@ -76,7 +77,7 @@ class InvalidModelReferenceError(HFHubIntegrationError, ValueError):
     """A model name that is neither a path nor a repo id, or two revisions that contradict each other."""
 
 
-class ModelNotFoundError(HFHubIntegrationError):
+class ModelNotFoundError(HFHubIntegrationError, OSError):
     """The Hub answers that there is no such model, or none that this token may see (it does not say which)."""
 
 
@@ -88,7 +89,7 @@ class RepoDisabledError(ModelNotFoundError):
     """The model was on the Hub, and the Hub has closed it to everybody."""
 
 
-class AccessDeniedError(HFHubIntegrationError):
+class AccessDeniedError(HFHubIntegrationError, OSError):
     """The Hub refuses what was asked for to this token."""
 
 
@@ -96,7 +97,7 @@ class GatedModelError(AccessDeniedError):
     """The model is on the Hub and its files are closed to this token until access is granted."""
 
 
-class HubUnreachableError(HFHubIntegrationError):
+class HubUnreachableError(HFHubIntegrationError, OSError):
     """The Hub could not be asked, and the cache has no answer."""
 
 
@@ -142,6 +143,10 @@ class UnreadableUrlError(HFHubIntegrationError, OSError):
 
 class ConfigLoadError(HFHubIntegrationError, OSError, ValueError):
     """The configuration of a model cannot be found or read. (transformers raises either built-in for that.)"""
+
+
+class SeveralModelsError(ConfigLoadError):
+    """A folder or repo that holds files of several models, and nothing says which is meant."""
 
 
 class ConfigFileNotFoundError(ConfigLoadError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -11,9 +12,10 @@ from contextlib import suppress
 
 import pytest
 
+from optimum_htp.errors import OfflineError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commit_files import resolve_configs
+from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.memory import Memory
 
@@ -135,3 +137,18 @@ def test_force_download_goes_past_it(record, hub, tmp_path):
     (source.folder / "config.json").write_text('{"model_type": "bert", "hidden_size": 16}')
     assert load_config(source, record).hidden_size == 8
     assert load_config(source, record, anew=True).hidden_size == 16
+
+
+def test_what_one_file_lists_says_nothing_of_what_another_needs(hub, tmp_path):
+    """A stranger's file may list less than the commit has."""
+    files = {"config.json": b'{"model_type": "bert"}', "tokenizer_config.json": b"{}"}
+    repo = hub.add("remembered/lists", files)
+    whole = ExportMetadata(model_type="hub", hub_id=repo.repo_id, hub_sha=repo.refs["main"], config_files=tuple(files))
+    less = dataclasses.replace(whole, config_files=("config.json",))
+    offline = HubAccess(cache_dir=tmp_path, local_files_only=True)
+    resolve_preprocessors(less, HubAccess(cache_dir=tmp_path))
+    assert resolve_preprocessors(less, offline).folder.is_dir()
+    with pytest.raises(OfflineError):
+        resolve_preprocessors(whole, offline)
+    folder = resolve_preprocessors(whole, HubAccess(cache_dir=tmp_path)).folder
+    assert {path.name for path in folder.iterdir()} == {*files}

@@ -281,3 +281,18 @@ def test_without_s3fs_the_warning_says_what_to_install(bert, empty_home):
     done = run_python(code, OPTIMUM_HTP_MIRRORS="s3://models/x", **empty_home)
     assert done.stdout == LOADED
     assert "pip install 'optimum-htp[s3]'" in done.stderr
+
+
+def test_password_of_a_mirror_is_told_nobody(bert, web, folder, tmp_path, monkeypatch, caplog):
+    url, record = web.replace("://", "://me:secret@"), read_record(bert)
+    damaged = folder / record.hub_id / record.hub_sha / MANIFEST
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("damaged")
+    monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", url)
+    with caplog.at_level("DEBUG", logger="optimum_htp"):
+        access = HubAccess(cache_dir=tmp_path / "cache")
+        assert fetch("huggingface", record.hub_id, record.hub_sha, ["config.json"], access) is None
+    assert "The mirror http://***@127.0.0.1" in caplog.text
+    with pytest.raises(MirrorError, match=r"\*\*\*@127") as caught:
+        mirror_model(str(bert), url, access)
+    assert "secret" not in caplog.text + str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer
@@ -13,6 +14,7 @@ from optimum_htp.errors import (
     DamagedDownloadError,
     HubUnreachableError,
     InvalidModelReferenceError,
+    MissingDependencyError,
     ModelNotFoundError,
     OfflineError,
     RevisionNotFoundError,
@@ -253,3 +255,15 @@ HTPExporter().export("ms://acme/bert", "out")
 """
     done = run_python(code, check=False)
     assert "pip install 'optimum-htp[modelscope]'" in done.stderr.splitlines()[-1]
+
+
+def test_missing_sdk_is_named(scope, repo, monkeypatch, access):
+    commit = repo.refs["master"]
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    for call in (
+        lambda: hub_of("modelscope").info(repo.repo_id, commit, access),
+        lambda: hub_of("modelscope").snapshot(repo.repo_id, commit, ["config.json"], access),
+        lambda: hub_of("modelscope").full_commit(repo.repo_id, commit[:8], access),
+    ):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'optimum-htp\[modelscope\]'"):
+            call()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import onnx
 import pytest
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from optimum_htp import HTPExporter, OptimumONNXModel
-from optimum_htp.errors import ConfigLoadError, ModelNotFoundError, OnnxFileNotFoundError
+from optimum_htp.errors import ConfigLoadError, MissingSiblingError, ModelNotFoundError, OnnxFileNotFoundError
+from optimum_htp.onnxfile import rewrite_model
 from tests.conftest import run_python
 
 
@@ -156,3 +159,13 @@ def test_file_of_a_repo_is_named_by_its_url(hub, exported, cache, home):
         AutoConfig.from_pretrained("hf://shipped/many/a/one.onnx", **options)
     with pytest.raises(ModelNotFoundError, match="shipped/none"):
         ORTModelForSequenceClassification.from_pretrained("hf://shipped/none/model.onnx", **options)
+
+
+def test_part_that_lies_where_it_cannot_is_told(hub, exported, cache, tmp_path):
+    part = tmp_path / "model.onnx"
+    part.write_bytes((exported("bert") / "model.onnx").read_bytes())
+    names = json.dumps(["onnx/model.onnx", "onnx/other.onnx"])
+    rewrite_model(part, metadata={"hf_onnx_file": "onnx/model.onnx", "hf_onnx_files": names, "hf_export_id": "0" * 32})
+    hub.add("shipped/moved", {"model.onnx": part.read_bytes()})
+    with pytest.raises(MissingSiblingError, match=r"model.onnx of shipped/moved says that it is onnx/model.onnx"):
+        OptimumONNXModel.from_pretrained("shipped/moved", cache_dir=cache)

@@ -7,6 +7,7 @@ import gzip
 import pytest
 
 from optimum_htp import errors
+from optimum_htp.hubs import answers
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.plugins import hub as huggingface
 from tests.support.hub import LoopbackHub
@@ -138,3 +139,20 @@ def test_content_that_a_proxy_changed_is_fetched_as_huggingface_hub_does(fetch, 
     folder, methods = fetch()
     assert methods == {name: ["GET", "HEAD", "GET"] for name in FILES}
     assert contents(folder) == {name: body[:-1] + b"\0" for name, body in FILES.items()}
+
+
+def test_names_of_headers_match_in_any_case(fetch, hub):
+    def tamper(method, path, status, body, headers):
+        return status, body, {name.lower(): value for name, value in headers.items()}
+
+    hub.tamper = tamper
+    _, methods = fetch()
+    assert methods == {name: ["GET"] for name in FILES}
+
+
+@pytest.mark.parametrize("name", ["D:evil.json", "config.json:stream"])
+def test_name_with_a_drive_is_refused_where_there_are_drives(repo, tmp_path, monkeypatch, name):
+    access = HubAccess(cache_dir=tmp_path)
+    monkeypatch.setattr(answers, "_HAS_DRIVES", True)
+    with pytest.raises(errors.HubServerError, match="is not the name of a file"):
+        huggingface().snapshot(NAME, repo.refs["main"], [name], access)

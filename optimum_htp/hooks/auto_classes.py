@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loading.recognize import may_be_ours, names_a_remote_file
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.loading.recognize import may_be_ours, names_a_file, names_a_remote_file
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, SAVED_AS
 
 if TYPE_CHECKING:
     from optimum_htp.origin.embedded import EmbeddedFiles
@@ -47,7 +47,9 @@ def _loading_beside(name: str, call: Call) -> Any:
         return call.pass_on()
     if may_be_ours(model_id, call.get("subfolder")):
         options = call.options()
-        source = _source_of(model_id, options, is_config=is_config) if options is not None else None
+        if options is None or _lies_in_folder(name, model_id, options):
+            return call.pass_on()
+        source = _source_of(model_id, options, is_config=is_config)
         if source is None:
             return call.pass_on()
         if isinstance(source, Path):
@@ -70,6 +72,14 @@ def _loading_beside(name: str, call: Call) -> Any:
         if folder is None:
             return result
     return _of_folder(name, folder, call)
+
+
+def _lies_in_folder(name: str, model_id: str | os.PathLike[str], options: Mapping[str, Any]) -> bool:
+    """Whether a folder was named in which somebody has saved what is to be loaded: that is what counts then."""
+    if names_a_file(model_id):
+        return False
+    folder = Path(model_id, options.get("subfolder") or "")
+    return any((folder / file).is_file() for file in SAVED_AS.get(name, ()))
 
 
 def _of_folder(name: str, folder: Path, call: Call) -> Any:

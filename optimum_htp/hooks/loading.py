@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks import sessions
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file, names_a_remote_file
+from optimum_htp.loading.recognize import (
+    ModelFiles,
+    files_being_loaded,
+    may_be_ours,
+    names_a_file,
+    names_a_remote_file,
+)
 
 if TYPE_CHECKING:
     from optimum_htp.loading.onnx_repos import OnnxRepo
@@ -75,7 +82,7 @@ def _onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
 
 
 def _serving_files(call: Call) -> Any:
-    files = files_being_loaded.get()
+    files = _files_asked_for(call)
     if files is None:
         return call.pass_on()
     name, subfolder = call.get("filename"), call.get("subfolder", "")
@@ -83,7 +90,14 @@ def _serving_files(call: Call) -> Any:
 
 
 def _finding_files(call: Call) -> Any:
-    files = files_being_loaded.get()
+    files = _files_asked_for(call)
     if files is None:
         return call.pass_on()
     return [files.folder / name for name in files.by_name]
+
+
+def _files_asked_for(call: Call) -> ModelFiles | None:
+    """Return the files that a search is to find; None for that of another load, which runs inside of one of ours."""
+    files = files_being_loaded.get()
+    is_ours = files is not None and isinstance(call.subject, (str, os.PathLike)) and Path(call.subject) == files.folder
+    return files if is_ours else None

@@ -59,7 +59,11 @@ def _quantizing_files(call: Call) -> Any:
     if stamped_file(source, {"file_name": name}) is None:
         return call.pass_on_with(source, file_name=name)
     path = Path(source, name)
-    return call.args[0](path, config=AutoConfig.from_pretrained(path))
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError):  # of what cannot be had, Optimum warns, and quantizes all the same
+        return call.pass_on_with(source, file_name=name)
+    return call.args[0](path, config=config)
 
 
 def _quantizing(call: Call) -> Any:

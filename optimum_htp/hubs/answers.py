@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -26,6 +27,7 @@ SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LONGEST_TEXT: Final = 4096  # characters
 _MOST_ITEMS: Final = 10_000  # tags, languages
 _HIGHEST_COUNT: Final = 10**18
+_HAS_DRIVES: Final = os.name == "nt"  # there `D:name` is on another drive, and `name:x` is a stream of a file
 _FRONT_MATTER: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|$)", re.DOTALL)
 
 T = TypeVar("T")
@@ -146,7 +148,7 @@ def is_text(value: Any) -> bool:
 
 def is_inside(name: Any) -> bool:
     """Whether a value is the name of a file in a repo, and stays in the folder that it is fetched to."""
-    if not is_text(name) or not name or "\\" in name:
+    if not is_text(name) or not name or "\\" in name or (_HAS_DRIVES and ":" in name):
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name

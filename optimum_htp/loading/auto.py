@@ -15,6 +15,7 @@ from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.loading.ort_classes import AUTO, class_for
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
+from optimum_htp.loading.recognize import names_a_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.config_folder import embedded_preprocessors, has_preprocessors, preprocessor_folder
@@ -111,12 +112,13 @@ def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> t
         if options.get("config") is None:
             repo.record()  # says why it cannot be loaded, before anything is fetched
         file = repo.fetch()
-        for name in ("revision", "force_download"):  # were those of the repo
+        for name in ("revision", "force_download", "file_name", "subfolder"):  # were those of the repo
             options.pop(name, None)
     if file is None or not file.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {path}. Check the path.")
-    options.pop("file_name", None)
-    options.pop("subfolder", None)
+    if not names_a_file(path):  # of a file, the load says that they are too much
+        options.pop("file_name", None)
+        options.pop("subfolder", None)
     return file, read_record(file)
 
 

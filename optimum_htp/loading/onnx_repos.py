@@ -18,8 +18,10 @@ from optimum_htp.errors import (
     ConfigLoadError,
     HFHubIntegrationError,
     InvalidModelReferenceError,
+    MissingSiblingError,
     ModelNotFoundError,
     OnnxFileNotFoundError,
+    SeveralModelsError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.loading.recognize import names_a_remote_file
@@ -95,7 +97,10 @@ class OnnxRepo:
             return None
         holder = self.file
         if record.embedded_in is not None and record.onnx_file is not None:
-            holder = (PurePosixPath(self.file).parents[record.onnx_file.count("/")] / record.embedded_in).as_posix()
+            root = self._root(record.onnx_file)
+            if root is None:
+                return None
+            holder = (root / record.embedded_in).as_posix()
         return RemoteEmbeddedFiles(
             f"{self.repo_id}/{self.file}",
             f"{self.repo_id}/{holder}",
@@ -114,7 +119,12 @@ class OnnxRepo:
         names = [self.file, *self.named]
         record = read_record(folder / self.file)
         if record is not None and record.onnx_file is not None:
-            root = PurePosixPath(self.file).parents[record.onnx_file.count("/")]
+            root = self._root(record.onnx_file)
+            if root is None:
+                raise MissingSiblingError(
+                    f"{self.file} of {self.repo_id} says that it is {record.onnx_file} of a model of several files, "
+                    "and does not lie where that could be. Upload the export's folder as it is."
+                )
             names += [(root / name).as_posix() for name in record.onnx_files]
             self._snapshot(names)
         data = []
@@ -129,6 +139,11 @@ class OnnxRepo:
         self._snapshot(data)
         return folder / self.file
 
+    def _root(self, part: str) -> PurePosixPath | None:
+        """Return the folder of a model of which the file is a part; None where the file does not lie as it should."""
+        depth, parents = part.count("/"), PurePosixPath(self.file).parents
+        return parents[depth] if depth < len(parents) else None
+
     def _snapshot(self, names: Sequence[str]) -> Path:
         return self.hub.snapshot(self.repo_id, self.commit, names, self.access, ref=self.ref, progress=True)
 
@@ -141,7 +156,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         options: Its keyword arguments; `revision` is that of this repo.
 
     Raises:
-        ConfigLoadError: The repo holds several models.
+        SeveralModelsError: The repo holds several models.
         HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
     """
     if not isinstance(model_id, str) or options.get("export"):
@@ -229,7 +244,7 @@ def _chosen(names: Sequence[str], repo: OnnxRepo) -> OnnxRepo:
     if len(names) > 1:
         files = {PurePosixPath(name).name for name in repo.record().onnx_files}
         if any(PurePosixPath(name).name not in files for name in names):
-            raise ConfigLoadError(
+            raise SeveralModelsError(
                 f"{repo.repo_id} holds several models ({', '.join(names)}): give file_name= to name one of them."
             )
     return repo

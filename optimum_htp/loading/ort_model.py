@@ -111,14 +111,14 @@ def _loaded(
         raise wrong
     if _is_generator(cls):
         source = config_source(path, metadata, access, revision, trust_remote_code, needed=config is None)
-        config = _config(cls, config, source, metadata, access, trust_remote_code)
+        config = _config(cls, config, source, metadata, access, revision, trust_remote_code)
         if options.get("generation_config") is None:
             options["generation_config"] = load_generation_config(source, config)
     else:
         source = None
         if config is None:
             source = config_source(path, metadata, access, revision, trust_remote_code, needed=True)
-        config = _config(cls, config, source, metadata, access, trust_remote_code)
+        config = _config(cls, config, source, metadata, access, revision, trust_remote_code)
     try:
         with _answering_with(files):
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
@@ -164,6 +164,7 @@ def _config(
     source: ConfigSource | None,
     metadata: ExportMetadata | None,
     access: HubAccess,
+    revision: str | None,
     trust_remote_code: bool,
 ) -> Any:
     if isinstance(config, (str, os.PathLike)):
@@ -173,6 +174,7 @@ def _config(
             force_download=access.force_download,
             trust_remote_code=trust_remote_code,
             **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
+            **({} if revision is None else {"revision": revision}),
         )
     if config is None and source is not None:
         return load_config(source, metadata, trust_remote_code=trust_remote_code, anew=access.force_download)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.loading.auto import OptimumONNXModel
 from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.loading.preprocessors import LazyPreprocessors
-from optimum_htp.loading.recognize import names_a_remote_file
+from optimum_htp.loading.recognize import names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.tasks import WITH_PAST
 
 __all__ = ["completed_arguments"]
 
-_PREPROCESSORS: Final = ("tokenizer", "feature_extractor", "image_processor", "processor")
+_KINDS: Final = {
+    "AutoTokenizer": "tokenizer",
+    "AutoFeatureExtractor": "feature_extractor",
+    "AutoImageProcessor": "image_processor",
+    "AutoProcessor": "processor",
+}
+"""The arguments of a pipeline that take what these classes load."""
 _LOADING: Final = ("token", "revision", "trust_remote_code")
+_WHERE: Final = ("file_name", "subfolder")  # options that have played their part where a folder was looked into
 
 
 def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -25,10 +33,13 @@ def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     model's own. Everything else is passed on as it is.
     """
     model = arguments.get("model")
-    path = stamped_file(model, {}) if model is not None else None
-    if names_a_remote_file(model) and (repo := find_onnx_repo(model, arguments)):
+    given, folder = dict(arguments.get("model_kwargs") or {}), None
+    path = stamped_file(model, given) if model is not None else None
+    if names_a_remote_file(model) and (repo := find_onnx_repo(model, {**given, **arguments})):
         repo.record()  # says why it cannot be loaded, before anything is fetched
         path, arguments = repo.fetch(), {**arguments, "revision": None}
+    elif path is not None and not names_a_file(model):
+        folder = path.parent
     if path is not None:
         record = read_record(path)
         options = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}
@@ -38,13 +49,39 @@ def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
             task = None
         if task is not None:
             options["task"] = task
-        options |= arguments.get("model_kwargs") or {}
-        model = OptimumONNXModel.from_pretrained(path, config=arguments.get("config"), **options)
+        options |= {"config": arguments.get("config")}
+        options |= {name: value for name, value in given.items() if folder is None or name not in _WHERE}
+        model = OptimumONNXModel.from_pretrained(path, **options)
         arguments = {**arguments, "model": model, "config": None, "model_kwargs": None, "revision": None}
     preprocessors = getattr(model, "preprocessors", None)
-    if isinstance(preprocessors, LazyPreprocessors) and all(arguments.get(name) is None for name in _PREPROCESSORS):
-        arguments = {**arguments, **{_kind(preprocessor): preprocessor for preprocessor in reversed(preprocessors)}}
-    return arguments
+    if not isinstance(preprocessors, LazyPreprocessors):
+        return arguments
+    return _with_preprocessors(arguments, preprocessors, folder)
+
+
+def _with_preprocessors(
+    arguments: dict[str, Any], preprocessors: LazyPreprocessors, saved_in: Path | None
+) -> dict[str, Any]:
+    """Return the arguments with those preprocessors of a model that were left out.
+
+    Args:
+        arguments: Of the pipeline.
+        preprocessors: The model's.
+        saved_in: The folder that was named, if one was: what somebody has saved into it counts for more.
+    """
+    if arguments.get("processor") is not None:
+        return arguments
+    if all(arguments.get(_KINDS[name]) is not None for name in preprocessors.names):
+        return arguments
+    slow = arguments.get("use_fast") is False
+    loaded = preprocessors.slow() if slow else list(preprocessors)
+    loaded = [*(preprocessors.saved_in(saved_in, slow=slow) if saved_in is not None else ()), *loaded]
+    made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
+    if any(arguments.get(kind) is not None for kind in _KINDS.values()):  # whoever brings one wants it in its place
+        processor = made.pop("processor", None)  # it has all of them
+        parts = {kind: getattr(processor, kind, None) for kind in _KINDS.values() if kind != "processor"}
+        made = {**{kind: part for kind, part in parts.items() if part is not None}, **made}
+    return {**arguments, **{kind: one for kind, one in made.items() if arguments.get(kind) is None}}
 
 
 def _kind(preprocessor: Any) -> str:

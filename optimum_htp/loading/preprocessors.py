@@ -11,6 +11,7 @@ from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.config_folder import preprocessor_folder
+from optimum_htp.origin.names import SAVED_AS
 from optimum_htp.origin.repo_files import preprocessor_classes, read_json
 
 __all__ = ["LazyPreprocessors", "class_names", "load_preprocessor"]
@@ -86,21 +87,35 @@ def class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
     """
     if metadata.preprocessors:
         return metadata.preprocessors
+    return preprocessor_classes(*_files_and_configs(folder)) or _BY_PIPELINE_TAG.get(metadata.pipeline_tag or "", ())
+
+
+def _files_and_configs(folder: Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
     files = [path.name for path in folder.iterdir()]
-    configs = {name: content for name in files if isinstance(content := read_json(folder / name), dict)}
-    return preprocessor_classes(files, configs) or _BY_PIPELINE_TAG.get(metadata.pipeline_tag or "", ())
+    configs = (name for name in files if name.endswith(".json"))
+    return files, {name: content for name in configs if isinstance(content := read_json(folder / name), dict)}
 
 
-def load_preprocessor(name: str, folder: Path, metadata: ExportMetadata, *, trust_remote_code: bool = False) -> Any:
+def load_preprocessor(
+    name: str, folder: Path, metadata: ExportMetadata, *, trust_remote_code: bool = False, slow: bool = False
+) -> Any:
     """Load one preprocessor, new for each caller: a fast tokenizer that threads share raises `Already borrowed`.
+
+    Args:
+        name: Of the Auto class.
+        folder: With its files.
+        metadata: Of the file that it belongs to.
+        trust_remote_code: Whether code of the repo may run.
+        slow: Whether a tokenizer is to be one of those written in Python.
 
     Raises:
         PreprocessorLoadError: It cannot be loaded; the cause is chained.
     """
     import transformers
 
+    options = {"use_fast": False} if slow and name in _TEXT else {}
     try:
-        return getattr(transformers, name).from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return getattr(transformers, name).from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     except Exception as error:  # tokenizers raises bare ones of files that it cannot read
         raise PreprocessorLoadError(
             f"{name} of {metadata.source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
@@ -137,14 +152,36 @@ class LazyPreprocessors(Sequence[Any]):
     def __repr__(self) -> str:
         return f"<preprocessors of {self._metadata.source}: {', '.join(self._metadata.preprocessors)}>"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The Auto classes that the file names; nothing is loaded for that."""
+        return self._metadata.preprocessors
+
+    def saved_in(self, folder: Path, *, slow: bool) -> list[Any]:
+        """Load those that somebody has saved into a folder."""
+        names = preprocessor_classes(*_files_and_configs(folder))
+        return [
+            load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trust_remote_code, slow=slow)
+            for name in names
+            if any((folder / file).is_file() for file in SAVED_AS[name])
+        ]
+
+    def slow(self) -> list[Any]:
+        """Load them, new, with tokenizers written in Python (`use_fast=False`)."""
+        return self._load(slow=True)
+
     def _items(self) -> list[Any]:
         with self._lock:
             if self._loaded is None:
-                folder = preprocessor_folder(
-                    self._path, self._metadata, self._access, self._revision, with_code=self._trust_remote_code
-                )
-                self._loaded = [
-                    load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trust_remote_code)
-                    for name in class_names(self._metadata, folder)
-                ]
+                self._loaded = self._load(slow=False)
             return self._loaded
+
+    def _load(self, *, slow: bool) -> list[Any]:
+        trusted = self._trust_remote_code
+        folder = preprocessor_folder(
+            self._path, self._metadata, self._access, self._revision, with_code=trusted, slow=slow
+        )
+        return [
+            load_preprocessor(name, folder, self._metadata, trust_remote_code=trusted, slow=slow)
+            for name in class_names(self._metadata, folder)
+        ]

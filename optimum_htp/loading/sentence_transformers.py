@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from optimum_htp import plugins
+from optimum_htp.errors import SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.stamped_files import file_in_folder
 from optimum_htp.metadata import read_record
@@ -35,7 +36,10 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
     Raises:
         HFHubIntegrationError: The Hub does not give the file; the subclass says why.
     """
-    file = file_in_folder(folder)
+    try:
+        file = file_in_folder(folder)
+    except SeveralModelsError:  # whose file it would be cannot be told: sentence_transformers does without it
+        return None
     record = read_record(file) if file is not None else None
     if file is None or record is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNotFoundError
+from optimum_htp.errors import MissingSiblingError, OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.loading.ort_classes import is_a
 from optimum_htp.loading.recognize import ModelFiles, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
@@ -51,7 +51,7 @@ def file_in_folder(folder: Path, name: str | None = None) -> Path | None:
     It is the one that was asked for, `model.onnx`, or any if all belong to one model.
 
     Raises:
-        ConfigLoadError: The folder holds files of several models.
+        SeveralModelsError: The folder holds files of several models.
     """
     if not folder.is_dir() or (folder / CONFIG).is_file():
         return None
@@ -66,7 +66,7 @@ def file_in_folder(folder: Path, name: str | None = None) -> Path | None:
     if standard in records:
         return standard
     if any(not records[other].belongs_with(records[first]) or not records[first].onnx_files for other in others):
-        raise ConfigLoadError(
+        raise SeveralModelsError(
             f"{folder} holds {len(records)} models ({', '.join(path.name for path in records)}): name one of these "
             "files, or give file_name=."
         )

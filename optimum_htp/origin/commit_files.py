@@ -168,9 +168,9 @@ def _remembered(
         pin = _pin(metadata, access, revision)
         commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
         cache = None if access.cache_dir is None else os.fspath(access.cache_dir)
-        folder = _folders.get_or_make(
-            (*commit, cache, *what), lambda: find(pin), anew=access.force_download, valid=Path.is_dir
-        )
+        # Two files of one commit may name different files of it: what one needs says nothing of what the other does.
+        key = (*commit, cache, pin.files, *what)
+        folder = _folders.get_or_make(key, lambda: find(pin), anew=access.force_download, valid=Path.is_dir)
     return ConfigFolder(folder, commit)
 
 

@@ -20,7 +20,7 @@ from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
-from optimum_htp.origin.mirrors import Place
+from optimum_htp.origin.mirrors import Place, without_password
 from optimum_htp.origin.names import CONFIG, WEIGHTS
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
 from optimum_htp.origin.source import HubSource, locate
@@ -180,7 +180,12 @@ def _faults_of(url: str) -> Iterator[None]:
     """Name the mirror in what its file system raises."""
     try:
         yield
+    except MirrorError as error:
+        if (told := without_password(str(error))) != str(error):
+            raise MirrorError(told) from None
+        raise
     except HFHubIntegrationError:
         raise
     except Exception as error:  # each file system of fsspec's raises its own
-        raise MirrorError(f"The mirror {url} cannot be used: {type(error).__name__}: {error}") from error
+        told = without_password(f"The mirror {url} cannot be used: {type(error).__name__}: {error}")
+        raise MirrorError(told) from error

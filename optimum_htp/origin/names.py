@@ -2,7 +2,7 @@
 
 from typing import Final
 
-__all__ = ["CONFIG", "GENERATION_CONFIG", "MODEL_INDEX", "ONNX_FILE", "PREPROCESSOR_CONFIGS", "WEIGHTS"]
+__all__ = ["CONFIG", "GENERATION_CONFIG", "MODEL_INDEX", "ONNX_FILE", "PREPROCESSOR_CONFIGS", "SAVED_AS", "WEIGHTS"]
 
 CONFIG: Final = "config.json"
 GENERATION_CONFIG: Final = "generation_config.json"
@@ -10,6 +10,14 @@ MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""
 PREPROCESSOR_CONFIGS: Final = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """The configs that name what a model's preprocessors are, the most inclusive first."""
+SAVED_AS: Final = {
+    "AutoFeatureExtractor": ("preprocessor_config.json",),
+    "AutoImageProcessor": ("preprocessor_config.json",),
+    "AutoProcessor": ("processor_config.json", "preprocessor_config.json"),
+    "AutoTokenizer": ("tokenizer_config.json",),
+    "GenerationConfig": (GENERATION_CONFIG,),
+}
+"""What `save_pretrained` writes of something that one of these classes loads, and loads it by."""
 WEIGHTS: Final = "model.safetensors"
 """The weights of a model, or of a module of sentence_transformers, that are in one file."""
 ONNX_FILE: Final = "model.onnx"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from optimum_htp.errors import (
     HFHubIntegrationError,
@@ -154,10 +154,10 @@ class HuggingFaceHub(Hub):
         if not (access.local_files_only or constants.HF_HUB_OFFLINE):
             files = (*files, *optional)
         cache = RepoCache(repo_id, access)
-        missing = [name for name in files if access.force_download or not cache.knows(commit, name)]
-        for name in missing:
+        for name in files:
             if not is_inside(name):
                 raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
+        missing = [name for name in files if access.force_download or not cache.knows(commit, name)]
         if missing:
             with translated_errors(repo_id, commit):
                 self._download(repo_id, commit, tuple(dict.fromkeys(missing)), access, cache, progress=progress)
@@ -242,15 +242,20 @@ class HuggingFaceHub(Hub):
         return commits
 
     def _pages(self, url: str, repo_id: str, revision: str | None, access: HubAccess) -> Iterator[Answer]:
-        """Yield the pages of a long answer."""
+        """Yield the pages of a long answer.
+
+        Raises:
+            HubServerError: There is no end to them, or no way from here: a part is never taken for all.
+        """
         patience = Patience()
         for _ in range(_MOST_PAGES):
             answer = self._asked(url, repo_id, revision, access, patience)
             yield answer
             following = _NEXT_PAGE.search(answer.headers.get("Link", ""))
-            if following is None or urlsplit(following[1])[:2] != urlsplit(url)[:2]:
-                break
-            url = following[1]
+            if following is None:
+                return
+            url = _next_page(url, following[1])
+        raise HubServerError(f"{url} goes on after {_MOST_PAGES} pages. Check HF_ENDPOINT and any proxy between.")
 
     def _model_card(self, info: RepoInfo, access: HubAccess) -> Mapping[str, Any]:
         """Read the card's data from the repo, for Hubs that leave it out of their answer."""
@@ -270,6 +275,20 @@ def _check_revision(repo_id: str, revision: str | None) -> None:
     """Refuse what no ref of git can be (git-check-ref-format): `..` in an address would lead to another."""
     if revision is not None and (not is_text(revision) or {"", ".", ".."} & set(revision.split("/"))):
         raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
+
+
+def _next_page(url: str, named: str) -> str:
+    """Return the address of the page after one, at the host that was asked: a proxy hands on what the Hub calls it.
+
+    Raises:
+        HubServerError: What it is at that host cannot be told.
+    """
+    from huggingface_hub import constants
+
+    following, here = urlsplit(urljoin(url, named)), urlsplit(url)
+    if following[:2] != here[:2] and urlsplit(constants.ENDPOINT).path.strip("/"):
+        raise HubServerError(f"{url} goes on at {named[:200]!r}, on another host. Check HF_ENDPOINT.")
+    return urlunsplit((*here[:2], following.path, following.query, ""))
 
 
 def _api(repo_id: str) -> str:

@@ -69,9 +69,8 @@ def fetch_small_file(
 
     what, url = f"{name} of {repo_id}", hf_hub_url(repo_id, name, revision=commit)
     plain, packed = ({**headers, "Accept-Encoding": encoding} for encoding in ("identity", "gzip"))
-    asking = functools.partial(
-        ask, url=url, patience=patience, timeout=constants.HF_HUB_ETAG_TIMEOUT, limit=_LARGEST, tries=_TRIES, stay=True
-    )
+    asking = functools.partial(ask, url=url, patience=patience, limit=_LARGEST, tries=_TRIES, stay=True)
+    for_content = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
     def content(answer: Answer) -> str:
         """Return the name of the content that an answer is about."""
@@ -81,12 +80,17 @@ def fetch_small_file(
     def is_missing(answer: Answer) -> bool:
         return anew or not cache.blob(content(answer)).is_file()
 
-    about = asking("GET", headers=packed, wanted=lambda answer: _says_what_it_is(answer) and is_missing(answer))
+    about = asking(
+        "GET",
+        headers=packed,
+        timeout=for_content,
+        wanted=lambda answer: _says_what_it_is(answer) and is_missing(answer),
+    )
     if about.status < 400 and not (
         _says_what_it_is(about)
         and (about.status != 200 or not is_missing(about) or _is_name(content(about), about.body))
     ):
-        about = asking("HEAD", headers=plain)
+        about = asking("HEAD", headers=plain, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     if about.status == 404 and about.headers.get("X-Error-Code") == "EntryNotFound":
         logger.debug("%s@%s has no %s", repo_id, commit, name)
         if about.headers.get("X-Repo-Commit") == commit:
@@ -152,7 +156,7 @@ def _whole(cache: RepoCache, etag: str, announced: int | None) -> Iterator[Calla
 
 def _says_what_it_is(answer: Answer) -> bool:
     """Whether an answer to GET has the headers of one to HEAD, the only one that huggingface_hub reads them from."""
-    return "X-Repo-Commit" in answer.headers and bool({"X-Linked-Etag", "ETag"} & {*answer.headers})
+    return "X-Repo-Commit" in answer.headers and ("X-Linked-Etag" in answer.headers or "ETag" in answer.headers)
 
 
 def _is_name(etag: str, body: bytes) -> bool:

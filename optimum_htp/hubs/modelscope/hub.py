@@ -110,8 +110,9 @@ class ModelScopeHub(Hub):
         if len(cached) == 1:
             return cached[0]
         _require_online(repo_id, access)
+        api = connected(access)
         with translated_errors(repo_id, None):
-            found = [commit for commit in self._history(connected(access), repo_id) if commit.startswith(prefix)]
+            found = [commit for commit in self._history(api, repo_id) if commit.startswith(prefix)]
         if len(found) != 1:
             raise RevisionNotFoundError(
                 f"{len(found)} commits of {repo_id} begin with {prefix}. Name the full commit with revision=."
@@ -135,28 +136,37 @@ class ModelScopeHub(Hub):
         snapshot, listing = folder / "snapshots" / commit, _stored_listing(folder, commit)
         offline = access.local_files_only or _is_offline()
         wanted = dict.fromkeys(files if offline else (*files, *optional))
+        for name in wanted:
+            if not is_inside(name):
+                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
         missing = [
             name
             for name in wanted
             if (access.force_download or not (snapshot / name).is_file()) and (listing is None or name in listing)
         ]
-        for name in missing:
-            if not is_inside(name):
-                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
         if missing:
             _require_online(repo_id, access)
+            api = connected(access)
             with translated_errors(repo_id, commit):
-                self._download(repo_id, commit, missing, snapshot, access, progress=progress)
+                self._download(api, repo_id, commit, missing, snapshot, access, progress=progress)
         if ref is not None and ref != commit:
             _note(folder, ref, commit)
         return snapshot
 
     def _download(
-        self, repo_id: str, commit: str, names: Sequence[str], snapshot: Path, access: HubAccess, *, progress: bool
+        self,
+        api: Any,
+        repo_id: str,
+        commit: str,
+        names: Sequence[str],
+        snapshot: Path,
+        access: HubAccess,
+        *,
+        progress: bool,
     ) -> None:
         from huggingface_hub.utils import tqdm
 
-        api, patience = connected(access), Patience()
+        patience = Patience()
         (listing,) = side_by_side([lambda: self._listing(api, repo_id, commit, access)], patience, 1)
 
         class Arrivals:

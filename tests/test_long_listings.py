@@ -1,0 +1,63 @@
+"""Listings of a Hub that take more than one page: all of them, however the pages are linked, or an error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from optimum_htp.errors import HubServerError, RevisionNotFoundError
+from optimum_htp.hubs.huggingface.hub import _MOST_PAGES
+from optimum_htp.plugins import hub as huggingface
+
+FILES = {f"file-{index}.json": b"%d" % index for index in range(5)}
+PAGE = 2
+
+
+@pytest.fixture
+def repo(hub):
+    return hub.add("org/long-listing", FILES)
+
+
+@pytest.fixture
+def paged(hub, repo):
+    """Serve listings a few entries at a time; the next page is linked as a pattern says."""
+
+    def serve(link, endless=False):
+        def tamper(method, path, status, body, headers):
+            if status != 200 or not ("/tree/" in path or "/commits/" in path):
+                return status, body, headers
+            at = int(path.rpartition("cursor=")[2]) if "cursor=" in path else 0
+            entries = json.loads(body)
+            plain = path.partition("&cursor=")[0].partition("?cursor=")[0]
+            following = f"{plain}{'&' if '?' in plain else '?'}cursor={at + PAGE}"
+            if at + PAGE < len(entries) or endless:
+                headers = {**headers, "Link": f'<{link.format(here=hub.url, path=following)}>; rel="next"'}
+            return status, json.dumps(entries[at : at + PAGE]).encode(), headers
+
+        hub.tamper = tamper
+
+    return serve
+
+
+@pytest.mark.parametrize("link", ["{here}{path}", "{path}", "https://huggingface.example{path}"])
+def test_all_pages_are_read_at_the_host_that_was_asked(paged, repo, access, link):
+    """A proxy may hand on what the Hub calls itself."""
+    paged(link)
+    assert huggingface().digests(repo.repo_id, repo.refs["main"], access).keys() == FILES.keys()
+
+
+def test_short_commit_is_found_on_a_later_page(paged, repo, access):
+    first = repo.refs["main"]
+    for index in range(4):
+        repo.commit({**FILES, "more.txt": b"%d" % index})
+    paged("{path}")
+    assert huggingface().full_commit(repo.repo_id, first[:8], access) == first
+    with pytest.raises(RevisionNotFoundError):
+        huggingface().full_commit(repo.repo_id, "0" * 8, access)
+
+
+def test_listing_without_end_is_an_error_and_never_a_part(paged, repo, access):
+    paged("{path}", endless=True)
+    with pytest.raises(HubServerError, match=f"goes on after {_MOST_PAGES} pages"):
+        huggingface().digests(repo.repo_id, repo.refs["main"], access)
