@@ -62,7 +62,7 @@ def rows(quick: bool) -> Iterator[Row]:
             "--help": ("--help",),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
-        for index in range((5 if quick else 12) + 1):
+        for index in range((5 if quick else 9) + 1):
             for name, command in sorted(commands.items(), reverse=index % 2 == 1):
                 times[name].append(seconds(home, *command))
         for ours, theirs, target in COMPARED:

@@ -73,7 +73,7 @@ def rows(quick: bool) -> Iterator[Row]:
         file = HTPExporter().export("bench/minilm", home / "out", task="feature-extraction").files[0]
         copy = Path(shutil.copy(file, home / "copy.onnx"))
         costs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-        for _ in range(2 if quick else 7):
+        for _ in range(2 if quick else 4):
             for way in WAYS:
                 command = [sys.executable, "-m", "benchmarks.comparing", "--measure", way, str(file), str(copy)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)

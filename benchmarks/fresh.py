@@ -17,7 +17,7 @@ __all__ = ["evaluated"]
 PRELOADED = [
     *("torch", "onnx", "onnxruntime", "optimum.onnxruntime", "optimum.onnxruntime.modeling_seq2seq", "transformers"),
     *("transformers.models.bert.tokenization_bert_fast", "transformers.models.vit.image_processing_vit"),
-    *("transformers.models.t5.configuration_t5", "transformers.models.bart.configuration_bart"),
+    "transformers.models.bart.configuration_bart",
     *("transformers.models.llama.configuration_llama", "huggingface_hub.hf_api", "concurrent.futures"),
     *("optimum_htp.loading.ort_model", "optimum_htp.loading.mapped", "optimum_htp.origin.config_folder"),
     *("optimum_htp.origin.commit_files", "optimum_htp.onnxfile", "benchmarks.pairs"),

@@ -72,7 +72,7 @@ def rows(quick: bool) -> Iterator[Row]:
     logging.disable(logging.WARNING)
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        yield from cost(Path(folder), 3 if quick else 15)
+        yield from cost(Path(folder), 3 if quick else 9)
         yield from right(Path(folder), list(ZOO)[:4] if quick else list(ZOO))
 
 

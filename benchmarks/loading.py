@@ -109,7 +109,7 @@ def rows(quick: bool) -> Iterator[Row]:
         HTPExporter().export("bench/vit", image, embed="none")
         with_configs = folder / "with-configs"
         HTPExporter().export("bench/minilm", with_configs, task="feature-extraction", with_config=True)
-        runs = 15 if quick else 61
+        runs = 15 if quick else 41
         yield warm(text, with_configs, runs)
         yield model_alone(text, with_configs, runs)
         yield config_copies(text, with_configs, 2 * runs)

@@ -67,7 +67,7 @@ def measure(way: str, path: Path) -> None:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    gigabytes, nodes, count = (0.2, 4000, 3) if quick else (1.2, 4000, 5)
+    gigabytes, nodes, count = (0.2, 4000, 3) if quick else (1.2, 4000, 4)
     with tempfile.TemporaryDirectory() as folder:
         sizes = {"large": gigabytes, "small": gigabytes / 100}
         files = {name: tagged(Path(folder) / f"{name}.onnx", size, nodes) for name, size in sizes.items()}
