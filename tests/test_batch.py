@@ -7,16 +7,23 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import psutil
 import pytest
 from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader
-from optimum_htp.delivery.jobs import Job, jobs_from_lines
+from optimum_htp.delivery.batch import run_batch
+from optimum_htp.delivery.jobs import Job, is_as_asked, jobs_from_lines, lasting_options
 from optimum_htp.delivery.journal import Journal
+from optimum_htp.delivery.outputs import Folder
+from optimum_htp.delivery.work import Outcome, WrittenFile, written_names
 from optimum_htp.errors import BatchListError
+from optimum_htp.hubs import HubAccess
 from tests.conftest import run
 
 CLI = Path(sys.executable).with_name("optimum-cli")
@@ -134,6 +141,70 @@ def _exports(process):
     return not process.children() and "resource_tracker" not in " ".join(process.cmdline())
 
 
+def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path, empty_home):
+    listed, out = tmp_path / "models.txt", tmp_path / "out"
+    listed.write_text("tiny/bert\n")
+    batch(listed, out, **empty_home)
+    hub.repos["tiny/bert"].private = True  # as for whoever has a token that has expired
+    away = batch(listed, out, check=False, **empty_home)
+    assert away["tiny/bert"]["state"] == "failed"
+    assert "stands as it was" in away["tiny/bert"]["message"]
+    hub.repos["tiny/bert"].private = False
+    assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "whole"
+
+
+def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_path, empty_home):
+    pytest.importorskip("diffusers")
+    hub.add("tiny/diffusion", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
+    (tmp_path / "models.txt").write_text("tiny/diffusion\n")
+    done = batch(tmp_path / "models.txt", tmp_path / "out", **empty_home)["tiny/diffusion"]
+    assert done["state"] == "done"
+    parts = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
+    assert [file["name"] for file in done["files"]] == [f"{part}/model.onnx" for part in parts]
+    again = batch(tmp_path / "models.txt", tmp_path / "out", **empty_home)["tiny/diffusion"]
+    assert (again["state"], again["files"]) == ("whole", done["files"])
+
+
+def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):
+    part = tmp_path / "unet" / "model.onnx"
+    part.parent.mkdir()
+    model = onnx.load(exported("bert") / "model.onnx")
+    onnx.save(model, part, save_as_external_data=True, location="model.onnx_data")
+    assert list(written_names(tmp_path, [part])) == ["unet/model.onnx", "unet/model.onnx_data"]
+
+
+def test_folder_in_which_a_name_would_come_to_mean_a_folder_is_refused(models, tmp_path, empty_home):
+    for name, out in (("tiny/bert", "."), ("tiny", "tiny"), ("tiny/bert", "../here")):
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tmp_path / "here" / "models.txt").write_text(name)
+        done = run(CLI, "htp", "batch", "models.txt", out, check=False, cwd=tmp_path / "here", **empty_home)
+        assert done.returncode == 1
+        assert f"the next run would take that for the model {name!r}" in done.stderr
+        assert [path.name for path in (tmp_path / "here").iterdir()] == ["models.txt"]
+
+
+def test_export_that_another_disk_has_is_no_success(tmp_path):
+    class OtherDisk(ThreadPoolExecutor):
+        """Exports to where this machine does not look, and is content."""
+
+        def submit(self, fn, job, output, access):
+            return super().submit(Outcome, state="done", commit="1" * 40, files=(WrittenFile("model.onnx", 1, "0"),))
+
+    with OtherDisk(1) as exports, ThreadPoolExecutor(1) as downloads:
+        outcomes = run_batch(
+            [Job("org/name", "org/name")],
+            Folder(tmp_path / "out"),
+            tmp_path / "out" / "batch.jsonl",
+            access=HubAccess(),
+            exports=exports,
+            downloads=downloads,
+            ahead=1,
+            fetch=lambda job, access, exported: Outcome(state="done", commit="1" * 40),
+        )
+    assert outcomes["org/name"].error == "OutputError"
+    assert str(tmp_path / "out" / "org" / "name" / "model.onnx") in outcomes["org/name"].message
+
+
 def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")
@@ -163,6 +234,19 @@ def test_lines_say_how_to_export():
     first, second = jobs_from_lines(lines, "list", {"task": "auto", "opset": 18, "dtype": "fp16"})
     assert (first.model, first.output, first.task, first.options["opset"]) == ("org/a@v1", "org/a@v1", "auto", 18)
     assert (second.output, second.task, second.options) == ("b", "fill-mask", {"opset": 17, "dtype": "fp16"})
+    lines = ["org/a.onnx", '{"model": "org/b", "output": "./b/"}', '{"model": "org/b", "output": "b"}']
+    assert [job.output for job in jobs_from_lines(lines, "list")] == ["org/a.onnx-model", "b"]
+
+
+def test_export_is_as_asked_only_with_the_same_options():
+    job = Job("org/a", "org/a", options={"hierarchy": False, "pad_token_id": 0, "opset": None, "token": "x"})
+    entry = {"task": "fill-mask", "asked": "auto", "options": {"hierarchy": False, "pad_token_id": 0}}
+    assert lasting_options(job.options) == entry["options"]
+    assert is_as_asked(job, entry)
+    assert is_as_asked(replace(job, task="fill-mask"), entry)
+    assert is_as_asked(job, {"task": "fill-mask"})  # of a journal that says nothing of it
+    assert not is_as_asked(replace(job, task="text-classification"), entry)
+    assert not is_as_asked(replace(job, options={"hierarchy": True, "pad_token_id": 0}), entry)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +260,9 @@ def test_lines_say_how_to_export():
         (['{"model": "a/b", "token": "hf_x"}'], "for all models"),
         (['{"model": "a/b", "task": 1}'], '"task" is no text'),
         (["a/b", '{"model": "c/d", "output": "a/b"}'], "lines 1 and 2"),
+        (["a/b", '{"model": "c/d", "output": "./a//b/"}'], "lines 1 and 2"),
+        (["a/b", '{"model": "c/d", "output": "A/B"}'], "lines 1 and 2"),
+        (['{"model": "a/b", "output": "b.onnx"}'], "leave out .onnx"),
     ],
 )
 def test_lists_that_are_none_are_refused_with_the_line(lines, said):

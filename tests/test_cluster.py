@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +139,21 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
 
 
 @pytest.mark.slow
+def test_paths_of_a_batch_are_those_of_who_began_it(cluster, model_folder, tmp_path, empty_home):
+    here = tmp_path / "here"
+    shutil.copytree(model_folder("bert"), here / "my-model")
+    (here / "models.txt").write_text("./my-model\n")
+    cluster.worker(**empty_home)  # in another folder
+    with executor(cluster, 1):
+        pass
+    command = (CLI, "htp", "batch", "models.txt", "out", "--dask", cluster.address, "--json")
+    done = json.loads(run(*command, cwd=here, **empty_home).stdout)["models"]
+    assert [model["state"] for model in done] == ["done"]
+    assert (here / "out" / "my-model" / "model.onnx").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, published, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text(published("bert").repo_id)
@@ -213,6 +230,9 @@ def test_location_tells_of_what_is_whole(s3, tmp_path):
     assert place.standing(job, entry) is None
     place.publish(job, tmp_path, entry)
     assert place.standing(job, {}) == entry
+    assert not place.is_unchanged(job, entry)
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert place.is_unchanged(job, {"files": [{"name": "model.onnx", "size": 3, "sha256": digest}]})
     client = boto3.client("s3")
     client.put_object(Bucket="exports", Key="batch/unit/org/name/model.onnx", Body=b"abcd")
     assert place.standing(job, entry) is None

@@ -16,6 +16,7 @@ from packaging.version import Version
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ComparisonError, MetadataError
 from optimum_htp.modules.comparison.compare import compare_models
+from optimum_htp.modules.comparison.measures import distance
 from tests.conftest import optimum_cli
 from tests.support.zoo import ZOO
 from tests.test_prove import changed, weight_of
@@ -107,6 +108,76 @@ def test_overflow_of_half_precision(bert, tmp_path):
     assert found.first.name == f"{LAYER}.intermediate.dense"
     assert found.first.worst.absolute == float("inf")
     assert json.dumps(found.as_dict())
+
+
+def test_infinity_is_near_itself_alone():
+    """The tolerance grows with what is expected: of an infinity it is one too."""
+    finite, infinite = np.array([1.0, 2.0], np.float32), np.array([1.0, np.inf], np.float32)
+    assert distance(finite, infinite, 1e-4, 1e-3).exceeded == distance(infinite, finite, 1e-4, 1e-3).exceeded == 1
+    assert distance(infinite, -infinite, 1e-4, 1e-3).exceeded == 2
+    assert not distance(infinite, infinite, 0, 0).exceeded
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_overflow_on_either_side_exceeds(bert, tmp_path, swapped):
+    def enlarge(arrays, model):
+        arrays["bert.embeddings.LayerNorm.weight"][3] = np.inf
+
+    pair = [changed(bert, tmp_path / "m.onnx", enlarge), bert]
+    found = compare_models(*(reversed(pair) if swapped else pair))
+    assert found.exceeds
+    (weight,) = [one for module in found.modules for one in module.weights if one.kind != "equal"]
+    assert (weight.name, weight.exceeded) == ("bert.embeddings.LayerNorm.weight", True)
+    same = compare_models(pair[0], pair[0])
+    assert not same.exceeds
+    assert all(one.kind == "equal" for module in same.modules for one in module.weights)
+
+
+def test_outputs_that_cannot_be_compared_exceed(bert, tmp_path, empty_home):
+    renamed = onnx.load(bert)
+    (output,) = renamed.graph.output
+    name = output.name
+    for node in renamed.graph.node:
+        node.output[:] = ["other" if value == name else value for value in node.output]
+    output.name = "other"
+    onnx.save(renamed, tmp_path / "renamed.onnx")
+    wider = onnx.load(bert)
+    wider.graph.output[0].name = "wide"
+    (tensor,) = wider.graph.output
+    for node in wider.graph.node:
+        node.output[:] = ["narrow" if value == name else value for value in node.output]
+    wider.graph.node.append(onnx.helper.make_node("Concat", ["narrow", "narrow"], [name], axis=-1))
+    tensor.name = name
+    del tensor.type.tensor_type.shape.dim[-1:]
+    tensor.type.tensor_type.shape.dim.add().dim_param = "twice"
+    onnx.save(wider, tmp_path / "wider.onnx")
+    for path, words in (("renamed.onnx", "is no output of the other"), ("wider.onnx", "in the other")):
+        found = compare_models(bert, tmp_path / path)
+        assert found.exceeds
+        assert words in found.problems[name]
+        done = optimum_cli(
+            "htp", "compare", bert, tmp_path / path, "-o", tmp_path / "c.html", check=False, **empty_home
+        )
+        assert done.returncode == 1
+        assert f"not comparable: {name} " in done.stdout
+        assert "none beyond" not in done.stdout
+        assert f"not comparable: {name} " in (tmp_path / "c.html").read_text()
+
+
+def test_files_that_a_folder_lacks_are_named(zoo_export, tmp_path, empty_home):
+    one = zoo_export("t5").output
+    other = shutil.copytree(one, tmp_path / "other")
+    gone = sorted(path.name for path in other.glob("*.onnx"))[0]
+    (other / gone).unlink()
+    done = optimum_cli("htp", "compare", one, other, "--json", check=False, **empty_home)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["missing"] == [gone]
+    assert document["exceeds"]
+    assert not any(comparison["exceeds"] for comparison in document["comparisons"])
+    done = optimum_cli("htp", "compare", one, other, check=False, **empty_home)
+    assert done.returncode == 1
+    assert f"lacks {gone}" in done.stdout
 
 
 def test_wrong_attention_mask(bert, tmp_path):

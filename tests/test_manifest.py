@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
+import onnx
 import pytest
 
-from optimum_htp.delivery.manifest import read_manifest
+from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.manifest import fault, manifest_of, read_manifest
+from optimum_htp.delivery.work import Outcome
 from optimum_htp.errors import ManifestError, ModelListNotFoundError
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
@@ -87,6 +91,80 @@ def test_collection_is_exported_checked_billed_and_made_again(shelf, model_folde
     assert "is SOURCE_DATE_EPOCH what it was?" in other.stdout
 
 
+@pytest.mark.slow
+def test_manifest_says_how_files_were_made_and_not_how_they_would_be(shelf, tmp_path, empty_home):
+    listed, out, manifest = tmp_path / "models.txt", tmp_path / "out", tmp_path / "manifest.json"
+    listed.write_text("shelf/one\n")
+    kept = out / "batch.jsonl"
+    env = {**empty_home, **EPOCH}
+
+    def written(*options):
+        state = batch(listed, out, "--manifest", manifest, *options, **env)["shelf/one"]["state"]
+        return state, read_manifest(manifest)
+
+    state, first = written("--no-hierarchy", "--pad_token_id", "0")
+    assert state == "done"
+    assert first.models[0].options.items() >= {"hierarchy": False, "pad_token_id": 0}.items()
+    made = batch("--from-manifest", manifest, tmp_path / "again", **env)["shelf/one"]
+    assert made["files"][0]["sha256"] == first.models[0].files[0].sha256
+
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    lines[-1]["versions"] = {"torch": "0.1"}  # as when the machine has a newer one now
+    kept.write_text("\n".join(map(json.dumps, lines)))
+    state, second = written("--no-hierarchy", "--pad_token_id", "0")
+    assert (state, second.versions, second.models) == ("whole", {"torch": "0.1"}, first.models)
+
+    del lines[-1]["versions"], lines[-1]["options"], lines[-1]["asked"]  # as of a journal that says nothing of it
+    kept.write_text("\n".join(map(json.dumps, lines)))
+    state, third = written("--opset", "17")
+    assert (state, third.models[0].options, third.versions_of(third.models[0])) == ("whole", None, {})
+
+    kept.write_text("\n".join(map(json.dumps, [{**lines[-1], "options": {}, "asked": "auto"}])))
+    assert written("--opset", "17")[0] == "done"
+    _change_a_weight(out / "shelf" / "one" / "model.onnx")
+    assert batch(listed, out, "--opset", "17", **env)["shelf/one"]["state"] == "whole"  # nobody has asked for a digest
+    _, fourth = written("--opset", "17")
+    assert all(fault(path, file) is None for path, (_, file) in fourth.files().items())
+
+
+@pytest.mark.slow
+def test_file_that_was_changed_in_place_is_not_called_the_manifests(shelf, tmp_path, empty_home):
+    listed, out, manifest = tmp_path / "models.txt", tmp_path / "out", tmp_path / "manifest.json"
+    listed.write_text("shelf/one\n")
+    env = {**empty_home, **EPOCH}
+    batch(listed, out, "--manifest", manifest, **env)
+    _change_a_weight(out / "shelf" / "one" / "model.onnx")
+    again = batch("--from-manifest", manifest, out, **env)
+    assert again["shelf/one"]["state"] == "done"
+    assert all(fault(path, file) is None for path, (_, file) in read_manifest(manifest).files().items())
+
+
+def _change_a_weight(path):
+    """Change a bit of a weight, with which no size and no record changes."""
+    model = onnx.load(path)
+    content = max((tensor.raw_data for tensor in model.graph.initializer), key=len)
+    whole = path.read_bytes()
+    assert whole.count(content) == 1
+    at = whole.index(content)
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+
+
+def test_manifest_of_exports_of_several_times_says_which_versions_made_which():
+    def outcome(versions, options):
+        return Outcome(state="whole", commit="0" * 40, task="x", versions=versions, options=options)
+
+    outcomes = {
+        "a": outcome({"torch": "1"}, {}),
+        "b": outcome({"torch": "2"}, {"opset": 17}),
+        "c": outcome({"torch": "2"}, {"opset": 17}),
+        "d": outcome(None, None),
+    }
+    manifest = manifest_of([Job(name, name) for name in outcomes], outcomes, Path())
+    assert manifest.versions == {"torch": "2"}
+    assert [manifest.versions_of(model).get("torch") for model in manifest.models] == ["1", "2", "2", None]
+    assert [model.options for model in manifest.models] == [{}, {"opset": 17}, {"opset": 17}, None]
+
+
 def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
     shutil.copytree(exported("bert"), tmp_path / "tiny" / "bert")
     file = tmp_path / "tiny" / "bert" / "model.onnx"
@@ -140,6 +218,8 @@ def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
         (lambda content: content["models"][0].update(options={"trust_remote_code": True}), "whoever runs a batch"),
         (lambda content: content["models"][0].update(options={"token": "x"}), "whoever runs a batch"),
         (lambda content: content["models"].append(content["models"][0]), "two models in one folder"),
+        (lambda content: content["models"].append({**content["models"][0], "output": "./ORG//name"}), "in one folder"),
+        (lambda content: content["models"][0].update(output="x.onnx"), "leave out .onnx"),
     ],
 )
 def test_manifest_of_a_stranger_is_refused_for_a_reason(tmp_path, change, told):

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnx.numpy_helper as nh
 import pytest
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from optimum_htp import inject_hub_metadata
 from optimum_htp.errors import OfflineError, UnprovableWeightsError
@@ -154,36 +153,38 @@ def test_weights_in_half_precision_are_derived(bert, tmp_path):
     }
 
 
-@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_quantized_weights_give_the_tensors_back_within_half_a_step(bert, tmp_path, kind, per_channel):
+def test_weights_in_other_forms_are_looked_at(bert, tmp_path):
+    """A weight as the numbers of a Constant, or as a sparse tensor, is a weight."""
     path, folder = bert
-    target = tmp_path / "q.onnx"
-    quantize_dynamic(path, target, weight_type=kind, per_channel=per_channel)
-    proof = prove_weights(target, folder)
-    assert not proof.foreign
-    quantized = [finding for finding in proof.findings if "half a step" in finding.how]
-    assert len(quantized) >= 14  # six matrices a layer, the head's, and the tables
-
-    def change(arrays, model):
-        name = next(name for name in arrays if name.endswith("_quantized"))
-        arrays[name].reshape(-1)[7] ^= 2
-
-    spoilt = prove_weights(changed(target, tmp_path / "s.onnx", change), folder)
-    assert len(spoilt.foreign) == 1
-    assert "steps" in spoilt.foreign[0].how
+    for form in ("value_floats", "sparse_value", "sparse_initializer"):
+        for spoilt in (False, True):
+            model = onnx.load(path)
+            kind = "bias" if form == "value_floats" else "weight"  # the numbers of a Constant have one axis
+            name = f"{QUERY.format(1)}.bias" if kind == "bias" else weight_of(model, QUERY.format(1))
+            move(model, name, form, 0.5 if spoilt else 0.0)
+            target = tmp_path / f"{form}{spoilt}.onnx"
+            onnx.save(model, target)
+            proof = prove_weights(target, folder)
+            found = [finding for finding in proof.findings if f"{QUERY.format(1)}.{kind}" in finding.tensors]
+            assert [finding.evidence.value for finding in found] == ["foreign" if spoilt else "proven"], form
+            assert len(proof.foreign) == spoilt
 
 
-def test_four_bits_give_the_tensors_back(bert, tmp_path):
-    nbits = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer", reason="ONNX Runtime is too old")
-
-    path, folder = bert
-    quantizer = nbits.MatMulNBitsQuantizer(onnx.load(path), block_size=16, is_symmetric=True)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(tmp_path / "q.onnx"))
-    proof = prove_weights(tmp_path / "q.onnx", folder)
-    assert not proof.foreign
-    assert sum("4 bits" in finding.how for finding in proof.findings) >= 12
+def move(model, name, form, more):
+    """Write an initializer in another form, its first element changed by so much."""
+    (tensor,) = [one for one in model.graph.initializer if one.name == name]
+    array = nh.to_array(tensor).copy()
+    array.flat[0] += more
+    model.graph.initializer.remove(tensor)
+    flat = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [array.size], array.reshape(-1))
+    places = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [array.size], range(array.size))
+    sparse = onnx.helper.make_sparse_tensor(flat, places, array.shape)
+    if form == "sparse_initializer":
+        model.graph.sparse_initializer.append(sparse)
+    elif form == "sparse_value":
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name], sparse_value=sparse))
+    else:
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name], value_floats=array))
 
 
 def test_folded_batch_norm_that_was_changed_is_found(zoo_export, tmp_path):

@@ -71,6 +71,18 @@ def test_classes_and_names_of_nodes_stand_side_by_side(exported, tmp_path):
     assert f"{LAYER}.output.dense" in inside
 
 
+def test_names_that_onnx_runtime_gives_the_halves_of_a_gemm_are_names_of_nodes(exported, tmp_path):
+    source = exported("bert") / "model.onnx"
+    gemm = next(
+        node.name for node in onnx.load(source).graph.node if node.op_type == "Gemm" and "classifier" in node.name
+    )
+    for entries in ([f"{gemm}_MatMul"], [f"{gemm}_MatMul", f"{gemm}_Add", LAYER]):
+        ORTQuantizer.from_pretrained(source).quantize(dynamic(nodes_to_exclude=entries), tmp_path)
+        inside = quantized_modules(tmp_path / "model_quantized.onnx")
+        assert "classifier" not in inside
+        assert "bert.pooler.dense" in inside
+
+
 def test_only_some_modules(exported, tmp_path):
     source = exported("bert") / "model.onnx"
     config = dynamic(nodes_to_quantize=[f"{LAYER}.**.dense"])

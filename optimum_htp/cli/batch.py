@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optimum_htp.delivery.manifest import Manifest
     from optimum_htp.delivery.outputs import Output
     from optimum_htp.delivery.processes import ProcessExecutor
+    from optimum_htp.delivery.pushes import Pushes
     from optimum_htp.delivery.work import Outcome
     from optimum_htp.hubs.base import HubAccess
 
@@ -104,6 +105,7 @@ class BatchCommand(Command):
 
         from optimum_htp.cli.display import show, show_json
         from optimum_htp.delivery.batch import JOURNAL, run_batch
+        from optimum_htp.delivery.jobs import refuse_ambiguous
         from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
         from optimum_htp.delivery.outputs import Folder, output_at
         from optimum_htp.delivery.work import fetch_job, locate_job
@@ -115,6 +117,10 @@ class BatchCommand(Command):
         reproduced = read_manifest(Path(self.args.from_manifest)) if self.args.from_manifest else None
         jobs = _jobs(self.args, options, access) if reproduced is None else _jobs_again(reproduced, options)
         output = output_at(self.args.output)
+        if isinstance(output, Folder):
+            refuse_ambiguous(jobs, output.root)
+        if self.args.dask is not None:
+            jobs = [_for_workers(job) for job in jobs]
         journal = self.args.journal or (output.root if isinstance(output, Folder) else Path()) / JOURNAL
         if self.args.manifest is not None and not isinstance(output, Folder):
             raise ArgumentError(f"--manifest tells of files that are here, and {self.args.output} is not.")
@@ -140,11 +146,12 @@ class BatchCommand(Command):
                 ahead=exports.slots + 1,
                 fetch=fetch_job if self.args.dask is None else locate_job,
                 retry_failed=self.args.retry_failed,
-                push=pushes,
+                read_standing=self.args.manifest is not None or reproduced is not None,
+                pushes=pushes,
                 told=told,
             )
-        if self.args.manifest is not None:
-            manifest_of(jobs, outcomes, Path(self.args.output)).write(self.args.manifest)
+        if self.args.manifest is not None and isinstance(output, Folder):
+            manifest_of(jobs, outcomes, output.root).write(self.args.manifest)
         failed = sum(outcome.state in ("failed", "lost") for outcome in outcomes.values())
         different = [] if reproduced is None else differences(reproduced, outcomes)
         if self.args.json:
@@ -160,37 +167,33 @@ class BatchCommand(Command):
             raise SystemExit(1 if failed else _DIFFERENT)
 
 
-def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Callable[[Job, Outcome], Mapping[str, Any]]:
-    """Return what pushes an export.
+def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
+    """Return what pushes the exports.
 
     Raises:
         ArgumentError: Two models would go into one repo, or the files are not here.
     """
     from optimum_htp.delivery.outputs import Folder
-    from optimum_htp.delivery.push import push
+    from optimum_htp.delivery.pushes import Pushes, repos_of
     from optimum_htp.errors import ArgumentError
     from optimum_htp.hubs.base import HubAccess
 
     if not isinstance(output, Folder):
         raise ArgumentError(f"--push-to-hub pushes files that are here, and those of {args.output} are not.")
-    form = args.push_to_hub if "/" in args.push_to_hub else f"{args.push_to_hub}/{{name}}-onnx"
-    repos: dict[str, str] = {}
-    for job in jobs:
-        org, _, name = job.output.replace("@", "-").rpartition("/")
-        repo = form.replace("{name}", name).replace("{org}", org.replace("/", "-"))
-        if repo in repos.values():
-            raise ArgumentError(
-                f"Two models would be pushed to {repo}: let --push-to-hub have {{org}} and {{name}} in it."
-            )
-        repos[job.output] = repo
-    access = HubAccess(cache_dir=args.cache_dir)
-    options = {"private": args.private or None, "create_pr": args.create_pr, "layout": args.layout}
+    return Pushes(
+        output.root,
+        repos_of(jobs, args.push_to_hub),
+        HubAccess(cache_dir=args.cache_dir),
+        private=args.private or None,
+        create_pr=args.create_pr,
+        layout=args.layout,
+    )
 
-    def pushed(job: Job, outcome: Outcome) -> Mapping[str, Any]:
-        done = push([output.root / job.output], repos[job.output], access=access, **options)
-        return {"repo": done.repo_id, "commit": done.commit, "url": done.url}
 
-    return pushed
+def _for_workers(job: Job) -> Job:
+    """Return a job that means the same in another folder than this process's: a local model has its full path."""
+    path = Path(job.model)
+    return replace(job, model=str(path.absolute())) if path.exists() else job
 
 
 def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:
@@ -256,11 +259,23 @@ def _compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
     """Return what is said of files that were to be the same."""
     if not different:
         return [f"{len(manifest.files())} files are the manifest's, byte for byte"]
-    from optimum_htp.delivery.manifest import versions_here
+    from optimum_htp.delivery.versions import versions_here
 
     here = versions_here()
-    others = [f"{name} {version}" for name, version in manifest.versions.items() if here.get(name) != version]
-    why = f"it was written with {', '.join(others)}" if others else "is SOURCE_DATE_EPOCH what it was?"
+    models = [one for one in manifest.models if any(name.startswith(f"{one.output}/") for name in different)]
+    theirs = [manifest.versions_of(model) for model in models]
+    others = {
+        f"{name} {version}": None
+        for versions in theirs
+        for name, version in versions.items()
+        if here.get(name) != version
+    }
+    if others:
+        why = f"it was written with {', '.join(others)}"
+    elif all(theirs) and all(model.options is not None for model in models):
+        why = "is SOURCE_DATE_EPOCH what it was?"
+    else:
+        why = "it does not say how they were exported, which nobody had noted; a manifest of a new export does"
     return [*(f"{name}: DIFFERS from the manifest" for name in different), f"{len(different)} files differ: {why}"]
 
 

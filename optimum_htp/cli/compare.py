@@ -20,12 +20,13 @@ __all__ = ["CompareCommand"]
 
 
 class CompareCommand(Command):
-    """Compares files; exits with 1 where anything differs by more than the tolerances allow."""
+    """Compares files; exits with 1 where anything differs by more than the tolerances allow, or B lacks a file."""
 
     COMMAND = CommandInfo(
         name="compare",
         help="Compare two ONNX files of a model, or one with its PyTorch model, module by module: operators, weights, "
-        "and the values that leave each on the same inputs. Exit code 1 where they differ beyond the tolerances.",
+        "and the values that leave each on the same inputs. Exit code 1 where they differ beyond the tolerances, or B "
+        "lacks a file or an output of A.",
     )
 
     @staticmethod
@@ -54,8 +55,8 @@ class CompareCommand(Command):
         args = self.args
         if (args.other is None) == (not args.pytorch):
             raise ArgumentError("Name a second file to compare with, or give --pytorch.")
-        pairs = _pairs(args.one, args.other)
-        if args.output and len(pairs) > 1:
+        pairs, missing = _pairs(args.one, args.other)
+        if args.output and len(pairs) + len(missing) > 1:
             raise ArgumentError("--output is for one pair of files: name the files in place of the folders.")
         found = []
         for one, other in pairs:
@@ -72,14 +73,18 @@ class CompareCommand(Command):
                         progress=self._progress(progress),
                     )
                 )
+        exceeds = bool(missing) or any(one.exceeds for one in found)
         if args.output:
             write_comparison(found[0], Path(args.output))
         if args.json:
-            show_json({"comparisons": [one.as_dict() for one in found], "exceeds": any(one.exceeds for one in found)})
+            comparisons = [one.as_dict() for one in found]
+            show_json({"comparisons": comparisons, "missing": missing, "exceeds": exceeds})
         else:
             for comparison in found:
                 self._show(comparison)
-        if any(comparison.exceeds for comparison in found):
+            if missing:
+                show(f"{args.other} lacks {', '.join(missing)}")
+        if exceeds:
             sys.exit(1)
 
     def _progress(self, tell: Any) -> Any:
@@ -99,16 +104,16 @@ class CompareCommand(Command):
             show(cut(line))
 
 
-def _pairs(one: str, other: str | None) -> list[tuple[str, str | None]]:
-    """Return the files to compare: of two folders those that have the same name in both."""
+def _pairs(one: str, other: str | None) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Return the files to compare, of two folders those that have the same name in both; and those that B lacks."""
     from optimum_htp.errors import ArgumentError
 
     folder = Path(one)
     if not folder.is_dir():
-        return [(one, other)]
+        return [(one, other)], []
     names = sorted(path.relative_to(folder) for path in folder.rglob("*.onnx"))
-    if other is not None:
-        names = [name for name in names if (Path(other) / name).is_file()]
+    missing = [name.as_posix() for name in names if other is not None and not (Path(other) / name).is_file()]
+    names = [name for name in names if name.as_posix() not in missing]
     if not names:
         raise ArgumentError(f"{one} has no ONNX files{f' that {other} has too' if other is not None else ''}.")
-    return [(str(folder / name), None if other is None else str(Path(other) / name)) for name in names]
+    return [(str(folder / name), None if other is None else str(Path(other) / name)) for name in names], missing

@@ -15,16 +15,16 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.jobs import Job, is_as_asked
 from optimum_htp.delivery.journal import Journal
 from optimum_htp.delivery.outputs import Output
+from optimum_htp.delivery.pushes import Pushes
 from optimum_htp.delivery.work import Outcome, WrittenFile, export_job, fetch_job
-from optimum_htp.errors import ArgumentError, HFHubIntegrationError, JobError, JobLostError
+from optimum_htp.errors import ArgumentError, HFHubIntegrationError, JobError, JobLostError, OutputError
 from optimum_htp.hubs.base import HubAccess
 
 __all__ = ["JOURNAL", "run_batch"]
 
-Push = Callable[[Job, Outcome], Mapping[str, Any]]
 JOURNAL: Final = "batch.jsonl"
 
 
@@ -37,7 +37,8 @@ class _Batch:
     downloads: Executor
     fetch: Callable[[Job, HubAccess, str | None], Outcome]
     retry_failed: bool
-    push: Push | None
+    read_standing: bool
+    pushes: Pushes | None
 
 
 def run_batch(
@@ -51,7 +52,8 @@ def run_batch(
     ahead: int,
     fetch: Callable[[Job, HubAccess, str | None], Outcome] = fetch_job,
     retry_failed: bool = False,
-    push: Push | None = None,
+    read_standing: bool = False,
+    pushes: Pushes | None = None,
     told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
     """Export models, and keep a journal of it.
@@ -66,8 +68,9 @@ def run_batch(
         ahead: How many models may be downloaded and not exported yet.
         fetch: Brings what a model needs to where it is exported.
         retry_failed: Whether to export again what failed in an earlier run.
-        push: Pushes an export that stands, and returns what the journal says of it: `repo`, `commit`, `url`. One that
-            the journal says is there is not pushed again.
+        read_standing: Whether to read the files of what stands, and to export again what has other digests than the
+            journal says; without it, names, sizes and commits count.
+        pushes: Pushes what is exported. What the journal says was pushed as it is asked now is not pushed again.
         told: Called with each job and what came of it, from any thread.
 
     Returns:
@@ -86,7 +89,7 @@ def run_batch(
         ) from None
     outcomes: dict[str, Outcome] = {}
     with lock, Journal(journal) as kept:
-        batch = _Batch(output, access, kept, exports, downloads, fetch, retry_failed, push)
+        batch = _Batch(output, access, kept, exports, downloads, fetch, retry_failed, read_standing, pushes)
         room = threading.Semaphore(ahead)
 
         def work(job: Job) -> None:
@@ -123,36 +126,77 @@ def _done(job: Job, batch: _Batch) -> Outcome:
             message=f"{before.get('message')} (in an earlier run; --retry-failed tries again)",
         )
     standing = batch.output.standing(job, before)
-    exported = standing["commit"] if standing is not None else None
+    good = standing if standing is not None and _is_good(job, standing, batch) else None
+    exported = good["commit"] if good is not None else None
     outcome = _result(batch.downloads.submit(batch.fetch, job, batch.access, exported))
     if job.commit is not None and outcome.commit != job.commit:  # the revision has moved, or is gone
         job = replace(job, revision=job.commit)
         outcome = _result(batch.downloads.submit(batch.fetch, job, batch.access, exported))
-    if outcome.state == "whole" and standing is not None:
-        files = tuple(WrittenFile(file["name"], file["size"], file["sha256"]) for file in standing["files"])
-        return replace(outcome, task=standing.get("task"), files=files)
+    if outcome.state == "whole" and good is not None:
+        return _as_it_stands(outcome, good)
+    if standing is not None and outcome.state in ("failed", "lost"):
+        # A Hub that is away, or a token that has expired, is no news of the model: what stands is to be known as such.
+        return replace(outcome, message=f"{outcome.message} What an earlier run exported stands as it was.")
     batch.journal.start(job)
     if outcome.state == "done":
-        cached = replace(batch.access, force_download=False)  # it has just been downloaded
-        outcome = _result(batch.exports.submit(export_job, job, batch.output, cached))
+        outcome = _exported(job, batch)
     batch.journal.end(job, outcome.to_entry())
+    return outcome
+
+
+def _is_good(job: Job, standing: Mapping[str, Any], batch: _Batch) -> bool:
+    """Tell whether what stands may count as what is asked for, at its commit."""
+    return is_as_asked(job, standing) and (not batch.read_standing or batch.output.is_unchanged(job, standing))
+
+
+def _as_it_stands(outcome: Outcome, standing: Mapping[str, Any]) -> Outcome:
+    """Return an outcome with all that is known of an export that stands; nothing of this machine is."""
+    return replace(
+        outcome,
+        task=standing.get("task"),
+        asked=standing.get("asked"),
+        options=standing.get("options"),
+        versions=standing.get("versions"),
+        files=tuple(WrittenFile(file["name"], file["size"], file["sha256"]) for file in standing["files"]),
+    )
+
+
+def _exported(job: Job, batch: _Batch) -> Outcome:
+    """Export a model, and see that it is where it was to be."""
+    cached = replace(batch.access, force_download=False)  # it has just been downloaded
+    outcome = _result(batch.exports.submit(export_job, job, batch.output, cached))
+    if outcome.state != "done":
+        return outcome
+    try:
+        batch.output.confirm(job, outcome.to_entry())
+    except OutputError as error:
+        return Outcome(state="failed", error=type(error).__name__, message=str(error))
     return outcome
 
 
 def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
     """Push what a job has exported, unless that is done."""
-    if batch.push is None or outcome.state not in ("done", "whole"):
+    if batch.pushes is None or outcome.state not in ("done", "whole"):
         return outcome
-    before = batch.journal.pushes.get(job.output)
-    if outcome.state == "whole" and before is not None and before.get("exported") == outcome.commit:
+    files = {file.name: file.sha256 for file in outcome.files}
+    this = {"exported": outcome.commit, "files": files, "asked": batch.pushes.asked(job)}
+    if outcome.state == "whole" and _is_same_push(batch.journal.pushes.get(job.output), this):
         return outcome
     try:
-        done = batch.push(job, outcome)
+        done = batch.pushes.push(job)
     except (HFHubIntegrationError, OSError) as error:
         message = f"It was exported, and not pushed: {error}"
         return replace(outcome, state="failed", error=type(error).__name__, message=message)
-    batch.journal.push(job, {"exported": outcome.commit, **done})
+    batch.journal.push(job, {**this, **done})
     return outcome
+
+
+def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> bool:
+    """Tell whether an earlier push was of the same files, and as is asked now.
+
+    An old journal does not say that: then it is pushed again, and the Hub makes no commit of what it has.
+    """
+    return before is not None and all(before.get(name) == value for name, value in this.items())
 
 
 def _result(future: Future[Outcome]) -> Outcome:

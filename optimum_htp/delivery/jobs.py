@@ -17,12 +17,23 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.errors import BatchListError
+from optimum_htp.errors import ArgumentError, BatchListError
 
-__all__ = ["Job", "is_inside", "jobs_from_lines", "read_jobs", "refused_options"]
+__all__ = [
+    "Job",
+    "is_as_asked",
+    "is_inside",
+    "jobs_from_lines",
+    "lasting_options",
+    "normal_output",
+    "read_jobs",
+    "refuse_ambiguous",
+    "refused_options",
+]
 
 # What is said of the batch as a whole; a list may come from somebody else, and says nothing of this machine.
 _NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"}
+_ONNX: Final = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -83,15 +94,16 @@ def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any] 
             job = _job(_content(stripped), options or {})
         except ValueError as error:
             raise BatchListError(f"{name}, line {number}: {error}. Mend the line, or begin it with #.") from error
-        if job.output in jobs:
-            first, other = jobs[job.output]
+        place = job.output.casefold()  # macOS and Windows take `X` and `x` for one folder
+        if place in jobs:
+            first, other = jobs[place]
             if job == other:
                 continue
             raise BatchListError(
                 f"{name}: lines {first} and {number} would both be exported into {job.output!r}. Give one of them "
                 'another folder: {"model": …, "output": …}.'
             )
-        jobs[job.output] = number, job
+        jobs[place] = number, job
     return [job for _, job in jobs.values()]
 
 
@@ -119,26 +131,92 @@ def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
     common_task = common.pop("task", "auto")
     if output is None:
         output = _folder_for(model, revision)
-    elif not is_inside(output):
-        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
-    return Job(model, output, revision, task or common_task, {**common, **rest})
+    return Job(model, normal_output(output), revision, task or common_task, {**common, **rest})
 
 
 def _folder_for(model: str, revision: str | None) -> str:
-    """Return `org/name`, or `org/name@revision`, or the last part of a folder's name."""
+    """Return `org/name`, or `org/name@revision`, or the last part of a folder's name; never one of a file's."""
     if Path(model).exists():
-        return Path(model).resolve().name
+        return _no_file(Path(model).resolve().name)
     name, _, named = model.partition("@")
     revision = revision or named
     folder = f"{name}@{revision.replace('/', '-')}" if revision else name
     if not is_inside(folder):
         raise ValueError(f"{model!r} is neither a folder here nor a model of a Hub")
-    return folder
+    return _no_file(folder)
+
+
+def _no_file(folder: str) -> str:
+    """Return another name for a folder whose own the exporter would take for a file's."""
+    return f"{folder}-model" if folder.endswith(_ONNX) else folder
+
+
+def normal_output(output: str) -> str:
+    """Return a folder of a batch as it is always spelled: `x` for `./x`, `x/` and `x//.`.
+
+    Raises:
+        ValueError: It leads out of the batch's folder, or is called as an ONNX file is.
+    """
+    if not is_inside(output):
+        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
+    normal = PurePosixPath(output).as_posix()
+    if normal.endswith(_ONNX):
+        raise ValueError(f'"output" is a folder, and {output!r} is called as a file is: leave out {_ONNX}')
+    return normal
+
+
+def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
+    """Refuse a folder for a batch where a model's name would be that of a folder here once something is exported.
+
+    Args:
+        jobs: What is to be exported.
+        root: The batch's folder.
+
+    Raises:
+        ArgumentError: A second run would take a model of a Hub for the folder that the first one wrote.
+    """
+    jobs = list(jobs)
+    places = [root.resolve() / job.output for job in jobs]
+    made = {path for place in places for path in (place, *place.parents)}
+    for job in jobs:
+        path = Path(job.model).resolve()
+        if path in made and not path.exists():
+            raise ArgumentError(
+                f"A batch into {root} would make a folder {job.model} here, and the next run would take that for the "
+                f"model {job.model!r}. Name a folder with a name of its own, such as exports/."
+            )
 
 
 def refused_options(options: Mapping[str, Any]) -> list[str]:
     """Return the names of those options that a list or a manifest may not bring along."""
     return sorted(_NOT_OF_A_LINE & options.keys())
+
+
+def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options that decide on an export's files, as JSON has them: journals and manifests keep these.
+
+    A False or a 0 says something (`hierarchy`, `pad_token_id`), so only what was not given at all is left out.
+    """
+    kept = {
+        name: value
+        for name, value in options.items()
+        if value is not None and name not in _NOT_OF_A_LINE and name != "verify_hub"  # checks, and changes no byte
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def is_as_asked(job: Job, entry: Mapping[str, Any]) -> bool:
+    """Tell whether an export was made as a job asks for it.
+
+    Args:
+        job: What is asked for.
+        entry: What a journal says of the export. One that does not say how it was made is believed.
+    """
+    options = entry.get("options")
+    if not isinstance(options, Mapping):
+        return True
+    return options == lasting_options(job.options) and job.task in (entry.get("asked"), entry.get("task"))
 
 
 def is_inside(folder: str) -> bool:

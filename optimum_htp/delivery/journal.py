@@ -2,9 +2,11 @@
 
     {"event": "start", "output": "org/name", "model": "org/name", "time": "2026-01-01T00:00:00Z"}
     {"event": "end", "output": "org/name", "model": "org/name", "time": …, "state": "done", "commit": "…",
-     "task": "…", "files": [{"name": "model.onnx", "size": 1, "sha256": "…"}], "seconds": 3.1, "peak_memory": 1}
+     "task": "…", "asked": "auto", "options": {"opset": 17, …}, "versions": {"torch": "2.13.0", …},
+     "files": [{"name": "model.onnx", "size": 1, "sha256": "…"}], "seconds": 3.1, "peak_memory": 1}
     {"event": "end", …, "state": "failed", "error": "ModelNotFoundError", "message": "…"}
-    {"event": "push", …, "repo": "me/name-onnx", "exported": "…", "commit": "…", "url": "…"}
+    {"event": "push", …, "repo": "me/name-onnx", "exported": "…", "commit": "…", "url": "…",
+     "files": {"model.onnx": "…"}, "asked": {"repo": "me/name-onnx", "layout": "optimum", "create_pr": false}}
 
 Lines are only ever added, each by one write that is on the disk before the batch goes on. A line that a kill or a
 full disk cut short is no line: the next one begins on its own.

@@ -6,27 +6,28 @@
      "models": [{"model": "org/name", "revision": null, "commit": "…", "output": "org/name", "task": "…",
                  "options": {"opset": 17}, "files": [{"name": "model.onnx", "size": 1, "sha256": "…"}]}]}
 
-`folder` is the batch's, relative to the manifest's own; a model's `output` is in there, and its files in that. Read
-from somebody else it is untrusted: names that lead out are refused, and so is whatever is said of a machine.
+`folder` is the batch's, relative to the manifest's own; a model's `output` is in there, and its files in that. A model
+that was exported with other versions has `versions` of its own. Where an earlier run exported it and did not note how,
+its `options` are null and its `versions` empty: nothing is said that nobody knows.
+
+Read from somebody else it is untrusted: names that lead out are refused, and so is whatever is said of a machine.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.delivery.jobs import Job, is_inside, refused_options
+from optimum_htp.delivery.digests import sha256_of_file
+from optimum_htp.delivery.jobs import Job, is_inside, normal_output, refused_options
 from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
 from optimum_htp.onnxfile.replace import replaced_atomically
-from optimum_htp.version import __version__
 
 __all__ = [
     "Manifest",
@@ -35,7 +36,6 @@ __all__ = [
     "fault",
     "manifest_of",
     "read_manifest",
-    "versions_here",
 ]
 
 _KEY: Final = "optimum_htp_manifest"
@@ -43,9 +43,6 @@ _VERSION: Final = 1
 _LARGEST: Final = 1 << 26  # bytes: some 200,000 files
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_CHUNK: Final = 1 << 20
-_STACK: Final = ("optimum", "optimum-onnx", "transformers", "diffusers", "huggingface_hub", "torch", "onnx")
-"""What an export's bytes depend on."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,8 @@ class ManifestModel:
         commit: What was exported; None for a folder.
         output: Folder of the export, in the batch's.
         task: Optimum task that was exported.
-        options: Further arguments of the export.
+        options: Further arguments of the export; None where nobody noted them.
+        versions: Versions of what exported it, where they are not the manifest's; empty where nobody noted them.
         files: What was written.
     """
 
@@ -67,12 +65,13 @@ class ManifestModel:
     task: str
     revision: str | None = None
     commit: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = field(default_factory=dict)
+    versions: Mapping[str, str] | None = None
     files: tuple[WrittenFile, ...] = ()
 
     def job(self) -> Job:
         """Return what exports it again, at its commit."""
-        return Job(self.model, self.output, self.revision, self.task, dict(self.options), commit=self.commit)
+        return Job(self.model, self.output, self.revision, self.task, dict(self.options or {}), commit=self.commit)
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,16 @@ class Manifest:
     Attributes:
         folder: The batch's folder.
         models: What is in there.
-        versions: Versions of what exported them, by distribution.
+        versions: Versions of what exported them, by distribution; of those models that have none of their own.
     """
 
     folder: Path
     models: tuple[ManifestModel, ...]
     versions: Mapping[str, str]
+
+    def versions_of(self, model: ManifestModel) -> Mapping[str, str]:
+        """Return the versions of what exported a model; empty where nobody noted them."""
+        return self.versions if model.versions is None else model.versions
 
     def files(self) -> dict[Path, tuple[ManifestModel, WrittenFile]]:
         """Return all files by their paths."""
@@ -103,7 +106,7 @@ class Manifest:
             _KEY: _VERSION,
             "folder": Path(os.path.relpath(self.folder, path.parent)).as_posix(),
             "versions": dict(self.versions),
-            "models": [asdict(model) for model in self.models],
+            "models": [_plain(model) for model in self.models],
         }
         try:
             with replaced_atomically(path) as stream:
@@ -112,34 +115,41 @@ class Manifest:
             raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error
 
 
+def _plain(model: ManifestModel) -> dict[str, Any]:
+    plain = asdict(model)
+    if model.versions is None:
+        del plain["versions"]
+    return plain
+
+
 def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, Outcome], folder: Path) -> Manifest:
     """Return the manifest of those jobs that are done, by their folders."""
     models = []
     for job in sorted(jobs, key=lambda job: job.output):
         outcome = outcomes[job.output]
         if outcome.state in ("done", "whole"):
-            refused = refused_options(job.options)
-            options = {
-                name: value
-                for name, value in job.options.items()
-                if value not in (None, False) and name not in refused
-            }
             task = outcome.task or job.task
             models.append(
-                ManifestModel(job.model, job.output, task, job.revision, outcome.commit, options, outcome.files)
+                ManifestModel(
+                    model=job.model,
+                    output=job.output,
+                    task=task,
+                    revision=job.revision,
+                    commit=outcome.commit,
+                    options=outcome.options,
+                    versions=outcome.versions or {},
+                    files=outcome.files,
+                )
             )
-    return Manifest(folder, tuple(models), versions_here())
+    return _with_common_versions(folder, models)
 
 
-def versions_here() -> dict[str, str]:
-    """Return the versions of what an export's bytes depend on, by distribution."""
-    found = {"optimum-htp": __version__}
-    for name in _STACK:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _with_common_versions(folder: Path, models: Sequence[ManifestModel]) -> Manifest:
+    """Return a manifest that says once what most of its models were exported with."""
+    known = [model.versions for model in models if model.versions]
+    common = max(known, key=known.count, default={})
+    kept = (replace(model, versions=None) if model.versions == common else model for model in models)
+    return Manifest(folder, tuple(kept), common)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -160,35 +170,48 @@ def read_manifest(path: Path) -> Manifest:
         if Path(folder).is_absolute():
             raise ValueError("its folder is not relative to it")
         models = tuple(_model(model) for model in _list(content, "models"))
-        versions = content.get("versions", {})
+        versions = _versions(content.get("versions"))
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(
             f"{path} cannot be read as a manifest: {error}. `optimum-cli htp batch … --manifest FILE` writes one."
         ) from error
-    outputs = [model.output for model in models]
+    outputs = [model.output.casefold() for model in models]
     if len(set(outputs)) != len(outputs):
         raise ManifestError(f"{path} has two models in one folder. Write it anew.")
-    return Manifest(path.parent / folder, models, versions if isinstance(versions, dict) else {})
+    return Manifest(path.parent / folder, models, versions)
 
 
 def _model(content: Any) -> ManifestModel:
     if not isinstance(content, dict):
         raise ValueError("one of its models is no JSON object")
-    name, output = _text(content, "model"), _text(content, "output")
-    if not is_inside(output):
-        raise ValueError(f"{output!r} leads out of its folder")
+    name, output = _text(content, "model"), normal_output(_text(content, "output"))
     options = content.get("options", {})
-    if not isinstance(options, dict):
+    if options is not None and not isinstance(options, dict):
         raise ValueError(f"the options of {name!r} are no JSON object")
-    if refused := refused_options(options):
+    if refused := refused_options(options or {}):
         raise ValueError(f"the options of {name!r} have {refused[0]!r}, which is for whoever runs a batch to say")
     commit, revision = content.get("commit"), content.get("revision")
     if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
         raise ValueError(f"the commit of {name!r} is none")
     if revision is not None and not isinstance(revision, str):
         raise ValueError(f"the revision of {name!r} is no text")
-    files = tuple(_file(file) for file in _list(content, "files"))
-    return ManifestModel(name, output, _text(content, "task"), revision, commit, options, files)
+    return ManifestModel(
+        model=name,
+        output=output,
+        task=_text(content, "task"),
+        revision=revision,
+        commit=commit,
+        options=options,
+        versions=_versions(content["versions"]) if "versions" in content else None,
+        files=tuple(_file(file) for file in _list(content, "files")),
+    )
+
+
+def _versions(content: Any) -> dict[str, str]:
+    """Return versions by distribution; they are told to people, and nothing else goes by them."""
+    if not isinstance(content, dict):
+        return {}
+    return {name: version for name, version in content.items() if isinstance(version, str)}
 
 
 def _file(content: Any) -> WrittenFile:
@@ -222,13 +245,9 @@ def fault(path: Path, expected: WrittenFile) -> str | None:
         size = path.stat().st_size
         if size != expected.size:
             return f"It has {size} bytes, and the manifest says {expected.size}."
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        found = sha256_of_file(path)
     except OSError as error:
         return f"The manifest names it, and it cannot be read: {error.strerror or error}."
-    found = digest.hexdigest()
     return None if found == expected.sha256 else f"Its sha256 is {found}, and the manifest says {expected.sha256}."
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from optimum_htp.delivery.digests import sha256_of, sha256_of_file
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
 from optimum_htp.metadata import record_if_any
 
@@ -44,10 +45,22 @@ class Output(Protocol):
         """Return what tells of a job's export that stands and is whole, or None; `entry` is what the journal has."""
         ...
 
+    def is_unchanged(self, job: Job, entry: Mapping[str, Any]) -> bool:
+        """Tell whether the files have the digests that `standing` told of. Reads all of them."""
+        ...
+
+    def confirm(self, job: Job, entry: Mapping[str, Any]) -> None:
+        """See that this machine has an export, which another may have made; `entry` tells of it."""
+        ...
+
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that all who export can write to."""
+    """A folder that all who export can write to.
+
+    Attributes:
+        root: Its path, absolute: what another process calls its own folder is no matter.
+    """
 
     root: Path
 
@@ -75,6 +88,28 @@ class Folder:
         except (OSError, KeyError, TypeError):
             return None
         return entry if whole else None
+
+    def is_unchanged(self, job: Job, entry: Mapping[str, Any]) -> bool:
+        """See `Output.is_unchanged`."""
+        folder = self.root / job.output
+        try:
+            return all(sha256_of_file(folder / file["name"]) == file["sha256"] for file in entry["files"])
+        except OSError:
+            return False
+
+    def confirm(self, job: Job, entry: Mapping[str, Any]) -> None:
+        """See `Output.confirm`.
+
+        Raises:
+            OutputError: It is not there, because a worker has another disk by that name.
+        """
+        folder = self.root / job.output
+        for file in entry["files"]:
+            if not (folder / file["name"]).is_file():
+                raise OutputError(
+                    f"It was exported, and this machine has no {folder / file['name']}: what its worker calls so is "
+                    "another disk. Name a folder that all machines share, or a location such as s3://."
+                )
 
 
 def _commit_of(path: Path) -> str | None:
@@ -131,6 +166,23 @@ class Location:
                 return None
         return known if whole and sizes and isinstance(known.get("commit"), str) else None
 
+    def is_unchanged(self, job: Job, entry: Mapping[str, Any]) -> bool:
+        """See `Output.is_unchanged`.
+
+        Raises:
+            OutputError: The location cannot be read.
+        """
+        with _faults_of(self.url):
+            files, root = _opened(self.url)
+            for file in entry["files"]:
+                with files.open(f"{root}/{job.output}/{file['name']}", "rb") as stream:
+                    if sha256_of(stream) != file["sha256"]:
+                        return False
+        return True
+
+    def confirm(self, job: Job, entry: Mapping[str, Any]) -> None:
+        """See `Output.confirm`: a location is the same for everybody."""
+
 
 def output_at(text: str) -> Output:
     """Return where a path or an address points.
@@ -139,10 +191,10 @@ def output_at(text: str) -> Output:
         ArgumentError: It is no place that outlasts the process, or nothing that fsspec knows.
     """
     if "://" not in text:
-        return Folder(Path(text))
+        return Folder(Path(text).absolute())
     protocol, _, rest = text.partition("://")
     if protocol in ("file", "local"):
-        return Folder(Path(rest))
+        return Folder(Path(rest).absolute())
     if protocol == "memory":
         raise ArgumentError(
             f"What is written to {text} ends with the process. Name a folder, or a location such as s3://."

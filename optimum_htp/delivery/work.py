@@ -5,17 +5,18 @@ What fails for a reason that says something of the model is told in the record, 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.digests import sha256_of_file
+from optimum_htp.delivery.jobs import Job, lasting_options
 from optimum_htp.delivery.processes import peak_memory
+from optimum_htp.delivery.versions import versions_here
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
 
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
     from optimum_htp.delivery.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
 
-__all__ = ["Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job"]
+__all__ = ["Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job", "written_names"]
 
 logger = logging.getLogger(__name__)
-
-_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,9 @@ class Outcome:
         state: `done`, `whole` (it had been done before), `failed`, or `lost` (its process or worker is gone).
         commit: Commit that was exported, None for a local model.
         task: Optimum task that was exported.
+        asked: Task that was asked for, such as `auto`.
+        options: How it was exported: what of the job's options decides on the files. None where nobody noted it.
+        versions: Versions of what exported it, by distribution. None where nobody noted them.
         files: What was written.
         seconds: Wall time.
         peak_memory: Most memory that its process had resident, in bytes.
@@ -64,6 +66,9 @@ class Outcome:
     state: str
     commit: str | None = None
     task: str | None = None
+    asked: str | None = None
+    options: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] | None = None
     files: tuple[WrittenFile, ...] = ()
     seconds: float = 0.0
     peak_memory: int = 0
@@ -127,7 +132,6 @@ def export_job(job: Job, output: Output, access: HubAccess) -> Outcome:
 
     def export() -> Outcome:
         from optimum_htp.export.exporter import HTPExporter
-        from optimum_htp.onnxfile import contained_files
 
         with output.being_filled(job) as folder:
             result = HTPExporter().export(
@@ -141,12 +145,14 @@ def export_job(job: Job, output: Output, access: HubAccess) -> Outcome:
                 force_download=access.force_download,
                 **job.options,
             )
-            names = {name for path in result.files for name in (path.name, *contained_files(path))}
             outcome = Outcome(
                 state="done",
                 commit=result.metadata.hub_sha,
                 task=result.task,
-                files=tuple(_written(folder, name) for name in sorted(names)),
+                asked=job.task,
+                options=lasting_options(job.options),
+                versions=versions_here(),
+                files=tuple(_written(folder, name) for name in sorted(set(written_names(folder, result.files)))),
             )
             output.publish(job, folder, outcome.to_entry())
         return outcome
@@ -168,9 +174,22 @@ def _told(work: Callable[[], Outcome]) -> Outcome:
     return replace(outcome, seconds=round(time.monotonic() - started, 3), peak_memory=peak_memory())
 
 
+def written_names(folder: Path, files: Sequence[Path]) -> Iterator[str]:
+    """Yield the names of ONNX files and of their external data, relative to the export's folder.
+
+    The parts of a pipeline lie in folders of their own, and data is named relative to the file that has it.
+
+    Raises:
+        InvalidOnnxFileError: A file keeps data outside its folder.
+    """
+    from optimum_htp.onnxfile import contained_files
+
+    for path in files:
+        name = path.relative_to(folder)
+        yield name.as_posix()
+        yield from ((name.parent / location).as_posix() for location in contained_files(path))
+
+
 def _written(folder: Path, name: str) -> WrittenFile:
-    digest, path = hashlib.sha256(), folder / name
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return WrittenFile(name, path.stat().st_size, digest.hexdigest())
+    path = folder / name
+    return WrittenFile(name, path.stat().st_size, sha256_of_file(path))

@@ -18,8 +18,8 @@ from optimum_htp.errors import ArgumentError, MetadataError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.tags import read_modules, tagged_assignment
 from optimum_htp.modules.patterns import as_patterns, find_modules, matching, module_classes
-from optimum_htp.modules.select import nodes_inside
-from optimum_htp.onnxfile import Graph, OpenModel
+from optimum_htp.modules.select import SelectedNode, nodes_inside
+from optimum_htp.onnxfile import Graph, Node, OpenModel
 
 __all__ = ["ModuleChoice", "choosing", "with_nodes_of_modules"]
 
@@ -122,7 +122,7 @@ def _named(
     others: Collection[Path],
 ) -> list[str]:
     """Return entries with the nodes of modules in place of those that are no node's name."""
-    names = {node.name for node in graph.nodes}
+    names = _node_names(graph)
     patterns = [entry for entry in entries if entry not in names]
     if not patterns:
         return list(entries)
@@ -130,13 +130,23 @@ def _named(
     unknown = [pattern for pattern in patterns if not matching(pattern, classes)]
     if unknown:
         for graph_of_other, modules in filter(None, map(_read, others)):
-            elsewhere = {node.name for node in graph_of_other.nodes}
+            elsewhere = _node_names(graph_of_other)
             known = module_classes(modules)
             unknown = [one for one in unknown if one not in elsewhere and not matching(one, known)]
         find_modules(unknown, classes, path)  # raises where there is one
     return [
         name for entry in entries for name in ([entry] if entry in names else _nodes([entry], path, graph, assignment))
     ]
+
+
+def _node_names(graph: Graph) -> set[str]:
+    """Return the names that mean a node: those of the file, and those that ONNX Runtime gives the halves of a Gemm."""
+    return {node.name for node in graph.nodes} | set(_split_names(graph.nodes))
+
+
+def _split_names(nodes: Iterable[Node | SelectedNode]) -> list[str]:
+    """Return what ONNX Runtime looks for: it first splits a Gemm in two."""
+    return [f"{node.name}{suffix}" for node in nodes if node.op_type == "Gemm" and node.name for suffix in _GEMM_SPLIT]
 
 
 def _nodes(patterns: Iterable[str], path: str | os.PathLike[str], graph: Graph, assignment: Assignment) -> list[str]:
@@ -150,6 +160,4 @@ def _nodes(patterns: Iterable[str], path: str | os.PathLike[str], graph: Graph, 
             f"{path}: a {nameless.op_type} of {nameless.module or 'the model itself'} has no name, and quantizers "
             "choose nodes by their names. Export the model again, or name its nodes."
         )
-    # ONNX Runtime first splits a Gemm in two, and looks for these names.
-    split = [f"{node.name}{suffix}" for node in nodes if node.op_type == "Gemm" for suffix in _GEMM_SPLIT]
-    return [*(node.name for node in nodes), *split]
+    return [*(node.name for node in nodes), *_split_names(nodes)]

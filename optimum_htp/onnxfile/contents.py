@@ -1,5 +1,8 @@
 """The tensors that a model brings along, with their content: initializers, and the values of `Constant` nodes.
 
+ONNX has several ways to write one: a `TensorProto`, a sparse one, and the attributes of a `Constant` that are numbers.
+A weight may stand in each, so all are read.
+
 Content that lies in one piece, in the file or in its external data, is mapped into memory and read when it is used:
 what a tensor takes goes with what is looked at.
 """
@@ -9,13 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile.external import contained_files
-from optimum_htp.onnxfile.graph import MAX_DEPTH
+from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
 from optimum_htp.onnxfile.tensors import bits_of, dtype_name, integer
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
@@ -25,6 +29,24 @@ __all__ = ["StoredTensor", "stored_tensors"]
 _STRING: Final = 8
 # Types that numpy has no name for are read as unsigned integers of their size; smaller ones as packed bytes.
 _AS_BITS: Final = {16: "<u2", 8: "u1"}
+# The attributes of a Constant that are numbers, with their field of AttributeProto, their type, and whether
+# they are a list.
+_NUMBERS: Final = {
+    "value_float": (2, "float32", False),
+    "value_int": (3, "int64", False),
+    "value_floats": (7, "float32", True),
+    "value_ints": (8, "int64", True),
+}
+_SPARSE_VALUE: Final = 22  # in AttributeProto
+_LARGEST_SPARSE: Final = 1 << 31  # bytes that a sparse tensor may take when it is written out
+
+
+class _Form(Enum):
+    """As which message a tensor stands in the file."""
+
+    TENSOR = "TensorProto"
+    SPARSE = "SparseTensorProto"
+    NUMBERS = "AttributeProto"
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,7 @@ class StoredTensor:
         path: The file that its content is in; the model's, where it is decoded from there.
         start, end: Where in that, in bytes; of the whole TensorProto where its content is not in one piece.
         raw: Whether its content is in one piece.
+        form: The message that it is decoded from where it is not.
     """
 
     name: str
@@ -49,6 +72,7 @@ class StoredTensor:
     start: int
     end: int
     raw: bool
+    form: _Form = _Form.TENSOR
 
     @property
     def size(self) -> int:
@@ -61,7 +85,7 @@ class StoredTensor:
         bfloat16 and types of 8 bits that numpy does not have are unsigned integers; smaller ones are packed bytes.
 
         Raises:
-            InvalidOnnxFileError: The content is not of the tensor's size.
+            InvalidOnnxFileError: The content is not of the tensor's size, or a sparse one cannot be written out.
         """
         import numpy as np
 
@@ -87,9 +111,44 @@ class StoredTensor:
             stream.seek(self.start)
             message = stream.read(self.end - self.start)
         try:
+            if self.form is _Form.SPARSE:
+                return _written_out(message, self.shape)
+            if self.form is _Form.NUMBERS:
+                return _numbers(message, self.dtype).reshape(self.shape)
             return onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message))
-        except (ValueError, TypeError, DecodeError) as error:
+        except (ValueError, TypeError, IndexError, DecodeError) as error:
             raise InvalidOnnxFileError(f"{self.path}: the tensor {self.name!r} cannot be read: {error}") from error
+
+
+def _written_out(message: bytes, shape: tuple[int, ...]) -> Any:
+    """Return a SparseTensorProto with its zeros.
+
+    Raises:
+        ValueError: It keeps its data elsewhere, is too large, or its indices are not those of its elements.
+    """
+    import numpy as np
+    import onnx
+
+    sparse = onnx.SparseTensorProto.FromString(message)
+    if onnx.TensorProto.EXTERNAL in (sparse.values.data_location, sparse.indices.data_location):
+        raise ValueError("it is sparse, and in another file")
+    values = onnx.numpy_helper.to_array(sparse.values).reshape(-1)
+    if prod(shape) * values.itemsize > _LARGEST_SPARSE:
+        raise ValueError(f"it is sparse, and of more than {_LARGEST_SPARSE >> 30} GiB when its zeros are written out")
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+    array = np.zeros(prod(shape), values.dtype)
+    array[places] = values
+    return array.reshape(shape)
+
+
+def _numbers(message: bytes, dtype: str) -> Any:
+    """Return the numbers of a Constant's attribute."""
+    import numpy as np
+    import onnx
+
+    attribute = onnx.AttributeProto.FromString(message)
+    return np.array(onnx.helper.get_attribute_value(attribute), dtype)
 
 
 def _numpy_type(dtype: str, bits: int) -> Any:
@@ -104,7 +163,7 @@ def _numpy_type(dtype: str, bits: int) -> Any:
 def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
     """Return the tensors of a file, those of subgraphs too, in the order of the file. Reads no content.
 
-    Tensors of strings, and sparse ones, are left out.
+    Those of the model's own functions are among them; tensors of strings are left out.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path, or its external
@@ -115,8 +174,8 @@ def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
         return [
             tensor
             for part in walk(window, 0, window.size)
-            if part.number == GRAPH and part.wire_type == LENGTH_DELIMITED
-            for tensor in _of_graph(window, part, files, 0)
+            if part.number in (GRAPH, FUNCTION) and part.wire_type == LENGTH_DELIMITED
+            for tensor in _of_graph(window, part, files, 0, function=part.number == FUNCTION)
         ]
 
 
@@ -153,22 +212,25 @@ class _DataFiles:
         return file, start, end
 
 
-def _of_graph(window: ByteWindow, graph: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
+def _of_graph(
+    window: ByteWindow, graph: Field, files: _DataFiles, depth: int, *, function: bool = False
+) -> Iterator[StoredTensor]:
+    """Yield what a graph holds: that has node = 1, initializer = 5, sparse_initializer = 15; a function node = 7."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     for part in walk(window, graph.payload, graph.end):
         if part.wire_type != LENGTH_DELIMITED:
             continue
-        if part.number == 5:
-            tensor = _tensor(window, part, files)
-            if tensor is not None:
-                yield tensor
-        elif part.number == 1:
+        if part.number == (7 if function else 1):
             yield from _of_node(window, part, files, depth)
+        elif part.number == 5 and not function:
+            yield from _tensor(window, part, files)
+        elif part.number == 15 and not function:
+            yield from _sparse(window, part, files)
 
 
 def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
-    """Yield what a node holds: NodeProto has output = 2, op_type = 4, attribute = 5; AttributeProto t = 5, g = 6."""
+    """Yield what a node holds: it has output = 2, op_type = 4, attribute = 5; these g = 6, graphs = 11."""
     outputs: list[str] = []
     operator = ""
     attributes: list[Field] = []
@@ -182,32 +244,88 @@ def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> 
         elif part.number == 5:
             attributes.append(part)
     for attribute in attributes:
+        if operator == "Constant" and outputs:
+            yield from _of_constant(window, attribute, files, outputs[0])
         for part in walk(window, attribute.payload, attribute.end):
-            if part.wire_type != LENGTH_DELIMITED:
-                continue
-            if part.number == 5 and operator == "Constant" and outputs:
-                tensor = _tensor(window, part, files, outputs[0])
-                if tensor is not None:
-                    yield tensor
-            elif part.number in (6, 11):
+            if part.wire_type == LENGTH_DELIMITED and part.number in (6, 11):
                 yield from _of_graph(window, part, files, depth + 1)
 
 
-def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> StoredTensor | None:
-    """Decode a TensorProto without its content: dims 1, data_type 2, name 8, raw_data 9, external_data 13, 14."""
+def _of_constant(window: ByteWindow, attribute: Field, files: _DataFiles, value: str) -> Iterator[StoredTensor]:
+    """Yield the tensor that an attribute of a `Constant` is: AttributeProto has name = 1, t = 5."""
+    name = ""
+    fields = list(walk(window, attribute.payload, attribute.end))
+    for part in fields:
+        if part.number == 1 and part.wire_type == LENGTH_DELIMITED:
+            name = window.text(part)
+        elif part.number == 5 and part.wire_type == LENGTH_DELIMITED:
+            yield from _tensor(window, part, files, value)
+        elif part.number == _SPARSE_VALUE and part.wire_type == LENGTH_DELIMITED:
+            yield from _sparse(window, part, files, value)
+    if name in _NUMBERS:
+        number, dtype, listed = _NUMBERS[name]
+        count = sum(_count(window, part) for part in fields if part.number == number)
+        shape = (count,) if listed else ()
+        start, end = attribute.payload, attribute.end
+        yield StoredTensor(value, shape, dtype, True, files.path, start, end, False, _Form.NUMBERS)
+
+
+def _count(window: ByteWindow, part: Field) -> int:
+    """Return how many numbers a field is: one, or those packed into it."""
+    if part.wire_type != LENGTH_DELIMITED:
+        return 1
+    if part.number == 7:
+        return (part.end - part.payload) // 4
+    count, position = 0, part.payload
+    while position < part.end:
+        _, position = window.varint(position, part.end)
+        count += 1
+    return count
+
+
+def _sparse(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
+    """Yield a SparseTensorProto without its content: values = 1, which has the name, and dims = 3."""
+    shape: list[int] = []
+    for part in walk(window, message.payload, message.end):
+        if part.number == 3:
+            shape += _dims(window, part)
+    for part in walk(window, message.payload, message.end):
+        if part.number == 1 and part.wire_type == LENGTH_DELIMITED and all(size >= 0 for size in shape):
+            for tensor in _tensor(window, part, files, value):
+                yield StoredTensor(
+                    tensor.name,
+                    tuple(shape),
+                    tensor.dtype,
+                    tensor.constant,
+                    files.path,
+                    message.payload,
+                    message.end,
+                    False,
+                    _Form.SPARSE,
+                )
+
+
+def _dims(window: ByteWindow, part: Field) -> Iterator[int]:
+    """Yield the sizes in a field `dims`, packed or not."""
+    if part.wire_type == VARINT:
+        yield integer(window, part)
+    elif part.wire_type == LENGTH_DELIMITED:
+        position = part.payload
+        while position < part.end:
+            size, position = window.varint(position, part.end)
+            yield size
+
+
+def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
+    """Yield a TensorProto without its content: dims 1, data_type 2, name 8, raw_data 9, external_data 13, 14."""
     name, number = "", 0
     shape: list[int] = []
     raw: tuple[int, int] | None = None
     entries: dict[str, str] = {}
     external = False
     for part in walk(window, message.payload, message.end):
-        if part.number == 1 and part.wire_type == VARINT:
-            shape.append(integer(window, part))
-        elif part.number == 1 and part.wire_type == LENGTH_DELIMITED:
-            position = part.payload
-            while position < part.end:
-                size, position = window.varint(position, part.end)
-                shape.append(size)
+        if part.number == 1:
+            shape += _dims(window, part)
         elif part.number == 2 and part.wire_type == VARINT:
             number = integer(window, part)
         elif part.number == 8 and part.wire_type == LENGTH_DELIMITED:
@@ -220,11 +338,11 @@ def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | 
         elif part.number == 14 and part.wire_type == VARINT:
             external = integer(window, part) == 1
     if number == _STRING or any(size < 0 for size in shape):
-        return None
+        return
     path, start, end = files.path, message.payload, message.end
     if external:
         path, start, end = files.place(entries)
     elif raw is not None:
         start, end = raw
     whole = external or raw is not None
-    return StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, path, start, end, whole)
+    yield StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, path, start, end, whole)

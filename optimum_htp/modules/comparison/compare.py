@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from optimum_htp.hierarchy.tree import ROOT, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
 from optimum_htp.modules.comparison.leaving import Leaving, leaving_values
-from optimum_htp.modules.comparison.measures import Distance, distance
+from optimum_htp.modules.comparison.measures import Distance, distance, incomparable
 from optimum_htp.modules.comparison.onnx_side import OnnxValues
 from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
 from optimum_htp.modules.comparison.torch_side import open_torch_model
@@ -143,17 +143,37 @@ def _with_file(
     wanted = [value for values in shared.values() for value in values]
     one = first.values(feeds, wanted)
     other = OnnxValues(path, feeds, wanted, [spec.name for spec in graph.outputs])
-    known: dict[str, Distance] = {}
+    known: dict[str, ValueComparison] = {}
     for batch in _batches(list(shared), progress):
         names = [value for name in batch for value in shared[name] if value not in known]
         expected, found = one.values(names), other.values(names)
-        for value, array in found.items():
-            if value in expected and array.size == expected[value].size:
-                known[value] = distance(array, expected[value], atol, rtol)
+        for value, array in expected.items():
+            known[value] = _against(value, array, found.get(value), atol, rtol)
         for name in batch:
-            modules[name].values += [ValueComparison(value, known[value]) for value in shared[name] if value in known]
+            modules[name].values += [known[value] for value in shared[name] if value in known]
         batch.used = sum(array.nbytes for array in expected.values())
+    _note_missing_outputs(modules, first, {spec.name for spec in graph.outputs})
     return modules
+
+
+def _against(value: str, expected: Any, found: Any | None, atol: float, rtol: float) -> ValueComparison:
+    """Return how near the other file's value of a name is; one that is no such array is beyond any tolerance."""
+    if found is None:
+        return ValueComparison(value, incomparable(expected.size), problem="is of another type in the other")
+    if found.size != expected.size:
+        shapes = ["x".join(map(str, array.shape)) or "a number" for array in (expected, found)]
+        return ValueComparison(value, incomparable(expected.size), problem=f"is {shapes[0]}, {shapes[1]} in the other")
+    return ValueComparison(value, distance(found, expected, atol, rtol))
+
+
+def _note_missing_outputs(modules: dict[str, ModuleComparison], first: _File, others: Collection[str]) -> None:
+    """Note the outputs that the other file does not give, in each module that they leave."""
+    for output in (spec.name for spec in first.graph.outputs if spec.name not in others):
+        left = [name for name, values in first.leaving.values.items() if output in values] or [ROOT]
+        for name in left:
+            module = modules.setdefault(name, ModuleComparison(name, first.assignment.tree.classes.get(name, "")))
+            module.values = [one for one in module.values if one.name != output]
+            module.values.append(ValueComparison(output, incomparable(1), problem="is no output of the other"))
 
 
 def _with_torch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-__all__ = ["Distance", "distance"]
+__all__ = ["Distance", "distance", "incomparable"]
 
 _TINY: Final = 1.2e-38  # the smallest normal float32
 
@@ -38,6 +38,12 @@ class Distance:
         }
 
 
+def incomparable(elements: int) -> Distance:
+    """Return the distance of values from what has no place for them: all of them are beyond any tolerance."""
+    count = max(elements, 1)
+    return Distance(float("inf"), float("inf"), 0.0, float("inf"), count, count)
+
+
 def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
     """Return how far `ours` is from `theirs`, of the same size: as numpy's `allclose` has it."""
     import numpy as np
@@ -48,7 +54,9 @@ def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         difference = np.where(same, 0.0, np.abs(a - b))
-        exceeded = ~same & ~(difference <= atol + rtol * np.abs(b))
+        # As in allclose, an infinity is near itself alone: a tolerance that grows with it would allow everything.
+        finite = np.isfinite(a) & np.isfinite(b)
+        exceeded = ~same & ~(finite & (difference <= atol + rtol * np.abs(b)))
         relative = np.where(same, 0.0, difference / np.maximum(np.abs(b), _TINY))
         sizes = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
         cosine = float(a @ b) / sizes if sizes else float(not np.any(a) and not np.any(b))

@@ -42,11 +42,13 @@ class ValueComparison:
         name: Of the value in the file.
         distance: Of both.
         folded: The module of PyTorch's whose value it is, where that was folded into this one.
+        problem: Why it could not be compared, which counts as beyond the tolerances; None where it was.
     """
 
     name: str
     distance: Distance
     folded: str | None = None
+    problem: str | None = None
 
 
 @dataclass
@@ -96,7 +98,10 @@ class ModuleComparison:
             "class_name": self.class_name,
             "operators": {name: list(counts) for name, counts in self.operators.items()},
             "weights": [weight.as_dict() for weight in self.weights],
-            "values": [{"name": one.name, "folded": one.folded, **one.distance.as_dict()} for one in self.values],
+            "values": [
+                {"name": one.name, "folded": one.folded, "problem": one.problem, **one.distance.as_dict()}
+                for one in self.values
+            ],
             "exceeds": self.exceeds,
             "added": self.added if self.added is None or self.added != float("inf") else None,
         }
@@ -137,7 +142,13 @@ class Comparison:
     @property
     def compared(self) -> int:
         """How many values were compared."""
-        return sum(len(module.values) for module in self.modules)
+        return sum(one.problem is None for module in self.modules for one in module.values)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """The values that could not be compared, each with why."""
+        found = ((one.name, one.problem) for module in self.modules for one in module.values)
+        return {name: problem for name, problem in found if problem is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -151,5 +162,6 @@ class Comparison:
             "first_exceeded": None if first is None else first.name,
             "most_added": None if most is None else most.name,
             "values_compared": self.compared,
+            "problems": self.problems,
             "modules": [module.as_dict() for module in self.modules],
         }

@@ -15,6 +15,7 @@ from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["lines", "verdict", "write_comparison"]
 
+_SHOWN: Final = 8  # of a list, in a sentence
 _HEAD: Final = ("module", "max abs", "max rel", "cosine", "")
 
 
@@ -27,6 +28,9 @@ def verdict(comparison: Comparison) -> Iterator[str]:
             f"{comparison.compared} values compared, none beyond atol {comparison.atol:g} + rtol {comparison.rtol:g} "
             f"(largest difference {worst:.3g})"
         )
+    if problems := [f"{name} {problem}" for name, problem in comparison.problems.items()]:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        yield f"not comparable: {', '.join(problems[:_SHOWN])}{more}"
     if first is not None:
         yield f"first beyond the tolerance: {_named(first)}"
     if most is not None:
@@ -35,8 +39,8 @@ def verdict(comparison: Comparison) -> Iterator[str]:
     kinds = {kind: sum(one.kind == kind for one in weights) for kind in dict.fromkeys(one.kind for one in weights)}
     yield "weights: " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none compared")
     if changed := [module.name for module in comparison.modules if module.operators]:
-        yield f"other operators in: {', '.join(name or '(model)' for name in changed[:8])}" + (
-            f" and {len(changed) - 8} more" if len(changed) > 8 else ""
+        yield f"other operators in: {', '.join(name or '(model)' for name in changed[:_SHOWN])}" + (
+            f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         )
 
 
@@ -96,9 +100,12 @@ def _row(module: ModuleComparison) -> tuple[str, ...]:
 
 
 def _notes(module: ModuleComparison) -> Iterator[str]:
-    if module.exceeds:
-        count = sum(one.distance.exceeded for one in module.values)
-        yield f"{count} of {sum(one.distance.elements for one in module.values)} beyond"
+    known = [one.distance for one in module.values if one.problem is None]
+    if count := sum(one.exceeded for one in known):
+        yield f"{count} of {sum(one.elements for one in known)} beyond"
+    for value in module.values:
+        if value.problem is not None:
+            yield f"{value.name} {value.problem}"
     for weight in module.weights:
         if weight.kind == "missing":
             yield f"{weight.name} missing"

@@ -14,15 +14,15 @@ from optimum_htp.hierarchy.tree import shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, compare, float_dtypes
-from optimum_htp.modules.proof.places import expectations, uses_of
-from optimum_htp.modules.proof.quantized import parameter_names, quantized_weights
+from optimum_htp.modules.proof.places import Use, expectations, uses_of
+from optimum_htp.modules.proof.quantized import is_parameter_input, parameter_names, quantized_weights
 from optimum_htp.modules.proof.recomputed import (
     folded_batch_norm,
     looked_up,
     multiplied_out,
     put_together,
-    within_half_a_step,
 )
+from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 
@@ -63,13 +63,14 @@ class Judge:
         self._computed = functools.cache(computed)
         self._quantized = quantized_weights(graph, self._stored)
         self._parameters = parameter_names(graph, self._stored)
+        self._steps = PlainSteps(graph, self._stored, self._uses)
         self._folded: dict[str, tuple[str, ...]] = {}
 
     def direct(self, tensor: StoredTensor) -> WeightFinding | None:
         """Return what is known of a tensor by itself; None where that is nothing. From any thread."""
         if tensor.name in self._quantized:
             return self._dequantized(tensor)
-        if tensor.name in self._parameters and tensor.dtype in ("int8", "uint8", "float32", "float16", "int32"):
+        if tensor.name in self._parameters and self._is_parameter(tensor):
             return self._finding(tensor, Evidence.CONSTANT, "scale or zero point of quantization")
         if tensor.dtype not in float_dtypes:
             return self._finding(tensor, Evidence.CONSTANT, f"{tensor.dtype}: a type that no weight has")
@@ -150,14 +151,35 @@ class Judge:
         how = f"element {last.index} of {key} is {last.theirs:.6g} in the commit, and {last.ours:.6g} here"
         return self._finding(tensor, Evidence.FOREIGN, how, tuple(expected))
 
+    def _is_parameter(self, tensor: StoredTensor) -> bool:
+        """Whether nothing but quantization takes a scale or zero point: a weight may bear such a name, or be both."""
+        if tensor.dtype not in float_dtypes:
+            return True
+        if any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(tensor.name)):
+            return False
+        of = [weight.tensor for weight in self._quantized.values() if weight.scale.name == tensor.name]
+        return all(
+            is_parameter_input(use.op_type, use.position)
+            or (use.op_type == "Mul" and any(self._multiplies(use, tensor, weight) for weight in of))
+            for use in self._uses.get(tensor.name, ())
+        )
+
+    def _multiplies(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
+        """Whether a product may be that of integers and their scale: in a module that has the weight, or has nothing
+        else of the scale's size."""
+        owned = self._tensors.owned(use.module).values() if use.module is not None else ()
+        sizes = {self._tensors[key].size for key in owned}
+        return weight.size in sizes or scale.size not in sizes
+
     def _dequantized(self, tensor: StoredTensor) -> WeightFinding:
         """Return what is known of integers: they have to give a tensor back within half a step."""
         weight = self._quantized[tensor.name]
         sizes = list(self._tensors.sizes) if weight.packed else [tensor.size]
-        least = float("inf"), ""
+        steps = self._steps.range(weight)
+        missed: list[tuple[float, str]] = []
         for size in sizes:
             try:
-                numbers, scale, zero = weight.numbers(size)
+                integers = weight.numbers(size)
             except ValueError:
                 continue
             groups = expectations(tensor.name, size, self._uses.get(tensor.name, ()), self._tensors)
@@ -165,18 +187,23 @@ class Judge:
             strict = self._strict(groups)
             others = [] if strict else [key for key in self._tensors.sizes[size] if key not in expected]
             for key in (*expected, *others[:_MOST_TRIED]):
-                excess = within_half_a_step(numbers, scale, zero, *weight.range, self._tensors.values(key))
+                excess = missed_steps(weight, integers, self._tensors.values(key), steps)
                 if excess == 0:
                     how = f"quantized to {'4 bits' if weight.packed else tensor.dtype}, within half a step"
                     return self._finding(tensor, Evidence.DERIVED, how, (key,), by_value=not expected)
-                least = min(least, (excess, key))
-        if not least[1]:
+                missed.append((excess, key))
+        if not missed:
             if len(self._uses.get(tensor.name, ())) == 0 or tensor.size <= 1:
                 return self._finding(tensor, Evidence.CONSTANT, "a single number")
             how = "no tensor of the commit is of this size"
             return self._finding(tensor, Evidence.FOREIGN, how)
-        how = f"{least[1]} is missed by up to {least[0] + 0.5:.3g} steps of quantization, where half a one is allowed"
-        return self._finding(tensor, Evidence.FOREIGN, how, (least[1],))
+        excess, key = min(missed)
+        how = f"{key} is missed by up to {excess + 0.5:.3g} steps of quantization, where half a one is allowed"
+        if excess == TOO_COARSE:
+            how = f"{key} would be given back by anything: its steps of quantization are too coarse to tell"
+        elif excess == float("inf"):
+            how = f"{key} is not given back: a step of quantization is 0, or no number"
+        return self._finding(tensor, Evidence.FOREIGN, how, (key,))
 
     def _batch_norm(self, tensor: StoredTensor, array: Any) -> tuple[str, ...] | None:
         for use in self._uses.get(tensor.name, ()):

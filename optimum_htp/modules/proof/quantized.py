@@ -7,23 +7,27 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 
-__all__ = ["QuantizedWeight", "parameter_names", "quantized_weights"]
+__all__ = ["QuantizedWeight", "is_parameter_input", "parameter_names", "quantized_weights"]
 
-# For each operator: which input is a quantized weight, and which are its scale and zero point.
+# For each operator: which input is a quantized weight, and which are its scale and zero point. -1 is none: of
+# activations and results, only the scale and the zero point are tensors of the file.
 _INPUTS: Final[Mapping[str, tuple[tuple[int, int | None, int], ...]]] = {
     "DequantizeLinear": ((0, 1, 2),),
     "DynamicQuantizeMatMul": ((1, 2, 3),),
-    "QLinearMatMul": ((0, 1, 2), (3, 4, 5)),
-    "QLinearConv": ((0, 1, 2), (3, 4, 5)),
-    "MatMulIntegerToFloat": ((1, 3, 5),),
-    "QGemm": ((3, 4, 5),),
+    "QLinearMatMul": ((0, 1, 2), (3, 4, 5), (-1, 6, 7)),
+    "QLinearConv": ((0, 1, 2), (3, 4, 5), (-1, 6, 7)),
+    "MatMulIntegerToFloat": ((1, 3, 5), (-1, 2, 4)),
+    "QGemm": ((3, 4, 5), (-1, 1, 2), (-1, 7, 8)),
+    "QAttention": ((-1, 3, 6), (-1, 4, 7)),
+    "DynamicQuantizeLSTM": ((-1, 8, 9), (-1, 10, 11)),
     "MatMulNBits": ((1, 2, 3),),
     "MatMulInteger": ((1, None, 3),),
     "ConvInteger": ((1, None, 3),),
@@ -79,6 +83,13 @@ class QuantizedWeight:
         zero = _unpacked(self.zero).reshape(self.zero.shape) if self.zero is not None else scale * 0
         return numbers, _spread(scale, numbers.shape), _spread(zero, numbers.shape)
 
+    def groups(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return how many numbers share a scale along each axis of the integers' shape, as `numbers` gives them."""
+        if self.packed:
+            return 1, self.tensor.shape[-1] * 2
+        few = _spread_shape(self.scale.shape, tuple(shape)) or (1,) * len(shape)
+        return tuple(-(-size // count) if size else 1 for size, count in zip(shape, few, strict=True))
+
     def _blocks(self, size: int) -> tuple[Any, Any, Any]:
         """Unpack blocks [rows, blocks, bytes] of two numbers a byte, the lower four bits first."""
         import numpy as np
@@ -114,8 +125,17 @@ def quantized_weights(graph: Graph, tensors: Mapping[str, StoredTensor]) -> dict
     return found
 
 
+def is_parameter_input(operator: str, position: int) -> bool:
+    """Whether an operator takes a scale or a zero point as an input."""
+    return any(position in one[1:] for one in _INPUTS.get(operator, ()))
+
+
 def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[str]:
-    """Return the names of all scales and zero points of a file, those of activations too."""
+    """Return the names of all scales and zero points of a file, those of activations too.
+
+    A name that ends like one is none by itself: models have parameters such as `logit_scale`. It has to be that of
+    integers of the file.
+    """
     names = {
         node.inputs[position]
         for node in graph.nodes
@@ -123,7 +143,16 @@ def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[st
         for position in one[1:]
         if position is not None and 0 <= position < len(node.inputs)
     }
-    return names | {name for name in tensors if name.endswith(_PARAMETERS)}
+    for weight in quantized_weights(graph, tensors).values():
+        names.add(weight.scale.name)
+        if weight.zero is not None:
+            names.add(weight.zero.name)
+    integers = {name for name, tensor in tensors.items() if tensor.dtype in _RANGES}
+    for name in tensors:  # those of operators for integers alone are used by nobody
+        base = next((name.removesuffix(suffix) for suffix in _PARAMETERS if name.endswith(suffix)), None)
+        if base is not None and not integers.isdisjoint((base, f"{base}{_SUFFIX}")):
+            names.add(name)
+    return names
 
 
 def _input(inputs: tuple[str, ...], position: int | None, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
@@ -154,16 +183,23 @@ def _spread(parameters: Any, shape: tuple[int, ...]) -> Any:
     """Return scales in a shape that broadcasts: of all, of one axis, or of blocks along one."""
     import numpy as np
 
-    if parameters.size == 1:
-        return parameters.reshape(())
-    if parameters.ndim == len(shape):
-        for axis, (few, many) in enumerate(zip(parameters.shape, shape, strict=True)):
-            if few != many:
-                parameters = np.repeat(parameters, -(-many // few), axis).take(range(many), axis)
-        return parameters
-    axes = [axis for axis, size in enumerate(shape) if size == parameters.size]
+    aligned = _spread_shape(parameters.shape, shape)
+    parameters = parameters.reshape(aligned)
+    for axis, (few, many) in enumerate(zip(aligned, shape, strict=False)):
+        if few not in (1, many):
+            parameters = np.repeat(parameters, -(-many // few), axis).take(range(many), axis)
+    return parameters
+
+
+def _spread_shape(own: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of scales with an axis for each of the numbers'; that of a single number for one of all."""
+    if prod(own) == 1:
+        return ()
+    if len(own) == len(shape):
+        return own
+    axes = [axis for axis, size in enumerate(shape) if size == prod(own)]
     if not axes:
         raise ValueError("its scale is of another size")
     broadcast = [1] * len(shape)
-    broadcast[axes[-1] if len(shape) == 2 else axes[0]] = parameters.size
-    return parameters.reshape(broadcast)
+    broadcast[axes[-1] if len(shape) == 2 else axes[0]] = prod(own)
+    return tuple(broadcast)

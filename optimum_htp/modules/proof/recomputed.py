@@ -1,27 +1,24 @@
 """Weights that an exporter or a quantizer has made of a commit's tensors, made again and compared.
 
 A batch norm that was folded into the convolution before it; a weight norm that was multiplied out; rows that were
-looked up in a table; several tensors put side by side; and integers, which have to give the tensor back within half a
-step. (At the ends of their range within a whole one: the number beyond, to which a value would have been rounded, is
-none of the type's.)
+looked up in a table; several tensors put side by side. Integers have a file of their own, `steps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from optimum_htp.hierarchy.tree import parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.layouts import cast
 
-__all__ = ["folded_batch_norm", "looked_up", "multiplied_out", "near", "put_together", "within_half_a_step"]
+__all__ = ["folded_batch_norm", "looked_up", "multiplied_out", "near", "put_together"]
 
 # What torch, TensorFlow and papers add to a variance; no checkpoint says it.
 _EPSILONS: Final = (1e-5, 1e-3, 1e-6, 1e-12)
 _RTOL: Final = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 _ATOL: Final = 0.1  # of the relative tolerance, of the largest element
-_SLACK: Final = 2e-3  # of a step: scales are rounded themselves
 _LARGEST_TABLE: Final = 1 << 28  # bytes
 _PARTS: Final = (2, 3, 4)
 
@@ -140,47 +137,6 @@ def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ..
             if len(found) == parts:
                 return tuple(found)
     return None
-
-
-def within_half_a_step(numbers: Any, scale: Any, zero: Any, lowest: int, highest: int, values: Any) -> float:
-    """Return by how many steps more than allowed integers miss a tensor at most; 0 where they give it back.
-
-    Args:
-        numbers: The integers.
-        scale, zero: What a step is and which number is zero, of a shape that broadcasts to that of the numbers.
-        lowest, highest: Of the integers' type.
-        values: The tensor, of as many elements; its axes in any order.
-    """
-    import numpy as np
-
-    least = float("inf")
-    at_the_end = (numbers == lowest) | (numbers == highest)
-    allowed = np.where(at_the_end, 1.0, 0.5)
-    signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
-    given, steps = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)
-    slack = _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
-    for ours in _as_orders(values, numbers.shape):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            missed = np.abs(given - ours) / np.where(steps == 0, 1, steps)
-        excess = float(np.max(missed - allowed - slack, initial=0.0))
-        least = min(least, max(excess, 0.0))
-        if least == 0:
-            return 0.0
-    return least
-
-
-def _as_orders(values: Any, shape: Sequence[int]) -> Iterator[Any]:
-    """Yield a tensor in the shape of a file's, in each order of the axes that it may have there."""
-    import itertools
-
-    wide = [size for size in shape if size != 1]
-    if len(wide) > 4:
-        yield values.reshape(shape)
-        return
-    for order in itertools.permutations(range(len(wide))):
-        inner = values.reshape([wide[axis] for axis in order])
-        back = sorted(range(len(wide)), key=lambda axis: order[axis])
-        yield inner.transpose(back).reshape(shape)
 
 
 def _close(array: Any, wanted: Any, dtype: str) -> bool:

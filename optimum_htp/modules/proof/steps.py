@@ -1,0 +1,148 @@
+"""Whether integers give a tensor of the commit back: each within half a step of quantization.
+
+At the ends of their range within a whole one: the number beyond, to which a value would have been rounded, is none of
+the type's.
+
+A step also has to be one that a quantizer takes for such a tensor. Half of a large enough one is more than any weight,
+and integers that are all zero would give every tensor back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from optimum_htp.modules.proof.places import PASSED_THROUGH, Use
+from optimum_htp.modules.proof.quantized import QuantizedWeight
+from optimum_htp.onnxfile import Graph, Node
+from optimum_htp.onnxfile.contents import StoredTensor
+
+__all__ = ["TOO_COARSE", "PlainSteps", "missed_steps"]
+
+TOO_COARSE: Final = -1.0
+_SLACK: Final = 2e-3  # of a step: scales are rounded themselves
+_TINY: Final = 1.2e-38  # the smallest normal float32: of less, quantizers make zeros
+# Ranges are used to the half where one bit is left free, and where a scale is the next power of two.
+_COARSEST: Final = 2.1
+# Below which no range of values is taken to be, by quantizers for NPUs (ONNX Runtime's `MinimumRealRange`, for QNN).
+_LEAST_RANGE: Final = 1e-4
+_AS_EIGHT_BITS: Final = 255
+
+
+class PlainSteps:
+    """Knows of a file's integers which steps are plain for them.
+
+    Args:
+        graph: Of the file.
+        stored: Its tensors, by name.
+        uses: Of them.
+    """
+
+    def __init__(self, graph: Graph, stored: Mapping[str, StoredTensor], uses: Mapping[str, Sequence[Use]]) -> None:
+        self._graph = graph
+        self._stored = stored
+        self._uses = uses
+        self._makers = {value: node for node in graph.nodes for value in node.outputs}
+
+    def range(self, weight: QuantizedWeight) -> int | None:
+        """Return how many steps the values of a group are apart at most; None where the step is known to be right.
+
+        A bias of 32 bits uses little of its range: its step is that of the product that it is added to.
+        """
+        lowest, highest = weight.range
+        if weight.tensor.dtype != "int32":
+            return highest - lowest
+        return None if self._is_of_product(weight) else _AS_EIGHT_BITS
+
+    def _is_of_product(self, weight: QuantizedWeight) -> bool:
+        """Whether a scale is the product of those of the inputs beside it."""
+        import numpy as np
+
+        ours = weight.scale.array().reshape(-1)
+        for use in self._uses.get(weight.tensor.name, ()):
+            scales = [self._scale(value) for value in self._graph.nodes[use.node].inputs[:2]]
+            if use.position != 2 or len(scales) != 2 or any(scale is None for scale in scales):
+                continue
+            product = scales[0].array().reshape(-1) * scales[1].array().reshape(-1)
+            if product.size in (1, ours.size) and bool(np.allclose(ours, product, rtol=1e-2, atol=0)):
+                return True
+        return False
+
+    def _scale(self, value: str) -> Any:
+        """Return the scale of a value that was de-quantized, as a tensor of the file; None where it was not."""
+        node: Node | None = self._makers.get(value)
+        for _ in range(8):
+            if node is None or node.op_type == "DequantizeLinear" or node.op_type not in PASSED_THROUGH:
+                break
+            node = self._makers.get(node.inputs[0]) if node.inputs else None
+        if node is None or node.op_type != "DequantizeLinear" or len(node.inputs) < 2:
+            return None
+        return self._stored.get(node.inputs[1])
+
+
+def missed_steps(weight: QuantizedWeight, integers: tuple[Any, Any, Any], values: Any, steps: int | None) -> float:
+    """Return by how many steps more than allowed integers miss a tensor at most; 0 where they give it back.
+
+    It is infinite where a step is 0 and the tensor is not, and `TOO_COARSE` where steps are too coarse to tell.
+
+    Args:
+        weight: The integers, their scale and zero point.
+        integers: These as `weight.numbers` gives them.
+        values: The tensor; its axes in any order.
+        steps: How many the values of a group are apart at most, as `PlainSteps.range` has it.
+    """
+    import numpy as np
+
+    numbers, scale, zero = integers
+    lowest, highest = weight.range
+    allowed = np.where((numbers == lowest) | (numbers == highest), 1.0, 0.5)
+    allowed = allowed + _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
+    signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
+    given, step = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)
+    least, coarse = float("inf"), False
+    for ours in _as_orders(values, numbers.shape):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            apart = np.abs(given - ours)
+            missed = np.where(apart <= _TINY, 0.0, apart / step)  # of a step of 0 infinitely many
+        excess = float(np.max(missed - allowed, initial=0.0))
+        if excess > 0 or excess != excess:
+            least = min(least, excess)
+            continue
+        coarsest = _coarsest(ours, weight.groups(numbers.shape), steps) if steps is not None else step
+        if not np.any((step > coarsest) & (apart > _TINY)):
+            return 0.0
+        coarse = True
+    return TOO_COARSE if coarse else least
+
+
+def _coarsest(values: Any, groups: Sequence[int], steps: int) -> Any:
+    """Return the largest step that a quantizer would take for each value.
+
+    Args:
+        values: The tensor.
+        groups: How many share a scale, along each axis.
+        steps: How many the values of a group are apart at most.
+    """
+    import numpy as np
+
+    largest = np.abs(values.astype(np.float32))
+    for axis, (count, size) in enumerate(zip(groups, values.shape, strict=True)):
+        if count >= size:
+            largest = largest.max(axis, keepdims=True, initial=0.0)
+        elif count > 1:
+            largest = np.maximum.reduceat(largest, range(0, size, count), axis)
+            largest = np.repeat(largest, count, axis).take(range(size), axis)
+    return _COARSEST * np.maximum(2 * largest, _LEAST_RANGE) / steps
+
+
+def _as_orders(values: Any, shape: Sequence[int]) -> Iterator[Any]:
+    """Yield a tensor in the shape of a file's, in each order of the axes that it may have there."""
+    wide = [size for size in shape if size != 1]
+    if len(wide) > 4:
+        yield values.reshape(shape)
+        return
+    for order in itertools.permutations(range(len(wide))):
+        inner = values.reshape([wide[axis] for axis in order])
+        back = sorted(range(len(wide)), key=lambda axis: order[axis])
+        yield inner.transpose(back).reshape(shape)

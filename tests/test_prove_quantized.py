@@ -1,0 +1,196 @@
+"""Quantized weights are held against the commit: honest steps are taken, those that say nothing prove nothing."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import onnx
+import onnx.numpy_helper as nh
+import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+from optimum_htp.modules.prove import prove_weights
+from optimum_htp.profiling.inputs import sample_inputs
+from tests.test_prove import QUERY, changed, weight_of
+
+
+@pytest.fixture
+def bert(zoo_export):
+    made = zoo_export("bert")
+    return made.output / "model.onnx", made.model
+
+
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantized_weights_give_the_tensors_back_within_half_a_step(bert, tmp_path, kind, per_channel):
+    path, folder = bert
+    target = tmp_path / "q.onnx"
+    quantize_dynamic(path, target, weight_type=kind, per_channel=per_channel)
+    proof = prove_weights(target, folder)
+    assert not proof.foreign
+    quantized = [finding for finding in proof.findings if "half a step" in finding.how]
+    assert len(quantized) >= 14  # six matrices a layer, the head's, and the tables
+
+    def change(arrays, model):
+        name = next(name for name in arrays if name.endswith("_quantized"))
+        arrays[name].reshape(-1)[7] ^= 2
+
+    spoilt = prove_weights(changed(target, tmp_path / "s.onnx", change), folder)
+    assert len(spoilt.foreign) == 1
+    assert "steps" in spoilt.foreign[0].how
+
+
+def test_four_bits_give_the_tensors_back(bert, tmp_path):
+    nbits = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer", reason="ONNX Runtime is too old")
+
+    path, folder = bert
+    quantizer = nbits.MatMulNBitsQuantizer(onnx.load(path), block_size=16, is_symmetric=True)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "q.onnx"))
+    proof = prove_weights(tmp_path / "q.onnx", folder)
+    assert not proof.foreign
+    assert sum("4 bits" in finding.how for finding in proof.findings) >= 12
+
+
+@pytest.mark.parametrize("suffix", ["_scale", "_zero_point"])
+def test_name_like_that_of_a_scale_excuses_no_weight(bert, tmp_path, suffix):
+    path, folder = bert
+    model = onnx.load(path)
+    name = weight_of(model, QUERY.format(1))
+    renamed(model, name, f"{name}{suffix}")
+    onnx.save(model, tmp_path / "renamed.onnx")
+    assert not prove_weights(tmp_path / "renamed.onnx", folder).foreign
+
+    def change(arrays, model):
+        arrays[f"{name}{suffix}"][3, 5] += 1
+
+    (finding,) = prove_weights(changed(tmp_path / "renamed.onnx", tmp_path / "m.onnx", change), folder).foreign
+    assert finding.name == f"{name}{suffix}"
+
+
+def test_scale_of_quantization_that_is_a_weight_too_is_one(bert, tmp_path):
+    """A name fits integers of the file, or an operator takes it as a scale: its other use counts."""
+    path, folder = bert
+    quantize_dynamic(path, tmp_path / "q.onnx", weight_type=QuantType.QInt8)
+    for suffix, node in (("_scale", None), ("_other", "DequantizeLinear")):
+        model = onnx.load(tmp_path / "q.onnx")
+        integers = next(one.name for one in model.graph.initializer if one.name.endswith("_quantized"))
+        norm = next(one.name for one in model.graph.initializer if one.name.endswith("output.LayerNorm.weight"))
+        renamed(model, norm, f"{integers}{suffix}")
+        scale = next(one for one in model.graph.initializer if one.name == f"{integers}{suffix}")
+        scale.CopyFrom(nh.from_array(nh.to_array(scale) + np.float32(0.5), scale.name))
+        if node is not None:
+            model.graph.node.append(onnx.helper.make_node(node, [integers, scale.name], ["unused"]))
+        onnx.save(model, tmp_path / "m.onnx")
+        assert scale.name in {finding.name for finding in prove_weights(tmp_path / "m.onnx", folder).foreign}
+
+
+def renamed(model, name, other):
+    """Rename a tensor of a model in memory."""
+    for tensor in model.graph.initializer:
+        tensor.name = other if tensor.name == name else tensor.name
+    for node in model.graph.node:
+        node.input[:] = [other if value == name else value for value in node.input]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("what", ["no scale", "no integers", "coarse"])
+def test_step_of_quantization_that_says_nothing_proves_nothing(bert, tmp_path, what, per_channel):
+    path, folder = bert
+    quantize_dynamic(path, tmp_path / "q.onnx", weight_type=QuantType.QInt8, per_channel=per_channel)
+    plain = onnx.load(path)
+    base = weight_of(plain, QUERY.format(1))
+    (weight,) = [nh.to_array(one) for one in plain.graph.initializer if one.name == base]
+
+    def change(arrays, model):
+        scale, numbers = arrays[f"{base}_scale"], arrays[f"{base}_quantized"]
+        if what == "no scale":
+            scale[...] = 0
+        elif what == "no integers":
+            scale[...], numbers[...] = 1, 0
+        else:
+            scale *= 5
+            numbers[...] = np.round(weight / scale) + arrays[f"{base}_zero_point"]
+
+    proof = prove_weights(changed(tmp_path / "q.onnx", tmp_path / "m.onnx", change), folder)
+    (finding,) = proof.foreign
+    assert finding.name == f"{base}_quantized"
+    assert ("is 0" if what == "no scale" else "too coarse") in finding.how
+
+
+def test_few_numbers_of_a_block_that_say_nothing_prove_nothing(bert, tmp_path):
+    nbits = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer", reason="ONNX Runtime is too old")
+
+    path, folder = bert
+    quantizer = nbits.MatMulNBitsQuantizer(onnx.load(path), block_size=16, is_symmetric=False)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "q.onnx"))
+    assert not prove_weights(tmp_path / "q.onnx", folder).foreign
+    model = onnx.load(tmp_path / "q.onnx")
+    node = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
+
+    def change(arrays, model):
+        """Make the first block all zero, with a step of the size of the weights."""
+        numbers, scales, zeros = (arrays[name] for name in node.input[1:4])
+        numbers.reshape(-1)[:8] = 0x88
+        zeros.reshape(-1)[0] = zeros.reshape(-1)[0] & 0xF0 | 8
+        scales.reshape(-1)[0] = 1
+
+    (finding,) = prove_weights(changed(tmp_path / "q.onnx", tmp_path / "m.onnx", change), folder).foreign
+    assert finding.name == node.input[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reduce_range": True},
+        {"reduce_range": True, "weight_type": QuantType.QInt8, "per_channel": True},
+        {"weight_type": QuantType.QInt8, "extra_options": {"WeightSymmetric": False}},
+        {"weight_type": QuantType.QUInt8, "extra_options": {"WeightSymmetric": True}, "per_channel": True},
+    ],
+)
+def test_honest_steps_of_all_kinds_are_taken(bert, tmp_path, options):
+    """Channels without weights, and with hardly any, are among them."""
+    path, _ = bert
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(bert[1], tmp_path / "pruned")
+    weights = {key: value.copy() for key, value in load_file(folder / "model.safetensors").items()}
+    dense = f"{QUERY.format(0)}.weight"
+    weights[dense][0], weights[dense][1], weights[dense][2] = 0, 1e-40, weights[dense][2] * 1e-6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    def change(arrays, model):
+        arrays[weight_of(model, QUERY.format(0))][:] = weights[dense].T
+
+    plain = changed(path, tmp_path / "m.onnx", change)
+    assert not prove_weights(plain, folder).foreign
+    quantize_dynamic(plain, tmp_path / "q.onnx", **options)
+    assert not prove_weights(tmp_path / "q.onnx", folder).foreign
+
+
+@pytest.mark.parametrize("form", list(QuantFormat))
+def test_static_quantization_is_taken_and_a_bias_that_says_nothing_is_not(bert, tmp_path, form):
+    path, folder = bert
+    samples = iter([sample_inputs(path)])
+
+    class Reader(CalibrationDataReader):
+        def get_next(self):
+            return next(samples, None)
+
+    target = tmp_path / "q.onnx"
+    quantize_static(path, target, Reader(), quant_format=form, per_channel=True, weight_type=QuantType.QInt8)
+    proof = prove_weights(target, folder)
+    assert not proof.foreign
+    biases = [one.name for one in proof.findings if one.name.endswith("bias_quantized") and "int32" in one.how]
+    if form is QuantFormat.QOperator:  # its operators take integers, and no scale
+        return
+    assert biases
+
+    def change(arrays, model):
+        arrays[biases[0]][...], arrays[f"{biases[0]}_scale"][...] = 0, 1
+
+    assert {one.name for one in prove_weights(changed(target, tmp_path / "m.onnx", change), folder).foreign} == {
+        biases[0]
+    }
