@@ -259,7 +259,7 @@ class BillOfMaterialsError(HFHubIntegrationError, ValueError):
 
 
 class ReportError(HFHubIntegrationError, ValueError):
-    """A report in a format that is not known, or whose drawing library is not installed."""
+    """A report in a format that is not known."""
 
 
 class ExportError(HFHubIntegrationError, RuntimeError):

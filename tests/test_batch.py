@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -269,3 +270,26 @@ def test_lists_that_are_none_are_refused_with_the_line(lines, said):
     with pytest.raises(BatchListError, match="list") as raised:
         jobs_from_lines(lines, "list")
     assert said in str(raised.value)
+
+
+@pytest.mark.slow
+def test_interrupted_batch_tells_what_was_done(models, tmp_path, empty_home):
+    listed, out = tmp_path / "models.txt", tmp_path / "out"
+    listed.write_text("\n".join(models))
+    process = subprocess.Popen(
+        [CLI, "htp", "batch", listed, out, "--jobs", "1", "--json"],
+        env={**os.environ, **empty_home},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for _ in range(1200):
+        if (out / "batch.jsonl").exists() and any(entry.get("state") == "done" for entry in journal(out)):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    document = json.loads(process.communicate(timeout=120)[0])
+    assert process.returncode == 130
+    assert document["interrupted"] is True
+    assert 1 <= len(document["models"]) < len(models)
+    assert document["models"][0]["state"] == "done"

@@ -117,3 +117,20 @@ def test_stamped_file_is_signed_verified_and_refused_after_a_byte_was_changed(st
     done = run(*check, check=False)
     assert done.returncode == 1
     assert "Hash mismatch for" in done.stdout + done.stderr
+
+
+def test_bill_of_two_commits_is_the_same_each_time(stamped, hub, access, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    repo = hub.repos["tiny/bert"]
+    other = shutil.copy(stamped, tmp_path / "other.onnx")
+    repo.commit({**repo.commits[repo.refs["main"]], "README.md": b"another"})
+    inject_hub_metadata(other, "tiny/bert", access=access)
+    bill = bill_of_materials([stamped, other])
+    assert bill == bill_of_materials([stamped, other])
+    assert "BomRef." not in bill
+
+
+def test_base_model_that_is_no_name_of_one_is_left_out(stamped):
+    rewrite_model(stamped, metadata={"hf_base_model": "org/, google-bert/bert-base"})
+    model = components(bill_of_materials([stamped]))["bert"]
+    assert [one["name"] for one in model["pedigree"]["ancestors"]] == ["google-bert/bert-base"]

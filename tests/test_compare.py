@@ -34,6 +34,7 @@ def bert(zoo_export):
     return zoo_export("bert").output / "model.onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_clean_export_equals_pytorch(name, zoo_export):
     for path in zoo_export(name).output.rglob("*.onnx"):
@@ -226,3 +227,35 @@ def test_what_cannot_be_compared_says_so(bert, plain_bert, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"no arrays")
     with pytest.raises(ComparisonError, match=r"numpy\.savez"):
         compare_models(bert, bert, inputs=tmp_path / "x.npz")
+
+
+def test_names_in_a_markdown_comparison_are_no_markup(bert, tmp_path):
+    hostile = "<img src=x>[click](https://evil.example)|`"
+    model = onnx.load(bert)
+    for node in model.graph.node:
+        for entry in node.metadata_props:
+            if entry.key == "htp.module" and entry.value == f"{LAYER}.output.dense":
+                entry.value = f"{LAYER}.output.{hostile}"
+    onnx.save(model, tmp_path / "hostile.onnx")
+    optimum_cli(
+        "htp", "compare", tmp_path / "hostile.onnx", tmp_path / "hostile.onnx", "-o", tmp_path / "new" / "d.MD"
+    )
+    text = (tmp_path / "new" / "d.MD").read_text()
+    assert "img src" in text
+    assert not any(sign in text for sign in ("<img", "[click](", "https://"))
+    assert len({line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_output_of_no_known_kind_is_refused_before_the_work(bert, tmp_path):
+    done = optimum_cli("htp", "compare", bert, tmp_path / "missing.onnx", "-o", "diff.txt", check=False)
+    assert (done.returncode, "diff.txt is no name for a report" in done.stderr) == (1, True)
+
+
+def test_hidden_files_of_a_folder_are_not_compared(bert, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(bert, tmp_path / folder / "model.onnx")
+    (tmp_path / "a" / ".optimum-htp-killed").mkdir()
+    (tmp_path / "a" / ".optimum-htp-killed" / "model.onnx").write_bytes(b"half")
+    done = optimum_cli("htp", "compare", tmp_path / "a", tmp_path / "b", "--json")
+    assert len(json.loads(done.stdout)["comparisons"]) == 1

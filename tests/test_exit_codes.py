@@ -38,3 +38,10 @@ def test_table_has_the_codes_that_there_are():
     table = (ROOT / ".github" / "GUIDE.md").read_text().partition("Exit codes, of all commands:")[2]
     codes = re.findall(r"(?m)^\| (\d+)(?:, (\d+))? \|", table)
     assert {int(code) for row in codes for code in row if code} == {0, 1, 2, 3, 4, 130, 141, 143}
+
+
+@pytest.mark.parametrize("named", [(), ("--model", "tiny/bert")])
+def test_hub_that_cannot_be_reached_is_4_for_weights_too(exported, empty_home, named):
+    file = exported("bert") / "model.onnx"
+    away = {**empty_home, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert optimum_cli("htp", "verify", "--weights", *named, file, check=False, **away).returncode == 4

@@ -219,3 +219,20 @@ def test_command_refuses_what_matches_in_no_file(exported, tmp_path):
     assert "encoder.block.0" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_names_of_a_file_steer_no_terminal(exported, tmp_path):
+    model = onnx.load(exported("bert") / "model.onnx")
+    hostile = "bert.encoder.layer.1.output.\x1b]0;forged\x07dense"
+    for node in model.graph.node:
+        for entry in node.metadata_props:
+            if entry.key == "htp.module" and entry.value == "bert.encoder.layer.1.output.dense":
+                entry.value = hostile
+    (tmp_path / "in").mkdir()
+    onnx.save(model, tmp_path / "in" / "model.onnx")
+    near = hostile.replace("dense", "dens")
+    options = ("--avx2", "--exclude-modules", near, "-o", tmp_path / "none")
+    result = optimum_cli("onnxruntime", "quantize", "--onnx_model", tmp_path / "in", *options, check=False)
+    assert result.returncode == 1
+    assert "forged" in result.stderr.splitlines()[-1]
+    assert not {"\x1b", "\x07"} & {*result.stderr}

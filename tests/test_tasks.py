@@ -53,3 +53,5 @@ def test_library_is_told_by_files_and_not_by_what_is_installed():
     assert (
         infer_library(["modules.json", "config_sentence_transformers.json"], {"model_type": "bert"}) == "transformers"
     )
+    assert infer_library(["modules.json", "0_Transformer/config.json"], {}) == "sentence_transformers"
+    assert infer_library(["modules.json", "config.json"], {}) == "transformers"

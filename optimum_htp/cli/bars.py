@@ -19,7 +19,9 @@ def bar(label: str, unit: str, *, hidden: bool) -> Iterator[Callable[[int, int],
     """
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=unit, disable=True if hidden else None, leave=False) as shown:
+    from optimum_htp.report.texts import printable
+
+    with tqdm(desc=printable(label), unit=unit, disable=True if hidden else None, leave=False) as shown:
 
         def tell(done: int, total: int) -> None:
             shown.total = total

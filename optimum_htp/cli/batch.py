@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,7 +104,7 @@ class BatchCommand(Command):
         from huggingface_hub.utils import disable_progress_bars
         from tqdm import tqdm
 
-        from optimum_htp.cli.display import show, show_json
+        from optimum_htp.cli.display import show
         from optimum_htp.delivery.batch import JOURNAL, run_batch
         from optimum_htp.delivery.jobs import refuse_ambiguous
         from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
@@ -111,6 +112,7 @@ class BatchCommand(Command):
         from optimum_htp.delivery.work import fetch_job, locate_job
         from optimum_htp.errors import ArgumentError
         from optimum_htp.hubs.base import HubAccess
+        from optimum_htp.report.texts import printable
 
         options = {name: getattr(self.args, name) for name in self.args.for_each}
         access = HubAccess(**{name: options.pop(name) for name in _ACCESS})
@@ -126,17 +128,20 @@ class BatchCommand(Command):
             raise ArgumentError(f"--manifest tells of files that are here, and {self.args.output} is not.")
         pushes = _pushes(self.args, jobs, output) if self.args.push_to_hub is not None else None
         disable_progress_bars()  # those of downloads: there is one for the batch
+        outcomes: dict[str, Outcome] = {}
         with (
+            self._telling_what_was_done(jobs, outcomes),
             _executor(self.args) as exports,
             ThreadPoolExecutor(1 if self.args.dask is None else _LOOKUPS) as downloads,
             tqdm(total=len(jobs), unit="model", disable=None) as bar,
         ):
 
             def told(job: Job, outcome: Outcome) -> None:
-                bar.set_postfix_str(job.output, refresh=False)
+                outcomes[job.output] = outcome
+                bar.set_postfix_str(printable(job.output), refresh=False)
                 bar.update()
 
-            outcomes = run_batch(
+            run_batch(
                 jobs,
                 output,
                 journal,
@@ -152,19 +157,36 @@ class BatchCommand(Command):
             )
         if self.args.manifest is not None and isinstance(output, Folder):
             manifest_of(jobs, outcomes, output.root).write(self.args.manifest)
-        failed = sum(outcome.state in ("failed", "lost") for outcome in outcomes.values())
         different = [] if reproduced is None else differences(reproduced, outcomes)
+        failed = self._report(jobs, outcomes, {} if reproduced is None else {"different": different})
+        if reproduced is not None and not self.args.json:
+            for line in _compared(reproduced, different):
+                show(line)
+        if failed or different:
+            raise SystemExit(1 if failed else _DIFFERENT)
+
+    @contextlib.contextmanager
+    def _telling_what_was_done(self, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Iterator[None]:
+        """Report on what came to its end before a signal; the journal has the rest."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            with self.stop.held_back():
+                self._report([job for job in jobs if job.output in outcomes], outcomes, {"interrupted": True})
+            raise
+
+    def _report(self, jobs: Sequence[Job], outcomes: Mapping[str, Outcome], more: Mapping[str, Any]) -> int:
+        """Tell what came of jobs; return how many have failed."""
+        from optimum_htp.cli.display import show, show_json
+
+        failed = sum(outcome.state in ("failed", "lost") for outcome in outcomes.values())
         if self.args.json:
-            document = {"models": [_document(job, outcomes[job.output]) for job in jobs], "failed": failed}
-            show_json(document if reproduced is None else {**document, "different": different})
+            models = [_document(job, outcomes[job.output]) for job in jobs]
+            show_json({"models": models, "failed": failed, **more})
         else:
             for line in _table(jobs, outcomes):
                 show(line)
-            if reproduced is not None:
-                for line in _compared(reproduced, different):
-                    show(line)
-        if failed or different:
-            raise SystemExit(1 if failed else _DIFFERENT)
+        return failed
 
 
 def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:

@@ -11,7 +11,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json
-from optimum_htp.cli.files import add_hub_arguments, hub_access
+from optimum_htp.cli.files import add_hub_arguments, expand, hub_access
 
 if TYPE_CHECKING:
     from optimum_htp.modules.comparison.records import Comparison
@@ -51,11 +51,14 @@ class CompareCommand(Command):
         from optimum_htp.errors import ArgumentError
         from optimum_htp.modules.comparison.compare import compare_models
         from optimum_htp.modules.comparison.render import write_comparison
+        from optimum_htp.report.write import check_report_path
 
         args = self.args
         if (args.other is None) == (not args.pytorch):
             raise ArgumentError("Name a second file to compare with, or give --pytorch.")
         pairs, missing = _pairs(args.one, args.other)
+        if args.output:
+            check_report_path(args.output)  # before minutes of work
         if args.output and len(pairs) + len(missing) > 1:
             raise ArgumentError("--output is for one pair of files: name the files in place of the folders.")
         found = []
@@ -75,7 +78,7 @@ class CompareCommand(Command):
                 )
         exceeds = bool(missing) or any(one.exceeds for one in found)
         if args.output:
-            write_comparison(found[0], Path(args.output))
+            write_comparison(found[0], args.output)
         if args.json:
             comparisons = [one.as_dict() for one in found]
             show_json({"comparisons": comparisons, "missing": missing, "exceeds": exceeds})
@@ -111,7 +114,7 @@ def _pairs(one: str, other: str | None) -> tuple[list[tuple[str, str | None]], l
     folder = Path(one)
     if not folder.is_dir():
         return [(one, other)], []
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*.onnx"))
+    names = sorted(Path(file).relative_to(folder) for file in expand([one]) if file.endswith(".onnx"))
     missing = [name.as_posix() for name in names if other is not None and not (Path(other) / name).is_file()]
     names = [name for name in names if name.as_posix() not in missing]
     if not names:

@@ -128,8 +128,19 @@ class VerifyCommand(FilesCommand):
 
     def exit_code(self, outcomes: Iterable[Outcome]) -> int:
         """Return the code of what is wrong, 1 where different things are."""
-        codes = {1 if outcome.error is not None else outcome.value.code for outcome in outcomes} - {0}
+        codes = {_code(outcome) for outcome in outcomes} - {0}
         return codes.pop() if len(codes) == 1 else int(bool(codes))
+
+
+def _code(outcome: Outcome) -> int:
+    """Return the exit code of what came of a file."""
+    from optimum_htp.errors import DownloadError, HubUnreachableError
+    from optimum_htp.stamping.verify import Status
+
+    if outcome.error is None:
+        return int(outcome.value.code)
+    away = isinstance(outcome.error, (HubUnreachableError, DownloadError))
+    return int(Status.UNREACHABLE.value if away else Status.INVALID.value)
 
 
 def _fault(file: str, expected: WrittenFile) -> str | None:

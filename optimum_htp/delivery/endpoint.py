@@ -24,7 +24,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.ort_classes import class_for
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
-from optimum_htp.origin.names import ONNX_FILE
+from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
 from optimum_htp.origin.repo_files import parse_json
 from optimum_htp.origin.tasks import WITH_PAST
 
@@ -32,7 +32,6 @@ __all__ = ["Endpoint", "write_endpoint"]
 
 HANDLER: Final = "handler.py"
 REQUIREMENTS: Final = "requirements.txt"
-_MODULES: Final = "modules.json"  # of a model of sentence_transformers
 _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
@@ -156,7 +155,7 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
             f"{first.path} takes {', '.join(unknown)}, which {model_class} and its pipeline for {task} do not give."
         )
     return {
-        "task": _SENTENCES if task == _EMBEDDINGS and _MODULES in configs else task,
+        "task": _SENTENCES if task == _EMBEDDINGS and SENTENCE_MODULES in configs else task,
         "input": _input(task, served[task]["type"], record.preprocessors),
         "model_class": model_class,
         "file_name": first.name if len(files) == 1 and first.name != ONNX_FILE else None,
@@ -190,7 +189,7 @@ def _handler(settings: Mapping[str, Any]) -> bytes:
 
 def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: HubAccess) -> dict[str, Path]:
     """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
-    modules = parse_json(configs[_MODULES].read_bytes())
+    modules = parse_json(configs[SENTENCE_MODULES].read_bytes())
     names = [
         f"{one['path']}/model.safetensors"
         for one in modules or ()

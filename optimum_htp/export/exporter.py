@@ -14,7 +14,14 @@ from typing import Any, Final
 from optimum_htp.errors import VerificationError
 from optimum_htp.export.confirming import confirm_files, require_confirmed
 from optimum_htp.export.optimum import export_from_folder, export_loaded_model, load_timm, optimum_options
-from optimum_htp.export.output_files import copy_configs, move_models, move_rest, onnx_files, refuse_foreign_configs
+from optimum_htp.export.output_files import (
+    copy_configs,
+    forget_paths,
+    move_models,
+    move_rest,
+    onnx_files,
+    refuse_foreign_configs,
+)
 from optimum_htp.export.staging import publish, staging_folder
 from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
 from optimum_htp.hierarchy.assign import LAST_RESORTS
@@ -218,6 +225,8 @@ def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: 
     if not wanted:
         return
     move_rest(exported, staged)
+    if subject.library == "diffusers":
+        forget_paths(staged)
     if subject.checkpoint is not None and subject.library != "diffusers":
         names = subject.checkpoint.config_files
         if subject.model is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
+from optimum_htp.origin.repo_files import read_json
 
-__all__ = ["copy_configs", "move_models", "move_rest", "onnx_files", "refuse_foreign_configs"]
+__all__ = ["copy_configs", "forget_paths", "move_models", "move_rest", "onnx_files", "refuse_foreign_configs"]
 
 
 def onnx_files(folder: Path) -> list[str]:
@@ -59,6 +61,14 @@ def move_rest(exported: Path, output: Path) -> None:
     for path in sorted(exported.rglob("*")):
         if path.is_file():
             _move(exported, output, path.relative_to(exported).as_posix())
+
+
+def forget_paths(output: Path) -> None:
+    """Take the paths of this machine out of the configs of a pipeline: diffusers writes where each was loaded from."""
+    for path in output.rglob("*.json"):
+        content = read_json(path)
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:

@@ -19,6 +19,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.repo_files import ADAPTER_CONFIG, read_json
 from optimum_htp.origin.source import HubSource, locate_loaded_model
 from optimum_htp.origin.tasks import architectures
 from optimum_htp.origin.weights import Comparison, compare, made_up_tensors
@@ -133,6 +134,10 @@ def as_exported(
         return subject
     missing = subject.made_up
     if subject.model is None:
+        if ADAPTER_CONFIG in checkpoint.files:
+            base = (read_json(checkpoint.folder / ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
+            reason = f"its weights are those of an adapter, added to {base}, of which no commit is noted"
+            return _local(subject, checkpoint.source.repo_id, reason)
         if checkpoint.library != "transformers" or model_class.__name__ in architectures(checkpoint.config):
             return subject
         try:

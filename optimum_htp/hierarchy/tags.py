@@ -17,12 +17,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from optimum_htp.errors import MetadataError
+from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.hierarchy.assign import Assignment, Rule
 from optimum_htp.hierarchy.bounds import check_module
 from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
-from optimum_htp.onnxfile import Graph, ModelHeader, NodeVisitor, read_graph, read_header
+from optimum_htp.onnxfile import (
+    Graph,
+    ModelHeader,
+    NodeVisitor,
+    OpenModel,
+    read_graph,
+    read_header,
+    read_signature,
+)
 
 __all__ = [
     "COVERAGE",
@@ -34,6 +42,7 @@ __all__ = [
     "TAG",
     "TAG_PREFIX",
     "TagWriter",
+    "check_taggable",
     "coverage_of",
     "known_assignment",
     "read_modules",
@@ -52,6 +61,7 @@ TAG_PREFIX: Final = "htp."
 # Where tagging keeps what somebody else had written under `namespace`.
 _FOREIGN_NAMESPACE: Final = "htp.original_namespace"
 _IR_VERSION: Final = 10
+_OVERRIDABLE: Final = 4  # the IR version from which an initializer that is an input too is only its default
 _SHOWN: Final = 60  # characters of a node's name
 _MOST: Final = 1 << 63  # nodes
 # The dynamo exporter writes the exporting machine's paths beside each node; they are nobody's business.
@@ -90,6 +100,26 @@ class TagWriter:
             return {**kept, MODULE: module, TAG: tree.tag(module), NAMESPACE: module.replace(".", "/")}
 
         return visit
+
+
+def check_taggable(model: OpenModel) -> None:
+    """Refuse a file that would mean something else with the IR version that tags need.
+
+    Raises:
+        OnnxWriteError: Its weights are among its inputs, as they had to be below IR version 4.
+    """
+    if model.header.ir_version >= _OVERRIDABLE:
+        return
+    weights = {one.name for one in model.graph.initializers}
+    both = [spec.name for spec in read_signature(model.path)[0] if spec.name in weights]
+    if both:
+        raise OnnxWriteError(
+            f"{model.path} has IR version {model.header.ir_version}, and {len(both)} of its weights are inputs too, "
+            f"such as {both[0][:_SHOWN]!r}. In the IR version {_IR_VERSION} that tags need, whoever runs it could set "
+            "them, and ONNX Runtime would not take them as constant: nothing was written. Export the model again "
+            "with a newer exporter; or load it with onnx, take the weights out of graph.input, set ir_version to "
+            f"{_OVERRIDABLE} or more, save it, and tag that."
+        )
 
 
 def untagged(metadata: Mapping[str, str]) -> Mapping[str, str]:

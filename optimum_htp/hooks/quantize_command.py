@@ -39,10 +39,11 @@ def _running(call: Call) -> Any:
         return call.pass_on()
     from optimum_htp.errors import HFHubIntegrationError
     from optimum_htp.modules.quantize import ModuleChoice, choosing
+    from optimum_htp.report.texts import sentence
 
     exclude, only = (tuple(getattr(args, name, ())) for name in ("exclude_modules", "only_modules"))
     try:
         with choosing(ModuleChoice(tuple(sorted(folder.glob("*.onnx"))), exclude, only)):
             return call.pass_on()
     except HFHubIntegrationError as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {sentence(str(error))}") from error

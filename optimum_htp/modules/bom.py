@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ _PIECE: Final = 1 << 20  # bytes
 _SHOWN: Final = 200  # characters of what the validator says, which has the whole schema in it
 _OURS: Final = "optimum-htp:"
 _NAMESPACE: Final = uuid.UUID("6f0d3f8e-3a0e-5c58-9a0e-5d9d5e0c1f43")
+# Of what `hf_base_model` may say, which is any text, these can be named.
+_REPO_ID: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _INTEGERS: Final = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 
 Progress = Callable[[int, int], object]
@@ -174,13 +177,14 @@ def _model(record: ExportMetadata | None) -> Component | None:
     if record is None or record.hub_id is None:
         return None
     commit = record.hub_sha or record.hub_revision
-    bases = [name.strip() for name in (record.base_model or "").split(",") if name.strip()]
+    model = f"{record.hub_provider or 'huggingface'}:{record.hub_id}@{commit}"
+    bases = [name.strip() for name in (record.base_model or "").split(",") if _REPO_ID.fullmatch(name.strip())]
     ancestors = [
         Component(name=name, type=ComponentType.MACHINE_LEARNING_MODEL, purl=_purl(name, None), bom_ref=f"base:{name}")
         for name in bases
     ]
     files = [
-        Component(name=name, type=ComponentType.FILE, bom_ref=f"{record.hub_id}:{name}", hashes=[_sha256(digest)])
+        Component(name=name, type=ComponentType.FILE, bom_ref=f"{model}:{name}", hashes=[_sha256(digest)])
         for name, digest in sorted((record.weight_files or {}).items())
     ]
     is_public = record.hub_provider is None
@@ -190,7 +194,7 @@ def _model(record: ExportMetadata | None) -> Component | None:
         group=record.hub_id.rpartition("/")[0] or None,
         version=commit,
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        bom_ref=f"{record.hub_provider or 'huggingface'}:{record.hub_id}@{commit}",
+        bom_ref=model,
         purl=_purl(record.hub_id, commit) if is_public else None,
         licenses=_licenses(record.license),
         pedigree=Pedigree(ancestors=ancestors) if ancestors else None,

@@ -7,7 +7,7 @@ id and a revision, would take the preprocessors from the main branch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, Plug
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.config_faults import config_fault
-from optimum_htp.origin.names import CONFIG, MODEL_INDEX
+from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import (
     config_files,
     index_shards,
@@ -178,8 +178,16 @@ def _opened(
         config=config,
         library=library,
         complete=complete,
-        with_code="auto_map" in config,
+        with_code=any("auto_map" in named for named in (config, *_preprocessor_configs(folder))),
     )
+
+
+def _preprocessor_configs(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the configs of a model's preprocessors: a tokenizer may be code of the repo where the model is none."""
+    for name in PREPROCESSOR_CONFIGS:
+        content = read_json(folder / name)
+        if isinstance(content, dict):
+            yield content
 
 
 def _config(path: Path) -> Mapping[str, Any]:

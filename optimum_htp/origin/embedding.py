@@ -18,7 +18,7 @@ from optimum_htp.metadata import EmbeddedFile
 from optimum_htp.origin import tables
 from optimum_htp.origin.archive import MOST_FILES, described, pack
 from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SCHEDULER_CONFIG
 from optimum_htp.origin.repo_files import config_files, read_json
 
 __all__ = ["ALL", "CHOICES", "CONFIG_ONLY", "NONE", "Embedding", "check_choice", "embeddable", "embedding_of"]
@@ -30,7 +30,7 @@ CONFIG_ONLY: Final = "config"
 NONE: Final = "none"
 CHOICES: Final = (ALL, CONFIG_ONLY, NONE)
 
-_CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, "scheduler_config.json")
+_CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, SCHEDULER_CONFIG)
 _FAST: Final = "tokenizer.json"
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 # What slow tokenizers are made from (`vocab_files_names` of transformers' tokenizers).

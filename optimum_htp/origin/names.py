@@ -2,7 +2,18 @@
 
 from typing import Final
 
-__all__ = ["CONFIG", "GENERATION_CONFIG", "MODEL_INDEX", "ONNX_FILE", "PREPROCESSOR_CONFIGS", "SAVED_AS", "WEIGHTS"]
+__all__ = [
+    "CONFIG",
+    "GENERATION_CONFIG",
+    "MODEL_INDEX",
+    "ONNX_FILE",
+    "PREPROCESSOR_CONFIGS",
+    "SAVED_AS",
+    "SCHEDULER",
+    "SCHEDULER_CONFIG",
+    "SENTENCE_MODULES",
+    "WEIGHTS",
+]
 
 CONFIG: Final = "config.json"
 GENERATION_CONFIG: Final = "generation_config.json"
@@ -10,6 +21,9 @@ MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""
 PREPROCESSOR_CONFIGS: Final = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 """The configs that name what a model's preprocessors are, the most inclusive first."""
+SCHEDULER: Final = "scheduler"
+SCHEDULER_CONFIG: Final = "scheduler_config.json"
+"""The folder of a diffusion pipeline's scheduler, and its config in there."""
 SAVED_AS: Final = {
     "AutoFeatureExtractor": ("preprocessor_config.json",),
     "AutoImageProcessor": ("preprocessor_config.json",),
@@ -18,6 +32,8 @@ SAVED_AS: Final = {
     "GenerationConfig": (GENERATION_CONFIG,),
 }
 """What `save_pretrained` writes of something that one of these classes loads, and loads it by."""
+SENTENCE_MODULES: Final = "modules.json"
+"""The list of the modules of a model of sentence_transformers."""
 WEIGHTS: Final = "model.safetensors"
 """The weights of a model, or of a module of sentence_transformers, that are in one file."""
 ONNX_FILE: Final = "model.onnx"

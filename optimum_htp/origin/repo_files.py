@@ -13,10 +13,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, WEIGHTS
+from optimum_htp.origin.names import (
+    CONFIG,
+    GENERATION_CONFIG,
+    MODEL_INDEX,
+    PREPROCESSOR_CONFIGS,
+    SCHEDULER_CONFIG,
+    SENTENCE_MODULES,
+    WEIGHTS,
+)
 from optimum_htp.origin.tables import image_processor_names, processor_names
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "MODEL_CONFIGS",
     "config_files",
     "index_shards",
@@ -74,10 +83,10 @@ _CONFIG_PATTERNS: Final = (
 )
 _CODE_PATTERN: Final = "*.py"
 # Pipelines of several models keep each part in a folder of its own.
-_DIFFUSERS_PATTERNS: Final = (MODEL_INDEX, f"*/{CONFIG}", "*/scheduler_config.json")
+_DIFFUSERS_PATTERNS: Final = (MODEL_INDEX, f"*/{CONFIG}", f"*/{SCHEDULER_CONFIG}")
 # What sentence_transformers reads beside the transformer: its modules, and their configs (`1_Pooling/config.json`).
 _SENTENCE_TRANSFORMERS_PATTERNS: Final = (
-    "modules.json",
+    SENTENCE_MODULES,
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "[0-9]_*/config.json",
@@ -97,7 +106,9 @@ _DIFFUSERS_WEIGHTS: Final = (
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
 )
-_ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""Says which model the weights beside it are added to; it is another repo's, at whatever commit."""
+_ADAPTER_FILES: Final = (ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
 # Optimum lets transformers convert these where there are no PyTorch weights.
 _OTHER_WEIGHTS: Final = ("tf_model.h5", "flax_model.msgpack")
 
@@ -127,8 +138,8 @@ def config_files(files: Iterable[str], *, library: str = "transformers", with_co
     if library == "diffusers":
         patterns += _DIFFUSERS_PATTERNS
         nested = tuple(f"*/{pattern}" for pattern in _CONFIG_PATTERNS)
-    elif library == "sentence_transformers":
-        patterns.append("*/config.json")
+    elif library == "sentence_transformers":  # the transformer may be in a folder too: `0_Transformer`, `0_CLIPModel`
+        nested = tuple(f"*/{pattern}" for pattern in (*_CONFIG_PATTERNS, "sentence_*_config.json"))
     return tuple(sorted(name for name in files if _matches(name, (*patterns, *nested))))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError
-from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.names import CONFIG, MODEL_INDEX, SENTENCE_MODULES
 from optimum_htp.origin.tables import (
     all_tasks,
     diffusion_classes,
@@ -43,12 +43,16 @@ def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
     """Return the library that a repo's weights are for.
 
     A repo of sentence_transformers holds a transformers model and exports as such unless the user says
-    otherwise: its export as sentence_transformers would have no `last_hidden_state`.
+    otherwise: its export as sentence_transformers would have no `last_hidden_state`. One whose transformer lies in a
+    folder of its own holds none that transformers finds.
     """
+    files = set(files)
     if MODEL_INDEX in files:
         return "diffusers"
     if "pretrained_cfg" in config or "architecture" in config:
         return "timm"
+    if SENTENCE_MODULES in files and CONFIG not in files and not config:
+        return "sentence_transformers"
     return "transformers"
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.origin.names import SCHEDULER, SCHEDULER_CONFIG
+from optimum_htp.origin.repo_files import read_json
+
 __all__ = ["Comparison", "compare", "made_up_tensors"]
 
 # What may differ between two configs of one model, and does not change the graph.
@@ -23,6 +26,7 @@ _VOLATILE: Final = frozenset(
         "_attn_implementation_autoset",
         "architectures",
         "auto_map",
+        "export_model_type",  # left by Optimum's exporter in what it has exported
         "dtype",
         "torch_dtype",
         "transformers_version",
@@ -68,7 +72,7 @@ def compare(model: Any, folder: Path) -> Comparison:
             loaded, _ = _loaded(type(part), folder / name)
             if (reason := _difference(part, loaded, ())) is not None:
                 return Comparison(f"in {name} {reason}")
-    return Comparison()
+    return Comparison(_scheduler_difference(model.components.get("scheduler"), folder / SCHEDULER))
 
 
 def made_up_tensors(model_class: Any, folder: Path) -> tuple[str, ...]:
@@ -112,6 +116,18 @@ def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | Non
         if name not in left_out and not _equal(tensor, stored[name]):
             return f"the values of {name} were changed"
     return None
+
+
+def _scheduler_difference(scheduler: Any, folder: Path) -> str | None:
+    """Return in what a pipeline's scheduler, which is no module, is another than the checkpoint's."""
+    stored = read_json(folder / SCHEDULER_CONFIG)
+    if scheduler is None or not isinstance(stored, dict):
+        return None
+    if type(scheduler).__name__ != stored.get("_class_name"):
+        return f"its scheduler is a {type(scheduler).__name__}"
+    ours, theirs = _settings(scheduler.config), _settings(type(scheduler).from_pretrained(folder).config)
+    changed = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
+    return f"its scheduler's config says something else of {_listed(changed)}" if changed else None
 
 
 def _kind(module: Any) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from optimum_htp.report.html import as_html
 from optimum_htp.report.markdown import as_markdown
 from optimum_htp.report.texts import json_text
 
-__all__ = ["FORMATS", "check_report_path", "write_report"]
+__all__ = ["FORMATS", "check_report_path", "write_report", "write_text"]
 
 FORMATS: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
     ".json": lambda document: json_text(document, indent=1) + "\n",
@@ -50,7 +50,15 @@ def write_report(document: dict[str, Any], path: str | os.PathLike[str]) -> Path
         OnnxWriteError: The file cannot be written. What was there still is.
     """
     path = check_report_path(path)
-    text = FORMATS[path.suffix.lower()](document)
+    return write_text(FORMATS[path.suffix.lower()](document), path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a text, whole or not at all, and the folders that it takes; return its path.
+
+    Raises:
+        OnnxWriteError: The file cannot be written. What was there still is.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(path) as stream:

@@ -7,16 +7,23 @@ that lie together, whichever of them is named.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Final, TypeVar
 
 from optimum_htp import plugins
-from optimum_htp.errors import EmbeddedFilesError, MisfitError, MissingSiblingError, OnnxWriteError
-from optimum_htp.hubs.base import HubAccess
+from optimum_htp.errors import (
+    EmbeddedFilesError,
+    HFHubIntegrationError,
+    MisfitError,
+    MissingSiblingError,
+    OnnxWriteError,
+)
+from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetadata, read_record, record_if_any
 from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
@@ -25,8 +32,11 @@ from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import config_files, read_json
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
+from optimum_htp.stamping.proof import differing
 
 __all__ = ["embed_files", "files_of_model", "once_a_model", "unembed_files", "with_embedded"]
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -98,12 +108,13 @@ def embed_files(
 
     Raises:
         EmbeddedFilesError: The file has no record, or there is nothing to embed, or more than is read again.
-        MisfitError: The config in the folder is another model's.
+        MisfitError: The config in the folder is another model's, or a file there is not the one of the commit in the
+            record. Where the Hub does not tell, a warning says so.
         MissingSiblingError: The first file of the model is not there.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         OnnxWriteError: A file cannot be written. It is as it was.
     """
-    path = Path(path)
+    path, access = Path(path), access or HubAccess()
     record = _record(path)
     files = files_of_model(path, record)
     first = record.onnx_files[0] if record.onnx_files else None
@@ -112,10 +123,12 @@ def embed_files(
             f"{first} is missing: it is the first file of the model that {path} belongs to, and carries what is "
             "embedded. Put them together."
         )
-    source, names = _source(path, record, None if folder is None else Path(folder), access or HubAccess())
+    source, names = _source(path, record, None if folder is None else Path(folder), access)
     embedding = embedding_of(source, names, record.export_library, strict=True)
     if embedding is None:
         raise EmbeddedFilesError(f"{source} has neither a config nor files of preprocessors to embed into {path}.")
+    if folder is not None and record.model_type == "hub" and record.hub_sha is not None:
+        _check_commits(path, record, source, embedding, access)
     for file, known in sorted(files.items(), key=lambda item: item[1].onnx_file != first):
         new = with_embedded(known, embedding)
         properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
@@ -187,6 +200,33 @@ def _source(
     if isinstance(content, dict) and (reason := misfit(content, record, path)) is not None:
         raise MisfitError(f"{folder / CONFIG} is not the config of {path}: {reason}. Name the folder of its model.")
     return folder, tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def _check_commits(path: Path, record: ExportMetadata, folder: Path, embedding: Embedding, access: HubAccess) -> None:
+    """Refuse files that are not those of the commit that a record names: loaders would take them for these.
+
+    Raises:
+        MisfitError: Some are not. Where the Hub does not tell, there is a warning.
+    """
+    digests: Mapping[str, FileDigest] | None = None
+    reason: object
+    try:
+        hub = plugins.hub(record.hub_provider)
+        if isinstance(hub, TellsDigests):
+            digests = hub.digests(str(record.hub_id), str(record.hub_sha), within_order(access))
+        reason = f"{hub.name} does not tell the digests of its files"
+    except HFHubIntegrationError as error:
+        reason = error
+    if digests is None:
+        logger.warning("Whether the files in %s are those of %s was not checked: %s", folder, record.source, reason)
+        return
+    names = differing({file.name: (folder / file.name).read_bytes() for file in embedding.files}, digests)
+    if names:
+        raise MisfitError(
+            f"{', '.join(names)} in {folder} {'is' if len(names) == 1 else 'are'} not what {record.source} has, which "
+            f"{path} says that it is of: nothing was written. Leave out the folder (--from) to embed the commit's; or "
+            f"say that the file is of the model in the folder: `optimum-cli htp inject {path} --model {folder}`."
+        )
 
 
 def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from optimum_htp.errors import OnnxWriteError
 from optimum_htp.hierarchy.tags import TAG_PREFIX, untagged
 from optimum_htp.metadata import PREFIX
 from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
-from optimum_htp.stamping.stamp import AUTHOR, DOMAINS, LICENSE, PRODUCER, is_our_doc_string
+from optimum_htp.stamping.stamp import DOMAINS, PRODUCER, is_our_doc_string, our_standard_keys
 
 __all__ = ["strip_metadata"]
 
@@ -36,11 +36,7 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
         header = model.header
         keys = {*header.metadata, *header.archives}
         ours = {key for key in keys if key.startswith((PREFIX, TAG_PREFIX))}
-        if header.metadata.get(f"{PREFIX}license") == header.metadata.get(LICENSE):
-            ours.add(LICENSE)
-        if header.metadata.get(f"{PREFIX}hub_id", "").startswith(f"{header.metadata.get(AUTHOR)}/"):
-            ours.add(AUTHOR)
-        ours &= keys
+        ours |= our_standard_keys(header)
         texts: dict[str, Any] = {}
         if header.producer_name == PRODUCER:
             producer = header.metadata.get(f"{PREFIX}original_producer", "")

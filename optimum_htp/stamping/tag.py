@@ -14,7 +14,7 @@ from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.parts import part_tree, scopes_of
 from optimum_htp.hierarchy.renamed import owners_by_shape
 from optimum_htp.hierarchy.scopes import ScopeResolver
-from optimum_htp.hierarchy.tags import MODULES, TagWriter, tagged_assignment
+from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
@@ -76,9 +76,11 @@ class Tagger:
         """Tag a file; return what was written.
 
         Raises:
-            OnnxWriteError: The file cannot be written, or somebody else has replaced it. What was there still is.
+            OnnxWriteError: The file cannot be written, cannot take tags, or somebody else has replaced it. What was
+                there still is.
         """
         with OpenModel.at(path) as model:
+            check_taggable(model)
             tags = TagWriter(self._assignment(model.header, model.graph))
             model.rewrite(
                 metadata=tags.metadata,

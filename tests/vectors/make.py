@@ -80,6 +80,12 @@ VALID = {
     },
     "other_hub": {**HUB, "hf_hub_provider": "modelscope"},
     "weight_digests": {**HUB, "hf_weight_files": json.dumps({"model.safetensors": "0123456789abcdef" * 4})},
+    "standard_keys": {
+        **HUB,
+        "model_author": "google-bert",
+        "model_license": "mine",
+        "hf_standard_keys": '{"model_author": "google-bert"}',
+    },
     "unknown_keys": {**HUB, "hf_from_the_future": "kept", "mine": "kept too"},
     "no_record": {"mine": "nothing of Hugging Face"},
 }

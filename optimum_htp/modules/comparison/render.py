@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ReportError
 from optimum_htp.hierarchy.tree import ROOT, ancestors
 from optimum_htp.modules.comparison.records import Comparison, ModuleComparison
 from optimum_htp.report.document import report_document
 from optimum_htp.report.html import as_html
+from optimum_htp.report.markdown import as_cell
 from optimum_htp.report.texts import json_text, printable
+from optimum_htp.report.write import check_report_path, write_text
 
 __all__ = ["lines", "verdict", "write_comparison"]
 
@@ -60,24 +62,20 @@ def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
         yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
 
 
-def write_comparison(comparison: Comparison, target: Path) -> None:
-    """Write a comparison as `.html`, `.md` or `.json`, as the name ends.
+def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+    """Write a comparison as `.html`, `.md` or `.json`, as the name ends; return its path.
 
     Raises:
         ReportError: The name ends otherwise.
+        OnnxWriteError: The file cannot be written. What was there still is.
     """
-    from optimum_htp.onnxfile.replace import replaced_atomically
-
-    if target.suffix == ".json":
-        text = json_text(comparison.as_dict(), indent=2) + "\n"
-    elif target.suffix == ".md":
-        text = _markdown(comparison)
-    elif target.suffix in (".html", ".htm"):
-        text = as_html(_document(comparison))
-    else:
-        raise ReportError(f"{target}: a comparison is written as .html, .md or .json.")
-    with replaced_atomically(target) as stream:
-        stream.write(text.encode())
+    written: dict[str, Callable[[], str]] = {
+        ".json": lambda: json_text(comparison.as_dict(), indent=2) + "\n",
+        ".md": lambda: _markdown(comparison),
+        ".html": lambda: as_html(_document(comparison)),
+    }
+    path = check_report_path(path)
+    return write_text(written[path.suffix.lower()](), path)
 
 
 def _is_shown(module: ModuleComparison, comparison: Comparison) -> bool:
@@ -126,13 +124,13 @@ def _named(module: ModuleComparison) -> str:
 
 def _markdown(comparison: Comparison) -> str:
     def cells(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").strip() for cell in row) + " |"
+        return "| " + " | ".join(as_cell(cell.strip()) for cell in row) + " |"
 
     rows = [cells(_row(module)) for module in comparison.modules]
     head = [cells(("module", "max abs", "max rel", "cosine", "notes")), "| --- | ---: | ---: | ---: | --- |"]
-    title = f"# {comparison.one} and {comparison.other}"
-    sentences = [f"- {printable(sentence)}" for sentence in verdict(comparison)]
-    return "\n".join([printable(title), "", *sentences, "", *head, *rows, ""])
+    title = f"# {as_cell(comparison.one)} and {as_cell(comparison.other)}"
+    sentences = [f"- {as_cell(sentence)}" for sentence in verdict(comparison)]
+    return "\n".join([title, "", *sentences, "", *head, *rows, ""])
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
