@@ -80,8 +80,8 @@ class Tagger:
                 there still is.
         """
         with OpenModel.at(path) as model:
-            check_taggable(model)
             tags = TagWriter(self._assignment(model.header, model.graph))
+            check_taggable(model)
             model.rewrite(
                 metadata=tags.metadata,
                 nodes=tags.visitor(),
