@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,14 @@ import pytest
 from filelock import FileLock
 
 from tests.support import warm
+from tests.support.environments import python_of_users
 from tests.support.hub import LoopbackHub
 
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell's script
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that processes that are started here can be stopped
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HUB = LoopbackHub()
@@ -78,17 +82,22 @@ def _checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.
     return done
 
 
-def run_python(code: str, *, check: bool = True, forked: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own; a forked one has PyTorch imported (see tests.support.warm)."""
+def run_python(
+    code: str, *, check: bool = True, forked: bool = False, python: str | Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, by a Python that has what users have, or by a given one.
+
+    A forked process has PyTorch imported (see tests.support.warm).
+    """
     if forked and warm.can_run(env):
         return _checked(warm.python(code, ROOT, {**os.environ, **env}), check)
-    return run(sys.executable, "-c", code, check=check, **env)
+    return run(python or python_of_users(), "-c", code, check=check, **env)
 
 
 def optimum_cli(*arguments: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the real optimum-cli of this environment in a process of its own; see tests.support.warm."""
     if not warm.can_run(env):
-        return run(Path(sys.executable).with_name("optimum-cli"), *arguments, check=check, **env)
+        return run(python_of_users().with_name("optimum-cli"), *arguments, check=check, **env)
     return _checked(warm.optimum_cli([str(part) for part in arguments], ROOT, {**os.environ, **env}), check)
 
 

@@ -26,13 +26,14 @@ from optimum_htp.delivery.work import Outcome, WrittenFile, written_names
 from optimum_htp.errors import BatchListError
 from optimum_htp.hubs import HubAccess
 from tests.conftest import run
+from tests.support.environments import python_of_users
 
-CLI = Path(sys.executable).with_name("optimum-cli")
+CLI = python_of_users().with_name("optimum-cli")
 
 
-def batch(*arguments, check=True, **env):
+def batch(*arguments, check=True, cli=CLI, **env):
     """Run the command in a fresh process: a batch forks its own."""
-    done = run(CLI, "htp", "batch", *arguments, "--json", check=check, **env)
+    done = run(cli, "htp", "batch", *arguments, "--json", check=check, **env)
     return {model["output"]: model for model in json.loads(done.stdout)["models"]}
 
 
@@ -156,13 +157,14 @@ def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path,
 
 def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_path, empty_home):
     pytest.importorskip("diffusers")
+    cli = Path(sys.executable).with_name("optimum-cli")  # which has that
     hub.add("tiny/diffusion", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
     (tmp_path / "models.txt").write_text("tiny/diffusion\n")
-    done = batch(tmp_path / "models.txt", tmp_path / "out", **empty_home)["tiny/diffusion"]
+    done = batch(tmp_path / "models.txt", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
     assert done["state"] == "done"
     parts = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
     assert [file["name"] for file in done["files"]] == [f"{part}/model.onnx" for part in parts]
-    again = batch(tmp_path / "models.txt", tmp_path / "out", **empty_home)["tiny/diffusion"]
+    again = batch(tmp_path / "models.txt", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
     assert (again["state"], again["files"]) == ("whole", done["files"])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from argparse import ArgumentParser
 from concurrent.futures import ThreadPoolExecutor
 
@@ -290,7 +291,8 @@ again = ours()
 optimum_htp.deactivate()
 print([sorted(before), sorted(left), sorted(again), sorted(ours())])
 """
-    before, left, again, last = ast.literal_eval(run_python(code).stdout.splitlines()[-1])
+    python = sys.executable if "sentence" in IMPORTS[imported] or "Diffusion" in IMPORTS[imported] else None
+    before, left, again, last = ast.literal_eval(run_python(code, python=python).stdout.splitlines()[-1])
     assert before
     assert left == last == []
     assert again == before

@@ -10,16 +10,15 @@ import pty
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import optimum_cli
+from tests.support.environments import python_of_users
 
-CLI = Path(sys.executable).with_name("optimum-cli")
+CLI = python_of_users().with_name("optimum-cli")
 
 
 def test_export_help_has_optimums_options_and_ours():

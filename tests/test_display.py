@@ -8,7 +8,6 @@ import os
 import pty
 import struct
 import subprocess
-import sys
 import termios
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from optimum_htp.cli.folding import folded
 from optimum_htp.onnxfile import TensorSpec, rewrite_model
 from optimum_htp.report.texts import json_text, printable, sentence
 from tests.conftest import optimum_cli
+from tests.support.environments import python_of_users
 from tests.vectors import make
 
-CLI = Path(sys.executable).with_name("optimum-cli")
+CLI = python_of_users().with_name("optimum-cli")
 HOSTILE = "\x1b[31mred\ncommit          forged\u202edlrow\x9b2J\u2028"
 
 

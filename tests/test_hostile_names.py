@@ -6,9 +6,7 @@ import json
 import os
 import resource
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import onnx
 import pytest
@@ -21,8 +19,9 @@ from optimum_htp.onnxfile import read_graph, read_header
 from optimum_htp.report.document import report_document
 from optimum_htp.report.outline import outline
 from optimum_htp.stamping.tag import Tagger
+from tests.support.environments import python_of_users
 
-CLI = Path(sys.executable).with_name("optimum-cli")
+CLI = python_of_users().with_name("optimum-cli")
 MEMORY = 2 << 30  # bytes of address space, most of them libraries
 SECONDS = 20  # a machine may be busy; what is tested for here took minutes, or forever
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from optimum_htp.onnxfile import read_metadata
+from tests.support.environments import python_of_users
 from tests.vectors import make
 
-CLI = Path(sys.executable).with_name("optimum-cli")
+CLI = python_of_users().with_name("optimum-cli")
 FILES = 60
 WEIGHTS = 4 << 20  # bytes; so that a file takes some milliseconds
 

@@ -84,6 +84,11 @@ def array(dtype):
     return numpy_helper.from_array(WEIGHT.astype(dtype), "w")
 
 
+def raw(kind, dtype):
+    """A tensor of a type that numpy has from ml_dtypes alone, which earlier versions of onnx do not know."""
+    return helper.make_tensor("w", kind, WEIGHT.shape, WEIGHT.astype(dtype).tobytes(), raw=True)
+
+
 def packed(kind):
     content = RANDOM.integers(0, 256, 128 * 128 // 2, np.uint8).tobytes()
     return helper.make_tensor("w", kind, [128, 128], content, raw=True)
@@ -91,12 +96,12 @@ def packed(kind):
 
 KINDS = {
     "float16": lambda: cast_of(array(np.float16)),
-    "bfloat16": lambda: cast_of(array(ml_dtypes.bfloat16)),
+    "bfloat16": lambda: cast_of(raw(TensorProto.BFLOAT16, ml_dtypes.bfloat16)),
     "float64": lambda: cast_of(array(np.float64)),
     "bool": lambda: cast_of(array(np.bool_)),
     "int64": lambda: cast_of(array(np.int64)),
-    "float8e4m3fn": lambda: cast_of(array(ml_dtypes.float8_e4m3fn)),
-    "float8e5m2": lambda: cast_of(array(ml_dtypes.float8_e5m2)),
+    "float8e4m3fn": lambda: cast_of(raw(TensorProto.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn)),
+    "float8e5m2": lambda: cast_of(raw(TensorProto.FLOAT8E5M2, ml_dtypes.float8_e5m2)),
     "int8": lambda: scaled(array(np.int8)),
     "int4": lambda: scaled(packed(TensorProto.INT4)),
     "uint4": lambda: scaled(packed(TensorProto.UINT4)),
@@ -278,11 +283,17 @@ def test_initializers_of_the_user_are_used(tmp_path):
 @pytest.mark.parametrize("wrong", [{"sess_options": 3}, {"providers": 3}])
 def test_wrong_calls_fail_as_ever(tmp_path, wrong):
     path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
-    with pytest.raises(Exception) as theirs:
-        onnxruntime.InferenceSession(path, **wrong)
-    with pytest.raises(type(theirs.value)) as ours:
-        open_session(path, **wrong)
-    assert str(ours.value) == str(theirs.value)
+    theirs, ours = failure(onnxruntime.InferenceSession, path, **wrong), failure(open_session, path, **wrong)
+    assert ours == theirs
+    assert theirs is not None or not is_supported()  # earlier versions take some, and say so
+
+
+def failure(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except Exception as error:  # noqa: BLE001 - which one it is, is what is asked
+        return type(error), str(error)
+    return None
 
 
 def test_profile_is_written_once(tmp_path, monkeypatch):

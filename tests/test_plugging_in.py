@@ -9,14 +9,13 @@ from __future__ import annotations
 import ast
 import shutil
 import sys
-import sysconfig
-import venv
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT, run, run_python
+from tests.support.environments import NOT_NEEDED, linked
 
 LOAD = """
 import sys
@@ -29,34 +28,16 @@ except Exception as error:
 OURS = "optimum_htp.errors OnnxFileNotFoundError"
 
 
-# What the tests need, or what transformers imports where it is there, and takes as long as PyTorch for it.
-NOT_NEEDED = (
-    "diffusers",
-    "sklearn",
-    "scikit_learn",
-    "scipy",
-    "sentence_transformers",
-    "timm",
-    "pandas",
-    "boto",
-    "moto",
-)
-
-
 class Environment:
     """A virtual environment that has what this package needs, but not this package."""
 
     def __init__(self, folder: Path) -> None:
-        venv.create(folder, symlinks=True)
+        ours = ("optimum_htp", "_editable", "__editable__")
+        # Ours are put into Optimum's namespace.
+        self.site_packages = linked(folder, copied=("optimum",), leaving_out=(*ours, *NOT_NEEDED))
         self.python = folder / "bin" / "python"
-        self.site_packages = next(folder.glob("lib/python*/site-packages"))
-        for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
-            if path.name == "optimum":  # ours are put into this namespace
-                shutil.copytree(path, self.site_packages / path.name, ignore=shutil.ignore_patterns("register_htp.py"))
-            elif "optimum_htp" not in path.name.replace("-", "_") and not path.name.startswith(
-                ("__editable__", "_optimum", "_editable", *NOT_NEEDED)
-            ):
-                (self.site_packages / path.name).symlink_to(path)
+        for path in self.site_packages.glob("optimum/**/register_htp.py"):
+            path.unlink()
 
     def install(self, wheel: Path) -> None:
         run(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps", "--no-index", wheel)

@@ -170,6 +170,20 @@ def test_honest_steps_of_all_kinds_are_taken(bert, tmp_path, options):
     assert not prove_weights(tmp_path / "q.onnx", folder).foreign
 
 
+@pytest.mark.parametrize(("least", "is_honest"), [(-127, True), (-126, False)])
+def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path, least, is_honest):
+    """1.20 makes asymmetric steps for 256 numbers, and uses 255 of them."""
+    path, folder = bert
+    options = {"weight_type": QuantType.QInt8, "extra_options": {"WeightSymmetric": False}}
+    quantize_dynamic(path, tmp_path / "q.onnx", **options)
+
+    def change(arrays, model):
+        for array in [array for array in arrays.values() if array.dtype == np.int8]:
+            np.maximum(array, least, out=array)
+
+    assert (not prove_weights(changed(tmp_path / "q.onnx", tmp_path / "m.onnx", change), folder).foreign) == is_honest
+
+
 @pytest.mark.parametrize("form", list(QuantFormat))
 def test_static_quantization_is_taken_and_a_bias_that_says_nothing_is_not(bert, tmp_path, form):
     path, folder = bert

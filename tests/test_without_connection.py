@@ -5,6 +5,8 @@ What they answer is held against PyTorch, which loads the model's own folder in 
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.support.alone import moved, run_alone
@@ -104,7 +106,7 @@ print("all")
 def test_sentence_transformer_answers_as_pytorch_does(exported, model_folder, tmp_path):
     file = moved(exported("minilm"), tmp_path / "minilm")
     code = SENTENCES.format(folder=str(file.parent), model=str(model_folder("minilm")))
-    assert run_alone(code, tmp_path / "home").endswith("all\n")
+    assert run_alone(code, tmp_path / "home", python=sys.executable).endswith("all\n")
 
 
 DIFFUSION = """
@@ -140,4 +142,4 @@ def test_diffusion_pipeline_answers_as_pytorch_does(source, model_folder, made_o
     output = made_once(f"diffusion/{source}", lambda folder: HTPExporter().export(name, folder))
     file = moved(output, tmp_path / "pipeline")
     code = DIFFUSION.format(folder=str(tmp_path / "pipeline"), file=str(file), model=str(model))
-    assert run_alone(code, tmp_path / "home").endswith("all\n")
+    assert run_alone(code, tmp_path / "home", python=sys.executable).endswith("all\n")

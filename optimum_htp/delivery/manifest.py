@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.delivery.digests import sha256_of_file
 from optimum_htp.delivery.jobs import Job, is_inside, normal_output, refused_options
 from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
+from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.replace import replaced_atomically
 
 __all__ = [

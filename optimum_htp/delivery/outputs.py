@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from optimum_htp.delivery.digests import sha256_of, sha256_of_file
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
 from optimum_htp.metadata import record_if_any
+from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.jobs import Job

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.delivery.digests import sha256_of_file
 from optimum_htp.delivery.jobs import Job, lasting_options
 from optimum_htp.delivery.processes import peak_memory
 from optimum_htp.delivery.versions import versions_here
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.onnxfile.digests import sha256_of_file
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.outputs import Output

@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.onnxfile import LeanModel, read_lean_model
+from optimum_htp.onnxfile import LeanModel, contained_files, read_lean_model
 from optimum_htp.onnxfile.wire import encode_bytes_field
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def open_session(
     log, once, at debug level; then it is made as ONNX Runtime does, and what that raises is raised.
 
     Raises:
-        InvalidOnnxFileError: ONNX Runtime cannot load the file.
+        InvalidOnnxFileError: ONNX Runtime cannot load the file, or it keeps data outside its folder.
     """
     from onnxruntime import InferenceSession
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
@@ -65,6 +66,8 @@ def open_session(
     except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file, or with the call
         reason = f"{type(error).__name__}: {error}"
     logger.debug("%s is loaded without mapping: %s", path, reason)
+    if _is_onnx_file(path) and Path(path).is_file():
+        contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
     try:
         return InferenceSession(
             path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
@@ -81,11 +84,15 @@ def open_session(
         ) from error
 
 
+def _is_onnx_file(path: Any) -> bool:
+    return isinstance(path, (str, os.PathLike)) and str(os.fspath(path)).endswith(".onnx")
+
+
 def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:
     """Return why a session cannot be made of mapped weights, as far as its arguments tell."""
     if os.environ.get(_SWITCH, "1").lower() in _OFF:
         return f"{_SWITCH} is {os.environ[_SWITCH]}"
-    if not isinstance(path, (str, os.PathLike)) or not str(os.fspath(path)).endswith(".onnx") or options:
+    if not _is_onnx_file(path) or options:
         return "it is not opened by the name of an ONNX file alone"
     if not is_supported():
         return "this version of ONNX Runtime cannot"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -53,12 +54,14 @@ def load(
     trust_remote_code: bool = False,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
+    preprocessors_too: bool = False,
     **options: Any,
 ) -> ORTModel:
-    """Load an ONNX file with one of Optimum's `ORTModel` classes; the arguments are Optimum's.
+    """Load an ONNX file with one of Optimum's `ORTModel` classes; the other arguments are Optimum's.
 
     `revision` overrides the commit that the file is pinned to. While an export replaces the model's files, this waits,
-    and what it loads is the old model or the new one.
+    and what it loads is the old model or the new one. With `preprocessors_too`, `model.preprocessors` are loaded
+    meanwhile; one that cannot be says so when it is looked at.
 
     Raises:
         OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
@@ -83,7 +86,9 @@ def load(
     )
     return read_whole(
         path.parent,
-        lambda watch: _loaded(cls, path, config, access, revision, trust_remote_code, dict(options), watch),
+        lambda watch: _loaded(
+            cls, path, config, access, revision, trust_remote_code, preprocessors_too, dict(options), watch
+        ),
     )
 
 
@@ -94,6 +99,7 @@ def _loaded(
     access: HubAccess,
     revision: str | None,
     trust_remote_code: bool,
+    preprocessors_too: bool,
     options: dict[str, Any],
     watch: Watch,
 ) -> ORTModel:
@@ -119,8 +125,13 @@ def _loaded(
         if config is None:
             source = config_source(path, metadata, access, revision, trust_remote_code, needed=True)
         config = _config(cls, config, source, metadata, access, revision, trust_remote_code)
+    preprocessors = None
+    if metadata is not None and metadata.preprocessors:
+        preprocessors = LazyPreprocessors(path, metadata, access, revision, trust_remote_code)
     try:
-        with _answering_with(files):
+        with _answering_with(files), ThreadPoolExecutor(1) as pool:
+            if preprocessors is not None and preprocessors_too:
+                pool.submit(len, preprocessors)  # onnxruntime makes its session without the interpreter's lock
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
     except Exception as error:
         for file in files.by_name.values():
@@ -130,8 +141,8 @@ def _loaded(
         raise
     if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
         model.main_input_name = next(iter(model.input_names), None)
-    if metadata is not None and metadata.preprocessors:
-        model.preprocessors = LazyPreprocessors(path, metadata, access, revision, trust_remote_code)
+    if preprocessors is not None:
+        model.preprocessors = preprocessors
     return model
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.loading.auto import OptimumONNXModel
 from optimum_htp.loading.onnx_repos import find_onnx_repo
+from optimum_htp.loading.ort_classes import AUTO, class_for
+from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.loading.recognize import names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
@@ -43,15 +45,14 @@ def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     if path is not None:
         record = read_record(path)
         options = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}
-        task = arguments.get("task")
-        if record is not None and record.task is not None:
-            arguments = {**arguments, "task": task or record.task.removesuffix(WITH_PAST)}
-            task = None
-        if task is not None:
-            options["task"] = task
+        task, wanted = arguments.get("task"), False
+        if record is not None:
+            wanted = _lacks(arguments, record.preprocessors) and not _wants_slow(arguments)
+            if record.task is not None:
+                arguments, task = {**arguments, "task": task or record.task.removesuffix(WITH_PAST)}, None
         options |= {"config": arguments.get("config")}
         options |= {name: value for name, value in given.items() if folder is None or name not in _WHERE}
-        model = OptimumONNXModel.from_pretrained(path, **options)
+        model = load(class_for(path, record, task or AUTO), path, preprocessors_too=wanted, **options)
         arguments = {**arguments, "model": model, "config": None, "model_kwargs": None, "revision": None}
     preprocessors = getattr(model, "preprocessors", None)
     if not isinstance(preprocessors, LazyPreprocessors):
@@ -69,11 +70,9 @@ def _with_preprocessors(
         preprocessors: The model's.
         saved_in: The folder that was named, if one was: what somebody has saved into it counts for more.
     """
-    if arguments.get("processor") is not None:
+    if not _lacks(arguments, preprocessors.names):
         return arguments
-    if all(arguments.get(_KINDS[name]) is not None for name in preprocessors.names):
-        return arguments
-    slow = arguments.get("use_fast") is False
+    slow = _wants_slow(arguments)
     loaded = preprocessors.slow() if slow else list(preprocessors)
     loaded = [*(preprocessors.saved_in(saved_in, slow=slow) if saved_in is not None else ()), *loaded]
     made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
@@ -82,6 +81,16 @@ def _with_preprocessors(
         parts = {kind: getattr(processor, kind, None) for kind in _KINDS.values() if kind != "processor"}
         made = {**{kind: part for kind, part in parts.items() if part is not None}, **made}
     return {**arguments, **{kind: one for kind, one in made.items() if arguments.get(kind) is None}}
+
+
+def _lacks(arguments: dict[str, Any], names: Sequence[str]) -> bool:
+    """Whether preprocessors of a model, by the Auto classes that load them, were left out."""
+    return arguments.get("processor") is None and any(arguments.get(_KINDS[name]) is None for name in names)
+
+
+def _wants_slow(arguments: dict[str, Any]) -> bool:
+    """Whether a tokenizer is to be one of those written in Python."""
+    return arguments.get("use_fast") is False
 
 
 def _kind(preprocessor: Any) -> str:

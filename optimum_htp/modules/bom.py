@@ -7,7 +7,6 @@ is in its pedigree (https://cyclonedx.org/docs/1.6/json/#components_items_pedigr
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import uuid
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import BillOfMaterialsError, MissingDependencyError
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, contained_files, read_graph, read_header
+from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.stamping.stamp import is_reproducible, now
 from optimum_htp.version import __version__
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["bill_of_materials"]
 
-_PIECE: Final = 1 << 20  # bytes
 _SHOWN: Final = 200  # characters of what the validator says, which has the whole schema in it
 _OURS: Final = "optimum-htp:"
 _NAMESPACE: Final = uuid.UUID("6f0d3f8e-3a0e-5c58-9a0e-5d9d5e0c1f43")
@@ -226,14 +225,11 @@ def _sha256(digest: str) -> Any:
 
 def _digests(paths: Sequence[Path], progress: Progress | None) -> dict[Path, str]:
     total, done = sum(path.stat().st_size for path in paths), 0
-    found: dict[Path, str] = {}
-    for path in dict.fromkeys(paths):
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
-                done += len(piece)
-                if progress is not None:
-                    progress(done, total)
-        found[path] = digest.hexdigest()
-    return found
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return {path: sha256_of_file(path, tell) for path in dict.fromkeys(paths)}

@@ -6,7 +6,6 @@ behind which files it had finished, and the next one goes on after those.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Final
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, HubUnreachableError, MirrorError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import read_record
+from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
@@ -30,7 +30,6 @@ __all__ = ["Mirrored", "mirror_model"]
 logger = logging.getLogger(__name__)
 
 _FINISHED: Final = ".optimum-htp.part.json"
-_PIECE: Final = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -139,12 +138,7 @@ def _needed(checkpoint: Checkpoint, listed: tuple[str, ...], *, weights: bool) -
 
 
 def _digest(path: Path) -> FileDigest:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return FileDigest(size, digest.hexdigest())
+    return FileDigest(path.stat().st_size, sha256_of_file(path))
 
 
 def _finished(place: Place, wanted: Manifest) -> dict[str, FileDigest]:

@@ -21,7 +21,7 @@ from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import read_modules
-from optimum_htp.onnxfile import Graph, read_graph
+from optimum_htp.onnxfile import Graph, contained_files, read_graph
 from optimum_htp.profiling.inputs import sample_inputs
 
 __all__ = ["Profile", "ProfileError", "profile_file"]
@@ -80,7 +80,8 @@ def profile_file(
         **shapes: Sizes of the inputs, by Optimum's names (`batch_size`, `sequence_length`, ...).
 
     Raises:
-        MetadataError: The file has no tags.
+        InvalidOnnxFileError: The file keeps data outside its folder.
+        MetadataError: It has no tags.
         ProfileError: It cannot be run on the inputs that were made, or the numbers of runs are none.
     """
     if runs < 1 or warmup < 0:
@@ -93,6 +94,7 @@ def profile_file(
             "that has it."
         )
     path = Path(path)
+    contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
     before, tags = read_modules(path)
     with tempfile.TemporaryDirectory(prefix="optimum-htp-profile-") as folder:
         running, graph, assignment = path, before, tags

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.support.environments import python_of_users
 
 __all__ = ["moved", "run_alone"]
 
@@ -21,19 +22,32 @@ sys.addaudithook(forbid)
 """
 
 
-def run_alone(code: str, home: str | Path, env: dict[str, str | None] | None = None, **options: Any) -> str:
+def run_alone(
+    code: str,
+    home: str | Path,
+    env: dict[str, str | None] | None = None,
+    *,
+    python: str | Path | None = None,
+    **options: Any,
+) -> str:
     """Run Python code with an empty Hugging Face home, and return what it printed.
 
     Args:
         code: The code.
         home: The Hugging Face home.
         env: Further variables; None takes one away.
+        python: Runs it; without one, a Python that has what users have.
         **options: Arguments of `subprocess.run`.
     """
     variables = {**os.environ, "HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", **(env or {})}
     known = {name: value for name, value in variables.items() if value is not None}
     done = subprocess.run(
-        [sys.executable, "-c", _FORBID + code], env=known, capture_output=True, text=True, timeout=300, **options
+        [python or python_of_users(), "-c", _FORBID + code],
+        env=known,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

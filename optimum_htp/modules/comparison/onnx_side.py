@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ComparisonError
-from optimum_htp.onnxfile import external_files
+from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.wire import encode_bytes_field
 
 __all__ = ["OnnxValues"]
@@ -43,7 +43,7 @@ class OnnxValues:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        options.add_session_config_entry(_FOLDER, str(path.resolve().parent if external_files(path) else path.parent))
+        options.add_session_config_entry(_FOLDER, str(path.resolve().parent if contained_files(path) else path.parent))
         try:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes() + encode_bytes_field(_GRAPH, outputs), options, providers=["CPUExecutionProvider"]

@@ -97,6 +97,8 @@ def missed_steps(weight: QuantizedWeight, integers: tuple[Any, Any, Any], values
     numbers, scale, zero = integers
     lowest, highest = weight.range
     allowed = np.where((numbers == lowest) | (numbers == highest), 1.0, 0.5)
+    if lowest < 0 and not np.any(numbers == lowest):  # ONNX Runtime 1.20 takes a step for it, and then the next number
+        allowed = np.where((numbers == lowest + 1) & (zero != 0), 1.5, allowed)
     allowed = allowed + _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
     signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
     given, step = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)

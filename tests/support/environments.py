@@ -1,0 +1,53 @@
+"""Virtual environments that are made in no time: their packages are links to those of the running one."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import sys
+import sysconfig
+import tempfile
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["NOT_NEEDED", "linked", "python_of_users"]
+
+NOT_NEEDED = ("diffusers", "sklearn", "scikit_learn", "scipy", "sentence_transformers", "timm", "pandas")
+"""What some tests need, and transformers and Optimum import wherever it is: that takes as long as PyTorch does."""
+
+
+def linked(folder: Path, *, copied: Iterable[str] = (), leaving_out: Iterable[str] = ()) -> Path:
+    """Make a virtual environment with links to the packages that are here; return its `site-packages`.
+
+    Args:
+        folder: Of the environment.
+        copied: Packages that are copied, for who writes into them.
+        leaving_out: Beginnings of the names of packages that are not to be in it.
+    """
+    venv.create(folder, symlinks=True)
+    site_packages = next(folder.glob("lib/python*/site-packages"))
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if path.name in copied:
+            shutil.copytree(path, site_packages / path.name)
+        elif not path.name.startswith(tuple(leaving_out)):
+            (site_packages / path.name).symlink_to(path)
+    return site_packages
+
+
+@functools.cache
+def python_of_users() -> Path:
+    """Return a Python that has this package installed as here, and of other packages what most users have."""
+    if sys.platform == "win32":  # links need a privilege there
+        return Path(sys.executable)
+    folder = Path(tempfile.mkdtemp(prefix="users-environment-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    linked(folder, leaving_out=NOT_NEEDED)
+    python = folder / "bin" / "python"
+    for script in Path(sys.executable).parent.glob("optimum-cli"):
+        _, rest = script.read_text().split("\n", 1)
+        copy = python.with_name(script.name)
+        copy.write_text(f"#!{python}\n{rest}")
+        copy.chmod(0o755)
+    return python
