@@ -39,7 +39,7 @@ test-newest: $(NEWEST)/installed
 bench: $(VENV)/installed $(WINML)/installed
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
-# Forty minutes of kills, full disks, crowds, misbehaving Hubs, strangers' files and fuzzing.
+# Half an hour of kills, full disks, crowds, misbehaving Hubs, strangers' files and fuzzing.
 reliability: $(VENV)/installed
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m benchmarks.reliability $(ARGUMENTS)

@@ -90,6 +90,16 @@ def model_alone(file: Path, folder: Path, runs: int) -> Row:
     return paired("MiniLM, warm", pairs, "Optimum, from a folder with configs")
 
 
+def pipelines(file: Path, folder: Path, runs: int) -> Row:
+    from optimum.onnxruntime import pipeline
+
+    def make(source: Path) -> Any:
+        return pipeline("feature-extraction", model=str(source))
+
+    pairs = interleaved(lambda: make(file), lambda: make(folder), runs)
+    return paired("pipeline of MiniLM, warm", pairs, "Optimum's, from a folder with configs")
+
+
 def config_copies(file: Path, folder: Path, runs: int) -> Row:
     from transformers import AutoConfig
 
@@ -112,6 +122,7 @@ def rows(quick: bool) -> Iterator[Row]:
         runs = 15 if quick else 41
         yield warm(text, with_configs, runs)
         yield model_alone(text, with_configs, runs)
+        yield pipelines(text, with_configs, runs)
         yield config_copies(text, with_configs, 2 * runs)
         for latency in (LATENCY,) if quick else LATENCIES:
             at_target = latency == LATENCY

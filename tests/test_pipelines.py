@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import transformers
@@ -9,6 +11,7 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from optimum.pipelines import pipeline
 from PIL import Image
 
+from optimum_htp.errors import PreprocessorLoadError
 from tests.conftest import run_python
 
 INPUTS = {
@@ -73,6 +76,22 @@ def test_given_tokenizer_counts(exported, model_folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder("bert"))
     model = ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx")
     assert transformers.pipeline("text-classification", model=model, tokenizer=tokenizer).tokenizer is tokenizer
+
+
+def test_preprocessors_of_a_file_are_loaded_once(exported):
+    made = transformers.pipeline(model=str(exported("bert") / "model.onnx"))
+    assert made.tokenizer is made.model.preprocessors[0]
+
+
+def test_tokenizer_that_cannot_be_loaded_is_named_and_spared_by_a_given_one(exported, model_folder, tmp_path):
+    file = shutil.copy(exported("bert") / "model.onnx", tmp_path)
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copy(model_folder("bert") / name, tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(PreprocessorLoadError, match="AutoTokenizer"):
+        transformers.pipeline(model=str(file))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder("bert"))
+    assert transformers.pipeline(model=str(file), tokenizer=tokenizer).tokenizer is tokenizer
 
 
 @pytest.mark.parametrize(

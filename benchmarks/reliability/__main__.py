@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.reliability.trials import Form, Trial, table
@@ -26,6 +27,8 @@ KINDS = {
     "strangers": "Strangers' files",
     "fuzzing": "Fuzzing",
 }
+ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("fuzzing",))
+"""What is tried at a time: of those in pairs, one is busy on one core or waits."""
 FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
 
@@ -50,6 +53,12 @@ def tried(name: str, form: Form) -> list[Trial]:
     return [Trial(**{**one, "lost": tuple(one["lost"])}) for one in found]
 
 
+def timed(name: str, form: Form) -> tuple[list[Trial], float]:
+    """Run one kind of trials, and return them and the seconds that they took."""
+    start = time.perf_counter()
+    return tried(name, form), time.perf_counter() - start
+
+
 def known_sections(text: str) -> dict[str, str]:
     """Return the sections of a report by their titles."""
     found = (section.partition("\n") for section in text.split("\n## ")[1:])
@@ -68,22 +77,27 @@ def main() -> int:
     keeps = arguments.only != list(KINDS) and report.exists()
     sections = known_sections(report.read_text("utf-8")) if keeps else {}
     failed = False
-    for name in arguments.only:
-        start = time.perf_counter()
-        print(f"{KINDS[name]} ...", end=" ", flush=True)
-        try:
-            found = tried(name, arguments.form)
-        except RuntimeError as error:
-            print(error)
-            failed = True
-            continue
-        seconds, lost = time.perf_counter() - start, sum(len(trial.lost) for trial in found)
-        lines = [f"`python -m benchmarks.reliability.{name}` ({seconds:.0f} s)", "", *table(found)]
-        sections[KINDS[name]] = "\n".join(lines)
-        texts = [head, *(f"## {title}\n\n{sections[title]}\n" for title in KINDS.values() if title in sections)]
-        report.write_text("\n".join(texts), encoding="utf-8")
-        print(f"{sum(trial.times for trial in found):,} times in {seconds:.0f} s, {lost} lost")
-        failed = failed or lost > 0
+    begun = time.perf_counter()
+    for kinds in ROUNDS:
+        names = [name for name in kinds if name in arguments.only]
+        with ThreadPoolExecutor(len(kinds)) as threads:
+            rounds = {name: threads.submit(timed, name, arguments.form) for name in names}
+        for name, trials in rounds.items():
+            print(f"{KINDS[name]} ...", end=" ", flush=True)
+            try:
+                found, seconds = trials.result()
+            except RuntimeError as error:
+                print(error)
+                failed = True
+                continue
+            lost = sum(len(trial.lost) for trial in found)
+            lines = [f"`python -m benchmarks.reliability.{name}` ({seconds:.0f} s)", "", *table(found)]
+            sections[KINDS[name]] = "\n".join(lines)
+            texts = [head, *(f"## {title}\n\n{sections[title]}\n" for title in KINDS.values() if title in sections)]
+            report.write_text("\n".join(texts), encoding="utf-8")
+            print(f"{sum(trial.times for trial in found):,} times in {seconds:.0f} s, {lost} lost")
+            failed = failed or lost > 0
+    print(f"{(time.perf_counter() - begun) / 60:.0f} minutes")
     return 1 if failed else 0
 
 

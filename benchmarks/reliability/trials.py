@@ -29,7 +29,7 @@ class Trial:
 
 
 class Form(Enum):
-    """How much is tried: a few of each for the tests, what fits in forty minutes, or all however long it takes."""
+    """How much is tried: a few of each for the tests, what fits in half an hour, or all however long it takes."""
 
     QUICK = "quick"
     USUAL = "usual"
