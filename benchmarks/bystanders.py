@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pairs import empty_hub
 from benchmarks.rows import Row, main, paired, single
+from tests.support.environments import python_of_users
 
 WITHOUT = "the same with OPTIMUM_HTP_DISABLE=1"
 LOADS = 11  # of each kind in a process
@@ -47,7 +47,7 @@ def measured(arguments: tuple[str, ...], disabled: bool) -> str:
     """Return what a process prints that runs with or without the plugin."""
     switch = {"OPTIMUM_HTP_DISABLE": "1"} if disabled else {}
     done = subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, **switch}, capture_output=True, text=True, check=True
+        [python_of_users(), *arguments], env={**os.environ, **switch}, capture_output=True, text=True, check=True
     )
     return done.stdout.splitlines()[-1]
 
@@ -63,7 +63,7 @@ def starts(rounds: int) -> Iterator[Row]:
     for name, command in STARTS.items():
         pairs = []
         for index in range(rounds + 2):
-            with_it, without = both(("-c", START, sys.executable, *command), index)
+            with_it, without = both(("-c", START, str(python_of_users()), *command), index)
             pairs.append((float(with_it), float(without)))
         yield paired(f"{name}, with the plugin", pairs[2:], WITHOUT, target=1.05)
 
@@ -73,7 +73,7 @@ def imports() -> Row:
     code = "from optimum.onnxruntime import ORTModelForFeatureExtraction"
     shares = []
     for _ in range(4):
-        command = [sys.executable, "-X", "importtime", "-c", code]
+        command = [python_of_users(), "-X", "importtime", "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "|" in line]
         own = {name.strip(): int(time) for time, _, name in rows if time.strip().isdigit()}

@@ -72,6 +72,7 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
     assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3
 
 
+@pytest.mark.slow
 def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, hub, tmp_path, empty_home):
     listed = tmp_path / "models.txt"
     listed.write_text("tiny/missing\ntiny/bert\n")
@@ -87,6 +88,7 @@ def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, h
     assert tried["tiny/bert"]["state"] == "whole"
 
 
+@pytest.mark.slow
 def test_limits_end_an_export_and_say_how_to_raise_them(models, tmp_path, empty_home):
     listed = tmp_path / "models.txt"
     listed.write_text("tiny/bert\n")
@@ -155,6 +157,7 @@ def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path,
     assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "whole"
 
 
+@pytest.mark.slow
 def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_path, empty_home):
     pytest.importorskip("diffusers")
     cli = Path(sys.executable).with_name("optimum-cli")  # which has that

@@ -277,7 +277,9 @@ def ours():
 """
 
 
-@pytest.mark.parametrize("imported", IMPORTS)
+@pytest.mark.parametrize(
+    "imported", [pytest.param(name, marks=pytest.mark.slow if "sentence" in IMPORTS[name] else ()) for name in IMPORTS]
+)
 def test_deactivating_leaves_nothing_of_ours_behind(imported):
     code = f"""
 {IMPORTS[imported]}
@@ -298,6 +300,7 @@ print([sorted(before), sorted(left), sorted(again), sorted(ours())])
     assert again == before
 
 
+@pytest.mark.slow
 def test_function_that_somebody_keeps_passes_calls_on_while_we_are_off(exported):
     code = f"""
 import optimum_htp

@@ -213,6 +213,7 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
         worker.wait()
 
 
+@pytest.mark.slow
 def test_cluster_that_is_not_there_is_named(tmp_path):
     (tmp_path / "models.txt").write_text("tiny/bert")
     done = run(

@@ -110,6 +110,7 @@ def test_whatever_is_imported_first(first, exported):
     assert "LABEL" in run_python(code).stdout
 
 
+@pytest.mark.slow
 def test_plain_pipelines_are_as_ever(model_folder, exported):
     code = f"""
 from transformers import pipeline

@@ -99,6 +99,7 @@ def test_whatever_is_imported_first(first, environment):
     assert OURS in environment.run(first + LOAD).stdout
 
 
+@pytest.mark.slow
 def test_switch_turns_it_off(environment):
     assert OURS not in environment.run(LOAD, OPTIMUM_HTP_DISABLE="1").stdout
     assert (
@@ -108,6 +109,7 @@ def test_switch_turns_it_off(environment):
     assert OURS in environment.run(LOAD, OPTIMUM_HTP_DISABLE="0").stdout
 
 
+@pytest.mark.slow
 def test_without_autoload_importing_the_package_suffices(environment):
     assert OURS not in environment.run(LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
     assert OURS in environment.run("import optimum_htp" + LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
@@ -179,6 +181,7 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
     assert set(others) <= {f"optimum_htp.{name}" for name in light}
 
 
+@pytest.mark.slow
 def test_other_loads_make_the_same_requests_with_and_without_us(hub, exported, model_folder, environment, tmp_path):
     files = {"onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes()}
     for path in model_folder("bert").iterdir():

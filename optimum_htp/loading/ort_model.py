@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,53 +85,36 @@ def load(
     access = HubAccess(
         token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
     )
-    return read_whole(
-        path.parent,
-        lambda watch: _loaded(
-            cls, path, config, access, revision, trust_remote_code, preprocessors_too, dict(options), watch
-        ),
-    )
+    asked = _Asked(cls, path, config, access, revision, trust_remote_code, preprocessors_too, options)
+    return read_whole(path.parent, lambda watch: _loaded(asked, watch))
 
 
-def _loaded(
-    cls: type[ORTModel],
-    path: Path,
-    config: Any,
-    access: HubAccess,
-    revision: str | None,
-    trust_remote_code: bool,
-    preprocessors_too: bool,
-    options: dict[str, Any],
-    watch: Watch,
-) -> ORTModel:
-    given = {name: options[name] for name in _PART_NAMES if options.get(name) is not None}
+@dataclass(frozen=True)
+class _Asked:
+    """What a load was asked for; `options` are for Optimum."""
+
+    cls: type[ORTModel]
+    path: Path
+    config: Any
+    access: HubAccess
+    revision: str | None
+    trust_remote_code: bool
+    preprocessors_too: bool
+    options: Mapping[str, Any]
+
+
+def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
+    cls, path = asked.cls, asked.path
     watch.see(path)
     metadata = read_record(path)
-    if metadata is not None and metadata.submodule is not None:
-        raise WrongTaskError(
-            f"{path} is one module of {metadata.source}, {metadata.submodule}, cut out of its file: run it with "
-            f"onnxruntime.InferenceSession, and load the whole model's file with {cls.__name__}."
-        )
-    files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
-    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
-    if wrong is not None:
-        raise wrong
-    if _is_generator(cls):
-        source = config_source(path, metadata, access, revision, trust_remote_code, needed=config is None)
-        config = _config(cls, config, source, metadata, access, revision, trust_remote_code)
-        if options.get("generation_config") is None:
-            options["generation_config"] = load_generation_config(source, config)
-    else:
-        source = None
-        if config is None:
-            source = config_source(path, metadata, access, revision, trust_remote_code, needed=True)
-        config = _config(cls, config, source, metadata, access, revision, trust_remote_code)
+    files = _files(asked, metadata, watch)
+    config, options = _configured(asked, metadata)
     preprocessors = None
     if metadata is not None and metadata.preprocessors:
-        preprocessors = LazyPreprocessors(path, metadata, access, revision, trust_remote_code)
+        preprocessors = LazyPreprocessors(path, metadata, asked.access, asked.revision, asked.trust_remote_code)
     try:
         with _answering_with(files), ThreadPoolExecutor(1) as pool:
-            if preprocessors is not None and preprocessors_too:
+            if preprocessors is not None and asked.preprocessors_too:
                 pool.submit(len, preprocessors)  # onnxruntime makes its session without the interpreter's lock
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
     except Exception as error:
@@ -144,6 +128,41 @@ def _loaded(
     if preprocessors is not None:
         model.preprocessors = preprocessors
     return model
+
+
+def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
+    """Return the files of the model, where the class can run them."""
+    cls, path = asked.cls, asked.path
+    if metadata is not None and metadata.submodule is not None:
+        raise WrongTaskError(
+            f"{path} is one module of {metadata.source}, {metadata.submodule}, cut out of its file: run it with "
+            f"onnxruntime.InferenceSession, and load the whole model's file with {cls.__name__}."
+        )
+    given = {name: asked.options[name] for name in _PART_NAMES if asked.options.get(name) is not None}
+    files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
+    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
+    if wrong is not None:
+        raise wrong
+    return files
+
+
+def _configured(asked: _Asked, metadata: ExportMetadata | None) -> tuple[Any, Mapping[str, Any]]:
+    """Return the config, and the options with the generation config, where the model generates."""
+    source, options = None, asked.options
+    generates = _is_generator(asked.cls)
+    if generates or asked.config is None:
+        source = config_source(
+            asked.path,
+            metadata,
+            asked.access,
+            asked.revision,
+            asked.trust_remote_code,
+            needed=asked.config is None,
+        )
+    config = _config(asked, source, metadata)
+    if generates and options.get("generation_config") is None:
+        options = {**options, "generation_config": load_generation_config(source, config)}
+    return config, options
 
 
 def _cannot_generate(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
@@ -169,26 +188,19 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
     )
 
 
-def _config(
-    cls: type[ORTModel],
-    config: Any,
-    source: ConfigSource | None,
-    metadata: ExportMetadata | None,
-    access: HubAccess,
-    revision: str | None,
-    trust_remote_code: bool,
-) -> Any:
+def _config(asked: _Asked, source: ConfigSource | None, metadata: ExportMetadata | None) -> Any:
+    config, access = asked.config, asked.access
     if isinstance(config, (str, os.PathLike)):
-        return cls._load_config(
+        return asked.cls._load_config(
             os.fspath(config),
             token=access.token,
             force_download=access.force_download,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=asked.trust_remote_code,
             **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
-            **({} if revision is None else {"revision": revision}),
+            **({} if asked.revision is None else {"revision": asked.revision}),
         )
     if config is None and source is not None:
-        return load_config(source, metadata, trust_remote_code=trust_remote_code, anew=access.force_download)
+        return load_config(source, metadata, trust_remote_code=asked.trust_remote_code, anew=access.force_download)
     return config
 
 
