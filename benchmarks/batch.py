@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from pathlib import Path
 from benchmarks.pairs import empty_hub, traffic
 from benchmarks.rows import Row, main, single
 from tests.support import models
+from tests.support.environments import python_of_users
 
-CLI = Path(sys.executable).with_name("optimum-cli")
+CLI = python_of_users().with_name("optimum-cli")
 TAGS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
 SLOTS = 2
 

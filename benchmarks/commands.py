@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pairs import empty_hub
 from benchmarks.rows import Row, main, paired
+from tests.support.environments import python_of_users
 
 REPO = "bench/minilm"
 
@@ -26,7 +26,7 @@ def seconds(home: Path, *arguments: str) -> float:
     shutil.rmtree(cache, ignore_errors=True)
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "optimum.commands.optimum_cli", *arguments],
+        [python_of_users(), "-m", "optimum.commands.optimum_cli", *arguments],
         env={**os.environ, "HF_HOME": str(cache)},
         capture_output=True,
         check=True,

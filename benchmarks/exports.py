@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from pathlib import Path
 
 from benchmarks.pairs import empty_hub, traffic
 from benchmarks.rows import Row, main, paired, single
+from tests.support.environments import python_of_users
 from tests.support.hub import LoopbackHub
 
-CLI = (sys.executable, "-m", "optimum.commands.optimum_cli", "export")
+CLI = (python_of_users(), "-m", "optimum.commands.optimum_cli", "export")
 
 
 @dataclass(frozen=True)

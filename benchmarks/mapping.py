@@ -136,6 +136,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from first_loads("MiniLM + tokenizer, first load", text, beside, TEXT, runs, load=both, time_target=0.5)
         yield floor(text, beside, both, runs)
         yield from inference(text, beside, quick=quick)
+        runs = min(runs, 5)  # of larger models, which take longer and vary less
         task = "text2text-generation-with-past"
         bart = transformers.BartConfig(
             d_model=512,
@@ -162,7 +163,6 @@ def rows(quick: bool) -> Iterator[Row]:
         places = exported(hub, folder, "llama", model, "text-generation-with-past")
         del model
         yield from first_loads(name, *places, "ORTModelForCausalLM", runs, time_target=0.5, memory_target=0.7)
-        runs = min(runs, 5)
         yield from first_loads(
             f"{name}, cold page cache", *places, "ORTModelForCausalLM", runs, before=drop, time_target=1.0
         )

@@ -51,6 +51,7 @@ def number(text):
 class Server(BaseHTTPRequestHandler):
     root = Path()
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

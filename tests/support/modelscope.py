@@ -65,6 +65,7 @@ class LoopbackModelScope:
 class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackModelScope
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
