@@ -29,6 +29,7 @@ class OnnxValues:
 
     Raises:
         ComparisonError: ONNX Runtime does not take the file, or inputs are missing.
+        InvalidOnnxFileError: The file keeps data outside its folder.
     """
 
     def __init__(self, path: Path, feeds: Mapping[str, Any], wanted: Sequence[str], known: Sequence[str]) -> None:
