@@ -79,8 +79,8 @@ def test_every_task_of_optimum_has_a_class(exported, tmp_path):
     from optimum.exporters.tasks import TasksManager
     from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
-    from optimum_htp.loading.ort_classes import class_for
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.origin.ort_classes import class_for
 
     tasks = {}
     for name, cls in inspect.getmembers(optimum.onnxruntime, inspect.isclass):
@@ -163,6 +163,7 @@ def test_preprocessors_are_fetched_when_first_looked_at(exported, cache, hub):
     assert requests == []
 
 
+@pytest.mark.slow
 def test_saved_model_loads_without_us(exported, cache, tmp_path):
     cls = optimum.onnxruntime.ORTModelForSequenceClassification
     cls.from_pretrained(exported("bert") / "model.onnx", cache_dir=cache).save_pretrained(tmp_path / "saved")

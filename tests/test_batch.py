@@ -17,7 +17,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from optimum_htp import HFHubConfigLoader
+from optimum_htp import HFHubConfigLoader, HTPExporter
 from optimum_htp.delivery.batch import run_batch
 from optimum_htp.delivery.jobs import Job, is_as_asked, jobs_from_lines, lasting_options
 from optimum_htp.delivery.journal import Journal
@@ -145,6 +145,7 @@ def _exports(process):
     return not process.children() and "resource_tracker" not in " ".join(process.cmdline())
 
 
+@pytest.mark.slow
 def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")
@@ -193,7 +194,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
     class OtherDisk(ThreadPoolExecutor):
         """Exports to where this machine does not look, and is content."""
 
-        def submit(self, fn, job, output, access):
+        def submit(self, fn, job, output, access, export):
             return super().submit(Outcome, state="done", commit="1" * 40, files=(WrittenFile("model.onnx", 1, "0"),))
 
     with OtherDisk(1) as exports, ThreadPoolExecutor(1) as downloads:
@@ -205,6 +206,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
             exports=exports,
             downloads=downloads,
             ahead=1,
+            export=HTPExporter().export,
             fetch=lambda job, access, exported: Outcome(state="done", commit="1" * 40),
         )
     assert outcomes["org/name"].error == "OutputError"

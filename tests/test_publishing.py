@@ -12,9 +12,9 @@ import time
 import pytest
 
 from optimum_htp.errors import ExportError, MissingSiblingError, ModelBeingReplacedError
-from optimum_htp.export.staging import publish, staging_folder
 from optimum_htp.onnxfile.folder_lock import LOCK_FILE, file_lock, folder_lock
 from optimum_htp.onnxfile.publication import SWITCH, Watch, read_whole, switch_is_on
+from optimum_htp.onnxfile.staging import publish, staging_folder
 from tests.conftest import ROOT, run_python
 from tests.support.publisher import PARTS, publish_copy, versions, write_model
 

@@ -111,6 +111,7 @@ class BatchCommand(Command):
         from optimum_htp.delivery.outputs import Folder, output_at
         from optimum_htp.delivery.work import fetch_job, locate_job
         from optimum_htp.errors import ArgumentError
+        from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.hubs.base import HubAccess
         from optimum_htp.report.texts import printable
 
@@ -149,6 +150,7 @@ class BatchCommand(Command):
                 exports=exports,
                 downloads=downloads,
                 ahead=exports.slots + 1,
+                export=HTPExporter().export,
                 fetch=fetch_job if self.args.dask is None else locate_job,
                 retry_failed=self.args.retry_failed,
                 read_standing=self.args.manifest is not None or reproduced is not None,
@@ -227,7 +229,9 @@ def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:
         return ClusterExecutor(args.dask, timeout=args.timeout, memory=args.memory)
     slots = max(1, args.jobs)
     threads = max(1, (os.cpu_count() or 1) // slots)
-    return ProcessExecutor(slots, timeout=args.timeout, memory=args.memory, threads=threads)
+    return ProcessExecutor(
+        slots, timeout=args.timeout, memory=args.memory, preload="optimum_htp.export.preload", threads=threads
+    )
 
 
 class _InPlaceOfAList(Action):

@@ -19,7 +19,7 @@ from optimum_htp.delivery.jobs import Job, is_as_asked
 from optimum_htp.delivery.journal import Journal
 from optimum_htp.delivery.outputs import Output
 from optimum_htp.delivery.pushes import Pushes
-from optimum_htp.delivery.work import Outcome, WrittenFile, export_job, fetch_job
+from optimum_htp.delivery.work import Export, Outcome, WrittenFile, export_job, fetch_job
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, JobError, JobLostError, OutputError
 from optimum_htp.hubs.base import HubAccess
 
@@ -35,6 +35,7 @@ class _Batch:
     journal: Journal
     exports: Executor
     downloads: Executor
+    export: Export
     fetch: Callable[[Job, HubAccess, str | None], Outcome]
     retry_failed: bool
     read_standing: bool
@@ -50,6 +51,7 @@ def run_batch(
     exports: Executor,
     downloads: Executor,
     ahead: int,
+    export: Export,
     fetch: Callable[[Job, HubAccess, str | None], Outcome] = fetch_job,
     retry_failed: bool = False,
     read_standing: bool = False,
@@ -66,6 +68,7 @@ def run_batch(
         exports: Does the exports, each in a process of its own; how many at a time is its business.
         downloads: Does the downloads. Threads of this process will do.
         ahead: How many models may be downloaded and not exported yet.
+        export: Exports a model; called in the processes of `exports`.
         fetch: Brings what a model needs to where it is exported.
         retry_failed: Whether to export again what failed in an earlier run.
         read_standing: Whether to read the files of what stands, and to export again what has other digests than the
@@ -89,7 +92,7 @@ def run_batch(
         ) from None
     outcomes: dict[str, Outcome] = {}
     with lock, Journal(journal) as kept:
-        batch = _Batch(output, access, kept, exports, downloads, fetch, retry_failed, read_standing, pushes)
+        batch = _Batch(output, access, kept, exports, downloads, export, fetch, retry_failed, read_standing, pushes)
         room = threading.Semaphore(ahead)
 
         def work(job: Job) -> None:
@@ -164,7 +167,7 @@ def _as_it_stands(outcome: Outcome, standing: Mapping[str, Any]) -> Outcome:
 def _exported(job: Job, batch: _Batch) -> Outcome:
     """Export a model, and see that it is where it was to be."""
     cached = replace(batch.access, force_download=False)  # it has just been downloaded
-    outcome = _result(batch.exports.submit(export_job, job, batch.output, cached))
+    outcome = _result(batch.exports.submit(export_job, job, batch.output, cached, batch.export))
     if outcome.state != "done":
         return outcome
     try:

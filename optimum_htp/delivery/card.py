@@ -17,9 +17,9 @@ from optimum_htp.delivery.layouts import TRANSFORMERS_JS
 from optimum_htp.errors import MetadataError, PushError
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
-from optimum_htp.loading.ort_classes import class_for
 from optimum_htp.onnxfile import read_header
 from optimum_htp.origin.names import ONNX_FILE
+from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.tasks import WITH_PAST
 from optimum_htp.report.markdown import as_cell, module_cell
 from optimum_htp.report.outline import size_text

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from optimum_htp.errors import MetadataError, OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.stamped_files import parts_of
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.embedded import EmbeddedFiles
+from optimum_htp.origin.model_files import parts_of
 from optimum_htp.origin.repo_files import config_files
 
 __all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files"]

@@ -19,12 +19,12 @@ from optimum_htp.delivery import handler
 from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files
 from optimum_htp.delivery.requirements import HEADING, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
-from optimum_htp.export.staging import publish, staging_folder
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.ort_classes import class_for
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
+from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.repo_files import parse_json
 from optimum_htp.origin.tasks import WITH_PAST
 

@@ -1,8 +1,8 @@
 """An executor whose every call has a process of its own, with a limit of time and of memory.
 
-It has the interface of `concurrent.futures`. The processes are forked by a server that has imported what exports need,
-so a call does not wait for PyTorch, and nothing of one call is left for the next. Where nothing can be forked
-(Windows), each imports for itself. The processes end with the one that started them, however that ends.
+It has the interface of `concurrent.futures`. The processes are forked by a server that has imported what calls need,
+so they do not wait for PyTorch, and nothing of one call is left for the next. Where nothing can be forked (Windows),
+each imports for itself. The processes end with the one that started them, however that ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from optimum_htp.errors import JobLostError, JobMemoryError, JobTimeoutError
 
 __all__ = ["ProcessExecutor", "peak_memory"]
 
-_PRELOADED: Final = "optimum_htp.delivery.preload"
 _TICK: Final = 0.1  # seconds between two looks at a process's memory
 _GRACE: Final = 2.0  # seconds for a process to remove what it has half written
 
@@ -37,6 +36,7 @@ class ProcessExecutor(Executor):
         slots: How many at a time.
         timeout: Seconds that a call may take; None for any number.
         memory: Bytes that a call's processes may have resident; None for any number.
+        preload: Name of a module that the server imports before it forks; None for none.
         threads: How many threads PyTorch may use in each; None for its own number.
 
     A future's exception is what the call raised, or `JobTimeoutError`, `JobMemoryError` or `JobLostError`.
@@ -48,12 +48,13 @@ class ProcessExecutor(Executor):
         *,
         timeout: float | None = None,
         memory: int | None = None,
+        preload: str | None = None,
         threads: int | None = None,
     ) -> None:
         methods = multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
-            self._context.set_forkserver_preload([_PRELOADED])
+            self._context.set_forkserver_preload([] if preload is None else [preload])
         self.slots = slots
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="optimum-htp-batch")
         self._timeout, self._memory, self._math_threads = timeout, memory, threads

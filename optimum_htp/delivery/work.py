@@ -11,22 +11,43 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from optimum_htp.delivery.jobs import Job, lasting_options
 from optimum_htp.delivery.processes import peak_memory
 from optimum_htp.delivery.versions import versions_here
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.digests import sha256_of_file
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
 
-__all__ = ["Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job", "written_names"]
+__all__ = ["Export", "Exported", "Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job", "written_names"]
 
 logger = logging.getLogger(__name__)
+
+
+class Exported(Protocol):
+    """What an export says of itself when it is done."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The ONNX files."""
+
+    @property
+    def metadata(self) -> ExportMetadata:
+        """The record in the first of them."""
+
+    @property
+    def task(self) -> str:
+        """The Optimum task that was exported."""
+
+
+Export = Callable[..., Exported]
+"""What exports a model, called and answering as `HTPExporter().export`; picklable, since another process calls it."""
 
 
 @dataclass(frozen=True)
@@ -118,23 +139,22 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
     return _told(fetch)
 
 
-def export_job(job: Job, output: Output, access: HubAccess) -> Outcome:
+def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> Outcome:
     """Export a model.
 
     Args:
         job: What to export.
         output: Where it goes.
         access: How to reach its Hub.
+        export: Does it.
 
     Returns:
         `done` or `failed`.
     """
 
-    def export() -> Outcome:
-        from optimum_htp.export.exporter import HTPExporter
-
+    def work() -> Outcome:
         with output.being_filled(job) as folder:
-            result = HTPExporter().export(
+            result = export(
                 job.model,
                 folder,
                 job.task,
@@ -157,7 +177,7 @@ def export_job(job: Job, output: Output, access: HubAccess) -> Outcome:
             output.publish(job, folder, outcome.to_entry())
         return outcome
 
-    return _told(export)
+    return _told(work)
 
 
 def _told(work: Callable[[], Outcome]) -> Outcome:

@@ -22,13 +22,13 @@ from optimum_htp.export.output_files import (
     onnx_files,
     refuse_foreign_configs,
 )
-from optimum_htp.export.staging import publish, staging_folder
 from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
 from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
 from optimum_htp.origin.repo_files import MODEL_CONFIGS

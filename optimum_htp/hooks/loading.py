@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks import sessions
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import (
-    ModelFiles,
-    files_being_loaded,
-    may_be_ours,
-    names_a_file,
-    names_a_remote_file,
-)
+from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file, names_a_remote_file
 
 if TYPE_CHECKING:
     from optimum_htp.loading.onnx_repos import OnnxRepo
+    from optimum_htp.origin.model_files import ModelFiles
 
 __all__ = ["FAILURES", "install"]
 

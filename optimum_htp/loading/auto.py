@@ -12,7 +12,6 @@ from optimum_htp.errors import DeviceError, MissingDependencyError, OnnxFileNotF
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.diffusion import pipeline_record
 from optimum_htp.loading.onnx_repos import find_onnx_repo
-from optimum_htp.loading.ort_classes import AUTO, class_for
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
 from optimum_htp.loading.recognize import names_a_file
@@ -20,6 +19,7 @@ from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.config_folder import embedded_preprocessors, has_preprocessors, preprocessor_folder
 from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.origin.ort_classes import AUTO, class_for
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel

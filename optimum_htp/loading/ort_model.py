@@ -16,20 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.errors import (
-    OnnxFileNotFoundError,
-    WrongTaskError,
-)
+from optimum_htp.errors import OnnxFileNotFoundError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.ort_classes import class_for, is_a
 from optimum_htp.loading.preprocessors import LazyPreprocessors
-from optimum_htp.loading.recognize import ModelFiles, files_being_loaded
+from optimum_htp.loading.recognize import files_being_loaded
 from optimum_htp.loading.stamped_files import files_of_names, model_files
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
 from optimum_htp.origin.config_folder import config_source
 from optimum_htp.origin.configs import ConfigSource, load_config, load_generation_config
+from optimum_htp.origin.model_files import ModelFiles
+from optimum_htp.origin.ort_classes import class_for, is_a
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel

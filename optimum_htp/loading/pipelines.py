@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.loading.onnx_repos import find_onnx_repo
-from optimum_htp.loading.ort_classes import AUTO, class_for
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.loading.recognize import names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
+from optimum_htp.origin.ort_classes import AUTO, class_for
 from optimum_htp.origin.tasks import WITH_PAST
 
 __all__ = ["completed_arguments"]

@@ -6,21 +6,16 @@ Which names are worth a second look, and which files Optimum's search is answere
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.origin.names import CONFIG
 
-__all__ = ["ModelFiles", "files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
+if TYPE_CHECKING:
+    from optimum_htp.origin.model_files import ModelFiles
 
-
-class ModelFiles(NamedTuple):
-    """The ONNX files of a model: the path of each, by the name that it had at export."""
-
-    folder: Path
-    by_name: Mapping[str, Path]
+__all__ = ["files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
 
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)

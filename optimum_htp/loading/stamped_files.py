@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import MissingSiblingError, OnnxFileNotFoundError, SeveralModelsError
-from optimum_htp.loading.ort_classes import is_a
-from optimum_htp.loading.recognize import ModelFiles, may_be_ours, names_a_file
+from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
+from optimum_htp.loading.recognize import may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
+from optimum_htp.origin.model_files import ModelFiles, parts_of
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
+from optimum_htp.origin.ort_classes import is_a
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["file_in_folder", "files_of_names", "model_files", "parts_of", "stamped_file"]
+__all__ = ["file_in_folder", "files_of_names", "model_files", "stamped_file"]
 
 
 def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
@@ -88,21 +89,6 @@ def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
     return ModelFiles(parts.folder, {name: _openable(one) for name, one in parts.by_name.items()})
 
 
-def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
-    """Return the files of a multi-file model, by the names that they had at export.
-
-    Raises:
-        MissingSiblingError: One is not there.
-    """
-    folder, found = path.parent, {}
-    if metadata.onnx_file is not None:
-        folder = path.parents[metadata.onnx_file.count("/")]
-        watch.see_folder(folder)
-    for name in metadata.onnx_files:
-        found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata, watch)
-    return ModelFiles(folder, found)
-
-
 def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:
     """Return the files that the user named one by one; Optimum finds them by these names."""
     for name in given.values():
@@ -110,21 +96,6 @@ def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelF
         if not (path.parent / name).is_file():
             raise OnnxFileNotFoundError(f"There is no ONNX file at {path.parent / name}. Check the name.")
     return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
-
-
-def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata, watch: Watch) -> Path:
-    """Return the file that had this name in the same export, renamed or not."""
-    expected = folder / name
-    for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
-        watch.see(candidate)
-        other = record_if_any(candidate)
-        if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
-            return candidate
-    stranger = " (the one there is of another export)" if expected.is_file() else ""
-    raise MissingSiblingError(
-        f"{expected} is missing{stranger}: {path.name} is part of a model of {len(metadata.onnx_files)} files "
-        f"({', '.join(metadata.onnx_files)}), which have to stay together. Copy it there, or export again."
-    )
 
 
 def _openable(path: Path) -> Path:
