@@ -24,6 +24,8 @@ from tests.support.environments import python_of_users
 from tests.support.hub import LoopbackHub
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
     from optimum_htp.hubs import HubAccess
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell's script
@@ -105,6 +107,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--made-once", type=Path, metavar="DIR", help="keep the models and exports that tests share here between runs"
     )
+
+
+def slowly(*parameters: str) -> list[ParameterSet]:
+    """Return parameters of a test that run with the slow ones."""
+    return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """More workers than cores: a test that waits for a process of its own, or for a Hub, leaves its core to others."""
+    cores = os.cpu_count() or 1
+    return cores + cores // 2
 
 
 # The files that take longest begin, so that no worker is left alone with one of them at the end.

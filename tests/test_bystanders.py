@@ -15,7 +15,7 @@ import pytest
 
 import optimum_htp
 from optimum_htp.hooks import HOOKS
-from tests.conftest import run_python
+from tests.conftest import run_python, slowly
 
 pytest.importorskip("diffusers")
 pytest.importorskip("sentence_transformers")
@@ -277,8 +277,11 @@ def ours():
 """
 
 
+WITH_ALL_LIBRARIES = [name for name, code in IMPORTS.items() if "sentence" in code or "Diffusion" in code]
+
+
 @pytest.mark.parametrize(
-    "imported", [pytest.param(name, marks=pytest.mark.slow if "sentence" in IMPORTS[name] else ()) for name in IMPORTS]
+    "imported", [*(name for name in IMPORTS if name not in WITH_ALL_LIBRARIES), *slowly(*WITH_ALL_LIBRARIES)]
 )
 def test_deactivating_leaves_nothing_of_ours_behind(imported):
     code = f"""
@@ -293,7 +296,7 @@ again = ours()
 optimum_htp.deactivate()
 print([sorted(before), sorted(left), sorted(again), sorted(ours())])
 """
-    python = sys.executable if "sentence" in IMPORTS[imported] or "Diffusion" in IMPORTS[imported] else None
+    python = sys.executable if imported in WITH_ALL_LIBRARIES else None
     before, left, again, last = ast.literal_eval(run_python(code, python=python).stdout.splitlines()[-1])
     assert before
     assert left == last == []

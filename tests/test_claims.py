@@ -99,6 +99,7 @@ def test_local_pipeline_tells_no_path_of_this_machine(diffusion, tmp_path):
     assert not [text for text in texts if str(diffusion) in text or str(diffusion.parent) in text]
 
 
+@pytest.mark.slow
 def test_exchanged_scheduler_is_not_the_commits(diffusion, tmp_path):
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 

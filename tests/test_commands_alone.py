@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, optimum_cli, run_python
+from tests.conftest import ROOT, optimum_cli, run_python, slowly
 
 KEPT = ROOT / "tests" / "released" / "0.1.0"
 AUTO = """
@@ -35,7 +35,7 @@ def hub_with_it(hub):
     del hub.repos[known["repo"]]
 
 
-@pytest.fixture(params=["hub", "hub-bare", "local"])
+@pytest.fixture(params=["hub", *slowly("hub-bare"), "local"])
 def file(request, tmp_path, hub_with_it):
     return Path(shutil.copy(KEPT / request.param / "model.onnx", tmp_path / "model.onnx"))
 

@@ -134,6 +134,7 @@ def test_overflow_on_either_side_exceeds(bert, tmp_path, swapped):
     assert all(one.kind == "equal" for module in same.modules for one in module.weights)
 
 
+@pytest.mark.slow
 def test_outputs_that_cannot_be_compared_exceed(bert, tmp_path, empty_home):
     renamed = onnx.load(bert)
     (output,) = renamed.graph.output

@@ -517,6 +517,7 @@ def test_files_stored_with_lfs_are_proven_too(bert, hub, published):
     assert repo.refs
 
 
+@pytest.mark.slow
 def test_trusted_code_is_fetched_or_said_to_be_missing(bert, hub, published, home, tmp_path):
     files = dict(hub.repos[published("bert").repo_id].commits[read_record(bert).hub_sha])
     code = b"from transformers import BertConfig\nclass MineConfig(BertConfig):\n    model_type = 'bert'\n"

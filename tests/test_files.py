@@ -69,6 +69,7 @@ def test_bug_met_by_one_file_is_told_and_the_others_are_done(files, model_folder
     assert ["mine" in read_metadata(path) for path in files] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_traceback_of_a_bug_is_there_for_those_who_ask(files, model_folder):
     done = inject(files, model_folder("bert"), OPTIMUM_HTP_DEBUG="1")
     assert "Traceback" in done.stderr

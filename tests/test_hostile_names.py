@@ -183,6 +183,7 @@ def seconds_for(kind, count, folder):
     return tagged + time.process_time() - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_time_grows_with_the_graph_and_not_with_its_square(kind, tmp_path):
     few, many = seconds_for(kind, 1_000, tmp_path), seconds_for(kind, 15_000, tmp_path)

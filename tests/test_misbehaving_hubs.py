@@ -399,6 +399,7 @@ def test_token_is_not_shown():
     assert "hf_secret" not in repr(HubAccess(token="hf_secret"))
 
 
+@pytest.mark.slow
 def test_download_of_weights_that_stalls_is_given_up_in_time(hub, tmp_path):
     """huggingface_hub asks six times, whatever that takes; the time that we give it is shorter than four."""
     hub.add("strange/stalls", {"config.json": b"{}", "model.safetensors": b"0" * 1000})

@@ -12,7 +12,7 @@ from optimum.pipelines import pipeline
 from PIL import Image
 
 from optimum_htp.errors import PreprocessorLoadError
-from tests.conftest import run_python
+from tests.conftest import run_python, slowly
 
 INPUTS = {
     "bert": "the big cat sat on the mat",
@@ -99,8 +99,7 @@ def test_tokenizer_that_cannot_be_loaded_is_named_and_spared_by_a_given_one(expo
     [
         "from optimum.pipelines import pipeline",
         "from transformers import pipeline",
-        "from optimum.onnxruntime import pipeline",
-        "import transformers; pipeline = transformers.pipeline",
+        *slowly("from optimum.onnxruntime import pipeline", "import transformers; pipeline = transformers.pipeline"),
     ],
 )
 def test_whatever_is_imported_first(first, exported):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run, run_python
+from tests.conftest import ROOT, run, run_python, slowly
 from tests.support.environments import NOT_NEEDED, linked
 
 LOAD = """
@@ -88,11 +88,13 @@ def test_this_environment_is_plugged_in_too():
     "first",
     [
         "import optimum.onnxruntime.modeling",
-        "import optimum.onnxruntime.modeling_seq2seq",
-        "from optimum.pipelines import pipeline",
-        "import transformers, torch",
         "import optimum_htp",
-        "import optimum_htp; optimum_htp.activate(); optimum_htp.activate()",
+        *slowly(
+            "import optimum.onnxruntime.modeling_seq2seq",
+            "from optimum.pipelines import pipeline",
+            "import transformers, torch",
+            "import optimum_htp; optimum_htp.activate(); optimum_htp.activate()",
+        ),
     ],
 )
 def test_whatever_is_imported_first(first, environment):
@@ -226,7 +228,10 @@ BREAKAGES = {
 }
 
 
-@pytest.mark.parametrize("breakage", BREAKAGES)
+QUICK = ["package removed", "raises at import"]
+
+
+@pytest.mark.parametrize("breakage", [*QUICK, *slowly(*(name for name in BREAKAGES if name not in QUICK))])
 def test_broken_package_breaks_nobody_else(taken_apart, breakage):
     package = taken_apart.site_packages / "optimum_htp"
     BREAKAGES[breakage](package)

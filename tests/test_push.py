@@ -350,6 +350,7 @@ def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, 
     assert "Two models would be pushed to me/tiny" in same.stdout + same.stderr
 
 
+@pytest.mark.slow
 def test_commands_push_what_they_write(org, published, plain_bert, tmp_path, empty_home):
     published("bert")
     env = {**empty_home, "HF_TOKEN": WRITER, "OPTIMUM_HTP_DEBUG": "1"}

@@ -265,7 +265,7 @@ def test_link_to_a_module_opens_and_marks_it(page):
 def test_page_fits_every_screen_in_light_and_dark_and_paper(page, scheme, width):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
-    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    page.wait_for_function("scheme => document.documentElement.dataset.theme == scheme", arg=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator(".theme").click()
     assert page.evaluate("document.documentElement.dataset.theme") != scheme

@@ -27,12 +27,12 @@ KINDS = {
     "strangers": "Strangers' files",
     "fuzzing": "Fuzzing",
 }
-ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("fuzzing",))
-"""What is tried at a time: of those in pairs, one is busy on one core or waits."""
+ROUNDS = (("kills",), ("crowds", "storage", "strangers"), ("fuzzing", "misbehaving"))
+"""What is tried at a time: what is busy on one core, or waits, is beside others."""
 FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
 
-`make reliability`{form} on {date}: {cores} cores of {cpu}, {system}, Python {python}.
+`make reliability` on {date}: {cores} cores of {cpu}, {system}, Python {python}.
 
 What was tried, how often, and what was lost by it. A file is lost if it is neither as it was before nor as it was to
 be, an error if it is none of the package's own, an answer if it is wrong.
@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1], help="Folder for the report.")
     arguments = parser.parse_args()
     known = machine()
-    head = HEAD.format(form="".join(f" ({flag})" for flag in FLAGS[arguments.form]), **known)
+    head = HEAD.format(**known)
     report = arguments.out / "RELIABILITY.md"
     keeps = arguments.only != list(KINDS) and report.exists()
     sections = known_sections(report.read_text("utf-8")) if keeps else {}
@@ -91,7 +91,8 @@ def main() -> int:
                 failed = True
                 continue
             lost = sum(len(trial.lost) for trial in found)
-            lines = [f"`python -m benchmarks.reliability.{name}` ({seconds:.0f} s)", "", *table(found)]
+            command = " ".join(["python -m", f"benchmarks.reliability.{name}", *FLAGS[arguments.form]])
+            lines = [f"`{command}` ({seconds:.0f} s)", "", *table(found)]
             sections[KINDS[name]] = "\n".join(lines)
             texts = [head, *(f"## {title}\n\n{sections[title]}\n" for title in KINDS.values() if title in sections)]
             report.write_text("\n".join(texts), encoding="utf-8")
