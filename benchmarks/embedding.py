@@ -138,7 +138,7 @@ def rows(quick: bool) -> Iterator[Row]:
         llama_files = folder / "llama"
         llama = embedding_of(llama_files, [path.name for path in llama_files.iterdir()], "transformers")
         assert llama is not None
-        yield from stamping(folder, paths[0], llama.archive, 5 if quick else 9)
+        yield from stamping(folder, paths[0], llama.archive, 5 if quick else 7)
 
 
 def _exported(folder: Path) -> Path:
