@@ -27,8 +27,8 @@ KINDS = {
     "strangers": "Strangers' files",
     "fuzzing": "Fuzzing",
 }
-ROUNDS = (("kills",), ("crowds", "storage", "strangers"), ("fuzzing", "misbehaving"))
-"""What is tried at a time: what is busy on one core, or waits, is beside others."""
+ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("fuzzing",))
+"""What is tried at a time: of those in pairs, one is busy on one core or waits."""
 FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
 

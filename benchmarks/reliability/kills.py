@@ -29,7 +29,7 @@ from tests.support import models
 
 ON_FILES = ("inject", "strip", "tag", "embed", "unembed", "extract")
 TIMES = 300  # each
-PATIENCE = 40.0  # seconds for each, in half an hour for all
+PATIENCE = 25.0  # seconds for each, in half an hour for all
 LANES = os.cpu_count() or 1  # at a time
 SETTLED = 4  # of so many kills, one is followed by a run that is not killed
 CLI = Path(sys.executable).with_name("optimum-cli")
