@@ -228,7 +228,7 @@ BREAKAGES = {
 }
 
 
-QUICK = ["package removed", "raises at import"]
+QUICK = ["package removed", "raises at import"]  # the others run with the slow ones
 
 
 @pytest.mark.parametrize("breakage", [*QUICK, *slowly(*(name for name in BREAKAGES if name not in QUICK))])

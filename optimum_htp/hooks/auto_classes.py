@@ -100,7 +100,7 @@ def _of_folder(name: str, folder: Path, call: Call) -> Any:
 
 def _lacks_config(model_id: Any, call: Call) -> bool:
     """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
-    if os.path.exists(model_id):  # noqa: PTH110 - for every config that is loaded; pathlib takes four times as long
+    if os.path.exists(model_id):  # noqa: PTH110 - for every config that is loaded; pathlib takes three times as long
         return False
     from optimum_htp.hubs.huggingface.cache import is_known_missing
 
