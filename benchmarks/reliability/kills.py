@@ -29,7 +29,7 @@ from tests.support import models
 
 ON_FILES = ("inject", "strip", "tag", "embed", "unembed", "extract")
 TIMES = 300  # each
-PATIENCE = 25.0  # seconds for each, in half an hour for all
+PATIENCE = {"file": 50.0, "export": 90.0, "batch": 90.0}  # seconds for each, in half an hour for all
 LANES = os.cpu_count() or 1  # at a time
 SETTLED = 4  # of so many kills, one is followed by a run that is not killed
 CLI = Path(sys.executable).with_name("optimum-cli")
@@ -139,16 +139,17 @@ def _finished(command: list[object], out: Path, whole: dict[str, dict[str, str]]
 def trials(form: Form) -> Iterator[Trial]:
     quick = form is Form.QUICK
     times, sizes = (4, {"tiny": 0}) if quick else (TIMES, {"tiny": 0, "300 MB": 300})
-    patience = math.inf if form is Form.LONG else PATIENCE
+    patience = dict.fromkeys(PATIENCE, math.inf) if form is Form.LONG else PATIENCE
     os.environ["OMP_NUM_THREADS"] = "1"
     with empty_hub() as (hub, _):  # one for all: what is forked knows its address from the beginning
         for size, megabytes in sizes.items():
             with tempfile.TemporaryDirectory(dir=next(places())) as name:
                 laboratory = Laboratory(hub, root := Path(name), megabytes)
-                for kind in (*ON_FILES, "export"):
-                    yield killed(laboratory, laboratory.operation(kind), times, size, patience)
+                for kind in ON_FILES:
+                    yield killed(laboratory, laboratory.operation(kind), times, size, patience["file"])
+                yield killed(laboratory, laboratory.operation("export"), times, size, patience["export"])
                 names = [REPO] if megabytes else tiny_models(laboratory, root)[: 1 if quick else None]
-                yield killed_batches(root, names, 2 if quick else times, size, patience)
+                yield killed_batches(root, names, 2 if quick else times, size, patience["batch"])
 
 
 if __name__ == "__main__":

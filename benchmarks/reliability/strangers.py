@@ -59,6 +59,8 @@ ALLOWED = {"\n"}
 
 def _visible(text: str) -> str | None:
     """Return the first character of a text that steers a terminal or turns its direction; None where there is none."""
+    if text.replace("\n", "").isprintable():  # what most are, and texts of 10 MB are many
+        return None
     odd = (character for character in text if unicodedata.category(character) in ("Cc", "Cf", "Cs"))
     return next((repr(character) for character in odd if character not in ALLOWED), None)
 
@@ -82,17 +84,23 @@ def _varint(number: int) -> bytes:
 
 def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
     """Return what is done with each file."""
-    from optimum.commands.optimum_cli import main as optimum_cli
+    from optimum.commands.optimum_cli import RootOptimumCLICommand, register_optimum_cli_subcommand
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoConfig, AutoTokenizer
 
     from optimum_htp import strip_metadata
+    from optimum_htp.cli.group import HTPCommand
+
+    # optimum-cli looks through all installed packages each time that it runs, for longer than its command takes.
+    sys.argv = ["optimum-cli", "htp"]
+    optimum_cli = RootOptimumCLICommand("Optimum CLI tool", usage="optimum-cli")
+    register_optimum_cli_subcommand(HTPCommand, parent_command=optimum_cli)
 
     def cli(*arguments: object) -> Callable[[], object]:
         def call() -> None:
-            sys.argv = ["optimum-cli", "htp", *map(str, arguments)]
             with contextlib.suppress(SystemExit):
-                optimum_cli()
+                parsed = optimum_cli.parser.parse_args(["htp", *map(str, arguments)])
+                parsed.func(parsed).run()
 
         return call
 
