@@ -29,6 +29,8 @@ CHILD = f"""
 import gc, json, sys, time
 from optimum.onnxruntime import ORTModelForFeatureExtraction
 from transformers import AutoConfig, AutoTokenizer
+gc.collect()
+gc.freeze()
 gc.disable()
 times = {{}}
 for loader in (AutoConfig, AutoTokenizer, ORTModelForFeatureExtraction):

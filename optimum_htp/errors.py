@@ -314,7 +314,7 @@ class JobLostError(JobError):
 
 
 class OutputError(HFHubIntegrationError, OSError):
-    """A location that exports cannot be written to."""
+    """A location that exports, or a standard stream, cannot be written to."""
 
 
 class ClusterError(HFHubIntegrationError, RuntimeError):

@@ -199,6 +199,22 @@ def test_reader_that_leaves_early_is_no_error(command, tmp_path):
     assert process.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk here that is always full")
+@pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["verify", "--json"], ["strip"]])
+def test_full_disk_below_standard_output_is_told(command, tmp_path):
+    file = write(tmp_path / "m.onnx", {**make.HUB, "hf_private": "perhaps"} if "--json" in command else make.HUB)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [CLI, "htp", command[0], file, *command[1:]], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: Standard output cannot be written to: No space left on device. Make room there, or redirect it "
+        "elsewhere."
+    )
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("argument", ["folder", "fol*", "folder/*", "folder/**/*.onnx"])
 def test_hidden_files_are_nobodys_models(argument, tmp_path):
     for name in ("a.onnx", "sub/b.onnx", ".optimum-htp-x/c.onnx", "sub/.optimum-htp-y/d.onnx", ".m.onnx.abc.onnx"):

@@ -61,7 +61,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     def run(self) -> None:
         """Run the command; raise `SystemExit` where it fails."""
-        from optimum_htp.cli.display import OutputClosedError, flush, logging_in_lines
+        from optimum_htp.cli.display import OutputClosedError, logging_in_lines
         from optimum_htp.cli.interrupts import Stop
 
         self.stop = Stop()
@@ -70,9 +70,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
             logging.getLogger("optimum_htp").setLevel(logging.DEBUG)
         with self.stop.listening(), logging_in_lines():
             try:
-                self.execute()
-                flush()
-                self.stop.check()
+                code = self._executed()
             except OutputClosedError:
                 self._exit(_CLOSED)
             except KeyboardInterrupt:
@@ -81,6 +79,21 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
                 if self.stop.wanted:  # the signal came while an extension was imported, which made this of it
                     self._interrupted()
                 self._failed(error)
+        if code:
+            raise SystemExit(code)
+
+    def _executed(self) -> int:
+        """Do what the command is for, and print what is still held back; return its exit code."""
+        from optimum_htp.cli.display import flush
+
+        code = 0
+        try:
+            self.execute()
+        except SystemExit as end:  # its code is a number: sentences are told by what raises
+            code = int(end.code or 0)
+        flush()
+        self.stop.check()
+        return code
 
     @abstractmethod
     def execute(self) -> None:
@@ -88,6 +101,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     def _failed(self, error: Exception) -> NoReturn:
         from optimum_htp.cli.display import OutputClosedError, show_error, show_json
+        from optimum_htp.errors import OutputError
 
         message = message_of(error)
         logger.debug("The command failed", exc_info=error)
@@ -97,6 +111,8 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
                 show_json({**self.partial, "error": type(error).__name__, "message": message})
         except OutputClosedError:
             self._exit(_CLOSED)
+        except OutputError:  # standard error is told, where that can be written to
+            pass
         self._exit(1)
 
     def _interrupted(self) -> NoReturn:

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
+from optimum_htp.errors import OutputError
 from optimum_htp.report.texts import json_text, printable, sentence
 
 __all__ = [
@@ -39,6 +40,7 @@ def show(line: str = "", file: TextIO | None = None) -> None:
 
     Raises:
         OutputClosedError: Nobody reads it.
+        OutputError: It cannot be written, as on a full disk.
     """
     _write(printable(line), file)
 
@@ -53,6 +55,7 @@ def show_json(document: Any) -> None:
 
     Raises:
         OutputClosedError: Nobody reads it.
+        OutputError: It cannot be written, as on a full disk.
     """
     _write(json_text(document, indent=2), None)
 
@@ -62,19 +65,18 @@ def flush() -> None:
 
     Raises:
         OutputClosedError: Nobody reads it.
+        OutputError: It cannot be written, as on a full disk.
     """
-    try:
+    with _writing("output"):
         sys.stdout.flush()
-    except BrokenPipeError as error:
-        raise OutputClosedError from error
 
 
 def close_quietly() -> None:
-    """Let the interpreter, which flushes at its end, not complain about what nobody reads."""
+    """Let the interpreter, which flushes at its end, not complain about what cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
@@ -126,7 +128,18 @@ def _width() -> int | None:
 def _write(text: str, file: TextIO | None) -> None:
     stream = file or sys.stdout
     encoding = stream.encoding or "utf-8"
-    try:
+    with _writing("error" if stream is sys.stderr else "output"):
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+@contextlib.contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Tell what the system says of a standard stream that cannot be written to."""
+    try:
+        yield
     except BrokenPipeError as error:
         raise OutputClosedError from error
+    except OSError as error:
+        raise OutputError(
+            f"Standard {name} cannot be written to: {error.strerror}. Make room there, or redirect it elsewhere."
+        ) from error
