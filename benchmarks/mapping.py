@@ -136,7 +136,6 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from first_loads("MiniLM + tokenizer, first load", text, beside, TEXT, runs, load=both, time_target=0.5)
         yield floor(text, beside, both, runs)
         yield from inference(text, beside, quick=quick)
-        runs = min(runs, 5)  # of larger models, which take longer and vary less
         task = "text2text-generation-with-past"
         bart = transformers.BartConfig(
             d_model=512,
@@ -150,6 +149,7 @@ def rows(quick: bool) -> Iterator[Row]:
         )
         places = exported(hub, folder, "bart", transformers.BartForConditionalGeneration(bart), task)
         yield from first_loads("BART, 60 M, merged decoder", *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
+        runs = min(runs, 5)  # of the largest model, which takes longest
         wide, layers = (1024, 3) if quick else (1536, 7)
         llama = transformers.LlamaConfig(
             hidden_size=wide,
