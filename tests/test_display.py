@@ -202,7 +202,9 @@ def test_reader_that_leaves_early_is_no_error(command, tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk here that is always full")
 @pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["verify", "--json"], ["strip"]])
 def test_full_disk_below_standard_output_is_told(command, tmp_path):
-    file = write(tmp_path / "m.onnx", {**make.HUB, "hf_private": "perhaps"} if "--json" in command else make.HUB)
+    properties = {**make.HUB, "hf_private": "perhaps"} if command[0] == "verify" else make.HUB
+    names = [(f"input_{index}_{'x' * 200}", ["batch"]) for index in range(100)]  # more than Python holds back
+    file = write(tmp_path / "m.onnx", properties, names)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [CLI, "htp", command[0], file, *command[1:]], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
@@ -212,6 +214,17 @@ def test_full_disk_below_standard_output_is_told(command, tmp_path):
         "error: Standard output cannot be written to: No space left on device. Make room there, or redirect it "
         "elsewhere."
     )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("properties", "code"), [(make.HUB, 0), ({**make.HUB, "hf_private": "perhaps"}, 1)])
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_closed_standard_output_changes_no_exit_code(flags, properties, code, tmp_path):
+    file = write(tmp_path / "m.onnx", properties)
+    line = f'"{CLI}" htp info "{file}" {flags} >&-'
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert bool(done.stderr) == (code == 1 and not flags)  # JSON has what is wrong with a file in its document
     assert "Traceback" not in done.stderr
 
 

@@ -70,7 +70,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
             logging.getLogger("optimum_htp").setLevel(logging.DEBUG)
         with self.stop.listening(), logging_in_lines():
             try:
-                code = self._executed()
+                self._execute_and_flush()
             except OutputClosedError:
                 self._exit(_CLOSED)
             except KeyboardInterrupt:
@@ -79,21 +79,20 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
                 if self.stop.wanted:  # the signal came while an extension was imported, which made this of it
                     self._interrupted()
                 self._failed(error)
-        if code:
-            raise SystemExit(code)
 
-    def _executed(self) -> int:
-        """Do what the command is for, and print what is still held back; return its exit code."""
+    def _execute_and_flush(self) -> None:
+        """Do what the command is for, and print what is held back, also where it ends with a code of its own."""
         from optimum_htp.cli.display import flush
 
-        code = 0
+        ended: SystemExit | None = None
         try:
             self.execute()
-        except SystemExit as end:  # its code is a number: sentences are told by what raises
-            code = int(end.code or 0)
+        except SystemExit as end:
+            ended = end
         flush()
         self.stop.check()
-        return code
+        if ended is not None:
+            raise ended
 
     @abstractmethod
     def execute(self) -> None:
@@ -117,9 +116,10 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     def _interrupted(self) -> NoReturn:
         from optimum_htp.cli.display import OutputClosedError, show
+        from optimum_htp.errors import OutputError
 
         logger.debug("The command was interrupted", exc_info=True)
-        with contextlib.suppress(OutputClosedError):
+        with contextlib.suppress(OutputClosedError, OutputError):
             show("interrupted", sys.stderr)
         self._exit(self.stop.code)
 

@@ -288,7 +288,7 @@ def _compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
     from optimum_htp.delivery.versions import versions_here
 
     here = versions_here()
-    models = [one for one in manifest.models if any(name.startswith(f"{one.output}/") for name in different)]
+    models = [model for model in manifest.models if any(name.startswith(f"{model.output}/") for name in different)]
     theirs = [manifest.versions_of(model) for model in models]
     others = {
         f"{name} {version}": None

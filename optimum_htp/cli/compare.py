@@ -76,11 +76,11 @@ class CompareCommand(Command):
                         progress=self._progress(progress),
                     )
                 )
-        exceeds = bool(missing) or any(one.exceeds for one in found)
+        exceeds = bool(missing) or any(comparison.exceeds for comparison in found)
         if args.output:
             write_comparison(found[0], args.output)
         if args.json:
-            comparisons = [one.as_dict() for one in found]
+            comparisons = [comparison.as_dict() for comparison in found]
             show_json({"comparisons": comparisons, "missing": missing, "exceeds": exceeds})
         else:
             for comparison in found:

@@ -67,13 +67,14 @@ def flush() -> None:
         OutputClosedError: Nobody reads it.
         OutputError: It cannot be written, as on a full disk.
     """
-    with _writing("output"):
-        sys.stdout.flush()
+    if sys.stdout is not None:
+        with _writing("output"):
+            sys.stdout.flush()
 
 
 def close_quietly() -> None:
     """Let the interpreter, which flushes at its end, not complain about what cannot be written."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError:
@@ -122,11 +123,13 @@ def cut(line: str) -> str:
 
 
 def _width() -> int | None:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def _write(text: str, file: TextIO | None) -> None:
     stream = file or sys.stdout
+    if stream is None:  # it was closed before we were started (`>&-`), where Python's own print says nothing either
+        return
     encoding = stream.encoding or "utf-8"
     with _writing("error" if stream is sys.stderr else "output"):
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
@@ -140,6 +143,7 @@ def _writing(name: str) -> Iterator[None]:
     except BrokenPipeError as error:
         raise OutputClosedError from error
     except OSError as error:
+        reason = error.strerror or error
         raise OutputError(
-            f"Standard {name} cannot be written to: {error.strerror}. Make room there, or redirect it elsewhere."
+            f"Standard {name} cannot be written to: {reason}. Make room there, or redirect it elsewhere."
         ) from error

@@ -205,8 +205,8 @@ def _outermost(proof: Proof) -> Iterable[tuple[str, str]]:
     while waiting:
         module = waiting.pop()
         below = inside.get(module, [])
-        known = {modules[one].value for one in below} - {"constant"}
+        known = {modules[child].value for child in below} - {"constant"}
         if len(known) > 1 or "foreign" in known:
-            waiting += reversed([one for one in below if modules[one].value != "constant"])
+            waiting += reversed([child for child in below if modules[child].value != "constant"])
         else:
             yield module, modules[module].value

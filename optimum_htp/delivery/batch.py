@@ -112,7 +112,7 @@ def run_batch(
                     running.append(threads.submit(work, job))
                 for future in running:
                     future.result()
-            except BaseException:
+            except BaseException:  # Ctrl-C too: no export goes on without the batch that it is for
                 exports.shutdown(wait=False, cancel_futures=True)
                 downloads.shutdown(wait=False, cancel_futures=True)
                 raise

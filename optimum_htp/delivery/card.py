@@ -90,10 +90,12 @@ def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, l
 def _metadata(files: Sequence[Pushed], layout: str) -> dict[str, Any]:
     records = [pushed.file.record for pushed in files]
     bases = list(
-        dict.fromkeys(one.hub_id for one in records if one.hub_id is not None and one.hub_provider in _HUGGING_FACE)
+        dict.fromkeys(
+            record.hub_id for record in records if record.hub_id is not None and record.hub_provider in _HUGGING_FACE
+        )
     )
-    licenses = {one.license for one in records if one.license}
-    tasks = {one.pipeline_tag or (one.task or "").removesuffix(WITH_PAST) for one in records} - {""}
+    licenses = {record.license for record in records if record.license}
+    tasks = {record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) for record in records} - {""}
     known: dict[str, Any] = {"library_name": "optimum"}
     if bases:
         known["base_model"] = bases[0] if len(bases) == 1 else bases
@@ -213,14 +215,19 @@ def _modules(files: Sequence[Pushed]) -> Iterator[str]:
             continue
         yield from (f"## Modules of {as_cell(pushed.name)}", "")
         yield from ("| module | class | nodes | parameters | size |", "| --- | --- | ---: | ---: | ---: |")
-        for one in shown:
-            cells = [module_cell(one.name), as_cell(one.class_name), f"{one.nodes:,}", f"{one.parameters:,}"]
-            yield f"| {' | '.join([*cells, size_text(one.bytes)])} |"
+        for module in shown:
+            cells = [
+                module_cell(module.name),
+                as_cell(module.class_name),
+                f"{module.nodes:,}",
+                f"{module.parameters:,}",
+            ]
+            yield f"| {' | '.join([*cells, size_text(module.bytes)])} |"
         yield ""
 
 
 def _shown(modules: dict[str, ModuleSummary]) -> list[ModuleSummary]:
     """Return the root and the largest modules below it, in the order of the graph."""
-    near = [one for one in modules.values() if one.depth <= 2]
-    largest = sorted(near, key=lambda one: -one.bytes)[:_LARGEST]
-    return [one for one in near if one in largest]
+    near = [module for module in modules.values() if module.depth <= 2]
+    largest = sorted(near, key=lambda module: -module.bytes)[:_LARGEST]
+    return [module for module in near if module in largest]

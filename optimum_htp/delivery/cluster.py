@@ -59,7 +59,7 @@ class ClusterExecutor(Executor):
         self._address, self._limits = address, (timeout, memory)
         try:
             self.slots = self._checked()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else has the client, so nobody else closes it
             self._client.close()
             raise
         self._executor = self._client.get_executor(pure=False)

@@ -191,9 +191,10 @@ def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: Hub
     """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
     modules = parse_json(configs[SENTENCE_MODULES].read_bytes())
     names = [
-        f"{one['path']}/model.safetensors"
-        for one in modules or ()
-        if str(one.get("type", "")).rpartition(".")[2] not in _WEIGHTLESS and f"{one['path']}/config.json" in configs
+        f"{module['path']}/model.safetensors"
+        for module in modules or ()
+        if str(module.get("type", "")).rpartition(".")[2] not in _WEIGHTLESS
+        and f"{module['path']}/config.json" in configs
     ]
     record = file.record
     if not names or record.hub_id is None or record.hub_sha is None:

@@ -51,7 +51,7 @@ class EndpointHandler:
             raise ValueError('"inputs" is empty.')
         if self._task == "sentence-similarity":
             return _plain(_similar(self._run, inputs, parameters))
-        inputs = [self._readable(one) for one in inputs] if isinstance(inputs, list) else self._readable(inputs)
+        inputs = [self._readable(item) for item in inputs] if isinstance(inputs, list) else self._readable(inputs)
         if isinstance(inputs, dict) and "raw" not in inputs:
             return _plain(self._run(**inputs, **parameters))
         return _plain(self._run(inputs, **parameters))
@@ -108,7 +108,7 @@ def _similar(model: Any, inputs: Any, parameters: dict[str, Any]) -> Any:
             raise ValueError('"inputs" has to have "source_sentence", a text, and "sentences", a list of them.')
         source = model.encode([inputs["source_sentence"]], **parameters)
         return {"similarities": model.similarity(source, model.encode(inputs["sentences"], **parameters))[0]}
-    if not all(isinstance(one, str) for one in ([inputs] if isinstance(inputs, str) else inputs)):
+    if not all(isinstance(text, str) for text in ([inputs] if isinstance(inputs, str) else inputs)):
         raise ValueError("Embeddings are of texts.")
     return {"embeddings": model.encode(inputs, **parameters)}
 
@@ -153,9 +153,9 @@ def _bytes(one: Any) -> bytes:
 def _plain(value: Any) -> Any:
     """Return an answer as JSON can hold it: arrays as lists, pictures as base64 of a PNG."""
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if hasattr(value, "tolist"):  # of numpy and of PyTorch
         return value.tolist()
     if hasattr(value, "save") and hasattr(value, "getbands"):

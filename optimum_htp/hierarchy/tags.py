@@ -110,7 +110,7 @@ def check_taggable(model: OpenModel) -> None:
     """
     if model.header.ir_version >= _OVERRIDABLE:
         return
-    weights = {one.name for one in model.graph.initializers}
+    weights = {tensor.name for tensor in model.graph.initializers}
     both = [spec.name for spec in read_signature(model.path)[0] if spec.name in weights]
     if both:
         raise OnnxWriteError(

@@ -86,7 +86,7 @@ class Call:
         return {name: value for name, value in given.items() if name not in hidden}
 
     def on(self, subject: Any) -> Call:
-        """Return the same call, on something else."""
+        """Return this call with another subject."""
         if self._function.subject in self.kwargs:
             return Call(self._function, self.args, {**self.kwargs, self._function.subject: subject})
         index = self._function.positions[self._function.subject]

@@ -152,7 +152,7 @@ def _created(api: HfApi, target: Target, private: bool | None) -> Iterator[None]
                 raise
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: an empty repo of ours is not left behind
         if ours:
             _take_back(api, target.repo_id)
         raise

@@ -96,7 +96,7 @@ def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) 
         return "it is not opened by the name of an ONNX file alone"
     if not is_supported():
         return "this version of ONNX Runtime cannot"
-    names = [one[0] if isinstance(one, tuple) else one for one in providers or ()]
+    names = [provider[0] if isinstance(provider, tuple) else provider for provider in providers or ()]
     if not names or not _PROVIDERS.issuperset(names):
         return f"execution providers {', '.join(map(str, names)) or 'that are not named'} may need its path"
     if sess_options is not None and (reason := _reason_in(sess_options)) is not None:

@@ -53,6 +53,6 @@ def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
     # Every load goes through here, and os.path takes a third of pathlib's time.
     folder = os.path.join(model_id, subfolder or "")  # noqa: PTH118
     return os.path.isdir(folder) and not any(  # noqa: PTH112
-        os.path.isfile(os.path.join(one, CONFIG))  # noqa: PTH113, PTH118
-        for one in (folder, model_id)
+        os.path.isfile(os.path.join(place, CONFIG))  # noqa: PTH113, PTH118
+        for place in (folder, model_id)
     )

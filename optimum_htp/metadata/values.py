@@ -87,7 +87,7 @@ def encode(name: str, value: Any) -> str:
     if name in ("preprocessors", "unchecked"):
         return ",".join(value)
     if name == "embedded_files":
-        return json.dumps([dataclasses.asdict(one) for one in value], ensure_ascii=False, separators=(",", ":"))
+        return json.dumps([dataclasses.asdict(item) for item in value], ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)

@@ -66,7 +66,7 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
     headers = {path: read_header(path) for path in paths}
     data = {path: contained_files(path) for path in paths}
     digests = _digests(
-        [one for path in paths for one in (path, *(path.parent / name for name in data[path]))], progress
+        [file for path in paths for file in (path, *(path.parent / name for name in data[path]))], progress
     )
     bom = _bom(headers, data, digests)
     text = str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"

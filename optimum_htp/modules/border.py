@@ -94,7 +94,7 @@ class _Constants:
         for level in self._levels:
             if value in level.makers or value in level.initializers:
                 return level
-            if any(value == one.name for one in level.graph.input):
+            if any(value == given.name for given in level.graph.input):
                 return None
         return None
 

@@ -187,7 +187,7 @@ class CuttableModel:
                     f"in the file is both. Cut out the module around them, {around}."
                 )
         own = _makers(call)
-        others = [_makers(one) for one in self._alike(module)]
+        others = [_makers(other) for other in self._alike(module)]
         if others and "Transpose" not in own and all(other == {"Transpose"} for other in others):
             raise ExtractError(
                 f"{self.path}: the export merged the transposition at the end of {module}, which others of its class "
@@ -217,7 +217,7 @@ class CuttableModel:
             )
         outputs = {value: types.of(value) for value in border.outputs}
         nodes = [one.nodes[index] for one, index in border.nodes]
-        known = {(one.domain, one.name): list(one.node) for one in self._model.functions}
+        known = {(function.domain, function.name): list(function.node) for function in self._model.functions}
         return Excerpt(
             name=module or self._graph.name,
             nodes=[(one.place, index) for one, index in border.nodes],

@@ -132,7 +132,7 @@ def _named(
         for graph_of_other, modules in filter(None, map(_read, others)):
             elsewhere = _node_names(graph_of_other)
             known = module_classes(modules)
-            unknown = [one for one in unknown if one not in elsewhere and not matching(one, known)]
+            unknown = [pattern for pattern in unknown if pattern not in elsewhere and not matching(pattern, known)]
         find_modules(unknown, classes, path)  # raises where there is one
     return [
         name for entry in entries for name in ([entry] if entry in names else _nodes([entry], path, graph, assignment))

@@ -67,7 +67,7 @@ def find_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> l
 def find_nodes_of_files(
     paths: Sequence[str | os.PathLike[str]], patterns: str | Iterable[str]
 ) -> dict[str, list[SelectedNode]]:
-    """Return the same for the files of a model, by file; a pattern has to match in one of them.
+    """Return the nodes of modules in each of a model's files; a pattern has to match in one of them.
 
     Raises:
         UnknownModuleError: A pattern matches no module of any.

@@ -62,7 +62,7 @@ class ValueTypes:
         for value in dict.fromkeys(value for values in self._level.uses for value in values):
             if value in self._level.makers or value in self._level.initializers:
                 continue
-            home = next((one for one in self._level.chain() if value in one.initializers), None)
+            home = next((level for level in self._level.chain() if value in level.initializers), None)
             if home is not None:
                 alone.graph.initializer.append(home.graph.initializer[home.initializers[value]])
             elif (known := self._outer.of(value)) is not None:
@@ -107,7 +107,7 @@ class ValueTypes:
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
             return {}  # whatever it does not like about the skeleton: then less is known
-        return {one.name: proto for one in session.get_outputs() if (proto := _type_of(one)) is not None}
+        return {output.name: proto for output in session.get_outputs() if (proto := _type_of(output)) is not None}
 
 
 def _declared(graph: GraphProto) -> dict[str, TypeProto]:

@@ -128,9 +128,8 @@ def graph_of(window: ByteWindow) -> Graph:
                 nodes += _read_node(window, part, (), 1)
     if not has_graph:
         raise window.invalid("it has no graph")
-    weights = {
-        one.name for one in initializers
-    }  # files of IR version 3 list them among the inputs; ONNX Runtime does not call them so
+    # Files of IR version 3 list them among the inputs; ONNX Runtime does not call them so.
+    weights = {tensor.name for tensor in initializers}
     given = tuple(spec for spec in inputs if spec.name not in weights)
     return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers))
 

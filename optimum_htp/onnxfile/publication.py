@@ -96,14 +96,16 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
     Raises:
         ModelBeingReplacedError: The files are those of two exports, and stay so.
     """
+    cause: Exception | None = None
     for _ in range(_ATTEMPTS):
         watch = Watch(folder)
         if not watch.switching:
             try:
                 result = read(watch)
-            except Exception:  # of files that change while they are read an error says nothing: they are read again
+            except Exception as error:  # of files that change meanwhile it says nothing: they are read again
                 if watch.undisturbed:
                     raise
+                cause = error
             else:
                 if watch.undisturbed:
                     return result
@@ -112,7 +114,7 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
     raise ModelBeingReplacedError(
         f"The files in {folder} were replaced each time they were read: exports into it follow one another. Try "
         "again in a moment."
-    )
+    ) from cause
 
 
 def _await_end(folder: Path) -> None:
@@ -168,7 +170,7 @@ def replace_files(staged: Path, output: Path) -> None:
         if len(files_below(output / SWITCH)) == len(names):
             (output / SWITCH).rename(staged)  # none was moved yet, so none has to be
         raise
-    except BaseException:
+    except BaseException:  # Ctrl-C among the moves: what has begun is finished
         finish_switch(output)
         raise
 

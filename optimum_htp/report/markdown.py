@@ -33,7 +33,7 @@ def provenance(file: dict[str, Any]) -> dict[str, str]:
     record = file["context"]["record"] or {}
     known = {label: str(record[key]) for key, label in _SHOWN.items() if record.get(key)}
     if embedded := record.get("embedded_files"):
-        listed = ", ".join(f"{one['name']} {size_text(one['size'])}" for one in embedded)
+        listed = ", ".join(f"{entry['name']} {size_text(entry['size'])}" for entry in embedded)
         where = f" (in {record['embedded_in']})" if record.get("embedded_in") else ""
         known["embedded"] = f"{listed}{where}"
     known["producer"] = file["context"]["producer"]

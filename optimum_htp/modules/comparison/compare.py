@@ -172,7 +172,7 @@ def _note_missing_outputs(modules: dict[str, ModuleComparison], first: _File, ot
         left = [name for name, values in first.leaving.values.items() if output in values] or [ROOT]
         for name in left:
             module = modules.setdefault(name, ModuleComparison(name, first.assignment.tree.classes.get(name, "")))
-            module.values = [one for one in module.values if one.name != output]
+            module.values = [value for value in module.values if value.name != output]
             module.values.append(ValueComparison(output, incomparable(1), problem="is no output of the other"))
 
 
@@ -199,11 +199,11 @@ def _with_torch(
     leaving = first.leaving.values
     values = first.values(model.feeds, [value for names in leaving.values() for value in names])
     for batch in _batches(list(leaving), progress):
-        asked = [*batch, *(one for name in batch for one in vanished.get(parent_of(name), ()))]
+        asked = [*batch, *(gone for name in batch for gone in vanished.get(parent_of(name), ()))]
         expected = model.returned(asked)
         found = values.values([value for name in batch for value in leaving[name]])
         for name in batch:
-            others = {one: expected.get(one, []) for one in vanished.get(parent_of(name), ())}
+            others = {gone: expected.get(gone, []) for gone in vanished.get(parent_of(name), ())}
             arrays = {value: found[value] for value in leaving[name] if value in found}
             modules[name].values += _matched(arrays, expected.get(name, []), others, atol, rtol)
         batch.used = sum(array.nbytes for array in found.values())
@@ -310,7 +310,7 @@ def _note_weights(modules: dict[str, ModuleComparison], found: Mapping[str, Sequ
 
 def _note_added(modules: Mapping[str, ModuleComparison], leaving: Leaving) -> None:
     """Note for each innermost module how much more what leaves it differs than what enters it."""
-    norms = {one.name: one.distance.norm for module in modules.values() for one in module.values}
+    norms = {value.name: value.distance.norm for module in modules.values() for value in module.values}
     holders = {parent_of(name) for name in leaving.values if name != ROOT}
     while new := {parent_of(name) for name in holders if name} - holders:
         holders |= new
@@ -318,5 +318,5 @@ def _note_added(modules: Mapping[str, ModuleComparison], leaving: Leaving) -> No
         if name in holders or not module.values:
             continue
         before = max((norms.get(value, 0.0) for value in leaving.entering.get(name, ())), default=0.0)
-        after = max(one.distance.norm for one in module.values)
+        after = max(value.distance.norm for value in module.values)
         module.added = 0.0 if after <= before else after - before

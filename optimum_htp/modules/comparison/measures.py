@@ -48,7 +48,7 @@ def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
     """Return how far `ours` is from `theirs`, of the same size: as numpy's `allclose` has it."""
     import numpy as np
 
-    a, b = (np.asarray(one).reshape(-1).astype(np.float64) for one in (ours, theirs))
+    a, b = (np.asarray(values).reshape(-1).astype(np.float64) for values in (ours, theirs))
     if a.size == 0:
         return Distance(0.0, 0.0, 1.0, 0.0, 0, 0)
     same = (a == b) | (np.isnan(a) & np.isnan(b))

@@ -54,11 +54,11 @@ class OnnxValues:
                 raise
             raise ComparisonError(f"ONNX Runtime does not load {path}: {error}") from error
         self._path = path
-        taken = {one.name for one in self._session.get_inputs()}
+        taken = {given.name for given in self._session.get_inputs()}
         if missing := sorted(taken - feeds.keys()):
             raise ComparisonError(f"{path} takes {', '.join(missing)}, of which nothing was given. Give --inputs.")
         self._feeds = {name: feeds[name] for name in taken}
-        self._outputs = {one.name for one in self._session.get_outputs()}
+        self._outputs = {given.name for given in self._session.get_outputs()}
 
     def values(self, names: Sequence[str]) -> dict[str, Any]:
         """Return values by name; those alone that are tensors of floats.

@@ -75,20 +75,21 @@ class ModuleComparison:
     @property
     def worst(self) -> Distance | None:
         """The greatest distance of its values."""
-        return max((one.distance for one in self.values), key=lambda one: (one.exceeded > 0, one.norm), default=None)
+        distances = (value.distance for value in self.values)
+        return max(distances, key=lambda distance: (distance.exceeded > 0, distance.norm), default=None)
 
     @property
     def exceeds(self) -> bool:
         """Whether a value differs by more than the tolerances allow."""
-        return any(one.distance.exceeded for one in self.values)
+        return any(value.distance.exceeded for value in self.values)
 
     @property
     def differs(self) -> bool:
         """Whether anything in it does, however little."""
         return bool(
             self.operators
-            or any(one.distance.absolute for one in self.values)
-            or any(one.kind not in ("equal", "transposed") for one in self.weights)
+            or any(value.distance.absolute for value in self.values)
+            or any(weight.kind not in ("equal", "transposed") for weight in self.weights)
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,8 +100,8 @@ class ModuleComparison:
             "operators": {name: list(counts) for name, counts in self.operators.items()},
             "weights": [weight.as_dict() for weight in self.weights],
             "values": [
-                {"name": one.name, "folded": one.folded, "problem": one.problem, **one.distance.as_dict()}
-                for one in self.values
+                {"name": value.name, "folded": value.folded, "problem": value.problem, **value.distance.as_dict()}
+                for value in self.values
             ],
             "exceeds": self.exceeds,
             "added": self.added if self.added is None or self.added != float("inf") else None,
@@ -142,12 +143,12 @@ class Comparison:
     @property
     def compared(self) -> int:
         """How many values were compared."""
-        return sum(one.problem is None for module in self.modules for one in module.values)
+        return sum(value.problem is None for module in self.modules for value in module.values)
 
     @property
     def problems(self) -> dict[str, str]:
         """The values that could not be compared, each with why."""
-        found = ((one.name, one.problem) for module in self.modules for one in module.values)
+        found = ((value.name, value.problem) for module in self.modules for value in module.values)
         return {name: problem for name, problem in found if problem is not None}
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ _HEAD: Final = ("module", "max abs", "max rel", "cosine", "")
 def verdict(comparison: Comparison) -> Iterator[str]:
     """Yield what a comparison comes to, in sentences."""
     first, most = comparison.first, comparison.most
-    worst = max((one.distance.absolute for module in comparison.modules for one in module.values), default=0.0)
+    worst = max((value.distance.absolute for module in comparison.modules for value in module.values), default=0.0)
     if not comparison.exceeds:
         yield (
             f"{comparison.compared} values compared, none beyond atol {comparison.atol:g} + rtol {comparison.rtol:g} "
@@ -37,8 +38,7 @@ def verdict(comparison: Comparison) -> Iterator[str]:
         yield f"first beyond the tolerance: {_named(first)}"
     if most is not None:
         yield f"adds most to the difference: {_named(most)}"
-    weights = [one for module in comparison.modules for one in module.weights]
-    kinds = {kind: sum(one.kind == kind for one in weights) for kind in dict.fromkeys(one.kind for one in weights)}
+    kinds = Counter(weight.kind for module in comparison.modules for weight in module.weights)
     yield "weights: " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none compared")
     if changed := [module.name for module in comparison.modules if module.operators]:
         yield f"other operators in: {', '.join(name or '(model)' for name in changed[:_SHOWN])}" + (
@@ -80,7 +80,7 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
 
 def _is_shown(module: ModuleComparison, comparison: Comparison) -> bool:
     """Whether a module says anything: it differs beyond the tolerances, or in what it is."""
-    return module.exceeds or bool(module.operators) or any(_is_noted(one.kind) for one in module.weights)
+    return module.exceeds or bool(module.operators) or any(_is_noted(weight.kind) for weight in module.weights)
 
 
 def _is_noted(kind: str) -> bool:
@@ -89,7 +89,7 @@ def _is_noted(kind: str) -> bool:
 
 def _row(module: ModuleComparison) -> tuple[str, ...]:
     worst = module.worst
-    level = len([one for one in ancestors(module.name) if one != ROOT])
+    level = len([ancestor for ancestor in ancestors(module.name) if ancestor != ROOT])
     label = printable(f"{'  ' * level}{module.name or '(model)'} {module.class_name}".rstrip())
     figures = (
         ("", "", "") if worst is None else (f"{worst.absolute:.3g}", f"{worst.relative:.3g}", f"{worst.cosine:.6f}")
@@ -98,9 +98,9 @@ def _row(module: ModuleComparison) -> tuple[str, ...]:
 
 
 def _notes(module: ModuleComparison) -> Iterator[str]:
-    known = [one.distance for one in module.values if one.problem is None]
-    if count := sum(one.exceeded for one in known):
-        yield f"{count} of {sum(one.elements for one in known)} beyond"
+    known = [value.distance for value in module.values if value.problem is None]
+    if count := sum(distance.exceeded for distance in known):
+        yield f"{count} of {sum(distance.elements for distance in known)} beyond"
     for value in module.values:
         if value.problem is not None:
             yield f"{value.name} {value.problem}"
@@ -112,7 +112,7 @@ def _notes(module: ModuleComparison) -> Iterator[str]:
     if module.operators:
         pairs = (f"{name} {ours} → {theirs}" for name, (ours, theirs) in module.operators.items())
         yield f"operators {', '.join(pairs)}"
-    if folded := [one.folded for one in module.values if one.folded is not None]:
+    if folded := [value.folded for value in module.values if value.folded is not None]:
         yield f"with {folded[0]} folded in"
 
 

@@ -78,8 +78,8 @@ class TorchValues:
         except _FAILURES as error:
             raise ComparisonError(f"PyTorch does not run the model on these inputs: {error}") from error
         finally:
-            for one in hooks:
-                one.remove()
+            for handle in hooks:
+                handle.remove()
         return seen
 
 
@@ -90,11 +90,11 @@ def _tensors(value: Any) -> Iterator[Any]:
         if value.is_floating_point():
             yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
+        for item in value.values():
+            yield from _tensors(item)
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _tensors(one)
+        for item in value:
+            yield from _tensors(item)
 
 
 def open_torch_model(

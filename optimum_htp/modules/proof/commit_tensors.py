@@ -95,10 +95,10 @@ class CommitTensors:
 
     def _spelled(self, name: str, known: Container[str]) -> list[str]:
         first, _, rest = name.partition(".")
-        for one in (name, rest) if first and rest else (name,):
-            if one in known:
-                return [one]
-        return [one for prefix in self._prefixes if name and (one := f"{prefix}.{name}") in known]
+        for spelled in (name, rest) if first and rest else (name,):
+            if spelled in known:
+                return [spelled]
+        return [spelled for prefix in self._prefixes if name and (spelled := f"{prefix}.{name}") in known]
 
 
 def open_hub_commit(
@@ -135,9 +135,9 @@ def open_hub_commit(
     name = f"{repo_id} at {commit[:8]}"
     wanted = _safetensors(chosen, name, part if library == "diffusers" else None)
     if hub.name == plugins.HUGGING_FACE:
-        return _checked(name, [open_hub_safetensors(repo_id, commit, one, access) for one in wanted])
+        return _checked(name, [open_hub_safetensors(repo_id, commit, file, access) for file in wanted])
     folder = hub.snapshot(repo_id, commit, wanted, access)
-    return _checked(name, [open_local_safetensors(folder / one) for one in wanted])
+    return _checked(name, [open_local_safetensors(folder / file) for file in wanted])
 
 
 def open_folder(folder: Path, files: Iterable[str], library: str, *, part: str | None = None) -> CommitTensors:
@@ -148,23 +148,23 @@ def open_folder(folder: Path, files: Iterable[str], library: str, *, part: str |
     """
     chosen = weight_files(files, lambda name: index_shards(folder / name), library=library)
     wanted = _safetensors(chosen, str(folder), part if library == "diffusers" else None)
-    return _checked(str(folder), [open_local_safetensors(folder / one) for one in wanted])
+    return _checked(str(folder), [open_local_safetensors(folder / file) for file in wanted])
 
 
 def _safetensors(chosen: Sequence[str], name: str, part: str | None) -> list[str]:
     if part is not None:
         home = part.rpartition("/")[0]
         home = _FOLDERS.get(home, home)
-        chosen = [one for one in chosen if one.rpartition("/")[0] == home] or chosen
-    wanted = [one for one in chosen if one.endswith(_SUFFIX)]
-    if any(one.rpartition("/")[2].startswith("adapter_model") for one in chosen):
+        chosen = [file for file in chosen if file.rpartition("/")[0] == home] or chosen
+    wanted = [file for file in chosen if file.endswith(_SUFFIX)]
+    if any(file.rpartition("/")[2].startswith("adapter_model") for file in chosen):
         raise UnprovableWeightsError(
             f"{name} is an adapter: the weights of a model that it was merged into are no tensors of it. Export the "
             "merged model's own repo, or name that with --model."
         )
     if wanted:
         return wanted
-    others = ", ".join(one for one in chosen if not one.endswith(".json")) or "none"
+    others = ", ".join(file for file in chosen if not file.endswith(".json")) or "none"
     raise UnprovableWeightsError(
         f"{name} has no safetensors (weights: {others}): what it holds cannot be read without running a pickle, which "
         "is not done. Nothing was fetched. Name a revision that has safetensors with --model, such as the "

@@ -127,7 +127,7 @@ def quantized_weights(graph: Graph, tensors: Mapping[str, StoredTensor]) -> dict
 
 def is_parameter_input(operator: str, position: int) -> bool:
     """Whether an operator takes a scale or a zero point as an input."""
-    return any(position in one[1:] for one in _INPUTS.get(operator, ()))
+    return any(position in places[1:] for places in _INPUTS.get(operator, ()))
 
 
 def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[str]:
@@ -139,8 +139,8 @@ def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[st
     names = {
         node.inputs[position]
         for node in graph.nodes
-        for one in _INPUTS.get(node.op_type, ())
-        for position in one[1:]
+        for places in _INPUTS.get(node.op_type, ())
+        for position in places[1:]
         if position is not None and 0 <= position < len(node.inputs)
     }
     for weight in quantized_weights(graph, tensors).values():

@@ -68,7 +68,7 @@ def folded_batch_norm(
                 scale = gain / np.sqrt(variance + epsilon)
                 if not _close(weight, plain * np.broadcast_to(scale, channels).reshape(broadcast), dtype):
                     continue
-                used = [key, *(one for one in leaves.values() if tensors[one].dtype in READABLE)]
+                used = [key, *(leaf for leaf in leaves.values() if tensors[leaf].dtype in READABLE)]
                 own = tensors.modules[parent_of(key)].get("bias")
                 before = tensors.values(own).astype(np.float64) if own is not None else 0.0
                 if bias is None or _close(bias, (before - mean) * scale + shift, dtype):
