@@ -160,7 +160,7 @@ def test_sessions_of_others_are_made_as_ever_while_a_load_of_ours_runs(plain, ex
     from onnxruntime import InferenceSession
     from optimum.onnxruntime import modeling
 
-    from optimum_htp.hooks.sessions import mapping_sessions
+    from optimum_htp.hooks.sessions import opening_sessions
 
     file = exported("bert") / "model.onnx"
     made = []
@@ -168,7 +168,7 @@ def test_sessions_of_others_are_made_as_ever_while_a_load_of_ours_runs(plain, ex
     def make():
         made.append(modeling.InferenceSession(str(file), providers=["CPUExecutionProvider"]))
 
-    with mapping_sessions():
+    with opening_sessions():
         thread = threading.Thread(target=make)
         thread.start()
         thread.join()
@@ -178,7 +178,7 @@ def test_sessions_of_others_are_made_as_ever_while_a_load_of_ours_runs(plain, ex
     assert modeling.InferenceSession is InferenceSession
     assert type(made[0]) is type(ours) is InferenceSession
     assert made[0]._sess_options_initial is None
-    with pytest.raises(TypeError) as mine, mapping_sessions():
+    with pytest.raises(TypeError) as mine, opening_sessions():
         modeling.InferenceSession()
     with pytest.raises(TypeError) as theirs:
         InferenceSession()

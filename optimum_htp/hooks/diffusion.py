@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.loading import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.hooks.sessions import mapping_sessions
+from optimum_htp.hooks.sessions import opening_sessions
 from optimum_htp.loading.recognize import names_a_file
 
 __all__ = ["install"]
@@ -68,14 +68,18 @@ def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -
 
     access = HubAccess.from_options(options)
     made = presented(folder, record, access, options.get("revision"))
-    sessions = {}
+    sessions, inside = {}, []
     with ExitStack() as undo:
         undo.callback(made.cleanup)
         for name in record.onnx_files:
-            part = PurePosixPath(name).parent.as_posix()
-            if external_files(folder / name) and f"{part}_session" not in options and part not in options:
-                sessions[f"{part}_session"] = _session(folder / name, Path(made.name, name), options)
-        with mapping_sessions():
+            part, session = (parent := PurePosixPath(name).parent.as_posix()), f"{parent}_session"
+            if part in options or session in options:
+                continue
+            if external_files(folder / name):
+                sessions[session] = _session(folder / name, Path(made.name, name), options)
+            else:
+                inside.append(Path(made.name, name))
+        with opening_sessions(inside):
             pipeline = call.pass_on_with(made.name, _RESOLVED, export=False, **sessions)
         undo.pop_all()  # it lives as long as the pipeline
     pipeline.model_save_dir = made  # as Optimum keeps its own temporary folders alive

@@ -81,7 +81,9 @@ def _serving_files(call: Call) -> Any:
     if files is None:
         return call.pass_on()
     name, subfolder = call.get("filename"), call.get("subfolder", "")
-    return files.by_name[name if subfolder in ("", ".") else f"{subfolder}/{name}"]
+    file = files.by_name[name if subfolder in ("", ".") else f"{subfolder}/{name}"]
+    sessions.expect_session(file)
+    return file
 
 
 def _finding_files(call: Call) -> Any:

@@ -1,4 +1,4 @@
-"""The sessions that Optimum's classes make: while a load of ours runs, its weights are mapped.
+"""The sessions that Optimum's classes make: while a load of ours runs, weights are mapped, and several made at once.
 
 The name `InferenceSession` in Optimum's modules is exchanged as long as any load of ours runs, and means what it
 always does in every other thread.
@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import files_being_loaded
 
-__all__ = ["install", "mapping_sessions"]
+if TYPE_CHECKING:
+    from optimum_htp.loading.side_by_side import SessionOpener
+
+__all__ = ["expect_session", "install", "opening_sessions"]
 
 _NAME: Final = "InferenceSession"
 _LOAD: Final = "_from_pretrained"
@@ -27,7 +31,7 @@ _MODULES: Final = tuple(
     for name in ("modeling", "modeling_decoder", "modeling_seq2seq", "modeling_diffusion")
 )
 
-_is_ours: Final[ContextVar[bool]] = ContextVar("optimum_htp_mapping", default=False)
+_opener: Final[ContextVar[SessionOpener | None]] = ContextVar("optimum_htp_opener", default=None)
 _lock: Final = threading.Lock()
 _loads = 0
 _exchanged: Final[list[tuple[ModuleType, Any, Any]]] = []
@@ -43,20 +47,30 @@ def install(module: ModuleType) -> None:
 def _loading(call: Call) -> Any:
     if files_being_loaded.get() is None:
         return call.pass_on()
-    with mapping_sessions():
+    with opening_sessions():
         return call.pass_on()
 
 
 @contextmanager
-def mapping_sessions() -> Iterator[None]:
-    """Map the weights of the sessions that Optimum makes meanwhile in this thread."""
-    token = _is_ours.set(True)
-    _begin()
-    try:
-        yield
-    finally:
-        _end()
-        _is_ours.reset(token)
+def opening_sessions(expected: Iterable[Path] = ()) -> Iterator[None]:
+    """Make the sessions that Optimum makes meanwhile in this thread: of those files, and of others."""
+    from optimum_htp.loading.side_by_side import SessionOpener
+
+    with SessionOpener(expected) as opener:
+        token = _opener.set(opener)
+        _begin()
+        try:
+            yield
+        finally:
+            _end()
+            _opener.reset(token)
+
+
+def expect_session(path: Path) -> None:
+    """Say that Optimum will make a session of a file, if sessions are ours to make now."""
+    opener = _opener.get()
+    if opener is not None:
+        opener.expect(path)
 
 
 def _begin() -> None:
@@ -87,16 +101,14 @@ class _Exchanged(type):
     """The type of what stands for a class of sessions: it is called like that, and returns objects of that."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        original = cls.__base__
-        if not _is_ours.get() or not args or not isinstance(args[0], (str, os.PathLike)):
+        original, opener = cls.__base__, _opener.get()
+        if opener is None or not args or not isinstance(args[0], (str, os.PathLike)):
             return original(*args, **kwargs)  # type: ignore[misc]
         from onnxruntime import InferenceSession
 
         if original is not InferenceSession:  # somebody else has put their own there
             return original(*args, **kwargs)  # type: ignore[misc]
-        from optimum_htp.loading.mapped import open_session
-
-        return open_session(*args, **kwargs)
+        return opener.open(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, cls.__base__)  # type: ignore[arg-type]

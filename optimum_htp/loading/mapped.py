@@ -20,7 +20,7 @@ from optimum_htp.onnxfile.wire import encode_bytes_field
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-__all__ = ["is_supported", "open_session"]
+__all__ = ["is_supported", "open_session", "reason_against"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def open_session(
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 
     try:
-        reason = _reason_against(path, sess_options, providers, options)
+        reason = reason_against(path, sess_options, providers, options)
         lean = read_lean_model(path) if reason is None else None
         if lean is not None:
             session = _session(lean, path, sess_options, providers, provider_options)
@@ -88,7 +88,7 @@ def _is_onnx_file(path: Any) -> bool:
     return isinstance(path, (str, os.PathLike)) and str(os.fspath(path)).endswith(".onnx")
 
 
-def _reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:
+def reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:
     """Return why a session cannot be made of mapped weights, as far as its arguments tell."""
     if os.environ.get(_SWITCH, "1").lower() in _OFF:
         return f"{_SWITCH} is {os.environ[_SWITCH]}"

@@ -1,0 +1,179 @@
+"""The sessions of a model of several files are made side by side, and are those that were asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTStableDiffusionPipeline
+
+from optimum_htp.errors import InvalidOnnxFileError
+from optimum_htp.loading.mapped import is_supported
+from optimum_htp.loading.side_by_side import SessionOpener
+from optimum_htp.onnxfile import rewrite_model
+
+CPU = ["CPUExecutionProvider"]
+LOGGER = "optimum_htp.loading.side_by_side"
+
+several_cores = pytest.mark.skipif(
+    not is_supported() or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)) < 2,
+    reason="one core makes one session at a time, and what is not mapped is made as ever",
+)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def t5(exported, tmp_path):
+    return Path(shutil.copytree(exported("t5"), tmp_path / "t5"))
+
+
+@pytest.fixture
+def told(caplog):
+    """Return the names of the files that were opened side by side, load by load."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+
+    def loads():
+        texts = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+        caplog.clear()
+        return [sorted(Path(path).name for path in text.partition(": ")[2].split(", ")) for text in texts]
+
+    return loads
+
+
+def threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("optimum_htp")]
+
+
+def generated(model):
+    ids = torch.tensor([[5, 6, 7, 8]])
+    return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6).tolist()
+
+
+@several_cores
+def test_sessions_are_those_of_the_files_that_the_class_uses(t5, cache, told, monkeypatch):
+    load = ORTModelForSeq2SeqLM.from_pretrained
+    merged = load(t5 / "encoder_model.onnx", cache_dir=cache)
+    assert told() == [["decoder_model_merged.onnx", "encoder_model.onnx"]]
+    apart = load(t5 / "encoder_model.onnx", cache_dir=cache, use_merged=False)
+    assert told() == [["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]]
+    slow = load(t5 / "encoder_model.onnx", cache_dir=cache, use_merged=False, use_cache=False)
+    assert told() == [["decoder_model.onnx", "encoder_model.onnx"]]
+    for model, decoder in ((merged, "decoder_model_merged"), (slow, "decoder_model")):
+        sessions = [model.encoder.session, model.decoder.session]
+        assert [Path(session._model_path).stem for session in sessions] == ["encoder_model", decoder]
+        assert [type(session) for session in sessions] == [onnxruntime.InferenceSession] * 2
+    monkeypatch.setenv("OPTIMUM_HTP_MMAP", "0")
+    one_by_one = load(t5 / "encoder_model.onnx", cache_dir=cache)
+    assert told() == []
+    assert generated(merged) == generated(apart) == generated(slow) == generated(one_by_one)
+    assert threads() == []
+
+
+@several_cores
+@pytest.mark.slow
+def test_parts_of_a_pipeline_are_opened_side_by_side(model_folder, hub, cache, tmp_path, told):
+    from optimum_htp import HTPExporter
+
+    hub.add("tiny/pipeline", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
+    HTPExporter().export("tiny/pipeline", tmp_path)
+    told()
+    pipeline = ORTStableDiffusionPipeline.from_pretrained(tmp_path, cache_dir=cache)
+    assert told() == [["model.onnx"] * 4]
+    parts = ("unet", "text_encoder", "vae_encoder", "vae_decoder")
+    opened = {part: getattr(pipeline, part).session for part in parts}
+    assert [Path(opened[part]._model_path).parent.name for part in parts] == list(parts)
+    given = {f"{part}_session": opened[part] for part in parts[:3]}
+    again = ORTStableDiffusionPipeline.from_pretrained(tmp_path, cache_dir=cache, **given)
+    assert told() == []  # the one that is left is opened alone
+    assert again.unet.session is opened["unet"]
+
+
+@several_cores
+@pytest.mark.parametrize("broken", ["encoder_model.onnx", "decoder_model_merged.onnx"])
+def test_file_that_does_not_load_is_named(t5, cache, told, broken):
+    model = onnx.load(t5 / broken)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    record = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.save(model, t5 / broken)
+    rewrite_model(t5 / broken, metadata=record)
+    with pytest.raises(InvalidOnnxFileError, match=broken):
+        ORTModelForSeq2SeqLM.from_pretrained(t5 / "encoder_model.onnx", cache_dir=cache)
+    assert told()
+    assert threads() == []
+
+
+@several_cores
+def test_session_asked_for_otherwise_is_made_so(t5):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    encoder, decoder = t5 / "encoder_model.onnx", t5 / "decoder_model.onnx"
+    with SessionOpener([encoder, decoder]) as opener:
+        first = opener.open(encoder, providers=CPU)
+        other = opener.open(decoder, options, CPU)
+        again = opener.open(encoder, providers=CPU)
+    assert first.get_session_options().intra_op_num_threads == 0
+    assert other.get_session_options().intra_op_num_threads == 1
+    assert again is not first
+
+
+def test_options_that_write_files_are_followed_one_after_the_other(t5, tmp_path, told):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    names = ("encoder_model.onnx", "decoder_model.onnx")
+    with SessionOpener(t5 / name for name in names) as opener:
+        for name in names:
+            session = opener.open(t5 / name, sess_options=options, providers=CPU)
+            written = onnxruntime.InferenceSession(tmp_path / "optimized.onnx", providers=CPU)
+            assert [value.name for value in written.get_inputs()] == [value.name for value in session.get_inputs()]
+    assert told() == []
+
+
+@several_cores
+def test_loads_in_many_threads_keep_to_their_own_files(t5, tmp_path, cache):
+    """Of two exports with other weights, sixteen loads each in turn."""
+    other = Path(shutil.copytree(t5, tmp_path / "other"))
+    for file in other.glob("*.onnx"):
+        model = onnx.load(file)
+        for graph in (model.graph, *(a.g for node in model.graph.node for a in node.attribute if a.HasField("g"))):
+            for weight in graph.initializer:
+                if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) == 2:
+                    values = onnx.numpy_helper.to_array(weight)[::-1].copy()
+                    weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), weight.name))
+        onnx.save(model, file)
+    folders, found, failed = (t5, other), {t5: [], other: []}, []
+
+    def run(index):
+        folder = folders[index % 2]
+        try:
+            for _ in range(4):
+                model = ORTModelForSeq2SeqLM.from_pretrained(folder / "encoder_model.onnx", cache_dir=cache)
+                paths = {Path(part.session._model_path).parent for part in (model.encoder, model.decoder)}
+                found[folder].append((paths == {folder}, tuple(map(tuple, generated(model)))))
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    running = [threading.Thread(target=run, args=(index,)) for index in range(8)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert failed == []
+    assert len(found[t5]) == len(found[other]) == 16
+    assert set(found[t5]) != set(found[other])
+    for results in found.values():
+        assert len(set(results)) == 1
+        assert results[0][0]
+    assert threads() == []
