@@ -20,7 +20,7 @@ TARGETS = {
     "fuzz_onnxfile": "reader and writer of files, fuzzed",
     "fuzz_remote": "reader of remote files, fuzzed",
 }
-SECONDS = {"fuzz_archives": 360, "fuzz_onnxfile": 180, "fuzz_remote": 180}  # as long as two take, one beside them
+SECONDS = {"fuzz_archives": 270, "fuzz_onnxfile": 135, "fuzz_remote": 135}  # as long as two take, one beside them
 LONGER = 6  # times that, in the long form
 SIDE_BY_SIDE = 2
 
