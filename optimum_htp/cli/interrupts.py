@@ -61,8 +61,8 @@ class Stop:
             yield
         finally:
             before_replacing.reset(token)
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:

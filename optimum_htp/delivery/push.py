@@ -80,7 +80,8 @@ def push(
         files = {**_configs(paths, models, layout, access), **files}
         target = look_at(repo_id, access.token)
         pushed = [
-            Pushed(model, next(iter(one)), sum(path.stat().st_size for path in one.values())) for model, one in placed
+            Pushed(model, next(iter(parts)), sum(path.stat().st_size for path in parts.values()))
+            for model, parts in placed
         ]
         card = completed_card(target.repo_id, pushed, _own_card(paths) or target.card, layout=layout)
         if not watch.undisturbed:

@@ -148,7 +148,7 @@ def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
         for path, module in part.named_modules()
         for name, tensor in _own_tensors(module)
     }
-    shapes = {path: frozenset(loose_shape(one.shape) for _, one in _own_tensors(module)) for path, module in every}
+    shapes = {path: frozenset(loose_shape(own.shape) for _, own in _own_tensors(module)) for path, module in every}
     return ModuleTree(classes, frozenset(containers - {ROOT}), names, parameters, shapes)
 
 

@@ -46,9 +46,9 @@ def carry(originals: Sequence[Original], graph: Graph, resolver: ScopeResolver, 
         theirs = {value for node in original.graph.nodes for value in node.outputs if value}
         if len(originals) > 1 and len(theirs & values) < _MUCH * len(theirs):
             continue
-        for index, one in _carried(original, graph, values, tree).items():
+        for index, module in _carried(original, graph, values, tree).items():
             if index not in found or found[index][1] is Rule.FUSED:  # another original may have the node itself
-                found[index] = one
+                found[index] = module
     return complete(graph, resolver, tree, found)
 
 

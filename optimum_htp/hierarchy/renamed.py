@@ -40,7 +40,7 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
         return {}
     found: dict[str, frozenset[str]] = {}
     for name, values in _values(path, set(strange)).items():
-        owners = [tree.owners(one) for one, tensor in candidates[strange[name]] if _is(values, tensor)]
+        owners = [tree.owners(parameter) for parameter, tensor in candidates[strange[name]] if _is(values, tensor)]
         if owners:
             found[name] = frozenset().union(*owners)
     return found

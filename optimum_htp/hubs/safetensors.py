@@ -126,7 +126,7 @@ def _opened(name: str, size: int, read: Callable[[int, int], bytes], fetched: Ca
     if not isinstance(content, dict):
         raise InvalidWeightsError(f"{name} is no safetensors file: its header is no JSON object.")
     content.pop("__metadata__", None)
-    tensors = {key: _entry(name, key, one, _LENGTH + length, size) for key, one in content.items()}
+    tensors = {key: _entry(name, key, value, _LENGTH + length, size) for key, value in content.items()}
     return SafetensorsFile(name, tensors, read, fetched)
 
 

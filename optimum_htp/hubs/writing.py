@@ -129,7 +129,7 @@ def commit_files(
     with _told(target.repo_id), _created(api, target, private):
         # The sizes and digests of the files are taken here, and the store refuses what is otherwise by then.
         operations = [
-            CommitOperationAdd(name, one if isinstance(one, bytes) else str(one)) for name, one in files.items()
+            CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
         ]
         done = api.create_commit(
             target.repo_id, operations, commit_message=message, create_pr=create_pr, parent_commit=target.commit

@@ -80,7 +80,7 @@ def _with_preprocessors(
         processor = made.pop("processor", None)  # it has all of them
         parts = {kind: getattr(processor, kind, None) for kind in _KINDS.values() if kind != "processor"}
         made = {**{kind: part for kind, part in parts.items() if part is not None}, **made}
-    return {**arguments, **{kind: one for kind, one in made.items() if arguments.get(kind) is None}}
+    return {**arguments, **{kind: loaded for kind, loaded in made.items() if arguments.get(kind) is None}}
 
 
 def _lacks(arguments: dict[str, Any], names: Sequence[str]) -> bool:

@@ -86,7 +86,7 @@ def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
             f"exported for the task {metadata.task}: export it for another one, without --monolith."
         )
     parts = parts_of(path, metadata, watch)
-    return ModelFiles(parts.folder, {name: _openable(one) for name, one in parts.by_name.items()})
+    return ModelFiles(parts.folder, {name: _openable(file) for name, file in parts.by_name.items()})
 
 
 def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:

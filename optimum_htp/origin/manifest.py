@@ -46,7 +46,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return it as it is stored; the same bytes for the same record."""
-        files = {name: {"size": one.size, "sha256": one.sha256} for name, one in sorted(self.files.items())}
+        files = {name: {"size": file.size, "sha256": file.sha256} for name, file in sorted(self.files.items())}
         content = {
             "version": _VERSION,
             "provider": self.provider,
@@ -75,7 +75,7 @@ class Manifest:
                 repo_id=content["repo_id"],
                 commit=content["commit"],
                 commit_files=frozenset(map(_name, content["commit_files"])),
-                files={_name(name): _digest(one) for name, one in content["files"].items()},
+                files={_name(name): _digest(file) for name, file in content["files"].items()},
             )
             version = content["version"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

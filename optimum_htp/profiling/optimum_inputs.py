@@ -83,8 +83,8 @@ def _flat(config: Any, names: Sequence[str], shapes: Mapping[str, int]) -> Itera
     made = config.rename_ambiguous_inputs(made)
     for name, value in config.generate_dummy_inputs_for_validation(made, list(names)).items():
         flat = config.flatten_output_collection_property(name, value) if isinstance(value, (list, tuple)) else None
-        for one, tensor in (flat or {name: value}).items():
-            yield one, tensor.cpu().numpy()
+        for part, tensor in (flat or {name: value}).items():
+            yield part, tensor.cpu().numpy()
 
 
 def _as_input(array: Any, spec: TensorSpec) -> Any:

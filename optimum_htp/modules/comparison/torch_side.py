@@ -190,7 +190,7 @@ def _made(
     for name, value in config.generate_dummy_inputs_for_validation(renamed, list(inputs)).items():
         if isinstance(value, (list, tuple)):
             parts = config.flatten_output_collection_property(name, value)
-            flat.update({one: tensor.cpu().numpy() for one, tensor in parts.items()})
+            flat.update({part: tensor.cpu().numpy() for part, tensor in parts.items()})
         else:
             flat[name] = value.cpu().numpy()
     if _BRANCH in inputs:
