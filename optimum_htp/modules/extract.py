@@ -216,12 +216,12 @@ class CuttableModel:
                 "known: an operator before it is unknown to onnx and ONNX Runtime."
             )
         outputs = {value: types.of(value) for value in border.outputs}
-        nodes = [scope.nodes[index] for scope, index in border.nodes]
+        nodes = [level.nodes[index] for level, index in border.nodes]
         known = {(function.domain, function.name): list(function.node) for function in self._model.functions}
         return Excerpt(
             name=module or self._graph.name,
-            nodes=[(scope.place, index) for scope, index in border.nodes],
-            initializers=[(scope.place, index) for scope, index in border.initializers],
+            nodes=[(level.place, index) for level, index in border.nodes],
+            initializers=[(level.place, index) for level, index in border.initializers],
             inputs=[info.SerializeToString() for info in inputs.values() if info is not None],
             outputs=[_encoded(value, info) for value, info in outputs.items()],
             functions=functions_of(nodes, known),
@@ -232,7 +232,7 @@ class CuttableModel:
 
     def _metadata(self, module: str, border: Border, call: int | None) -> dict[str, str]:
         """Return the whole file's properties as far as they are true of a module, and which module it is."""
-        modules = [module_of(scope.nodes[index]) for scope, index in border.nodes]
+        modules = [module_of(level.nodes[index]) for level, index in border.nodes]
         left_out = tuple(f"{PREFIX}{name}" for name in _OF_THE_WHOLE)
         kept = {
             key: value
