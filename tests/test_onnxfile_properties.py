@@ -201,6 +201,32 @@ def test_damaged_files_are_refused_or_read_as_onnx_reads_them(model, data, path)
     assert metadata == {entry.key: entry.value for entry in oracle.metadata_props}
 
 
+def read_and_tagged(path):
+    """Return the graph of a file, and the bytes of it with a tag at each other node; or why there is none."""
+    turn = itertools.count()
+    try:
+        graph = read_graph(path)
+        output = path.with_name("tagged.onnx")
+        rewrite_model(path, nodes=lambda known: {**known, "tag": "t"} if next(turn) % 2 else None, output=output)
+    except InvalidOnnxFileError as error:
+        return str(error)
+    return graph, output.read_bytes()
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(model=models(), data=st.data())
+def test_short_nodes_are_read_and_written_as_long_ones_are(model, data, path):
+    content = bytearray(model.SerializeToString())
+    for _ in range(data.draw(st.integers(0, 3))):
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    found = read_and_tagged(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optimum_htp.onnxfile.graph._SHORT", -1)
+        assert read_and_tagged(path) == found
+
+
 def varint(value):
     encoded = b""
     while value > 0x7F:

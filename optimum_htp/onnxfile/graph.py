@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened
+from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened, short_entry
 from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
-from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
+from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, short_fields, walk
 
 __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 
@@ -40,6 +40,7 @@ CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
 }
 """Where nodes occur, tensors left aside."""
 
+_SHORT: Final = 1 << 12  # bytes of a node that is looked at as a whole
 _SCANNED: Final = 1 << 10  # bytes of an attribute that are looked through at once
 _SUBGRAPH: Final = re.compile(
     b"[%b]"
@@ -140,6 +141,72 @@ def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
     return length > _SCANNED or _SUBGRAPH.search(window.read(attribute.payload, length)) is not None
 
 
+class ShortNode(NamedTuple):
+    """A NodeProto as most are: all in memory, and without subgraphs.
+
+    Attributes:
+        content: Its bytes.
+        fields: Those in it, as `short_fields` returns them.
+        metadata: Its metadata properties.
+    """
+
+    content: bytes
+    fields: list[tuple[int, int, int]]
+    metadata: dict[str, str]
+
+
+def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
+    """Return a node that is short; None for one that has to be walked through."""
+    length = part.end - part.payload
+    if length > _SHORT:
+        return None
+    content = window.read(part.payload, length)
+    fields = short_fields(content)
+    if fields is None:
+        return None
+    metadata: dict[str, str] = {}
+    for number, start, end in fields:
+        if number == ATTRIBUTE:
+            if _SUBGRAPH.search(content, start, end) is not None:
+                return None
+        elif number == NODE_METADATA:
+            known = short_entry(content[start:end])
+            if known is None:
+                return None
+            window.count_text(end - start)
+            metadata[known[0]] = known[1]
+    return ShortNode(content, fields, metadata)
+
+
+def _decoded(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
+    """Decode a node that is short; None for one that has to be walked through."""
+    short = short_node(window, part)
+    if short is None:
+        return None
+    content = short.content
+    texts = {3: "", 4: "", 7: ""}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    length = 0
+    try:
+        for number, start, end in short.fields:
+            if number == 1:
+                inputs.append(content[start:end].decode())
+            elif number == 2:
+                outputs.append(content[start:end].decode())
+            elif number in texts:
+                texts[number] = content[start:end].decode()
+            else:
+                continue
+            length += end - start
+    except UnicodeDecodeError:  # the long way tells where
+        return None
+    if texts[4] in _PACKED:
+        return None
+    window.count_text(length)
+    return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), short.metadata, within)
+
+
 def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) -> Node:
     """Decode a NodeProto: input = 1, output = 2, name = 3, op_type = 4, domain = 7, metadata_props = 9."""
     texts = {3: "", 4: "", 7: ""}
@@ -194,6 +261,10 @@ def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...
 
 def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: int) -> Iterator[Node]:
     """Yield a node, and the nodes in its subgraphs."""
+    short = _decoded(window, part, within)
+    if short is not None:
+        yield short
+        return
     fields = list(walk(window, part.payload, part.end))
     node = _node(window, fields, within)
     yield node

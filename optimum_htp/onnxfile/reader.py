@@ -208,7 +208,7 @@ def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...]
 def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
     """Decode a StringStringEntryProto: `key` is field 1, `value` field 2."""
     length = part.end - part.payload
-    if length < _SHORT and (known := _short_entry(window.read(part.payload, length))) is not None:
+    if length < _SHORT and (known := short_entry(window.read(part.payload, length))) is not None:
         window.count_text(length)
         return known
     key, text = property_at(window, part)
@@ -216,7 +216,7 @@ def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
 
 
 @functools.lru_cache(1 << 12)
-def _short_entry(content: bytes) -> tuple[str, str] | None:
+def short_entry(content: bytes) -> tuple[str, str] | None:
     """Decode an entry as it is mostly written; neighbouring nodes have the same. None for one of another form."""
     try:
         behind = 2 + content[1]

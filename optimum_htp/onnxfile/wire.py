@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from optimum_htp.errors import InvalidOnnxFileError
 
-__all__ = ["LENGTH_DELIMITED", "ByteWindow", "Field", "encode_bytes_field", "encode_varint", "walk"]
+__all__ = ["LENGTH_DELIMITED", "ByteWindow", "Field", "encode_bytes_field", "encode_varint", "short_fields", "walk"]
 
 VARINT: Final = 0
 FIXED64: Final = 1
@@ -139,23 +139,28 @@ def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
     """
     position, new = start, tuple.__new__  # which takes half the time of the named tuple's own
     while position < end:
-        # Most fields have a tag of one byte and a length of one or two: those are decoded right here.
+        # Most fields have a tag of one byte and a length of one or two, or a number of one: decoded right here.
         data, base = window.buffered(position, end)
         offset, last = position - base, min(len(data), end - base) - 2
         while offset < last:
             head, size = data[offset], data[offset + 1]
-            if not 7 < head < 0x80 or head & 7 != LENGTH_DELIMITED:
+            if not 7 < head < 0x80:
                 break
-            payload = offset + 2
-            if size > 0x7F:
-                more = data[payload]
-                if more > 0x7F:
+            kind, payload = head & 7, offset + 2
+            if kind == LENGTH_DELIMITED:
+                if size > 0x7F:
+                    more = data[payload]
+                    if more > 0x7F:
+                        break
+                    payload, size = payload + 1, size & 0x7F | more << 7
+                behind = base + payload + size
+                if behind > end:
                     break
-                payload, size = payload + 1, size & 0x7F | more << 7
-            behind = base + payload + size
-            if behind > end:
+            elif kind == VARINT and size < 0x80:
+                payload, behind = offset + 1, base + payload
+            else:
                 break
-            yield new(Field, (head >> 3, LENGTH_DELIMITED, base + offset, base + payload, behind))
+            yield new(Field, (head >> 3, kind, base + offset, base + payload, behind))
             offset = behind - base
         position = base + offset
         if position >= end:
@@ -165,6 +170,31 @@ def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
             raise window.invalid(f"a group ends at byte {position} that never began")
         yield field
         position = field.end
+
+
+def short_fields(content: bytes) -> list[tuple[int, int, int]] | None:
+    """Return the fields of a message in memory: the number of each, and where what it holds begins and ends.
+
+    None for a message that needs `walk`: one that has fields of other types than bytes and messages, or of more than
+    16 KiB, or is malformed.
+    """
+    fields, offset, end = [], 0, len(content)
+    try:
+        while offset < end:
+            head, size = content[offset], content[offset + 1]
+            if head & 0x87 != LENGTH_DELIMITED or head < 8:
+                return None
+            offset += 2
+            if size > 0x7F:
+                more = content[offset]
+                if more > 0x7F:
+                    return None
+                offset, size = offset + 1, size & 0x7F | more << 7
+            fields.append((head >> 3, offset, offset + size))
+            offset += size
+    except IndexError:
+        return None
+    return fields if offset == end else None
 
 
 def _field_at(window: ByteWindow, start: int, end: int, depth: int) -> Field:

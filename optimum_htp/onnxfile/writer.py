@@ -17,7 +17,16 @@ from typing import BinaryIO, Final
 
 from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.graph import CHILDREN, MAX_DEPTH, NODE_METADATA, Graph, graph_of, may_hold_graph
+from optimum_htp.onnxfile.graph import (
+    CHILDREN,
+    MAX_DEPTH,
+    NODE_METADATA,
+    Graph,
+    ShortNode,
+    graph_of,
+    may_hold_graph,
+    short_node,
+)
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -221,6 +230,8 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
     """Return the segments of a message in which nodes changed, or None where none did."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    if kind == "node" and (short := short_node(window, message)) is not None:
+        return _rebuilt_short(message.number, short, visit)
     children = CHILDREN[kind]
     fields: Iterable[Field] = walk(window, message.payload, message.end)
     metadata: Mapping[str, str] | None = None
@@ -255,7 +266,29 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
         body.append((position, message.end))
     if metadata:
         body.append(node_entries(tuple(metadata.items())))
-    return [encode_varint(message.number << 3 | LENGTH_DELIMITED) + encode_varint(_length(body)), *body]
+    return [_head(message.number, _length(body)), *body]
+
+
+def _rebuilt_short(number: int, node: ShortNode, visit: NodeVisitor) -> list[Segment] | None:
+    """Return a node that is short as one segment, or None where it did not change."""
+    metadata = visit(node.metadata)
+    if metadata is None or dict(metadata) == node.metadata:
+        return None
+    content = node.content
+    if node.metadata:
+        kept, position = [], 0
+        for kind, _, end in node.fields:
+            if kind != NODE_METADATA:
+                kept.append(content[position:end])
+            position = end
+        content = b"".join(kept)
+    entries = node_entries(tuple(metadata.items())) if metadata else b""
+    return [b"%b%b%b" % (_head(number, len(content) + len(entries)), content, entries)]
+
+
+def _head(number: int, length: int) -> bytes:
+    """Encode what stands before a message of this length."""
+    return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(length)
 
 
 def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
