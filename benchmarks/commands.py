@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.pairs import empty_hub
+from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
 from tests.support.environments import python_of_users
 
@@ -44,6 +45,21 @@ COMPARED = (
 )
 
 
+def options_alone(runs: int) -> Row:
+    """Compare declaring and formatting Optimum's options and ours with its own alone: no help can do without that."""
+    from optimum.commands.export.onnx import parse_args_onnx
+
+    from optimum_htp.cli.export import HTPExportCommand
+
+    def helped(declare: Callable[[ArgumentParser], object]) -> str:
+        parser = ArgumentParser("optimum-cli export")
+        declare(parser)
+        return parser.format_help()
+
+    pairs = interleaved(lambda: helped(HTPExportCommand.parse_args), lambda: helped(parse_args_onnx), runs)
+    return paired("export htp --help: its options alone", pairs, "export onnx --help")
+
+
 def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, home):
         from optimum_htp import HTPExporter
@@ -69,6 +85,7 @@ def rows(quick: bool) -> Iterator[Row]:
             pairs = [*zip(times[ours][1:], times[theirs][1:], strict=True)]
             peer = "optimum-cli --help" if theirs == "--help" else theirs
             yield paired(ours, pairs, peer, target=target)
+        yield options_alone(9 if quick else 41)
 
 
 if __name__ == "__main__":

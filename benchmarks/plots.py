@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,16 +75,20 @@ def _lines(series: str, rows: Sequence[Row]) -> Any:
 
     figure, axes = plt.subplots(figsize=(5, 3))
     kinds: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.at or 0):
         kinds[row.name.partition(",")[0]].append(row)
     for marker, (kind, points) in zip("osD^v*", kinds.items(), strict=False):
-        at = [row.at for row in points]
-        axes.plot(at, [row.ours for row in points], color=HELD, marker=marker, label=f"{kind}: ours")
-        axes.plot(at, [row.peer for row in points], color=THEIRS, marker=marker, label=f"{kind}: {points[0].against}")
+        peer = Counter(point.against for point in points).most_common(1)[0][0]
+        points = [point for point in points if point.against == peer]
+        at = [point.at for point in points]
+        axes.plot(at, [point.ours for point in points], color=HELD, marker=marker, label=f"{kind}: ours")
+        axes.plot(at, [point.peer for point in points], color=THEIRS, marker=marker, label=f"{kind}: {peer}")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(series)
     axes.set_ylabel({"s": "seconds"}.get(rows[0].unit, rows[0].unit))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(kinds))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
