@@ -26,6 +26,9 @@ from optimum_htp.errors import (
     OnnxWriteError,
 )
 from optimum_htp.onnxfile import external_files, read_graph, read_header, read_metadata, rewrite_model
+from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.reader import opened
+from optimum_htp.onnxfile.writer import OpenModel
 
 texts = st.text(max_size=12)
 names = st.text("abcxyz/._0", max_size=10)
@@ -201,38 +204,96 @@ def test_damaged_files_are_refused_or_read_as_onnx_reads_them(model, data, path)
     assert metadata == {entry.key: entry.value for entry in oracle.metadata_props}
 
 
-def read_and_tagged(path):
-    """Return the graph of a file, and the bytes of it with a tag at each other node; or why there is none."""
-    turn = itertools.count()
-    try:
-        graph = read_graph(path)
-        output = path.with_name("tagged.onnx")
-        rewrite_model(path, nodes=lambda known: {**known, "tag": "t"} if next(turn) % 2 else None, output=output)
-    except InvalidOnnxFileError as error:
-        return str(error)
-    return graph, output.read_bytes()
-
-
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(model=models(), data=st.data())
-def test_short_nodes_are_read_and_written_as_long_ones_are(model, data, path):
-    content = bytearray(model.SerializeToString())
-    for _ in range(data.draw(st.integers(0, 3))):
-        if content:
-            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    found = read_and_tagged(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optimum_htp.onnxfile.graph._SHORT", -1)
-        assert read_and_tagged(path) == found
-
-
 def varint(value):
     encoded = b""
     while value > 0x7F:
         encoded += bytes([value & 0x7F | 0x80])
         value >>= 7
     return encoded + bytes([value])
+
+
+def field(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+lengths = st.sampled_from(
+    [0, 1, 3, 30, 126, 127, 128, 129, 200, 254, 255, 256, 300, 900, 1010, 1023, 1024, 1030, 4096]
+)
+raw_texts = st.builds(lambda letter, length: letter * length, st.sampled_from([b"a", b"2", b"Z", b"\xff"]), lengths)
+values = st.one_of(
+    st.sampled_from([b"Add", b"MatMulNBits", b"htp.tag"]), raw_texts.filter(lambda content: len(content) < 200)
+)
+
+
+@st.composite
+def raw_entries(draw):
+    """A metadata property as it is mostly written, and in every other way."""
+    parts = [field(1, draw(values)), field(2, draw(values))]
+    other = draw(st.sampled_from(["", "", "", "", "turned", "no value", "more"]))
+    if other == "turned":
+        parts.reverse()
+    elif other:
+        parts = parts[:1] if other == "no value" else [*parts, field(3, b"x")]
+    return field(9, b"".join(parts))
+
+
+@st.composite
+def raw_nodes(draw, depth=1):
+    attributes = [raw_texts, st.just(field(1, b"axis") + b"\x18\x05"), st.just(b"\x0f" * 30)]
+    if depth:
+        attributes.append(raw_nodes(depth - 1).map(lambda node: field(6, field(1, node))))
+    parts = st.one_of(
+        st.builds(field, st.sampled_from([1, 2, 3, 4, 7]), values),
+        st.builds(field, st.sampled_from([6, 8, 16, 40]), raw_texts),
+        st.one_of(attributes).map(lambda content: field(5, content)),
+        raw_entries(),
+        raw_entries(),
+        raw_entries().map(lambda entry: field(16, entry)),  # unknown, with a tag of two bytes
+        st.sampled_from([b"\x48\x05", b"\x8d\x02abcd", b"\x4a\x83\x00\x0a\x01k"]),  # of other types and lengths
+    )
+    return b"".join(draw(st.lists(parts, max_size=8)))
+
+
+raw_models = st.lists(raw_nodes(), max_size=4).map(
+    lambda nodes: b"\x08\x08" + field(7, b"".join(field(1, node) for node in nodes) + field(2, b"g"))
+)
+VISITORS = {
+    "add": lambda known: {**known, "tag": "t"},
+    "clear": lambda known: {},
+    "drop": lambda known: {key: value for key, value in known.items() if key != "htp.tag"},
+    "leave": lambda known: None,
+}
+
+
+def read_and_tagged(path, visitors):
+    """Return the graph of a file, the bytes of it with other metadata, and its text; or why there are none."""
+    turn = itertools.cycle(visitors)
+    try:
+        with opened(path) as window:
+            graph, read = graph_of(window), window._texts
+        output = path.with_name("tagged.onnx")
+        with OpenModel.at(path) as model:
+            model.rewrite(nodes=lambda known: VISITORS[next(turn)](known), output=output)
+            return graph, output.read_bytes(), read, model._window._texts
+    except InvalidOnnxFileError as error:
+        return str(error)
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    content=raw_models,
+    damage=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=2),
+    visitors=st.lists(st.sampled_from(sorted(VISITORS)), min_size=1, max_size=4),
+)
+def test_short_nodes_are_read_and_written_as_long_ones_are(content, damage, visitors, path):
+    damaged = bytearray(content)
+    for position, value in damage:
+        damaged[position % len(damaged)] = value
+    path.write_bytes(damaged)
+    found = read_and_tagged(path, visitors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optimum_htp.onnxfile.graph._SHORT", -1)
+        assert read_and_tagged(path, visitors) == found
 
 
 def nested(depth):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
+import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.loading.mapped import is_supported
 from optimum_htp.loading.side_by_side import SessionOpener
 from optimum_htp.onnxfile import rewrite_model
+from tests.conftest import run
 
 CPU = ["CPUExecutionProvider"]
 LOGGER = "optimum_htp.loading.side_by_side"
@@ -126,6 +130,94 @@ def test_session_asked_for_otherwise_is_made_so(t5):
     assert first.get_session_options().intra_op_num_threads == 0
     assert other.get_session_options().intra_op_num_threads == 1
     assert again is not first
+
+
+@several_cores
+def test_each_file_is_opened_once_however_it_is_announced(t5, told):
+    encoder, decoder, other = (
+        t5 / f"{name}.onnx" for name in ("encoder_model", "decoder_model", "decoder_model_merged")
+    )
+    with SessionOpener([encoder, encoder]) as opener:
+        opener.open(encoder, providers=CPU)
+        opener.expect(decoder)
+        opener.expect(other)
+        opener.open(decoder, providers=CPU)
+        opener.open(other, providers=CPU)
+    assert told() == [["decoder_model.onnx", "decoder_model_merged.onnx"]]
+
+
+@several_cores
+def test_sessions_of_a_load_that_failed_are_given_up(t5):
+    (t5 / "decoder_model.onnx").write_bytes(b"no model")
+
+    def load():
+        with SessionOpener([t5 / "encoder_model.onnx", t5 / "decoder_model.onnx"]) as opener:
+            session = opener.open(t5 / "encoder_model.onnx", providers=CPU)
+            kept.append(weakref.ref(session))
+            opener.open(t5 / "decoder_model.onnx", providers=CPU)
+
+    kept = []
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(InvalidOnnxFileError, match="decoder_model"):
+            load()
+        assert kept[0]() is None  # at once: the memory may be wanted for the next try
+    finally:
+        gc.enable()
+
+
+DENORMAL = """
+import sys
+import numpy as np
+import onnxruntime
+from optimum_htp.loading.side_by_side import SessionOpener
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.set_denormal_as_zero", "1")
+with SessionOpener(sys.argv[1:]) as opener:
+    for path in sys.argv[1:]:
+        opener.open(path, options, ["CPUExecutionProvider"])
+print(bool((np.full(4, 1e-38, np.float32) * np.float32(0.1) == 0).all()))
+"""
+
+
+@several_cores
+def test_thread_that_asks_for_denormals_as_zero_gets_them(t5):
+    """ONNX Runtime changes the mode of the thread in which it makes the first session."""
+    names = [t5 / "encoder_model.onnx", t5 / "decoder_model.onnx"]
+    assert run(sys.executable, "-c", DENORMAL, *names).stdout.split() == ["True"]
+
+
+AT_EXIT = """
+import atexit, sys
+from optimum.onnxruntime import ORTModelForSeq2SeqLM
+def load():
+    print(type(ORTModelForSeq2SeqLM.from_pretrained(sys.argv[1], local_files_only=True)).__name__)
+atexit.register(load)
+"""
+
+
+@several_cores
+def test_load_goes_on_where_no_thread_can_be_started(t5):
+    done = run(sys.executable, "-c", AT_EXIT, t5 / "encoder_model.onnx")
+    assert done.stdout.split() == ["ORTModelForSeq2SeqLM"], done.stderr
+
+
+@pytest.mark.parametrize("arguments", [{"providers": [["CPUExecutionProvider", {}]]}, {"providers": ()}, {}])
+def test_unusual_arguments_are_for_onnxruntime_to_judge(t5, arguments):
+    file = t5 / "encoder_model.onnx"
+    with SessionOpener([file, t5 / "decoder_model.onnx"]) as opener:
+        session = opener.open(file, **arguments)
+    assert session.get_providers() == onnxruntime.InferenceSession(file, **arguments).get_providers()
+
+
+def test_what_are_no_session_options_fails_as_in_onnxruntime(t5):
+    file = t5 / "encoder_model.onnx"
+    with pytest.raises(Exception) as theirs:
+        onnxruntime.InferenceSession(file, sess_options={}, providers=CPU)
+    with SessionOpener([file]) as opener, pytest.raises(type(theirs.value)) as ours:
+        opener.open(file, {}, CPU)
+    assert str(ours.value) == str(theirs.value)
 
 
 def test_options_that_write_files_are_followed_one_after_the_other(t5, tmp_path, told):

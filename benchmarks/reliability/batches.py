@@ -1,8 +1,8 @@
 """Batches that are killed at random moments, or one of their exports is, and begun again until they are done.
 
-What is killed are whole commands with all imports done, forked by the server that forks their exports too: the start
-of an interpreter and the import of PyTorch, which would be most of the time, write nothing. The last run in each
-folder is a command of its own, from its interpreter's start.
+What is killed are commands and exports with all imports done, forked by one server: the start of an interpreter and
+the import of PyTorch, which would be most of the time, write nothing. The last run in each folder is a command of its
+own from its interpreter's start, with a server of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TASKS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image
 CLI = Path(sys.executable).with_name("optimum-cli")
 LANES = os.cpu_count() or 1  # at a time
 WARM = 3  # runs that tell how long one takes
+LIMIT = 120.0  # seconds for what takes few; what has not ended then waits for ever
 
 
 def tiny_models(laboratory: Laboratory) -> list[str]:
@@ -78,16 +79,21 @@ class Batch:
         return found
 
     def finish(self) -> float:
-        """Run it undisturbed, and return how many seconds it took."""
+        """Run it undisturbed, and return how many seconds it took.
+
+        Raises:
+            RuntimeError: It failed, or does not end.
+        """
         start, process = time.perf_counter(), self.begun()
-        process.join()
-        if process.exitcode:
+        process.join(LIMIT)
+        if process.exitcode != 0:
+            process.kill()
             raise RuntimeError(f"a batch ended with {process.exitcode}: {self.said.read_text()[-2000:]}")
         return time.perf_counter() - start
 
     def finish_from_the_start(self) -> None:
         """Run it undisturbed, in a process that is not forked."""
-        subprocess.run([CLI, *self.arguments], check=True, capture_output=True, text=True)
+        subprocess.run([CLI, *self.arguments], check=True, capture_output=True, text=True, timeout=LIMIT)
 
     def exports(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the digests of the files of each export that is there."""
@@ -121,6 +127,8 @@ def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, siz
     undisturbed = [batch(f"undisturbed-{number}") for number in range(1 + WARM)]
     seconds = statistics.median([one.finish() for one in undisturbed][1:])
     whole, until = undisturbed[0].exports(names), time.monotonic() + patience
+    if whole.keys() != set(names):
+        raise RuntimeError(f"a batch of {', '.join(names)} wrote {', '.join(whole) or 'nothing'}")
 
     def lane(number: int) -> tuple[list[str], int, int]:
         draw, lost, mine = random.Random(number), [], batch(f"lane-of-batches-{number}")
@@ -129,13 +137,19 @@ def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, siz
             process = mine.begun()
             server = psutil.Process(psutil.Process(process.pid).ppid())
             time.sleep(draw.uniform(0, 1.1 * seconds * left / len(names)))
-            running = mine.processes(server) if process.is_alive() else []
-            kills, ended = kills + 1, ended + (not running)
+            kills, ended = kills + 1, ended + (not process.is_alive())
+            running = mine.processes(server)
             if running:
                 with suppress(psutil.NoSuchProcess):
                     draw.choice(running).kill()
-            process.join()
-            psutil.wait_procs(running, 20)
+            else:  # it has only just been forked, or has ended
+                process.kill()
+            process.join(LIMIT)
+            _, going_on = psutil.wait_procs(running, 20)
+            if going_on:
+                lost.append(f"{len(going_on)} processes go on after a kill")
+                for stray in going_on:
+                    stray.kill()
             found = mine.exports(names)
             lost += [f"{name} is torn" for name, files in found.items() if files != whole.get(name)]
             left = len(names) - len(found)

@@ -72,7 +72,8 @@ def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -
     with ExitStack() as undo:
         undo.callback(made.cleanup)
         for name in record.onnx_files:
-            part, session = (parent := PurePosixPath(name).parent.as_posix()), f"{parent}_session"
+            part = PurePosixPath(name).parent.as_posix()
+            session = f"{part}_session"
             if part in options or session in options:
                 continue
             if external_files(folder / name):

@@ -20,7 +20,7 @@ from optimum_htp.onnxfile.wire import encode_bytes_field
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-__all__ = ["is_supported", "open_session", "reason_against"]
+__all__ = ["has_entry", "is_supported", "open_session", "reason_against"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -
     if not is_supported():
         return "this version of ONNX Runtime cannot"
     names = [provider[0] if isinstance(provider, tuple) else provider for provider in providers or ()]
-    if not names or not _PROVIDERS.issuperset(names):
+    if not names or not all(isinstance(name, str) and name in _PROVIDERS for name in names):
         return f"execution providers {', '.join(map(str, names)) or 'that are not named'} may need its path"
     if sess_options is not None and (reason := _reason_in(sess_options)) is not None:
         return f"its session options {reason}"
@@ -106,13 +106,17 @@ def reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -
 
 def _reason_in(sess_options: SessionOptions) -> str | None:
     """Return what in session options a copy of them would not do, or not once."""
+    from onnxruntime import SessionOptions
+
+    if not isinstance(sess_options, SessionOptions):
+        return "are none"
     if sess_options.optimized_model_filepath:
         return "write a model"
     if sess_options.enable_profiling:
         return "write a profile"
     if getattr(sess_options, "has_providers", bool)():
         return "bring execution providers"
-    if _has_entry(sess_options, _FOLDER):
+    if has_entry(sess_options, _FOLDER):
         return "have a folder for external data"
     return None
 
@@ -126,7 +130,8 @@ def is_supported() -> bool:
     return Version(onnxruntime.__version__).release[:2] >= _FIRST_VERSION
 
 
-def _has_entry(sess_options: SessionOptions, key: str) -> bool:
+def has_entry(sess_options: SessionOptions, key: str) -> bool:
+    """Tell whether session options have a config entry of this key."""
     try:
         sess_options.get_session_config_entry(key)
     except RuntimeError:  # it was never set

@@ -40,8 +40,8 @@ CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
 }
 """Where nodes occur, tensors left aside."""
 
-_SHORT: Final = 1 << 12  # bytes of a node that is looked at as a whole
 _SCANNED: Final = 1 << 10  # bytes of an attribute that are looked through at once
+_SHORT: Final = _SCANNED  # bytes of a node that is looked at as a whole, so that of its attributes none is longer
 _SUBGRAPH: Final = re.compile(
     b"[%b]"
     % re.escape(bytes(number << 3 | LENGTH_DELIMITED | more for number in CHILDREN["attribute"] for more in (0, 0x80)))
@@ -148,15 +148,17 @@ class ShortNode(NamedTuple):
         content: Its bytes.
         fields: Those in it, as `short_fields` returns them.
         metadata: Its metadata properties.
+        text: How many bytes these have.
     """
 
     content: bytes
     fields: list[tuple[int, int, int]]
     metadata: dict[str, str]
+    text: int
 
 
 def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
-    """Return a node that is short; None for one that has to be walked through."""
+    """Return a node that is short, its text not counted yet; None for one that has to be walked through."""
     length = part.end - part.payload
     if length > _SHORT:
         return None
@@ -165,6 +167,7 @@ def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
     if fields is None:
         return None
     metadata: dict[str, str] = {}
+    text = 0
     for number, start, end in fields:
         if number == ATTRIBUTE:
             if _SUBGRAPH.search(content, start, end) is not None:
@@ -173,21 +176,20 @@ def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
             known = short_entry(content[start:end])
             if known is None:
                 return None
-            window.count_text(end - start)
             metadata[known[0]] = known[1]
-    return ShortNode(content, fields, metadata)
+            text += end - start
+    return ShortNode(content, fields, metadata, text)
 
 
-def _decoded(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
+def _short_node_decoded(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
     """Decode a node that is short; None for one that has to be walked through."""
     short = short_node(window, part)
     if short is None:
         return None
-    content = short.content
+    content, text = short.content, short.text
     texts = {3: "", 4: "", 7: ""}
     inputs: list[str] = []
     outputs: list[str] = []
-    length = 0
     try:
         for number, start, end in short.fields:
             if number == 1:
@@ -198,12 +200,12 @@ def _decoded(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node |
                 texts[number] = content[start:end].decode()
             else:
                 continue
-            length += end - start
+            text += end - start
     except UnicodeDecodeError:  # the long way tells where
         return None
     if texts[4] in _PACKED:
         return None
-    window.count_text(length)
+    window.count_text(text)
     return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), short.metadata, within)
 
 
@@ -261,7 +263,7 @@ def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...
 
 def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: int) -> Iterator[Node]:
     """Yield a node, and the nodes in its subgraphs."""
-    short = _decoded(window, part, within)
+    short = _short_node_decoded(window, part, within)
     if short is not None:
         yield short
         return

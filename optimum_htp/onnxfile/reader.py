@@ -36,7 +36,7 @@ METADATA_PROPS: Final = 14
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
 
-_SHORT: Final = 256  # bytes of a StringStringEntryProto whose two lengths take a byte each
+_SHORT: Final = 258  # bytes of a StringStringEntryProto whose two lengths take a byte each, at most
 _KEY: Final = 1 << 3 | LENGTH_DELIMITED
 _VALUE: Final = 2 << 3 | LENGTH_DELIMITED
 _ARCHIVE: Final = ("hf_", "_zip")  # how the key of a property begins and ends whose value is an archive, in base64
@@ -208,16 +208,20 @@ def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...]
 def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
     """Decode a StringStringEntryProto: `key` is field 1, `value` field 2."""
     length = part.end - part.payload
-    if length < _SHORT and (known := short_entry(window.read(part.payload, length))) is not None:
+    if length <= _SHORT and (known := short_entry(window.read(part.payload, length))) is not None:
         window.count_text(length)
         return known
     key, text = property_at(window, part)
     return key, "" if text is None else window.text(text)
 
 
-@functools.lru_cache(1 << 12)
 def short_entry(content: bytes) -> tuple[str, str] | None:
     """Decode an entry as it is mostly written; neighbouring nodes have the same. None for one of another form."""
+    return _short_entry(content) if len(content) <= _SHORT else None
+
+
+@functools.lru_cache(1 << 12)
+def _short_entry(content: bytes) -> tuple[str, str] | None:
     try:
         behind = 2 + content[1]
         if content[0] != _KEY or content[behind] != _VALUE or content[1] | content[behind + 1] > 0x7F:

@@ -231,6 +231,7 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     if kind == "node" and (short := short_node(window, message)) is not None:
+        window.count_text(short.text)
         return _rebuilt_short(message.number, short, visit)
     children = CHILDREN[kind]
     fields: Iterable[Field] = walk(window, message.payload, message.end)
