@@ -32,10 +32,8 @@ ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("fuz
 FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
 
-`make reliability` on {date}: {cores} cores of {cpu}, {system}, Python {python}.
-
-What was tried, how often, and what was lost by it. A file is lost if it is neither as it was before nor as it was to
-be, an error if it is none of the package's own, an answer if it is wrong.
+`make reliability`: what was tried, how often, and what was lost by it. A file is lost if it is neither as it was
+before nor as it was to be, an error if it is none of the package's own, an answer if it is wrong.
 """
 
 
@@ -71,8 +69,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME", help="These alone.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1], help="Folder for the report.")
     arguments = parser.parse_args()
-    known = machine()
-    head = HEAD.format(**known)
+    where = "{date}, {cores} cores of {cpu}, {system}, Python {python}".format(**machine())
     report = arguments.out / "RELIABILITY.md"
     keeps = arguments.only != list(KINDS) and report.exists()
     sections = known_sections(report.read_text("utf-8")) if keeps else {}
@@ -92,9 +89,9 @@ def main() -> int:
                 continue
             lost = sum(len(trial.lost) for trial in found)
             command = " ".join(["python -m", f"benchmarks.reliability.{name}", *FLAGS[arguments.form]])
-            lines = [f"`{command}` ({seconds:.0f} s)", "", *table(found)]
+            lines = [f"`{command}` ({seconds:.0f} s; {where})", "", *table(found)]
             sections[KINDS[name]] = "\n".join(lines)
-            texts = [head, *(f"## {title}\n\n{sections[title]}\n" for title in KINDS.values() if title in sections)]
+            texts = [HEAD, *(f"## {title}\n\n{sections[title]}\n" for title in KINDS.values() if title in sections)]
             report.write_text("\n".join(texts), encoding="utf-8")
             print(f"{sum(trial.times for trial in found):,} times in {seconds:.0f} s, {lost} lost")
             failed = failed or lost > 0
