@@ -22,7 +22,7 @@ from benchmarks.reliability.trials import Form, Trial, main
 
 ON_FILES = ("inject", "strip", "tag", "embed", "unembed", "extract")
 TIMES = 300  # each
-PATIENCE = {"file": 50.0, "export": 240.0, "batch": 240.0}  # seconds for each, in half an hour for all
+PATIENCE = {"file": 50.0, "export": 120.0, "batch": 120.0}  # seconds for each, in half an hour for all
 SETTLED = 8  # of so many kills, one is followed by a run that is not killed
 
 
