@@ -58,14 +58,17 @@ class Batch:
         return ["htp", "batch", "--retry-failed", str(self.listed), str(self.out)]
 
     @property
+    def home(self) -> Path:
+        return self.out.with_suffix(".home")
+
+    @property
     def said(self) -> Path:
         return self.out.with_suffix(".log")
 
     def begun(self) -> Any:
         """Return a process in which the command runs."""
-        home = self.out.with_suffix(".home")
-        home.mkdir(exist_ok=True)
-        process = self.laboratory.context.Process(target=_command, args=(self.arguments, home, self.said))
+        self.home.mkdir(exist_ok=True)
+        process = self.laboratory.context.Process(target=_command, args=(self.arguments, self.home, self.said))
         process.start()
         return process
 
@@ -74,7 +77,7 @@ class Batch:
         found = []
         for process in server.children():
             with suppress(psutil.Error):  # it has just ended
-                if Path(process.cwd()) == self.out.with_suffix(".home"):
+                if Path(process.cwd()) == self.home:
                     found.append(process)
         return found
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import reader
+from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.external import contained_files
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
@@ -26,7 +27,7 @@ from optimum_htp.onnxfile.wire import (
     encode_varint,
     walk,
 )
-from optimum_htp.onnxfile.writer import NodeVisitor, copy_range, node_entries, property_field
+from optimum_htp.onnxfile.writer import NodeVisitor, node_entries, property_field
 
 __all__ = ["Excerpt", "GraphPlace", "write_excerpt"]
 

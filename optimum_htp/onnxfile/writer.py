@@ -8,15 +8,15 @@ all.
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
+from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.graph import (
     CHILDREN,
     MAX_DEPTH,
@@ -38,7 +38,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["NodeVisitor", "OpenModel", "copy_range", "node_entries", "property_field", "rewrite_model"]
+__all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
 
 _TEXT_FIELDS: Final = {
     "producer_name": reader.PRODUCER_NAME,
@@ -46,7 +46,6 @@ _TEXT_FIELDS: Final = {
     "domain": reader.DOMAIN,
     "doc_string": reader.DOC_STRING,
 }
-_SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
 _CHUNK: Final = 1 << 16
 _MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
 _MAX_ARCHIVE: Final = 1 << 30  # characters: a ModelProto has at most 2 GiB
@@ -267,7 +266,7 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
         body.append((position, message.end))
     if metadata:
         body.append(node_entries(tuple(metadata.items())))
-    return [_head(message.number, _length(body)), *body]
+    return [encode_varint(message.number << 3 | LENGTH_DELIMITED) + encode_varint(_length(body)), *body]
 
 
 def _rebuilt_short(number: int, node: ShortNode, visit: NodeVisitor) -> list[Segment] | None:
@@ -278,18 +277,13 @@ def _rebuilt_short(number: int, node: ShortNode, visit: NodeVisitor) -> list[Seg
     content = node.content
     if node.metadata:
         kept, position = [], 0
-        for kind, _, end in node.fields:
-            if kind != NODE_METADATA:
+        for number_inside, _, end in node.fields:
+            if number_inside != NODE_METADATA:
                 kept.append(content[position:end])
             position = end
         content = b"".join(kept)
-    entries = node_entries(tuple(metadata.items())) if metadata else b""
-    return [b"%b%b%b" % (_head(number, len(content) + len(entries)), content, entries)]
-
-
-def _head(number: int, length: int) -> bytes:
-    """Encode what stands before a message of this length."""
-    return encode_varint(number << 3 | LENGTH_DELIMITED) + encode_varint(length)
+    entries = node_entries(tuple(metadata.items()))
+    return [encode_bytes_field(number, content + entries)]
 
 
 def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
@@ -322,35 +316,3 @@ def _add(segments: list[Segment], segment: Segment) -> None:
         segments[-1] = last[0], segment[1]
     elif segment:
         segments.append(segment)
-
-
-def copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
-    """Copy a range of the old file, always from the file that was opened, whatever has taken its place since.
-
-    Large ranges by the kernel, where they lie alike in its pages: it takes twice the time of a copy through memory
-    where every page has to be put together from two.
-    """
-    position = start
-    if end - start > _SMALL and window.descriptor is not None:
-        output.flush()
-        if hasattr(os, "copy_file_range") and (output.tell() - start) % mmap.PAGESIZE == 0:
-            with suppress(OSError):  # not on this filesystem, or not across these two: copied below
-                while position < end:
-                    count = end - position
-                    copied = os.copy_file_range(window.descriptor, output.fileno(), count, offset_src=position)
-                    if copied == 0:
-                        break
-                    position += copied
-        elif hasattr(os, "preadv"):
-            buffer = memoryview(bytearray(_SMALL))
-            while position < end:
-                count = os.preadv(window.descriptor, [buffer[: end - position]], position)
-                copied = os.write(output.fileno(), buffer[:count])
-                if copied == 0:
-                    break
-                position += copied
-        output.seek(0, os.SEEK_END)
-    while position < end:
-        data = window.read(position, min(_SMALL, end - position))
-        output.write(data)
-        position += len(data)
