@@ -53,7 +53,7 @@ def measured(name: str, quick: bool) -> list[dict[str, object]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files: three minutes.")
+    parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files.")
     parser.add_argument(
         "--only",
         nargs="+",
