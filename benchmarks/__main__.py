@@ -1,22 +1,26 @@
 """Run every benchmark beside the peer's own code, and write what came of it.
 
-    python -m benchmarks [--quick] [--only NAME ...] [--out benchmarks]
+    python -m benchmarks [--quick] [--only NAME ...] [--out FOLDER]
     python -m benchmarks --compare OLD.json NEW.json
 
-Each benchmark runs in a process of its own. `RESULTS.md`, `results.json` and the plots are written anew as each ends,
-so that a run that is broken off has told what it knew.
+Each benchmark runs in a process of its own. `RESULTS.md` and `results.json` are written anew as each ends, so that a
+run that is broken off has told what it knew; the plots are made at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.fresh import PRELOADED, called, started
+from benchmarks.pairs import shared_environment
+from benchmarks.plots import plot
 from benchmarks.results import Results, machine, slower, write
+from benchmarks.rows import rows_of
 
 BENCHMARKS = {
     "onnxfile": "Reading, stamping and tagging files",
@@ -36,24 +40,29 @@ BENCHMARKS = {
 }
 
 
-def measured(name: str, quick: bool) -> list[dict[str, object]]:
-    """Run one benchmark and return its rows.
-
-    Raises:
-        RuntimeError: It failed; the message has the end of what it said.
-    """
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    start = done.stdout.index("[\n") if "[\n" in done.stdout else done.stdout.index("[]")
-    rows: list[dict[str, object]] = json.loads(done.stdout[start:])
-    return rows
+def told(name: str, arguments: argparse.Namespace, results: Results, log: Path) -> bool:
+    """Run one benchmark, write the results with its own, and say how it went; return whether it ended well."""
+    start = time.perf_counter()
+    print(f"{BENCHMARKS[name]} ...", end=" ", flush=True)
+    try:
+        rows = called(rows_of, name, arguments.quick, preloaded=PRELOADED)
+    except RuntimeError as error:
+        print(f"{error}:\n{log.read_text(errors='replace')[-2000:]}")
+        return False
+    seconds = time.perf_counter() - start
+    results.add(name, BENCHMARKS[name], rows, seconds)
+    results.sections.sort(key=lambda section: list(BENCHMARKS).index(section.name))
+    write(results, arguments.out)
+    missed = sum(row["holds"] is False for row in rows)
+    print(f"{len(rows)} figures in {seconds:.0f} s" + (f", {missed} missed" if missed else ""))
+    return True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files.")
+    parser.add_argument(
+        "--quick", action="store_true", help="Done within three minutes: fewer runs, smaller files, no targets."
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -62,7 +71,7 @@ def main() -> int:
         metavar="NAME",
         help="These alone; what is known of the others on this machine stays.",
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="Folder for the results.")
+    parser.add_argument("--out", type=Path, help="Folder for the results; `benchmarks`, or `out/benchmarks`.")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="Say what got slower.")
     arguments = parser.parse_args()
     if arguments.compare:
@@ -70,26 +79,17 @@ def main() -> int:
         lines = slower(old, new)
         print("\n".join(lines) or "Nothing got slower.")
         return 1 if lines else 0
+    here = Path(__file__).parent
+    arguments.out = arguments.out or (here.with_name("out") / "benchmarks" if arguments.quick else here)
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results(machine(), "quick" if arguments.quick else "full")
     if arguments.only != list(BENCHMARKS):
         results.keep(arguments.out / "results.json")
-    failed = False
-    for name in arguments.only:
-        start = time.perf_counter()
-        print(f"{BENCHMARKS[name]} ...", end=" ", flush=True)
-        try:
-            rows = measured(name, arguments.quick)
-        except RuntimeError as error:
-            print(error)
-            failed = True
-            continue
-        seconds = time.perf_counter() - start
-        results.add(name, BENCHMARKS[name], rows, seconds)
-        results.sections.sort(key=lambda section: list(BENCHMARKS).index(section.name))
-        write(results, arguments.out)
-        missed = sum(row["holds"] is False for row in rows)
-        print(f"{len(rows)} figures in {seconds:.0f} s" + (f", {missed} missed" if missed else ""))
+    with tempfile.TemporaryDirectory() as shared:
+        os.environ.update(shared_environment(Path(shared)))
+        started(log := Path(shared, "log.txt"))
+        failed = [name for name in arguments.only if not told(name, arguments, results, log)]
+    write(results, arguments.out, plot(results.sections, arguments.out / "plots"))
     return 1 if failed else 0
 
 

@@ -18,11 +18,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import minilm
 from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired, single
 
 WORDS = 128_000
-TOTAL = 500_000_000  # bytes of the file that is stamped
 
 
 def llama_like(folder: Path) -> Path:
@@ -63,10 +63,10 @@ def llama_like(folder: Path) -> Path:
     return folder
 
 
-def sizes(folder: Path, minilm: Path) -> Iterator[Row]:
+def sizes(folder: Path, small: Path) -> Iterator[Row]:
     from optimum_htp.origin.embedding import embedding_of
 
-    for name, model, limit in (("MiniLM (BERT)", minilm, 300e3), ("LLaMA 3-like", llama_like(folder), 3500e3)):
+    for name, model, limit in (("MiniLM (BERT)", small, 300e3), ("LLaMA 3-like", llama_like(folder), 3500e3)):
         embedding = embedding_of(model, [path.name for path in model.iterdir()], "transformers")
         assert embedding is not None
         unpacked = sum(file.size for file in embedding.files)
@@ -75,16 +75,16 @@ def sizes(folder: Path, minilm: Path) -> Iterator[Row]:
         yield single(name, size, unpacked, "its files", unit="bytes", target=limit / unpacked)
 
 
-def stamping(folder: Path, record_of: Path, archive: str, runs: int) -> Iterator[Row]:
-    """Stamp a large file with everything, against `cp`."""
+def stamping(folder: Path, record_of: Path, archive: str, size: int, runs: int) -> Iterator[Row]:
+    """Stamp a file of so many bytes with everything, against `cp`."""
     import onnx
     from onnx import TensorProto, helper
 
     from optimum_htp.metadata import read_record
     from optimum_htp.stamping.stamp import stamp
 
-    weights = helper.make_tensor("w", TensorProto.FLOAT, [TOTAL // 4], os.urandom(TOTAL), raw=True)
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [TOTAL // 4])
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [size // 4], os.urandom(size), raw=True)
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [size // 4])
     node = helper.make_node("Identity", ["w"], ["x"])
     onnx.save(helper.make_model(helper.make_graph([node], "large", [], [value], [weights])), folder / "large.onnx")
     record = read_record(record_of)
@@ -107,7 +107,7 @@ def stamping(folder: Path, record_of: Path, archive: str, runs: int) -> Iterator
     copied()  # both ways replace a file that is there
     for name, theirs, target in (("cp", copied, None), ("cp && sync", on_disk, 1.3)):
         pairs = interleaved(ours, theirs, runs, settled)
-        yield paired("stamp 0.5 GB with a LLaMA 3-like tokenizer", pairs, name, target=target)
+        yield paired(f"stamp {size / 1e9:g} GB with a LLaMA 3-like tokenizer", pairs, name, target=target)
 
 
 def loading(embedded: Path, bare: Path, runs: int) -> Row:
@@ -127,24 +127,17 @@ def rows(quick: bool) -> Iterator[Row]:
         from optimum_htp.origin.embedding import embedding_of
         from tests.support import models
 
-        minilm = models.minilm()
-        yield from sizes(folder / "llama", minilm)
-        hub.add("bench/minilm", minilm, pipeline_tag="sentence-similarity")
+        yield from sizes(folder / "llama", models.minilm())
+        exported = minilm.served(hub, folder).file(embed="none")
         paths = [folder / "embedded.onnx", folder / "bare.onnx"]
         for path, embed in zip(paths, ("all", "none"), strict=True):
-            shutil.copy(_exported(folder), path)
-            inject_hub_metadata(path, "bench/minilm", task="feature-extraction", embed=embed)
-        yield loading(*paths, 9 if quick else 41)
+            shutil.copy(exported, path)
+            inject_hub_metadata(path, minilm.REPO, task=minilm.TASK, embed=embed)
+        yield loading(*paths, 5 if quick else 41)
         llama_files = folder / "llama"
         llama = embedding_of(llama_files, [path.name for path in llama_files.iterdir()], "transformers")
         assert llama is not None
-        yield from stamping(folder, paths[0], llama.archive, 5 if quick else 7)
-
-
-def _exported(folder: Path) -> Path:
-    from optimum_htp import HTPExporter
-
-    return HTPExporter().export("bench/minilm", folder / "out", task="feature-extraction", embed="none").files[0]
+        yield from stamping(folder, paths[0], llama.archive, *((100_000_000, 3) if quick else (500_000_000, 7)))
 
 
 if __name__ == "__main__":

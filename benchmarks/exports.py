@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import minilm
 from benchmarks.pairs import empty_hub, traffic
 from benchmarks.rows import Row, main, paired, single
 from tests.support.environments import python_of_users
@@ -54,13 +55,14 @@ def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, home):
         from tests.support import models
 
-        hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity", library_name="transformers")
-        hub.add("bench/t5", models.t5(home / "t5"), pipeline_tag="text2text-generation", library_name="transformers")
+        minilm.served(hub, home)
+        exported = [("MiniLM (90 MB)", minilm.REPO, minilm.TASK)]
+        if not quick:
+            task = "text2text-generation-with-past"
+            hub.add("bench/t5", models.t5(home / "t5"), pipeline_tag=task, library_name="transformers")
+            exported.append(("a tiny T5 (three files)", "bench/t5", task))
         against = "optimum-cli export onnx"
-        for name, model, task in (
-            ("MiniLM (90 MB)", "bench/minilm", "feature-extraction"),
-            ("a tiny T5 (three files)", "bench/t5", "text2text-generation-with-past"),
-        ):
+        for name, model, task in exported:
             arguments = ("--model", model, "--task", task)
             costs: dict[str, list[Cost]] = {"htp": [], "onnx": []}
             for index in range(1 if quick else 3):

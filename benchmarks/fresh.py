@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-__all__ = ["evaluated"]
+from benchmarks.pairs import forget_peak, peak_kilobytes
+
+__all__ = ["PRELOADED", "Cost", "called", "cost", "evaluated", "started"]
 
 PRELOADED = [
     *("torch", "onnx", "onnxruntime", "optimum.onnxruntime", "optimum.onnxruntime.modeling_seq2seq", "transformers"),
@@ -22,6 +29,34 @@ PRELOADED = [
     *("optimum_htp.loading.ort_model", "optimum_htp.loading.mapped", "optimum_htp.origin.config_folder"),
     *("optimum_htp.origin.commit_files", "optimum_htp.onnxfile", "benchmarks.pairs"),
 ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call took.
+
+    Attributes:
+        seconds: Its wall time.
+        mib: How much the process's peak of resident memory grew.
+    """
+
+    seconds: float
+    mib: float
+
+
+def cost(function: Callable[..., Any], *arguments: Any, preloaded: Sequence[str]) -> Cost:
+    """Call a function of a module in a process of its own, and return what that took.
+
+    Args:
+        function: What is measured.
+        *arguments: Its arguments.
+        preloaded: As of `called`.
+
+    Raises:
+        RuntimeError: As of `called`.
+    """
+    found: Cost = called(_cost, function, arguments, preloaded=preloaded)
+    return found
 
 
 def evaluated(code: str, **names: Any) -> Any:
@@ -34,10 +69,37 @@ def evaluated(code: str, **names: Any) -> Any:
     Raises:
         RuntimeError: It ended without a result; what it raised is on standard error.
     """
+    return called(_result, code, names, preloaded=PRELOADED)
+
+
+def started(log: Path) -> None:
+    """Start the server with `PRELOADED`, and wait for it; what it and its processes print goes into a file."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    own = os.dup(1), os.dup(2)
+    with log.open("wb") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    forkserver.ensure_running()
+    os.dup2(own[0], 1)
+    os.dup2(own[1], 2)
+    called(os.getpid, preloaded=PRELOADED)
+
+
+def called(function: Callable[..., Any], *arguments: Any, preloaded: Sequence[str]) -> Any:
+    """Call a function of a module in a process of its own, and return what it returns.
+
+    Args:
+        function: What is called.
+        *arguments: Its arguments.
+        preloaded: The modules that it finds imported; the same in all calls of a process.
+
+    Raises:
+        RuntimeError: It raised; what it raised is on standard error.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(preloaded))
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_evaluate, args=(code, names, dict(os.environ), sending))
+    process = context.Process(target=_send, args=(function, arguments, dict(os.environ), sending))
     process.start()
     sending.close()
     try:
@@ -49,7 +111,20 @@ def evaluated(code: str, **names: Any) -> Any:
         process.join()
 
 
-def _evaluate(code: str, names: dict[str, Any], environment: dict[str, str], sending: Connection) -> None:
+def _send(
+    function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], sending: Connection
+) -> None:
     os.environ.update(environment)
+    sending.send(function(*arguments))
+
+
+def _cost(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Cost:
+    before, start = forget_peak(), time.perf_counter()
+    function(*arguments)
+    seconds = time.perf_counter() - start
+    return Cost(seconds, (peak_kilobytes() - before) / 1024)
+
+
+def _result(code: str, names: dict[str, Any]) -> Any:
     exec(code, names)
-    sending.send(names["result"])
+    return names["result"]

@@ -34,7 +34,7 @@ def loop(paths: list[Path]) -> None:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    count, rounds = (40, 2) if quick else (FILES, 3)
+    count, rounds = (40, 1) if quick else (FILES, 3)
     with empty_hub() as (hub, home):
         from optimum_htp import HTPExporter, strip_metadata
         from tests.support import models

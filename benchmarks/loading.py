@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import minilm
 from benchmarks.fresh import evaluated
 from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
@@ -55,7 +56,7 @@ def cold(
     found = []
     for index in range(runs):
         times = {
-            source: first_and_cached(operation, source, 4 if cached else 1)
+            source: first_and_cached(operation, source, 4 if runs > 3 else 1)
             for source in sources[:: 1 if index % 2 else -1]
         }
         found.append((times[ours], times[theirs]))
@@ -109,25 +110,23 @@ def config_copies(file: Path, folder: Path, runs: int) -> Row:
 
 def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, folder):
-        from optimum_htp import HTPExporter
-        from tests.support import models
-
-        hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
-        hub.add("bench/vit", models.vit(folder / "vit"), pipeline_tag="image-classification")
-        text, image = folder / "minilm-out" / "model.onnx", folder / "vit-out" / "model.onnx"
-        HTPExporter().export("bench/minilm", text, task="feature-extraction", embed="none")
-        HTPExporter().export("bench/vit", image, embed="none")
-        with_configs = folder / "with-configs"
-        HTPExporter().export("bench/minilm", with_configs, task="feature-extraction", with_config=True)
-        runs = 15 if quick else 41
+        exports = minilm.served(hub, folder)
+        text, with_configs = exports.file(embed="none"), exports.with_configs()
+        runs = 5 if quick else 41
         yield warm(text, with_configs, runs)
         yield model_alone(text, with_configs, runs)
         yield pipelines(text, with_configs, runs)
         yield config_copies(text, with_configs, 2 * runs)
         for latency in (LATENCY,) if quick else LATENCIES:
             at_target = latency == LATENCY
-            yield from cold(hub, latency, TEXT, (str(text), "bench/minilm"), 11 if at_target else 3, cached=at_target)
+            turns = 2 if quick else 11 if at_target else 3
+            yield from cold(hub, latency, TEXT, (str(text), minilm.REPO), turns, cached=at_target)
         if not quick:
+            from optimum_htp import HTPExporter
+            from tests.support import models
+
+            hub.add("bench/vit", models.vit(folder / "vit"), pipeline_tag="image-classification")
+            image = HTPExporter().export("bench/vit", folder / "vit-out", embed="none").files[0]
             yield from cold(hub, LATENCY, IMAGE, (str(image), "bench/vit"), 5, cached=True)
 
 

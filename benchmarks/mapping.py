@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import minilm
 from benchmarks.fresh import evaluated
 from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
@@ -119,38 +120,36 @@ def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    runs = 3 if quick else 9
+    runs = 2 if quick else 9
     with empty_hub() as (hub, folder):
         import torch
         import transformers
 
-        from optimum_htp import HTPExporter
-        from tests.support import models
-
         torch.manual_seed(0)
-        hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
-        text, beside = folder / "minilm" / "model.onnx", folder / "minilm-with-configs"
-        HTPExporter().export("bench/minilm", text, task="feature-extraction")
-        HTPExporter().export("bench/minilm", beside, task="feature-extraction", with_config=True)
+        exports = minilm.served(hub, folder)
+        text, beside = exports.file(), exports.with_configs()
         both = "(O.from_pretrained(source), AutoTokenizer.from_pretrained(source))"
         yield from first_loads("MiniLM + tokenizer, first load", text, beside, TEXT, runs, load=both, time_target=0.5)
         yield floor(text, beside, both, runs)
         yield from inference(text, beside, quick=quick)
         task = "text2text-generation-with-past"
+        layers = 2 if quick else 6
         bart = transformers.BartConfig(
-            d_model=512,
-            encoder_layers=6,
-            decoder_layers=6,
-            encoder_ffn_dim=2048,
-            decoder_ffn_dim=2048,
+            d_model=256 if quick else 512,
+            encoder_layers=layers,
+            decoder_layers=layers,
+            encoder_ffn_dim=1024 if quick else 2048,
+            decoder_ffn_dim=1024 if quick else 2048,
             encoder_attention_heads=8,
             decoder_attention_heads=8,
             vocab_size=32128,
         )
-        places = exported(hub, folder, "bart", transformers.BartForConditionalGeneration(bart), task)
-        yield from first_loads("BART, 60 M, merged decoder", *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
+        model = transformers.BartForConditionalGeneration(bart)
+        places = exported(hub, folder, "bart", model, task)
+        name = f"BART, {round(model.num_parameters() / 1e6, -1):.0f} M, merged decoder"
+        yield from first_loads(name, *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
         runs = min(runs, 5)  # of the largest model, which takes longest
-        wide, layers = (1024, 3) if quick else (1536, 7)
+        wide, layers = (512, 1) if quick else (1536, 7)
         llama = transformers.LlamaConfig(
             hidden_size=wide,
             intermediate_size=4096,

@@ -9,19 +9,16 @@ above what there was after the imports.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.onnxfile import generate, read_kilobytes, sync, tags
-from benchmarks.pairs import forget_peak, peak_kilobytes
+from benchmarks.fresh import Cost, cost
+from benchmarks.onnxfile import generate, sync, tags
 from benchmarks.rows import Row, main, paired, single
 
 LAYER = 7
+PRELOADED = ("onnx", "optimum_htp.modules.extract")
 
 
 def tagged(path: Path, gigabytes: float, nodes: int) -> Path:
@@ -52,35 +49,19 @@ def onnxs_own(path: Path) -> None:
 WAYS: dict[str, Callable[[Path], None]] = {"ours": ours, "onnx": onnxs_own}
 
 
-def measure(way: str, path: Path) -> None:
-    """Run one way in this process and print what it cost."""
-    import onnx  # noqa: F401 - what both have, before the measurement
-
-    import optimum_htp.modules.extract  # noqa: F401
-
-    before, read_before = forget_peak(), read_kilobytes()
-    started = time.perf_counter()
-    WAYS[way](path)
-    seconds = time.perf_counter() - started
-    cost = {"seconds": seconds, "mib": (peak_kilobytes() - before) / 1024, "read_kib": read_kilobytes() - read_before}
-    print(json.dumps(cost))
-
-
 def rows(quick: bool) -> Iterator[Row]:
-    gigabytes, nodes, count = (0.2, 4000, 3) if quick else (1.2, 4000, 4)
+    gigabytes, nodes, count = (0.1, 4000, 2) if quick else (1.2, 4000, 4)
     with tempfile.TemporaryDirectory() as folder:
         sizes = {"large": gigabytes, "small": gigabytes / 100}
         files = {name: tagged(Path(folder) / f"{name}.onnx", size, nodes) for name, size in sizes.items()}
-        costs: dict[tuple[str, str], list[dict[str, float]]] = {}
+        costs: dict[tuple[str, str], list[Cost]] = {}
         for _ in range(count):
             for way in WAYS:
                 for name, path in files.items():
-                    command = [sys.executable, "-m", "benchmarks.modules", "--measure", way, str(path)]
-                    done = subprocess.run(command, check=True, capture_output=True, text=True)
-                    costs.setdefault((way, name), []).append(json.loads(done.stdout))
+                    costs.setdefault((way, name), []).append(cost(WAYS[way], path, preloaded=PRELOADED))
 
     def column(way: str, name: str, field: str) -> list[float]:
-        return [cost[field] for cost in costs[way, name]]
+        return [getattr(each, field) for each in costs[way, name]]
 
     large, small = (f"extract a layer of {nodes // 4}, {sizes[name]:.3g} GB" for name in ("large", "small"))
     for title, name in ((large, "large"), (small, "small")):
@@ -93,7 +74,4 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2], Path(sys.argv[3]))
-    else:
-        main(__doc__, rows)
+    main(__doc__, rows)

@@ -3,25 +3,23 @@
     python -m benchmarks.onnxfile [--quick] [--json]
 
 Every way of writing ends with an fsync of the result. Each measurement runs in a process of its own, and all ways
-take turns; memory is the peak of the process above what it had after `import onnx`.
+take turns; memory is the peak of the process above what it had after the imports.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.pairs import forget_peak, peak_kilobytes
+from benchmarks.fresh import Cost, cost
 from benchmarks.rows import Row, main, paired, single
 
 NODES_IN_A_LAYER = 4
 LOAD_AND_SAVE = "onnx.load + onnx.save"
+PRELOADED = ("onnx", "optimum_htp.onnxfile")
 
 
 def generate(path: Path, gigabytes: float, nodes: int) -> None:
@@ -112,40 +110,18 @@ def copy(path: Path) -> None:
 WAYS = {f.__name__: f for f in (read_ours, read_onnx, copy, stamp_ours, stamp_onnx, tag_ours, tag_onnx)}
 
 
-def read_kilobytes() -> int:
-    """Return how much this process has asked the kernel to read."""
-    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(fields["rchar"]) // 1024
-
-
-def measure(way: str, path: Path) -> None:
-    """Run one way in this process and print what it cost."""
-    import onnx  # noqa: F401 - what both have, before the measurement
-
-    import optimum_htp.onnxfile  # noqa: F401
-
-    before, read_before = forget_peak(), read_kilobytes()
-    started = time.perf_counter()
-    WAYS[way](path)
-    seconds = time.perf_counter() - started
-    cost = {"seconds": seconds, "mib": (peak_kilobytes() - before) / 1024, "read_kib": read_kilobytes() - read_before}
-    print(json.dumps(cost))
-
-
-def rounds(path: Path, ways: tuple[str, ...], count: int) -> dict[str, list[dict[str, float]]]:
+def rounds(path: Path, ways: tuple[str, ...], count: int) -> dict[str, list[Cost]]:
     """Run each way so many times, in turn."""
-    costs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    costs: dict[str, list[Cost]] = {way: [] for way in ways}
     for index in range(count):
         for way in ways if index % 2 else ways[::-1]:
-            command = [sys.executable, "-m", "benchmarks.onnxfile", "--measure", way, str(path)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            costs[way].append(json.loads(done.stdout))
+            costs[way].append(cost(WAYS[way], path, preloaded=PRELOADED))
             path.with_suffix(".new").unlink(missing_ok=True)
     return costs
 
 
-def pairs_of(costs: dict[str, list[dict[str, float]]], ours: str, peer: str) -> list[tuple[float, float]]:
-    return [(one["seconds"], other["seconds"]) for one, other in zip(costs[ours], costs[peer], strict=True)]
+def pairs_of(costs: dict[str, list[Cost]], ours: str, peer: str) -> list[tuple[float, float]]:
+    return [(one.seconds, other.seconds) for one, other in zip(costs[ours], costs[peer], strict=True)]
 
 
 def large(folder: Path, megabytes: int, nodes: int, count: int) -> Iterator[Row]:
@@ -168,7 +144,7 @@ def large(folder: Path, megabytes: int, nodes: int, count: int) -> Iterator[Row]
         pairs = pairs_of(beside_cp if peer == "copy" else costs, ours, peer)
         yield paired(f"{name}, {size}", pairs, against, target=target, **curve.get(against, {}))
     for name, ours, peer in (("stamp", "stamp_ours", "stamp_onnx"), ("tag every node", "tag_ours", "tag_onnx")):
-        mine, theirs = (max(1.0, max(cost["mib"] for cost in costs[way])) for way in (ours, peer))
+        mine, theirs = (max(1.0, max(each.mib for each in costs[way])) for way in (ours, peer))
         yield single(f"{name}, {size}: peak memory", mine, theirs, LOAD_AND_SAVE, unit="MiB", target=0.05)
     path.unlink()
 
@@ -189,15 +165,12 @@ def growing(folder: Path, series: str, sizes: dict[float, tuple[int, int]], coun
 def rows(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        yield from large(folder, *((200, 4000, 3) if quick else (1800, 4000, 3)))
-        sizes = (10, 100) if quick else (10, 100, 500)
+        yield from large(folder, *((100, 4000, 2) if quick else (1800, 4000, 3)))
+        sizes = (10,) if quick else (10, 100, 500)
         yield from growing(folder, "size in MB", {size: (size, 400) for size in sizes}, 2)
         counts = (100, 1000) if quick else (100, 1000, 10_000, 50_000)
         yield from growing(folder, "nodes", {nodes: (50, nodes) for nodes in counts}, 2)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2], Path(sys.argv[3]))
-    else:
-        main(__doc__, rows)
+    main(__doc__, rows)

@@ -9,27 +9,58 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
+import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from tests.support.hub import LoopbackHub
 
 Hub = TypeVar("Hub", bound=LoopbackHub)
 
 
+SHARED = "BENCHMARKS_FOLDER"
+"""The variable that names the folder of a run of many benchmarks."""
+
+
+def shared_environment(folder: Path) -> dict[str, str]:
+    """Return the variables of a run of many benchmarks, whose processes have huggingface_hub imported before they
+    start: that reads the Hub's address and the home once, so all serve theirs at one address, from one home."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return {
+        SHARED: str(folder),
+        "TMPDIR": str(folder),
+        **_environment(f"http://127.0.0.1:{port}", folder / "home"),
+    }
+
+
+def _environment(url: str, home: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
 @contextmanager
-def empty_hub(kind: Callable[[], Hub] = LoopbackHub) -> Iterator[tuple[Hub, Path]]:  # type: ignore[assignment]
+def empty_hub(kind: Callable[[int], Hub] = LoopbackHub) -> Iterator[tuple[Hub, Path]]:  # type: ignore[assignment]
     """Serve a Hub without models, for this process and its children, with an empty home; yield both."""
-    with (hub := kind()), tempfile.TemporaryDirectory() as home:
+    with ExitStack() as stack:
+        if SHARED in os.environ:
+            hub = stack.enter_context(kind(urlsplit(os.environ["HF_ENDPOINT"]).port or 0))
+            home = Path(os.environ["HF_HOME"])
+            home.mkdir()
+            stack.callback(shutil.rmtree, home)
+        else:
+            hub = stack.enter_context(kind(0))
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # whoever installs a package has it compiled
-        os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=home, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
-        yield hub, Path(home)
+        os.environ.update(_environment(hub.url, home))
+        yield hub, home
 
 
 @dataclass

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import minilm
 from benchmarks.pairs import Traffic, empty_hub, interleaved, traffic
 from benchmarks.rows import Row, main, paired, single
 from tests.support.hub import LoopbackHub
@@ -46,39 +47,33 @@ def reading(hub: LoopbackHub, folder: Path, runs: int) -> Iterator[Row]:
     yield single(f"{name}: requests", sent["ours"].requests, sent["theirs"].requests, against, unit="requests")
 
 
-def proving(hub: LoopbackHub, file: Path) -> Iterator[Row]:
+def proving(hub: LoopbackHub, file: Path, folder: Path) -> Iterator[Row]:
     """Prove MiniLM's weights, and those of a file that lacks most of them."""
     from optimum_htp import extract_module, prove_weights
     from optimum_htp.hubs import HubAccess
 
-    part = file.with_name("layer.onnx")
+    part = folder / "layer.onnx"
     extract_module(file, "encoder.layer.3", part)
     whole = sum(len(body) for name, body in files_of(hub).items() if name.endswith(".safetensors"))
     for name, path, target in (("a file", file, 1.05), ("one layer of six", part, 0.12)):
         with traffic(hub) as sent:
-            proof = prove_weights(
-                path, "bench/minilm", access=HubAccess(cache_dir=file.with_name(f"cache-{path.stem}"))
-            )
+            proof = prove_weights(path, minilm.REPO, access=HubAccess(cache_dir=folder / f"cache-{path.stem}"))
         assert not proof.foreign
         title = f"prove the weights of {name}: bytes"
         yield single(title, sent.bytes, whole, "the commit's safetensors", unit="bytes", target=target)
 
 
 def files_of(hub: LoopbackHub) -> dict[str, bytes]:
-    repo = hub.repos["bench/minilm"]
+    repo = hub.repos[minilm.REPO]
     return dict(repo.commits[repo.refs["main"]])
 
 
 def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, folder):
-        from optimum_htp import HTPExporter
-        from tests.support import models
-
-        hub.add("bench/minilm", models.minilm(), pipeline_tag="sentence-similarity")
-        file = HTPExporter().export("bench/minilm", folder / "out", task="feature-extraction").files[0]
+        file = minilm.served(hub, folder).file()
         hub.add("bench/onnx", {"model.onnx": file.read_bytes()})
         yield from reading(hub, folder, 5 if quick else 21)
-        yield from proving(hub, file)
+        yield from proving(hub, file, folder)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plots import plot
 from benchmarks.rows import Row, quantity
 
 PACKAGES = (
@@ -87,8 +87,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(results: Results, folder: Path) -> None:
-    """Write `RESULTS.md`, `results.json` and the plots into a folder."""
+def write(results: Results, folder: Path, plots: Sequence[str] = ()) -> None:
+    """Write `RESULTS.md`, which shows these plots, and `results.json` into a folder."""
     content = {
         "machine": results.machine,
         "form": results.form,
@@ -97,11 +97,10 @@ def write(results: Results, folder: Path) -> None:
         ],
     }
     (folder / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    names = plot(results.sections, folder / "plots")
-    (folder / "RESULTS.md").write_text(markdown(results, names), encoding="utf-8")
+    (folder / "RESULTS.md").write_text(markdown(results, plots), encoding="utf-8")
 
 
-def markdown(results: Results, plots: list[str]) -> str:
+def markdown(results: Results, plots: Sequence[str]) -> str:
     """Return the report."""
     box = results.machine
     hardware = f"{box['cores']} cores of {box['cpu']}, {box['memory_gib']} GiB"
@@ -115,7 +114,8 @@ def markdown(results: Results, plots: list[str]) -> str:
         ", ".join(f"{name} {version}" for name, version in box["versions"].items()) + ".",
         "",
         "Each figure stands beside the peer's from the same run; a ratio is ours over theirs, the median of pairs",
-        f"with its 95 % interval where runs vary. {held} of {len(promised)} targets hold.",
+        "with its 95 % interval where runs vary. "
+        + (f"{held} of {len(promised)} targets hold." if promised else "Targets are those of the full form."),
         "",
         *(f"![{Path(name).stem}](plots/{name})" for name in plots),
     ]

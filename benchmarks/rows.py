@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.pairs import interval
@@ -125,10 +126,20 @@ def show(rows: Iterable[Row], *, as_json: bool = False) -> None:
         print(line(row), flush=True)
 
 
+def rows_of(name: str, quick: bool) -> list[dict[str, Any]]:
+    """Run a benchmark of this package in this process, and return its rows."""
+    return [row.as_dict() for row in judged(importlib.import_module(f"benchmarks.{name}").rows(quick), quick)]
+
+
+def judged(rows: Iterable[Row], quick: bool) -> Iterator[Row]:
+    """Pass rows on, without their targets in the quick form: those are for the sizes and runs of the full one."""
+    return (replace(row, target=None) if quick else row for row in rows)
+
+
 def main(description: str | None, rows: Callable[[bool], Iterable[Row]]) -> None:
     """Be the command of a benchmark: `python -m benchmarks.NAME [--quick] [--json]`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="Fewer runs and smaller files.")
+    parser.add_argument("--quick", action="store_true", help="Fewer runs, smaller files, no targets.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON.")
     arguments = parser.parse_args()
-    show(rows(arguments.quick), as_json=arguments.json)
+    show(judged(rows(arguments.quick), arguments.quick), as_json=arguments.json)

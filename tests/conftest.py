@@ -114,6 +114,7 @@ def slowly(*parameters: str) -> list[ParameterSet]:
     return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than cores: a test that waits for a process of its own, or for a Hub, leaves its core to others."""
     cores = os.cpu_count() or 1

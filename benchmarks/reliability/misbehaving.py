@@ -39,9 +39,9 @@ class FaultyHub(LoopbackHub):
 
     elsewhere = ""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.seen: dict[str, Iterator[int]] = {}
-        super().__init__()
+        super().__init__(port)
 
     def _handler(self) -> Any:
         hub, normal = self, super()._handler()

@@ -80,7 +80,7 @@ class _Server(ThreadingHTTPServer):
 class LoopbackHub:
     """The server; `url` is what HF_ENDPOINT has to be."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
         self.renamed: dict[str, str] = {}
         self.requests: list[Request] = []
@@ -116,7 +116,7 @@ class LoopbackHub:
         self.drip = 0.0
         """Seconds that each byte of a body takes."""
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 

@@ -1,0 +1,45 @@
+"""MiniLM with its real weights, as most benchmarks use it: on a Hub, and exported once for all of a run.
+
+A run of many benchmarks names a folder in the environment, where each finds what another has exported.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.pairs import SHARED
+from tests.support import models
+from tests.support.hub import LoopbackHub
+
+REPO = "bench/minilm"
+TASK = "feature-extraction"
+
+
+@dataclass(frozen=True)
+class MiniLM:
+    """The model on a Hub, and the folder of its exports. They are for reading; who writes takes a copy."""
+
+    place: Path
+
+    def file(self, *, embed: str = "all") -> Path:
+        """Return a file exported from the Hub, with what it is asked to carry."""
+        return self._exported(f"minilm-{embed}", embed=embed) / "model.onnx"
+
+    def with_configs(self) -> Path:
+        """Return a folder with the file and its configs, as Optimum's own exports are."""
+        return self._exported("minilm-with-configs", with_config=True)
+
+    def _exported(self, name: str, **options: object) -> Path:
+        if not (folder := self.place / name).exists():
+            from optimum_htp import HTPExporter
+
+            HTPExporter().export(REPO, folder, task=TASK, **options)
+        return folder
+
+
+def served(hub: LoopbackHub, home: Path) -> MiniLM:
+    """Put the model on a Hub; its commit is the same on each. Without a folder of a run, exports are kept at home."""
+    hub.add(REPO, models.minilm(), pipeline_tag="sentence-similarity", library_name="transformers")
+    return MiniLM(Path(os.environ.get(SHARED, home / "exports")))
