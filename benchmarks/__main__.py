@@ -47,7 +47,7 @@ def told(name: str, arguments: argparse.Namespace, results: Results, log: Path) 
     try:
         rows = called(rows_of, name, arguments.quick, preloaded=PRELOADED)
     except RuntimeError as error:
-        print(f"{error}:\n{log.read_text(errors='replace')[-2000:]}")
+        print(f"{error}:\n{log.read_text(errors='replace')[-4000:]}")
         return False
     seconds = time.perf_counter() - start
     results.add(name, BENCHMARKS[name], rows, seconds)
