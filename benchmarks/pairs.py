@@ -25,14 +25,16 @@ from tests.support.hub import LoopbackHub
 
 Hub = TypeVar("Hub", bound=LoopbackHub)
 
-
 SHARED = "BENCHMARKS_FOLDER"
 """The variable that names the folder of a run of many benchmarks."""
 
 
 def shared_environment(folder: Path) -> dict[str, str]:
-    """Return the variables of a run of many benchmarks, whose processes have huggingface_hub imported before they
-    start: that reads the Hub's address and the home once, so all serve theirs at one address, from one home."""
+    """Return the variables of a run of many benchmarks, one after the other.
+
+    Their processes find huggingface_hub imported, which reads the Hub's address and the home at that time: each serves
+    its Hub at the same address, and begins with the same home emptied.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return {
@@ -53,8 +55,8 @@ def empty_hub(kind: Callable[[int], Hub] = LoopbackHub) -> Iterator[tuple[Hub, P
         if SHARED in os.environ:
             hub = stack.enter_context(kind(urlsplit(os.environ["HF_ENDPOINT"]).port or 0))
             home = Path(os.environ["HF_HOME"])
+            shutil.rmtree(home, ignore_errors=True)  # of the benchmark before
             home.mkdir()
-            stack.callback(shutil.rmtree, home)
         else:
             hub = stack.enter_context(kind(0))
             home = Path(stack.enter_context(tempfile.TemporaryDirectory()))

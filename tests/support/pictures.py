@@ -31,7 +31,7 @@ def main(target: Path) -> None:
         page = out / "report.html"
         subprocess.run([*cli, "htp", "report", out / "model.onnx", "-o", page], **quiet)
         photograph(page, target)
-        command = ["htp", "info", "out/model.onnx", "--tree", "--depth", "3"]
+        command = ["htp", "info", "out/model.onnx", "--tree", "--depth", "2"]
         shown = subprocess.run([*cli, *command], cwd=home, check=True, capture_output=True, text=True).stdout
         terminal(f"$ optimum-cli {' '.join(command)}\n{shown}", target / "tree.svg")
 
