@@ -35,7 +35,7 @@ test-lowest: $(LOWEST)/installed
 test-newest: $(NEWEST)/installed
 	$(NEWEST)/$(SCRIPTS)/python -m pytest tests/test_commands_alone.py
 
-# `make bench ARGUMENTS=--quick` has fewer runs and smaller files, and is done within three minutes: out/benchmarks/RESULTS.md.
+# `make bench ARGUMENTS=--quick` has fewer runs and smaller files; done within three minutes, it writes to out/benchmarks.
 bench: $(VENV)/installed $(WINML)/installed
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
