@@ -17,6 +17,7 @@ from typing import Final
 from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
+from optimum_htp.onnxfile.folder_lock import locked_for_replacing
 from optimum_htp.onnxfile.graph import (
     CHILDREN,
     MAX_DEPTH,
@@ -152,7 +153,7 @@ class OpenModel:
         if target == self.path and segments == [(0, self._window.size)]:
             return
         try:
-            with replaced_atomically(target, like=self.path, check=self._check) as stream:
+            with replaced_atomically(target, like=self.path, replacing=self._unchanged()) as stream:
                 for segment in segments:
                     if isinstance(segment, bytes):
                         stream.write(segment)
@@ -164,6 +165,13 @@ class OpenModel:
             raise
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Check the file at the path while no other writer of this package can replace it."""
+        with locked_for_replacing(self.path):
+            self._check()
+            yield
 
     def _check(self) -> None:
         """Refuse to go on where the file at the path is not the one that was read."""
