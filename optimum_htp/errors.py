@@ -56,6 +56,7 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "SeveralModelsError",
+    "UnfinishedExportError",
     "UnknownHubError",
     "UnprovableWeightsError",
     "UnknownModuleError",
@@ -267,6 +268,10 @@ class ExportError(HFHubIntegrationError, RuntimeError):
 
     Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
     """
+
+
+class UnfinishedExportError(ExportError):
+    """An output folder with a hidden folder of an unfinished export that this user's exports did not leave there."""
 
 
 class ExtractError(HFHubIntegrationError, ValueError):
