@@ -56,6 +56,7 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "SeveralModelsError",
+    "SharedFileError",
     "UnfinishedExportError",
     "UnknownHubError",
     "UnprovableWeightsError",
@@ -199,6 +200,10 @@ class OnnxWriteError(HFHubIntegrationError, OSError):
 
 class FileChangedError(OnnxWriteError):
     """An ONNX file that somebody else replaced or changed while it was read. Nothing was written."""
+
+
+class SharedFileError(OnnxWriteError):
+    """A file in a cache that other commits and programs share, such as the Hub's. Nothing was written."""
 
 
 class OnnxReadError(HFHubIntegrationError, OSError):

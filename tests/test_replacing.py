@@ -17,9 +17,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from optimum_htp.errors import FileChangedError, InvalidOnnxFileError, OnnxReadError
-from optimum_htp.onnxfile import OpenModel, read_header, read_metadata, replaced_atomically, rewrite_model
+from optimum_htp.errors import FileChangedError, InvalidOnnxFileError, OnnxReadError, SharedFileError
+from optimum_htp.onnxfile import (
+    OpenModel,
+    read_header,
+    read_metadata,
+    rename_model,
+    replaced_atomically,
+    rewrite_model,
+)
 from optimum_htp.onnxfile.folder_lock import folder_lock, locked_for_replacing
+from optimum_htp.stamping.strip import strip_metadata
 from optimum_htp.stamping.tag import tag_file
 from tests.conftest import optimum_cli, run_python
 
@@ -429,3 +437,71 @@ def test_tags_from_names_alone_are_the_same_in_every_process(tmp_path):
         code = f"from optimum_htp import tag_file; print(tag_file({str(path)!r}).modules)"
         results.add(run_python(code, PYTHONHASHSEED=str(seed)).stdout)
     assert len(results) == 1
+
+
+def cached(root, layout):
+    """A model in a cache that others share; return the path that a user would name, and the file that others read."""
+    digest, commit = "ab" * 32, "cd" * 20
+    repo = root / "hub" / "models--org--name"
+    link, real = {
+        "hub": (repo / "snapshots" / commit / "onnx" / "model.onnx", repo / "blobs" / digest),
+        "blob": (repo / "blobs" / digest, repo / "blobs" / digest),
+        "copied links": (root / "mine" / "model.onnx", repo / "blobs" / digest),
+        "hub without links": (repo / "snapshots" / commit / "model.onnx",) * 2,
+        "modelscope": (root / "models" / "org--name" / "snapshots" / commit / "model.onnx",) * 2,
+        "git-annex": (root / "work" / "model.onnx", root / "work/.git/annex/objects/X/y" / f"SHA256E-{digest}.onnx"),
+        "dvc": (root / "work" / "model.onnx", root / "cache" / "files" / "md5" / "ab" / digest[:30]),
+        "read-only": (root / "work" / "model.onnx", root / "store" / "model.onnx"),
+    }[layout]
+    real.parent.mkdir(parents=True)
+    save(real, hf_old="x")
+    if link != real:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(real)
+    if layout == "read-only":
+        real.chmod(0o444)
+    return link, real
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "layout",
+    ["hub", "blob", "copied links", "hub without links", "modelscope", "git-annex", "dvc", "read-only"],
+)
+def test_file_in_a_cache_that_others_share_is_not_changed(tmp_path, layout):
+    link, real = cached(tmp_path, layout)
+    own = save(tmp_path / "own.onnx", hf_old="x")
+    before = real.read_bytes()
+    writers_of_it = [
+        lambda: rewrite_model(link, metadata={"k": "v"}),
+        lambda: tag_file(link),
+        lambda: strip_metadata(link),
+        lambda: rewrite_model(own, metadata={"k": "v"}, output=link),
+        lambda: strip_metadata(own, link),
+        lambda: rename_model(link, link.with_name("other.onnx")),
+    ]
+    for write in writers_of_it:
+        with pytest.raises(SharedFileError, match="--output"):
+            write()
+    assert real.read_bytes() == before
+    rewrite_model(link, metadata={"k": "v"}, output=tmp_path / "mine.onnx")
+    assert read_metadata(tmp_path / "mine.onnx") == {"hf_old": "x", "k": "v"}
+    assert read_metadata(link) == {"hf_old": "x"}
+
+
+@POSIX
+def test_links_and_folders_of_the_users_own_are_written_through(tmp_path):
+    for place in ("disk/model.onnx", "1/snapshots/1/model.onnx", "2/blobs/model.onnx", "a--b/snapshots/c/model.onnx"):
+        real = tmp_path / place
+        real.parent.mkdir(parents=True)
+        save(real)
+        link = tmp_path / "link.onnx"
+        link.unlink(missing_ok=True)
+        link.symlink_to(real)
+        rewrite_model(link, metadata={"k": "v"})
+        assert link.is_symlink()
+        assert read_metadata(real) == {"k": "v"}
+    read_only = save(tmp_path / "read-only.onnx")
+    read_only.chmod(0o444)
+    rewrite_model(read_only, metadata={"k": "v"})
+    assert read_metadata(read_only) == {"k": "v"}

@@ -15,6 +15,7 @@ from typing import Final
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile.graph import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.reader import entry, opened
+from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
 __all__ = ["contained_files", "external_files", "is_contained", "rename_model"]
@@ -70,6 +71,7 @@ def rename_model(path: Path, target: Path) -> None:
     The data file is renamed too because two models in a folder cannot both own `model.onnx_data`; that suffix
     is the one that Optimum fetches from a Hub.
     """
+    refuse_shared(path)
     locations = external_files(path)
     if locations:
         import onnx

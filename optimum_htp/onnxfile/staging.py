@@ -31,6 +31,7 @@ from typing import Final
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.publication import finish_interrupted, is_own, replace_files, switch_is_on, sync_folders
+from optimum_htp.onnxfile.shared import refuse_shared
 
 __all__ = ["publish", "staging_folder"]
 
@@ -47,12 +48,14 @@ def staging_folder(output: Path) -> Iterator[Path]:
 
     Raises:
         ExportError: The output is a file, or its place cannot be written to.
+        SharedFileError: The output is in a cache that others share, such as the Hub's.
         UnfinishedExportError: The output has a switch (see `publication`) that is not this user's.
     """
     if output.is_symlink() and not output.exists():
         raise ExportError(f"{output} is a link to nothing. Name another output path.")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file, not a folder. Name another output path.")
+    refuse_shared(output)
     with ExitStack() as held:
         try:
             finish_interrupted(output)

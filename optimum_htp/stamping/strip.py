@@ -14,6 +14,7 @@ from optimum_htp.hierarchy.tags import TAG_PREFIX, untagged
 from optimum_htp.metadata import PREFIX
 from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
 from optimum_htp.onnxfile.inside import path_below
+from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.stamping.stamp import DOMAINS, PRODUCER, is_our_doc_string, our_standard_keys
 
 __all__ = ["strip_metadata"]
@@ -70,6 +71,7 @@ def _copy_external_data(path: Path, output: Path) -> None:
     """
     if path.resolve().parent == output.resolve().parent:
         return
+    refuse_shared(output)
     for name in contained_files(path):
         source, target = path.parent / name, output.parent / name
         try:
