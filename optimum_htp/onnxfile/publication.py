@@ -12,15 +12,10 @@ new files are moved into the output folder first, in one step and under a hidden
 From this step on the new model is what will be there: file after file is renamed into place, and the next export into
 such a folder, after its publisher was killed, only has to continue with what is left in it (`finish_switch`). The
 folder's existence tells a reader that files next to it may be of two exports (`read_whole`).
-
-A folder of this name may also come from others: in a clone, an archive, a folder that others write to. So it counts
-only if this user's process wrote it in this very place. `files.json` has the inode number and the change time of each
-file: a copy has others, and nobody can set a change time. Anything else is refused, and nothing is moved or deleted.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -28,12 +23,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 from optimum_htp.errors import ModelBeingReplacedError, UnfinishedExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock, locked_for_replacing
 from optimum_htp.onnxfile.inside import opened_below, path_below
+from optimum_htp.onnxfile.switch import NEW, SWITCH, files_left, write_list
 
 __all__ = [
     "SWITCH",
@@ -41,17 +37,12 @@ __all__ = [
     "files_below",
     "finish_interrupted",
     "finish_switch",
-    "is_own",
     "read_whole",
     "replace_files",
     "switch_is_on",
     "sync_folders",
 ]
 
-SWITCH: Final = ".optimum-htp.switch"
-_LIST: Final = "files.json"
-_NEW: Final = ".new"
-_MOST: Final = 1 << 24  # bytes of the list
 _ATTEMPTS: Final = 20
 _STALLED: Final = 2.0  # seconds without a file renamed; a switch of many files takes milliseconds
 _LONGEST: Final = 60.0  # seconds to wait for a switch in which something moves
@@ -145,7 +136,7 @@ def _await_end(folder: Path) -> None:
 def _remedy(folder: Path) -> str:
     """Return what to do about a switch that does not end."""
     try:
-        _left(folder)
+        files_left(folder)
     except UnfinishedExportError:
         return f"delete {folder / SWITCH}, which no export of this user left there, and export again"
     return f"one was killed there: export again into {folder}, which finishes it"
@@ -179,10 +170,10 @@ def replace_files(staged: Path, output: Path) -> None:
         return
     coming = staged.with_name("switch")
     coming.mkdir(0o700)
-    left = {f"{number}{_NEW}": name for number, name in enumerate(names)}
+    left = {f"{number}{NEW}": name for number, name in enumerate(names)}
     for number, name in left.items():
         (staged / name).rename(coming / number)
-    _write_list(coming, left)
+    write_list(coming, left)
     sync_folders([coming])
     try:
         coming.rename(output / SWITCH)
@@ -218,12 +209,7 @@ def finish_switch(output: Path) -> None:
         UnfinishedExportError: What is there is not this user's. Nothing was moved.
     """
     if os.path.lexists(output / SWITCH):
-        _finish(output, _left(output))
-
-
-def is_own(status: os.stat_result) -> bool:
-    """Whether a file or folder belongs to this user."""
-    return not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        _finish(output, files_left(output))
 
 
 def _finish(output: Path, left: Mapping[str, Path]) -> None:
@@ -249,65 +235,6 @@ def _put(source: Path, files: Mapping[str, Path], output: Path) -> None:
                 coming.move(name, home, place.name)
             folders.add(home.path)
     sync_folders(folders)
-
-
-def _write_list(coming: Path, left: Mapping[str, Path]) -> None:
-    content = {
-        number: {"name": name.as_posix(), "identity": _unforgeable((coming / number).lstat())}
-        for number, name in left.items()
-    }
-    with (coming / _LIST).open("x", encoding="utf-8") as stream:
-        json.dump(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _unforgeable(status: os.stat_result) -> list[int]:
-    return [status.st_ino, status.st_ctime_ns, status.st_size]
-
-
-def _left(output: Path) -> dict[str, Path]:
-    """Return what is left of a switch that an export of this user began here: where each file belongs.
-
-    Raises:
-        UnfinishedExportError: It is anything else.
-    """
-    coming = output / SWITCH
-    try:
-        names = _own_files(coming)
-        known = _read_list(coming) if names else {}
-        left = {name: Path(known[name]["name"]) for name in names}
-        for name in names:
-            place = PurePosixPath(known[name]["name"])
-            if place.is_absolute() or ".." in place.parts or SWITCH in place.parts:
-                raise ValueError(f"{name} does not belong into this folder")
-            if known[name]["identity"] != _unforgeable((coming / name).lstat()):
-                raise ValueError(f"{name} is a copy, or was changed")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UnfinishedExportError(
-            f"{coming} was not left here by an export of this user ({error or type(error).__name__}). Nothing was "
-            f"moved. Delete {coming} and export again."
-        ) from error
-    return left
-
-
-def _own_files(coming: Path) -> list[str]:
-    """Return the names of the files in a switch, without its list."""
-    status = coming.lstat()
-    if not stat.S_ISDIR(status.st_mode) or not is_own(status):
-        raise ValueError("it is not a folder of this user")
-    names = sorted(os.listdir(coming))  # noqa: PTH208 - only the names are wanted
-    for name in names:
-        status = (coming / name).lstat()
-        if not stat.S_ISREG(status.st_mode) or not is_own(status) or status.st_nlink > 1:
-            raise ValueError(f"{name} is not a file of this user that has only this name")
-    return [name for name in names if name != _LIST]
-
-
-def _read_list(coming: Path) -> dict[str, Any]:
-    with (coming / _LIST).open("rb") as stream:
-        content = json.loads(stream.read(_MOST))
-    return dict(content)
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -30,8 +30,9 @@ from typing import Final
 
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock
-from optimum_htp.onnxfile.publication import finish_interrupted, is_own, replace_files, switch_is_on, sync_folders
+from optimum_htp.onnxfile.publication import finish_interrupted, replace_files, switch_is_on, sync_folders
 from optimum_htp.onnxfile.shared import refuse_shared
+from optimum_htp.onnxfile.switch import is_own
 
 __all__ = ["publish", "staging_folder"]
 
