@@ -56,6 +56,8 @@ __all__ = [
     "ReportError",
     "RevisionNotFoundError",
     "SeveralModelsError",
+    "SharedFileError",
+    "UnfinishedExportError",
     "UnknownHubError",
     "UnprovableWeightsError",
     "UnknownModuleError",
@@ -200,6 +202,10 @@ class FileChangedError(OnnxWriteError):
     """An ONNX file that somebody else replaced or changed while it was read. Nothing was written."""
 
 
+class SharedFileError(OnnxWriteError):
+    """A file in a cache that other commits and programs share, such as the Hub's. Nothing was written."""
+
+
 class OnnxReadError(HFHubIntegrationError, OSError):
     """A file that is there and cannot be read: no permission, or a name that the system does not take."""
 
@@ -267,6 +273,10 @@ class ExportError(HFHubIntegrationError, RuntimeError):
 
     Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
     """
+
+
+class UnfinishedExportError(ExportError):
+    """An output folder with a hidden folder of an unfinished export that this user's exports did not leave there."""
 
 
 class ExtractError(HFHubIntegrationError, ValueError):

@@ -23,7 +23,7 @@ from optimum_htp.delivery.jobs import Job, is_as_asked, jobs_from_lines, lasting
 from optimum_htp.delivery.journal import Journal
 from optimum_htp.delivery.outputs import Folder
 from optimum_htp.delivery.work import Outcome, WrittenFile, written_names
-from optimum_htp.errors import BatchListError
+from optimum_htp.errors import BatchListError, OutputError
 from optimum_htp.hubs import HubAccess
 from tests.conftest import run
 from tests.support.environments import python_of_users
@@ -211,6 +211,21 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
         )
     assert outcomes["org/name"].error == "OutputError"
     assert str(tmp_path / "out" / "org" / "name" / "model.onnx") in outcomes["org/name"].message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows permits no links by default")
+@pytest.mark.parametrize("link", ["org", "org/model"])
+def test_link_that_leads_out_of_a_batchs_folder_is_not_written_through(tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "out" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with (
+        pytest.raises(OutputError, match="leads out of"),
+        Folder(tmp_path / "out").being_filled(Job("org/model", "org/model")),
+    ):
+        pass
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):

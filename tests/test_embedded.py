@@ -12,7 +12,9 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -22,7 +24,14 @@ from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassif
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from optimum_htp import HTPExporter, embed_files, inject_hub_metadata, unembed_files, verify_metadata
-from optimum_htp.errors import ArgumentError, EmbeddedFilesError, HubUnreachableError, MisfitError, OnnxWriteError
+from optimum_htp.errors import (
+    ArgumentError,
+    EmbeddedFilesError,
+    FileChangedError,
+    HubUnreachableError,
+    MisfitError,
+    OnnxWriteError,
+)
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
@@ -467,6 +476,29 @@ def test_embed_and_unembed_give_back_what_was_there(t5, model_folder, published,
     done = optimum_cli("htp", "embed", t5, "--json", **empty_home)
     assert [len(file["embedded_files"]) for file in json.loads(done.stdout)["files"]] == [5] * len(before)
     assert properties(t5 / "decoder_model.onnx")["hf_embedded_zip"]
+
+
+def test_files_of_a_model_agree_after_two_commands_at_the_same_time(t5, model_folder):
+    done, files = [], sorted(t5.glob("*.onnx"))
+
+    def repeat(work):
+        for _ in range(8):
+            with suppress(FileChangedError):
+                work()
+                done.append(work)
+
+    works = [
+        lambda: embed_files(files[0], model_folder("t5")),
+        lambda: unembed_files(files[-1]),
+    ]
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {*done} == {*works}
+    assert len({read_record(file).embedded_files for file in files}) == 1
+    assert not list(t5.glob(".*"))
 
 
 def test_unembed_replaces_nothing_of_others(bert, tmp_path):

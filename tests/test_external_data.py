@@ -91,9 +91,21 @@ def test_data_is_not_written_through_a_link_that_lies_there(tmp_path):
     victim.write_bytes(b"\1" * 16)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "data").symlink_to(victim)
-    with pytest.raises(OnnxWriteError, match="leads elsewhere"):
+    with pytest.raises(OnnxWriteError, match="leads out of"):
         strip_metadata(path, tmp_path / "out" / "model.onnx")
     assert victim.read_bytes() == b"\1" * 16
+
+
+def test_data_is_not_written_through_a_link_of_a_folder_that_lies_there(tmp_path):
+    path = save(tmp_path / "in" / "model.onnx", "weights/data")
+    (path.parent / "weights").mkdir()
+    (path.parent / "weights" / "data").write_bytes(b"\1" * 16)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "weights").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(OnnxWriteError, match="leads out of"):
+        strip_metadata(path, tmp_path / "out" / "model.onnx")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypatch, hub):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -28,7 +31,8 @@ from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.modules.extract import CuttableModel
 from optimum_htp.modules.patterns import module_classes
 from optimum_htp.onnxfile import read_graph, read_header, read_metadata, rewrite_model
-from tests.conftest import optimum_cli
+from tests.conftest import ROOT, optimum_cli
+from tests.support.external import save_external, weight_of
 from tests.support.submodules import inner_values, observed, run
 from tests.support.zoo import ZOO
 
@@ -195,6 +199,53 @@ def test_external_data_is_copied_as_it_is(zoo_export, tmp_path, inline, monkeypa
         assert np.array_equal(onnx.numpy_helper.to_array(tensor), weights[tensor.name])
     _, values = observed(ZOO["bert"], zoo_export("bert").model, path)
     assert all(np.allclose(one, values[name], atol=1e-6) for name, one in run(out, values).items())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills are POSIX's")
+@pytest.mark.parametrize("how", ["fails", "is killed"])
+def test_model_and_data_belong_together_where_the_second_file_is_not_written(tmp_path, how):
+    """The data file comes first; an extraction that ends behind it leaves the old model with its old data."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from optimum_htp.modules.extract import extract_module
+from optimum_htp.onnxfile import excerpt, replace
+from tests.support.external import save_external, weight_of
+
+source, target = Path({str(tmp_path)!r}, "model.onnx"), Path({str(tmp_path)!r}, "e.onnx")
+excerpt._MOST = 0
+for value in (1, 2, 3):
+    extract_module(save_external(source, value), "a", target)
+    print(weight_of(target)[0], len(os.listdir(source.parent)), end=" ")
+save_external(source, 4)
+calls = []
+def stop():
+    calls.append(1)
+    if len(calls) == 2:
+        print(weight_of(target)[0], end=" ", flush=True)
+        if {how == "is killed"}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError("full")
+replace.before_replacing.set(stop)
+extract_module(source, "a", target)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "1.0 4 2.0 4 3.0 4 3.0 ", done.stderr
+    assert weight_of(tmp_path / "e.onnx") == [3, 3, 3]
+    if how == "fails":
+        assert "Nothing there was changed" in done.stderr
+        assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_data_that_another_model_in_the_folder_uses_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("optimum_htp.onnxfile.excerpt._MOST", 0)
+    source, out, copy = (tmp_path / name for name in ("model.onnx", "e.onnx", "copy.onnx"))
+    extract_module(save_external(source, 1), "a", out)
+    shutil.copyfile(out, copy)
+    for value in (2, 3):
+        extract_module(save_external(source, value), "a", out)
+        assert (weight_of(copy), weight_of(out)) == ([1] * 3, [value] * 3)
+        assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_external_data_elsewhere_or_cut_off_is_refused(zoo_export, tmp_path):

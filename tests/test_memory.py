@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +33,44 @@ def test_the_longest_unused_goes_first():
     assert memory.get_or_make("a", lambda: "made again") == "a"
     assert memory.get_or_make("b", lambda: "made again") == "made again"
     assert len(memory) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("holder", ["another thread", "the thread that forks"])
+def test_forked_child_makes_what_a_thread_of_its_parent_was_making(holder):
+    code = f"""
+import os, threading
+from optimum_htp.origin.memory import Memory
+memory, making, forked = Memory(4), threading.Event(), threading.Event()
+memory.get_or_make("kept", lambda: "kept")
+def child():
+    print(memory.get_or_make("key", lambda: "child"), memory.get_or_make("kept", lambda: "again"), flush=True)
+def make():
+    making.set()
+    if {holder == "another thread"}:
+        forked.wait(20)
+        return "parent"
+    if not os.fork():
+        return "child"
+    os.wait()
+    return "parent"
+if {holder == "another thread"}:
+    thread = threading.Thread(target=memory.get_or_make, args=("key", make))
+    thread.start()
+    making.wait()
+    if not (pid := os.fork()):
+        child()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    forked.set()
+    thread.join()
+else:
+    memory.get_or_make("key", make)
+print(memory.get_or_make("key", lambda: "again"), memory.get_or_make("other", lambda: "other"), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    expected = ["child kept", "parent other"] if holder == "another thread" else ["child other", "parent other"]
+    assert (done.stdout.splitlines(), done.stderr) == (expected, "")
 
 
 def test_threads_that_want_the_same_wait_for_one():

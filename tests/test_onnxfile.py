@@ -181,6 +181,37 @@ def test_model_with_external_data_is_renamed_with_its_data(file, model, weights)
     np.testing.assert_equal(_weights_of(target), weights)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["part1", "renamed.onnx_data"],
+        ["renamed.onnx_data_1", "renamed.onnx_data"],
+        ["renamed.onnx_data", "renamed.onnx_data_1"],
+        ["sub/part1", "part1"],
+    ],
+)
+def test_data_files_with_names_that_others_get_are_renamed(file, model, weights, names):
+    split = onnx.ModelProto.FromString(model.SerializeToString())
+    (file.parent / "sub").mkdir()
+    for number, tensor in enumerate(split.graph.initializer):
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+        with (file.parent / names[min(number, 1)]).open("ab") as stream:
+            offset, length = stream.tell(), stream.write(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, names[min(number, 1)], offset, length)
+        tensor.ClearField("raw_data")
+    onnx.save(split, file)
+    np.testing.assert_equal(_weights_of(file), weights)
+    target = file.with_name("renamed.onnx")
+    rename_model(file, target)
+    (file.parent / "sub").rmdir()
+    assert sorted(path.name for path in target.parent.iterdir()) == [
+        "renamed.onnx",
+        "renamed.onnx_data",
+        "renamed.onnx_data_1",
+    ]
+    np.testing.assert_equal(_weights_of(target), weights)
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_initializers_are_named_and_ordered_by_their_use(file, model, weights, external):
     onnx.save(model, file, save_as_external_data=external, location="data.bin", size_threshold=0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import time
 
 import pytest
 
-from optimum_htp.errors import ExportError, MissingSiblingError, ModelBeingReplacedError
+from optimum_htp.errors import ExportError, MissingSiblingError, ModelBeingReplacedError, UnfinishedExportError
 from optimum_htp.onnxfile.folder_lock import LOCK_FILE, file_lock, folder_lock
 from optimum_htp.onnxfile.publication import SWITCH, Watch, read_whole, switch_is_on
 from optimum_htp.onnxfile.staging import publish, staging_folder
@@ -287,7 +290,7 @@ def test_staging_folder_of_a_killed_process_is_cleared_and_one_in_use_is_not(old
 
 def test_link_that_looks_like_a_staging_folder_is_not_followed(old_and_new, tmp_path):
     output, _ = old_and_new
-    (output.parent / ".optimum-htp-link").symlink_to(tmp_path / "new")
+    (output.parent / ".optimum-htp-staging-abcdefgh").symlink_to(tmp_path / "new")
     settle(output)
     assert versions(tmp_path / "new") == {"new"}
 
@@ -346,16 +349,203 @@ def test_lock_follows_a_folder_that_is_replaced(tmp_path):
             pass
 
 
-def test_hidden_folder_of_a_stranger_moves_files_only_inside_the_output(old_and_new, tmp_path):
+@posix
+def test_folders_with_similar_names_are_not_taken_for_staging_folders(old_and_new):
+    output, _ = old_and_new
+    names = [".optimum-htp-settings", ".optimum-htp-staging-mine", ".optimum-htp-staging-abcdefgh.old"]
+    for name in names:
+        (output.parent / name).mkdir()
+    settle(output)
+    assert listed(output.parent) == sorted([*names, "out"])
+
+
+def contents(folder):
+    """Everything below a folder, links not followed."""
+    return {
+        path.relative_to(folder).as_posix(): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def killed_switch(output, new):
+    """An output folder whose publisher was killed in the middle of its renames."""
+    code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH + 2, "kill"))
+    assert code == -signal.SIGKILL, errors
+    assert switch_is_on(output)
+
+
+def plant_old_form(root, output):
+    """Names in the hidden folder say where to; one leads out of the folder through a link."""
+    (output / "sub").symlink_to(root / "elsewhere", target_is_directory=True)
+    (output / SWITCH / "sub").mkdir(parents=True)
+    (output / SWITCH / "sub" / "theirs.new").write_text("planted")
+    (output / SWITCH / "config.json.new").write_text("planted")
+
+
+def plant_list(root, output, place="sub/theirs"):
+    """A hidden folder as a publisher writes it, made by hand: the attacker knows everything but the change times."""
+    (output / "sub").symlink_to(root / "elsewhere", target_is_directory=True)
+    (output / SWITCH).mkdir()
+    (output / SWITCH / "0.new").write_text("planted")
+    status = (output / SWITCH / "0.new").stat()
+    identity = [status.st_ino, status.st_ctime_ns - 1, status.st_size]
+    (output / SWITCH / "files.json").write_text(json.dumps({"0.new": {"name": place, "identity": identity}}))
+
+
+def plant_known_list(root, output, place="sub/theirs"):
+    """The same with the right change times: the link is what is left to refuse."""
+    plant_list(root, output, place)
+    text = (output / SWITCH / "files.json").read_text()
+    status = (output / SWITCH / "0.new").stat()
+    (output / SWITCH / "files.json").write_text(text.replace(str(status.st_ctime_ns - 1), str(status.st_ctime_ns)))
+
+
+def plant_way_out(root, output):
+    plant_known_list(root, output, "../../elsewhere/theirs")
+
+
+def plant_linked_file(root, output):
+    (output / SWITCH).mkdir()
+    (output / SWITCH / "0.new").symlink_to(root / "elsewhere" / "theirs")
+
+
+def plant_hard_link(root, output):
+    (output / SWITCH).mkdir()
+    os.link(root / "elsewhere" / "theirs", output / SWITCH / "0.new")
+
+
+def plant_linked_folder(root, output):
+    (output / SWITCH).symlink_to(root / "elsewhere", target_is_directory=True)
+
+
+def plant_deep_list(root, output):
+    (output / SWITCH).mkdir()
+    (output / SWITCH / "0.new").write_text("planted")
+    (output / SWITCH / "files.json").write_text("[" * 100_000)
+
+
+PLANTS = [
+    plant_old_form,
+    plant_list,
+    plant_known_list,
+    plant_way_out,
+    plant_linked_file,
+    plant_hard_link,
+    plant_linked_folder,
+    plant_deep_list,
+]
+
+
+@posix
+@pytest.mark.parametrize("plant", PLANTS)
+def test_planted_switch_moves_and_deletes_nothing(old_and_new, tmp_path, plant):
     output, new = old_and_new
     (tmp_path / "elsewhere").mkdir()
-    (output / SWITCH).mkdir()
-    (output / SWITCH / "folder").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "elsewhere" / "model.onnx.new").write_text("theirs")
+    (tmp_path / "elsewhere" / "theirs").write_text("theirs")
+    plant(tmp_path, output)
+    before = contents(tmp_path)
+    with pytest.raises(ExportError, match=r"\.optimum-htp\.switch|through a link") as caught:
+        publish_copy(new, output)
+    assert contents(tmp_path) == before
+    if plant is not plant_known_list:
+        assert isinstance(caught.value, UnfinishedExportError)
+        assert f"Delete {output / SWITCH}" in str(caught.value)
+
+
+@posix
+@pytest.mark.parametrize("how", ["copied", "archived", "cloned", "of another user"])
+def test_switch_that_was_killed_elsewhere_is_not_finished(old_and_new, tmp_path, how):
+    output, new = old_and_new
+    killed_switch(output, new)
+    if how == "copied":
+        subprocess.run(["cp", "-a", output, tmp_path / "copy"], check=True)
+    elif how == "archived":
+        subprocess.run(f"tar -C {output.parent} -cf - out | tar -C {tmp_path} -xf -", shell=True, check=True)
+        (tmp_path / "out").rename(tmp_path / "copy")
+    elif how == "cloned":
+        git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", output]
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "model"]):
+            subprocess.run([*git, *command], check=True)
+        subprocess.run(["git", "clone", "-q", output, tmp_path / "copy"], check=True)
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("only root may give files away")
+        output.rename(tmp_path / "copy")
+        os.chown(tmp_path / "copy" / SWITCH, 1234, 1234)
+    copy = tmp_path / "copy"
+    before = contents(copy)
+    with pytest.raises(UnfinishedExportError, match="Delete"):
+        settle(copy)
+    assert contents(copy) == before
+    shutil.rmtree(copy / SWITCH)
+    publish_copy(new, copy)
+    assert versions(copy) == {"new"}
+
+
+def test_reader_of_a_folder_with_a_planted_switch_is_told_what_to_delete(old_and_new, tmp_path):
+    output, _ = old_and_new
+    plant_linked_file(tmp_path, output)
+    started = time.monotonic()
+    with pytest.raises(ModelBeingReplacedError, match=r"delete .*\.optimum-htp\.switch"):
+        read_whole(output, lambda watch: versions(output, watch=watch))
+    assert time.monotonic() - started < 10
+
+
+@posix
+@pytest.mark.parametrize("names", [["unet/model.onnx"], ["unet/model.onnx", "vae/model.onnx"]])
+def test_link_that_leads_out_of_the_output_folder_is_not_written_through(tmp_path, names):
+    new = write_model(tmp_path / "new", "new", names)
+    if len(names) == 1:
+        (new / "config.json").unlink()
+    for target in ("elsewhere", "missing"):
+        output = tmp_path / f"out to {target}"
+        output.mkdir()
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (output / "unet").symlink_to(tmp_path / target, target_is_directory=True)
+        before = contents(tmp_path)
+        with pytest.raises(ExportError, match=r"unet leads out of .* through a link\. Nothing there was changed"):
+            publish_copy(new, output)
+        assert contents(tmp_path) == before
+        assert listed(output) == ["unet"]
+
+
+@posix
+def test_links_inside_the_output_folder_and_to_it_are_followed(tmp_path):
+    names = ["unet/model.onnx", "vae/model.onnx"]
+    (tmp_path / "disk" / "parts").mkdir(parents=True)
+    (tmp_path / "disk" / "unet").symlink_to("parts")
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    publish_copy(write_model(tmp_path / "new", "new", names), tmp_path / "out")
+    assert versions(tmp_path / "out", names) == {"new"}
+    assert (tmp_path / "disk" / "parts" / "model.onnx").is_file()
+
+
+@posix
+def test_link_in_place_of_a_file_is_replaced_itself(old_and_new, tmp_path):
+    output, new = old_and_new
+    (tmp_path / "theirs").write_text("theirs")
+    (output / "config.json").unlink()
+    (output / "config.json").symlink_to(tmp_path / "theirs")
     publish_copy(new, output)
-    assert listed(tmp_path / "elsewhere") == ["model.onnx.new"]
-    assert_tidy(output)
-    assert (output / "config.json").read_text() == '"new"'
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert versions(output) == {"new"}
+
+
+@posix
+def test_link_in_place_of_the_lock_file_is_refused(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK_FILE).symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="is a link"), file_lock(tmp_path / "out", timeout=1):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+def test_longest_names_that_a_filesystem_allows_are_published(tmp_path):
+    names = ["模" * 83 + ".onnx", "x" * 250 + ".onnx"]
+    publish_copy(write_model(tmp_path / "new", "new", names), write_model(tmp_path / "out", "old", names))
+    assert versions(tmp_path / "out", names) == {"new"}
 
 
 def test_two_names_of_which_one_is_the_other_with_a_suffix(tmp_path):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
+from optimum_htp.onnxfile.inside import path_below
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.jobs import Job
@@ -66,8 +67,17 @@ class Folder:
 
     @contextmanager
     def being_filled(self, job: Job) -> Iterator[Path]:
-        """See `Output.being_filled`: an export takes its place by itself."""
+        """See `Output.being_filled`: an export takes its place by itself.
+
+        Raises:
+            OutputError: A link in the root leads out of it.
+        """
         folder = self.root / job.output
+        if self.root.is_dir():
+            try:
+                path_below(self.root, Path(job.output))
+            except OSError as error:
+                raise OutputError(f"{error}. Delete the link, or name another output folder.") from error
         folder.parent.mkdir(parents=True, exist_ok=True)
         yield folder
 

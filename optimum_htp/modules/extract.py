@@ -24,6 +24,7 @@ from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
 from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
+from optimum_htp.onnxfile.shared import unshared_path
 from optimum_htp.onnxfile.skeleton import skeleton_of
 from optimum_htp.onnxfile.wire import ByteWindow
 
@@ -122,7 +123,7 @@ class CuttableModel:
 
     def extract(self, module: str, output: str | os.PathLike[str], call: int | None = None) -> ExtractedModule:
         """Write a module; see `extract_module`."""
-        target = Path(os.path.realpath(output))
+        target = unshared_path(output)
         if target == Path(os.path.realpath(self.path)):
             raise ArgumentError(f"{output} is the model itself: write the module to another file.")
         name = self.named(module)

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
+from optimum_htp.onnxfile.data_files import new_data_file, own_data, remove_unused
 from optimum_htp.onnxfile.external import contained_files
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
@@ -100,20 +101,22 @@ def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path
         path: The model's file, whose external data lies beside it.
         window: That file, open.
         excerpt: What is taken.
-        target: The new file. Where the weights do not fit into it, they are in `<target>_data`.
+        target: The new file. Where the weights do not fit into it, they are in `<target>_data`, or in a file with a
+            suffix behind that where that name is taken.
 
     Raises:
         InvalidOnnxFileError: External data lies outside the model's folder, or is not there in full.
         OnnxWriteError: The new file cannot be written. What was there still is.
     """
-    with ExitStack() as opened:
+    with ExitStack() as opened, ExitStack() as undo:
         data = _Data(path, lambda file: opened.enter_context(reader.opened(file)))
         graphs = _Graphs(window)
         taken = [graphs.field(place, _INITIALIZER, index) for place, index in excerpt.initializers]
         nodes = [graphs.field(place, _NODE, index) for place, index in excerpt.nodes]
         sizes = (_external_size(window, tensor, data) for tensor in taken)
         if sum(sizes) + sum(tensor.end - tensor.start for tensor in taken) > _MOST:
-            data.location = f"{target.name}_data"
+            data.location = new_data_file(target, path)
+            undo.callback(remove_unused, target, frozenset({data.location}))
         graph = [_text(_GRAPH_NAME, excerpt.name)]
         for node in nodes:
             graph += _copied(window, node, "node", excerpt.visit, data)
@@ -124,6 +127,7 @@ def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path
         head, functions = _around(window, excerpt, data)
         metadata = [property_field(reader.METADATA_PROPS, *item) for item in excerpt.metadata.items()]
         pieces = [*head, _text(reader.DOC_STRING, excerpt.doc_string), *_message(reader.GRAPH, graph)]
+        old = own_data(target)
         try:
             if data.location is not None:
                 with replaced_atomically(target.with_name(data.location), like=path) as stream:
@@ -132,6 +136,8 @@ def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path
                 _write([*pieces, *metadata, *functions], stream)
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
+        undo.pop_all()
+        remove_unused(target, old)
 
 
 @dataclass

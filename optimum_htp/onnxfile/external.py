@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile.graph import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.reader import entry, opened
+from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
 __all__ = ["contained_files", "external_files", "is_contained", "rename_model"]
@@ -68,22 +70,37 @@ def rename_model(path: Path, target: Path) -> None:
     """Rename an ONNX file inside its folder, and its external data file to `<target>_data`.
 
     The data file is renamed too because two models in a folder cannot both own `model.onnx_data`; that suffix
-    is the one that Optimum fetches from a Hub.
+    is the one that Optimum fetches from a Hub. The folder is one that nobody else uses: several files change one after
+    the other.
     """
+    refuse_shared(path)
     locations = external_files(path)
     if locations:
         import onnx
 
         model = onnx.load(path, load_external_data=False)
-        new = {old: _data_name(target.name, index) for index, old in enumerate(locations)}
+        files = list(dict.fromkeys(os.path.normpath(location) for location in locations))
+        names = {file: _data_name(target.name, index) for index, file in enumerate(files)}
+        new = {location: names[os.path.normpath(location)] for location in locations}
         for tensor in onnx.external_data_helper._get_all_tensors(model):
             for item in tensor.external_data:
                 if item.key == "location":
                     item.value = new[item.value]
         onnx.save(model, path)
-        for old, name in new.items():
-            (path.parent / old).rename(target.parent / name)
+        _rename_all({path.parent / old: target.parent / name for old, name in names.items()})
     path.rename(target)
+
+
+def _rename_all(names: Mapping[Path, Path]) -> None:
+    """Rename files, of which some may have names that others get."""
+    if names.keys().isdisjoint(names.values()):
+        aside = {path: path for path in names}
+    else:
+        aside = {path: target.with_name(f".{secrets.token_hex(8)}.tmp") for path, target in names.items()}
+        for path, other in aside.items():
+            path.rename(other)
+    for path, target in names.items():
+        aside[path].rename(target)
 
 
 def _data_name(model: str, index: int) -> str:

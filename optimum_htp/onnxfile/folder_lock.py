@@ -1,24 +1,90 @@
-"""One process or thread at a time in a folder, with nothing left behind when it is killed.
+"""Locks of folders and files: one process or thread at a time, and nothing is left behind when it is killed.
 
-The lock is the kernel's, on the folder itself: no file that would lie there afterwards, and one that ends with its
-process. Where a folder cannot be locked (Windows, NFS), it is a lock of `filelock` on a hidden file in it; that file
-may stay, empty, and means nothing by itself.
+The lock is the kernel's, on the folder or file itself: no further file is written, and the lock ends with its process.
+Where that is not possible (Windows, some network filesystems), it is a lock of `filelock` on a hidden file in the
+folder; that file may stay, empty, and means nothing by itself.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOCK_FILE", "file_lock", "folder_lock"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["LOCK_FILE", "HeldLock", "file_lock", "folder_lock", "locked_for_replacing"]
 
 LOCK_FILE: Final = ".optimum-htp.lock"
 _POLL: Final = 0.01  # seconds
+
+
+@dataclass(eq=False)
+class HeldLock:
+    """A descriptor that may hold a lock.
+
+    A forked child inherits the descriptor, and the lock stays held as long as any copy of it is open. So the child
+    closes its copies, and the lock is released explicitly here.
+    """
+
+    descriptor: int
+
+    def __post_init__(self) -> None:
+        _held.add(self)
+
+    def acquire(self) -> bool:
+        """Try once to get the lock; False where another has it.
+
+        Raises:
+            OSError: The filesystem has no such locks.
+        """
+        if sys.platform == "win32":
+            raise OSError("Windows has no such locks")
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Release the lock and close the descriptor. Does nothing in a forked child."""
+        descriptor, self.descriptor = self.descriptor, -1
+        _held.discard(self)
+        if descriptor < 0:
+            return
+        if sys.platform != "win32":
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+    def __enter__(self) -> HeldLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_held: Final[set[HeldLock]] = set()
+
+
+def _close_copies() -> None:
+    """Close the descriptors that a forked child inherited. Closing a copy does not release the parent's lock."""
+    for lock in _held:
+        with suppress(OSError):
+            os.close(lock.descriptor)
+        lock.descriptor = -1
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)
 
 
 @contextmanager
@@ -33,34 +99,58 @@ def folder_lock(folder: Path, timeout: float = 60.0) -> Iterator[None]:
         TimeoutError: Another still holds it.
         OSError: The folder is not there, or cannot be locked in any way.
     """
-    descriptor = _lock_itself(folder, timeout)
-    if descriptor is None:
-        with file_lock(folder, timeout):
-            yield
-        return
-    try:
+    lock = None if sys.platform == "win32" else _locked(folder, os.O_DIRECTORY, timeout)
+    with lock or file_lock(folder, timeout):
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def locked_for_replacing(path: Path, timeout: float = 60.0, *, required: bool = True) -> Iterator[None]:
+    """Hold the lock of a file while it is compared and another is renamed to its path.
+
+    The lock belongs to the file that is at the path when the block begins. Whoever replaces it holds that lock, so
+    two writers that read the same file take turns, and the second one finds a different file. Where there is no file,
+    or one that this user may not read, nothing is locked.
+
+    Args:
+        path: The file.
+        timeout: Seconds to wait while another holds it.
+        required: Whether to fail then. Without, the block runs without the lock.
+
+    Raises:
+        TimeoutError: Another still holds it.
+        OSError: It cannot be locked in any way.
+    """
+    lock: AbstractContextManager[object] | None = None
+    with suppress(FileNotFoundError, *(() if required else (TimeoutError,))):
+        if sys.platform != "win32":
+            lock = _locked(path, os.O_NOFOLLOW | os.O_NONBLOCK, timeout)
+        if lock is None and path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
+            lock = file_lock(path.parent, timeout)
+    with lock or nullcontext():
+        yield
 
 
 @contextmanager
 def file_lock(folder: Path, timeout: float) -> Iterator[None]:
-    """Hold a lock on a file in the folder: what `folder_lock` does where folders cannot be locked."""
+    """Hold a lock on a file in the folder: what is used where folders and files cannot be locked themselves."""
     from filelock import FileLock, SoftFileLock, Timeout
 
-    lock = FileLock(folder / LOCK_FILE)
+    place = folder / LOCK_FILE
+    if place.is_symlink():  # FileLock would empty the file that it leads to
+        raise OSError(f"{place} is a link, and is not used as a lock. Delete it")
+    lock = FileLock(place)
     try:
         try:
             lock.acquire(timeout=timeout)
         except (NotImplementedError, OSError) as error:
             if isinstance(error, TimeoutError) or not folder.is_dir():
                 raise
-            lock = SoftFileLock(folder / LOCK_FILE)  # a filesystem without locks: the file's existence is the lock
+            lock = SoftFileLock(place)  # a filesystem without locks: the file's existence is the lock
             lock.acquire(timeout=timeout)
     except Timeout as error:
         raise TimeoutError(
-            f"another process holds {folder / LOCK_FILE}; delete it if no export into {folder} is running"
+            f"another process holds {place}; delete it if no other command is writing to {folder}"
         ) from error
     try:
         yield
@@ -68,34 +158,35 @@ def file_lock(folder: Path, timeout: float) -> Iterator[None]:
         lock.release()
 
 
-def _lock_itself(folder: Path, timeout: float) -> int | None:
-    """Return a descriptor that holds the folder's lock till it is closed; None where folders have none."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
+def _locked(path: Path, flags: int, timeout: float) -> HeldLock | None:
+    """Return the lock of a folder or file; None where it cannot be locked itself."""
     deadline = time.monotonic() + timeout
+    access = os.O_RDONLY
     while True:
         try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            lock = HeldLock(os.open(path, access | flags))
         except PermissionError:
             return None  # it may be written to and not be read
+        except OSError as error:
+            if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+                return None  # a link, which is replaced itself
+            raise
         locked = False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have moved the folder away, and another stands in its place.
-            locked = os.path.samestat(os.fstat(descriptor), os.stat(folder))  # noqa: PTH116
+            # Whoever held it may have moved it away, and another stands in its place.
+            locked = lock.acquire() and os.path.samestat(os.fstat(lock.descriptor), os.stat(path))  # noqa: PTH116
             if locked:
-                return descriptor
-        except BlockingIOError:
-            pass
+                return lock
         except FileNotFoundError:
             raise
         except OSError:
-            return None
+            if access == os.O_RDWR or flags & os.O_DIRECTORY:
+                return None
+            access = os.O_RDWR  # NFS locks only files that are open for writing
+            continue
         finally:
             if not locked:
-                os.close(descriptor)
+                lock.close()
         if time.monotonic() >= deadline:
-            raise TimeoutError(f"another process has been writing to {folder} for {timeout:.0f} seconds")
+            raise TimeoutError(f"another process has held the lock of {path} for {timeout:.0f} seconds")
         time.sleep(_POLL)

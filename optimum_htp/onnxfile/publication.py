@@ -1,17 +1,17 @@
 """How the files of an export take the place of others in a folder, and how they are read meanwhile.
 
 Each file is replaced by one rename, so there is never none. Several files cannot be replaced at one moment. So all
-that is to come is moved into the output folder first, in one step and under a hidden name, as `.optimum-htp.switch`:
+new files are moved into the output folder first, in one step and under a hidden name, as `.optimum-htp.switch`:
 
-    out/.optimum-htp.switch/encoder_model.onnx.new     complete and on the disk; named so that no search for
-    out/.optimum-htp.switch/decoder_model.onnx.new     `*.onnx` finds it
+    out/.optimum-htp.switch/files.json                 where each file belongs
+    out/.optimum-htp.switch/0.new                      complete and on the disk; named so that no search for
+    out/.optimum-htp.switch/1.new                      `*.onnx` finds it
     out/encoder_model.onnx                             still the old ones
     out/decoder_model.onnx
 
-From this step on the new model is what will be there: file after file is renamed into place, and whoever comes upon
-such a folder later, because its publisher was killed, only has to go on with what is left in it (`finish_switch`).
-The folder's existence tells a reader that files next to it may be of two exports (`read_whole`). Nothing in it says
-where to: its files go to the same names in the folder around it, so it can do no harm wherever it came from.
+From this step on the new model is what will be there: file after file is renamed into place, and the next export into
+such a folder, after its publisher was killed, only has to continue with what is left in it (`finish_switch`). The
+folder's existence tells a reader that files next to it may be of two exports (`read_whole`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from optimum_htp.errors import ModelBeingReplacedError
-from optimum_htp.onnxfile.folder_lock import folder_lock
+from optimum_htp.errors import ModelBeingReplacedError, UnfinishedExportError
+from optimum_htp.onnxfile.folder_lock import folder_lock, locked_for_replacing
+from optimum_htp.onnxfile.inside import opened_below, path_below
+from optimum_htp.onnxfile.switch import NEW, SWITCH, files_left, write_list
 
 __all__ = [
     "SWITCH",
@@ -41,10 +43,9 @@ __all__ = [
     "sync_folders",
 ]
 
-SWITCH: Final = ".optimum-htp.switch"
-_NEW: Final = ".new"
 _ATTEMPTS: Final = 20
 _STALLED: Final = 2.0  # seconds without a file renamed; a switch of many files takes milliseconds
+_LONGEST: Final = 60.0  # seconds to wait for a switch in which something moves
 _POLL: Final = 0.01
 
 Result = TypeVar("Result")
@@ -119,17 +120,26 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
 
 def _await_end(folder: Path) -> None:
     """Wait for the end of a switch, as long as it moves."""
-    state, since = _identity(folder / SWITCH), time.monotonic()
+    began = since = time.monotonic()
+    state = _identity(folder / SWITCH)
     while switch_is_on(folder):
         time.sleep(_POLL)
-        if (now := _identity(folder / SWITCH)) != state:
-            state, since = now, time.monotonic()
-        elif time.monotonic() - since > _STALLED:
+        if (seen := _identity(folder / SWITCH)) != state:
+            state, since = seen, time.monotonic()
+        if (now := time.monotonic()) - since > _STALLED or now - began > _LONGEST:
             raise ModelBeingReplacedError(
                 f"The files in {folder} are being replaced by those of another export, so some are old and some new. "
-                f"Try again in a moment. If no export is running, one was killed there: export again into {folder}, "
-                "which finishes it."
+                f"Try again in a moment. If no export is running, {_remedy(folder)}."
             )
+
+
+def _remedy(folder: Path) -> str:
+    """Return what to do about a switch that does not end."""
+    try:
+        files_left(folder)
+    except UnfinishedExportError:
+        return f"delete {folder / SWITCH}, which no export of this user left there, and export again"
+    return f"one was killed there: export again into {folder}, which finishes it"
 
 
 def switch_is_on(folder: Path) -> bool:
@@ -156,22 +166,26 @@ def replace_files(staged: Path, output: Path) -> None:
     names = files_below(staged)
     _refuse_immovable(staged, names, output)
     if len(names) == 1:
-        (staged / names[0]).replace(output / names[0])
-        sync_folders([(output / names[0]).parent])
+        _put(staged / names[0].parent, {names[0].name: names[0]}, output)
         return
-    for name in reversed(names):  # where there is a name with the suffix too, it comes first
-        (staged / name).rename((staged / name).with_name(name.name + _NEW))
-    sync_folders({(staged / name).parent for name in names})
+    coming = staged.with_name("switch")
+    coming.mkdir(0o700)
+    left = {f"{number}{NEW}": name for number, name in enumerate(names)}
+    for number, name in left.items():
+        (staged / name).rename(coming / number)
+    write_list(coming, left)
+    sync_folders([coming])
     try:
-        staged.rename(output / SWITCH)
+        coming.rename(output / SWITCH)
         sync_folders([output])
-        finish_switch(output)
+        _finish(output, left)
     except OSError:
-        if len(files_below(output / SWITCH)) == len(names):
-            (output / SWITCH).rename(staged)  # none was moved yet, so none has to be
+        if len(files_below(output / SWITCH)) > len(names):
+            (output / SWITCH).rename(coming)  # none was moved yet, so none has to be
         raise
     except BaseException:  # Ctrl-C among the moves: what has begun is finished
-        finish_switch(output)
+        if switch_is_on(output):
+            _finish(output, left)
         raise
 
 
@@ -180,8 +194,9 @@ def finish_interrupted(output: Path) -> None:
 
     Raises:
         OSError: Something cannot be moved.
+        UnfinishedExportError: What is there is not this user's. Nothing was moved.
     """
-    if switch_is_on(output):
+    if os.path.lexists(output / SWITCH):
         with folder_lock(output):
             finish_switch(output)
 
@@ -191,20 +206,35 @@ def finish_switch(output: Path) -> None:
 
     Raises:
         OSError: Something cannot be moved.
+        UnfinishedExportError: What is there is not this user's. Nothing was moved.
     """
-    if not switch_is_on(output):
-        return
-    coming = output / SWITCH
-    targets = []
-    for name in files_below(coming):
-        if name.name.endswith(_NEW):
-            target = output / name.with_name(name.name.removesuffix(_NEW))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (coming / name).replace(target)
-            targets.append(target)
-    sync_folders({target.parent for target in targets})
-    shutil.rmtree(coming)
+    if os.path.lexists(output / SWITCH):
+        _finish(output, files_left(output))
+
+
+def _finish(output: Path, left: Mapping[str, Path]) -> None:
+    """Move the files of a switch that are still in it, and remove it."""
+    there = {number: name for number, name in left.items() if os.path.lexists(output / SWITCH / number)}
+    _put(output / SWITCH, there, output)
+    shutil.rmtree(output / SWITCH)
     sync_folders([output])
+
+
+def _put(source: Path, files: Mapping[str, Path], output: Path) -> None:
+    """Rename files to their places in a folder, one after the other.
+
+    Args:
+        source: Where they are now.
+        files: Where each belongs, relative to `output`, by its name in `source`.
+        output: The folder.
+    """
+    folders = set()
+    for name, place in files.items():
+        with opened_below(output, place.parent) as home, opened_below(source, Path()) as coming:
+            with locked_for_replacing(home.path / place.name, timeout=5.0, required=False):
+                coming.move(name, home, place.name)
+            folders.add(home.path)
+    sync_folders(folders)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -229,14 +259,16 @@ def _refuse_immovable(staged: Path, names: Iterable[Path], output: Path) -> None
     """Fail on what would stop a switch half way, and make the folders that it needs."""
     device = staged.stat().st_dev
     for name in names:
+        path_below(output, name.parent)  # before any folder is made
+    for name in names:
         target = output / name
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"this user may not write to {target.parent}")
-        if target.parent.stat().st_dev != device:
-            raise OSError(f"{target.parent} is on another filesystem than {output}")
+        with opened_below(output, name.parent) as home:
+            if not os.access(home.path, os.W_OK | os.X_OK):
+                raise PermissionError(f"this user may not write to {home.path}")
+            if home.path.stat().st_dev != device:
+                raise OSError(f"{target.parent} is on another filesystem than {output}")
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

@@ -14,10 +14,12 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from optimum_htp.onnxfile.folder_lock import HeldLock
 
 __all__ = ["before_replacing", "replaced_atomically"]
 
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _BUFFER: Final = 1 << 20  # bytes
 _DESCRIPTORS: Final = "/proc/self/fd"
-_LONGEST: Final = 80  # characters of a name that a temporary name repeats
+_LONGEST: Final = 80  # bytes of a name that a temporary name repeats; eCryptfs allows 143 in all
 
 before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "optimum_htp_before_replacing", default=None
@@ -35,7 +37,7 @@ before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
 
 @contextmanager
 def replaced_atomically(
-    target: Path, like: Path | None = None, check: Callable[[], None] | None = None
+    target: Path, like: Path | None = None, replacing: AbstractContextManager[object] | None = None
 ) -> Iterator[BinaryIO]:
     """Write a file that takes the place of `target` when the block ends well, and vanishes when it does not.
 
@@ -45,10 +47,12 @@ def replaced_atomically(
     Args:
         target: The file.
         like: An existing file whose permissions a new `target` gets.
-        check: Called right before the replacement; what it raises keeps the old file where it is.
+        replacing: Entered right before the replacement and left after it, such as a lock; what it raises keeps the
+            old file where it is.
     """
     _clear_leftovers(target)
-    descriptor, name = _created(target)
+    lock, name = _created(target, 0o600 if like is not None or target.exists() else 0o666)
+    descriptor = lock.descriptor
     try:
         with os.fdopen(descriptor, "wb", buffering=_BUFFER, closefd=False) as output:
             yield output
@@ -57,35 +61,35 @@ def replaced_atomically(
         elif like is not None and hasattr(os, "fchmod"):
             os.fchmod(descriptor, stat.S_IMODE(like.stat().st_mode))
         os.fsync(descriptor)
-        for question in (check, before_replacing.get()):
-            if question is not None:
+        with replacing or nullcontext():
+            if (question := before_replacing.get()) is not None:
                 question()
-        if name is None:
-            name = _named(descriptor, target)
-        elif os.name == "nt":  # Windows renames no file that is open
-            os.close(descriptor)
-            descriptor = -1
-        name.replace(target)
-        name = None
+            if name is None:
+                name = _named(descriptor, target)
+            elif os.name == "nt":  # Windows renames no file that is open
+                lock.close()
+            name.replace(target)
+            name = None
     finally:  # whatever stopped the block, Ctrl-C included: leave nothing behind
-        if descriptor >= 0:
-            os.close(descriptor)
+        lock.close()
         if name is not None:
             with suppress(FileNotFoundError):
                 name.unlink()
 
 
-def _created(target: Path) -> tuple[int, Path | None]:
-    """Open a new file in the target's folder, with the mode that the kernel gives; its name where it has one."""
+def _created(target: Path, mode: int) -> tuple[HeldLock, Path | None]:
+    """Open a new file in the target's folder and lock it; return its name where it has one.
+
+    Args:
+        target: The file that it is to replace.
+        mode: Its permissions until it has its content, less what the kernel takes away. A private model must not be
+            readable for others while it is written.
+    """
     if hasattr(os, "O_TMPFILE") and Path(_DESCRIPTORS).is_dir():
         with suppress(OSError):  # not on this filesystem
-            descriptor = os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
-            _lock(descriptor)
-            return descriptor, None
+            return _locked(os.open(target.parent, os.O_TMPFILE | os.O_RDWR, mode)), None
     name = _temporary_name(target)
-    descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
-    _lock(descriptor)
-    return descriptor, name
+    return _locked(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), mode)), name
 
 
 def _named(descriptor: int, target: Path) -> Path:
@@ -100,25 +104,32 @@ def _named(descriptor: int, target: Path) -> Path:
 
 
 def _temporary_name(target: Path) -> Path:
-    return target.with_name(f".{target.name[:_LONGEST]}.{secrets.token_hex(6)}.tmp")
+    return target.with_name(f".{_beginning(target)}.{secrets.token_hex(6)}.tmp")
 
 
-def _lock(descriptor: int) -> bool:
-    """Lock a file as long as it is open; whether that went well. True where the system has no such locks."""
+def _beginning(target: Path) -> str:
+    """Return the beginning of a name. Names are limited in bytes; half a character is left out."""
+    return target.name.encode(errors="ignore")[:_LONGEST].decode(errors="ignore")
+
+
+def _locked(descriptor: int) -> HeldLock:
+    """Lock a new file as long as it is open, where the system has such locks."""
+    lock = HeldLock(descriptor)
+    _is_unused(lock)
+    return lock
+
+
+def _is_unused(lock: HeldLock) -> bool:
+    """Lock a file; False where another process may have it."""
     try:
-        import fcntl
-    except ImportError:  # Windows, which does not delete a file that is open
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock.acquire()
     except OSError:
-        return False
-    return True
+        return os.name == "nt"  # Windows does not delete a file that is open
 
 
 def _clear_leftovers(target: Path) -> None:
     """Remove what processes that ended while they wrote this file left beside it."""
-    pattern = re.compile(rf"\.{re.escape(target.name[:_LONGEST])}\.[0-9a-f]{{12}}\.tmp")
+    pattern = re.compile(rf"\.{re.escape(_beginning(target))}\.[0-9a-f]{{12}}\.tmp")
     with suppress(OSError):  # a folder that cannot be read, or is not there: creating the file says so
         for entry in os.scandir(target.parent):
             if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
@@ -127,11 +138,8 @@ def _clear_leftovers(target: Path) -> None:
 
 
 def _remove_unused(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        unused = _lock(descriptor)
-    finally:
-        os.close(descriptor)
+    with HeldLock(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))) as lock:
+        unused = _is_unused(lock)
     if unused:
         path.unlink()
 

@@ -19,6 +19,7 @@ A staging folder whose process is gone is removed by the next export beside it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -30,10 +31,13 @@ from typing import Final
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.publication import finish_interrupted, replace_files, switch_is_on, sync_folders
+from optimum_htp.onnxfile.shared import refuse_shared
+from optimum_htp.onnxfile.switch import is_own
 
 __all__ = ["publish", "staging_folder"]
 
-_PREFIX: Final = ".optimum-htp-"
+_PREFIX: Final = ".optimum-htp-staging-"
+_STAGING: Final = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")  # as tempfile.mkdtemp names folders
 _TRIES: Final = 10
 
 
@@ -45,11 +49,14 @@ def staging_folder(output: Path) -> Iterator[Path]:
 
     Raises:
         ExportError: The output is a file, or its place cannot be written to.
+        SharedFileError: The output is in a cache that others share, such as the Hub's.
+        UnfinishedExportError: The output has a switch (see `publication`) that is not this user's.
     """
     if output.is_symlink() and not output.exists():
         raise ExportError(f"{output} is a link to nothing. Name another output path.")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file, not a folder. Name another output path.")
+    refuse_shared(output)
     with ExitStack() as held:
         try:
             finish_interrupted(output)
@@ -139,7 +146,7 @@ def _own_folder(parent: Path, held: ExitStack) -> Path:
 def _remove_abandoned(parent: Path) -> None:
     """Remove the staging folders of processes that are gone."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        if not _is_own(folder):
+        if not _is_own_folder(folder):
             continue
         try:
             with folder_lock(folder, timeout=0):
@@ -148,13 +155,13 @@ def _remove_abandoned(parent: Path) -> None:
             continue  # its process is alive, or it is gone, or nobody can tell
 
 
-def _is_own(folder: Path) -> bool:
+def _is_own_folder(folder: Path) -> bool:
     """Whether a folder is one that this user made, rather than a link or another user's in a shared place."""
     try:
         status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
+    return bool(_STAGING.fullmatch(folder.name)) and stat.S_ISDIR(status.st_mode) and is_own(status)
 
 
 def _staging_parent(output: Path) -> Path:

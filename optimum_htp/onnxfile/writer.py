@@ -17,6 +17,7 @@ from typing import Final
 from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
+from optimum_htp.onnxfile.folder_lock import locked_for_replacing
 from optimum_htp.onnxfile.graph import (
     CHILDREN,
     MAX_DEPTH,
@@ -28,6 +29,7 @@ from optimum_htp.onnxfile.graph import (
     short_node,
 )
 from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,
@@ -83,6 +85,7 @@ def rewrite_model(
         OnnxFileNotFoundError: There is nothing at the path.
         InvalidOnnxFileError: What is there is not an ONNX model.
         FileChangedError: It was replaced or changed while it was read. Nothing was written.
+        SharedFileError: The file is in a cache that others share, such as the Hub's. Nothing was written.
         OnnxWriteError: The new file cannot be written. The old one still stands.
     """
     with OpenModel.at(path) as model:
@@ -97,8 +100,9 @@ class OpenModel:
         header, graph: Read when they are first asked for.
     """
 
-    def __init__(self, path: Path, window: ByteWindow, reading: ExitStack) -> None:
+    def __init__(self, path: Path, window: ByteWindow, reading: ExitStack, given: str | os.PathLike[str]) -> None:
         self.path = path
+        self._given = given
         self._window = window
         self._reading = reading
         self._seen = _identity(os.fstat(window.descriptor)) if window.descriptor is not None else None
@@ -114,7 +118,7 @@ class OpenModel:
         """
         with ExitStack() as reading:
             source = Path(os.path.realpath(path))
-            yield cls(source, reading.enter_context(reader.opened(source)), reading)
+            yield cls(source, reading.enter_context(reader.opened(source)), reading, path)
 
     @functools.cached_property
     def header(self) -> reader.ModelHeader:
@@ -151,8 +155,9 @@ class OpenModel:
         segments = _plan(self._window, metadata or {}, drop, nodes, new)
         if target == self.path and segments == [(0, self._window.size)]:
             return
+        refuse_shared(self._given if output is None else output)
         try:
-            with replaced_atomically(target, like=self.path, check=self._check) as stream:
+            with replaced_atomically(target, like=self.path, replacing=self._unchanged()) as stream:
                 for segment in segments:
                     if isinstance(segment, bytes):
                         stream.write(segment)
@@ -164,6 +169,13 @@ class OpenModel:
             raise
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Check the file at the path while no other writer of this package can replace it."""
+        with locked_for_replacing(self.path):
+            self._check()
+            yield
 
     def _check(self) -> None:
         """Refuse to go on where the file at the path is not the one that was read."""

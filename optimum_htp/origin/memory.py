@@ -5,12 +5,14 @@ Keys name commits, and what a commit holds never changes, so nothing in here goe
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 __all__ = ["Memory"]
 
@@ -38,6 +40,7 @@ class Memory(Generic[K, V]):
         self._items: OrderedDict[K, V] = OrderedDict()
         self._making: dict[K, _Turn] = {}
         self._lock = threading.Lock()
+        _memories.add(self)
 
     def get_or_make(
         self, key: K, make: Callable[[], V], *, anew: bool = False, valid: Callable[[V], bool] = lambda value: True
@@ -83,7 +86,7 @@ class Memory(Generic[K, V]):
         finally:
             with self._lock:
                 turn.threads -= 1
-                if not turn.threads:
+                if not turn.threads and self._making.get(key) is turn:
                     del self._making[key]
 
     def _find(self, key: K) -> tuple[V] | None:
@@ -92,3 +95,20 @@ class Memory(Generic[K, V]):
                 return None
             self._items.move_to_end(key)
             return (self._items[key],)
+
+    def _begin_anew(self) -> None:
+        """Forget what other threads were doing: a forked child has none of them, and keeps the values."""
+        self._making = {}
+        self._lock = threading.Lock()
+
+
+_memories: Final[weakref.WeakSet[Memory[Any, Any]]] = weakref.WeakSet()
+
+
+def _begin_all_anew() -> None:
+    for memory in _memories:
+        memory._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_all_anew)

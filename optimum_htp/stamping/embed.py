@@ -10,7 +10,8 @@ import dataclasses
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Final, TypeVar
@@ -18,6 +19,7 @@ from typing import Final, TypeVar
 from optimum_htp import plugins
 from optimum_htp.errors import (
     EmbeddedFilesError,
+    FileChangedError,
     HFHubIntegrationError,
     MisfitError,
     MissingSiblingError,
@@ -26,6 +28,8 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetadata, read_record, record_if_any
 from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
+from optimum_htp.onnxfile.folder_lock import folder_lock
+from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.fit import misfit
@@ -129,12 +133,13 @@ def embed_files(
         raise EmbeddedFilesError(f"{source} has neither a config nor files of preprocessors to embed into {path}.")
     if folder is not None and record.model_type == "hub" and record.hub_sha is not None:
         _check_commits(path, record, source, embedding, access)
-    for file, known in sorted(files.items(), key=lambda item: item[1].onnx_file != first):
-        new = with_embedded(known, embedding)
-        properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
-        if new.embedded_in is None:
-            properties[EMBEDDED_ZIP] = embedding.archive
-        rewrite_model(file, metadata=properties, drop=_KEYS.__contains__)
+    with _files_in_turn(path, record) as files:
+        for file, known in sorted(files.items(), key=lambda item: item[1].onnx_file != first):
+            new = with_embedded(known, embedding)
+            properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
+            if new.embedded_in is None:
+                properties[EMBEDDED_ZIP] = embedding.archive
+            rewrite_model(file, metadata=properties, drop=_KEYS.__contains__)
     return embedding.files
 
 
@@ -166,9 +171,37 @@ def unembed_files(
                 f"{path} lists embedded files, and they are in a file of its model that is away. Put them together."
             )
         _write(found, Path(folder))
-    for file in [path] if record is None else files_of_model(path, record):
-        rewrite_model(file, drop=_KEYS.__contains__)
-    return record.embedded_files if record is not None else ()
+    if record is None:
+        rewrite_model(path, drop=_KEYS.__contains__)
+        return ()
+    with _files_in_turn(path, record) as files:
+        for file in files:
+            rewrite_model(file, drop=_KEYS.__contains__)
+    return record.embedded_files
+
+
+@contextmanager
+def _files_in_turn(path: Path, record: ExportMetadata) -> Iterator[dict[Path, ExportMetadata]]:
+    """Yield the files of a model with their records, while no other command embeds into them or exports over them.
+
+    Args:
+        path: One of the files.
+        record: Its record, as it was read before.
+
+    Raises:
+        FileChangedError: The file has another record now.
+        OnnxWriteError: Another command has been writing there for long.
+    """
+    with ExitStack() as held:
+        if record.onnx_file is not None:
+            parents, depth = path.absolute().parents, record.onnx_file.count("/")
+            try:
+                held.enter_context(folder_lock(parents[min(depth, len(parents) - 1)]))
+            except OSError as error:
+                raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
+        if record_if_any(path) != record:
+            raise FileChangedError(f"{path} was changed by another command. Nothing was written; try again.")
+        yield files_of_model(path, record)
 
 
 def _has_any(path: Path) -> bool:
@@ -243,6 +276,7 @@ def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str,
 
 def _write(found: EmbeddedFiles, folder: Path) -> None:
     """Write files into a folder, all of them or none."""
+    refuse_shared(folder)
     contents = found.read()
     for name, content in contents.items():
         target = folder / name

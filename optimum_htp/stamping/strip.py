@@ -13,6 +13,8 @@ from optimum_htp.errors import OnnxWriteError
 from optimum_htp.hierarchy.tags import TAG_PREFIX, untagged
 from optimum_htp.metadata import PREFIX
 from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
+from optimum_htp.onnxfile.inside import path_below
+from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.stamping.stamp import DOMAINS, PRODUCER, is_our_doc_string, our_standard_keys
 
 __all__ = ["strip_metadata"]
@@ -69,11 +71,14 @@ def _copy_external_data(path: Path, output: Path) -> None:
     """
     if path.resolve().parent == output.resolve().parent:
         return
+    refuse_shared(output)
     for name in contained_files(path):
         source, target = path.parent / name, output.parent / name
+        try:
+            path_below(output.parent, Path(name))
+        except OSError as error:
+            raise OnnxWriteError(f"{error}. Name another output folder.") from error
         if target.exists():
-            if target.resolve().parent != target.parent.resolve():
-                raise OnnxWriteError(f"{target} is a link that leads elsewhere. Name another output folder.")
             if filecmp.cmp(source, target, shallow=False):
                 continue
             raise OnnxWriteError(

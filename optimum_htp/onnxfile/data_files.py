@@ -1,0 +1,60 @@
+"""Data files of models that are replaced: model and data have to belong together at any moment."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError, OnnxFileNotFoundError, OnnxWriteError
+from optimum_htp.onnxfile.external import external_files
+
+__all__ = ["new_data_file", "own_data", "remove_unused"]
+
+logger = logging.getLogger(__name__)
+
+
+def new_data_file(target: Path, like: Path) -> str:
+    """Create an empty data file beside a model, with a name that no file has; return the name.
+
+    The model that is there now keeps its own data file until it is replaced. So model and data belong together at any
+    moment.
+    """
+    name = f"{target.name}_data"
+    for candidate in (name, f"{name}_{secrets.token_hex(4)}"):
+        place = target.with_name(candidate)
+        try:
+            place.touch(exist_ok=False)
+            place.chmod(stat.S_IMODE(like.stat().st_mode))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OnnxWriteError(f"{place} cannot be written: {error}. Nothing there was changed.") from error
+        return candidate
+    raise OnnxWriteError(f"{place} cannot be written: it is there already. Try again.")
+
+
+def own_data(target: Path) -> frozenset[str]:
+    """Return the data files of the model that is replaced, where they are named after it."""
+    own = re.compile(rf"{re.escape(target.name)}_data(_[0-9a-f]{{8}})?")
+    with suppress(HFHubIntegrationError):
+        return frozenset(name for name in external_files(target) if own.fullmatch(name))
+    return frozenset()
+
+
+def remove_unused(target: Path, names: frozenset[str]) -> None:
+    """Remove data files that no model in the folder uses, the one at `target` included.
+
+    Where a model cannot be read, they stay.
+    """
+    try:
+        for other in {target, *target.parent.glob("*.onnx")} if names else ():
+            with suppress(InvalidOnnxFileError, OnnxFileNotFoundError):
+                names -= frozenset(external_files(other))
+        for name in names:
+            target.with_name(name).unlink()
+    except (HFHubIntegrationError, OSError) as error:
+        logger.debug("Old data of %s stays: %s", target, error)
