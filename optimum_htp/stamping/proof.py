@@ -5,7 +5,7 @@ A commit's tree gives the digest of each of its files, so one request tells for 
 
 from __future__ import annotations
 
-import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,13 +77,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
 
 def differing(contents: Mapping[str, bytes], digests: Mapping[str, FileDigest]) -> tuple[str, ...]:
     """Return the names of files that a commit does not have, or has otherwise."""
-    return tuple(name for name, content in contents.items() if not _is(content, digests.get(name)))
-
-
-def _is(content: bytes, digest: FileDigest | None) -> bool:
-    if digest is None:
-        return False
-    if digest.sha256 is not None:
-        return hashlib.sha256(content).hexdigest() == digest.sha256
-    blob = b"blob %d\0" % len(content) + content
-    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == digest.sha1
+    stated = {name: digests.get(name, FileDigest()) for name in contents}
+    return tuple(
+        name for name, content in contents.items() if not stated[name].fits(io.BytesIO(content), len(content))
+    )

@@ -29,6 +29,7 @@ from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.names import CONFIG
@@ -89,7 +90,9 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         folder, config = None, proof.config if proof is not None else None
         if config is None:
             diffusion = record.export_library == "diffusers"  # its parts have configs of their own
-            folder = (resolve_preprocessors if diffusion else resolve_configs)(record, access).folder
+            found = (resolve_preprocessors if diffusion else resolve_configs)(record, access)
+            folder, at = found.folder, found.commit[2] if found.commit is not None else ""
+            require_unchanged(hub, str(record.hub_id), at, folder, [CONFIG], access)
     except (HubUnreachableError, DownloadError) as error:  # an answer that is cut off says nothing of the file
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
