@@ -14,6 +14,7 @@ __all__ = [
     "ArgumentError",
     "BatchListError",
     "BillOfMaterialsError",
+    "ChangedCacheError",
     "ComparisonError",
     "ConfigFileNotFoundError",
     "ConfigLoadError",
@@ -133,6 +134,10 @@ class DownloadError(HFHubIntegrationError, OSError):
 
 class DamagedDownloadError(DownloadError):
     """Files of the Hub that arrived cut off or otherwise not as the Hub announced them."""
+
+
+class ChangedCacheError(DownloadError):
+    """Files in a Hub's cache that are not the commit's, or of which that cannot be told."""
 
 
 class MirrorError(HFHubIntegrationError, OSError):

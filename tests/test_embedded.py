@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from optimum_htp import HTPExporter, embed_files, inject_hub_metadata, unembed_files, verify_metadata
 from optimum_htp.errors import (
     ArgumentError,
+    ChangedCacheError,
     EmbeddedFilesError,
     FileChangedError,
     HubUnreachableError,
@@ -519,6 +520,24 @@ def test_embed_refuses_what_does_not_fit(bert, plain_bert, model_folder, tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(EmbeddedFilesError, match="empty"):
         embed_files(bert, tmp_path / "empty")
+
+
+def test_files_that_were_changed_in_the_cache_are_not_embedded(plain_bert, published, hub, access):
+    published("bert")
+    inject_hub_metadata(plain_bert, "tiny/bert", embed="none", access=access)
+    embed_files(plain_bert, access=access)
+    before = plain_bert.read_bytes()
+    (cached,) = access.cache_dir.rglob("snapshots/*/tokenizer_config.json")
+    cached.write_bytes(cached.read_bytes() + b" ")
+    for write in (
+        lambda: embed_files(plain_bert, access=access),
+        lambda: inject_hub_metadata(plain_bert, "tiny/bert", access=access),
+    ):
+        with pytest.raises(ChangedCacheError, match=r"tokenizer_config\.json"):
+            write()
+    assert plain_bert.read_bytes() == before
+    record = inject_hub_metadata(plain_bert, cached.parent, access=access)
+    assert (record.model_type, record.hub_sha) == ("local", None)
 
 
 def test_verify_proves_the_files_with_one_request(bert, published, hub, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from optimum_htp import HTPExporter
 from optimum_htp.errors import (
+    ChangedCacheError,
     DownloadError,
     ExportError,
     HFHubIntegrationError,
@@ -292,7 +293,8 @@ def test_path_in_the_cache_is_exported_as_the_hub_model(export, bert, tmp_path):
     from huggingface_hub import snapshot_download
 
     folder = snapshot_download("tiny/bert", cache_dir=tmp_path / "elsewhere")
-    result = export(folder, tmp_path / "out")
+    assert export(folder, tmp_path / "local").metadata.model_type == "local"  # another cache is in use
+    result = export(folder, tmp_path / "out", cache_dir=tmp_path / "elsewhere")
     assert (result.metadata.hub_id, result.metadata.hub_sha) == ("tiny/bert", bert.refs["main"])
     assert result.metadata.config_files is None  # the cache may not have all of them
 
@@ -316,14 +318,17 @@ def test_verify_hub_fails_where_the_hub_cannot_confirm(export, bert, hub, model_
     assert not (tmp_path / "out").exists()
 
 
-def test_verify_hub_names_the_file_that_is_not_the_commits(export, bert, tmp_path, access):
+def test_file_that_was_changed_in_the_cache_is_not_exported_as_the_commits(export, bert, tmp_path, access):
     export("tiny/bert", tmp_path / "first", cache_dir=access.cache_dir)
     (cached,) = access.cache_dir.rglob("snapshots/*/tokenizer_config.json")
-    cached.write_bytes(cached.read_bytes() + b" ")
-    export("tiny/bert", tmp_path / "second", cache_dir=access.cache_dir)
-    with pytest.raises(VerificationError, match=r"tokenizer_config\.json"):
-        export("tiny/bert", tmp_path / "out", cache_dir=access.cache_dir, verify_hub=True)
+    content = cached.read_bytes()
+    cached.write_bytes(content + b" ")
+    for options in ({}, {"verify_hub": True}, {"local_files_only": True}):
+        with pytest.raises(ChangedCacheError, match=r"tokenizer_config\.json .* --force-download"):
+            export("tiny/bert", tmp_path / "out", cache_dir=access.cache_dir, **options)
     assert not (tmp_path / "out").exists()
+    export("tiny/bert", tmp_path / "out", cache_dir=access.cache_dir, force_download=True)
+    assert cached.read_bytes() == content
 
 
 def test_verify_hub_fails_where_the_commit_vanishes_meanwhile(export, hub, tmp_path):

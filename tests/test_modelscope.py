@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HTPExporter, OptimumONNXModel, inject_hub_metadata, is_hub_model, verify_metadata
 from optimum_htp.errors import (
+    ChangedCacheError,
     DamagedDownloadError,
     HubUnreachableError,
     InvalidModelReferenceError,
@@ -21,6 +23,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile import read_metadata
+from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.plugins import hub as hub_of
 from optimum_htp.stamping.verify import Status
@@ -118,6 +121,21 @@ def test_content_that_is_not_what_the_list_says_is_refused(repo, scope):
     scope.damaged.clear()
     folder = hub_of("modelscope").snapshot("acme/small", repo.refs["v1"], ["README.md"], HubAccess())
     assert (folder / "README.md").read_bytes() == FILES["README.md"]
+
+
+def test_folder_in_the_cache_counts_as_the_commit_while_its_files_are_the_commits(repo, tmp_path, caplog):
+    source = locate("ms://acme/small", None, HubAccess())
+    folder = fetch_checkpoint(source, HubAccess(), None, weights=False).folder
+    offline = HubAccess(local_files_only=True)
+    assert locate(folder, None, offline) == replace(source, ref=None, folder=folder, info=None)
+    copied = tmp_path / "models" / "acme--small" / "snapshots" / folder.name
+    shutil.copytree(folder, copied)
+    assert isinstance(locate(copied, None, offline), LocalSource)
+    (folder / "config.json").write_bytes(b'{"model_type": "t5"}')
+    assert isinstance(locate(folder, None, offline), LocalSource)
+    assert "config.json differs" in caplog.text
+    with pytest.raises(ChangedCacheError, match=r"config\.json"):
+        fetch_checkpoint(source, HubAccess(), None, weights=False)
 
 
 def test_large_files_are_fetched_by_the_sdk(repo, capfd):

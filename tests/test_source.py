@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from optimum_htp import detect_model_source, is_hub_model
 from optimum_htp.errors import (
+    ChangedCacheError,
     GatedModelError,
     HubUnreachableError,
     InvalidModelReferenceError,
@@ -17,7 +20,8 @@ from optimum_htp.errors import (
     UnknownHubError,
 )
 from optimum_htp.hubs import HubAccess
-from optimum_htp.origin.source import HubSource, LocalSource, cached_snapshot, locate
+from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.plugins import hub as hub_plugin
 from tests.conftest import run_python
 
@@ -189,13 +193,96 @@ def test_renamed_repo_is_known_by_its_new_name(hub, repo):
 
 def test_cache_path_gives_back_id_and_commit(repo, cache):
     folder = _fill(cache, repo, "v1.0")
-    answer = detect_model_source(folder)
+    answer = detect_model_source(folder, access=cache)
     assert answer["type"] == "hub"
     assert (answer["model_id"], answer["sha"]) == ("google/flan-t5-xl", repo.refs["v1.0"])
     assert answer["detected_from"] == "cache_path"
-    source = locate(folder, None, HubAccess())
+    source = locate(folder, None, cache)
     assert isinstance(source, HubSource)
     assert (source.repo_id, source.commit) == ("google/flan-t5-xl", repo.refs["v1.0"])
+
+
+def test_cache_and_snapshot_may_be_reached_by_links(repo, cache, tmp_path):
+    folder = _fill(cache, repo)
+    (tmp_path / "model").symlink_to(folder)
+    assert isinstance(locate(tmp_path / "model", None, cache), HubSource)
+    (tmp_path / "caches").symlink_to(cache.cache_dir)
+    moved = tmp_path / "other-disk"
+    (cache.cache_dir / "models--google--flan-t5-xl").rename(moved)
+    (cache.cache_dir / "models--google--flan-t5-xl").symlink_to(moved)
+    for named in (folder, tmp_path / "caches" / folder.relative_to(cache.cache_dir)):
+        assert isinstance(locate(named, None, cache), HubSource), named
+    assert isinstance(locate(folder, None, HubAccess(cache_dir=tmp_path / "caches")), HubSource)
+
+
+def test_folder_that_only_has_the_name_of_a_snapshot_is_local(repo, cache, tmp_path, caplog):
+    copied = tmp_path / "elsewhere" / _fill(cache, repo).relative_to(cache.cache_dir)
+    shutil.copytree(_fill(cache, repo), copied, symlinks=False)
+    for access in (cache, HubAccess(), OFFLINE):
+        assert locate(copied, None, access) == LocalSource(copied)
+        assert detect_model_source(copied, access=access)["type"] == "local_hf_compatible"
+    assert "not the folder of this commit in the cache that is in use" in caplog.text
+    assert isinstance(locate(_fill(cache, repo), None, HubAccess()), LocalSource)  # of another cache
+    made_up = cache.cache_dir / "models--org--never" / "snapshots" / ("a" * 40)
+    shutil.copytree(copied, made_up)
+    assert isinstance(locate(made_up, None, cache), LocalSource)
+
+
+def _edit_in_place(folder, config):
+    config.write_bytes(config.read_bytes() + b" ")
+
+
+def _replace(folder, config):
+    content = config.read_bytes()
+    config.unlink()
+    config.write_bytes(content + b" ")
+
+
+def _link_elsewhere(folder, config):
+    other = folder.parents[2] / "config.json"
+    other.write_text('{"model_type": "bert"}')
+    config.unlink()
+    config.symlink_to(other)
+
+
+def _add_weights(folder, config):
+    (folder / "model.safetensors").write_bytes(b"of somebody")
+
+
+@pytest.mark.parametrize("change", [_edit_in_place, _replace, _link_elsewhere, _add_weights])
+def test_snapshot_with_a_changed_file_is_local_and_the_file_is_named(repo, cache, caplog, change):
+    folder = _fill(cache, repo)
+    change(folder, folder / "config.json")
+    name = "model.safetensors" if change is _add_weights else "config.json"
+    for access in (cache, replace(cache, local_files_only=True)):
+        caplog.clear()
+        assert locate(folder, None, access) == LocalSource(folder)
+        assert name in caplog.text
+    with pytest.raises(ChangedCacheError, match=name):
+        fetch_checkpoint(locate("google/flan-t5-xl", None, cache), cache, None)
+    offline = replace(cache, local_files_only=True)
+    with pytest.raises(ChangedCacheError, match=name):
+        fetch_checkpoint(locate("google/flan-t5-xl", None, offline), offline, None)
+
+
+def test_file_of_another_commit_is_found_where_the_hub_answers(repo, cache):
+    folder, other = _fill(cache, repo), _fill(cache, repo, "v1.0")
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to((other / "config.json").resolve())
+    with pytest.raises(ChangedCacheError, match=r"config\.json"):
+        fetch_checkpoint(locate("google/flan-t5-xl", None, cache), cache, None)
+
+
+def test_cache_without_links_is_compared_with_what_the_hub_states(repo, cache):
+    """As on Windows, or in a cache that was copied without its links."""
+    folder = _fill(cache, repo)
+    content = (folder / "config.json").read_bytes()
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_bytes(content)
+    shutil.rmtree(folder.parents[1] / "blobs")
+    assert isinstance(locate(folder, None, cache), HubSource)
+    assert isinstance(locate(folder, None, replace(cache, local_files_only=True)), LocalSource)
+    fetch_checkpoint(locate("google/flan-t5-xl", None, cache), cache, None, weights=False)
 
 
 def test_reference_may_name_its_hub(repo):
@@ -212,14 +299,6 @@ def test_hub_that_nobody_provides_is_named_with_those_that_are_known():
     assert is_hub_model("acme://org/model")[1]["type"] == "invalid"
     config = SimpleNamespace(_name_or_path="s3://bucket/model", model_type="t5", architectures=["T5Model"])
     assert detect_model_source("./mine", SimpleNamespace(config=config))["type"] == "local_hf_compatible"
-
-
-def test_cache_path_is_recognised_in_any_cache():
-    commit = "a" * 40
-    assert cached_snapshot(f"/x/hub/models--gpt2/snapshots/{commit}")[1:] == ("gpt2", commit)
-    assert cached_snapshot(f"C:\\hf\\models--a--b\\snapshots\\{commit}\\sub")[1:] == ("a/b", commit)
-    assert cached_snapshot(f"/x/models--a--b/blobs/{commit}") is None
-    assert cached_snapshot("/x/models--a--b/snapshots/main") is None
 
 
 def test_model_in_memory_knows_its_commit(repo):

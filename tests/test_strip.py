@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import onnx
 import pytest
 
-from optimum_htp import inject_hub_metadata, strip_metadata
+from optimum_htp import embed_files, hookimpl, inject_hub_metadata, strip_metadata, tag_file, unembed_files
 from optimum_htp.errors import (
     InvalidOnnxFileError,
     OnnxWriteError,
 )
-from optimum_htp.onnxfile import read_metadata, rewrite_model
+from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
+from optimum_htp.plugins import manager
 from tests.conftest import optimum_cli
 
 
@@ -27,10 +30,163 @@ def test_stripping_takes_tags_off_nodes_and_leaves_the_rest(plain_bert):
 
     rewrite_model(plain_bert, metadata={"htp.modules": "{}", "mine": "kept"}, nodes=tag, ir_version=10)
     nodes = len(onnx.load(plain_bert).graph.node)
-    assert strip_metadata(plain_bert) == nodes + 1
+    assert strip_metadata(plain_bert) == 3 * nodes + 1
     model = onnx.load(plain_bert)
     assert {entry.key for node in model.graph.node for entry in node.metadata_props} == {"mine"}
     assert {entry.key for entry in model.metadata_props} == {"mine"}
+
+
+OLIVE = {"hf_model_name": "bert", "hf_task": "text-classification-of-olive", "hf_license": "theirs"}
+
+
+def test_stripping_leaves_keys_of_other_tools(plain_bert, model_folder, access):
+    """Olive and others have keys that begin with `hf_`, and some that a record has too; `htp.` is used for an NPU."""
+    rewrite_model(
+        plain_bert, metadata={**OLIVE, "htp.vtcm": "8"}, nodes=lambda known: {"htp.core": "1"}, ir_version=10
+    )
+    before = plain_bert.read_bytes()
+    assert strip_metadata(plain_bert) == 0
+    assert plain_bert.read_bytes() == before
+    for model in ("tiny/bert", model_folder("bert"), "tiny/bert"):
+        inject_hub_metadata(plain_bert, model, access=access)
+        known = read_metadata(plain_bert)
+        assert (known["hf_model_name"], known["hf_task"]) == ("bert", "text-classification")
+        assert known.get("hf_license") != "theirs"
+    strip_metadata(plain_bert)
+    assert onnx_content(plain_bert) == content_of(before)
+
+
+def content_of(data):
+    """A model, with properties in any order."""
+    model = onnx.ModelProto.FromString(data)
+    for holder in (model, *model.graph.node):
+        holder.metadata_props.sort(key=lambda entry: entry.key)
+    return model
+
+
+def onnx_content(path):
+    return content_of(path.read_bytes())
+
+
+HEADERS = {
+    "tf2onnx": {"producer_name": "tf2onnx", "producer_version": "1.16.1 15c810", "domain": "", "doc_string": ""},
+    "pytorch": {"producer_name": "pytorch", "producer_version": "2.13.0"},
+    "nobody": {},
+    "name with blanks": {"producer_name": "My own exporter", "doc_string": "Mine.", "domain": "org.acme"},
+    "version alone": {"producer_version": "3 beta", "doc_string": ""},
+    "empty": {"producer_name": "", "producer_version": "", "domain": "", "doc_string": ""},
+    "older IR": {"producer_name": "onnx-example", "ir_version": 8},
+    "newer IR": {"producer_name": "onnx-example", "ir_version": 11},
+}
+PROPERTIES = (
+    {},
+    OLIVE,
+    {"model_author": "Alice", "model_license": "apache-2.0", "hf_hub_id": "of another tool"},
+    {"hf_model_type": "bert", "hf_downloads": "many", "acme_owner": "me", "namespace": "kept"},
+)
+STEPS = (
+    ("inject",),
+    ("tag",),
+    ("tag", "inject"),
+    ("inject", "tag", "inject", "tag"),
+    ("inject", "local", "unembed", "embed", "tag"),
+)
+
+
+class AcmePlugin:
+    """Adds properties, one of which a file may have already."""
+
+    @hookimpl
+    def optimum_htp_metadata(self, metadata, info):
+        return {"acme_owner": "Acme", "acme_task": metadata.task}
+
+
+@pytest.mark.parametrize("number", range(len(HEADERS)), ids=list(HEADERS))
+def test_stripping_gives_back_files_of_any_producer(number, plain_bert, model_folder, access):
+    do = {
+        "inject": lambda path: inject_hub_metadata(path, "tiny/bert", access=access, force=True),
+        "local": lambda path: inject_hub_metadata(path, model_folder("bert"), access=access, force=True),
+        "tag": tag_file,
+        "unembed": unembed_files,
+        "embed": lambda path: embed_files(path, model_folder("bert"), access=access),
+    }
+    plain = onnx.load(plain_bert)
+    for name in ("producer_name", "producer_version", "domain", "doc_string"):
+        plain.ClearField(name)
+    plain.graph.node[0].metadata_props.add(key="namespace", value="theirs")
+    plain.graph.node[1].metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/me/model.py")
+    for name, value in [*HEADERS.values()][number].items():
+        setattr(plain, name, value)
+    plugin = AcmePlugin()
+    manager().register(plugin)
+    try:
+        for turn, properties in enumerate(PROPERTIES):
+            model = onnx.ModelProto.FromString(plain.SerializeToString())
+            onnx.helper.set_model_props(model, properties)
+            before = model.SerializeToString(deterministic=True)
+            plain_bert.write_bytes(before)
+            for step in STEPS[(number + turn) % len(STEPS)]:
+                do[step](plain_bert)
+            onnx.checker.check_model(plain_bert)
+            strip_metadata(plain_bert)
+            assert onnx_content(plain_bert) == content_of(before), properties
+            if not properties:
+                assert plain_bert.read_bytes() == before
+    finally:
+        manager().unregister(plugin)
+
+
+def test_what_was_changed_after_the_stamp_is_not_overwritten(plain_bert, access):
+    rewrite_model(plain_bert, metadata={"hf_task": "theirs"}, producer_name="first", ir_version=8)
+    tag_file(plain_bert)
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    rewrite_model(plain_bert, producer_name="second", producer_version=None, doc_string="Mine.", ir_version=11)
+    strip_metadata(plain_bert)
+    header = read_header(plain_bert)
+    assert (header.producer_name, header.producer_version, header.doc_string) == ("second", "", "Mine.")
+    assert (header.ir_version, header.metadata) == (11, {"hf_task": "theirs"})
+
+
+def test_file_stamped_before_there_were_notes_gets_its_producer_back(plain_bert, access):
+    rewrite_model(plain_bert, producer_name="tf2onnx", producer_version="1.16.1 15c810")
+    before = plain_bert.read_bytes()
+    for again in (False, True):
+        inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+        rewrite_model(plain_bert, drop="hf_original".__eq__)
+        if again:
+            inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+        strip_metadata(plain_bert)
+        assert plain_bert.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "[",
+        "[" * 100_000,
+        "[1]",
+        '{"ir_version": true, "producer_name": 1, "metadata": [], "added": {"mine": 1}}',
+        '{"ir_version": 12, "doc_string": "\\ud800", "metadata": {"\\ud800": "x", "mine": "y"}}',
+    ],
+)
+def test_note_that_nobody_wrote_so_does_no_harm(plain_bert, access, note):
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    rewrite_model(plain_bert, metadata={"hf_original": note, "mine": "x"})
+    strip_metadata(plain_bert)
+    assert read_metadata(plain_bert) == {"mine": "x"}
+    onnx.checker.check_model(plain_bert)
+
+
+def test_stripping_counts_every_key(plain_bert, access):
+    tag_file(plain_bert)
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    model = onnx.load(plain_bert)
+    keys = len(model.metadata_props) + sum(len(node.metadata_props) for node in model.graph.node)
+    answer = json.loads(optimum_cli("htp", "strip", plain_bert, "--json").stdout)
+    assert answer["files"][0]["removed"] == keys
+    left = onnx.load(plain_bert)
+    assert len(left.metadata_props) + sum(len(node.metadata_props) for node in left.graph.node) == 0
 
 
 def test_stripping_elsewhere_takes_external_data_along(plain_bert, access, tmp_path):

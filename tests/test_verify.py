@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
-from optimum_htp import inject_hub_metadata, verify_metadata
-from optimum_htp.onnxfile import read_metadata, rewrite_model
+import onnx
+import pytest
+
+from optimum_htp import extract_module, inject_hub_metadata, verify_metadata
+from optimum_htp.errors import MisfitError
+from optimum_htp.metadata import read_record
+from optimum_htp.onnxfile import read_graph, read_metadata, rewrite_model
+from optimum_htp.origin.graph_fit import task_fit
 from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 
@@ -48,3 +57,152 @@ def test_answer_that_is_cut_off_says_nothing_of_the_file(plain_bert, hub, access
     hub.cut_bodies = True
     verdict = verify_metadata(plain_bert, replace(access, cache_dir=tmp_path / "empty"))
     assert verdict.status is Status.UNREACHABLE
+
+
+def without_outputs(source, target, *parts):
+    """Copy a model without the outputs whose names begin so. It is as valid as before."""
+    model = onnx.load(source)
+    kept = [output for output in model.graph.output if not output.name.startswith(parts)]
+    assert 0 < len(kept) < len(model.graph.output) or parts == ("",)
+    del model.graph.output[:]
+    model.graph.output.extend(kept or [onnx.helper.make_empty_tensor_value_info("other")])
+    if not kept:
+        model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize("name", ["minilm", "bert", "gpt2", "t5", "vit", "wav2vec2"])
+def test_honest_exports_are_checked_in_full(exported, name):
+    for path in exported(name).rglob("*.onnx"):
+        verdict = verify_metadata(path)
+        assert (verdict.status, verdict.unchecked) == (Status.OK, {}), path
+        assert {"commit", "weight files", "embedded files", "config", "outputs", "shapes"} <= {*verdict.checked}
+        assert ("parts" in verdict.checked) == (name == "t5")
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("gpt2", "present"), ("gpt2", "present.1"), ("gpt2", "logits"), ("t5", "present"), ("t5", "logits")],
+)
+def test_graph_without_an_output_that_its_task_needs_does_not_fit(exported, name, missing, tmp_path, access):
+    folder = exported(name)
+    taken = [path for path in sorted(folder.glob("*.onnx")) if "encoder" not in path.name]
+    if missing.startswith("present"):
+        taken = [path for path in taken if any("past" in spec.name for spec in read_graph(path).inputs)]
+    assert taken
+    for path in taken:
+        record = read_record(path)
+        cut = Path(shutil.copytree(folder, tmp_path / path.stem)) / path.name
+        without_outputs(cut, cut, missing)
+        assert verify_metadata(cut).status is Status.MISFIT, path
+        with pytest.raises(
+            MisfitError, match="past key values" if "present" in missing else "needs the output logits"
+        ):
+            inject_hub_metadata(cut, f"{record.hub_id}@{record.hub_sha}", task=record.task, access=access)
+        inject_hub_metadata(cut, record.hub_id, task=record.task, access=access, force=True)
+
+
+@pytest.mark.parametrize("name", ["minilm", "bert", "vit", "wav2vec2", "t5"])
+def test_graph_whose_outputs_are_called_otherwise_does_not_fit(exported, name, tmp_path):
+    for path in Path(shutil.copytree(exported(name), tmp_path / "renamed")).glob("*.onnx"):
+        assert verify_metadata(without_outputs(path, path, "")).status is Status.MISFIT, path
+
+
+def test_answers_need_both_ends(tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    for given, fits in ((["start_logits"], False), (["end_logits"], False), (["start_logits", "end_logits"], True)):
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Cast", ["input_ids"], [name], to=1) for name in given],
+            "answers",
+            [value("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])],
+            [value(name, onnx.TensorProto.FLOAT, ["batch", "sequence"]) for name in given],
+        )
+        onnx.save(onnx.helper.make_model(graph), tmp_path / "answers.onnx")
+        for config in ({"model_type": "bert"}, {"model_type": "distilbert"}, {"model_type": "unknown"}, {}):
+            fit = task_fit(config, "question-answering", read_graph(tmp_path / "answers.onnx"), None)
+            assert (fit.misfit is None) == fits
+            assert fits or "needs the output" in fit.misfit
+
+
+@pytest.mark.parametrize(
+    ("library", "config", "task", "taken", "given", "fits"),
+    [
+        ("transformers", {"model_type": "mgp-str"}, "feature-extraction", ["pixel_values"],
+         ["char_logits", "bpe_logits", "wp_logits"], True),
+        ("transformers", {"model_type": "clip"}, "feature-extraction", ["input_ids", "pixel_values"],
+         ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"], True),
+        ("transformers", {"model_type": "clip"}, "zero-shot-image-classification", ["input_ids", "pixel_values"],
+         ["logits_per_image"], False),
+        ("transformers", {"model_type": "maskformer"}, "image-segmentation", ["pixel_values"],
+         ["class_queries_logits", "masks_queries_logits"], True),
+        ("transformers", {"model_type": "maskformer"}, "image-segmentation", ["pixel_values"],
+         ["class_queries_logits"], False),
+        ("transformers", {"model_type": "yolos"}, "object-detection", ["pixel_values"], ["logits"], False),
+        ("transformers", {"model_type": "sam"}, "feature-extraction", ["pixel_values"],
+         ["image_embeddings", "image_positional_embeddings"], None),
+        ("transformers", {"model_type": "wav2vec2"}, "audio-xvector", ["input_values"], ["logits"], False),
+        ("transformers", {"model_type": "swin2sr"}, "image-to-image", ["pixel_values"], ["reconstruction"], True),
+        ("transformers", {"model_type": "swin2sr"}, "image-to-image", ["pixel_values"], ["image"], False),
+        ("transformers", {"model_type": "bert"}, "feature-extraction", ["input_ids"], ["sentence_embedding"], True),
+        ("transformers", {"model_type": "bert"}, None, ["input_ids"], ["anything"], None),
+        ("transformers", {"model_type": "bert"}, "a-task-of-a-plugin", ["input_ids"], ["anything"], None),
+        ("timm", {"architecture": "resnet18"}, "image-classification", ["pixel_values"], ["logits"], True),
+        ("timm", {"architecture": "resnet18"}, "image-classification", ["pixel_values"], ["y"], False),
+        ("sentence_transformers", {}, "feature-extraction", ["input_ids"], ["token_embeddings"], True),
+        ("sentence_transformers", {}, "feature-extraction", ["input_ids"], ["logits"], False),
+        ("diffusers", {}, "text-to-image", ["sample", "timestep", "encoder_hidden_states"], ["out_sample"], True),
+        ("diffusers", {}, "text-to-image", ["sample", "timestep", "encoder_hidden_states"], ["sample_out"], False),
+        ("diffusers", {}, "text-to-image", ["sample"], ["latent_parameters"], True),
+        ("diffusers", {}, "text-to-image", ["latent_sample"], ["sample"], True),
+        ("diffusers", {}, "text-to-image", ["latent_sample"], ["y"], False),
+        ("diffusers", {}, "text-to-image", ["input_ids"], ["last_hidden_state", "pooler_output"], True),
+    ],
+)  # fmt: skip
+def test_outputs_of_each_kind_of_model_are_known(library, config, task, taken, given, fits, tmp_path):
+    """True where they fit, None where that cannot be told."""
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Cast", [taken[0]], [name], to=1) for name in given]
+    inputs = [value(name, onnx.TensorProto.FLOAT, ["batch"]) for name in taken]
+    outputs = [value(name, onnx.TensorProto.FLOAT, ["batch"]) for name in given]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, outputs)), tmp_path / "g.onnx")
+    fit = task_fit(config, task, read_graph(tmp_path / "g.onnx"), library)
+    assert (fit.misfit is None, set(fit.unchecked)) == (fits is not False, {"outputs"} if fits is None else set())
+
+
+@pytest.fixture
+def unbuildable(hub, model_folder):
+    """A repo whose config nobody can build a model from, without the heads of any safetensors."""
+    config = json.loads((model_folder("bert") / "config.json").read_text())
+    tokenizer = (model_folder("bert") / "tokenizer.json").read_bytes()
+    files = {"config.json": json.dumps({**config, "hidden_size": 10**12}).encode(), "tokenizer.json": tokenizer}
+    return hub.add("evil/hidden", files).repo_id
+
+
+def test_what_could_not_be_checked_is_said(plain_bert, unbuildable, access, empty_home):
+    inject_hub_metadata(plain_bert, unbuildable, access=access, task="text-classification")
+    verdict = verify_metadata(plain_bert, access)
+    assert verdict.status is Status.OK
+    assert {*verdict.unchecked} == {"shapes", "weight files"}
+    assert "cannot be built" in verdict.unchecked["shapes"]
+    done = optimum_cli("htp", "verify", plain_bert, **empty_home)
+    assert "\n  not checked: shapes: " in done.stdout
+    answer = json.loads(optimum_cli("htp", "verify", plain_bert, "--json", **empty_home).stdout)["files"][0]
+    assert (answer["status"], {*answer["unchecked"]}) == ("ok", {"shapes", "weight files"})
+    assert "outputs" in answer["checked"]
+
+
+def test_each_check_that_is_left_out_has_a_reason(exported, published, model_folder, hub, tmp_path):
+    t5 = shutil.copy(exported("t5") / "decoder_model.onnx", tmp_path)  # which holds the embedded files
+    assert "encoder_model.onnx" in verify_metadata(t5).unchecked["parts"]
+    bert = shutil.copy(exported("bert") / "model.onnx", tmp_path)
+    rewrite_model(bert, drop="hf_task".__eq__)
+    assert verify_metadata(bert).unchecked == {"outputs": "the task is not known"}
+    rewrite_model(bert, drop=lambda key: key in ("hf_hub_sha", "hf_task"))
+    assert {*verify_metadata(bert).unchecked} == {"commit", "embedded files", "outputs"}
+    local = tmp_path / "local.onnx"
+    shutil.copy(exported("bert") / "model.onnx", local)
+    inject_hub_metadata(local, model_folder("bert"), embed="none")
+    assert {*verify_metadata(local).unchecked} == {"commit", "config", "shapes"}
+    part = extract_module(exported("bert") / "model.onnx", "bert.pooler", tmp_path / "pooler.onnx")
+    assert {"config", "outputs", "shapes"} <= {*verify_metadata(tmp_path / "pooler.onnx").unchecked}, part

@@ -41,9 +41,9 @@ class VerifyCommand(FilesCommand):
 
     COMMAND = CommandInfo(
         name="verify",
-        help="Check that what ONNX files say about themselves holds. Exit code: 0 it does, 1 invalid (or several "
-        "things are wrong), 3 the model does not fit the graph or a weight is not from the commit, 4 the Hub cannot "
-        "be reached.",
+        help="Check that what ONNX files say about themselves holds. Exit code: 0 nothing is wrong (the output says "
+        "what could not be checked), 1 invalid (or several things are wrong), 3 the model does not fit the graph or a "
+        "weight is not from the commit, 4 the Hub cannot be reached.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -113,6 +113,8 @@ class VerifyCommand(FilesCommand):
         if (verdict := checked.verdict) is not None:
             stream = sys.stderr if verdict.status.value else sys.stdout
             show(f"{outcome.file}: {verdict.status.name.lower()}: {sentence(verdict.reason)}", stream)
+            for what, why in verdict.unchecked.items():
+                show(cut(f"  not checked: {what}: {why}"))
         if (proof := checked.proof) is not None:
             for line in _lines(outcome.file, proof):
                 show(cut(line), sys.stderr if proof.foreign else sys.stdout)
@@ -123,7 +125,13 @@ class VerifyCommand(FilesCommand):
         document: dict[str, Any] = {}
         if (verdict := checked.verdict) is not None:
             record = None if verdict.metadata is None else dataclasses.asdict(verdict.metadata)
-            document = {"status": verdict.status.name.lower(), "reason": verdict.reason, "record": record}
+            document = {
+                "status": verdict.status.name.lower(),
+                "reason": verdict.reason,
+                "checked": list(verdict.checked),
+                "unchecked": dict(verdict.unchecked),
+                "record": record,
+            }
         return document if checked.proof is None else {**document, "weights": checked.proof.as_dict()}
 
     def exit_code(self, outcomes: Iterable[Outcome]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimum_htp import plugins
 from optimum_htp.errors import MetadataError, OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata, read_record
@@ -14,6 +15,7 @@ from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.embedded import EmbeddedFiles
+from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.model_files import parts_of
 from optimum_htp.origin.repo_files import config_files
 
@@ -76,6 +78,7 @@ def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
 
     Raises:
         ConfigLoadError: It is of no commit, and they are not there.
+        ChangedCacheError: A file in the cache is not the commit's.
         HFHubIntegrationError: The Hub does not give them; the subclass says why.
     """
     source = config_source(file.path, file.record, access, None, False, needed=True)
@@ -86,6 +89,11 @@ def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         found = {**configs_beside(folder, [file]), **found}
+    record = file.record
+    if record.hub_id is not None and record.hub_sha is not None:
+        hub = plugins.hub(record.hub_provider)
+        for folder in folders:
+            require_unchanged(hub, record.hub_id, record.hub_sha, folder, found, access)
     return found
 
 

@@ -34,13 +34,14 @@ from optimum_htp.onnxfile import (
 
 __all__ = [
     "COVERAGE",
+    "MODEL_KEYS",
     "MODULE",
     "MODULES",
     "NAMESPACE",
     "RELATIVE_MODULE",
     "RELATIVE_TAG",
     "TAG",
-    "TAG_PREFIX",
+    "TAGGED_IR_VERSION",
     "TagWriter",
     "check_taggable",
     "coverage_of",
@@ -57,22 +58,31 @@ MODULES: Final = "htp.modules"
 COVERAGE: Final = "htp.coverage"
 RELATIVE_MODULE: Final = "htp.relative_module"
 RELATIVE_TAG: Final = "htp.relative_tag"
-TAG_PREFIX: Final = "htp."
 # Where tagging keeps what somebody else had written under `namespace`.
 _FOREIGN_NAMESPACE: Final = "htp.original_namespace"
-_IR_VERSION: Final = 10
+MODEL_KEYS: Final = frozenset({MODULES, COVERAGE})
+"""The keys of tags at the level of the model. Other tools have keys that begin with `htp.` too."""
+_NODE_KEYS: Final = frozenset({MODULE, TAG, RELATIVE_MODULE, RELATIVE_TAG, _FOREIGN_NAMESPACE})
+TAGGED_IR_VERSION: Final = 10
 _OVERRIDABLE: Final = 4  # the IR version from which an initializer that is an input too is only its default
 _SHOWN: Final = 60  # characters of a node's name
 _MOST: Final = 1 << 63  # nodes
-# The dynamo exporter writes the exporting machine's paths beside each node; they are nobody's business.
+# The dynamo exporter writes paths of the exporting machine into each node. Exports leave them out; in files of others
+# they stay.
 _DROPPED: Final = frozenset({"pkg.torch.onnx.stack_trace"})
 
 
 @dataclass(frozen=True)
 class TagWriter:
-    """What has to be written into a file so that its nodes say their modules."""
+    """What has to be written into a file so that its nodes say their modules.
+
+    Attributes:
+        assignment: The modules.
+        is_export: Whether the file is one that was just exported here, and not a file of somebody else.
+    """
 
     assignment: Assignment
+    is_export: bool = True
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -85,7 +95,7 @@ class TagWriter:
 
     def ir_version(self, current: int) -> int:
         """Return the IR version that the file has to have."""
-        return max(current, _IR_VERSION)
+        return max(current, TAGGED_IR_VERSION)
 
     def visitor(self) -> NodeVisitor:
         """Return the function that gives each node, in the order of the file, its properties."""
@@ -94,7 +104,7 @@ class TagWriter:
 
         def visit(known: Mapping[str, str]) -> dict[str, str]:
             module = next(modules)
-            kept = {key: value for key, value in known.items() if key not in _DROPPED}
+            kept = {key: value for key, value in known.items() if not self.is_export or key not in _DROPPED}
             if NAMESPACE in known and MODULE not in known:
                 kept[_FOREIGN_NAMESPACE] = known[NAMESPACE]
             return {**kept, MODULE: module, TAG: tree.tag(module), NAMESPACE: module.replace(".", "/")}
@@ -115,18 +125,18 @@ def check_taggable(model: OpenModel) -> None:
     if both:
         raise OnnxWriteError(
             f"{model.path} has IR version {model.header.ir_version}, and {len(both)} of its weights are inputs too, "
-            f"such as {both[0][:_SHOWN]!r}. In the IR version {_IR_VERSION} that tags need, whoever runs it could set "
-            "them, and ONNX Runtime would not take them as constant: nothing was written. Export the model again "
-            "with a newer exporter; or load it with onnx, take the weights out of graph.input, set ir_version to "
-            f"{_OVERRIDABLE} or more, save it, and tag that."
+            f"such as {both[0][:_SHOWN]!r}. In the IR version {TAGGED_IR_VERSION} that tags need, whoever runs it "
+            "could set them, and ONNX Runtime would not take them as constant: nothing was written. Export the model "
+            "again with a newer exporter; or load it with onnx, take the weights out of graph.input, set ir_version "
+            f"to {_OVERRIDABLE} or more, save it, and tag that."
         )
 
 
 def untagged(metadata: Mapping[str, str]) -> Mapping[str, str]:
     """Return a node's properties without those of its tags, and as they were before it was tagged."""
-    if not any(key.startswith(TAG_PREFIX) for key in metadata):
+    if _NODE_KEYS.isdisjoint(metadata):
         return metadata
-    kept = {key: value for key, value in metadata.items() if not key.startswith(TAG_PREFIX) and key != NAMESPACE}
+    kept = {key: value for key, value in metadata.items() if key not in _NODE_KEYS and key != NAMESPACE}
     foreign = metadata.get(_FOREIGN_NAMESPACE)
     return kept if foreign is None else {**kept, NAMESPACE: foreign}
 

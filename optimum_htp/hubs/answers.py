@@ -70,11 +70,14 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
     facts = _Facts(content, about)
     card = facts.take("cardData", _mapping) or {}
     about_card = _Facts(card, f"the model card of {repo_id}")
+    files = _files(content.get("siblings"), about)
+    stated = _digests(content["siblings"])
     return RepoInfo(
         repo_id=facts.take("id", _repo_id) or repo_id,
         commit=commit,
-        files=_files(content.get("siblings"), about),
-        digests=_digests(content["siblings"]),
+        files=files,
+        digests={name: digest.sha256 for name, digest in stated.items() if digest.sha256 is not None},
+        blob_ids={name: digest.sha1 for name, digest in stated.items() if digest.sha256 is None and digest.sha1},
         tags=tuple(facts.take("tags", _texts) or ()),
         pipeline_tag=facts.take("pipeline_tag", _text),
         library_name=facts.take("library_name", _text),
@@ -190,13 +193,16 @@ def _files(siblings: Any, about: str) -> tuple[str, ...]:
     return files
 
 
-def _digests(siblings: list[Any]) -> dict[str, str]:
-    """Return the sha256 of large files. Git LFS names contents by it, and the Hub says it where it is asked to."""
+def _digests(siblings: list[Any]) -> dict[str, FileDigest]:
+    """Return the digests of files: the Hub states them where it is asked to. Git LFS has the sha256 of large ones."""
     found = {}
     for sibling in siblings:
-        lfs = sibling.get("lfs") if isinstance(sibling, dict) else None
-        digest = lfs.get("sha256") if isinstance(lfs, dict) else None
-        if isinstance(digest, str) and SHA256.fullmatch(digest) and is_inside(sibling.get("rfilename")):
+        if isinstance(sibling, dict) and is_inside(sibling.get("rfilename")):
+            lfs = sibling.get("lfs")
+            sha256 = lfs.get("sha256") if isinstance(lfs, dict) else None
+            digest = FileDigest(_hexadecimal(sibling.get("blobId"), 40), _hexadecimal(sha256, 64))
+            if isinstance(lfs, dict) and digest.sha256 is None:
+                continue  # git's digest is that of the pointer
             found[str(sibling["rfilename"])] = digest
     return found
 

@@ -7,12 +7,13 @@ folder (`snapshot`). Every failure is one of this package's errors, chained to t
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Final, Protocol, runtime_checkable
 
 from optimum_htp.errors import ArgumentError, InvalidModelReferenceError, OnnxFileNotFoundError
 from optimum_htp.metadata import is_repo_id
@@ -20,6 +21,8 @@ from optimum_htp.onnxfile.reader import opened
 from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo", "TellsDigests"]
+
+_PIECE: Final = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,15 @@ class HubAccess:
 class RepoInfo:
     """What a Hub says of a repo at one revision. Fields that it does not fill are None or empty.
 
-    `digests` has the sha256 of the files that are kept as large ones (Git LFS), by name.
+    `digests` has the sha256 of the files that are kept as large ones (Git LFS), by name; `blob_ids` has git's sha1 of
+    all others.
     """
 
     repo_id: str
     commit: str
     files: tuple[str, ...]
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
+    blob_ids: Mapping[str, str] = field(default_factory=dict, repr=False)
     tags: tuple[str, ...] = ()
     pipeline_tag: str | None = None
     library_name: str | None = None
@@ -88,6 +93,26 @@ class FileDigest:
 
     sha1: str | None = None
     sha256: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a digest at all."""
+        return self.sha1 is not None or self.sha256 is not None
+
+    def fits(self, stream: IO[bytes], size: int) -> bool:
+        """Whether a content has this digest.
+
+        Args:
+            stream: The content. It is read in pieces: weights may be larger than the memory.
+            size: Its size in bytes.
+        """
+        if self.sha256 is not None:
+            digest = hashlib.sha256()
+        else:
+            digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+        return digest.hexdigest() == (self.sha256 or self.sha1)
 
 
 @runtime_checkable
@@ -176,8 +201,29 @@ class Hub(Protocol):
             raise InvalidModelReferenceError(f"{repo_id!r} is not a repo id ('name' or 'organization/name').")
 
     def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
-        """Return repo id and commit where a path lies in a snapshot of this Hub's cache, else None."""
+        """Return repo id and commit where a path is named like one in a snapshot of this Hub's cache, else None.
+
+        A name proves nothing: `cached_folder` and `cached_digests` have to agree before the path counts as the commit.
+        """
         return None
+
+    def cached_folder(self, repo_id: str, commit: str, access: HubAccess) -> Path | None:
+        """Return the folder that the cache in use has for a commit, None for a Hub whose folders are never named.
+
+        A Hub that overrides `cached_repo` has to override this and `cached_digests` too, or have `digests`. Only then
+        can a folder that a user names count as a commit; the files of the commit that `snapshot` returns are then
+        compared as well, because somebody may have changed them in the cache.
+        """
+        return None
+
+    def cached_digests(
+        self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess
+    ) -> Mapping[str, FileDigest]:
+        """Return the digests of a commit's files, as far as the cache in use notes them. Opens no connection.
+
+        They are those that the Hub stated when it sent the files, never ones that are computed from what is there.
+        """
+        return {}
 
     @contextmanager
     def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:

@@ -17,11 +17,20 @@ Everything that is pinned is pinned by `hf_hub_sha`: a commit never changes, so 
 A record is a claim of whoever wrote the file, and is read as untrusted input.
 """
 
-from optimum_htp.metadata.record import METADATA_VERSION, ExportMetadata, read_record, record_if_any
+from optimum_htp.metadata.record import (
+    METADATA_VERSION,
+    OWN_KEYS,
+    ExportMetadata,
+    has_record,
+    read_record,
+    record_if_any,
+)
 from optimum_htp.metadata.values import (
     EMBEDDED_ZIP,
+    ORIGINAL,
     PREFIX,
     SHORT_COMMIT,
+    STANDARD_KEYS,
     EmbeddedFile,
     is_repo_id,
     typed_property,
@@ -30,10 +39,14 @@ from optimum_htp.metadata.values import (
 __all__ = [
     "EMBEDDED_ZIP",
     "METADATA_VERSION",
+    "ORIGINAL",
+    "OWN_KEYS",
     "PREFIX",
     "SHORT_COMMIT",
+    "STANDARD_KEYS",
     "EmbeddedFile",
     "ExportMetadata",
+    "has_record",
     "is_repo_id",
     "read_record",
     "record_if_any",

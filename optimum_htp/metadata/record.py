@@ -12,9 +12,12 @@ from typing import Any, Final, Literal
 
 from optimum_htp.errors import HFHubIntegrationError, MetadataError
 from optimum_htp.metadata.values import (
+    EMBEDDED_ZIP,
     OLD_KEYS,
+    ORIGINAL,
     PREFIX,
     SHORT_COMMIT,
+    STANDARD_KEYS,
     EmbeddedFile,
     decode,
     encode,
@@ -22,7 +25,7 @@ from optimum_htp.metadata.values import (
 )
 from optimum_htp.onnxfile import read_metadata
 
-__all__ = ["METADATA_VERSION", "ExportMetadata", "read_record", "record_if_any"]
+__all__ = ["METADATA_VERSION", "OWN_KEYS", "ExportMetadata", "has_record", "read_record", "record_if_any"]
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +202,28 @@ class ExportMetadata:
             return "a local model"
         prefix = "" if self.hub_provider is None else f"{self.hub_provider}://"
         return f"{prefix}{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
+
+
+OWN_KEYS: Final = frozenset(
+    {
+        *(PREFIX + field.name for field in dataclasses.fields(ExportMetadata)),
+        *OLD_KEYS.values(),
+        EMBEDDED_ZIP,
+        ORIGINAL,
+        STANDARD_KEYS,
+    }
+)
+"""The model-level keys of this format. Other tools have keys that begin with `hf_` too, and some have these."""
+# Each writer of records sets one of these; other tools that happen to have a key of the format do not.
+_SIGNS: Final = tuple(f"{PREFIX}{name}" for name in ("metadata_version", "export_version", "hub_sha", "hub_revision"))
+
+
+def has_record(properties: Mapping[str, str]) -> bool:
+    """Whether a file's keys of this format belong to a record, valid or not, rather than to another tool."""
+    kind = properties.get(f"{PREFIX}model_type")
+    if kind in ("hub", "local"):
+        return True
+    return (kind is not None or f"{PREFIX}hub_id" in properties) and any(key in properties for key in _SIGNS)
 
 
 # A load reads a file's record where it looks for the file, and again where it is sure that nobody replaces it.

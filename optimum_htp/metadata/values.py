@@ -19,8 +19,10 @@ from optimum_htp.errors import MetadataError
 __all__ = [
     "EMBEDDED_ZIP",
     "OLD_KEYS",
+    "ORIGINAL",
     "PREFIX",
     "SHORT_COMMIT",
+    "STANDARD_KEYS",
     "EmbeddedFile",
     "decode",
     "encode",
@@ -34,6 +36,10 @@ logger = logging.getLogger(__name__)
 PREFIX: Final = "hf_"
 EMBEDDED_ZIP: Final = "hf_embedded_zip"
 """The property with the embedded files themselves. It is no part of the record, which is read without it."""
+STANDARD_KEYS: Final = "hf_standard_keys"
+"""The property that notes which of ONNX's standard keys a stamp has set, and to what. It is about the file."""
+ORIGINAL: Final = "hf_original"
+"""The property that notes what stamps and tags have replaced, so that it can be given back. It is about the file."""
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")

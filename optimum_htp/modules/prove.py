@@ -29,10 +29,10 @@ from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.judge import Judge
 from optimum_htp.onnxfile import read_graph, read_header
 from optimum_htp.onnxfile.contents import StoredTensor, stored_tensors
-from optimum_htp.origin.checkpoint import names_below
 from optimum_htp.origin.commit_files import ConfigFolder
 from optimum_htp.origin.computed import computed_tensors
 from optimum_htp.origin.configs import load_config
+from optimum_htp.origin.evidence import names_below
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import infer_library

@@ -7,12 +7,20 @@ from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import contained_files, external_files, is_contained, rename_model
 from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
 from optimum_htp.onnxfile.lean import LeanModel, read_lean_model
-from optimum_htp.onnxfile.reader import ModelHeader, read_archive, read_header, read_metadata, read_signature
+from optimum_htp.onnxfile.reader import (
+    TEXT_FIELDS,
+    ModelHeader,
+    read_archive,
+    read_header,
+    read_metadata,
+    read_signature,
+)
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.tensors import TensorSpec
 from optimum_htp.onnxfile.writer import NodeVisitor, OpenModel, rewrite_model
 
 __all__ = [
+    "TEXT_FIELDS",
     "Graph",
     "Initializer",
     "LeanModel",

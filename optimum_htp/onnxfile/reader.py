@@ -32,6 +32,12 @@ DOC_STRING: Final = 6
 GRAPH: Final = 7
 OPSET_IMPORT: Final = 8
 METADATA_PROPS: Final = 14
+TEXT_FIELDS: Final = {
+    "producer_name": PRODUCER_NAME,
+    "producer_version": PRODUCER_VERSION,
+    "domain": DOMAIN,
+    "doc_string": DOC_STRING,
+}
 # GraphProto
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
@@ -47,7 +53,8 @@ class ModelHeader:
     """The fields of a ModelProto beside its graph.
 
     `metadata` has each key once: of repeated keys the last counts, as in ONNX Runtime. Archives are not read with it:
-    `archives` says how many bytes of text each property has whose value is one.
+    `archives` says how many bytes of text each property has whose value is one. `texts` has those of the four text
+    fields that are in the file, empty ones too.
     """
 
     ir_version: int = 0
@@ -59,6 +66,7 @@ class ModelHeader:
     opsets: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     archives: dict[str, int] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 def is_archive(key: str) -> bool:
@@ -146,7 +154,7 @@ def header_of(window: ByteWindow) -> ModelHeader:
         elif part.number == OPSET_IMPORT:
             domain, version = _opset(window, part)
             opsets[domain] = version
-        elif part.number in (PRODUCER_NAME, PRODUCER_VERSION, DOMAIN, DOC_STRING):
+        elif part.number in TEXT_FIELDS.values():
             texts[part.number] = window.text(part)
     if not has_graph:
         raise window.invalid("it has no graph")
@@ -160,6 +168,7 @@ def header_of(window: ByteWindow) -> ModelHeader:
         opsets=opsets,
         metadata=metadata,
         archives=archives,
+        texts={name: texts[number] for name, number in TEXT_FIELDS.items() if number in texts},
     )
 
 

@@ -42,12 +42,6 @@ from optimum_htp.onnxfile.wire import (
 
 __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
 
-_TEXT_FIELDS: Final = {
-    "producer_name": reader.PRODUCER_NAME,
-    "producer_version": reader.PRODUCER_VERSION,
-    "domain": reader.DOMAIN,
-    "doc_string": reader.DOC_STRING,
-}
 _CHUNK: Final = 1 << 16
 _MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
 _MAX_ARCHIVE: Final = 1 << 30  # characters: a ModelProto has at most 2 GiB
@@ -66,7 +60,7 @@ def rewrite_model(
     nodes: NodeVisitor | None = None,
     ir_version: int | None = None,
     output: str | os.PathLike[str] | None = None,
-    **texts: str,
+    **texts: str | None,
 ) -> None:
     """Set metadata and header fields of an ONNX file; every other byte stays as it is.
 
@@ -78,7 +72,7 @@ def rewrite_model(
         nodes: Called for every node, those of subgraphs and functions included, in order of the file.
         ir_version: New IR version.
         output: Where to write instead of in place; the file at `path` then stays as it is.
-        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; an empty one
+        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; None
             removes the field.
 
     Raises:
@@ -139,15 +133,18 @@ class OpenModel:
         nodes: NodeVisitor | None = None,
         ir_version: int | None = None,
         output: str | os.PathLike[str] | None = None,
-        **texts: str,
+        **texts: str | None,
     ) -> None:
         """Write the file anew and close it; the arguments and exceptions are those of `rewrite_model`.
 
         Where nothing would change in place, nothing is written.
         """
         target = self.path if output is None else Path(os.path.realpath(output))
-        headers = {_TEXT_FIELDS[name]: text for name, text in texts.items()}
-        new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
+        headers = {reader.TEXT_FIELDS[name]: text for name, text in texts.items()}
+        new = {
+            number: b"" if text is None else encode_bytes_field(number, text.encode())
+            for number, text in headers.items()
+        }
         if ir_version is not None:
             new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
         if nodes is not None:

@@ -17,6 +17,7 @@ from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, Plug
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.config_faults import config_fault
+from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import (
     config_files,
@@ -29,7 +30,7 @@ from optimum_htp.origin.repo_files import (
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import infer_library
 
-__all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs", "names_below"]
+__all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +95,18 @@ def fetch_checkpoint(
     Raises:
         ExportError: A local model that is no folder, or holds no config.
         ConfigLoadError: What is in its config would stop whoever reads it.
+        ChangedCacheError: A file in the cache is not the commit's.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
+    checkpoint = _fetched(source, access, library, weights=weights)
+    if isinstance(source, HubSource) and source.folder is None and source.mirrored is None:
+        folder, library = checkpoint.folder, checkpoint.library
+        names = loaded_files(folder, library, weights=weights)
+        require_unchanged(source.hub, source.repo_id, source.commit, folder, names, access, source.info)
+    return checkpoint
+
+
+def _fetched(source: HubSource | LocalSource, access: HubAccess, library: str | None, *, weights: bool) -> Checkpoint:
     if isinstance(source, LocalSource):
         return _local_checkpoint(source, library)
     if source.folder is not None:
@@ -137,7 +148,7 @@ def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, wi
         HFHubIntegrationError: The model cannot be found or had; the subclass says why.
     """
     source = locate(reference, revision, access)
-    checkpoint = fetch_checkpoint(source, access, None, weights=False)
+    checkpoint = _fetched(source, access, None, weights=False)  # to load, and nothing is said of the commit
     if with_code and isinstance(source, HubSource):
         _snapshot(source, tuple(name for name in checkpoint.config_files if name.endswith(".py")), access)
     return checkpoint.folder
@@ -212,9 +223,3 @@ def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> P
         return mirrored
     ref = source.ref or source.hub.default_revision
     return source.hub.snapshot(source.repo_id, source.commit, names, access, ref=ref, progress=True)
-
-
-def names_below(folder: Path) -> tuple[str, ...]:
-    """Return the files in a folder and its direct subfolders: nothing deeper belongs to a model."""
-    paths = (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*.json"))
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Final
 
@@ -18,11 +19,12 @@ from optimum_htp.errors import ConfigLoadError
 from optimum_htp.onnxfile import Graph, Initializer, Node
 from optimum_htp.origin.blueprint import Blueprint, blueprint_of_parameters
 from optimum_htp.origin.fit import LABELLED_TASKS, label_misfit
+from optimum_htp.origin.graph_outputs import output_misfit, past_misfit
 from optimum_htp.origin.parameters import Parameters
 from optimum_htp.origin.tables import config_names
 from optimum_htp.origin.tasks import class_for_task
 
-__all__ = ["graph_misfit"]
+__all__ = ["GraphFit", "graph_fit", "graph_misfit", "task_fit"]
 
 _CONFIGS: Final = "transformers.models.auto.configuration_auto"
 # One of these is the main input of a model; a decoder apart from its encoder has another.
@@ -59,7 +61,21 @@ _STRANGE: Final = 0.25  # of the names may be unknown to the model
 _LIKE: Final = 0.5  # of the matrices have to be the model's
 _SAME: Final = 0.9  # of them where the names of the inputs say nothing
 _PLACES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+_SHOWN: Final = 60  # characters
 _WHOLE: Final = (0.3, 3)  # of the model's elements, where the graph is no part of it
+
+
+@dataclass(frozen=True)
+class GraphFit:
+    """What a comparison of a graph with a model found.
+
+    Attributes:
+        misfit: Why the graph cannot be an export of the model; None where nothing speaks against it.
+        unchecked: What could not be compared (`outputs`, `shapes`), and why.
+    """
+
+    misfit: str | None = None
+    unchecked: Mapping[str, str] = field(default_factory=dict)
 
 
 def graph_misfit(
@@ -69,7 +85,18 @@ def graph_misfit(
     library: str | None = None,
     parameters: Callable[[], Parameters | None] | None = None,
 ) -> str | None:
-    """Say why a graph cannot be an export of a model, or return None where nothing speaks against it.
+    """Say why a graph cannot be an export of a model, None where nothing speaks against it. See `graph_fit`."""
+    return graph_fit(config, task, graph, library, parameters).misfit
+
+
+def graph_fit(
+    config: Mapping[str, Any],
+    task: str | None,
+    graph: Graph,
+    library: str | None = None,
+    parameters: Callable[[], Parameters | None] | None = None,
+) -> GraphFit:
+    """Compare a graph with a model.
 
     Args:
         config: Content of the model's `config.json`.
@@ -80,23 +107,48 @@ def graph_misfit(
             imported only before a graph is refused.
     """
     if others := [spec.name for spec in (*graph.inputs, *graph.outputs) if spec.dtype is None]:
-        return f"{others[0]} is not a tensor in the graph, and all inputs and outputs of such models are"
+        return GraphFit(f"{others[0]} is not a tensor in the graph, and all inputs and outputs of such models are")
+    reason, shapes = _model_misfit(config, task, graph, library, parameters)
+    if reason is not None:
+        return GraphFit(reason)
+    fit = task_fit(config, task, graph, library)
+    return fit if shapes is None else GraphFit(fit.misfit, {**fit.unchecked, "shapes": shapes})
+
+
+def task_fit(config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None) -> GraphFit:
+    """Compare the outputs of a graph with what its task needs. The arguments are those of `graph_fit`."""
+    if (reason := past_misfit(graph)) is not None:
+        return GraphFit(reason)
+    reason, unknown = output_misfit(config, task, graph, library)
+    return GraphFit(reason, {} if unknown is None else {"outputs": unknown})
+
+
+def _model_misfit(
+    config: Mapping[str, Any],
+    task: str | None,
+    graph: Graph,
+    library: str | None,
+    parameters: Callable[[], Parameters | None] | None,
+) -> tuple[str | None, str | None]:
+    """Compare a graph with a model's config and weights; also say why shapes could not be compared."""
     if library not in (None, "transformers") or not config:
-        return _misfit(config, task, graph, None)
+        why = f"models of {library} are not built to know them" if config else "there is no config to know them from"
+        return _misfit(config, task, graph, None), why
     class_name = class_for_task(task, config, "transformers") if task is not None else None
     known = parameters() if parameters is not None else None
     likely = blueprint_of_parameters(config, class_name, known) if known is not None else None
     if likely is not None and _misfit(config, task, graph, likely) is None:
-        return None
-    if str(config.get("model_type")) not in config_names() and _CONFIGS not in sys.modules:  # nobody has added it
-        return _misfit(config, task, graph, None)
+        return None, None
+    kind = str(config.get("model_type"))
+    if kind not in config_names() and _CONFIGS not in sys.modules:  # nobody has added it
+        return _misfit(config, task, graph, None), f"transformers has no model of the type {kind[:_SHOWN]}"
     from optimum_htp.origin.weightless import blueprint_of
 
     try:
         blueprint = blueprint_of(config, class_name)
-    except ConfigLoadError:
-        return _misfit(config, task, graph, None)
-    return _misfit(config, task, graph, blueprint)
+    except ConfigLoadError as error:
+        return _misfit(config, task, graph, None), str(error)
+    return _misfit(config, task, graph, blueprint), None if blueprint.shapes else "the model has no weights"
 
 
 def _misfit(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:

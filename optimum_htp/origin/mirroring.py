@@ -19,6 +19,7 @@ from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
+from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
 from optimum_htp.origin.mirrors import Place, without_password
 from optimum_htp.origin.names import CONFIG, WEIGHTS
@@ -87,6 +88,7 @@ def mirror_model(
     names = _needed(checkpoint, source.info.files, weights=weights)
     missing = [name for name in names if name not in known.files]
     folder = source.hub.snapshot(source.repo_id, source.commit, missing, access, ref=source.ref, progress=True)
+    require_unchanged(source.hub, source.repo_id, source.commit, folder, missing, access, source.info)
     added = {}
     with _faults_of(url):
         finished = _finished(place, wanted)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -24,11 +25,14 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.commits import find_commit
+from optimum_htp.origin.evidence import is_cached_folder, loaded_files, unproven
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.references import Reference, has_prefix, parse_reference
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
+
+logger = logging.getLogger(__name__)
 
 _PATH_PREFIXES: Final = ("./", "../", "/", "~", ".\\", "..\\", "\\\\")
 _WINDOWS_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
@@ -45,7 +49,7 @@ class HubSource:
         ref: The revision that the user named, None where none was.
         info: What the Hub says of it; None where the Hub was not reached and the cache is the proof.
         reason: Why `info` is None.
-        folder: The snapshot that the user pointed at, where it was a path in the cache.
+        folder: The snapshot that the user pointed at, where it was a path in the cache. Its files are the commit's.
         mirrored: Its files as a mirror lists them, where neither the Hub nor the cache could tell of the commit.
     """
 
@@ -96,7 +100,7 @@ def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess
     """
     text = os.fspath(name)
     if _is_path(text):
-        return _locate_path(text, revision)
+        return _locate_path(text, revision, access)
     return _ask(parse_reference(text, revision), access)
 
 
@@ -203,11 +207,11 @@ def _describe_loaded_model(model: Any, access: HubAccess) -> dict[str, Any] | No
 
 
 def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
-    if cached := cached_snapshot(path):
+    if cached := cached_snapshot(_expanded(path), access):
         hub, repo_id, commit = cached
         try:
             source = _ask(Reference(hub, repo_id, commit), access)
-        except HFHubIntegrationError as error:  # the folder itself is the proof
+        except HFHubIntegrationError as error:  # the digests of its files are the proof
             source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error), provider=hub.name)
         return {**_describe(source), "detected_from": "cache_path"}
     config = read_json(_expanded(path) / CONFIG)
@@ -221,12 +225,27 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
     return {"type": "local", "path": path}
 
 
-def cached_snapshot(path: str | os.PathLike[str]) -> tuple[Hub, str, str] | None:
-    """Return Hub, repo id and commit where a path lies in a snapshot of a Hub's cache, else None."""
+def cached_snapshot(path: Path, access: HubAccess) -> tuple[Hub, str, str] | None:
+    """Return Hub, repo id and commit of a folder that is a snapshot in a Hub's cache, None for any other.
+
+    It has to be in the cache that `access` names, and each file that loaders take has to be the commit's. A warning
+    says why a folder that is named like a snapshot is none.
+    """
     for hub in plugins.hubs():
-        if (found := hub.cached_repo(path)) is not None:
-            return hub, *found
+        named = hub.cached_repo(path.absolute()) or hub.cached_repo(path.resolve())
+        if named is None:
+            continue
+        if (fault := _snapshot_fault(hub, *named, path, access)) is None:
+            return hub, *named
+        logger.warning("%s counts as a local model, not as %s at %s: %s.", path, *named, fault)
     return None
+
+
+def _snapshot_fault(hub: Hub, repo_id: str, commit: str, path: Path, access: HubAccess) -> str | None:
+    if not is_cached_folder(hub, repo_id, commit, path, access):
+        return "it is not the folder of this commit in the cache that is in use"
+    found = unproven(hub, repo_id, commit, path, loaded_files(path), access, None)
+    return next((f"{name} differs, or cannot be checked: {reason}" for name, reason in found.items()), None)
 
 
 def _is_path(text: str) -> bool:
@@ -242,7 +261,7 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:
+def _locate_path(text: str, revision: str | None, access: HubAccess) -> HubSource | LocalSource:
     path = _expanded(text)
     if not _exists(str(path)):
         raise ModelNotFoundError(f"There is no folder {text}. Check the path, or name a model of the Hub.")
@@ -250,7 +269,7 @@ def _locate_path(text: str, revision: str | None) -> HubSource | LocalSource:
         raise InvalidModelReferenceError(
             f"{text} is a local folder, which has no revisions: leave out the revision {revision!r}."
         )
-    if cached := cached_snapshot(path.absolute()):
+    if cached := cached_snapshot(path, access):
         hub, repo_id, commit = cached
         why = "its folder in the cache was named"
         return HubSource(repo_id=repo_id, commit=commit, folder=path, reason=why, provider=hub.name)

@@ -18,7 +18,7 @@ from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.tasks import class_for_task
 
-__all__ = ["blueprint_of", "build_model", "tree_of_checkpoint"]
+__all__ = ["blueprint_of", "build_model", "config_of", "tree_of_checkpoint"]
 
 
 # transformers imports a model's module when it is first named, and fails where several threads do that at once.
@@ -40,7 +40,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
     names = config.get("architectures")
     named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     with _BUILDING:
-        loaded = _loaded(config)
+        loaded = config_of(config)
         model = build_model(class_name or named, loaded)
     return Blueprint(
         inputs=frozenset(inspect.signature(model.forward).parameters),
@@ -53,8 +53,12 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
     )
 
 
-def _loaded(config: Mapping[str, Any]) -> Any:
-    """Return a config as the class of its type of model."""
+def config_of(config: Mapping[str, Any]) -> Any:
+    """Return the content of a config as an object of the class for its type of model.
+
+    Raises:
+        ConfigLoadError: It is not a config of transformers.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:

@@ -12,9 +12,10 @@ import logging
 from pathlib import Path, PurePosixPath
 
 from optimum_htp.errors import HFHubIntegrationError
-from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, ExportMetadata
-from optimum_htp.onnxfile import ModelHeader, read_archive, read_header, read_metadata
-from optimum_htp.stamping.stamp import AUTHOR, our_standard_keys, stamp
+from optimum_htp.metadata import EMBEDDED_ZIP, OWN_KEYS, ExportMetadata
+from optimum_htp.onnxfile import ModelHeader, read_archive, read_header
+from optimum_htp.stamping.originals import AUTHOR, original_of
+from optimum_htp.stamping.stamp import stamp
 from optimum_htp.stamping.tag import carried_tags
 
 __all__ = ["carry_record", "suffixed"]
@@ -59,12 +60,11 @@ def _carry(source: Path, made: Path, suffix: str | None) -> ExportMetadata | Non
             record, onnx_files=names, onnx_file=own, export_id=digest[:32], embedded_in=holder
         )
     archive = _archive(source, header)
-    ours = our_standard_keys(header)  # are set anew; those of others are carried as they are
-    known = ours | read_metadata(made).keys()
-    extra = {key: value for key, value in header.metadata.items() if not key.startswith(PREFIX) and key not in known}
-    author = header.metadata[AUTHOR] if AUTHOR in ours else None
+    before, there = original_of(header), original_of(read_header(made)).metadata
+    carried = {key: value for key, value in before.metadata.items() if key not in (there.keys() | OWN_KEYS)}
+    author = header.metadata[AUTHOR] if AUTHOR in before.dropped else None
     tags = carried_tags(source, made)
-    return stamp(made, record, author=author, extra=extra, tags=tags, archive=archive)
+    return stamp(made, record, author=author, extra=before.added, carried=carried, tags=tags, archive=archive)
 
 
 def _archive(source: Path, header: ModelHeader) -> str | None:

@@ -32,6 +32,7 @@ from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
+from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import config_files, read_json
@@ -271,7 +272,9 @@ def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str,
         else hub.info(repo_id, commit, within_order(access)).files
     )
     names = config_files(names, library=record.export_library or "transformers")
-    return find_files(CommitFiles(hub, repo_id, commit, names, access)), names
+    folder = find_files(CommitFiles(hub, repo_id, commit, names, access))
+    require_unchanged(hub, repo_id, commit, folder, names, within_order(access))
+    return folder, names
 
 
 def _write(found: EmbeddedFiles, folder: Path) -> None:

@@ -5,7 +5,7 @@ A commit's tree gives the digest of each of its files, so one request tells for 
 
 from __future__ import annotations
 
-import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ class Proof:
         fault: What is wrong, in words; None where nothing is.
         config: Content of the embedded `config.json`, None where there is none.
         words: What to add to what else is known of the file.
+        unproven: Why the files were not compared with the commit's; None where they were.
     """
 
     fault: str | None = None
     config: Mapping[str, Any] | None = None
     words: str = ""
+    unproven: str | None = None
 
 
 def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof | None:
@@ -62,10 +64,10 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
     config = parse_json(contents[CONFIG]) if CONFIG in contents else None
     config = config if isinstance(config, dict) else None
     if access is None or record.hub_sha is None:
-        return Proof(config=config)
+        return Proof(config=config, unproven="the record names no full commit")
     hub = plugins.hub(record.hub_provider)
     if not isinstance(hub, TellsDigests):
-        return Proof(config=None, words=f"; {hub.name} does not tell whether the files in it are the commit's")
+        return Proof(unproven=f"{hub.name} does not tell the digests of its files")
     if names := differing(contents, hub.digests(str(record.hub_id), record.hub_sha, access)):
         return Proof(
             f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "
@@ -77,13 +79,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
 
 def differing(contents: Mapping[str, bytes], digests: Mapping[str, FileDigest]) -> tuple[str, ...]:
     """Return the names of files that a commit does not have, or has otherwise."""
-    return tuple(name for name, content in contents.items() if not _is(content, digests.get(name)))
-
-
-def _is(content: bytes, digest: FileDigest | None) -> bool:
-    if digest is None:
-        return False
-    if digest.sha256 is not None:
-        return hashlib.sha256(content).hexdigest() == digest.sha256
-    blob = b"blob %d\0" % len(content) + content
-    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == digest.sha1
+    stated = {name: digests.get(name, FileDigest()) for name in contents}
+    return tuple(
+        name for name, content in contents.items() if not stated[name].fits(io.BytesIO(content), len(content))
+    )

@@ -8,34 +8,16 @@ import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
 
 from optimum_htp.errors import ArgumentError
 from optimum_htp.hierarchy.tags import TagWriter, check_taggable
-from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, ExportMetadata
-from optimum_htp.onnxfile import ModelHeader, OpenModel
+from optimum_htp.metadata import EMBEDDED_ZIP, ORIGINAL, OWN_KEYS, STANDARD_KEYS, ExportMetadata
+from optimum_htp.onnxfile import OpenModel
+from optimum_htp.stamping.originals import AUTHOR, DOMAINS, LICENSE, PRODUCER, original_of
 from optimum_htp.version import __version__
 
-__all__ = [
-    "AUTHOR",
-    "DOMAINS",
-    "LICENSE",
-    "PRODUCER",
-    "STANDARD_KEYS",
-    "is_our_doc_string",
-    "is_reproducible",
-    "now",
-    "our_standard_keys",
-    "stamp",
-]
-
-PRODUCER: Final = "optimum-htp"
-# The two properties that ONNX itself defines: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
-AUTHOR: Final = "model_author"
-LICENSE: Final = "model_license"
-STANDARD_KEYS: Final = f"{PREFIX}standard_keys"
-"""The property that notes which of them a stamp has set, and to what. It is about the file, not of the record."""
-DOMAINS: Final = {"hub": "co.huggingface", "local": "local.optimum-htp"}
+__all__ = ["is_reproducible", "now", "stamp"]
 
 
 def stamp(
@@ -44,6 +26,7 @@ def stamp(
     *,
     author: str | None,
     extra: Mapping[str, str],
+    carried: Mapping[str, str] = MappingProxyType({}),
     tags: TagWriter | None = None,
     archive: str | None = None,
 ) -> ExportMetadata:
@@ -54,6 +37,7 @@ def stamp(
         metadata: The record; `original_producer` is filled in from the file.
         author: Who made the model.
         extra: Further properties, of plugins.
+        carried: Properties of others, of the file that this one was made from. They stay when the stamp is removed.
         tags: Also written into the nodes, in the same pass over the file.
         archive: The files that travel with the model, where they do so in this one.
 
@@ -65,53 +49,41 @@ def stamp(
         header = model.header
         if tags is not None:
             check_taggable(model)
-        producer = f"{header.producer_name} {header.producer_version}".strip()
-        if header.producer_name == PRODUCER:  # stamped before: what it replaced then is what counts
-            producer = header.metadata.get(f"{PREFIX}original_producer", "")
-        metadata = dataclasses.replace(metadata, original_producer=producer or None)
-        ours = our_standard_keys(header)
-        taken = (header.metadata.keys() - ours) | extra.keys()  # what somebody else said of the model stays
+        before = original_of(header)
+        named = (before.texts.get(name, "") for name in ("producer_name", "producer_version"))
+        metadata = dataclasses.replace(metadata, original_producer=" ".join(filter(None, named)) or None)
+        taken = before.metadata.keys() | extra.keys() | carried.keys()  # what somebody else said of the model stays
         known = {AUTHOR: author, LICENSE: metadata.license}
         standard = {key: value for key, value in known.items() if value and key not in taken}
+        texts = {"producer_name": PRODUCER, "producer_version": __version__}
+        if before.texts.get("domain", "") == "":
+            texts["domain"] = DOMAINS[metadata.model_type]
+        if before.texts.get("doc_string", "") == "":
+            texts["doc_string"] = _doc_string(metadata)
+        properties = {
+            **{key: value for key, value in before.replaced.items() if key not in OWN_KEYS},
+            **carried,
+            **standard,
+            **extra,
+            **(tags.metadata if tags is not None else {}),
+            **metadata.to_properties(),
+            STANDARD_KEYS: json.dumps(standard, ensure_ascii=False, separators=(",", ":")),
+        }
+        version = header.ir_version if tags is None else tags.ir_version(header.ir_version)
+        if version != header.ir_version:
+            before = dataclasses.replace(before, ir_version=header.ir_version)
         model.rewrite(
             metadata={
-                **standard,
-                **extra,
-                **(tags.metadata if tags is not None else {}),
-                **metadata.to_properties(),
-                STANDARD_KEYS: json.dumps(standard, ensure_ascii=False, separators=(",", ":")),
+                **properties,
+                ORIGINAL: before.note(texts, properties, extra),
                 **({} if archive is None else {EMBEDDED_ZIP: archive}),
             },
-            drop=lambda key: key.startswith(PREFIX) or key in ours,
+            drop=(OWN_KEYS | before.dropped).__contains__,
             nodes=tags.visitor() if tags is not None else None,
-            ir_version=tags.ir_version(header.ir_version) if tags is not None else None,
-            producer_name=PRODUCER,
-            producer_version=__version__,
-            domain=DOMAINS[metadata.model_type] if header.domain in ("", *DOMAINS.values()) else header.domain,
-            doc_string=_doc_string(metadata)
-            if not header.doc_string or is_our_doc_string(header.doc_string)
-            else header.doc_string,
+            ir_version=version if version != header.ir_version else None,
+            **texts,
         )
     return metadata
-
-
-def our_standard_keys(header: ModelHeader) -> frozenset[str]:
-    """Return which of ONNX's standard keys have what a stamp put there, and nobody has changed since."""
-    noted = _noted(header.metadata)
-    return frozenset(key for key in (AUTHOR, LICENSE) if header.metadata.get(key, "") == noted.get(key))
-
-
-def _noted(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return what a stamp says that it has set; in a file of before there were notes, what it would have set."""
-    text = metadata.get(STANDARD_KEYS)
-    if text is None:
-        owner, slash, _ = metadata.get(f"{PREFIX}hub_id", "").partition("/")
-        return {AUTHOR: owner if slash else None, LICENSE: metadata.get(f"{PREFIX}license")}
-    try:
-        noted = json.loads(text)
-    except (ValueError, RecursionError):  # then nothing is known to be ours, and nothing of others' is lost
-        return {}
-    return noted if isinstance(noted, dict) else {}
 
 
 def is_reproducible() -> bool:
@@ -139,8 +111,3 @@ def _doc_string(metadata: ExportMetadata) -> str:
         f"Exported from {model}{commit} for {metadata.task}\n"
         f"with {PRODUCER} {metadata.export_version} on {metadata.export_timestamp}."
     )
-
-
-def is_our_doc_string(text: str) -> bool:
-    """Whether a doc string is one that `stamp` wrote."""
-    return text.startswith("Exported from ") and f"\nwith {PRODUCER} " in text

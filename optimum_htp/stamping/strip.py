@@ -7,28 +7,26 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from optimum_htp.errors import OnnxWriteError
-from optimum_htp.hierarchy.tags import TAG_PREFIX, untagged
-from optimum_htp.metadata import PREFIX
+from optimum_htp.hierarchy.tags import MODEL_KEYS, untagged
 from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
 from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.onnxfile.shared import refuse_shared
-from optimum_htp.stamping.stamp import DOMAINS, PRODUCER, is_our_doc_string, our_standard_keys
+from optimum_htp.stamping.originals import original_of
 
 __all__ = ["strip_metadata"]
 
 
 def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
-    """Remove every key of ours from a file and its nodes, and give it back its producer.
+    """Remove every key of ours from a file and its nodes, and give back what stamps and tags have replaced.
 
     Args:
         path: The file.
         output: Where to write instead of in place; external data is copied along.
 
     Returns:
-        How many keys were removed.
+        How many keys were removed from the file and its nodes.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
@@ -36,30 +34,27 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
     """
     with OpenModel.at(path) as model:
         header = model.header
-        keys = {*header.metadata, *header.archives}
-        ours = {key for key in keys if key.startswith((PREFIX, TAG_PREFIX))}
-        ours |= our_standard_keys(header)
-        texts: dict[str, Any] = {}
-        if header.producer_name == PRODUCER:
-            producer = header.metadata.get(f"{PREFIX}original_producer", "")
-            name, _, version = producer.rpartition(" ") if " " in producer else (producer, "", "")
-            texts |= {"producer_name": name, "producer_version": version}
-        if ours and header.domain in DOMAINS.values():
-            texts["domain"] = ""
-        if is_our_doc_string(header.doc_string):
-            texts["doc_string"] = ""
-        tagged = 0
+        before = original_of(header)
+        ours = before.dropped | (MODEL_KEYS & header.metadata.keys())
+        removed = len(ours - before.replaced.keys())
 
         def visit(known: Mapping[str, str]) -> Mapping[str, str]:
-            nonlocal tagged
+            nonlocal removed
             plain = untagged(known)
-            tagged += plain is not known
+            removed += len(known.keys() - plain.keys())
             return plain
 
         if output is not None:
             _copy_external_data(Path(path), Path(output))
-        model.rewrite(drop=ours.__contains__, nodes=visit, output=output, **texts)
-    return len(ours) + tagged
+        model.rewrite(
+            metadata=before.replaced,
+            drop=ours.__contains__,
+            nodes=visit,
+            ir_version=before.ir_version,
+            output=output,
+            **{name: before.texts.get(name) for name in header.texts if before.texts.get(name) != header.texts[name]},
+        )
+    return removed
 
 
 def _copy_external_data(path: Path, output: Path) -> None:

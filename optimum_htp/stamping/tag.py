@@ -22,6 +22,7 @@ from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.origin.weightless import tree_of_checkpoint
+from optimum_htp.stamping.originals import ir_version_note
 
 __all__ = ["Tagger", "carried_tags", "tag_file"]
 
@@ -80,12 +81,13 @@ class Tagger:
                 there still is.
         """
         with OpenModel.at(path) as model:
-            tags = TagWriter(self._assignment(model.header, model.graph))
+            tags = TagWriter(self._assignment(model.header, model.graph), is_export=False)
             check_taggable(model)
+            version = tags.ir_version(model.header.ir_version)
             model.rewrite(
-                metadata=tags.metadata,
+                metadata={**tags.metadata, **ir_version_note(model.header, version)},
                 nodes=tags.visitor(),
-                ir_version=tags.ir_version(model.header.ir_version),
+                ir_version=version,
                 output=output,
             )
         return tags.assignment
@@ -150,7 +152,7 @@ def carried_tags(source: Path, made: Path) -> TagWriter | None:
     """Return the tags of a file that was made from a tagged one; None where that has none."""
     if MODULES not in read_header(source).metadata:
         return None
-    return TagWriter(Tagger(source).assignment(made))
+    return TagWriter(Tagger(source).assignment(made), is_export=False)
 
 
 def _resolved(graph: Graph, tree: ModuleTree) -> Assignment:

@@ -7,8 +7,8 @@ has no such commit), the Hub cannot be reached, or the model at that commit does
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.graph_fit import graph_misfit
+from optimum_htp.origin.graph_fit import graph_fit, task_fit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.repo_files import read_json
+from optimum_htp.stamping.embed import files_of_model
 from optimum_htp.stamping.proof import prove
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
@@ -50,11 +52,41 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding, in a sentence."""
+    """A finding, in a sentence.
+
+    Attributes:
+        status: What was found.
+        reason: The same in words.
+        metadata: The record; None where it cannot be read.
+        checked: What was compared, of `commit`, `weight files`, `embedded files`, `config`, `outputs`, `shapes` and
+            `parts`.
+        unchecked: What could not be compared, and why. Values of weights are compared with `prove_weights` alone.
+    """
 
     status: Status
     reason: str
     metadata: ExportMetadata | None = None
+    checked: tuple[str, ...] = ()
+    unchecked: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Checks:
+    """What was compared until now, and what could not be."""
+
+    done: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def note(self, what: str, why_not: str | None) -> None:
+        """Note that something was compared, or why it could not be."""
+        if why_not is None:
+            self.done.append(what)
+        else:
+            self.left_out[what] = why_not
+
+    def ok(self, reason: str, record: ExportMetadata) -> Verdict:
+        """Return the verdict on a file in which nothing is wrong."""
+        return Verdict(Status.OK, reason, record, tuple(self.done), dict(self.left_out))
 
 
 def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = None) -> Verdict:
@@ -72,8 +104,10 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         return Verdict(
             Status.INVALID, "It has no record of where it came from. Add one with `optimum-cli htp inject`."
         )
+    checks = _Checks()
+    _note_parts(path, record, checks)
     if record.model_type == "local":
-        return _with_local_config(path, record)
+        return _with_local_config(path, record, checks)
     files: tuple[str, ...] = ()
     changed: str | None = None
     try:
@@ -83,13 +117,21 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
             files, changed = info.files, _changed_weights(record, info)
+            checks.note("commit", None)
+            checks.note("weight files", _why_not_weights(record, info))
+        else:
+            checks.note("commit", "the record has only its first characters")
         proof = prove(path, record, access)
         if proof is not None and proof.fault is not None:
             return Verdict(Status.INVALID, proof.fault, record)
+        if proof is not None:
+            checks.note("embedded files", proof.unproven)
         folder, config = None, proof.config if proof is not None else None
         if config is None:
             diffusion = record.export_library == "diffusers"  # its parts have configs of their own
-            folder = (resolve_preprocessors if diffusion else resolve_configs)(record, access).folder
+            found = (resolve_preprocessors if diffusion else resolve_configs)(record, access)
+            folder, at = found.folder, found.commit[2] if found.commit is not None else ""
+            require_unchanged(hub, str(record.hub_id), at, folder, [CONFIG], access)
     except (HubUnreachableError, DownloadError) as error:  # an answer that is cut off says nothing of the file
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
@@ -104,6 +146,7 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
         config if folder is None else read_json(folder / CONFIG),
         f"is {record.source}, as it says{proof.words if proof is not None else ''}",
         lambda: parameters_of(folder, files, access, commit),
+        checks,
     )
     return Verdict(Status.MISFIT, changed, record) if changed and verdict.status is Status.OK else verdict
 
@@ -121,41 +164,94 @@ def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
     return None
 
 
-def _with_local_config(path: Path, record: ExportMetadata) -> Verdict:
+def _why_not_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
+    """Return why a repo's own weight files were not compared with those at export, None where they were."""
+    if not record.weight_files:
+        return "the record has no digests of them"
+    unstated = [name for name in record.weight_files if name not in info.digests]
+    return f"the Hub states no digest of {unstated[0]}" if unstated else None
+
+
+def _note_parts(path: Path, record: ExportMetadata, checks: _Checks) -> None:
+    """Note whether the other files of a model are there: a file alone says nothing of them."""
+    if record.onnx_file is not None:
+        there = {other.onnx_file for other in files_of_model(path, record).values()}
+        missing = [name for name in record.onnx_files if name not in there]
+        checks.note("parts", f"{', '.join(missing)} of the same model is not here" if missing else None)
+
+
+def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> Verdict:
     proof = prove(path, record, None)
     if proof is not None and proof.fault is not None:
         return Verdict(Status.INVALID, proof.fault, record)
+    if proof is not None:
+        checks.note("embedded files", None)
+    checks.note("commit", "the record names none: it is a local model")
     beside = path.parent / CONFIG
     if beside.is_file():
         config, where = read_json(beside), "beside it"
     elif proof is not None and proof.config is not None:
         config, where = proof.config, "in it"
     else:
-        return Verdict(Status.OK, "It is of a local model, and there is no config.json beside it to compare.", record)
+        why = f"there is no {CONFIG} beside it or in it"
+        for what in ("config", "shapes"):
+            checks.note(what, why)
+        return _with_graph(
+            path, record, {}, "is of a local model, and there is no config.json beside it to compare", None, checks
+        )
     return _with_config(
         path,
         record,
         config,
         f"is of a local model, and fits the config.json {where}",
         lambda: parameters_of(path.parent, (), HubAccess(local_files_only=True), None),
+        checks,
     )
 
 
 def _with_config(
-    path: Path, record: ExportMetadata, config: Any, success: str, parameters: Callable[[], Parameters | None]
+    path: Path,
+    record: ExportMetadata,
+    config: Any,
+    success: str,
+    parameters: Callable[[], Parameters | None],
+    checks: _Checks,
 ) -> Verdict:
     if not isinstance(config, dict):
-        if record.export_library == "diffusers":  # its parts have configs of their own
-            return Verdict(Status.OK, success, record)
-        return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
-    if record.submodule is not None:  # the config says nothing of the inputs and outputs of a module
-        return Verdict(Status.OK, f"says that it is the module {record.submodule}; the whole {success}", record)
+        if record.export_library != "diffusers":
+            return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
+        checks.note("config", "the parts of a pipeline have configs of their own")
+        return _with_graph(path, record, {}, success, None, checks)
+    if record.submodule is not None:
+        for what in ("config", "outputs", "shapes"):
+            checks.note(what, "the file is a module of the model, and the config is the whole model's")
+        return checks.ok(f"says that it is the module {record.submodule}; the whole {success}", record)
+    if (reason := misfit(config, record, path)) is not None:
+        return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {reason}.", record)
+    checks.note("config", None)
+    return _with_graph(path, record, config, success, parameters, checks)
+
+
+def _with_graph(
+    path: Path,
+    record: ExportMetadata,
+    config: Mapping[str, Any],
+    success: str,
+    parameters: Callable[[], Parameters | None] | None,
+    checks: _Checks,
+) -> Verdict:
+    """Compare the graph with the task and, where the config is known, with the model."""
     try:
-        reason = misfit(config, record, path) or graph_misfit(
-            config, record.task, read_graph(path), record.export_library, parameters
-        )
+        graph, library = read_graph(path), record.export_library
+        if config or library == "diffusers":
+            fit = graph_fit(config, record.task, graph, library, parameters)
+        else:
+            fit = task_fit(config, record.task, graph, library)
     except HFHubIntegrationError as error:
         return Verdict(Status.INVALID, str(error), record)
-    if reason is not None:
-        return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {reason}.", record)
-    return Verdict(Status.OK, success, record)
+    if fit.misfit is not None:
+        return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {fit.misfit}.", record)
+    for what in ("outputs", "shapes"):
+        if what not in checks.left_out:
+            checks.note(what, fit.unchecked.get(what))
+    return checks.ok(success, record)

@@ -86,6 +86,20 @@ VALID = {
         "model_license": "mine",
         "hf_standard_keys": '{"model_author": "google-bert"}',
     },
+    "original": {
+        **HUB,
+        "acme_owner": "Acme",
+        "hf_original": json.dumps(
+            {
+                "producer_name": "tf2onnx",
+                "producer_version": "1.16.1 15c810",
+                "doc_string": "",
+                "ir_version": 8,
+                "metadata": {"hf_task": "of another tool"},
+                "added": {"acme_owner": "Acme"},
+            }
+        ),
+    },
     "unknown_keys": {**HUB, "hf_from_the_future": "kept", "mine": "kept too"},
     "no_record": {"mine": "nothing of Hugging Face"},
 }

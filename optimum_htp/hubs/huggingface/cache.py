@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from optimum_htp.hubs.answers import COMMIT, is_text
-from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.answers import COMMIT, SHA256, is_text
+from optimum_htp.hubs.base import FileDigest, HubAccess
 from optimum_htp.onnxfile.replace import replaced_atomically
 
 __all__ = ["RepoCache", "is_blob_name", "is_known_missing"]
@@ -121,6 +121,23 @@ class RepoCache:
         """Return where a content is."""
         assert is_blob_name(etag), etag
         return self.folder / "blobs" / etag
+
+    def digest(self, commit: str, name: str) -> FileDigest | None:
+        """Return the digest by which the blob behind a file of a commit is named.
+
+        None where the file is no link to a blob (Windows, copies, files that were put there), or where the blob has
+        a name that is no digest, as some proxies give it.
+        """
+        path = self.snapshot(commit) / name
+        try:
+            blob = path.parent / path.readlink()
+            if not blob.parent.samefile(self.folder / "blobs"):
+                return None
+        except OSError:
+            return None
+        if COMMIT.fullmatch(blob.name):  # of the same form: a sha1 in hexadecimal
+            return FileDigest(sha1=blob.name)
+        return FileDigest(sha256=blob.name) if SHA256.fullmatch(blob.name) else None
 
     @contextmanager
     def filling(self, etag: str) -> Iterator[Callable[[bytes], object]]:

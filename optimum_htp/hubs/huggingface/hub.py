@@ -82,6 +82,17 @@ class HuggingFaceHub(Hub):
         match = _SNAPSHOT.fullmatch(os.fspath(path))
         return (match["repo"].replace("--", "/"), match["commit"]) if match else None
 
+    def cached_folder(self, repo_id: str, commit: str, access: HubAccess) -> Path | None:
+        """See `Hub.cached_folder`."""
+        return RepoCache(repo_id, access).snapshot(commit)
+
+    def cached_digests(
+        self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess
+    ) -> Mapping[str, FileDigest]:
+        """See `Hub.cached_digests`. A link of a snapshot leads to a blob, which is named by its digest."""
+        cache = RepoCache(repo_id, access)
+        return {name: digest for name in names if (digest := cache.digest(commit, name)) is not None}
+
     @contextmanager
     def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:
         """See `Hub.opened`. Nothing is fetched but what is read."""

@@ -28,7 +28,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
-from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.onnxfile.replace import replaced_atomically
@@ -84,6 +84,17 @@ class ModelScopeHub(Hub):
         """See `Hub.cached_repo`."""
         match = _SNAPSHOT.fullmatch(os.fspath(path))
         return (match["repo"].replace("--", "/", 1), match["commit"]) if match else None
+
+    def cached_folder(self, repo_id: str, commit: str, access: HubAccess) -> Path | None:
+        """See `Hub.cached_folder`."""
+        return _folder(repo_id, access) / "snapshots" / commit
+
+    def cached_digests(
+        self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess
+    ) -> Mapping[str, FileDigest]:
+        """See `Hub.cached_digests`. They are in the list of the commit's files."""
+        listing = _stored_listing(_folder(repo_id, access), commit) or {}
+        return {name: FileDigest(sha256=listing[name][1] or None) for name in names if name in listing}
 
     def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
         """See `Hub.cached_commit`."""

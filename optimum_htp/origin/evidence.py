@@ -1,0 +1,129 @@
+"""Whether the files in a Hub's cache are those of a commit: a name of a folder is no proof, and files can be edited.
+
+Each file that an export reads or embeds is compared with the digest that the Hub stated for it: in its answer about
+the commit, else when it sent the file to the cache, else when it is asked now. Hashing takes about a second for each
+gigabyte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import ChangedCacheError, HFHubIntegrationError
+from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo, TellsDigests
+from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.repo_files import config_files, index_shards, read_json, weight_files
+from optimum_htp.origin.tasks import infer_library
+
+__all__ = ["is_cached_folder", "loaded_files", "names_below", "require_unchanged", "unproven"]
+
+_ADDED: Final = "the commit has no such file"
+
+
+def names_below(folder: Path) -> tuple[str, ...]:
+    """Return the files in a folder and its direct subfolders: nothing deeper belongs to a model."""
+    paths = (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*.json"))
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))
+
+
+def loaded_files(folder: Path, library: str | None = None, *, weights: bool = True) -> tuple[str, ...]:
+    """Return the files of a folder that loaders take: configs, preprocessors, code, and weights."""
+    names = names_below(folder)
+    content = read_json(folder / CONFIG)
+    library = library or infer_library(names, content if isinstance(content, dict) else {})
+    found = config_files(names, library=library, with_code=True)
+    if weights:
+        found += weight_files(names, lambda name: index_shards(folder / name), library=library)
+    return found
+
+
+def is_cached_folder(hub: Hub, repo_id: str, commit: str, folder: Path, access: HubAccess) -> bool:
+    """Whether a folder is the one that the Hub's cache has for a commit, links followed."""
+    cached = hub.cached_folder(repo_id, commit, access)
+    try:
+        return cached is not None and cached.samefile(folder)
+    except OSError:
+        return False
+
+
+def unproven(
+    hub: Hub, repo_id: str, commit: str, folder: Path, names: Iterable[str], access: HubAccess, info: RepoInfo | None
+) -> dict[str, str]:
+    """Return the files in a folder of the cache that are not shown to be a commit's, each with the reason.
+
+    Args:
+        hub: Whose cache it is.
+        repo_id: The repo.
+        commit: In full.
+        folder: The commit's folder.
+        names: The files. Those that are not there are left out.
+        access: How to reach the Hub. It is asked only where neither `info` nor the cache has a digest that fits.
+        info: What the Hub has said of the commit; None where it was not asked.
+    """
+    names = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
+    noted = {**hub.cached_digests(repo_id, commit, names, access), **_stated(info)}
+    doubtful = [name for name in names if not _fits(folder / name, noted.get(name))]
+    if not doubtful:
+        return {}
+    differs = "it is not the file of the commit"
+    try:
+        told = hub.digests(repo_id, commit, access) if isinstance(hub, TellsDigests) else {}
+    except HFHubIntegrationError as error:
+        untold = f"nothing that the Hub has stated about it is here, and the Hub does not tell now: {error}"
+        return {name: differs if _is_known(noted.get(name)) else untold for name in doubtful}
+    found = {}
+    for name in doubtful:
+        if told and name not in told:
+            found[name] = _ADDED
+        elif _is_known(digest := told.get(name, noted.get(name))) and not _fits(folder / name, digest):
+            found[name] = differs
+        elif not _is_known(digest):
+            found[name] = f"{hub.name} states no digest of it"
+    return found
+
+
+def require_unchanged(
+    hub: Hub,
+    repo_id: str,
+    commit: str,
+    folder: Path,
+    names: Iterable[str],
+    access: HubAccess,
+    info: RepoInfo | None = None,
+) -> None:
+    """Refuse files of the cache that are not shown to be a commit's. A folder elsewhere was checked by who filled it.
+
+    The arguments are those of `unproven`.
+
+    Raises:
+        ChangedCacheError: There is such a file.
+    """
+    if not is_cached_folder(hub, repo_id, commit, folder, access):
+        return
+    if found := unproven(hub, repo_id, commit, folder, names, access, info):
+        name, reason = next(iter(found.items()))
+        again = "Delete it" if reason == _ADDED else "Fetch it again with --force-download"
+        raise ChangedCacheError(
+            f"{folder / name} does not count as a file of {repo_id} at {commit}: {reason}. {again}; or copy the "
+            "folder out of the cache and name the copy, to use the file as it is."
+        )
+
+
+def _stated(info: RepoInfo | None) -> dict[str, FileDigest]:
+    if info is None:
+        return {}
+    sha1 = {name: FileDigest(sha1=digest) for name, digest in info.blob_ids.items()}
+    return {**sha1, **{name: FileDigest(sha256=digest) for name, digest in info.digests.items()}}
+
+
+def _is_known(digest: FileDigest | None) -> bool:
+    return digest is not None and digest.is_known
+
+
+def _fits(path: Path, digest: FileDigest | None) -> bool:
+    if digest is None or not digest.is_known:
+        return False
+    with path.open("rb") as stream:
+        return digest.fits(stream, path.stat().st_size)

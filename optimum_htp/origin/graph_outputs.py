@@ -1,0 +1,158 @@
+"""Whether a graph gives what a task needs: without these outputs Optimum cannot run it.
+
+Optimum's table of outputs by task is read from its source. Types of models that give others are asked for theirs
+before a graph is refused, which imports PyTorch. Parts of a model (encoder, decoder, parts of a diffusion pipeline)
+are known by what they take.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.onnxfile import Graph
+from optimum_htp.origin.literals import constants, module_file
+from optimum_htp.origin.tasks import WITH_PAST, model_type_of
+
+__all__ = ["output_misfit", "past_misfit"]
+
+_EXPORTER: Final = "optimum.exporters.onnx.base"
+_FEATURES: Final = "feature-extraction"
+# Any of these is a feature: `ORTModelForCustomTasks` and sentence_transformers run what gives others than Optimum's.
+_FEATURE_OUTPUTS: Final = frozenset(
+    {
+        "last_hidden_state",
+        "token_embeddings",
+        "sentence_embedding",
+        "pooler_output",
+        "text_embeds",
+        "image_embeds",
+    }
+)
+_ENCODED: Final = "last_hidden_state"
+# The tasks that Optimum exports as an encoder and decoders.
+_OF_PARTS: Final = (
+    "text2text-generation",
+    "automatic-speech-recognition",
+    "image-to-text",
+    "visual-question-answering",
+    "document-question-answering",
+)
+# A part that takes one of these is no encoder.
+_OF_DECODERS: Final = frozenset({"encoder_hidden_states", "encoder_attention_mask", "decoder_input_ids"})
+_PAST: Final = "past_key_values."
+_PRESENT: Final = re.compile(r"(?:present|past_key_values).*\.(?:key|value)")
+# What a part of a diffusion pipeline takes, and what it has to give: any of these. The first that matches counts.
+_PARTS_OF_PIPELINES: Final = (
+    ("timestep", ("out_sample",)),
+    ("latent_sample", ("sample",)),
+    ("sample", ("latent_parameters", "latent_sample")),
+    ("input_ids", ("last_hidden_state", "text_embeds", "pooler_output")),
+)
+_UNBUILT: Final = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, OSError)
+
+
+def past_misfit(graph: Graph) -> str | None:
+    """Say which past key values a graph takes and does not give back, None where it gives as many as it takes."""
+    taken = [name for name in _taken(graph) if name.startswith(_PAST) and "encoder" not in name]
+    given = [spec.name for spec in graph.outputs if _PRESENT.match(spec.name) and "encoder" not in spec.name]
+    if len(taken) > len(given):
+        return f"the graph takes {len(taken)} past key values, such as {taken[0]}, and gives {len(given)} back"
+    return None
+
+
+def output_misfit(
+    config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None
+) -> tuple[str | None, str | None]:
+    """Say which output a task needs that a graph does not give; and why that cannot be told, where it cannot.
+
+    Args:
+        config: Content of the model's config, empty where it is not known.
+        task: The Optimum task of the graph, None where it is not known.
+        graph: The graph.
+        library: The library that the model is of; None for transformers.
+    """
+    given = {spec.name for spec in graph.outputs}
+    if library == "diffusers":
+        return _pipeline_misfit({*_taken(graph)}, given)
+    if task is None:
+        return None, "the task is not known"
+    task = task.removesuffix(WITH_PAST)
+    if library == "sentence_transformers" or task == _FEATURES:
+        if given & _FEATURE_OUTPUTS:
+            return None, None
+    elif _is_encoder(config, task, graph) and _ENCODED in given:
+        return None, None
+    common = _outputs_by_task().get(task)
+    if common is not None and given.issuperset(common):
+        return None, None
+    own, whole = _own_outputs(config, task, library)
+    wanted = own if own is not None else common
+    if wanted is None:
+        return None, f"Optimum states no outputs of a {model_type_of(config) or 'model'} for {task}"
+    missing = [name for name in wanted if name not in given and not _PRESENT.match(name)]
+    if not missing:
+        return None, None
+    if not whole:
+        return None, f"which part of a {model_type_of(config)} model the graph is cannot be told"
+    return f"{task} needs the output {', '.join(missing)}, and the graph gives {_listed(given)}", None
+
+
+def _pipeline_misfit(taken: Collection[str], given: Collection[str]) -> tuple[str | None, str | None]:
+    for name, wanted in _PARTS_OF_PIPELINES:
+        if name in taken:
+            if any(output in given for output in wanted):
+                return None, None
+            needed = " or ".join(wanted)
+            return f"such a part of a pipeline needs the output {needed}, and the graph gives {_listed(given)}", None
+    return None, "which part of a pipeline the graph is cannot be told"
+
+
+def _is_encoder(config: Mapping[str, Any], task: str, graph: Graph) -> bool:
+    """Whether a graph can be the encoder of a model that is exported in parts."""
+    if task not in _OF_PARTS or (config and not config.get("is_encoder_decoder")):
+        return False
+    taken = {*_taken(graph)}
+    return not taken & _OF_DECODERS and not any(name.startswith(_PAST) for name in taken)
+
+
+def _taken(graph: Graph) -> Iterable[str]:
+    initial = {tensor.name for tensor in graph.initializers}  # of IR version 3 are inputs too
+    return [spec.name for spec in graph.inputs if spec.name not in initial]
+
+
+def _outputs_by_task() -> Mapping[str, Iterable[str]]:
+    """Return the outputs of models by task, as Optimum's exporter has them; none without that."""
+    try:
+        file = module_file(_EXPORTER)
+        table = constants(file)["OnnxConfig"]["_TASK_TO_COMMON_OUTPUTS"] if file is not None else {}
+    except _UNBUILT:
+        table = importlib.import_module(_EXPORTER).OnnxConfig._TASK_TO_COMMON_OUTPUTS
+    return {task: tuple(outputs) for task, outputs in table.items()}
+
+
+def _own_outputs(config: Mapping[str, Any], task: str, library: str | None) -> tuple[tuple[str, ...] | None, bool]:
+    """Return the outputs that Optimum gives a type of model for a task, None where it cannot be asked; and whether
+    that is of all files of such a model, which some types are exported as several of.
+    """
+    try:
+        import optimum.exporters.onnx.model_configs  # noqa: F401 - fills Optimum's table of models
+        from optimum.exporters.onnx.base import OnnxConfig
+        from optimum.exporters.tasks import TasksManager
+
+        from optimum_htp.origin.weightless import config_of
+
+        make = TasksManager.get_exporter_config_constructor(
+            "onnx", model_type=model_type_of(config), task=task, library_name=library or "transformers"
+        )
+        exporter = make(config_of(config))
+        return tuple(exporter.outputs), type(exporter).VARIANTS == OnnxConfig.VARIANTS
+    except (ConfigLoadError, *_UNBUILT):
+        return None, True
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:3]) or "nothing"
