@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.delivery import handler
-from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files
+from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
 from optimum_htp.delivery.requirements import HEADING, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.hubs.base import HubAccess
@@ -77,6 +77,7 @@ def write_endpoint(
 
     Raises:
         EndpointError: No pipeline serves the model, the folder holds several, or files that are not ours to replace.
+        UntrustedCodeError: A config would make a library import code.
         MissingDependencyError: What the handler needs is not installed here.
         HFHubIntegrationError: The model's files cannot be had; the subclass says why.
     """
@@ -86,6 +87,7 @@ def write_endpoint(
     files = onnx_files([given], watch)
     first = _only_model(files, given)
     configs = dict(configs_of(first, access))
+    refuse_code_among(configs, "an endpoint")
     settings = _settings(first, files, configs)
     if settings["task"] == _SENTENCES:
         configs.update(_weights_of_modules(first, configs, access))
@@ -191,10 +193,10 @@ def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: Hub
     """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
     modules = parse_json(configs[SENTENCE_MODULES].read_bytes())
     names = [
-        f"{module['path']}/model.safetensors"
+        f"{module.get('path')}/model.safetensors"
         for module in modules or ()
         if str(module.get("type", "")).rpartition(".")[2] not in _WEIGHTLESS
-        and f"{module['path']}/config.json" in configs
+        and f"{module.get('path')}/config.json" in configs
     ]
     record = file.record
     if not names or record.hub_id is None or record.hub_sha is None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from optimum_htp.delivery.card import Pushed, completed_card
-from optimum_htp.delivery.contents import OnnxFile, configs_beside, configs_of, onnx_files
+from optimum_htp.delivery.contents import OnnxFile, configs_beside, configs_of, onnx_files, refuse_code_among
 from optimum_htp.delivery.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
 from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
 from optimum_htp.hubs.base import HubAccess
@@ -65,6 +65,7 @@ def push(
     Raises:
         ArgumentError: The layout is not known, or two files would have one name.
         OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: Something is wrong with the files.
+        UntrustedCodeError: A config would make a library import code.
         AccessDeniedError: The token may not write there. Nothing was written, as with all errors.
         PushError: The Hub refuses the files, or somebody else has written there.
         HFHubIntegrationError: The Hub cannot be asked; the subclass says why.
@@ -135,6 +136,7 @@ def _configs(
     if layout == TRANSFORMERS_JS:
         for model in models:
             found = {**configs_of(model, access), **found}
+    refuse_code_among(found, "a repo of ONNX files")
     return found
 
 

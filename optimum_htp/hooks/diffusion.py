@@ -67,7 +67,8 @@ def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -
     from optimum_htp.onnxfile import external_files
 
     access = HubAccess.from_options(options)
-    made = presented(folder, record, access, options.get("revision"))
+    trusted = bool(options.get("trust_remote_code"))
+    made = presented(folder, record, access, options.get("revision"), trust_remote_code=trusted)
     sessions, inside = {}, []
     with ExitStack() as undo:
         undo.callback(made.cleanup)
