@@ -6,7 +6,9 @@ import json
 import logging
 import shutil
 
+import onnx
 import pytest
+from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoConfig
 
 from optimum_htp import HTPExporter, errors
@@ -16,6 +18,7 @@ from optimum_htp.hubs import HubAccess
 from optimum_htp.loading.sentence_transformers import sentence_file
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import rewrite_model
+from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.code_references import code_references
 from optimum_htp.stamping.embed import embed_files, unembed_files
 from tests.conftest import run_python
@@ -224,6 +227,37 @@ def test_embed_leaves_such_a_file_out_and_unembed_says_what_it_writes(exported, 
     embedded = embed_files(folder / "model.onnx", tmp_path / "files", access=HubAccess(local_files_only=True))
     assert [file.name for file in embedded] == ["config.json"]
     assert "modules.json is not embedded" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "[open({mark!r}, 'w'), 2][1]",
+        "open({mark!r}, 'w') and batch_size",
+        "(open)({mark!r}, 'w')",
+        "max(1, open({mark!r}, 'w'))",
+        "().__class__.__base__.__subclasses__()",
+        "batch_size if exec else (",
+        "breakpoint()",
+    ],
+)
+def test_name_of_an_axis_runs_nothing(exported, tmp_path, axis):
+    """Optimum evaluates it where it binds inputs and outputs."""
+    mark = tmp_path / "mark"
+    model = onnx.load(exported("bert") / "model.onnx")
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = axis.format(mark=str(mark))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(errors.InvalidOnnxFileError, match=r"model\.onnx.*logits.*Python"):
+        ORTModelForSequenceClassification.from_pretrained(tmp_path / "model.onnx", use_io_binding=True)
+    with pytest.raises(errors.InvalidOnnxFileError, match=r"model\.onnx.*logits.*Python"):
+        write_endpoint(tmp_path / "model.onnx", tmp_path / "endpoint")
+    assert not mark.exists()
+
+
+def test_names_of_axes_that_exporters_write_pass():
+    names = ["batch_size", "past_sequence_length + sequence_length", "floor(height/8 - 1/2) + 1", "(height//8)*2"]
+    names += ["Max(1, s0)", "unk__12", "s0 + s1 + 2", "Addlogits_dim_0", "-s0", "layer.0/out:0", "CeilDiv(s1, 2)"]
+    refuse_code_in_axes({"x": [*names, 3, None], "y": None}, "model.onnx")
 
 
 def test_config_that_names_a_kernel_is_not_loaded(exported, tmp_path):

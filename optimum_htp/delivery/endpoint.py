@@ -23,6 +23,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
+from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
 from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.repo_files import parse_json
@@ -88,6 +89,8 @@ def write_endpoint(
     first = _only_model(files, given)
     configs = dict(configs_of(first, access))
     refuse_code_among(configs, "an endpoint")
+    for file in files:
+        refuse_code_in_axes({spec.name: spec.shape for spec in read_signature(file.path)[1]}, file.path)
     settings = _settings(first, files, configs)
     if settings["task"] == _SENTENCES:
         configs.update(_weights_of_modules(first, configs, access))
