@@ -16,7 +16,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
-from optimum_htp.cli.push import add_push_options
+from optimum_htp.cli.push import add_push_options, privacy
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.cluster import ClusterExecutor
@@ -208,7 +208,7 @@ def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
         output.root,
         repos_of(jobs, args.push_to_hub),
         HubAccess(cache_dir=args.cache_dir),
-        private=args.private or None,
+        private=privacy(args),
         create_pr=args.create_pr,
         layout=args.layout,
     )

@@ -5,8 +5,10 @@ The handler needs nothing of this package and no Hub: what travels in the ONNX f
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.delivery import handler
 from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
-from optimum_htp.delivery.requirements import HEADING, pinned
+from optimum_htp.delivery.requirements import HEADING, are_pinned, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile import read_signature
@@ -29,7 +31,7 @@ from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.repo_files import parse_json
 from optimum_htp.origin.tasks import WITH_PAST
 
-__all__ = ["Endpoint", "write_endpoint"]
+__all__ = ["HANDLER", "REQUIREMENTS", "Endpoint", "is_own", "write_endpoint"]
 
 HANDLER: Final = "handler.py"
 REQUIREMENTS: Final = "requirements.txt"
@@ -37,6 +39,14 @@ _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
 _MARKS: Final = {HANDLER: "SETTINGS: dict[str, Any]", REQUIREMENTS: HEADING}  # by which files of ours are known
+# What a setting of the handler looks like: nothing else that somebody wrote into it counts as ours.
+_KINDS: Final = {
+    "task": r"[a-z0-9]+(-[a-z0-9]+)*",
+    "input": "text|image|audio",
+    "model_class": r"ORT[A-Z]\w*",
+    "file_name": r"[^\n]*\.onnx",
+    "preprocessors": r"Auto[A-Z]\w*",
+}
 _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
 _PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
 _SPECIAL: Final = {
@@ -123,6 +133,35 @@ def write_endpoint(
     return Endpoint(folder, settings["task"], tuple(sorted(written)))
 
 
+def is_own(name: str, content: bytes) -> bool:
+    """Whether a file of an endpoint is, as a whole, what this package writes.
+
+    Args:
+        name: `handler.py` or `requirements.txt`.
+        content: Its content.
+    """
+    try:
+        text = content.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return False
+    if name == REQUIREMENTS:
+        return are_pinned(text)
+    head, _, rest = _template()
+    literal = text[len(head) + len(_SETTINGS.removesuffix("{}")) : -len(rest)]
+    try:
+        settings = ast.literal_eval(literal)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    if not isinstance(settings, dict) or settings.keys() != _KINDS.keys():
+        return False
+    known = all(
+        (value is None and key == "file_name") or (isinstance(value, str) and re.fullmatch(_KINDS[key], value))
+        for key, given in settings.items()
+        for value in (given if key == "preprocessors" and isinstance(given, list) else [given])
+    )
+    return bool(known) and _handler(settings).decode() == text
+
+
 def _only_model(files: tuple[OnnxFile, ...], given: Path) -> OnnxFile:
     """Return the file that stands for the model."""
     first = files[0]
@@ -186,10 +225,15 @@ def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:
 
 def _handler(settings: Mapping[str, Any]) -> bytes:
     """Return the handler's source: that of our own module, with what it has to know."""
-    source = Path(str(handler.__file__)).read_text(encoding="utf-8")
-    head, found, rest = source.partition(_SETTINGS)
-    assert found
+    head, _, rest = _template()
     return f"{head}{_SETTINGS.removesuffix('{}')}{pformat(dict(settings), sort_dicts=False)}{rest}".encode()
+
+
+def _template() -> tuple[str, str, str]:
+    """Return the source of the handler before its settings, they themselves, and the source behind them."""
+    parts = Path(str(handler.__file__)).read_text(encoding="utf-8").partition(_SETTINGS)
+    assert parts[1]
+    return parts
 
 
 def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: HubAccess) -> dict[str, Path]:
