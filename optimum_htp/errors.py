@@ -63,6 +63,7 @@ __all__ = [
     "UnprovableWeightsError",
     "UnknownModuleError",
     "UnreadableUrlError",
+    "UntrustedCodeError",
     "VerificationError",
     "WrongTaskError",
 ]
@@ -154,6 +155,10 @@ class ConfigLoadError(HFHubIntegrationError, OSError, ValueError):
 
 class SeveralModelsError(ConfigLoadError):
     """A folder or repo that holds files of several models, and nothing says which is meant."""
+
+
+class UntrustedCodeError(ConfigLoadError):
+    """A config that would make a library import Python code which the user has not trusted."""
 
 
 class ConfigFileNotFoundError(ConfigLoadError):

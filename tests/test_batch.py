@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -18,13 +19,16 @@ import pytest
 from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader, HTPExporter
+from optimum_htp.delivery.apart import call_apart
 from optimum_htp.delivery.batch import run_batch
 from optimum_htp.delivery.jobs import Job, is_as_asked, jobs_from_lines, lasting_options
 from optimum_htp.delivery.journal import Journal
 from optimum_htp.delivery.outputs import Folder
+from optimum_htp.delivery.processes import ProcessExecutor
 from optimum_htp.delivery.work import Outcome, WrittenFile, written_names
 from optimum_htp.errors import BatchListError, OutputError
 from optimum_htp.hubs import HubAccess
+from optimum_htp.version import __version__
 from tests.conftest import run
 from tests.support.environments import python_of_users
 
@@ -70,6 +74,40 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
     assert {model["state"] for model in second.values()} == {"whole"}
     assert len(requests) <= 2 * len(models)
     assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3
+
+
+@pytest.fixture
+def named_like_libraries(tmp_path):
+    """A folder with files that are called as libraries are; and the mark that each leaves when it is imported."""
+    folder, mark = tmp_path / "here", tmp_path / "mark"
+    folder.mkdir()
+    for name in ("torch", "psutil", "threading", "pickle", "socket", "struct", "multiprocessing", "transformers"):
+        (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write({name!r})\nraise ImportError\n")
+    return folder, mark
+
+
+def test_files_in_the_current_folder_are_not_imported(models, named_like_libraries, tmp_path, empty_home):
+    folder, mark = named_like_libraries
+    (folder / "models.txt").write_text(models[0])
+    done = run(CLI, "htp", "batch", "models.txt", "out", "--json", cwd=folder, **empty_home)
+    assert [model["state"] for model in json.loads(done.stdout)["models"]] == ["done"]
+    run(CLI, "export", "htp", "--model", models[0], "single", cwd=folder, **empty_home)
+    assert (folder / "single" / "model.onnx").is_file()
+    assert not mark.exists()
+
+
+def test_calls_of_a_worker_import_nothing_from_its_folder(named_like_libraries, monkeypatch):
+    folder, mark = named_like_libraries
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    environment = {"PYTHONPATH": "/somewhere", "PYTHONSAFEPATH": None}
+    for name, value in environment.items():
+        assert call_apart(os.getenv, (name,), __version__, 60, None) == (value, None)
+    assert call_apart(os.getcwd, (), __version__, 60, None) == (str(folder), None)
+    with ProcessExecutor(1) as processes:
+        assert processes.submit(os.getcwd).result() == str(folder)
+    assert multiprocessing.util._args_from_interpreter_flags is subprocess._args_from_interpreter_flags
+    assert not mark.exists()
 
 
 @pytest.mark.slow

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 
-from optimum_htp.delivery.jobs import Job
-from optimum_htp.delivery.manifest import fault, manifest_of, read_manifest
+from optimum_htp.cli.batch import _for_workers
+from optimum_htp.delivery.jobs import Job, jobs_from_lines, jobs_of_hub
+from optimum_htp.delivery.manifest import ManifestModel, fault, manifest_of, read_manifest
 from optimum_htp.delivery.work import Outcome
-from optimum_htp.errors import ManifestError, ModelListNotFoundError
+from optimum_htp.errors import BatchListError, ManifestError, ModelListNotFoundError
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
-from tests.conftest import optimum_cli
-from tests.test_batch import batch
+from tests.conftest import optimum_cli, run
+from tests.test_batch import CLI, batch
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 
@@ -89,6 +91,57 @@ def test_collection_is_exported_checked_billed_and_made_again(shelf, model_folde
     assert other.returncode == 3
     assert "shelf/two/model.onnx: DIFFERS from the manifest" in other.stdout
     assert "is SOURCE_DATE_EPOCH what it was?" in other.stdout
+
+
+def test_names_that_the_hub_gave_are_not_folders_here(shelf, model_folder, tmp_path, empty_home):
+    """A folder here is called as a model of the collection; it is of another type."""
+    here = tmp_path / "here"
+    shutil.copytree(model_folder("gpt2"), here / "shelf" / "one")
+    shutil.copytree(model_folder("gpt2"), here / "shelf" / "two")
+    manifest, env = tmp_path / "manifest.json", {**empty_home, **EPOCH}
+
+    def made(*arguments):
+        told = run(CLI, "htp", "batch", *arguments, "--json", cwd=here, **env).stdout
+        return {
+            model["output"]: (model["state"], model["model"], model.get("commit"))
+            for model in json.loads(told)["models"]
+        }
+
+    commits = {name: shelf.repos[name].refs["main"] for name in ("shelf/one", "shelf/two")}
+    expected = {name: ("done", name, commit) for name, commit in commits.items()}
+    assert made("--collection", "shelf/both-0123", tmp_path / "out", "--manifest", manifest) == expected
+    whole = {name: ("whole", *rest) for name, (_, *rest) in expected.items()}
+    assert made("--from-manifest", manifest, tmp_path / "out") == whole
+    assert [job.reference for job in _jobs_of(manifest)] == ["hf://shelf/one", "hf://shelf/two"]
+
+
+def _jobs_of(manifest):
+    return [model.job() for model in read_manifest(manifest).models]
+
+
+@pytest.mark.parametrize(
+    "name", ['{"model": "tiny/bert"}', "# mine", "../x", "a/b/c", "a/b@main", "ms://a/b", "", " a/b"]
+)
+def test_names_that_the_hub_gave_are_nothing_but_names(name):
+    with pytest.raises(BatchListError, match="the list, line 1"):
+        jobs_of_hub([name], "the list")
+
+
+def test_jobs_of_the_hub_reach_workers_as_such(monkeypatch, tmp_path):
+    (tmp_path / "tiny" / "bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (job,) = jobs_of_hub(["tiny/bert"], "the list")
+    (mine,) = jobs_from_lines(["tiny/bert"], "the list")
+    assert (job.reference, job.output) == ("hf://tiny/bert", "tiny/bert")
+    assert (mine.reference, mine.output) == ("tiny/bert", "bert")
+    assert pickle.loads(pickle.dumps(_for_workers(job))).reference == "hf://tiny/bert"
+    assert _for_workers(mine).reference == str(tmp_path / "tiny" / "bert")
+    entry = {"model": "tiny/bert", "output": "x", "task": "fill-mask"}
+    assert ManifestModel(**entry).job().reference == "tiny/bert"  # of a folder: no commit
+    assert ManifestModel(**entry, commit="0" * 40).job().reference == "hf://tiny/bert"
+    assert ManifestModel(**{**entry, "model": "ms://tiny/bert"}, commit="0" * 40).job().reference == "ms://tiny/bert"
+    cached = str(tmp_path / "hub" / "models--tiny--bert" / "snapshots" / ("0" * 40))
+    assert ManifestModel(**{**entry, "model": cached}, commit="0" * 40).job().reference == cached
 
 
 @pytest.mark.slow

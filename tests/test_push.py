@@ -305,6 +305,54 @@ def test_private_model_does_not_become_public(org, bert, access, tmp_path):
     assert not org.repos["me/open"].private
 
 
+def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, access, tmp_path):
+    from optimum_htp.onnxfile import rewrite_model
+
+    path = Path(shutil.copy(bert, tmp_path))
+    rewrite_model(path, metadata={"hf_gated": "true"})
+    push([path], "me/model", access=access)
+    assert org.repos["me/model"].private
+    push([path], "me/open", private=False, access=access)
+    assert not org.repos["me/open"].private
+    for option, private in (("--public", False), ("--private", True)):
+        optimum_cli("htp", "push", path, f"me/model-{option[2:]}", option, HF_TOKEN=WRITER)
+        assert org.repos[f"me/model-{option[2:]}"].private is private
+    both = optimum_cli("htp", "push", path, "me/both", "--public", "--private", check=False)
+    assert both.returncode == 2
+
+
+def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, access, tmp_path, caplog):
+    from optimum_htp.delivery.endpoint import write_endpoint
+
+    folder = tmp_path / "endpoint"
+    write_endpoint(bert, folder)
+    ours = {name: (folder / name).read_bytes() for name in ("handler.py", "requirements.txt")}
+    assert set(ours) <= set(push([folder], "me/model", access=access).files)
+    assert "not pushed" not in caplog.text
+    settings = ours["handler.py"].replace(b"'text-classification'", b"'hf_secretAAAA'")
+    assert settings != ours["handler.py"]
+    changes = [
+        ("handler.py", ours["handler.py"] + b"TOKEN = 'hf_secret'\n"),
+        ("handler.py", b"# hf_secret\n" + ours["handler.py"]),
+        ("handler.py", b"# SETTINGS: dict[str, Any] = {}\nTOKEN = 'hf_secret'\n"),
+        ("handler.py", settings),
+        ("handler.py", b""),
+        ("handler.py", b"\xff"),
+        ("requirements.txt", ours["requirements.txt"] + b"--extra-index-url https://me:secret@example.org/\n"),
+        ("requirements.txt", ours["requirements.txt"] + b"# hf_secret\n"),
+        ("requirements.txt", ours["requirements.txt"].replace(b"\n", b" # hf_secret\n", 1)),
+        ("requirements.txt", b"# What the handler was made with\nmine\n"),
+        ("requirements.txt", b""),
+    ]
+    for number, (name, content) in enumerate(changes):
+        (folder / name).write_bytes(content)
+        caplog.clear()
+        files = push([folder], f"me/changed-{number}", access=access).files
+        assert not set(ours) & set(files), content
+        assert f"{name} is not pushed" in caplog.text
+        (folder / name).write_bytes(ours[name])
+
+
 def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, bert, access, tmp_path, monkeypatch):
     with org.recorded() as requests:
         with pytest.raises(MetadataError, match="does not say which model"):

@@ -16,7 +16,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
-from optimum_htp.cli.push import add_push_options
+from optimum_htp.cli.push import add_push_options, privacy
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.cluster import ClusterExecutor
@@ -208,7 +208,7 @@ def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
         output.root,
         repos_of(jobs, args.push_to_hub),
         HubAccess(cache_dir=args.cache_dir),
-        private=args.private or None,
+        private=privacy(args),
         create_pr=args.create_pr,
         layout=args.layout,
     )
@@ -217,7 +217,7 @@ def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
 def _for_workers(job: Job) -> Job:
     """Return a job that means the same in another folder than this process's: a local model has its full path."""
     path = Path(job.model)
-    return replace(job, model=str(path.absolute())) if path.exists() else job
+    return replace(job, model=str(path.absolute())) if not job.of_hub and path.exists() else job
 
 
 def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:
@@ -253,7 +253,7 @@ class _InPlaceOfAList(Action):
 def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> list[Job]:
     """Return what a list, a collection or an author says."""
     from optimum_htp.cli.display import show_error
-    from optimum_htp.delivery.jobs import jobs_from_lines, read_jobs
+    from optimum_htp.delivery.jobs import jobs_from_lines, jobs_of_hub, read_jobs
     from optimum_htp.errors import ArgumentError
     from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 
@@ -263,12 +263,12 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> lis
         raise ArgumentError(f"--limit is at least 1, not {args.limit}.")
     if args.author is not None:
         names = models_of_author(args.author, args.filter or (), args.limit, access)
-        return jobs_from_lines(names, f"the models of {args.author}", options)
+        return jobs_of_hub(names, f"the models of {args.author}", options)
     if args.collection is not None:
         names, others = models_of_collection(args.collection, access)
         if others:
             show_error(f"{args.collection}: {others} of its items are no models, and left out")
-        return jobs_from_lines(names, f"the collection {args.collection}", options)
+        return jobs_of_hub(names, f"the collection {args.collection}", options)
     if args.list == "-":
         return jobs_from_lines(sys.stdin, "standard input", options)
     return read_jobs(Path(args.list), options)

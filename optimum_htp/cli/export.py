@@ -23,6 +23,7 @@ NOT_OPTIONS: Final = {
     "report",
     "push_to_hub",
     "private",
+    "public",
     "create_pr",
     "layout",
 }

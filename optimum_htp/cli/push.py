@@ -17,7 +17,7 @@ from optimum_htp.cli.files import add_hub_arguments, hub_access
 if TYPE_CHECKING:
     from optimum_htp.delivery.push import PushResult
 
-__all__ = ["PushCommand", "add_push_arguments", "add_push_options", "pushed", "show_push"]
+__all__ = ["PushCommand", "add_push_arguments", "add_push_options", "privacy", "pushed", "show_push"]
 
 
 class PushCommand(Command):
@@ -44,7 +44,7 @@ class PushCommand(Command):
         done = push(
             self.args.files,
             self.args.repo,
-            private=self.args.private or None,
+            private=privacy(self.args),
             create_pr=self.args.create_pr,
             layout=self.args.layout,
             message=self.args.message,
@@ -70,8 +70,13 @@ def pushed(args: Namespace, files: Sequence[str | Path]) -> PushResult | None:
     from optimum_htp.hubs import HubAccess
 
     access = HubAccess(cache_dir=args.cache_dir)
-    options = {"private": args.private or None, "create_pr": args.create_pr, "layout": args.layout}
+    options = {"private": privacy(args), "create_pr": args.create_pr, "layout": args.layout}
     return push(files, args.push_to_hub, access=access, **options)
+
+
+def privacy(args: Namespace) -> bool | None:
+    """Return whether a new repo is private; None where that depends on the model."""
+    return True if args.private else False if args.public else None
 
 
 def show_push(done: PushResult) -> None:
@@ -83,7 +88,13 @@ def show_push(done: PushResult) -> None:
 
 def add_push_options(parser: Any) -> None:
     """Declare how files are pushed."""
-    parser.add_argument("--private", action="store_true", help="Make a repo that is created private.")
+    visibility = parser.add_mutually_exclusive_group()
+    visibility.add_argument("--private", action="store_true", help="If the repo is created, make it private.")
+    visibility.add_argument(
+        "--public",
+        action="store_true",
+        help="If the repo is created, do not make it private, even if the model is private or gated.",
+    )
     parser.add_argument("--create-pr", action="store_true", help="Open a pull request instead of a commit to main.")
     parser.add_argument(
         "--layout",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any, Final
 
 from optimum_htp.errors import JobError, JobLostError
+from optimum_htp.starting import command_of_module
 from optimum_htp.version import __version__
 
 __all__ = ["call_apart"]
@@ -45,7 +46,7 @@ def call_apart(
             f"`pip install optimum-htp=={version}`."
         )
     process = subprocess.Popen(
-        [sys.executable, "-m", "optimum_htp.delivery.apart"],
+        command_of_module("optimum_htp.delivery.apart"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,13 +13,14 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.origin.code_references import may_refer_to_code, refuse_code
 from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.model_files import parts_of
 from optimum_htp.origin.repo_files import config_files
 
-__all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files"]
+__all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_code_among"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,21 @@ def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
         for folder in folders:
             require_unchanged(hub, record.hub_id, record.hub_sha, folder, found, access)
     return found
+
+
+def refuse_code_among(configs: Mapping[str, Path], what: str) -> None:
+    """Refuse configs that would make a library import code where they are written to.
+
+    Args:
+        configs: Configs, by the names that they get.
+        what: What they are for, for the message.
+
+    Raises:
+        UntrustedCodeError: One of them would.
+    """
+    for name, path in configs.items():
+        if may_refer_to_code(name):
+            refuse_code({name: path.read_bytes()}, path.parent, f"Remove that from the file, or the file, for {what}.")
 
 
 def _parts(path: Path, watch: Watch) -> Mapping[str, Path]:

@@ -5,8 +5,10 @@ The handler needs nothing of this package and no Hub: what travels in the ONNX f
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +18,20 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.delivery import handler
-from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files
-from optimum_htp.delivery.requirements import HEADING, pinned
+from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
+from optimum_htp.delivery.requirements import HEADING, are_pinned, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
+from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
 from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.repo_files import parse_json
 from optimum_htp.origin.tasks import WITH_PAST
 
-__all__ = ["Endpoint", "write_endpoint"]
+__all__ = ["HANDLER", "REQUIREMENTS", "Endpoint", "is_own", "write_endpoint"]
 
 HANDLER: Final = "handler.py"
 REQUIREMENTS: Final = "requirements.txt"
@@ -36,6 +39,14 @@ _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
 _MARKS: Final = {HANDLER: "SETTINGS: dict[str, Any]", REQUIREMENTS: HEADING}  # by which files of ours are known
+# What a setting of the handler looks like: nothing else that somebody wrote into it counts as ours.
+_KINDS: Final = {
+    "task": r"[a-z0-9]+(-[a-z0-9]+)*",
+    "input": "text|image|audio",
+    "model_class": r"ORT[A-Z]\w*",
+    "file_name": r"[^\n]*\.onnx",
+    "preprocessors": r"Auto[A-Z]\w*",
+}
 _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
 _PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
 _SPECIAL: Final = {
@@ -77,6 +88,7 @@ def write_endpoint(
 
     Raises:
         EndpointError: No pipeline serves the model, the folder holds several, or files that are not ours to replace.
+        UntrustedCodeError: A config would make a library import code.
         MissingDependencyError: What the handler needs is not installed here.
         HFHubIntegrationError: The model's files cannot be had; the subclass says why.
     """
@@ -86,6 +98,9 @@ def write_endpoint(
     files = onnx_files([given], watch)
     first = _only_model(files, given)
     configs = dict(configs_of(first, access))
+    refuse_code_among(configs, "an endpoint")
+    for file in files:
+        refuse_code_in_axes({spec.name: spec.shape for spec in read_signature(file.path)[1]}, file.path)
     settings = _settings(first, files, configs)
     if settings["task"] == _SENTENCES:
         configs.update(_weights_of_modules(first, configs, access))
@@ -116,6 +131,35 @@ def write_endpoint(
             raise ModelBeingReplacedError(f"Files in {home} were replaced while they were read. Try again.")
         publish(staged, folder)
     return Endpoint(folder, settings["task"], tuple(sorted(written)))
+
+
+def is_own(name: str, content: bytes) -> bool:
+    """Whether a file of an endpoint is, as a whole, what this package writes.
+
+    Args:
+        name: `handler.py` or `requirements.txt`.
+        content: Its content.
+    """
+    try:
+        text = content.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return False
+    if name == REQUIREMENTS:
+        return are_pinned(text)
+    head, _, rest = _template()
+    literal = text[len(head) + len(_SETTINGS.removesuffix("{}")) : -len(rest)]
+    try:
+        settings = ast.literal_eval(literal)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    if not isinstance(settings, dict) or settings.keys() != _KINDS.keys():
+        return False
+    known = all(
+        (value is None and key == "file_name") or (isinstance(value, str) and re.fullmatch(_KINDS[key], value))
+        for key, given in settings.items()
+        for value in (given if key == "preprocessors" and isinstance(given, list) else [given])
+    )
+    return bool(known) and _handler(settings).decode() == text
 
 
 def _only_model(files: tuple[OnnxFile, ...], given: Path) -> OnnxFile:
@@ -181,20 +225,25 @@ def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:
 
 def _handler(settings: Mapping[str, Any]) -> bytes:
     """Return the handler's source: that of our own module, with what it has to know."""
-    source = Path(str(handler.__file__)).read_text(encoding="utf-8")
-    head, found, rest = source.partition(_SETTINGS)
-    assert found
+    head, _, rest = _template()
     return f"{head}{_SETTINGS.removesuffix('{}')}{pformat(dict(settings), sort_dicts=False)}{rest}".encode()
+
+
+def _template() -> tuple[str, str, str]:
+    """Return the source of the handler before its settings, they themselves, and the source behind them."""
+    parts = Path(str(handler.__file__)).read_text(encoding="utf-8").partition(_SETTINGS)
+    assert parts[1]
+    return parts
 
 
 def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: HubAccess) -> dict[str, Path]:
     """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
     modules = parse_json(configs[SENTENCE_MODULES].read_bytes())
     names = [
-        f"{module['path']}/model.safetensors"
+        f"{module.get('path')}/model.safetensors"
         for module in modules or ()
         if str(module.get("type", "")).rpartition(".")[2] not in _WEIGHTLESS
-        and f"{module['path']}/config.json" in configs
+        and f"{module.get('path')}/config.json" in configs
     ]
     record = file.record
     if not names or record.hub_id is None or record.hub_sha is None:

@@ -12,19 +12,22 @@ names it and says how to export it:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.errors import ArgumentError, BatchListError
+from optimum_htp.errors import ArgumentError, BatchListError, InvalidModelReferenceError
+from optimum_htp.origin.references import has_prefix, parse_reference
 
 __all__ = [
     "Job",
     "is_as_asked",
     "is_inside",
     "jobs_from_lines",
+    "jobs_of_hub",
     "lasting_options",
+    "names_a_repo",
     "normal_output",
     "read_jobs",
     "refuse_ambiguous",
@@ -34,6 +37,7 @@ __all__ = [
 # What is said of the batch as a whole; a list may come from somebody else, and says nothing of this machine.
 _NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"}
 _ONNX: Final = ".onnx"
+_HUGGING_FACE: Final = "hf://"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Job:
         task: Optimum task; `auto` infers it.
         options: Further arguments of `HTPExporter.export`.
         commit: What is exported, wherever the revision has moved to; None for where the revision is.
+        of_hub: Whether the model is one of the Hub, even if a folder here has its name.
     """
 
     model: str
@@ -55,6 +60,12 @@ class Job:
     task: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     commit: str | None = None
+    of_hub: bool = False
+
+    @property
+    def reference(self) -> str:
+        """What `locate` and the exporter are given: the name, with its Hub where no folder is meant."""
+        return f"{_HUGGING_FACE}{self.model}" if self.of_hub and not has_prefix(self.model) else self.model
 
 
 def read_jobs(path: Path, options: Mapping[str, Any] | None = None) -> list[Job]:
@@ -85,13 +96,47 @@ def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any] 
     Raises:
         BatchListError: A line is none, or two would be exported into the same folder.
     """
+    numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    said = ((number, line) for number, line in numbered if line and not line.startswith("#"))
+    return _distinct(said, name, lambda line: _job(_content(line), options or {}))
+
+
+def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any] | None = None) -> list[Job]:
+    """Make jobs of repo ids that the Hugging Face Hub has listed: nothing else is read into them.
+
+    Args:
+        ids: The ids.
+        name: What to call the list in messages.
+        options: Arguments of `HTPExporter.export` for all of them.
+
+    Raises:
+        BatchListError: One is no repo id.
+    """
+
+    def job(repo_id: str) -> Job:
+        reference = parse_reference(f"{_HUGGING_FACE}{repo_id}")
+        if reference.repo_id != repo_id:
+            raise ValueError(f"{repo_id!r} is not a repo id")
+        return _job({"model": repo_id}, options or {}, of_hub=True)
+
+    return _distinct(enumerate(ids, start=1), name, job)
+
+
+def names_a_repo(model: str) -> bool:
+    """Whether a model's name may be one of a Hub, rather than a path."""
+    try:
+        parse_reference(model)
+    except InvalidModelReferenceError:
+        return False
+    return True
+
+
+def _distinct(said: Iterable[tuple[int, str]], name: str, job_of: Callable[[str], Job]) -> list[Job]:
+    """Return the jobs of numbered lines, where each has a folder of its own."""
     jobs: dict[str, tuple[int, Job]] = {}
-    for number, line in enumerate(lines, start=1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
+    for number, line in said:
         try:
-            job = _job(_content(stripped), options or {})
+            job = job_of(line)
         except ValueError as error:
             raise BatchListError(f"{name}, line {number}: {error}. Mend the line, or begin it with #.") from error
         place = job.output.casefold()  # macOS and Windows take `X` and `x` for one folder
@@ -116,7 +161,7 @@ def _content(line: str) -> dict[str, Any]:
     return content
 
 
-def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
+def _job(content: dict[str, Any], options: Mapping[str, Any], *, of_hub: bool = False) -> Job:
     rest = dict(content)
     model, revision = rest.pop("model", None), rest.pop("revision", None)
     task, output = rest.pop("task", None), rest.pop("output", None)
@@ -130,13 +175,14 @@ def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
     common = dict(options)
     common_task = common.pop("task", "auto")
     if output is None:
-        output = _folder_for(model, revision)
-    return Job(model, normal_output(output), revision, task or common_task, {**common, **rest})
+        output = _folder_for(model, revision, of_hub=of_hub)
+    job = Job(model, normal_output(output), revision, task or common_task, {**common, **rest})
+    return replace(job, of_hub=of_hub)
 
 
-def _folder_for(model: str, revision: str | None) -> str:
+def _folder_for(model: str, revision: str | None, *, of_hub: bool) -> str:
     """Return `org/name`, or `org/name@revision`, or the last part of a folder's name; never one of a file's."""
-    if Path(model).exists():
+    if not of_hub and Path(model).exists():
         return _no_file(Path(model).resolve().name)
     name, _, named = model.partition("@")
     revision = revision or named
@@ -180,7 +226,7 @@ def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
     made = {path for place in places for path in (place, *place.parents)}
     for job in jobs:
         path = Path(job.model).resolve()
-        if path in made and not path.exists():
+        if not job.of_hub and path in made and not path.exists():
             raise ArgumentError(
                 f"A batch into {root} would make a folder {job.model} here, and the next run would take that for the "
                 f"model {job.model!r}. Name a folder with a name of its own, such as exports/."

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.delivery.jobs import Job, is_inside, normal_output, refused_options
+from optimum_htp.delivery.jobs import Job, is_inside, names_a_repo, normal_output, refused_options
 from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
 from optimum_htp.onnxfile.digests import sha256_of_file
@@ -70,8 +70,10 @@ class ManifestModel:
     files: tuple[WrittenFile, ...] = ()
 
     def job(self) -> Job:
-        """Return what exports it again, at its commit."""
-        return Job(self.model, self.output, self.revision, self.task, dict(self.options or {}), commit=self.commit)
+        """Return what exports it again, at its commit: what has one was a Hub's, whatever folder is here now."""
+        of_hub = self.commit is not None and names_a_repo(self.model)
+        options = dict(self.options or {})
+        return Job(self.model, self.output, self.revision, self.task, options, commit=self.commit, of_hub=of_hub)
 
 
 @dataclass(frozen=True)

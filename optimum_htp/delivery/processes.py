@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import JobLostError, JobMemoryError, JobTimeoutError
+from optimum_htp.starting import without_current_folder
 
 __all__ = ["ProcessExecutor", "peak_memory"]
 
@@ -73,7 +74,8 @@ class ProcessExecutor(Executor):
     def _run(self, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
         receiving, sending = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_called, args=(sending, fn, args, kwargs, self._math_threads))
-        process.start()
+        with without_current_folder():
+            process.start()
         sending.close()
         patience, answered = 0.0, None
         try:

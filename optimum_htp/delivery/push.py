@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from optimum_htp.delivery.card import Pushed, completed_card
-from optimum_htp.delivery.contents import OnnxFile, configs_beside, configs_of, onnx_files
+from optimum_htp.delivery.contents import OnnxFile, configs_beside, configs_of, onnx_files, refuse_code_among
+from optimum_htp.delivery.endpoint import HANDLER, REQUIREMENTS, is_own
 from optimum_htp.delivery.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
 from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
 from optimum_htp.hubs.base import HubAccess
@@ -19,7 +21,9 @@ from optimum_htp.onnxfile.publication import Watch
 
 __all__ = ["PushResult", "push"]
 
-_HANDLER: Final = ("handler.py", "requirements.txt")  # of an Inference Endpoint
+logger = logging.getLogger(__name__)
+
+_ENDPOINT: Final = (HANDLER, REQUIREMENTS)
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,10 @@ def push(
     """Push ONNX files to a repo of the Hugging Face Hub, in one commit.
 
     Args:
-        paths: Stamped ONNX files, and folders of them. Of a folder configs, a README.md and the handler of an
-            Inference Endpoint go along; nothing else does.
+        paths: Stamped ONNX files, and folders of them. Of a folder configs, a README.md and what `htp endpoint`
+            wrote for an Inference Endpoint go along; nothing else does.
         repo_id: The repo (`org/name`); it is created where there is none.
-        private: Whether a new repo is private. Where it is not said, one with files of a private model is.
+        private: Whether a new repo is private. None for private where a model was private or gated.
         create_pr: Open a pull request instead.
         layout: `optimum` for names as they are on disk; `transformers.js` for `onnx/model.onnx` and its like, with
             the model's configs at the root.
@@ -65,6 +69,7 @@ def push(
     Raises:
         ArgumentError: The layout is not known, or two files would have one name.
         OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: Something is wrong with the files.
+        UntrustedCodeError: A config would make a library import code.
         AccessDeniedError: The token may not write there. Nothing was written, as with all errors.
         PushError: The Hub refuses the files, or somebody else has written there.
         HFHubIntegrationError: The Hub cannot be asked; the subclass says why.
@@ -86,7 +91,7 @@ def push(
         card = completed_card(target.repo_id, pushed, _own_card(paths) or target.card, layout=layout)
         if not watch.undisturbed:
             raise ModelBeingReplacedError(f"Files in {paths[0]} were replaced while they were read. Push again.")
-        if private is None and any(model.record.private for model in models):
+        if private is None and any(model.record.private or model.record.gated for model in models):
             private = True
         done = commit_files(
             target,
@@ -130,12 +135,26 @@ def _configs(
     found: dict[str, Path] = {}
     for folder in folders:
         found.update(configs_beside(folder, models))
-        if all((folder / name).is_file() for name in _HANDLER):
-            found.update({name: folder / name for name in _HANDLER})
+        found.update(_endpoint_in(folder))
     if layout == TRANSFORMERS_JS:
         for model in models:
             found = {**configs_of(model, access), **found}
+    refuse_code_among(found, "a repo of ONNX files")
     return found
+
+
+def _endpoint_in(folder: Path) -> dict[str, Path]:
+    """Return the files of an Inference Endpoint in a folder, where this package wrote both and nobody changed them."""
+    files = {name: folder / name for name in _ENDPOINT if (folder / name).is_file()}
+    if not files:
+        return {}
+    others = [path for name, path in files.items() if not is_own(name, path.read_bytes())]
+    if others:
+        logger.warning(
+            "%s is not pushed: `optimum-cli htp endpoint` does not write it so. Write it again or upload it yourself.",
+            " and ".join(map(str, others)),
+        )
+    return files if len(files) == len(_ENDPOINT) and not others else {}
 
 
 def _own_card(paths: Sequence[str | os.PathLike[str]]) -> str | None:

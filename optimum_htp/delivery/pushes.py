@@ -23,7 +23,7 @@ class Pushes:
         root: The batch's folder.
         repos: Where each export goes, by its folder in there.
         access: Token and cache.
-        private: Whether new repos are private; None where it is not said.
+        private: Whether new repos are private; None for private where the model was private or gated.
         create_pr: Whether to open pull requests instead.
         layout: Where the files are in a repo.
     """

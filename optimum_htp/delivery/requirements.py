@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Final
 
 from optimum_htp.errors import MissingDependencyError
 
-__all__ = ["HEADING", "pinned"]
+__all__ = ["HEADING", "are_pinned", "pinned"]
 
 HEADING: Final = "# What the handler was made with"
 _PYTORCH: Final = "https://download.pytorch.org/whl/"
+
+_LINES: Final = re.compile(
+    rf"{HEADING}, on Python [0-9][0-9a-z.+]{{,20}}\.\n(--extra-index-url {_PYTORCH}(cpu|cu[0-9]{{1,4}})\n)*"
+    r"([a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9a-z.!]{,40}\n)+",
+    re.ASCII,
+)
 
 
 def pinned(names: Iterable[str]) -> str:
@@ -32,6 +39,11 @@ def pinned(names: Iterable[str]) -> str:
     lines += [f"--extra-index-url {_PYTORCH}{build}" for build in builds if build == "cpu" or build.startswith("cu")]
     lines += [f"{name}=={version.partition('+')[0]}" for name, version in sorted(found.items())]
     return "\n".join(lines) + "\n"
+
+
+def are_pinned(text: str) -> bool:
+    """Whether a text is one that `pinned` may have returned, here or elsewhere, with nothing added to it."""
+    return _LINES.fullmatch(text) is not None
 
 
 def _add(text: str, found: dict[str, str], *, needed: bool = False) -> None:

@@ -110,7 +110,7 @@ def locate_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
 def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[Outcome, HubSource | LocalSource]:
     from optimum_htp.origin.source import HubSource, locate
 
-    source = locate(job.model, job.revision, access)
+    source = locate(job.reference, job.revision, access)
     commit = source.commit if isinstance(source, HubSource) else None
     state = "whole" if commit is not None and commit == exported else "done"
     return Outcome(state=state, commit=commit), source
@@ -155,7 +155,7 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> O
     def work() -> Outcome:
         with output.being_filled(job) as folder:
             result = export(
-                job.model,
+                job.reference,
                 folder,
                 job.task,
                 revision=job.revision,

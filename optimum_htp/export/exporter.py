@@ -111,6 +111,7 @@ class HTPExporter:
         Raises:
             ExportError: The export was refused or failed. What stood at the output path is unchanged, unless the
                 message says otherwise.
+            UntrustedCodeError: The model's configs refer to code, and `trust_remote_code` is not set.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
             TypeError: An option that Optimum's exporter does not have, or contradictory arguments.
         """
@@ -128,7 +129,10 @@ class HTPExporter:
             subject = inspect_loaded_model(model, access, library_name)
         else:
             source = locate(model_name_or_path or "", revision, access)
-            subject = LoadedModel(None, fetch_checkpoint(source, access, library_name))
+            checkpoint = fetch_checkpoint(source, access, library_name)
+            if not options.get("trust_remote_code"):
+                checkpoint.refuse_code()
+            subject = LoadedModel(None, checkpoint)
         if verify_hub:
             require_confirmed(subject)
         if task == _AUTO:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.starting import without_current_folder
 
 __all__ = ["export_from_folder", "export_loaded_model", "load_timm", "optimum_options"]
 
@@ -52,6 +53,7 @@ def export_from_folder(
 
     with (
         _EXPORTING,
+        without_current_folder(),  # Optimum validates files in processes of its own
         _loaded_models() as models,
         watched_exports(output, lambda: models[-1], wanted=hierarchy) as parts,
         _refusals_as_export_errors(name),
@@ -81,6 +83,7 @@ def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any], *,
     options = {name: value for name, value in options.items() if name in known}
     with (
         _EXPORTING,
+        without_current_folder(),
         watched_exports(output, lambda: model, wanted=hierarchy) as parts,
         _refusals_as_export_errors(type(model).__name__),
     ):

@@ -64,14 +64,18 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
 def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.diffusion import presented
-    from optimum_htp.onnxfile import external_files
+    from optimum_htp.onnxfile import external_files, read_signature
+    from optimum_htp.origin.axes import refuse_code_in_axes
 
     access = HubAccess.from_options(options)
-    made = presented(folder, record, access, options.get("revision"))
+    trusted = bool(options.get("trust_remote_code"))
+    made = presented(folder, record, access, options.get("revision"), trust_remote_code=trusted)
     sessions, inside = {}, []
     with ExitStack() as undo:
         undo.callback(made.cleanup)
         for name in record.onnx_files:
+            outputs = read_signature(folder / name)[1]
+            refuse_code_in_axes({spec.name: spec.shape for spec in outputs}, folder / name)
             part = PurePosixPath(name).parent.as_posix()
             session = f"{part}_session"
             if part in options or session in options:

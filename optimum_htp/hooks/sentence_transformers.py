@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -32,5 +33,17 @@ def _finding_files(call: Call) -> str | None:
         cache_dir=options.get("cache_folder"),
         local_files_only=bool(options.get("local_files_only")),
     )
-    path = sentence_file(folder, PurePosixPath(options.get("subfolder") or "", options["filename"]).as_posix(), access)
+    name = PurePosixPath(options.get("subfolder") or "", options["filename"]).as_posix()
+    path = sentence_file(folder, name, access, _code_is_trusted)
     return os.fspath(path) if path is not None else None
+
+
+def _code_is_trusted() -> bool:
+    """Whether the load that wants a file was given `trust_remote_code=True`: the search for files is not told."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("sentence_transformers.") and "trust_remote_code" in frame.f_locals:
+            return frame.f_locals["trust_remote_code"] is True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

@@ -56,7 +56,12 @@ def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, Ex
 
 
 def presented(
-    folder: Path, record: ExportMetadata, access: HubAccess, revision: str | None = None
+    folder: Path,
+    record: ExportMetadata,
+    access: HubAccess,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> TemporaryDirectory[str]:
     """Return a temporary folder with the ONNX files of a pipeline and the configs of their commit.
 
@@ -64,9 +69,11 @@ def presented(
         ConfigLoadError: The pipeline was not exported from a Hub, and does not carry its configs.
         MissingSiblingError: One of its files is missing.
         InvalidOnnxFileError: One of them keeps data outside its folder.
+        UntrustedCodeError: The configs refer to code, and are embedded, or code is not trusted.
         HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
     """
-    configs, names = pipeline_configs(folder / str(record.onnx_file), record, access, revision)
+    path = folder / str(record.onnx_file)
+    configs, names = pipeline_configs(path, record, access, revision, with_code=trust_remote_code)
     if configs is None:
         raise ConfigLoadError(
             f"{folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs of the "

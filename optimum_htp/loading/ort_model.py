@@ -24,6 +24,7 @@ from optimum_htp.loading.stamped_files import files_of_names, model_files
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
+from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.config_folder import config_source
 from optimum_htp.origin.configs import ConfigSource, load_config, load_generation_config
 from optimum_htp.origin.model_files import ModelFiles
@@ -65,7 +66,7 @@ def load(
     Raises:
         OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
         ModelBeingReplacedError: Some of its files are those of a new export, and the others do not come.
-        InvalidOnnxFileError: The file is not an ONNX model, or keeps data outside its folder.
+        InvalidOnnxFileError: The file is not an ONNX model, keeps data outside its folder, or has axes that run code.
         ConfigLoadError: There is no config to load it with.
         WrongTaskError: The class fails on it, or would in every call, and it is for another one.
         HFHubIntegrationError: The Hub does not give the config; the subclass says why.
@@ -121,6 +122,8 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
         if (wrong := _wrong_task(cls, path, metadata)) is not None:
             raise wrong from error
         raise
+    for part in getattr(model, "parts", None) or [model]:
+        refuse_code_in_axes(getattr(part, "output_shapes", {}), path)
     if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
         model.main_input_name = next(iter(model.input_names), None)
     if preprocessors is not None:

@@ -6,14 +6,16 @@ asks: configs that travel in the ONNX file from there, the others and weights fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from optimum_htp import plugins
-from optimum_htp.errors import SeveralModelsError
+from optimum_htp.errors import SeveralModelsError, UntrustedCodeError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.stamped_files import file_in_folder
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.embedded import embedded_in
+from optimum_htp.origin.code_references import refuse_code, refuse_code_in
+from optimum_htp.origin.embedded import NOT_RUN, embedded_in
 from optimum_htp.origin.names import CONFIG, WEIGHTS
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
 from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files
@@ -21,19 +23,23 @@ from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_file
 __all__ = ["sentence_file"]
 
 
-def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
+def sentence_file(
+    folder: Path, name: str, access: HubAccess, is_trusted: Callable[[], bool] = lambda: False
+) -> Path | None:
     """Return a file that sentence_transformers misses in a folder of stamped ONNX files.
 
     Args:
         folder: The folder.
         name: The file, relative to the folder, with `/`.
         access: How to reach the Hub.
+        is_trusted: Tells whether the user trusts code of the repo; asked only for a file that refers to some.
 
     Returns:
         Its path, in a folder of embedded files or in the cache; None for a folder that is not of a
         sentence_transformers model, and for files that the commit does not have.
 
     Raises:
+        UntrustedCodeError: The file refers to code, and is embedded, or code is not trusted.
         HFHubIntegrationError: The Hub does not give the file; the subclass says why.
     """
     try:
@@ -45,7 +51,14 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
         return None
     embedded = embedded_in(file, record) if asks(EMBEDDED) and not access.force_download else None
     if embedded is not None and name in embedded.names and is_sentence_transformers_file(name):
-        return embedded.folder() / name
+        path = embedded.folder() / name
+        try:
+            refuse_code({name: path.read_bytes()}, embedded.holder, NOT_RUN.format(file=embedded.holder))
+        except UntrustedCodeError:
+            if record.model_type != "hub" or not is_trusted():
+                raise
+        else:
+            return path
     if record.model_type != "hub" or record.hub_sha is None:
         return None
     known = [file for file in record.config_files or () if is_sentence_transformers_file(file)]
@@ -57,5 +70,10 @@ def sentence_file(folder: Path, name: str, access: HubAccess) -> Path | None:
         wanted = [name]
     hub = plugins.hub(record.hub_provider)
     wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, access)
-    path = find_files(wanted_files) / name
-    return path if path.is_file() else None
+    commit = find_files(wanted_files)
+    try:
+        refuse_code_in(commit, [name], f"{record.hub_id} at {record.hub_sha}")
+    except UntrustedCodeError:
+        if not is_trusted():
+            raise
+    return commit / name if (commit / name).is_file() else None

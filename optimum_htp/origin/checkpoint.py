@@ -16,12 +16,14 @@ from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin import mirrors
+from optimum_htp.origin.code_references import refuse_code_in
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import (
     config_files,
     index_shards,
+    is_sentence_transformers_file,
     preprocessor_classes,
     read_json,
     weight_files,
@@ -79,6 +81,17 @@ class Checkpoint:
                 raise names
             found += names
         return tuple(dict.fromkeys(found))
+
+    def refuse_code(self) -> None:
+        """Refuse a Hub's model whose configs refer to code: loaders trust the folder, because it is a local one.
+
+        Raises:
+            UntrustedCodeError: They do. Files that only sentence_transformers reads count where it loads the model.
+        """
+        if isinstance(self.source, HubSource):
+            sentences = self.library == "sentence_transformers"
+            names = [name for name in self.files if sentences or not is_sentence_transformers_file(name)]
+            refuse_code_in(self.folder, names, f"{self.source.reference} at {self.source.commit}")
 
 
 def fetch_checkpoint(
@@ -145,11 +158,14 @@ def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, wi
         with_code: Whether the repo's own Python modules are wanted too.
 
     Raises:
+        UntrustedCodeError: The configs refer to code, and that is not wanted.
         HFHubIntegrationError: The model cannot be found or had; the subclass says why.
     """
     source = locate(reference, revision, access)
     checkpoint = _fetched(source, access, None, weights=False)  # to load, and nothing is said of the commit
-    if with_code and isinstance(source, HubSource):
+    if not with_code:
+        checkpoint.refuse_code()
+    elif isinstance(source, HubSource):
         _snapshot(source, tuple(name for name in checkpoint.config_files if name.endswith(".py")), access)
     return checkpoint.folder
 

@@ -26,6 +26,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.code_references import refuse_code_in
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.embedded import forget_folders
 from optimum_htp.origin.memory import Memory
@@ -95,6 +96,7 @@ def resolve_configs(
 
     Raises:
         ConfigFileNotFoundError: The commit has no config.
+        UntrustedCodeError: The config refers to code, and that is not wanted.
         HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
     """
     asking = within_order(access, places)
@@ -121,6 +123,8 @@ def resolve_configs(
                 f"{metadata.hub_id} has no {_CONFIG} at {pin.commit}. Pass config=, or revision= with a commit that "
                 "has one."
             )
+        if not with_code:
+            refuse_code_in(folder, MODEL_CONFIGS, f"{metadata.hub_id} at {pin.commit}")
         return folder
 
     return _remembered(metadata, asking, revision, ("configs", with_code), find)
@@ -144,6 +148,7 @@ def resolve_preprocessors(
         places: Which places to ask, see `origin/resolution.py`; None for all.
 
     Raises:
+        UntrustedCodeError: One of the files refers to code, and that is not wanted.
         HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
     """
     asking = within_order(access, places)
@@ -151,7 +156,10 @@ def resolve_preprocessors(
     def find(pin: _Pin) -> Path:
         files = pin.files if pin.files is not None else _listed(metadata, pin.commit, asking)
         wanted = tuple(name for name in _readable(files) if with_code or not _is_code(name))
-        return _snapshot(metadata, pin.commit, wanted, access, places=places)
+        folder = _snapshot(metadata, pin.commit, wanted, access, places=places)
+        if not with_code:
+            refuse_code_in(folder, wanted, f"{metadata.hub_id} at {pin.commit}")
+        return folder
 
     return _remembered(metadata, asking, revision, ("preprocessors", with_code), find)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["config_of_content", "generation_config_of_content", "needs_code", "needs_folder"]
+__all__ = ["config_of_content", "generation_config_of_content", "needs_folder"]
 
 # Arguments of `from_pretrained` that say where a config is, and nothing of what is in it.
 _PLACES: Final = (
@@ -24,11 +24,6 @@ _PLACES: Final = (
     "user_agent",
     "_commit_hash",
 )
-
-
-def needs_code(content: Mapping[str, Any]) -> bool:
-    """Whether a config of any kind names code of its repo."""
-    return bool(content.get("auto_map"))
 
 
 def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool:

@@ -13,13 +13,19 @@ from typing import Final
 from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.code_references import may_refer_to_code, names_own_code, references_in
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
-from optimum_htp.origin.config_content import needs_code
 from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import MODEL_INDEX, PREPROCESSOR_CONFIGS
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, parse_json, read_json
+from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.repo_files import (
+    MODEL_CONFIGS,
+    config_files,
+    is_sentence_transformers_file,
+    parse_json,
+    read_json,
+)
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 
 __all__ = [
@@ -35,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
 _ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
-_LOADED_FROM: Final = (*PREPROCESSOR_CONFIGS, _CONFIG)
 
 
 def config_source(
@@ -155,7 +160,7 @@ def preprocessor_folder(
             if _are_beside(path, metadata, revision, fallback=embedded is not None):
                 return path.parent
         elif EMBEDDED in stage:
-            if embedded is not None and with_code and _has_code(embedded, _LOADED_FROM):
+            if embedded is not None and with_code and _has_code(embedded):
                 return _with_code(embedded, metadata, access, preprocessors=True).folder
             if embedded is not None:
                 return embedded.folder()
@@ -216,7 +221,7 @@ def folder_of_record(
         embedded = embedded if fits and asks(EMBEDDED) and not passed_over else None
     for stage in stages():
         if EMBEDDED in stage and embedded is not None:
-            if with_code and _has_code(embedded, (_CONFIG,) if is_config else _LOADED_FROM):
+            if with_code and _has_code(embedded, (_CONFIG,) if is_config else None):
                 return _with_code(embedded, metadata, access, preprocessors=not is_config).folder
             return embedded.folder()
         if from_hub and BESIDE not in stage and EMBEDDED not in stage:
@@ -237,23 +242,24 @@ def _has_all(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:
 
 
 def pipeline_configs(
-    path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None
+    path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None, *, with_code: bool = False
 ) -> tuple[Path | None, tuple[str, ...]]:
     """Return a folder with the configs of a diffusion pipeline, and their names where those are known.
 
     Args:
         path: One of its ONNX files.
-        metadata, access, revision: As of `preprocessor_folder`.
+        metadata, access, revision, with_code: As of `preprocessor_folder`.
 
     Returns:
         None for the folder where the pipeline is of no commit and does not carry its configs.
     """
     embedded = _embedded(path, metadata, access, revision)
-    if embedded is not None and MODEL_INDEX in embedded.names:
+    if embedded is not None and MODEL_INDEX in embedded.names and not (with_code and _has_code(embedded)):
         return embedded.folder(), embedded.names
     if metadata.model_type != "hub":
         return None, ()
-    return resolve_preprocessors(metadata, access, revision=revision).folder, metadata.config_files or ()
+    folder = resolve_preprocessors(metadata, access, revision=revision, with_code=with_code).folder
+    return folder, metadata.config_files or ()
 
 
 def has_preprocessors(folder: Path) -> bool:
@@ -281,11 +287,12 @@ def _embedded(
     return embedded_in(path, metadata)
 
 
-def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...]) -> bool:
-    """Whether one of the embedded configs names code."""
-    there = embedded.read([name for name in names if name in embedded.names])
-    contents = map(parse_json, there.values())
-    return any(isinstance(content, dict) and needs_code(content) for content in contents)
+def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...] | None = None) -> bool:
+    """Whether one of the embedded configs names code; all configs but sentence_transformers' where none are named."""
+    if names is None:
+        names = tuple(name for name in embedded.names if not is_sentence_transformers_file(name))
+    there = embedded.read([name for name in names if may_refer_to_code(name)], with_code=True)
+    return bool(references_in(there)) or any(names_own_code(parse_json(text)) for text in there.values())
 
 
 def _with_code(

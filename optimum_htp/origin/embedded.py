@@ -25,10 +25,19 @@ from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.reader import archive_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.archive import longest_text, unpack
+from optimum_htp.origin.code_references import refuse_code
 from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.repo_files import config_files
+from optimum_htp.origin.repo_files import config_files, is_sentence_transformers_file
 
-__all__ = ["EMBEDDED_LIMIT", "EmbeddedFiles", "embedded_in", "forget_folders", "is_embeddable", "largest_total"]
+__all__ = [
+    "EMBEDDED_LIMIT",
+    "NOT_RUN",
+    "EmbeddedFiles",
+    "embedded_in",
+    "forget_folders",
+    "is_embeddable",
+    "largest_total",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +48,11 @@ _DEFAULT_LIMIT: Final = 64  # MB
 _SUFFIXES: Final = frozenset(
     (".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".bpe", ".codes", ".tokenizer")
 )
+NOT_RUN: Final = (
+    "Code that embedded files name never runs. Remove the files with `optimum-cli htp unembed {file}`; for a model of "
+    "a Hub, trust_remote_code=True loads the files of its commit."
+)
+"""What to do about embedded files that refer to code."""
 _PATIENCE: Final = 60.0  # seconds to wait for another process that makes a folder
 _LEFTOVER: Final = 3600.0  # seconds after which what somebody has not finished is nobody's
 
@@ -102,11 +116,17 @@ class EmbeddedFiles:
         lines = sorted(f"{file.sha256} {file.size} {file.name}" for file in self.files)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def read(self, names: Collection[str] | None = None) -> dict[str, bytes]:
+    def read(self, names: Collection[str] | None = None, *, with_code: bool = False) -> dict[str, bytes]:
         """Return the content of files, by name; of all of them where none are named.
+
+        Args:
+            names: The files.
+            with_code: Whether they may refer to code: only for files that no library will load. Files that only
+                sentence_transformers reads are not checked here but when it asks for them.
 
         Raises:
             EmbeddedFilesError: They are not what the file says, or more than is unpacked.
+            UntrustedCodeError: They refer to code.
         """
         try:
             self.check()
@@ -114,13 +134,17 @@ class EmbeddedFiles:
             text = self._text(longest_text(limit))
             if text is None:
                 raise EmbeddedFilesError(f"it lists {len(self.files)} files and has none")
-            return unpack(text, self.files, limit, names)
+            found = unpack(text, self.files, limit, names)
         except EmbeddedFilesError as error:
             raise EmbeddedFilesError(
                 f"The files embedded in {self.holder} cannot be used: {error}. Fetch the file again, or take them out "
                 f"with `optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the largest size, in MB.",
                 EMBEDDED_ZIP,
             ) from error
+        if not with_code:
+            loaded = {name: text for name, text in found.items() if not is_sentence_transformers_file(name)}
+            refuse_code(loaded, self.holder, NOT_RUN.format(file=self.holder))
+        return found
 
     def _text(self, longest: int) -> bytes | None:
         """Return the archive as it is in the file, None where there is none.
@@ -151,7 +175,7 @@ class EmbeddedFiles:
         """Return a folder that holds them.
 
         Raises:
-            EmbeddedFilesError: As `read`.
+            EmbeddedFilesError, UntrustedCodeError: As `read`.
             ConfigLoadError: There is no place to put them.
         """
         return _folders.get_or_make(self.digest, self._found_or_made, valid=self._is_whole)

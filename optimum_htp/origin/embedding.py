@@ -1,7 +1,7 @@
 """Which of a model's files are embedded: its config, and what its preprocessors are loaded from.
 
-Never code and never weights. The files of a slow tokenizer are left out where `tokenizer.json` makes them needless,
-which is decided from the files, not by loading them.
+Never code, never weights, and no config that would make a library import code. The files of a slow tokenizer are left
+out where `tokenizer.json` makes them needless, which is decided from the files, not by loading them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from optimum_htp.errors import ArgumentError, EmbeddedFilesError
 from optimum_htp.metadata import EmbeddedFile
 from optimum_htp.origin import tables
 from optimum_htp.origin.archive import MOST_FILES, described, pack
+from optimum_htp.origin.code_references import references_in
 from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
 from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SCHEDULER_CONFIG
 from optimum_htp.origin.repo_files import config_files, read_json
@@ -119,6 +120,9 @@ def embedding_of(
         logger.warning("%s: %s: the configs alone are. %s sets another limit, in MB.", folder, fault, EMBEDDED_LIMIT)
         return embedding_of(folder, names, library, CONFIG_ONLY)
     contents = {name: (folder / name).read_bytes() for name in chosen}
+    for reference in references_in(contents):
+        if contents.pop(reference.file, None) is not None:
+            logger.warning("%s is not embedded: %s, and embedded files name no code.", reference.file, reference)
     return Embedding(described(contents), pack(contents)) if contents else None
 
 

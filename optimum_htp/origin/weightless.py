@@ -8,14 +8,16 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from optimum_htp.errors import ConfigLoadError
+from optimum_htp.errors import ConfigLoadError, UntrustedCodeError
 from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.origin.blueprint import Blueprint, counted
 from optimum_htp.origin.checkpoint import Checkpoint
+from optimum_htp.origin.code_references import code_references
 from optimum_htp.origin.commit_files import ConfigFolder
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.configs import load_config
+from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.tasks import class_for_task
 
 __all__ = ["blueprint_of", "build_model", "config_of", "tree_of_checkpoint"]
@@ -37,6 +39,8 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
     """
     if (fault := config_fault(config)) is not None:
         raise ConfigLoadError(f"No model can be built from the config: {fault}.")
+    for reference in code_references(CONFIG, config):
+        raise UntrustedCodeError(f"No model is built from the config: {reference}, which would import code.")
     names = config.get("architectures")
     named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
     with _BUILDING:
@@ -84,6 +88,8 @@ def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote
             f"The modules of a {checkpoint.library} model cannot be told from its config: give --from with the file "
             "as it was exported."
         )
+    if not trust_remote_code:
+        checkpoint.refuse_code()
     config = load_config(ConfigFolder(checkpoint.folder), None, trust_remote_code=trust_remote_code)
     named = next(iter(config.architectures or ()), None)
     name = class_for_task(task, config.to_dict(), checkpoint.library) or named if task is not None else named

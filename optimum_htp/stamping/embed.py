@@ -30,6 +30,7 @@ from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetad
 from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.shared import refuse_shared
+from optimum_htp.origin.code_references import references_in
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.evidence import require_unchanged
@@ -280,7 +281,11 @@ def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str,
 def _write(found: EmbeddedFiles, folder: Path) -> None:
     """Write files into a folder, all of them or none."""
     refuse_shared(folder)
-    contents = found.read()
+    contents = found.read(with_code=True)
+    for reference in references_in(contents):
+        logger.warning(
+            "%s: libraries trust what is in a local folder, and would import that from %s.", reference, folder
+        )
     for name, content in contents.items():
         target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):

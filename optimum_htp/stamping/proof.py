@@ -58,7 +58,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
             f"Its files are embedded in {record.embedded_in}, which is not here: put the files of the model together."
         )
     try:
-        contents = found.read()
+        contents = found.read(with_code=True)
     except EmbeddedFilesError as error:
         return Proof(str(error))
     config = parse_json(contents[CONFIG]) if CONFIG in contents else None

@@ -123,7 +123,9 @@ def open_torch_model(
             "with."
         )
     source = locate(record.hub_id, record.hub_sha, access) if record.hub_id else LocalSource(path.parent)
-    folder = fetch_checkpoint(source, access, record.export_library).folder
+    checkpoint = fetch_checkpoint(source, access, record.export_library)
+    checkpoint.refuse_code()
+    folder = checkpoint.folder
     try:
         whole, part, config = _loaded(folder, record)
         names: dict[int, str] = {}

@@ -1,0 +1,217 @@
+"""References to Python code in a model's configs: which of them a library would import without asking the user.
+
+Libraries turn some texts of a config into imports. transformers asks for `trust_remote_code=True` before it follows an
+`auto_map`. Other libraries do not ask where the config lies in a local folder, and what is embedded in an ONNX file or
+fetched from a commit is given to them as one. Only the references that are known to be harmless pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from optimum_htp.errors import UntrustedCodeError
+from optimum_htp.origin.names import MODEL_INDEX, SENTENCE_MODULES
+from optimum_htp.origin.repo_files import ADAPTER_CONFIG
+
+__all__ = [
+    "CodeReference",
+    "code_references",
+    "may_refer_to_code",
+    "names_own_code",
+    "references_in",
+    "refuse_code",
+    "refuse_code_in",
+]
+
+_CLASS: Final = r"[A-Z][A-Za-z0-9_]*"
+# The packages of sentence_transformers that hold its modules were called `models` before version 5.4.
+_MODULE: Final = re.compile(rf"sentence_transformers(\.[a-z_]+)*\.(models|modules)(\.\w+)*\.{_CLASS}", re.ASCII)
+_ACTIVATION: Final = re.compile(
+    rf"torch\.nn(\.modules(\.[a-z_]+)?)?\.{_CLASS}|transformers\.activations\.{_CLASS}", re.ASCII
+)
+_NAME_OF_CLASS: Final = re.compile(_CLASS, re.ASCII)
+_ACTIVATIONS: Final = frozenset({"activation_function", "activation_fn", "sbert_ce_default_activation_function"})
+_WORD_EMBEDDINGS: Final = "wordembedding_config.json"
+_IMPLEMENTATION: Final = re.compile(r"\w*_implementation(_internal)?", re.ASCII)
+_KERNELS: Final = "kernels-community/"  # transformers itself takes kernels from there
+_MEGATRON: Final = "megatron.core"
+# What a `model_index.json` may name: these, and for some components a pipeline's folder in diffusers.
+_LIBRARY: Final = re.compile(r"diffusers|transformers|optimum\.onnxruntime(\.\w+)*", re.ASCII)
+_PIPELINES: Final = frozenset(
+    {"deepfloyd_if", "latent_diffusion", "paint_by_example", "stable_diffusion", "unidiffuser"}
+)
+_IMPORTED_BY_OPTIMUM: Final = ("feature_extractor", "scheduler", "tokenizer")  # by the library's name, always
+
+TRUST_IT: Final = "Read that code; pass trust_remote_code=True (--trust-remote-code) to run it."
+
+
+@dataclass(frozen=True)
+class CodeReference:
+    """A value of a config that a library would import.
+
+    Attributes:
+        file: The config, relative to the model.
+        field: Where the value is in it.
+        value: The value.
+    """
+
+    file: str
+    field: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.file} has {self.field}={self.value!r}"
+
+
+def may_refer_to_code(name: str) -> bool:
+    """Whether a file is a config, by its name; vocabularies and tokenizers name no code."""
+    base = PurePosixPath(name).name
+    return base.endswith(".json") and ("config" in base or base in (SENTENCE_MODULES, MODEL_INDEX))
+
+
+def names_own_code(content: Any) -> bool:
+    """Whether a config names code that transformers runs only with `trust_remote_code=True`."""
+    return isinstance(content, Mapping) and bool(content.get("auto_map") or content.get("custom_pipelines"))
+
+
+def references_in(files: Mapping[str, bytes]) -> tuple[CodeReference, ...]:
+    """Return the references to code in files by name that no library may follow without `trust_remote_code=True`."""
+    found: list[CodeReference] = []
+    for name, text in files.items():
+        if not may_refer_to_code(name):
+            continue
+        try:
+            content = json.loads(text.decode("utf-8"))
+        except RecursionError:  # a library with more of the stack left may read it
+            found.append(CodeReference(name, "its content", "JSON that is nested too deep to be checked"))
+        except ValueError:  # no library can read it either
+            continue
+        else:
+            found += code_references(name, content)
+    return tuple(found)
+
+
+def refuse_code(files: Mapping[str, bytes], holder: object, advice: str) -> None:
+    """Refuse files that refer to code.
+
+    Args:
+        files: Their content, by name relative to the model.
+        holder: What they come from, for the message.
+        advice: What to do next, a sentence.
+
+    Raises:
+        UntrustedCodeError: One of them does.
+    """
+    if found := references_in(files):
+        raise UntrustedCodeError(f"In {holder}, {found[0]}: that would import code which is not trusted. {advice}")
+
+
+def refuse_code_in(folder: Path, names: Iterable[str], holder: object) -> None:
+    """Refuse fetched files that refer to code, where the user has not trusted it.
+
+    Args:
+        folder: Where they are.
+        names: Relative to the folder; those that are not there are skipped.
+        holder: What they come from, for the message.
+
+    Raises:
+        UntrustedCodeError: One of them does.
+    """
+    there = [name for name in names if may_refer_to_code(name) and (folder / name).is_file()]
+    refuse_code({name: (folder / name).read_bytes() for name in there}, holder, TRUST_IT)
+
+
+def code_references(name: str, content: Any) -> Iterator[CodeReference]:
+    """Yield the references to code in a parsed config that are not known to be harmless.
+
+    Args:
+        name: The file, relative to the model, with `/`.
+        content: Its content.
+    """
+    base = PurePosixPath(name).name
+    if base == SENTENCE_MODULES:
+        yield from _of_modules(name, content)
+    elif base == MODEL_INDEX and isinstance(content, Mapping):
+        yield from _of_pipeline(name, content)
+    for path, key, value in _items(content):
+        if _is_refused(base, path, key, value):
+            yield CodeReference(name, ".".join((*path, key)), str(value))
+
+
+def _is_refused(base: str, path: tuple[str, ...], key: str, value: Any) -> bool:
+    if key == "trust_remote_code":
+        return base.startswith("sentence_") and bool(value)  # these are passed on as arguments
+    if not isinstance(value, str):
+        return False
+    if key in _ACTIVATIONS:
+        return "." in value and not _ACTIVATION.fullmatch(value)
+    if path and path[-1] == "types":  # of a Router
+        return "." in value and not _MODULE.fullmatch(value)
+    if key == "tokenizer_class" and base == _WORD_EMBEDDINGS:
+        return not _MODULE.fullmatch(value)
+    if key == "megatron_core" and base == ADAPTER_CONFIG:
+        return value != _MEGATRON
+    if any(_IMPLEMENTATION.fullmatch(part) for part in (key, *path[-1:])):
+        return "/" in value and not value.startswith(_KERNELS)
+    return False
+
+
+def _of_modules(name: str, content: Any) -> Iterator[CodeReference]:
+    """Check the list of modules of a model of sentence_transformers."""
+    if not isinstance(content, list):
+        yield CodeReference(name, "its content", f"a {type(content).__name__} where a list of modules belongs")
+        return
+    for index, module in enumerate(content):
+        kind = module.get("type") if isinstance(module, Mapping) else module
+        if not isinstance(kind, str) or not _MODULE.fullmatch(kind):
+            yield CodeReference(name, f"{index}.type", str(kind))
+
+
+def _of_pipeline(name: str, content: Mapping[str, Any]) -> Iterator[CodeReference]:
+    """Check the components of a diffusion pipeline: pairs of a library and a class."""
+    if not isinstance(content.get("_class_name", ""), str):
+        yield CodeReference(name, "_class_name", str(content["_class_name"]))
+    for key, value in content.items():
+        if key.startswith("_") or value is None or value == [None, None]:
+            continue
+        strict = key.startswith(_IMPORTED_BY_OPTIMUM)
+        if not strict and not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)):
+            continue  # a setting
+        if not _is_component(value, strict=strict):
+            yield CodeReference(name, key, str(value))
+
+
+def _is_component(value: Any, *, strict: bool) -> bool:
+    """Whether a value is a pair of a library and a class that every pipeline may have."""
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
+        return False
+    library, cls = value
+    known = _LIBRARY.fullmatch(library) or (not strict and library in _PIPELINES | _installed_pipelines())
+    return bool(known and _NAME_OF_CLASS.fullmatch(cls))
+
+
+@functools.cache
+def _installed_pipelines() -> frozenset[str]:
+    """Return the folders of pipelines in the installed diffusers, which is not imported for that."""
+    spec = importlib.util.find_spec("diffusers")
+    folders = [Path(place, "pipelines") for place in (spec.submodule_search_locations or ())] if spec else []
+    return frozenset(path.name for folder in folders if folder.is_dir() for path in folder.glob("[a-z]*/"))
+
+
+def _items(content: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """Yield all items of a document with the keys that lead to them. It may be nested deeper than Python calls."""
+    level: list[tuple[tuple[str, ...], Any]] = [((), content)] if isinstance(content, (Mapping, list)) else []
+    while level:
+        path, value = level.pop()
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in inner:
+            yield path, str(key), item
+            if isinstance(item, (Mapping, list)):
+                level.append(((*path, str(key)), item))

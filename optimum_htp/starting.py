@@ -1,0 +1,59 @@
+"""Starting Python processes that import nothing from the current folder.
+
+`python -c` and `python -m` put the current folder first on `sys.path`, and multiprocessing starts its helpers with
+`-c`. A file `torch.py` that happens to lie in that folder would run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+__all__ = ["command_of_module", "without_current_folder"]
+
+_HAS_SAFE_PATH: Final = sys.version_info >= (3, 11)
+_UTIL: Final[Any] = multiprocessing.util
+_lock: Final = threading.Lock()
+_active = 0
+
+
+def _safe_flags() -> list[str]:
+    """Return the flags that a process of multiprocessing gets: its own, and one that keeps the folder out."""
+    # Before Python 3.11 only isolated mode does that. multiprocessing sets `sys.path` in the process itself, so what
+    # isolated mode leaves out (PYTHONPATH, the user's packages) is there when a job runs.
+    return [*_flags(), "-P" if _HAS_SAFE_PATH else "-I"]
+
+
+_flags: Final[Any] = _UTIL._args_from_interpreter_flags
+
+
+@contextmanager
+def without_current_folder() -> Iterator[None]:
+    """Let multiprocessing start its processes, its fork server and its resource tracker without the current folder.
+
+    A flag is used because the environment would be inherited by everything that a job starts.
+    """
+    global _active
+    with _lock:
+        _active += 1
+        _UTIL._args_from_interpreter_flags = _safe_flags
+    try:
+        yield
+    finally:
+        with _lock:
+            _active -= 1
+            if not _active:
+                _UTIL._args_from_interpreter_flags = _flags
+
+
+def command_of_module(name: str) -> list[str]:
+    """Return the command that runs a module as `python -m` does, without the current folder."""
+    if _HAS_SAFE_PATH:
+        return [sys.executable, "-P", "-m", name]
+    path = [place for place in sys.path if place]
+    code = f"import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({name!r}, None, '__main__', True)"
+    return [sys.executable, "-I", "-c", code]
