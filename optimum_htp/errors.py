@@ -50,6 +50,7 @@ __all__ = [
     "OnnxWriteError",
     "PluginError",
     "PreprocessorLoadError",
+    "ProtectedFileError",
     "PushError",
     "RateLimitedError",
     "RepoDisabledError",
@@ -71,6 +72,10 @@ class HFHubIntegrationError(Exception):
 
 class ArgumentError(HFHubIntegrationError, ValueError):
     """Arguments that contradict each other, or that nothing can be done with."""
+
+
+class ProtectedFileError(ArgumentError):
+    """An output path at which there is something that may not be replaced. Nothing was written."""
 
 
 class InvalidModelReferenceError(HFHubIntegrationError, ValueError):

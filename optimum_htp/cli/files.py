@@ -22,6 +22,7 @@ __all__ = [
     "FilesCommand",
     "Outcome",
     "add_files_arguments",
+    "add_force_argument",
     "add_hub_arguments",
     "expand",
     "hub_access",
@@ -130,6 +131,15 @@ def add_files_arguments(parser: ArgumentParser, kinds: str) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=kinds)
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
+
+
+def add_force_argument(parser: Any) -> None:
+    """Declare how a file of another kind is replaced; see `check_output`."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="Let an output replace a file of another kind. ONNX files and files that are read are kept even so.",
+    )
 
 
 def expand(arguments: Sequence[str]) -> list[str]:

@@ -16,26 +16,44 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from optimum_htp.delivery.jobs import Job
+from optimum_htp.onnxfile.outputs import OutputKind, check_output
 
-__all__ = ["Journal"]
+__all__ = ["JOURNAL_FILE", "Journal"]
+
+_LINE: Final = re.compile(rb'^\{"event": "(?:start|end|push)", "output": ', re.MULTILINE)
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether a line of a file is one of a journal. A kill may have cut the only one short."""
+    content = path.read_bytes()
+    return _LINE.search(content) is not None or b'{"event": "start", "output": '.startswith(content)
+
+
+JOURNAL_FILE: Final = OutputKind("a journal of a batch", _is_journal)
 
 
 class Journal:
     """A journal, open to be added to; may be used from several threads.
 
     Args:
-        path: The file, which need not exist.
+        path: The file, which need not exist. One that is there has to be a journal.
+        force: Whether to add to a file of another kind.
+
+    Raises:
+        ProtectedFileError: There is a file that is no journal.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, force: bool = False) -> None:
+        check_output(path, JOURNAL_FILE, force=force)
         self._lock = threading.Lock()
         self.ends: dict[str, dict[str, Any]] = {}
         self.pushes: dict[str, dict[str, Any]] = {}

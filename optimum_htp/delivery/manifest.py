@@ -27,9 +27,10 @@ from optimum_htp.delivery.jobs import Job, is_inside, normal_output, refused_opt
 from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
 from optimum_htp.onnxfile.digests import sha256_of_file
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
 
 __all__ = [
+    "MANIFEST",
     "Manifest",
     "ManifestModel",
     "differences",
@@ -41,6 +42,7 @@ __all__ = [
 _KEY: Final = "optimum_htp_manifest"
 _VERSION: Final = 1
 _LARGEST: Final = 1 << 26  # bytes: some 200,000 files
+MANIFEST: Final = OutputKind("a manifest of a batch", starts_with(f'{{"{_KEY}":'.encode()))
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -96,10 +98,15 @@ class Manifest:
         """Return all files by their paths."""
         return {self.folder / model.output / file.name: (model, file) for model in self.models for file in model.files}
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, *, force: bool = False) -> None:
         """Write it to a file.
 
+        Args:
+            path: The file. One that is there has to be a manifest.
+            force: Whether it may replace a file of another kind.
+
         Raises:
+            ProtectedFileError: There is a file that a manifest may not replace.
             ManifestError: The file cannot be written.
         """
         content = {
@@ -109,8 +116,8 @@ class Manifest:
             "models": [_plain(model) for model in self.models],
         }
         try:
-            with replaced_atomically(path) as stream:
-                stream.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            write_document(text.encode(), path, MANIFEST, inputs=self.files(), force=force)
         except OSError as error:
             raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
+from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError, ProtectedFileError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
-from optimum_htp.onnxfile.external import contained_files
+from optimum_htp.onnxfile.external import contained_files, external_files
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
@@ -114,6 +114,7 @@ def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path
         sizes = (_external_size(window, tensor, data) for tensor in taken)
         if sum(sizes) + sum(tensor.end - tensor.start for tensor in taken) > _MOST:
             data.location = f"{target.name}_data"
+            _check_data(target, data.location)
         graph = [_text(_GRAPH_NAME, excerpt.name)]
         for node in nodes:
             graph += _copied(window, node, "node", excerpt.visit, data)
@@ -132,6 +133,18 @@ def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path
                 _write([*pieces, *metadata, *functions], stream)
         except OSError as error:
             raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
+
+
+def _check_data(target: Path, name: str) -> None:
+    """Refuse to replace a data file that is not the one of the model which is replaced.
+
+    Raises:
+        ProtectedFileError: It is somebody else's.
+    """
+    if target.with_name(name).exists() and not (target.exists() and name in external_files(target)):
+        raise ProtectedFileError(
+            f"{target.with_name(name)} exists, and is not the data of {target}: name another output."
+        )
 
 
 @dataclass

@@ -27,6 +27,7 @@ from optimum_htp.onnxfile.graph import (
     may_hold_graph,
     short_node,
 )
+from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -82,6 +83,7 @@ def rewrite_model(
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
         InvalidOnnxFileError: What is there is not an ONNX model.
+        ProtectedFileError: There is something at the output that is no ONNX file, or is this file by another name.
         FileChangedError: It was replaced or changed while it was read. Nothing was written.
         OnnxWriteError: The new file cannot be written. The old one still stands.
     """
@@ -142,6 +144,8 @@ class OpenModel:
         Where nothing would change in place, nothing is written.
         """
         target = self.path if output is None else Path(os.path.realpath(output))
+        if target != self.path:
+            check_output(target, ONNX, inputs=[self.path])
         headers = {_TEXT_FIELDS[name]: text for name, text in texts.items()}
         new = {number: encode_bytes_field(number, text.encode()) if text else b"" for number, text in headers.items()}
         if ir_version is not None:
