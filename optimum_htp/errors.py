@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optimum_htp.masking import masked
+
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
@@ -67,7 +69,10 @@ __all__ = [
 
 
 class HFHubIntegrationError(Exception):
-    """Base of every exception of this package."""
+    """Base of every exception of this package. No message has a password, a signature or a token in it."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(masked, args))
 
 
 class ArgumentError(HFHubIntegrationError, ValueError):

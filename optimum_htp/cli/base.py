@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from optimum_htp.masking import get_logger
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "message_of"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _OURS: Final = (["htp"], ["export", "htp"])
 _CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended

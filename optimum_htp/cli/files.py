@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimum_htp.cli.base import Command, message_of
 from optimum_htp.cli.display import show_error, show_json
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
@@ -29,7 +29,7 @@ __all__ = [
     "is_manifest",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

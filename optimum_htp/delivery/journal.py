@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from optimum_htp.delivery.jobs import Job
+from optimum_htp.masking import masked
 from optimum_htp.onnxfile.outputs import OutputKind, check_output
 
 __all__ = ["JOURNAL_FILE", "Journal"]
@@ -91,7 +92,14 @@ class Journal:
 
     def _add(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
         time = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        entry = {"event": content.pop("event"), "output": job.output, "model": job.model, "time": time, **content}
+        entry: dict[str, Any] = {
+            "event": content.pop("event"),
+            "output": job.output,
+            "model": job.model,
+            "time": time,
+            **content,
+        }
+        entry |= masked(entry)
         line = json.dumps(entry).encode() + b"\n"
         with self._lock:
             line = b"\n" * self._torn + line

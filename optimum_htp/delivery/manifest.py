@@ -26,6 +26,7 @@ from typing import Any, Final
 from optimum_htp.delivery.jobs import Job, is_inside, normal_output, refused_options
 from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
+from optimum_htp.masking import masked
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
 
@@ -116,7 +117,7 @@ class Manifest:
             "models": [_plain(model) for model in self.models],
         }
         try:
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            text = json.dumps(masked(content), indent=1, ensure_ascii=False) + "\n"
             write_document(text.encode(), path, MANIFEST, inputs=self.files(), force=force)
         except OSError as error:
             raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
+from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
 
@@ -146,7 +147,7 @@ class Location:
                     if not self.url.startswith(_STORES):
                         files.makedirs(target.rpartition("/")[0], exist_ok=True)
                     files.put_file(str(path), target)
-            files.pipe_file(f"{place}/{MARKER}", json.dumps(dict(entry)).encode())
+            files.pipe_file(f"{place}/{MARKER}", json.dumps(masked(dict(entry))).encode())
 
     def standing(self, job: Job, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """See `Output.standing`: what lies beside the files counts, whoever exported them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.staging import publish, staging_folder
@@ -41,7 +41,7 @@ from optimum_htp.stamping.stamp import is_reproducible, stamp
 
 __all__ = ["ExportResult", "HTPExporter"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _AUTO: Final = "auto"
 

@@ -7,7 +7,6 @@ its type, or the answer is an error. Everything else is for information: what is
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,10 +16,11 @@ from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.base import FileDigest, RepoInfo
+from optimum_htp.masking import get_logger
 
 __all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter", "is_inside", "is_text", "repo_info"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")

@@ -6,7 +6,6 @@ be created. What was uploaded before a commit is refused is in no repo.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.http import causes
 from optimum_htp.hubs.huggingface import HuggingFaceHub
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.masking import get_logger
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CARD", "Commit", "Target", "commit_files", "look_at"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CARD: Final = "README.md"
 _DENIED: Final = (401, 403)

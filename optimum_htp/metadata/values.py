@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from optimum_htp.errors import MetadataError
+from optimum_htp.masking import get_logger
 
 __all__ = [
     "EMBEDDED_ZIP",
@@ -29,7 +29,7 @@ __all__ = [
     "typed_property",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PREFIX: Final = "hf_"
 EMBEDDED_ZIP: Final = "hf_embedded_zip"

@@ -5,13 +5,13 @@ Which of these is asked first is said in `origin/resolution.py`.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
 from optimum_htp.origin.config_content import needs_code
@@ -31,7 +31,7 @@ __all__ = [
     "preprocessor_folder",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
 _ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +11,13 @@ from typing import Final
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, open_local_safetensors
+from optimum_htp.masking import get_logger
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.names import WEIGHTS
 
 __all__ = ["Parameters", "forget", "parameters_of"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Parameters = Mapping[str, tuple[int, ...]]
 

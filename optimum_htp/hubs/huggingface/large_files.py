@@ -21,10 +21,11 @@ from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.patience import Patience, waiting_out
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.masking import get_logger
 
 __all__ = ["fetch_large_files"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PARALLEL: Final = 8
 # What huggingface_hub does where nothing is answered: six tries, and these seconds between them.

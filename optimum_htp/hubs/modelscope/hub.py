@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +30,12 @@ from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.patience import Patience, side_by_side
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
 
 __all__ = ["ModelScopeHub", "optimum_htp_hubs"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MODEL: Final = "model"  # what the SDK calls this kind of repo
 _PARALLEL_DOWNLOADS: Final = 8
