@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -39,6 +38,7 @@ class BomCommand(Command):
         from optimum_htp.errors import ReportError
         from optimum_htp.modules.bom import BILL, bill_of_materials
         from optimum_htp.onnxfile.outputs import check_output, write_document
+        from optimum_htp.parsing import parse_json
 
         files = []
         for argument in self.args.files:
@@ -59,7 +59,7 @@ class BomCommand(Command):
 
             text = bill_of_materials(files, progress=progress)
         if target is None:
-            show_json(json.loads(text))
+            show_json(parse_json(text))
             return
         try:
             write_document(text.encode(), target, BILL, inputs=inputs, force=self.args.force)

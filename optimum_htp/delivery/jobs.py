@@ -12,12 +12,14 @@ names it and says how to export it:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, BatchListError
+from optimum_htp.parsing import parse_json
 
 __all__ = [
     "Job",
@@ -34,6 +36,7 @@ __all__ = [
 # What is said of the batch as a whole; a list may come from somebody else, and says nothing of this machine.
 _NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"}
 _ONNX: Final = ".onnx"
+_LONGEST_LINE: Final = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def jobs_from_lines(lines: Iterable[str], name: str, options: Mapping[str, Any] 
 def _content(line: str) -> dict[str, Any]:
     if not line.startswith("{"):
         return {"model": line}
-    content = json.loads(line)
+    content = parse_json(line, _LONGEST_LINE)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content
@@ -120,10 +123,10 @@ def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
     rest = dict(content)
     model, revision = rest.pop("model", None), rest.pop("revision", None)
     task, output = rest.pop("task", None), rest.pop("output", None)
-    if not isinstance(model, str) or not model:
+    if not _is_name(model):
         raise ValueError('it has no "model"')
     for name, value in (("revision", revision), ("task", task), ("output", output)):
-        if value is not None and (not isinstance(value, str) or not value):
+        if value is not None and not _is_name(value):
             raise ValueError(f'"{name}" is no text')
     if refused := refused_options(rest):
         raise ValueError(f'"{refused[0]}" is said for all models of a batch, by an argument of the command')
@@ -132,6 +135,11 @@ def _job(content: dict[str, Any], options: Mapping[str, Any]) -> Job:
     if output is None:
         output = _folder_for(model, revision)
     return Job(model, normal_output(output), revision, task or common_task, {**common, **rest})
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value is a text that can name something: no NUL, and no half of a surrogate pair."""
+    return isinstance(value, str) and value != "" and "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
 def _folder_for(model: str, revision: str | None) -> str:
@@ -202,7 +210,7 @@ def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None and name not in _NOT_OF_A_LINE and name != "verify_hub"  # checks, and changes no byte
     }
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    plain: dict[str, Any] = parse_json(json.dumps(kept, default=str))
     return plain
 
 

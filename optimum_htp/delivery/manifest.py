@@ -29,6 +29,7 @@ from optimum_htp.errors import ManifestError
 from optimum_htp.masking import masked
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
+from optimum_htp.parsing import parse_json
 
 __all__ = [
     "MANIFEST",
@@ -169,7 +170,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST} bytes")
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if not isinstance(content, dict) or _KEY not in content:
             raise ValueError("it is JSON, but no manifest of a batch")
         if content[_KEY] != _VERSION:
@@ -179,7 +180,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError("its folder is not relative to it")
         models = tuple(_model(model) for model in _list(content, "models"))
         versions = _versions(content.get("versions"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ManifestError(
             f"{path} cannot be read as a manifest: {error}. `optimum-cli htp batch … --manifest FILE` writes one."
         ) from error

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from optimum_htp.delivery.journal import is_entry
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
+from optimum_htp.parsing import parse_json
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.jobs import Job
@@ -160,10 +162,12 @@ class Location:
             place = f"{root}/{job.output}"
             try:
                 with files.open(f"{place}/{MARKER}", "rb") as stream:
-                    known = json.loads(stream.read(_LARGEST_MARKER))
+                    known = parse_json(stream.read(_LARGEST_MARKER))
+                if not is_entry(known):
+                    return None
                 sizes = {file["name"]: file["size"] for file in known["files"] if file["sha256"]}
                 whole = all(files.info(f"{place}/{name}")["size"] == size for name, size in sizes.items())
-            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
                 return None
         return known if whole and sizes and isinstance(known.get("commit"), str) else None
 

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.masking import get_logger
+from optimum_htp.parsing import parse_json
 
 __all__ = [
     "EMBEDDED_ZIP",
@@ -143,8 +144,8 @@ def _file_list(text: str) -> tuple[str, ...]:
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
-        names = json.loads(text)
-    except RecursionError as error:
+        names = parse_json(text)
+    except ValueError as error:
         raise ValueError("it has to be a JSON list of file names") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("it has to be a JSON list of file names")
@@ -162,8 +163,8 @@ def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
-        entries = json.loads(text)
-    except RecursionError as error:
+        entries = parse_json(text)
+    except ValueError as error:
         raise ValueError(what) from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(what)
@@ -184,8 +185,8 @@ def _digests(text: str) -> dict[str, str]:
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"it has at most {_LONGEST_LIST} characters")
     try:
-        content = json.loads(text)
-    except RecursionError as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise ValueError("it has to be a JSON object of file names and sha256 digests") from error
     if not isinstance(content, dict) or not all(
         isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in content.values()

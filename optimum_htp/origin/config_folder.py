@@ -19,8 +19,9 @@ from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.names import MODEL_INDEX, PREPROCESSOR_CONFIGS
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, parse_json, read_json
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, read_json
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
+from optimum_htp.parsing import json_or_none
 
 __all__ = [
     "config_source",
@@ -284,7 +285,7 @@ def _embedded(
 def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...]) -> bool:
     """Whether one of the embedded configs names code."""
     there = embedded.read([name for name in names if name in embedded.names])
-    contents = map(parse_json, there.values())
+    contents = map(json_or_none, there.values())
     return any(isinstance(content, dict) and needs_code(content) for content in contents)
 
 

@@ -14,6 +14,7 @@ from optimum_htp.errors import ArgumentError
 from optimum_htp.hierarchy.tags import TagWriter, check_taggable
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, OpenModel
+from optimum_htp.parsing import json_or_none
 from optimum_htp.version import __version__
 
 __all__ = [
@@ -107,10 +108,7 @@ def _noted(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     if text is None:
         owner, slash, _ = metadata.get(f"{PREFIX}hub_id", "").partition("/")
         return {AUTHOR: owner if slash else None, LICENSE: metadata.get(f"{PREFIX}license")}
-    try:
-        noted = json.loads(text)
-    except (ValueError, RecursionError):  # then nothing is known to be ours, and nothing of others' is lost
-        return {}
+    noted = json_or_none(text)  # None: nothing is known to be ours, and nothing of others' is lost
     return noted if isinstance(noted, dict) else {}
 
 

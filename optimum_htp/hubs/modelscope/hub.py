@@ -32,6 +32,7 @@ from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_s
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.parsing import parse_json
 
 __all__ = ["ModelScopeHub", "optimum_htp_hubs"]
 
@@ -265,7 +266,7 @@ def _folder(repo_id: str, access: HubAccess) -> Path:
 
 def _stored_listing(folder: Path, commit: str) -> dict[str, tuple[int, str]] | None:
     try:
-        content = json.loads((folder / "listings" / f"{commit}.json").read_bytes())
+        content = parse_json((folder / "listings" / f"{commit}.json").read_bytes())
         return {name: (int(size), str(sha256)) for name, (size, sha256) in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return None
