@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -129,7 +130,9 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         from optimum_htp.cli.display import close_quietly
 
         close_quietly()
-        if self.stop.left_threads:  # they hang in a call to the system, and Python would wait for what they started
+        # A transfer may go on in a thread. Python would wait for it, or for the lock of its socket.
+        others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+        if self.stop.left_threads or (self.stop.wanted and others):
             os._exit(code)
         raise SystemExit(code) from None
 

@@ -101,8 +101,6 @@ class BatchCommand(Command):
 
     def execute(self) -> None:
         """Export, with a progress bar; exit with 1 where a model failed."""
-        from concurrent.futures import ThreadPoolExecutor
-
         from huggingface_hub.utils import disable_progress_bars
         from tqdm import tqdm
 
@@ -115,6 +113,7 @@ class BatchCommand(Command):
         from optimum_htp.errors import ArgumentError
         from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.hubs.base import HubAccess
+        from optimum_htp.hubs.daemons import DaemonThreads
         from optimum_htp.report.texts import printable
 
         options = {name: getattr(self.args, name) for name in self.args.for_each}
@@ -137,7 +136,7 @@ class BatchCommand(Command):
         with (
             self._telling_what_was_done(jobs, outcomes),
             _executor(self.args) as exports,
-            ThreadPoolExecutor(1 if self.args.dask is None else _LOOKUPS) as downloads,
+            DaemonThreads(1 if self.args.dask is None else _LOOKUPS) as downloads,
             tqdm(total=len(jobs), unit="model", disable=None) as bar,
         ):
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,11 +30,13 @@ from optimum_htp.errors import (
     ProtectedFileError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.onnxfile.outputs import check_output, refuse_same_outputs
 
 __all__ = ["JOURNAL", "check_outputs", "run_batch"]
 
 JOURNAL: Final = "batch.jsonl"
+_GRACE: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def run_batch(
             outcomes[job.output] = outcome
             told(job, outcome)
 
-        with ThreadPoolExecutor(ahead, thread_name_prefix="optimum-htp-jobs") as threads:
+        with DaemonThreads(ahead, "optimum-htp-jobs") as threads:
             running: list[Future[None]] = []
             try:
                 for job in jobs:
@@ -157,10 +159,11 @@ def run_batch(
                         pass
                     running.append(threads.submit(work, job))
                 for future in running:
-                    future.result()
+                    result_of(future)
             except BaseException:  # Ctrl-C too: no export goes on without the batch that it is for
                 exports.shutdown(wait=False, cancel_futures=True)
                 downloads.shutdown(wait=False, cancel_futures=True)
+                wait(running, _GRACE)  # what has just ended is told; a download that goes on is not waited for
                 raise
     return outcomes
 
