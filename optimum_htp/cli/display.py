@@ -6,6 +6,7 @@ of a pipe has had enough (`| head`), the command ends without a word.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import os
@@ -58,7 +59,8 @@ def show_json(document: Any) -> None:
         OutputClosedError: Nobody reads it.
         OutputError: It cannot be written, as on a full disk.
     """
-    _write(json_text(masked(document), indent=2), None)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    _write(json_text(masked(document), indent=2, ascii_only=codecs.lookup(encoding).name != "utf-8"), None)
 
 
 def flush() -> None:
