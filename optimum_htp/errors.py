@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optimum_htp.masking import masked
+
 __all__ = [
     "AccessDeniedError",
     "ArgumentError",
@@ -51,6 +53,7 @@ __all__ = [
     "OnnxWriteError",
     "PluginError",
     "PreprocessorLoadError",
+    "ProtectedFileError",
     "PushError",
     "RateLimitedError",
     "RepoDisabledError",
@@ -70,11 +73,18 @@ __all__ = [
 
 
 class HFHubIntegrationError(Exception):
-    """Base of every exception of this package."""
+    """Base of every exception of this package. No message has a password, a signature or a token in it."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(masked, args))
 
 
 class ArgumentError(HFHubIntegrationError, ValueError):
     """Arguments that contradict each other, or that nothing can be done with."""
+
+
+class ProtectedFileError(ArgumentError):
+    """An output path at which there is something that may not be replaced. Nothing was written."""
 
 
 class InvalidModelReferenceError(HFHubIntegrationError, ValueError):

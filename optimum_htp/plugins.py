@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -19,10 +18,11 @@ import pluggy
 from optimum_htp import hookspecs
 from optimum_htp.errors import PluginError, UnknownHubError
 from optimum_htp.hubs.base import Hub
+from optimum_htp.masking import get_logger
 
 __all__ = ["HUGGING_FACE", "answers", "hub", "hub_of_prefix", "hubs", "manager"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 HUGGING_FACE: Final = "huggingface"
 _BUILT_IN: Final = ("optimum_htp.hubs.huggingface", "optimum_htp.hubs.modelscope")

@@ -266,3 +266,16 @@ def _until(there):
     while not there():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["localhost:1", "127.0.0.1:1", "missing.json", "tcp://10.255.255.1:8786", "tcp://no-port", "bad.json"],
+)
+def test_wrong_address_of_a_scheduler_is_an_error_in_time(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text('{"address": ')
+    started = time.monotonic()
+    with pytest.raises(ClusterError, match="No scheduler of Dask answers at"):
+        ClusterExecutor(address)
+    assert time.monotonic() - started < 15

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
 import struct
 import subprocess
+import sys
 import termios
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from optimum_htp.cli.display import show_json
 from optimum_htp.cli.folding import folded
 from optimum_htp.onnxfile import TensorSpec, rewrite_model
 from optimum_htp.report.texts import json_text, printable, sentence
@@ -262,3 +265,13 @@ def test_rewriting_keeps_values_as_they_are(file):
     rewrite_model(file, metadata={"mine": HOSTILE})
     content = json.loads(optimum_cli("htp", "info", file, "--json").stdout)
     assert content["files"][0]["header"]["metadata"]["mine"] == HOSTILE
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_json_is_valid_in_every_encoding(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    document = {"file": "\xe9\U0001f600\x96\udce9.onnx"}
+    show_json(document)
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue().decode(encoding)) == document

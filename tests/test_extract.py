@@ -164,7 +164,7 @@ def test_patterns_name_one_module(zoo_export, tmp_path):
         extract_module(path, "BertLayer", out)
     with pytest.raises(UnknownModuleError, match=r"bert\.encoder\.layer\.1"):
         extract_module(path, "bert.encoder.layer.7", out)
-    with pytest.raises(ArgumentError, match="the model itself"):
+    with pytest.raises(ArgumentError, match="a file that this command reads"):
         extract_module(path, LAYER, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,53 @@ def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "interrupted"
     assert {read_metadata(path)["hf_hub_id"] for path in folder.iterdir()} == {make.HUB["hf_hub_id"]}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "htp", "--model", "tiny/bert", "OUT"),
+        ("htp", "batch", "LIST", "OUT"),
+        ("htp", "verify", "--weights", "FILE"),
+        ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
+        ("htp", "push", "FILE", "me/pushed"),
+        (
+            "-c",
+            "import os\nfrom optimum_htp import HTPExporter\n"
+            "try:\n    HTPExporter().export('tiny/bert', 'OUT')\n"
+            "except KeyboardInterrupt:\n    os._exit(130)",
+        ),
+    ],
+    ids=lambda command: " ".join(command[:2]).split("\n")[0],
+)
+def test_transfer_of_weights_does_not_hold_the_command(command, exported, hub, published, empty_home, tmp_path):
+    published("bert")
+    (tmp_path / "list.txt").write_text("tiny/bert\n")
+    file = shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")
+    places = {"OUT": str(tmp_path / "out"), "LIST": str(tmp_path / "list.txt"), "FILE": str(file)}
+    transfers = threading.Event()
+
+    def slowly(method, path):
+        if (method == "GET" and path.endswith("model.safetensors")) or method == "PUT":
+            transfers.set()
+            time.sleep(20)
+
+    hub.before_answer = slowly
+    hub.tokens, hub.writers = {"hf_writer": set()}, {"hf_writer": {"me"}}
+    program = [sys.executable] if command[0] == "-c" else [CLI]
+    arguments = [places.get(one, one.replace("'OUT'", repr(places["OUT"]))) for one in command]
+    env = {**os.environ, **empty_home, "HF_TOKEN": "hf_writer"}
+    process = subprocess.Popen([*program, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+    assert transfers.wait(timeout=120)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    took = time.monotonic() - start
+    hub.before_answer = None
+    assert process.returncode == 130, stderr
+    assert took < 5  # seconds: 1 to 2 where nothing else runs
+    assert "Traceback" not in stderr
 
 
 _AT_A_MOMENT = """

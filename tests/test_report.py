@@ -129,6 +129,37 @@ def page(browser, file, tmp_path):
     context.close()
 
 
+def test_page_of_deeply_nested_or_many_modules_is_drawn_at_once(browser, tmp_path):
+    """Three alike siblings with 60 levels below each, and 20,000 alike siblings."""
+    names = [""] + [f"layer.{at}" + ".a" * depth for at in range(3) for depth in range(61)]
+    names += ["wide"] + [f"wide.{at}" for at in range(20_000)]
+    modules = {name: {"name": name, "class_name": "M", "children": []} for name in names}
+    for name in names[1:]:
+        holder = "" if name == "wide" or re.fullmatch(r"layer\.\d", name) else name.rpartition(".")[0]
+        modules[holder]["children"].append(name)
+    counts = {"parameters": 1, "bytes": 4, "nodes": 1, "microseconds": 1, "saved_bytes": 0, "weights": {}}
+    file = {
+        "file": "deep.onnx",
+        "bytes": 1,
+        "external_files": [],
+        "context": {"record": None, "producer": "x", "opsets": {"": 17}},
+        "model": {"nodes": 1, "initializers": 1},
+        "coverage": {},
+        "timed": False,
+        "modules": [{**module, **counts} for module in modules.values()],
+    }
+    path = write_report({"files": [file]}, tmp_path / "deep.html")
+    page = browser.new_page()
+    page.goto(path.as_uri(), timeout=30_000)
+    page.wait_for_selector("tbody tr", timeout=30_000)
+    found = page.evaluate("() => performance.getEntriesByType('navigation')[0].domComplete")
+    assert found < 20_000  # milliseconds; it took minutes
+    texts = page.locator("tbody tr").all_inner_texts()
+    assert any("\u00d73" in text for text in texts)
+    assert page.evaluate("() => views[0].model.numbers.size") <= 70
+    page.close()
+
+
 def _rename_a_module(path):
     """Give modules names that are markup."""
     proto = onnx.load(path)

@@ -9,10 +9,13 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
+
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "message_of"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _OURS: Final = (["htp"], ["export", "htp"])
 _CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
@@ -127,7 +130,9 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         from optimum_htp.cli.display import close_quietly
 
         close_quietly()
-        if self.stop.left_threads:  # they hang in a call to the system, and Python would wait for what they started
+        # A transfer may go on in a thread. Python would wait for it, or for the lock of its socket.
+        others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+        if self.stop.left_threads or (self.stop.wanted and others):
             os._exit(code)
         raise SystemExit(code) from None
 

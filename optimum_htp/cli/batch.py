@@ -16,6 +16,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
+from optimum_htp.cli.files import add_force_argument
 from optimum_htp.cli.push import add_push_options, privacy
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class BatchCommand(Command):
         group.add_argument(
             "--journal", type=Path, metavar="FILE", help="What came of each (OUT/batch.jsonl, or here)."
         )
+        add_force_argument(group)
         group.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="Exports at a time.")
         group.add_argument("--timeout", type=float, help="Seconds that a model may take.")
         group.add_argument("--memory", type=_bytes, help="Memory that an export may use, such as 8GB.")
@@ -99,13 +101,11 @@ class BatchCommand(Command):
 
     def execute(self) -> None:
         """Export, with a progress bar; exit with 1 where a model failed."""
-        from concurrent.futures import ThreadPoolExecutor
-
         from huggingface_hub.utils import disable_progress_bars
         from tqdm import tqdm
 
         from optimum_htp.cli.display import show
-        from optimum_htp.delivery.batch import JOURNAL, run_batch
+        from optimum_htp.delivery.batch import JOURNAL, check_outputs, run_batch
         from optimum_htp.delivery.jobs import refuse_ambiguous
         from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
         from optimum_htp.delivery.outputs import Folder, output_at
@@ -113,6 +113,7 @@ class BatchCommand(Command):
         from optimum_htp.errors import ArgumentError
         from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.hubs.base import HubAccess
+        from optimum_htp.hubs.daemons import DaemonThreads
         from optimum_htp.report.texts import printable
 
         options = {name: getattr(self.args, name) for name in self.args.for_each}
@@ -127,13 +128,15 @@ class BatchCommand(Command):
         journal = self.args.journal or (output.root if isinstance(output, Folder) else Path()) / JOURNAL
         if self.args.manifest is not None and not isinstance(output, Folder):
             raise ArgumentError(f"--manifest tells of files that are here, and {self.args.output} is not.")
+        named = [name for name in (self.args.list, self.args.from_manifest) if name not in (None, "-")]
+        check_outputs(jobs, output, journal, self.args.manifest, inputs=named, force=self.args.force)
         pushes = _pushes(self.args, jobs, output) if self.args.push_to_hub is not None else None
         disable_progress_bars()  # those of downloads: there is one for the batch
         outcomes: dict[str, Outcome] = {}
         with (
             self._telling_what_was_done(jobs, outcomes),
             _executor(self.args) as exports,
-            ThreadPoolExecutor(1 if self.args.dask is None else _LOOKUPS) as downloads,
+            DaemonThreads(1 if self.args.dask is None else _LOOKUPS) as downloads,
             tqdm(total=len(jobs), unit="model", disable=None) as bar,
         ):
 
@@ -155,10 +158,11 @@ class BatchCommand(Command):
                 retry_failed=self.args.retry_failed,
                 read_standing=self.args.manifest is not None or reproduced is not None,
                 pushes=pushes,
+                force=self.args.force,
                 told=told,
             )
         if self.args.manifest is not None and isinstance(output, Folder):
-            manifest_of(jobs, outcomes, output.root).write(self.args.manifest)
+            manifest_of(jobs, outcomes, output.root).write(self.args.manifest, force=self.args.force)
         different = [] if reproduced is None else differences(reproduced, outcomes)
         failed = self._report(jobs, outcomes, {} if reproduced is None else {"different": different})
         if reproduced is not None and not self.args.json:

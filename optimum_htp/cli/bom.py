@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
-from optimum_htp.cli.files import expand, is_manifest
+from optimum_htp.cli.files import add_force_argument, expand, is_manifest
 
 __all__ = ["BomCommand"]
 
@@ -29,6 +28,7 @@ class BomCommand(Command):
             "files", nargs="+", metavar="FILE", help="ONNX files, folders, globs, or manifests of batches."
         )
         parser.add_argument("-o", "--output", help="Where to write it; without, it is printed.")
+        add_force_argument(parser)
         parser.add_argument("--json", action="store_true", help="With --output: say as JSON what was written.")
 
     def execute(self) -> None:
@@ -36,8 +36,9 @@ class BomCommand(Command):
         from optimum_htp.cli.bars import bar
         from optimum_htp.delivery.manifest import read_manifest
         from optimum_htp.errors import ReportError
-        from optimum_htp.modules.bom import bill_of_materials
-        from optimum_htp.onnxfile.replace import replaced_atomically
+        from optimum_htp.modules.bom import BILL, bill_of_materials
+        from optimum_htp.onnxfile.outputs import check_output, write_document
+        from optimum_htp.parsing import parse_json
 
         files = []
         for argument in self.args.files:
@@ -46,6 +47,10 @@ class BomCommand(Command):
             else:
                 files += expand([argument])
         files = list(dict.fromkeys(files))
+        target = Path(self.args.output) if self.args.output is not None else None
+        inputs = [*files, *filter(is_manifest, self.args.files)]
+        if target is not None:
+            check_output(target, BILL, inputs=inputs, force=self.args.force)
         with bar("Digests", "B", hidden=False) as tell:
 
             def progress(done: int, total: int) -> None:
@@ -53,13 +58,11 @@ class BomCommand(Command):
                 tell(done, total)
 
             text = bill_of_materials(files, progress=progress)
-        if self.args.output is None:
-            show_json(json.loads(text))
+        if target is None:
+            show_json(parse_json(text))
             return
-        target = Path(self.args.output)
         try:
-            with replaced_atomically(target) as stream:
-                stream.write(text.encode())
+            write_document(text.encode(), target, BILL, inputs=inputs, force=self.args.force)
         except OSError as error:
             raise ReportError(f"{target} cannot be written: {error.strerror or error}.") from error
         if self.args.json:

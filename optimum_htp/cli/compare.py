@@ -11,7 +11,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json
-from optimum_htp.cli.files import add_hub_arguments, expand, hub_access
+from optimum_htp.cli.files import add_force_argument, add_hub_arguments, expand, hub_access
 
 if TYPE_CHECKING:
     from optimum_htp.modules.comparison.records import Comparison
@@ -42,6 +42,7 @@ class CompareCommand(Command):
         parser.add_argument("--rtol", type=float, default=1e-3, help="Relative tolerance of an element (1e-3).")
         parser.add_argument("--all", action="store_true", help="Show the modules without differences too.")
         parser.add_argument("-o", "--output", help="Also write it: .html, .md or .json.")
+        add_force_argument(parser)
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         add_hub_arguments(parser)
 
@@ -58,7 +59,8 @@ class CompareCommand(Command):
             raise ArgumentError("Name a second file to compare with, or give --pytorch.")
         pairs, missing = _pairs(args.one, args.other)
         if args.output:
-            check_report_path(args.output)  # before minutes of work
+            inputs = [file for file in (args.one, args.other, args.inputs) if file is not None]
+            check_report_path(args.output, inputs, force=args.force)  # before minutes of work
         if args.output and len(pairs) + len(missing) > 1:
             raise ArgumentError("--output is for one pair of files: name the files in place of the folders.")
         found = []
@@ -78,7 +80,7 @@ class CompareCommand(Command):
                 )
         exceeds = bool(missing) or any(comparison.exceeds for comparison in found)
         if args.output:
-            write_comparison(found[0], args.output)
+            write_comparison(found[0], args.output, force=args.force)
         if args.json:
             comparisons = [comparison.as_dict() for comparison in found]
             show_json({"comparisons": comparisons, "missing": missing, "exceeds": exceeds})

@@ -6,6 +6,7 @@ of a pipe has had enough (`| head`), the command ends without a word.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from optimum_htp.errors import OutputError
+from optimum_htp.masking import mask_record, masked, without_secrets
 from optimum_htp.report.texts import json_text, printable, sentence
 
 __all__ = [
@@ -42,12 +44,12 @@ def show(line: str = "", file: TextIO | None = None) -> None:
         OutputClosedError: Nobody reads it.
         OutputError: It cannot be written, as on a full disk.
     """
-    _write(printable(line), file)
+    _write(printable(without_secrets(line)), file)
 
 
 def show_error(message: str) -> None:
     """Print what went wrong on standard error, as one line."""
-    _write(f"error: {sentence(message)}", sys.stderr)
+    _write(f"error: {sentence(without_secrets(message))}", sys.stderr)
 
 
 def show_json(document: Any) -> None:
@@ -57,7 +59,8 @@ def show_json(document: Any) -> None:
         OutputClosedError: Nobody reads it.
         OutputError: It cannot be written, as on a full disk.
     """
-    _write(json_text(document, indent=2), None)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    _write(json_text(masked(document), indent=2, ascii_only=codecs.lookup(encoding).name != "utf-8"), None)
 
 
 def flush() -> None:
@@ -85,13 +88,14 @@ def close_quietly() -> None:
 
 @contextlib.contextmanager
 def logging_in_lines() -> Iterator[None]:
-    """Make what this package logs in this block as harmless as what it prints."""
+    """Make what this package logs in this block as harmless as what it prints. No package logs secrets in it."""
     before = logging.getLogRecordFactory()
 
     def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = before(*args, **kwargs)
         if record.name.partition(".")[0] == __name__.partition(".")[0]:
             record.msg, record.args = sentence(record.getMessage()), None
+        mask_record(record)
         return record
 
     logging.setLogRecordFactory(made)

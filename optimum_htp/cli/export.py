@@ -10,6 +10,7 @@ from typing import Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
+from optimum_htp.cli.files import add_force_argument
 from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 __all__ = ["NOT_OPTIONS", "HTPExportCommand"]
@@ -21,6 +22,7 @@ NOT_OPTIONS: Final = {
     "output",
     "json",
     "report",
+    "force",
     "push_to_hub",
     "private",
     "public",
@@ -85,6 +87,7 @@ class HTPExportCommand(Command):
             help="What travels in the (first) ONNX file: config and preprocessors (default), the config, or nothing.",
         )
         group.add_argument("--report", help="Also write a report: a name in .json, .md or .html.")
+        add_force_argument(group)
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
         add_push_arguments(group)
 
@@ -96,11 +99,12 @@ class HTPExportCommand(Command):
         from optimum_htp.report.write import check_report_path, write_report
 
         if self.args.report is not None:
-            check_report_path(self.args.report)
+            check_report_path(self.args.report, [self.args.model], force=self.args.force)
         arguments = {name: value for name, value in vars(self.args).items() if name not in NOT_OPTIONS}
         result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
         if self.args.report is not None:
-            write_report(report_document(result.files), self.args.report)
+            inputs = [self.args.model, *result.files]
+            write_report(report_document(result.files), self.args.report, inputs, force=self.args.force)
         document: dict[str, Any] = {
             "files": [str(path) for path in result.files],
             "task": result.task,

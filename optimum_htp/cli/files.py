@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimum_htp.cli.base import Command, message_of
 from optimum_htp.cli.display import show_error, show_json
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     from optimum_htp.hubs import HubAccess
@@ -22,13 +22,14 @@ __all__ = [
     "FilesCommand",
     "Outcome",
     "add_files_arguments",
+    "add_force_argument",
     "add_hub_arguments",
     "expand",
     "hub_access",
     "is_manifest",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,15 @@ def add_files_arguments(parser: ArgumentParser, kinds: str) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=kinds)
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="Files to work on at a time.")
+
+
+def add_force_argument(parser: Any) -> None:
+    """Declare how a file of another kind is replaced; see `check_output`."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="Let an output replace a file of another kind. ONNX files and files that are read are kept even so.",
+    )
 
 
 def expand(arguments: Sequence[str]) -> list[str]:

@@ -19,8 +19,8 @@ from optimum_htp.onnxfile.replace import before_replacing
 
 __all__ = ["Stop"]
 
-_GRACE: Final = 2.0  # seconds for threads that are about to replace a file to do so, or to notice that they may not
-_LAST_GRACE: Final = 1.0  # for those that write to remove what they wrote
+_GRACE: Final = 1.0  # seconds for threads that are about to replace a file to do so, or to notice that they may not
+_LAST_GRACE: Final = 0.8  # for those that write to remove what they wrote
 
 
 class Stop:

@@ -8,6 +8,7 @@ from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json, wrapped
+from optimum_htp.cli.files import add_force_argument
 
 __all__ = ["ProfileCommand"]
 
@@ -29,6 +30,7 @@ class ProfileCommand(Command):
         parser.add_argument("--no-optimize", action="store_true", help="Run the graph as it is in the file.")
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         parser.add_argument("--report", help="Also write a report with times: a name in .json, .md or .html.")
+        add_force_argument(parser)
         group = parser.add_argument_group("Input shapes")
         for name in _shape_names():
             group.add_argument(f"--{name}", type=int, default=None, help="Size of inputs, as for `export onnx`.")
@@ -42,7 +44,7 @@ class ProfileCommand(Command):
         from optimum_htp.report.write import check_report_path, write_report
 
         if self.args.report is not None:
-            check_report_path(self.args.report)
+            check_report_path(self.args.report, [self.args.file], force=self.args.force)
         shapes = {name: getattr(self.args, name) for name in _shape_names()}
         profile = profile_file(
             self.args.file,
@@ -55,7 +57,8 @@ class ProfileCommand(Command):
         )
         modules = summarize(profile.graph, profile.assignment, profile.microseconds)
         if self.args.report is not None:
-            write_report(report_document([self.args.file], profiles={self.args.file: profile}), self.args.report)
+            document = report_document([self.args.file], profiles={self.args.file: profile})
+            write_report(document, self.args.report, [self.args.file], force=self.args.force)
         if self.args.json:
             document = {
                 "file": self.args.file,

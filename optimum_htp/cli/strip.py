@@ -33,6 +33,7 @@ class StripCommand(FilesCommand):
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what strips a file."""
         from optimum_htp.errors import OnnxWriteError
+        from optimum_htp.onnxfile.outputs import ONNX, check_output
         from optimum_htp.stamping.strip import strip_metadata
 
         output: Path | None = self.args.output
@@ -46,9 +47,15 @@ class StripCommand(FilesCommand):
             except OSError as error:
                 raise OnnxWriteError(f"{output} cannot be a folder for the output: {error}.") from error
 
+        def target_of(file: str) -> Path | None:
+            return output / Path(file).name if output is not None and into else output
+
+        for file in files:
+            if (target := target_of(file)) is not None:
+                check_output(target, ONNX, inputs=[other for other in files if other != file])
+
         def work(file: str) -> Any:
-            target = output / Path(file).name if output is not None and into else output
-            return strip_metadata(file, target)
+            return strip_metadata(file, target_of(file))
 
         return work
 

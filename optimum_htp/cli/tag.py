@@ -37,10 +37,13 @@ class TagCommand(FilesCommand):
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Set up what finds the modules."""
         from optimum_htp.errors import ArgumentError
+        from optimum_htp.onnxfile.outputs import ONNX, check_output
         from optimum_htp.stamping.tag import Tagger
 
         if self.args.output is not None and len(files) > 1:
             raise ArgumentError(f"--output names one file, and there are {len(files)}: leave it out.")
+        if self.args.output is not None and not self.args.dry_run:
+            check_output(self.args.output, ONNX, inputs=filter(None, (self.args.original, self.args.model)))
         tagger = Tagger(
             self.args.original,
             self.args.model,

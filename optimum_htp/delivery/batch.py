@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +16,27 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from optimum_htp.delivery.jobs import Job, is_as_asked
-from optimum_htp.delivery.journal import Journal
-from optimum_htp.delivery.outputs import Output
+from optimum_htp.delivery.journal import JOURNAL_FILE, Journal
+from optimum_htp.delivery.manifest import MANIFEST
+from optimum_htp.delivery.outputs import Folder, Output
 from optimum_htp.delivery.pushes import Pushes
 from optimum_htp.delivery.work import Export, Outcome, WrittenFile, export_job, fetch_job
-from optimum_htp.errors import ArgumentError, HFHubIntegrationError, JobError, JobLostError, OutputError
+from optimum_htp.errors import (
+    ArgumentError,
+    HFHubIntegrationError,
+    JobError,
+    JobLostError,
+    OutputError,
+    ProtectedFileError,
+)
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads, result_of
+from optimum_htp.onnxfile.outputs import check_output, refuse_same_outputs
 
-__all__ = ["JOURNAL", "run_batch"]
+__all__ = ["JOURNAL", "check_outputs", "run_batch"]
 
 JOURNAL: Final = "batch.jsonl"
+_GRACE: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,39 @@ class _Batch:
     pushes: Pushes | None
 
 
+def check_outputs(
+    jobs: Sequence[Job],
+    output: Output,
+    journal: Path,
+    manifest: Path | None = None,
+    *,
+    inputs: Sequence[str] = (),
+    force: bool = False,
+) -> None:
+    """Refuse a journal or a manifest that would destroy a file, or that lies among the files of an export.
+
+    Args:
+        jobs: What is to be exported.
+        output: Where to.
+        journal: The journal.
+        manifest: The manifest, where one is to be written.
+        inputs: The list, or the manifest that the jobs are from.
+        force: Whether they may replace files of other kinds.
+
+    Raises:
+        ProtectedFileError: One of them would.
+    """
+    inputs = [*inputs, *(job.model for job in jobs if Path(job.model).exists())]
+    models = [output.root.resolve() / job.output for job in jobs] if isinstance(output, Folder) else []
+    refuse_same_outputs(manifest, journal)
+    for path, kind in ((manifest, MANIFEST), (journal, JOURNAL_FILE)):
+        if path is None:
+            continue
+        check_output(path, kind, inputs=inputs, force=force)
+        if (folder := next((model for model in models if path.resolve().is_relative_to(model)), None)) is not None:
+            raise ProtectedFileError(f"{path} lies in {folder}, which an export is written to: name another output.")
+
+
 def run_batch(
     jobs: Sequence[Job],
     output: Output,
@@ -56,6 +100,7 @@ def run_batch(
     retry_failed: bool = False,
     read_standing: bool = False,
     pushes: Pushes | None = None,
+    force: bool = False,
     told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
     """Export models, and keep a journal of it.
@@ -74,6 +119,7 @@ def run_batch(
         read_standing: Whether to read the files of what stands, and to export again what has other digests than the
             journal says; without it, names, sizes and commits count.
         pushes: Pushes what is exported. What the journal says was pushed as it is asked now is not pushed again.
+        force: Whether to add to a journal that is a file of another kind.
         told: Called with each job and what came of it, from any thread.
 
     Returns:
@@ -81,7 +127,9 @@ def run_batch(
 
     Raises:
         ArgumentError: Another batch is writing to this journal.
+        ProtectedFileError: The journal is a file of another kind.
     """
+    check_output(journal, JOURNAL_FILE, force=force)
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(journal.with_name(f".{journal.name}.lock"))
     try:
@@ -91,7 +139,7 @@ def run_batch(
             f"Another batch is writing to {journal}. Wait until it has ended, or name another folder."
         ) from None
     outcomes: dict[str, Outcome] = {}
-    with lock, Journal(journal) as kept:
+    with lock, Journal(journal, force=force) as kept:
         batch = _Batch(output, access, kept, exports, downloads, export, fetch, retry_failed, read_standing, pushes)
         room = threading.Semaphore(ahead)
 
@@ -103,7 +151,7 @@ def run_batch(
             outcomes[job.output] = outcome
             told(job, outcome)
 
-        with ThreadPoolExecutor(ahead, thread_name_prefix="optimum-htp-jobs") as threads:
+        with DaemonThreads(ahead, "optimum-htp-jobs") as threads:
             running: list[Future[None]] = []
             try:
                 for job in jobs:
@@ -111,10 +159,11 @@ def run_batch(
                         pass
                     running.append(threads.submit(work, job))
                 for future in running:
-                    future.result()
+                    result_of(future)
             except BaseException:  # Ctrl-C too: no export goes on without the batch that it is for
                 exports.shutdown(wait=False, cancel_futures=True)
                 downloads.shutdown(wait=False, cancel_futures=True)
+                wait(running, _GRACE)  # what has just ended is told; a download that goes on is not waited for
                 raise
     return outcomes
 

@@ -7,12 +7,19 @@ own credentials: no token is sent anywhere.
 
 from __future__ import annotations
 
+import functools
+import re
+import socket
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from optimum_htp.delivery.apart import call_apart
 from optimum_htp.errors import ClusterError, JobError, JobLostError, MissingDependencyError
+from optimum_htp.hubs.daemons import DaemonThreads
+from optimum_htp.parsing import parse_json
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
@@ -21,9 +28,57 @@ if TYPE_CHECKING:
 __all__ = ["ClusterExecutor"]
 
 _PATIENCE: Final = 10  # seconds for a scheduler to answer
+_CONNECTING: Final = 4  # seconds, of these
+_HOST_AND_PORT: Final = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.%\w]+\]):\d{1,5}")
 _PACKAGE: Final = "optimum_htp"
 
 T = TypeVar("T")
+
+
+def _address_of(text: str) -> str:
+    """Return the address of a scheduler, which may be in a file that the scheduler wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It has no address.
+    """
+    if "://" in text:
+        return text
+    if _HOST_AND_PORT.fullmatch(text) and not Path(text).exists():
+        return f"tcp://{text}"
+    content = parse_json(Path(text).read_bytes())
+    address = content.get("address") if isinstance(content, dict) else None
+    if not isinstance(address, str):
+        raise ValueError("the file is not a scheduler file")
+    return address
+
+
+def _connect(address: str) -> None:
+    """See that something listens at an address of TCP; other protocols are left to Dask.
+
+    Raises:
+        OSError: Nothing does.
+        ValueError: It is not an address.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in ("tcp", "tls"):
+        if parts.hostname is None or parts.port is None:
+            raise ValueError("it is not tcp://HOST:PORT")
+        socket.create_connection((parts.hostname, parts.port), _CONNECTING).close()
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a call returns; it is left to itself where that takes too long.
+
+    Raises:
+        TimeoutError: It does.
+    """
+    with DaemonThreads(1, "optimum-htp-cluster") as threads:
+        future = threads.submit(call)
+        wait([future], seconds)
+        if not future.done():
+            raise TimeoutError("no answer in time")
+        return future.result()
 
 
 class ClusterExecutor(Executor):
@@ -48,13 +103,17 @@ class ClusterExecutor(Executor):
             raise MissingDependencyError(
                 f"Dask clusters are reached with distributed: `pip install optimum-htp[dask]` ({error})."
             ) from error
-        where: dict[str, Any] = {"address": address} if "://" in address else {"scheduler_file": address}
         try:
-            self._client: Client = Client(**where, timeout=_PATIENCE, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
+            place = _address_of(address)
+            _within(
+                _CONNECTING, lambda: _connect(place)
+            )  # a client that cannot connect retries, and prints tracebacks
+            make = functools.partial(Client, place, timeout=_CONNECTING, set_as_default=False)
+            self._client: Client = _within(_CONNECTING + 1, make)
+        except Exception as error:  # where another program answers, distributed raises many kinds
             raise ClusterError(
-                f"No scheduler of Dask answers at {address}: {error}. Start one with `dask scheduler`, and workers "
-                "with `dask worker ADDRESS`."
+                f"No scheduler of Dask answers at {address}: {error or 'no answer in time'}. Start one with `dask "
+                "scheduler`, and workers with `dask worker ADDRESS`."
             ) from error
         self._address, self._limits = address, (timeout, memory)
         try:

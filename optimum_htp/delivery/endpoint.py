@@ -28,8 +28,8 @@ from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
 from optimum_htp.origin.ort_classes import class_for
-from optimum_htp.origin.repo_files import parse_json
 from optimum_htp.origin.tasks import WITH_PAST
+from optimum_htp.parsing import json_or_none
 
 __all__ = ["HANDLER", "REQUIREMENTS", "Endpoint", "is_own", "write_endpoint"]
 
@@ -238,18 +238,26 @@ def _template() -> tuple[str, str, str]:
 
 def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: HubAccess) -> dict[str, Path]:
     """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
-    modules = parse_json(configs[SENTENCE_MODULES].read_bytes())
+    modules = json_or_none(configs[SENTENCE_MODULES].read_bytes())
+    if not isinstance(modules, list) or not all(map(_is_module, modules)):
+        raise EndpointError(
+            f"The {SENTENCE_MODULES} of {file.path} is not a list of modules, each with its type and path. Embed the "
+            f"model's own: `optimum-cli htp embed {file.path}`."
+        )
     names = [
-        f"{module.get('path')}/model.safetensors"
-        for module in modules or ()
-        if str(module.get("type", "")).rpartition(".")[2] not in _WEIGHTLESS
-        and f"{module.get('path')}/config.json" in configs
+        f"{module['path']}/model.safetensors"
+        for module in modules
+        if str(module["type"]).rpartition(".")[2] not in _WEIGHTLESS and f"{module['path']}/config.json" in configs
     ]
     record = file.record
     if not names or record.hub_id is None or record.hub_sha is None:
         return {}
     folder = plugins.hub(record.hub_provider).snapshot(record.hub_id, record.hub_sha, names, access)
     return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _is_module(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("type", "path"))
 
 
 def _refuse_foreign(folder: Path, written: Mapping[str, Path | bytes]) -> None:

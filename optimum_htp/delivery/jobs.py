@@ -12,6 +12,7 @@ names it and says how to export it:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, BatchListError, InvalidModelReferenceError
 from optimum_htp.origin.references import has_prefix, parse_reference
+from optimum_htp.parsing import parse_json
 
 __all__ = [
     "Job",
@@ -38,6 +40,7 @@ __all__ = [
 _NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"}
 _ONNX: Final = ".onnx"
 _HUGGING_FACE: Final = "hf://"
+_LONGEST_LINE: Final = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _distinct(said: Iterable[tuple[int, str]], name: str, job_of: Callable[[str]
 def _content(line: str) -> dict[str, Any]:
     if not line.startswith("{"):
         return {"model": line}
-    content = json.loads(line)
+    content = parse_json(line, _LONGEST_LINE)
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content
@@ -165,10 +168,10 @@ def _job(content: dict[str, Any], options: Mapping[str, Any], *, of_hub: bool = 
     rest = dict(content)
     model, revision = rest.pop("model", None), rest.pop("revision", None)
     task, output = rest.pop("task", None), rest.pop("output", None)
-    if not isinstance(model, str) or not model:
+    if not _is_name(model):
         raise ValueError('it has no "model"')
     for name, value in (("revision", revision), ("task", task), ("output", output)):
-        if value is not None and (not isinstance(value, str) or not value):
+        if value is not None and not _is_name(value):
             raise ValueError(f'"{name}" is no text')
     if refused := refused_options(rest):
         raise ValueError(f'"{refused[0]}" is said for all models of a batch, by an argument of the command')
@@ -178,6 +181,11 @@ def _job(content: dict[str, Any], options: Mapping[str, Any], *, of_hub: bool = 
         output = _folder_for(model, revision, of_hub=of_hub)
     job = Job(model, normal_output(output), revision, task or common_task, {**common, **rest})
     return replace(job, of_hub=of_hub)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a value is a text that can name something: no NUL, and no half of a surrogate pair."""
+    return isinstance(value, str) and value != "" and "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
 def _folder_for(model: str, revision: str | None, *, of_hub: bool) -> str:
@@ -248,7 +256,7 @@ def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None and name not in _NOT_OF_A_LINE and name != "verify_hub"  # checks, and changes no byte
     }
-    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    plain: dict[str, Any] = parse_json(json.dumps(kept, default=str))
     return plain
 
 

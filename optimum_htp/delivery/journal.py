@@ -16,26 +16,50 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import NoneType, TracebackType
+from typing import Any, Final
 
-from optimum_htp.delivery.jobs import Job
+from optimum_htp.delivery.jobs import Job, is_inside
+from optimum_htp.masking import get_logger, masked
+from optimum_htp.onnxfile.outputs import OutputKind, check_output
+from optimum_htp.parsing import json_or_none
 
-__all__ = ["Journal"]
+__all__ = ["JOURNAL_FILE", "Journal", "is_entry"]
+
+logger = get_logger(__name__)
+
+_TEXTS: Final = ("event", "output", "model", "state", "commit", "task", "asked", "error", "message")
+
+_LINE: Final = re.compile(rb'^\{"event": "(?:start|end|push)", "output": ', re.MULTILINE)
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether a line of a file is one of a journal. A kill may have cut the only one short."""
+    content = path.read_bytes()
+    return _LINE.search(content) is not None or b'{"event": "start", "output": '.startswith(content)
+
+
+JOURNAL_FILE: Final = OutputKind("a journal of a batch", _is_journal)
 
 
 class Journal:
     """A journal, open to be added to; may be used from several threads.
 
     Args:
-        path: The file, which need not exist.
+        path: The file, which need not exist. One that is there has to be a journal.
+        force: Whether to add to a file of another kind.
+
+    Raises:
+        ProtectedFileError: There is a file that is no journal.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, force: bool = False) -> None:
+        check_output(path, JOURNAL_FILE, force=force)
         self._lock = threading.Lock()
         self.ends: dict[str, dict[str, Any]] = {}
         self.pushes: dict[str, dict[str, Any]] = {}
@@ -56,7 +80,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        with self._lock:  # a thread that outlives the batch writes nothing more
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def start(self, job: Job) -> None:
         """Say that a job starts."""
@@ -73,7 +99,14 @@ class Journal:
 
     def _add(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
         time = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        entry = {"event": content.pop("event"), "output": job.output, "model": job.model, "time": time, **content}
+        entry: dict[str, Any] = {
+            "event": content.pop("event"),
+            "output": job.output,
+            "model": job.model,
+            "time": time,
+            **content,
+        }
+        entry |= masked(entry)
         line = json.dumps(entry).encode() + b"\n"
         with self._lock:
             line = b"\n" * self._torn + line
@@ -82,18 +115,47 @@ class Journal:
         return entry
 
 
+def is_entry(content: Any) -> bool:
+    """Whether a content may be an entry: each field that is used has its type. Others may have written it."""
+    if not isinstance(content, dict):
+        return False
+    versions, files = content.get("versions") or {}, content.get("files") or []
+    if content.get("event") == "push" and isinstance(files, dict):
+        files = []  # names and digests, which are only compared
+    return (
+        all(isinstance(content.get(name), (str, NoneType)) for name in _TEXTS)
+        and isinstance(content.get("options"), (dict, NoneType))
+        and isinstance(versions, dict)
+        and all(isinstance(version, str) for version in versions.values())
+        and isinstance(files, list)
+        and all(map(_is_file, files))
+    )
+
+
+def _is_file(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("name"), str)
+        and is_inside(content["name"])
+        and type(content.get("size")) is int
+        and isinstance(content.get("sha256"), (str, NoneType))
+    )
+
+
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut short
-        if isinstance(entry, dict):
+    bad = []
+    for number, line in enumerate(lines, start=1):
+        entry = json_or_none(line)
+        if is_entry(entry):
             yield entry
+        elif line:
+            bad.append(number)
+    if bad:  # most often cut short by a kill
+        logger.warning("%s: line %d is no entry of a journal, and left out (%d in all).", path, bad[0], len(bad))
 
 
 def _ends_a_line(path: Path) -> bool:

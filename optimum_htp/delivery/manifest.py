@@ -26,10 +26,13 @@ from typing import Any, Final
 from optimum_htp.delivery.jobs import Job, is_inside, names_a_repo, normal_output, refused_options
 from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
+from optimum_htp.masking import masked
 from optimum_htp.onnxfile.digests import sha256_of_file
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
+from optimum_htp.parsing import parse_json
 
 __all__ = [
+    "MANIFEST",
     "Manifest",
     "ManifestModel",
     "differences",
@@ -41,6 +44,7 @@ __all__ = [
 _KEY: Final = "optimum_htp_manifest"
 _VERSION: Final = 1
 _LARGEST: Final = 1 << 26  # bytes: some 200,000 files
+MANIFEST: Final = OutputKind("a manifest of a batch", starts_with(f'{{"{_KEY}":'.encode()))
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -98,10 +102,15 @@ class Manifest:
         """Return all files by their paths."""
         return {self.folder / model.output / file.name: (model, file) for model in self.models for file in model.files}
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, *, force: bool = False) -> None:
         """Write it to a file.
 
+        Args:
+            path: The file. One that is there has to be a manifest.
+            force: Whether it may replace a file of another kind.
+
         Raises:
+            ProtectedFileError: There is a file that a manifest may not replace.
             ManifestError: The file cannot be written.
         """
         content = {
@@ -111,8 +120,8 @@ class Manifest:
             "models": [_plain(model) for model in self.models],
         }
         try:
-            with replaced_atomically(path) as stream:
-                stream.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+            text = json.dumps(masked(content), indent=1, ensure_ascii=False) + "\n"
+            write_document(text.encode(), path, MANIFEST, inputs=self.files(), force=force)
         except OSError as error:
             raise ManifestError(f"The manifest {path} cannot be written: {error.strerror or error}.") from error
 
@@ -163,7 +172,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST} bytes")
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if not isinstance(content, dict) or _KEY not in content:
             raise ValueError("it is JSON, but no manifest of a batch")
         if content[_KEY] != _VERSION:
@@ -173,7 +182,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError("its folder is not relative to it")
         models = tuple(_model(model) for model in _list(content, "models"))
         versions = _versions(content.get("versions"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ManifestError(
             f"{path} cannot be read as a manifest: {error}. `optimum-cli htp batch … --manifest FILE` writes one."
         ) from error

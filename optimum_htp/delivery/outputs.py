@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from optimum_htp.delivery.journal import is_entry
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
+from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
 from optimum_htp.onnxfile.inside import path_below
+from optimum_htp.parsing import parse_json
 
 if TYPE_CHECKING:
     from optimum_htp.delivery.jobs import Job
@@ -156,7 +159,7 @@ class Location:
                     if not self.url.startswith(_STORES):
                         files.makedirs(target.rpartition("/")[0], exist_ok=True)
                     files.put_file(str(path), target)
-            files.pipe_file(f"{place}/{MARKER}", json.dumps(dict(entry)).encode())
+            files.pipe_file(f"{place}/{MARKER}", json.dumps(masked(dict(entry))).encode())
 
     def standing(self, job: Job, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """See `Output.standing`: what lies beside the files counts, whoever exported them.
@@ -169,10 +172,12 @@ class Location:
             place = f"{root}/{job.output}"
             try:
                 with files.open(f"{place}/{MARKER}", "rb") as stream:
-                    known = json.loads(stream.read(_LARGEST_MARKER))
+                    known = parse_json(stream.read(_LARGEST_MARKER))
+                if not is_entry(known):
+                    return None
                 sizes = {file["name"]: file["size"] for file in known["files"] if file["sha256"]}
                 whole = all(files.info(f"{place}/{name}")["size"] == size for name, size in sizes.items())
-            except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
                 return None
         return known if whole and sizes and isinstance(known.get("commit"), str) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from optimum_htp.delivery.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_
 from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.writing import CARD, Commit, commit_files, look_at
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.publication import Watch
 
 __all__ = ["PushResult", "push"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ENDPOINT: Final = (HANDLER, REQUIREMENTS)
 

@@ -5,7 +5,6 @@ What fails for a reason that says something of the model is told in the record, 
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from optimum_htp.delivery.processes import peak_memory
 from optimum_htp.delivery.versions import versions_here
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.digests import sha256_of_file
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Export", "Exported", "Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job", "written_names"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Exported(Protocol):

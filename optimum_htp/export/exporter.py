@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,9 @@ from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
@@ -40,7 +41,7 @@ from optimum_htp.stamping.stamp import is_reproducible, stamp
 
 __all__ = ["ExportResult", "HTPExporter"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _AUTO: Final = "auto"
 
@@ -112,6 +113,7 @@ class HTPExporter:
             ExportError: The export was refused or failed. What stood at the output path is unchanged, unless the
                 message says otherwise.
             UntrustedCodeError: The model's configs refer to code, and `trust_remote_code` is not set.
+            ProtectedFileError: The output path is a file that is no ONNX file.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
             TypeError: An option that Optimum's exporter does not have, or contradictory arguments.
         """
@@ -123,6 +125,9 @@ class HTPExporter:
         access = HubAccess(
             token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
         )
+        folder, file_name = _split_output(Path(output_path).expanduser())
+        if file_name is not None:
+            check_output(folder / file_name, ONNX)
         if model is not None and revision is not None:
             raise TypeError("revision= is for a model's name: a model in memory is of the commit it was loaded from.")
         if model is not None:
@@ -139,7 +144,6 @@ class HTPExporter:
             task = _infer_task(subject, monolith=bool(options.get("monolith")))
         task = canonical_task(task)
 
-        folder, file_name = _split_output(Path(output_path).expanduser())
         with staging_folder(folder) as staging:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()

@@ -7,7 +7,6 @@ model, made from that one.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.names import CONFIG
@@ -26,7 +26,7 @@ from optimum_htp.origin.weights import Comparison, compare, made_up_tensors
 
 __all__ = ["LoadedModel", "as_exported", "inspect_loaded_model"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from optimum_htp.onnxfile import (
     read_header,
     read_signature,
 )
+from optimum_htp.parsing import json_or_none
 
 __all__ = [
     "COVERAGE",
@@ -160,10 +161,7 @@ def tagged_assignment(header: ModelHeader, graph: Graph) -> Assignment | None:
 
 def coverage_of(header: ModelHeader) -> dict[str, int]:
     """Return what a file says of how its tags were found; empty where it says nothing that can be read."""
-    try:
-        content = json.loads(header.metadata.get(COVERAGE, "{}"))
-    except (ValueError, RecursionError):
-        return {}
+    content = json_or_none(header.metadata.get(COVERAGE, "{}"))
     if not isinstance(content, dict):
         return {}
     return {rule: count for rule, count in content.items() if type(count) is int and 0 <= count < _MOST}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.bounds import check_class, check_module
+from optimum_htp.parsing import parse_json
 
 __all__ = ["ROOT", "ModuleTree", "ancestors", "loose_shape", "parent_of", "shared_path"]
 
@@ -77,8 +78,8 @@ class ModuleTree:
             MetadataError: It holds something else.
         """
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            content = parse_json(text)
+        except ValueError as error:
             raise MetadataError("htp.modules is not JSON.", "htp.modules") from error
         if not isinstance(content, dict) or not all(isinstance(kind, str) for kind in content.values()):
             raise MetadataError("htp.modules is not a JSON object of class names.", "htp.modules")

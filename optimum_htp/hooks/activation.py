@@ -7,7 +7,6 @@ it leaves a finder on `sys.meta_path` that waits for the modules that define the
 from __future__ import annotations
 
 import importlib.abc
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks import HOOKS, install, uninstall
+from optimum_htp.masking import get_logger
 
 __all__ = ["activate", "deactivate"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _OFF: Final = ("", "0", "false", "no", "off")
 

@@ -6,8 +6,6 @@ its type, or the answer is an error. Everything else is for information: what is
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,10 +15,12 @@ from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.base import FileDigest, RepoInfo
+from optimum_htp.masking import get_logger
+from optimum_htp.parsing import parse_json
 
 __all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter", "is_inside", "is_text", "repo_info"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -40,10 +40,10 @@ def content_of(body: bytes, about: str) -> Any:
         HubServerError: It is not JSON, or nested as deep as only an attack is.
     """
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return parse_json(body)
+    except ValueError as error:
         raise HubServerError(
-            f"What the Hub answered when asked for {about} is not JSON ({error}). Check HF_ENDPOINT and any proxy "
+            f"What the Hub answered when asked for {about} cannot be used: {error}. Check HF_ENDPOINT and any proxy "
             "between."
         ) from error
 

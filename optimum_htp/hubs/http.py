@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import socket
 import ssl
 import time
@@ -25,6 +24,7 @@ from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
+from optimum_htp.masking import get_logger
 
 __all__ = [
     "TOO_MANY_REQUESTS",
@@ -40,7 +40,7 @@ __all__ = [
     "retry_after",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over

@@ -7,7 +7,6 @@ a thread of its own, for which nobody waits longer than that.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -17,10 +16,11 @@ from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from optimum_htp.errors import RateLimitedError
+from optimum_htp.masking import get_logger
 
 __all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Patience", "side_by_side", "waiting_out"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FIRST_PAUSE: Final = 0.5
 """Seconds before a second try; each further pause is twice as long."""

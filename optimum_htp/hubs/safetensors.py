@@ -7,7 +7,6 @@ the file reaches.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -18,6 +17,7 @@ from optimum_htp.errors import InvalidWeightsError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.ranges import HubRanges
+from optimum_htp.parsing import parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "open_hub_safetensors", "open_local_safetensors"]
 
@@ -120,9 +120,9 @@ def _opened(name: str, size: int, read: Callable[[int, int], bytes], fetched: Ca
     if size < _LENGTH or not 2 <= length <= min(_LARGEST_HEADER, size - _LENGTH):
         raise InvalidWeightsError(f"{name} is no safetensors file: its header cannot be {length} bytes long.")
     try:
-        content = json.loads(read(_LENGTH, length))
-    except (ValueError, RecursionError) as error:
-        raise InvalidWeightsError(f"{name} is no safetensors file: its header is not JSON ({error}).") from error
+        content = parse_json(read(_LENGTH, length))
+    except ValueError as error:
+        raise InvalidWeightsError(f"{name} is no safetensors file: its header cannot be read ({error}).") from error
     if not isinstance(content, dict):
         raise InvalidWeightsError(f"{name} is no safetensors file: its header is no JSON object.")
     content.pop("__metadata__", None)

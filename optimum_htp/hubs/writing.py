@@ -6,7 +6,7 @@ be created. What was uploaded before a commit is refused is in no repo.
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import AccessDeniedError, HFHubIntegrationError, OfflineError, PushError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.hubs.http import causes
 from optimum_htp.hubs.huggingface import HuggingFaceHub
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.masking import get_logger
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CARD", "Commit", "Target", "commit_files", "look_at"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CARD: Final = "README.md"
 _DENIED: Final = (401, 403)
@@ -131,6 +133,9 @@ def commit_files(
         operations = [
             CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
         ]
+        with DaemonThreads(1) as uploads:  # Ctrl-C waits for no upload
+            upload = functools.partial(api.preupload_lfs_files, target.repo_id, operations, create_pr=create_pr)
+            result_of(uploads.submit(upload))
         done = api.create_commit(
             target.repo_id, operations, commit_message=message, create_pr=create_pr, parent_commit=target.commit
         )

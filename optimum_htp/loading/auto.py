@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import class_names, load_preprocessor
 from optimum_htp.loading.recognize import names_a_file
 from optimum_htp.loading.stamped_files import stamped_file
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.origin.config_folder import embedded_preprocessors, has_preprocessors, preprocessor_folder
 from optimum_htp.origin.dependencies import needing_optimum_onnx
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OptimumONNXModel"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

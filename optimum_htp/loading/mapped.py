@@ -8,12 +8,12 @@ What cannot be mapped is opened as ever.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import InvalidOnnxFileError
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import LeanModel, contained_files, read_lean_model
 from optimum_htp.onnxfile.wire import encode_bytes_field
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["has_entry", "is_supported", "open_session", "reason_against"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SWITCH: Final = "OPTIMUM_HTP_MMAP"
 _OFF: Final = ("0", "false", "no", "off")

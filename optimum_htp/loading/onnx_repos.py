@@ -7,7 +7,6 @@ more than without us.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.loading.recognize import names_a_remote_file
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.commits import find_commit
@@ -36,7 +36,7 @@ from optimum_htp.origin.remote_file import hub_files, read_hub_header
 
 __all__ = ["OnnxRepo", "find_onnx_repo"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _FOLDERS: Final = ("", "onnx")  # where Optimum looks
 _NAME_OPTIONS: Final = ("file_name", "encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")

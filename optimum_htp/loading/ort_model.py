@@ -7,7 +7,6 @@ search is answered with exactly the files of the model, under the names that Opt
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.loading.recognize import files_being_loaded
 from optimum_htp.loading.stamped_files import files_of_names, model_files
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _GENERATION: Final = "text-generation"
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")

@@ -7,7 +7,6 @@ session. What fails says so in the call that asked for it.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.loading.mapped import has_entry, open_session, reason_against
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 __all__ = ["SessionOpener"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

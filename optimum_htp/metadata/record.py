@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from optimum_htp.errors import HFHubIntegrationError, MetadataError
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata.values import (
     EMBEDDED_ZIP,
     OLD_KEYS,
@@ -27,7 +27,7 @@ from optimum_htp.onnxfile import read_metadata
 
 __all__ = ["METADATA_VERSION", "OWN_KEYS", "ExportMetadata", "has_record", "read_record", "record_if_any"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 METADATA_VERSION: Final = 1
 # What a record says nothing without; anything else is left out where it could not be read again.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from optimum_htp.errors import MetadataError
+from optimum_htp.masking import get_logger
+from optimum_htp.parsing import parse_json
 
 __all__ = [
     "EMBEDDED_ZIP",
@@ -31,7 +32,7 @@ __all__ = [
     "typed_property",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PREFIX: Final = "hf_"
 EMBEDDED_ZIP: Final = "hf_embedded_zip"
@@ -149,8 +150,8 @@ def _file_list(text: str) -> tuple[str, ...]:
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
-        names = json.loads(text)
-    except RecursionError as error:
+        names = parse_json(text)
+    except ValueError as error:
         raise ValueError("it has to be a JSON list of file names") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("it has to be a JSON list of file names")
@@ -168,8 +169,8 @@ def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
-        entries = json.loads(text)
-    except RecursionError as error:
+        entries = parse_json(text)
+    except ValueError as error:
         raise ValueError(what) from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(what)
@@ -190,8 +191,8 @@ def _digests(text: str) -> dict[str, str]:
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"it has at most {_LONGEST_LIST} characters")
     try:
-        content = json.loads(text)
-    except RecursionError as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise ValueError("it has to be a JSON object of file names and sha256 digests") from error
     if not isinstance(content, dict) or not all(
         isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in content.values()

@@ -7,6 +7,7 @@ is in its pedigree (https://cyclonedx.org/docs/1.6/json/#components_items_pedigr
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import uuid
@@ -20,6 +21,8 @@ from optimum_htp.errors import BillOfMaterialsError, MissingDependencyError
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, contained_files, read_graph, read_header
 from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.outputs import OutputKind
+from optimum_htp.parsing import json_or_none
 from optimum_htp.stamping.stamp import is_reproducible, now
 from optimum_htp.version import __version__
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component
 
-__all__ = ["bill_of_materials"]
+__all__ = ["BILL", "bill_of_materials"]
 
 _SHOWN: Final = 200  # characters of what the validator says, which has the whole schema in it
 _OURS: Final = "optimum-htp:"
@@ -35,6 +38,18 @@ _NAMESPACE: Final = uuid.UUID("6f0d3f8e-3a0e-5c58-9a0e-5d9d5e0c1f43")
 # Of what `hf_base_model` may say, which is any text, these can be named.
 _REPO_ID: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _INTEGERS: Final = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
+
+
+def _is_bill(path: Path) -> bool:
+    """Whether a file is a bill that this package wrote."""
+    content = json_or_none(path.read_bytes())
+    if not isinstance(content, dict) or content.get("bomFormat") != "CycloneDX":
+        return False
+    tools = content.get("metadata")
+    return isinstance(tools, dict) and '"optimum-htp"' in json.dumps(tools.get("tools"))
+
+
+BILL: Final = OutputKind("a bill of materials of optimum-htp", _is_bill)
 
 Progress = Callable[[int, int], object]
 

@@ -23,6 +23,7 @@ from optimum_htp.modules.types import ValueTypes
 from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
 from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.shared import unshared_path
 from optimum_htp.onnxfile.skeleton import skeleton_of
@@ -81,6 +82,7 @@ def extract_module(
         UnknownModuleError: The file has no such module.
         ArgumentError: The pattern matches several modules, or there are several calls and none was chosen.
         ExtractError: What is in the file is not the module alone; the message says why.
+        ProtectedFileError: The output is the file itself, or no ONNX file.
         OnnxWriteError: The new file cannot be written. What was there still is.
     """
     with CuttableModel.at(path) as model:
@@ -124,8 +126,7 @@ class CuttableModel:
     def extract(self, module: str, output: str | os.PathLike[str], call: int | None = None) -> ExtractedModule:
         """Write a module; see `extract_module`."""
         target = unshared_path(output)
-        if target == Path(os.path.realpath(self.path)):
-            raise ArgumentError(f"{output} is the model itself: write the module to another file.")
+        check_output(output, ONNX, inputs=[self.path])
         name = self.named(module)
         chosen, number, count = self._call(name, call)
         self._refuse_merged(name, chosen)

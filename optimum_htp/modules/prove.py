@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, Metad
 from optimum_htp.hierarchy.tags import tagged_assignment
 from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.modules.proof.commit_tensors import CommitTensors, open_folder, open_hub_commit
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
@@ -138,8 +139,7 @@ def prove_weights(
 def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | None) -> list[WeightFinding]:
     found: dict[int, WeightFinding] = {}
     open_ones = []
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
+    with DaemonThreads(_THREADS) as pool:
         waiting = {pool.submit(judge.direct, tensor): index for index, tensor in enumerate(stored)}
         for future in as_completed(waiting):
             finding = future.result()
@@ -149,8 +149,6 @@ def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | N
                 found[waiting[future]] = finding
                 if progress is not None:
                     progress(len(found), len(stored))
-    finally:
-        pool.shutdown(cancel_futures=True)
     for index in sorted(open_ones):
         found[index] = judge.derived(stored[index])
         if progress is not None:

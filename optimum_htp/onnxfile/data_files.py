@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import stat
@@ -10,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError, OnnxFileNotFoundError, OnnxWriteError
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.external import external_files
 
 __all__ = ["new_data_file", "own_data", "remove_unused"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def new_data_file(target: Path, like: Path) -> str:

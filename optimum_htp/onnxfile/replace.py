@@ -8,7 +8,6 @@ place; the folder is not synced, so after a power cut either may be there, and w
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
@@ -19,11 +18,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.folder_lock import HeldLock
 
 __all__ = ["before_replacing", "replaced_atomically"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _BUFFER: Final = 1 << 20  # bytes
 _DESCRIPTORS: Final = "/proc/self/fd"

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import UnfinishedExportError
+from optimum_htp.parsing import parse_json
 
 __all__ = ["NEW", "SWITCH", "files_left", "is_own", "write_list"]
 
@@ -85,5 +86,5 @@ def _own_files(coming: Path) -> list[str]:
 
 def _read_list(coming: Path) -> dict[str, Any]:
     with (coming / _LIST).open("rb") as stream:
-        content = json.loads(stream.read(_MOST))
+        content = parse_json(stream.read(_MOST))
     return dict(content)

@@ -28,6 +28,7 @@ from optimum_htp.onnxfile.graph import (
     may_hold_graph,
     short_node,
 )
+from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.wire import (
@@ -78,6 +79,7 @@ def rewrite_model(
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
         InvalidOnnxFileError: What is there is not an ONNX model.
+        ProtectedFileError: There is something at the output that is no ONNX file, or is this file by another name.
         FileChangedError: It was replaced or changed while it was read. Nothing was written.
         SharedFileError: The file is in a cache that others share, such as the Hub's. Nothing was written.
         OnnxWriteError: The new file cannot be written. The old one still stands.
@@ -140,6 +142,8 @@ class OpenModel:
         Where nothing would change in place, nothing is written.
         """
         target = self.path if output is None else Path(os.path.realpath(output))
+        if target != self.path:
+            check_output(target, ONNX, inputs=[self.path])
         headers = {reader.TEXT_FIELDS[name]: text for name, text in texts.items()}
         new = {
             number: b"" if text is None else encode_bytes_field(number, text.encode())

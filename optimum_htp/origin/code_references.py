@@ -19,6 +19,7 @@ from typing import Any, Final
 from optimum_htp.errors import UntrustedCodeError
 from optimum_htp.origin.names import MODEL_INDEX, SENTENCE_MODULES
 from optimum_htp.origin.repo_files import ADAPTER_CONFIG
+from optimum_htp.parsing import parse_json
 
 __all__ = [
     "CodeReference",
@@ -88,11 +89,11 @@ def references_in(files: Mapping[str, bytes]) -> tuple[CodeReference, ...]:
         if not may_refer_to_code(name):
             continue
         try:
-            content = json.loads(text.decode("utf-8"))
-        except RecursionError:  # a library with more of the stack left may read it
-            found.append(CodeReference(name, "its content", "JSON that is nested too deep to be checked"))
-        except ValueError:  # no library can read it either
-            continue
+            content = parse_json(text)
+        except ValueError as error:
+            if not isinstance(error.__cause__, (json.JSONDecodeError, UnicodeDecodeError)):
+                # It is JSON, only out of our bounds: a library may read it.
+                found.append(CodeReference(name, "its content", f"JSON that cannot be checked: {error}"))
         else:
             found += code_references(name, content)
     return tuple(found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.code_references import refuse_code_in
 from optimum_htp.origin.commits import find_commit
@@ -35,7 +35,7 @@ from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
 
 __all__ = ["ConfigFolder", "forget", "resolve_configs", "resolve_preprocessors"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
 _LISTS: Final = 64  # lists of config files, of at most 128 KiB each

@@ -5,13 +5,13 @@ Which of these is asked first is said in `origin/resolution.py`.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.code_references import may_refer_to_code, names_own_code, references_in
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
@@ -19,14 +19,9 @@ from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.names import MODEL_INDEX
-from optimum_htp.origin.repo_files import (
-    MODEL_CONFIGS,
-    config_files,
-    is_sentence_transformers_file,
-    parse_json,
-    read_json,
-)
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
+from optimum_htp.parsing import json_or_none
 
 __all__ = [
     "config_source",
@@ -37,7 +32,7 @@ __all__ = [
     "preprocessor_folder",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CONFIG, _ = MODEL_CONFIGS
 _ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
@@ -292,7 +287,7 @@ def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...] | None = None) -> 
     if names is None:
         names = tuple(name for name in embedded.names if not is_sentence_transformers_file(name))
     there = embedded.read([name for name in names if may_refer_to_code(name)], with_code=True)
-    return bool(references_in(there)) or any(names_own_code(parse_json(text)) for text in there.values())
+    return bool(references_in(there)) or any(names_own_code(json_or_none(text)) for text in there.values())
 
 
 def _with_code(

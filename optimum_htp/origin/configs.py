@@ -15,7 +15,8 @@ from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
-from optimum_htp.origin.repo_files import parse_json, read_json
+from optimum_htp.origin.repo_files import read_json
+from optimum_htp.parsing import json_or_none
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
@@ -51,7 +52,7 @@ def embedded_object(source: EmbeddedFiles, name: str) -> dict[str, Any]:
         ConfigLoadError: It is none that can be given to a library.
         EmbeddedFilesError: It is not what the file says.
     """
-    content = parse_json(source.read((name,))[name])
+    content = json_or_none(source.read((name,))[name])
     fault = "it is not JSON" if content is None else config_fault(content)
     if fault is not None:
         raise ConfigLoadError(f"The {name} in {source.holder} cannot be loaded: {fault}.")

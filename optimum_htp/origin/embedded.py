@@ -7,7 +7,6 @@ others use it; where that cannot be written, a process makes a temporary one for
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError, EmbeddedFilesError, InvalidOnnxFileError
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, EmbeddedFile, ExportMetadata, record_if_any
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.reader import archive_of, opened
@@ -39,7 +39,7 @@ __all__ = [
     "largest_total",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 EMBEDDED_LIMIT: Final = "OPTIMUM_HTP_EMBEDDED_LIMIT"
 """The variable that says how many megabytes the files in an ONNX file may have together."""

@@ -6,7 +6,6 @@ out where `tokenizer.json` makes them needless, which is decided from the files,
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, EmbeddedFilesError
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EmbeddedFile
 from optimum_htp.origin import tables
 from optimum_htp.origin.archive import MOST_FILES, described, pack
@@ -24,7 +24,7 @@ from optimum_htp.origin.repo_files import config_files, read_json
 
 __all__ = ["ALL", "CHOICES", "CONFIG_ONLY", "NONE", "Embedding", "check_choice", "embeddable", "embedding_of"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ALL: Final = "all"
 CONFIG_ONLY: Final = "config"

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import MirrorError
 from optimum_htp.hubs.answers import is_inside
+from optimum_htp.parsing import parse_json
 
 __all__ = ["MANIFEST", "FileDigest", "Manifest"]
 
@@ -69,7 +70,7 @@ class Manifest:
             MirrorError: It is no manifest, or one of another commit.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             found = cls(
                 provider=content["provider"],
                 repo_id=content["repo_id"],
@@ -78,7 +79,7 @@ class Manifest:
                 files={_name(name): _digest(file) for name, file in content["files"].items()},
             )
             version = content["version"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MirrorError(f"it is not a manifest ({type(error).__name__}: {error})") from error
         if version != _VERSION:
             raise MirrorError(f"its version is {version!r}, and this version of optimum-htp reads {_VERSION}")

@@ -6,7 +6,6 @@ behind which files it had finished, and the next one goes on after those.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,20 +14,21 @@ from typing import Final
 
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, HubUnreachableError, MirrorError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
-from optimum_htp.origin.mirrors import Place, without_password
+from optimum_htp.origin.mirrors import Place
 from optimum_htp.origin.names import CONFIG, WEIGHTS
 from optimum_htp.origin.repo_files import is_sentence_transformers_file
 from optimum_htp.origin.source import HubSource, locate
 
 __all__ = ["Mirrored", "mirror_model"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _FINISHED: Final = ".optimum-htp.part.json"
 
@@ -176,12 +176,7 @@ def _faults_of(url: str) -> Iterator[None]:
     """Name the mirror in what its file system raises."""
     try:
         yield
-    except MirrorError as error:
-        if (told := without_password(str(error))) != str(error):
-            raise MirrorError(told) from None
-        raise
     except HFHubIntegrationError:
         raise
     except Exception as error:  # each file system of fsspec's raises its own
-        told = without_password(f"The mirror {url} cannot be used: {type(error).__name__}: {error}")
-        raise MirrorError(told) from error
+        raise MirrorError(f"The mirror {url} cannot be used: {type(error).__name__}: {error}") from error

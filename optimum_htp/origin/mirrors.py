@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import os
 import re
 import tempfile
@@ -25,17 +24,17 @@ from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, MirrorError
 from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
 
-__all__ = ["Place", "fetch", "listed", "mirrors", "snapshot", "without_password"]
+__all__ = ["Place", "fetch", "listed", "mirrors", "snapshot"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _VARIABLE: Final = "OPTIMUM_HTP_MIRRORS"
 _PIECE: Final = 1 << 22  # bytes read at a time
 _LARGEST_MANIFEST: Final = 1 << 24  # bytes
-_USERINFO: Final = re.compile(r"(?<=://)[^/\s@]+@")  # RFC 3986, section 3.2.1
 
 
 def snapshot(
@@ -104,9 +103,7 @@ def fetch(
             if manifest is None or not _serves(manifest, names):
                 continue
             chosen = [name for name in dict.fromkeys((*names, *optional)) if name in manifest.files]
-            logger.debug(
-                "%d files of %s at %s come from the mirror %s", len(chosen), repo_id, commit, without_password(url)
-            )
+            logger.debug("%d files of %s at %s come from the mirror %s", len(chosen), repo_id, commit, url)
             if place.is_local:
                 return place.checked(manifest, chosen)
             return _written(place, manifest, chosen, _writable(store, manifest))
@@ -129,11 +126,6 @@ def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess)
                 if manifest is not None:
                     return manifest.commit_files
     return None
-
-
-def without_password(text: str) -> str:
-    """Return a text in which no URL says whose it is and by which password: what is told may end in a log."""
-    return _USERINFO.sub("***@", text)
 
 
 def mirrors() -> tuple[str, ...]:
@@ -163,7 +155,7 @@ class Place:
         except ImportError as error:
             raise MirrorError(f"{error}. For s3:// and https://: pip install 'optimum-htp[s3]'") from error
         except ValueError as error:
-            raise MirrorError(without_password(str(error))) from error
+            raise MirrorError(str(error)) from error
         return cls(url, files, root.rstrip("/"))
 
     @property
@@ -246,7 +238,7 @@ def _faults_told(url: str, wanted: Manifest) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - each file system of fsspec's raises its own
         cause = str(error) if isinstance(error, MirrorError) else f"{type(error).__name__}: {error}"
         told = "The mirror %s is left out for %s at %s: %s."
-        logger.warning(told, without_password(url), wanted.repo_id, wanted.commit, without_password(cause))
+        logger.warning(told, url, wanted.repo_id, wanted.commit, cause)
 
 
 def _store(wanted: Manifest, access: HubAccess) -> Path:

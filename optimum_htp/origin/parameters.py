@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, open_local_safetensors
+from optimum_htp.masking import get_logger
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.names import WEIGHTS
 
 __all__ = ["Parameters", "forget", "parameters_of"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Parameters = Mapping[str, tuple[int, ...]]
 
@@ -68,7 +68,7 @@ def _weight_files(files: set[str]) -> tuple[str, ...]:
 
 def _read(names: tuple[str, ...], opened: Callable[[str], SafetensorsFile]) -> Parameters | None:
     try:
-        with ThreadPoolExecutor(_MOST_SHARDS) as pool:
+        with DaemonThreads(_MOST_SHARDS) as pool:
             files = [*pool.map(opened, names)]
     except (HFHubIntegrationError, InvalidOnnxFileError, OSError, ValueError) as error:
         logger.debug("the shapes of the weights cannot be read: %s", error)

@@ -6,7 +6,6 @@ preprocessor names decides what an export fetches, what it records, and what a l
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -23,6 +22,7 @@ from optimum_htp.origin.names import (
     WEIGHTS,
 )
 from optimum_htp.origin.tables import image_processor_names, processor_names
+from optimum_htp.parsing import LARGEST_JSON, json_or_none
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -30,15 +30,12 @@ __all__ = [
     "config_files",
     "index_shards",
     "is_sentence_transformers_file",
-    "parse_json",
     "preprocessor_classes",
     "read_json",
     "weight_files",
     "weight_indexes",
 ]
 
-_LARGEST_JSON: Final = 1 << 28  # bytes
-_DEEPEST_JSON: Final = 100
 
 MODEL_CONFIGS: Final = (CONFIG, GENERATION_CONFIG)
 """What a loader needs before any preprocessor is asked for."""
@@ -255,40 +252,13 @@ def _vision_extractors() -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, None where there is no such file, or it is not JSON that anybody means: neither
-    beyond all bounds, nor nested as deep as only an attack is.
-    """
+    """Return a JSON file's content, None where there is no such file, or `parse_json` refuses it."""
     try:
-        if path.stat().st_size > _LARGEST_JSON:
+        if path.stat().st_size > LARGEST_JSON:
             return None
-        return parse_json(path.read_bytes())
-    except (OSError, ValueError):
+        return json_or_none(path.read_bytes())
+    except OSError:
         return None
-
-
-def parse_json(text: bytes) -> Any:
-    """Return the content of a JSON document, None where it is none that anybody means."""
-    try:
-        content = json.loads(text.decode("utf-8"))
-        return content if _depth_is_sane(content) else None
-    except (ValueError, RecursionError):
-        return None
-
-
-def _depth_is_sane(content: Any) -> bool:
-    """Whether code that walks through a content can: json itself reads nearly as deep as Python calls."""
-    level = [content]
-    for _ in range(_DEEPEST_JSON):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, (dict, list))
-            for inner in (value.values() if isinstance(value, dict) else value)
-            if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return True
-    return False
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from optimum_htp.errors import (
     UnknownHubError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.masking import get_logger
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.evidence import is_cached_folder, loaded_files, unproven
@@ -32,7 +32,7 @@ from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PATH_PREFIXES: Final = ("./", "../", "/", "~", ".\\", "..\\", "\\\\")
 _WINDOWS_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")

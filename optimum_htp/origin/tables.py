@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import MissingDependencyError
+from optimum_htp.masking import get_logger
 from optimum_htp.origin.dependencies import needing_optimum_onnx
 from optimum_htp.origin.literals import constants, module_file, parsed, value_of
 
@@ -37,7 +37,7 @@ __all__ = [
     "tokenizer_of_processor",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MANAGER: Final = "optimum.exporters.tasks"
 _SUPPORT: Final = "optimum.exporters.onnx.model_configs"

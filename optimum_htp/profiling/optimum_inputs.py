@@ -7,11 +7,11 @@ built without its weights.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
 from optimum_htp.origin.configs import ConfigSource, folder_of, load_config
@@ -19,7 +19,7 @@ from optimum_htp.origin.weightless import build_model
 
 __all__ = ["dummy_inputs"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LIBRARY: Final = "transformers"
 _WHOLE: Final = "model"

@@ -7,7 +7,6 @@ the nodes that it timed.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections import defaultdict
@@ -22,10 +21,12 @@ from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.onnxfile import Graph, contained_files, read_graph
+from optimum_htp.parsing import parse_json
 from optimum_htp.profiling.inputs import sample_inputs
 
 __all__ = ["Profile", "ProfileError", "profile_file"]
 
+_LARGEST_PROFILE: Final = 1 << 40  # bytes; ONNX Runtime wrote it
 _KERNEL: Final = "_kernel_time"
 _NODE: Final = "Node"
 
@@ -116,7 +117,7 @@ def profile_file(
                 f"ONNX Runtime cannot run {path} on {given}: {error} Give the sizes that it takes, such as "
                 "--sequence_length or --height."
             ) from error
-        events = json.loads(Path(session.end_profiling()).read_text())
+        events = parse_json(Path(session.end_profiling()).read_bytes(), _LARGEST_PROFILE)
     recorded = _recorded(events, warmup)
     if recorded < 1:
         raise ProfileError(

@@ -29,16 +29,17 @@ def sentence(text: str) -> str:
     return printable(_SPACE.sub(" ", text.strip()))
 
 
-def json_text(document: Any, indent: int | None = None) -> str:
+def json_text(document: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:
     """Return a document as JSON that is valid by the letter and holds nothing that steers a terminal.
 
     JSON has no NaN and no infinity: they become null. What is not printed as a sign is escaped, and so are halves of
-    surrogate pairs, which UTF-8 cannot say.
+    surrogate pairs, which UTF-8 cannot say. With `ascii_only` all that is not ASCII is escaped: for streams of
+    another encoding.
     """
     try:
-        text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(document, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     except ValueError:
-        text = json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_finite(document), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in _LAYOUT else json.dumps(char)[1:-1] for char in text)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 from pathlib import Path, PurePosixPath
 
 from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, OWN_KEYS, ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, read_archive, read_header
 from optimum_htp.stamping.originals import AUTHOR, original_of
@@ -20,7 +20,7 @@ from optimum_htp.stamping.tag import carried_tags
 
 __all__ = ["carry_record", "suffixed"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def suffixed(name: str, suffix: str | None) -> str:

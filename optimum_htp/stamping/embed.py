@@ -7,7 +7,6 @@ that lie together, whichever of them is named.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from optimum_htp.errors import (
     OnnxWriteError,
 )
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetadata, read_record, record_if_any
 from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
 from optimum_htp.onnxfile.folder_lock import folder_lock
@@ -42,7 +42,7 @@ from optimum_htp.stamping.proof import differing
 
 __all__ = ["embed_files", "files_of_model", "once_a_model", "unembed_files", "with_embedded"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Result = TypeVar("Result")
 

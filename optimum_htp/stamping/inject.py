@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import os
 import re
 import uuid
@@ -27,6 +26,7 @@ from optimum_htp.errors import (
     MisfitError,
 )
 from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
@@ -42,7 +42,7 @@ from optimum_htp.version import __version__
 
 __all__ = ["Injection", "inject_hub_metadata", "look_up"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # The parts of an encoder-decoder model as Optimum and transformers.js name them, with a suffix for the variant.
 _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_merged)?)(?P<variant>.*)\.onnx")

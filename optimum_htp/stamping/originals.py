@@ -20,6 +20,7 @@ from typing import Any, Final, TypeGuard
 from optimum_htp.hierarchy.tags import TAGGED_IR_VERSION
 from optimum_htp.metadata import ORIGINAL, OWN_KEYS, PREFIX, STANDARD_KEYS, has_record
 from optimum_htp.onnxfile import TEXT_FIELDS, ModelHeader
+from optimum_htp.parsing import json_or_none
 
 __all__ = [
     "AUTHOR",
@@ -155,10 +156,7 @@ def _noted_standard_keys(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    content = json_or_none(text)
     return content if isinstance(content, dict) else {}
 
 

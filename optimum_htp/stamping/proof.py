@@ -17,7 +17,7 @@ from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import parse_json
+from optimum_htp.parsing import json_or_none
 
 __all__ = ["Proof", "differing", "prove"]
 
@@ -61,7 +61,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
         contents = found.read(with_code=True)
     except EmbeddedFilesError as error:
         return Proof(str(error))
-    config = parse_json(contents[CONFIG]) if CONFIG in contents else None
+    config = json_or_none(contents[CONFIG]) if CONFIG in contents else None
     config = config if isinstance(config, dict) else None
     if access is None or record.hub_sha is None:
         return Proof(config=config, unproven="the record names no full commit")

@@ -19,6 +19,7 @@ from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
+from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.origin.weightless import tree_of_checkpoint
@@ -80,6 +81,8 @@ class Tagger:
             OnnxWriteError: The file cannot be written, cannot take tags, or somebody else has replaced it. What was
                 there still is.
         """
+        if output is not None and self._original is not None:
+            check_output(output, ONNX, inputs=[self._original])
         with OpenModel.at(path) as model:
             tags = TagWriter(self._assignment(model.header, model.graph), is_export=False)
             check_taggable(model)

@@ -12,7 +12,6 @@ a Hub says is put into a path only where it cannot lead out of the folder.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -24,11 +23,12 @@ from uuid import uuid4
 
 from optimum_htp.hubs.answers import COMMIT, SHA256, is_text
 from optimum_htp.hubs.base import FileDigest, HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
 
 __all__ = ["RepoCache", "is_blob_name", "is_known_missing"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _BLOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 

@@ -7,7 +7,6 @@ arriving, all retries included: 60 where it is not set.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,11 +32,12 @@ from optimum_htp.hubs.huggingface.large_files import fetch_large_files
 from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.hubs.refusals import refusal, translated_errors
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PARALLEL_DOWNLOADS: Final = 8
 _LARGEST_ANSWER: Final = 1 << 26  # bytes: some 500,000 files

@@ -6,25 +6,27 @@ are looked at for these before it acts on them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.hubs.http import redirection
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.patience import Patience, waiting_out
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.masking import get_logger
 
 __all__ = ["fetch_large_files"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PARALLEL: Final = 8
 # What huggingface_hub does where nothing is answered: six tries, and these seconds between them.
@@ -66,9 +68,9 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
                 logger.debug("%s@%s has no %s", repo_id, commit, name)
 
     if names:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            for _ in pool.map(lambda name: waiting_out(lambda: fetch(name), Patience()), names):
-                yield
+        with DaemonThreads(_PARALLEL) as pool:  # Ctrl-C waits for no download
+            for future in [pool.submit(waiting_out, functools.partial(fetch, name), Patience()) for name in names]:
+                yield result_of(future)
 
 
 @contextmanager

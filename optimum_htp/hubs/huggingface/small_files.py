@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +22,11 @@ from optimum_htp.hubs.http import Answer, CutOffError, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.refusals import refusal
+from optimum_htp.masking import get_logger
 
 __all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LARGEST: Final = 1 << 28  # bytes; the largest tokenizers have some 50 MiB
 _TRIES: Final = 6

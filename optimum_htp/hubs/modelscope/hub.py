@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +30,13 @@ from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.patience import Patience, side_by_side
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.parsing import parse_json
 
 __all__ = ["ModelScopeHub", "optimum_htp_hubs"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MODEL: Final = "model"  # what the SDK calls this kind of repo
 _PARALLEL_DOWNLOADS: Final = 8
@@ -276,7 +277,7 @@ def _folder(repo_id: str, access: HubAccess) -> Path:
 
 def _stored_listing(folder: Path, commit: str) -> dict[str, tuple[int, str]] | None:
     try:
-        content = json.loads((folder / "listings" / f"{commit}.json").read_bytes())
+        content = parse_json((folder / "listings" / f"{commit}.json").read_bytes())
         return {name: (int(size), str(sha256)) for name, (size, sha256) in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return None

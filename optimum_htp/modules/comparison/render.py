@@ -62,11 +62,17 @@ def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
         yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
 
 
-def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+def write_comparison(comparison: Comparison, path: str | os.PathLike[str], *, force: bool = False) -> Path:
     """Write a comparison as `.html`, `.md` or `.json`, as the name ends; return its path.
+
+    Args:
+        comparison: The comparison.
+        path: Where to write it.
+        force: Whether it may replace a file of another kind.
 
     Raises:
         ReportError: The name ends otherwise.
+        ProtectedFileError: There is a file that a comparison may not replace.
         OnnxWriteError: The file cannot be written. What was there still is.
     """
     written: dict[str, Callable[[], str]] = {
@@ -74,8 +80,9 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pa
         ".md": lambda: _markdown(comparison),
         ".html": lambda: as_html(_document(comparison)),
     }
-    path = check_report_path(path)
-    return write_text(written[path.suffix.lower()](), path)
+    inputs = (comparison.one, comparison.other)
+    path = check_report_path(path, inputs, force=force)
+    return write_text(written[path.suffix.lower()](), path, inputs, force=force)
 
 
 def _is_shown(module: ModuleComparison, comparison: Comparison) -> bool:

@@ -24,15 +24,20 @@ class Model {
     this.file = file;
     this.unfolded = new Set();
     this.signatures = new Array(file.names.length);
-    this.sorted = new Map();
+    this.numbers = new Map();
   }
 
-  // Modules with one signature are alike: classes, sizes and formats, all the way down.
+  // Modules with one signature are alike: classes, sizes and formats, all the way down. A signature is a number, so that
+  // the text that it is found by does not hold the texts of all modules inside.
   signature(at) {
-    this.signatures[at] ??= JSON.stringify([
-      this.file.classes[at], this.file.parameters[at], this.file.weights[at],
-      this.file.children[at].map((child) => [this.label(child).replace(/\d+$/, ""), this.signature(child)]),
-    ]);
+    if (this.signatures[at] === undefined) {
+      const text = JSON.stringify([
+        this.file.classes[at], this.file.parameters[at], this.file.weights[at],
+        this.file.children[at].map((child) => [this.label(child).replace(/\d+$/, ""), this.signature(child)]),
+      ]);
+      if (!this.numbers.has(text)) this.numbers.set(text, this.numbers.size);
+      this.signatures[at] = this.numbers.get(text);
+    }
     return this.signatures[at];
   }
 
@@ -53,17 +58,17 @@ class Model {
   // The nodes right below one: those of alike modules are merged, and runs of siblings that are alike are folded.
   below(node) {
     if (node.count > 1 && this.unfolded.has(node.key)) return node.members.map((member) => this.node([member]));
-    const nodes = [];
+    const runs = [];
     for (let place = 0; place < this.file.children[node.at].length; place += 1) {
       const members = node.members.map((member) => this.file.children[member][place]);
-      const before = nodes[nodes.length - 1];
+      const before = runs[runs.length - 1];
       const alike = before && node.count === 1 && /\d$/.test(this.label(members[0])) &&
-        this.signature(before.members[0]) === this.signature(members[0]) &&
-        this.label(before.members[0]).replace(/\d+$/, "") === this.label(members[0]).replace(/\d+$/, "");
-      if (alike) nodes[nodes.length - 1] = this.node([...before.members, ...members]);
-      else nodes.push(this.node(members));
+        this.signature(before[0]) === this.signature(members[0]) &&
+        this.label(before[0]).replace(/\d+$/, "") === this.label(members[0]).replace(/\d+$/, "");
+      if (alike) before.push(members[0]);
+      else runs.push(members);
     }
-    return nodes;
+    return runs.map((members) => this.node(members));
   }
 
   sum(node, key) {
@@ -72,7 +77,7 @@ class Model {
 
   difference(node) {
     const known = node.members.map((member) => this.file.differences[member]).filter((value) => value !== null);
-    return known.length ? Math.max(...known) : null;
+    return known.length ? known.reduce((most, value) => Math.max(most, value)) : null;
   }
 }
 
@@ -248,7 +253,9 @@ class View {
       walk(this.root, [this.root], 1);
     }
     this.at("found").textContent = words.length ? `${rows.length} of ${this.file.names.length} modules` : "";
-    this.body.replaceChildren(...rows.map((row, at) => this.row(...row, words.length > 0, at)));
+    const made = document.createDocumentFragment();
+    rows.forEach((row, at) => made.append(this.row(...row, words.length > 0, at)));
+    this.body.replaceChildren(made);
   }
 
   row(node, path, level, hasBelow, flat, at) {

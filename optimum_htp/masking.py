@@ -1,0 +1,100 @@
+"""Keeps secrets out of what is printed, logged and written: passwords and signatures in URLs, and access tokens.
+
+Addresses come from users, environment variables and other libraries' messages, so a secret can be in any text. Every
+exception of this package, its log records, its commands' output, and the journals and manifests that it writes pass
+through here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, Final
+from urllib.parse import unquote
+
+__all__ = ["get_logger", "mask_record", "masked", "without_secrets"]
+
+_MASK: Final = "***"
+_MARKS: Final = ("@", "=", "%3", "hf_", "Bearer", "uthorization")  # a text without any of them has no secret
+
+# RFC 3986, section 3.2.1: `user:password@`. People also type passwords with `/` and `@` as they are. A number and a
+# slash after the colon are the port of an address whose path has an @.
+_PASSWORD: Final = re.compile(r"""(?<=://)[^/\s:@'"<>\[]{0,200}:(?!\d{1,5}(?:[/?#]|$))[^\s<>]{0,300}@""")
+_USER: Final = re.compile(
+    r"""(?i)\b((?:[a-z+]*(?:https?|ftps?|tcp|tls|ssh|ws|wss|smb|dav|davs|git)|s3a?)://)[^/\s'"<>]+@"""
+)
+# A proxy may stand in a variable without a scheme: `user:password@host:port`.
+_BARE: Final = re.compile(r"""(?<![^\s'"(=,])[^\s/:@'"<>]{1,200}:[^\s/@'"<>]{1,200}@(?=[\w.\-\[\]]+:\d)""")
+_PARAMETER: Final = re.compile(r"""(?i)((?:[?&;#]|%26|%3F)([\w.\-]{1,60})(?:=|%3D))[^&;\s"'<>\\]+""")
+_SECRET_NAME: Final = re.compile(
+    r"(?i)signature|token|secret|passw|pwd|credential|api[_-]?key|access[_-]?key|key[_-]?id|^(?:sig|auth|key|policy)$"
+)
+_HEADER: Final = re.compile(r"""(?i)(authorization['"]?\s*[:=]\s*['"]?(?:(?:bearer|basic|token)\s+)?)[^\s'",}]+""")
+_BEARER: Final = re.compile(r"(\bBearer\s+)(?=\S*\d|\S{20})[\w.~+/=\-]{8,}")
+_TOKEN: Final = re.compile(r"(?<![A-Za-z0-9])(hf_|api_org_)(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,})")
+
+
+# Other libraries repeat parts of an address (`Invalid bucket name "KEY:SECRET@bucket"`), so what was masked once is
+# masked wherever it comes again.
+_MOST_KNOWN: Final = 64
+_SHORTEST: Final = 8  # characters of a password that is masked alone
+_known: dict[str, None] = {}
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with the passwords, signatures and tokens in it replaced by `***`."""
+    if not any(mark in text for mark in _MARKS) and not any(secret in text for secret in tuple(_known)):
+        return text
+    for pattern in (_PASSWORD, _BARE):
+        text = pattern.sub(_masked_password, text)
+    for secret in tuple(_known):
+        text = text.replace(secret, _MASK)
+    text = _USER.sub(rf"\g<1>{_MASK}@", text)
+    text = _PARAMETER.sub(_masked_parameter, text)
+    for pattern in (_HEADER, _BEARER, _TOKEN):
+        text = pattern.sub(rf"\g<1>{_MASK}", text)
+    return text
+
+
+def _masked_password(found: re.Match[str]) -> str:
+    both = found[0][:-1]
+    password = both.partition(":")[2]
+    if password and len(_known) < _MOST_KNOWN:
+        alone = (text for text in (password, unquote(password)) if len(text) >= _SHORTEST)
+        _known.update(dict.fromkeys((both, unquote(both), *alone)))
+    return f"{_MASK}@"
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    return f"{found[1]}{_MASK}" if _SECRET_NAME.search(found[2]) else found[0]
+
+
+def masked(value: Any) -> Any:
+    """Return plain data (as JSON has it) with `without_secrets` applied to every text in it."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, dict):
+        return {masked(key): masked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(item) for item in value]
+    return value
+
+
+def mask_record(record: logging.LogRecord) -> bool:
+    """Take the secrets out of a log record, its traceback included; usable as a filter that keeps every record."""
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):  # a wrong format of another library: logging reports it where it prints
+        return True
+    if (plain := without_secrets(message)) != message:
+        record.msg, record.args = plain, None
+    if record.exc_info and not record.exc_text:
+        record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
+    return True
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module of this package; what it logs has no secrets."""
+    logger = logging.getLogger(name)
+    logger.addFilter(mask_record)
+    return logger

@@ -1,0 +1,176 @@
+"""Which existing files a command may replace: one rule for every output that a user names.
+
+An output is never a file that the command reads, and never an ONNX file unless the command writes ONNX. What is there
+has to be a file of the same kind, written by an earlier run, or `force` has to be given. All of this is decided by the
+content of the file: a name says little, and links, other spellings and case-insensitive file systems give one file
+several names.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import HFHubIntegrationError, OnnxReadError, ProtectedFileError
+from optimum_htp.onnxfile.external import external_files
+from optimum_htp.onnxfile.reader import read_header
+from optimum_htp.onnxfile.replace import replaced_atomically
+
+__all__ = ["ONNX", "OutputKind", "check_output", "refuse_same_outputs", "starts_with", "write_document"]
+
+_SUFFIX: Final = ".onnx"
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """A kind of file that commands write.
+
+    Attributes:
+        name: What it is called in messages, with its article.
+        is_kind: Whether the content of a file that is not empty is of this kind.
+    """
+
+    name: str
+    is_kind: Callable[[Path], bool]
+
+
+def _is_onnx(path: Path) -> bool:
+    """Whether a file is an ONNX model. A damaged header does not count, a damaged graph does."""
+    with suppress(HFHubIntegrationError, OSError):
+        read_header(path)
+        return True
+    return False
+
+
+ONNX: Final = OutputKind("an ONNX file", _is_onnx)
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    kind: OutputKind,
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    force: bool = False,
+) -> Path:
+    """Return the path of an output, where writing it destroys nothing.
+
+    Args:
+        path: Where a file of the kind is to be written.
+        kind: What is to be written.
+        inputs: What the command reads. The external data of an ONNX file belongs to it. All files in a folder that is
+            named here are inputs, except those of the kind.
+        force: Whether a file of another kind may be replaced. Inputs and ONNX files may not even then.
+
+    Raises:
+        ProtectedFileError: The path is a folder, a device, an input, an ONNX file, or a file of another kind.
+    """
+    path = Path(path)
+    files = [Path(given) for given in inputs if "://" not in os.fspath(given)]
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        status = None
+    except (OSError, ValueError) as error:
+        raise OnnxReadError(f"{path} cannot be used as an output: {error}. Name another file.") from error
+    if any(_is_same(path, file) for file in files):
+        raise ProtectedFileError(f"{path} is a file that this command reads: name another output.")
+    if kind is not ONNX and path.suffix.lower() == _SUFFIX:
+        raise ProtectedFileError(
+            f"{path} is the name of an ONNX file, and {kind.name} is written: name another output."
+        )
+    if status is None:
+        return path
+    if stat.S_ISDIR(status.st_mode):
+        raise ProtectedFileError(f"{path} is a folder: name a file for {kind.name}.")
+    if not stat.S_ISREG(status.st_mode):
+        raise ProtectedFileError(f"{path} is not a regular file: name another output.")
+    if status.st_size == 0:  # nothing to lose
+        return path
+    if not os.access(path, os.R_OK):
+        raise OnnxReadError(f"{path} exists and cannot be read, so it is not replaced: name another output.")
+    if kind is not ONNX and _is_onnx(path):
+        raise ProtectedFileError(f"{path} is an ONNX file, and {kind.name} is written: name another output.")
+    if kind.is_kind(path):
+        return path
+    if any(_is_same(path, data) for file in files for data in _belonging(file)):
+        raise ProtectedFileError(f"{path} is a file that this command reads: name another output.")
+    if not force:
+        way_out = "name another output" + ("" if kind is ONNX else ", or give --force")
+        raise ProtectedFileError(f"{path} exists and is not {kind.name}: {way_out}.")
+    return path
+
+
+def refuse_same_outputs(*paths: Path | None) -> None:
+    """Refuse to write two things to one file.
+
+    Raises:
+        ProtectedFileError: Two of the paths are one file.
+    """
+    named = [path for path in paths if path is not None]
+    for at, path in enumerate(named):
+        for other in named[:at]:
+            if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
+                raise ProtectedFileError(f"{path} is named for two outputs: give each a file of its own.")
+
+
+def write_document(
+    content: bytes,
+    path: Path,
+    kind: OutputKind,
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    force: bool = False,
+) -> None:
+    """Write a file whole or not at all; see `check_output`.
+
+    Raises:
+        ProtectedFileError: What is there may not be replaced.
+        OSError: The file cannot be written. What was there still is.
+    """
+    inputs = list(inputs)
+
+    @contextmanager
+    def checked() -> Iterator[None]:
+        check_output(path, kind, inputs=inputs, force=force)
+        yield
+
+    with checked(), replaced_atomically(path, replacing=checked()) as stream:
+        stream.write(content)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return one.samefile(other)
+    return _real(one) == _real(other)  # not there yet
+
+
+def _real(path: Path) -> str:
+    with suppress(OSError, ValueError):
+        return os.path.realpath(path)
+    return str(path)
+
+
+def _belonging(path: Path) -> Iterator[Path]:
+    """Yield the files that are read with an input: the external data of an ONNX file, the files in a folder."""
+    with suppress(OSError, HFHubIntegrationError):
+        if path.is_dir():
+            yield from (Path(here, name) for here, _, names in os.walk(path) for name in names)
+        else:
+            yield from (path.parent / name for name in external_files(path))
+
+
+def starts_with(*heads: bytes) -> Callable[[Path], bool]:
+    """Return a check of how a file begins, white space left out."""
+    wanted = [b"".join(head.split()) for head in heads]
+
+    def is_kind(path: Path) -> bool:
+        with path.open("rb") as stream:
+            begin = b"".join(stream.read(4096).split())
+        return any(begin.startswith(head) for head in wanted)
+
+    return is_kind

@@ -1,0 +1,67 @@
+"""The one reader of JSON that others wrote: files of models, answers of Hubs, lists, journals, properties.
+
+Such a text may be very large, nested as deep as only an attack is, or hold numbers of a million digits. All of this
+package reads JSON through here, so a text that is out of bounds is a ValueError, like one that is not JSON. What is
+inside is still untrusted: the code that uses a field checks its type.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+__all__ = ["LARGEST_JSON", "json_or_none", "parse_json"]
+
+LARGEST_JSON: Final = 1 << 28  # bytes
+_DEEPEST: Final = 100
+
+
+def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
+    """Return the content of a JSON document.
+
+    Args:
+        text: The document; bytes are UTF-8.
+        largest: How long it may be.
+
+    Raises:
+        ValueError: It is not JSON, longer than that, or nested too deep.
+    """
+    if len(text) > largest:
+        raise ValueError(f"it is longer than {largest} bytes")
+    try:
+        content = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError:  # no cause: its traceback has a thousand entries
+        raise ValueError("it is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not JSON: it is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise ValueError("it has a number with too many digits") from error
+    if not _depth_is_sane(content):
+        raise ValueError("it is nested too deep")
+    return content
+
+
+def json_or_none(text: str | bytes) -> Any:
+    """Return the content of a JSON document, None where `parse_json` refuses it."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
+
+
+def _depth_is_sane(content: Any) -> bool:
+    """Whether code that walks through a content can: json itself reads nearly as deep as Python calls."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
