@@ -197,7 +197,7 @@ class OnnxWriteError(HFHubIntegrationError, OSError):
 
 
 class FileChangedError(OnnxWriteError):
-    """An ONNX file that somebody else replaced or changed while it was read. Nothing was written."""
+    """An ONNX file, or its external data, that was replaced or changed while it was read. Nothing was written."""
 
 
 class OnnxReadError(HFHubIntegrationError, OSError):

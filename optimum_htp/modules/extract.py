@@ -25,6 +25,7 @@ from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.skeleton import skeleton_of
+from optimum_htp.onnxfile.unchanged import Check, check_of, checked_before_replacing
 from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["CuttableModel", "ExtractedModule", "extract_module"]
@@ -80,6 +81,7 @@ def extract_module(
         UnknownModuleError: The file has no such module.
         ArgumentError: The pattern matches several modules, or there are several calls and none was chosen.
         ExtractError: What is in the file is not the module alone; the message says why.
+        FileChangedError: The model or its data was replaced meanwhile. Nothing was written.
         OnnxWriteError: The new file cannot be written. What was there still is.
     """
     with CuttableModel.at(path) as model:
@@ -96,12 +98,13 @@ class CuttableModel:
         finder: Finds the calls of its modules.
     """
 
-    def __init__(self, path: Path, window: ByteWindow) -> None:
+    def __init__(self, path: Path, window: ByteWindow, check: Check) -> None:
         import onnx
         from google.protobuf.message import DecodeError
 
         self.path = path
         self._window = window
+        self._check = check
         self._header, self._graph = header_of(window), graph_of(window)
         self.assignment = known_assignment(path, self._header, self._graph)
         try:
@@ -117,8 +120,9 @@ class CuttableModel:
     @contextmanager
     def at(cls, path: str | os.PathLike[str]) -> Iterator[CuttableModel]:
         """Open a file; the exceptions are those of `extract_module`."""
+        check = check_of(path)
         with opened(path, _CHUNK) as window:
-            yield cls(Path(path), window)
+            yield cls(Path(path), window, check)
 
     def extract(self, module: str, output: str | os.PathLike[str], call: int | None = None) -> ExtractedModule:
         """Write a module; see `extract_module`."""
@@ -134,7 +138,9 @@ class CuttableModel:
                 f"{self.path}: what {_called(name)} computes is used by nothing, or the export has made constants of "
                 "it, so there is nothing to cut out."
             )
-        write_excerpt(self.path, self._window, self._excerpt(name, border, number if count > 1 else None), target)
+        excerpt = self._excerpt(name, border, number if count > 1 else None)
+        with checked_before_replacing(self._check):
+            write_excerpt(self.path, self._window, excerpt, target)
         inputs, outputs = read_signature(target)
         kind = self.assignment.tree.classes.get(name, "")
         sizes = len(border.nodes), len(border.initializers)

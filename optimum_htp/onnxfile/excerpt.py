@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
-from optimum_htp.onnxfile.external import contained_files
+from optimum_htp.onnxfile.external import contained_files, data_file, data_range
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
@@ -160,18 +160,9 @@ class _Data:
                 self._allowed = frozenset(contained_files(self.path))
             if location not in self._allowed:
                 raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
-            beside = self.path.parent / location
-            self._windows[location] = self.open(beside if beside.exists() else self.path.resolve().parent / location)
+            self._windows[location] = self.open(data_file(self.path, location))
         window = self._windows[location]
-        texts = (entries.get("offset") or "0", entries.get("length") or "")
-        start = int(texts[0]) if texts[0].isascii() and texts[0].isdigit() else -1
-        length = int(texts[1]) if texts[1].isascii() and texts[1].isdigit() else window.size - start
-        if start < 0 or length < 0 or start + length > window.size:
-            raise InvalidOnnxFileError(
-                f"{window.name} has {window.size} bytes, and {self.path} says of a tensor that it lies from byte "
-                f"{texts[0]} on: the two files do not belong together, or one is cut off. Fetch or export them again."
-            )
-        return _Range(window, start, start + length)
+        return _Range(window, *data_range(self.path, entries, Path(window.name), window.size))
 
     def add(self, piece: _Range) -> dict[str, str]:
         """Put the data of a tensor into the new data file; return where it is there."""

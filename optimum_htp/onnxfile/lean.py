@@ -16,6 +16,7 @@ from typing import Final
 
 from optimum_htp.onnxfile.graph import MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, opened
+from optimum_htp.onnxfile.unchanged import identity_of
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,
@@ -70,7 +71,7 @@ class LeanModel:
     def is_current(self) -> bool:
         """Whether the file at the path is still the one that was read."""
         try:
-            return _identity(self.file.stat()) == self.seen
+            return identity_of(self.file.stat()) == self.seen
         except OSError:
             return False
 
@@ -96,7 +97,7 @@ def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) ->
             return None
         if read_ahead and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(window.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-        seen = _identity(os.fstat(window.descriptor))
+        seen = identity_of(os.fstat(window.descriptor))
         try:
             body = _body(
                 window,
@@ -174,7 +175,3 @@ def _length(segments: Iterable[_Segment]) -> int:
 
 def _bytes(window: ByteWindow, segment: _Segment) -> bytes:
     return segment if isinstance(segment, bytes) else window.read(segment[0], segment[1] - segment[0])
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
