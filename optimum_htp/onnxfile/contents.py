@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.onnxfile.external import contained_files, data_file, data_range
+from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
 from optimum_htp.onnxfile.tensors import bits_of, dtype_name, integer
@@ -185,6 +185,7 @@ def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
 
 def tensors_of(window: ByteWindow, path: Path) -> list[StoredTensor]:
     """Return the tensors of the open file that is at a path; see `stored_tensors`."""
+    window.begin_pass()
     files = _DataFiles(path, window)
     return [
         tensor
@@ -208,7 +209,7 @@ class _DataFiles:
 
     def place(self, entries: Mapping[str, str]) -> tuple[FileVersion, int, int]:
         """Return the file, start and end of what `external_data` says."""
-        location = entries.get("location", "")
+        location = plain_location(entries.get("location", ""))
         if location not in self._known:
             if location not in self._allowed:
                 raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
@@ -238,6 +239,7 @@ def _of_graph(
 
 def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
     """Yield what a node holds: it has output = 2, op_type = 4, attribute = 5; these g = 6, graphs = 11."""
+    window.allow_text_of(node)
     outputs: list[str] = []
     operator = ""
     attributes: list[Field] = []
@@ -316,6 +318,7 @@ def _dims(window: ByteWindow, part: Field) -> Iterator[int]:
 
 def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
     """Yield a TensorProto without its content: dims 1, data_type 2, name 8, raw_data 9, external_data 13, 14."""
+    window.allow_text_of(message)
     name, number = "", 0
     shape: list[int] = []
     raw: tuple[int, int] | None = None

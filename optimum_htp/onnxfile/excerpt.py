@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
-from optimum_htp.onnxfile.external import contained_files, data_file, data_range
+from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
@@ -154,7 +154,7 @@ class _Data:
 
     def range(self, entries: Mapping[str, str]) -> _Range:
         """Return where the data of a tensor is."""
-        location = entries.get("location", "")
+        location = plain_location(entries.get("location", ""))
         if location not in self._windows:
             if self._allowed is None:
                 self._allowed = frozenset(contained_files(self.path))
@@ -177,6 +177,7 @@ class _Graphs:
     """The fields of a model's graphs, read when they are first asked for."""
 
     def __init__(self, window: ByteWindow) -> None:
+        window.begin_pass()
         self._window = window
         self._fields: dict[GraphPlace, dict[int, list[Field]]] = {}
 
@@ -231,6 +232,8 @@ def _copied(
     children = MESSAGES.get(kind, {})
     body: list[_Piece] = []
     known: dict[str, str] = {}
+    if kind == "node":
+        window.allow_text_of(message)
     for part in walk(window, message.payload, message.end):
         inner = children.get(part.number) if part.wire_type == LENGTH_DELIMITED else None
         if kind == "node" and part.number == NODE_METADATA and part.wire_type == LENGTH_DELIMITED:
@@ -266,6 +269,7 @@ def _copied_tensor(window: ByteWindow, message: Field, data: _Data) -> list[_Pie
 
 def _external_entries(window: ByteWindow, tensor: Field) -> dict[str, str] | None:
     """Return where a tensor's data is; None where it is in the tensor."""
+    window.allow_text_of(tensor)
     entries: dict[str, str] = {}
     external = False
     for part in walk(window, tensor.payload, tensor.end):

@@ -7,7 +7,9 @@ Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,9 +19,10 @@ from optimum_htp.onnxfile.graph import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.reader import entry, opened
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
-__all__ = ["contained_files", "external_files", "external_files_of", "is_contained", "rename_model"]
+__all__ = ["contained_files", "external_files", "external_files_of", "plain_location", "is_contained", "rename_model"]
 
 _EXTERNAL_DATA: Final = 13  # in TensorProto
+_CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")  # of Unicode: characters that no file name needs
 _SHOWN: Final = 20  # characters of a number in a message
 
 
@@ -34,6 +37,7 @@ def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def external_files_of(window: ByteWindow) -> tuple[str, ...]:
     """Return the external data files that an open ONNX file refers to."""
+    window.begin_pass()
     whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
     return tuple(dict.fromkeys(_locations(window, whole, "model")))
 
@@ -44,17 +48,26 @@ def is_contained(location: str) -> bool:
     This and `contained_files` are the one rule for everything that follows a location.
     """
     parts = re.split(r"[/\\]", location)
-    return (
-        location.isprintable()
-        and all(part not in ("", ".", "..") for part in parts)
-        and not re.match(r"[A-Za-z]:", location)
+    return not (
+        any(unicodedata.category(character) in _CONTROLS for character in location)
+        or parts[0] == ""
+        or parts[-1] in ("", ".")
+        or ".." in parts
+        or re.match(r"[A-Za-z]:", location)
     )
+
+
+def plain_location(location: str) -> str:
+    """Return a location without the `.` and the further `/` that ONNX allows in it."""
+    return posixpath.normpath(location)
 
 
 def contained_files(path: str | os.PathLike[str], window: ByteWindow | None = None) -> tuple[str, ...]:
     """Return the external data files of an ONNX file, where all of them lie in its folder.
 
     A link may lead to another folder only if the ONNX file itself is a link to the same one, as in the Hub's cache.
+
+    They are named as `plain_location` does, each once.
 
     Args:
         path: The ONNX file.
@@ -71,7 +84,7 @@ def contained_files(path: str | os.PathLike[str], window: ByteWindow | None = No
             raise InvalidOnnxFileError(
                 f"{path} keeps data at {name!r}, outside its folder, which ONNX does not allow. It is not followed."
             )
-    return names
+    return tuple(dict.fromkeys(map(plain_location, names)))
 
 
 def data_file(path: Path, location: str) -> Path:
@@ -142,6 +155,8 @@ def _data_name(model: str, index: int) -> str:
 def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    if kind == "tensor":
+        window.allow_text_of(message)
     places = MESSAGES.get(kind, {})
     for part in walk(window, message.payload, message.end):
         if part.wire_type != LENGTH_DELIMITED:

@@ -30,6 +30,7 @@ from optimum_htp.onnxfile.graph import (
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
+    MAX_TEXT_BYTES,
     VARINT,
     ByteWindow,
     Field,
@@ -193,12 +194,13 @@ def _plan(
 
     Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
     """
+    window.begin_pass()
     segments: list[Segment] = []
     entries = {key: property_field(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
     new = sorted(fields.items())
     new += [(reader.METADATA_PROPS, encoded) for key, encoded in entries.items() if not reader.is_archive(key)]
     last: list[Segment] = []
-    has_graph = False
+    has_graph, text = False, sum(len(encoded) for _, encoded in new)
     for part in walk(window, 0, window.size):
         has_graph |= part.number == reader.GRAPH
         while new and new[0][0] < part.number:
@@ -211,6 +213,7 @@ def _plan(
         elif part.number == reader.METADATA_PROPS:
             key, _ = reader.property_at(window, part)
             if key not in metadata and not drop(key):
+                text += 0 if reader.is_archive(key) else part.end - part.start
                 _add(last if reader.is_archive(key) else segments, (part.start, part.end))
         elif visit is not None and kind is not None:
             for segment in _rebuilt(window, part, kind, visit, 0) or [(part.start, part.end)]:
@@ -219,6 +222,11 @@ def _plan(
             _add(segments, (part.start, part.end))
     if not has_graph:
         raise window.invalid("it has no graph")
+    if text > MAX_TEXT_BYTES:
+        raise MetadataError(
+            f"The properties of {window.name} would have {text >> 20} MiB of text, and {MAX_TEXT_BYTES >> 20} MiB are "
+            "read. Nothing was written. Remove some, for example with `optimum-cli htp strip`."
+        )
     last += [encoded for key, encoded in entries.items() if reader.is_archive(key)]
     for segment in (*(encoded for _, encoded in new), *last):
         _add(segments, segment)
@@ -230,12 +238,12 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, 
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     if kind == "node" and (short := short_node(window, message)) is not None:
-        window.count_text(short.text)
         return _rebuilt_short(message.number, short, visit)
     children = CHILDREN[kind]
     fields: Iterable[Field] = walk(window, message.payload, message.end)
     metadata: Mapping[str, str] | None = None
     if kind == "node":
+        window.allow_text_of(message)
         fields = list(fields)
         known = dict(
             reader.entry(window, part)

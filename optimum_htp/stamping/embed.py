@@ -29,6 +29,7 @@ from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.model_files import model_root
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import config_files, read_json
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
@@ -53,12 +54,15 @@ def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> Export
 
 
 def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetadata]:
-    """Return the files of a model that lie where they were exported to, with their records; renamed ones too."""
+    """Return the files of a model that lie where they were exported to, with their records; renamed ones too.
+
+    Raises:
+        MissingSiblingError: There are fewer folders above the file than its name in the model has.
+    """
     found = {path: record}
     if record.onnx_file is None:
         return found
-    depth = record.onnx_file.count("/")
-    root = path.parents[depth] if depth < len(path.parents) else path.parent
+    root = model_root(path, record)
     for folder in sorted({(root / name).parent for name in record.onnx_files}):
         for file in sorted(folder.glob("*.onnx")):
             other = record_if_any(file)
@@ -80,8 +84,8 @@ def once_a_model(work: Callable[[str], Result]) -> Callable[[str], Result]:
         record = record_if_any(file)
         model: object = file
         if record is not None and record.onnx_file is not None:
-            root = Path(file).absolute().parents[record.onnx_file.count("/")]
-            model = (root, record.hub_sha, record.export_timestamp, record.export_id, record.onnx_files)
+            root = model_root(Path(file), record)
+            model = (root.resolve(), record.hub_sha, record.export_timestamp, record.export_id, record.onnx_files)
         with turns[model]:
             if model not in done:
                 done[model] = work(file)
@@ -166,7 +170,11 @@ def unembed_files(
                 f"{path} lists embedded files, and they are in a file of its model that is away. Put them together."
             )
         _write(found, Path(folder))
-    for file in [path] if record is None else files_of_model(path, record):
+    try:
+        files = [path] if record is None else list(files_of_model(path, record))
+    except MissingSiblingError:  # what is in this file can be removed all the same
+        files = [path]
+    for file in files:
         rewrite_model(file, drop=_KEYS.__contains__)
     return record.embedded_files if record is not None else ()
 
@@ -192,8 +200,7 @@ def _source(
     """Return the folder that has the files to embed, and their names."""
     if folder is None and record.model_type == "hub" and (record.hub_sha or record.hub_revision):
         return _commit(record, access)
-    depth = 0 if record.onnx_file is None else record.onnx_file.count("/")
-    folder = folder if folder is not None else path.parents[depth]
+    folder = folder if folder is not None else model_root(path, record)
     if not folder.is_dir():
         raise EmbeddedFilesError(f"{folder} is not a folder. Name the one that holds the model's config.json.")
     content = read_json(folder / CONFIG)
