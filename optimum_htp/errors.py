@@ -25,6 +25,7 @@ __all__ = [
     "ExportError",
     "ExtractError",
     "FileChangedError",
+    "FileTooLargeError",
     "GatedModelError",
     "HFHubIntegrationError",
     "HubServerError",
@@ -194,6 +195,10 @@ class UnprovableWeightsError(HFHubIntegrationError):
 
 class OnnxWriteError(HFHubIntegrationError, OSError):
     """An ONNX file that cannot be written. The one that was there still is."""
+
+
+class FileTooLargeError(OnnxWriteError):
+    """An ONNX file that would have more than the 2 GiB of a protobuf message. Nothing was written."""
 
 
 class FileChangedError(OnnxWriteError):

@@ -20,6 +20,7 @@ __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
+INITIALIZER: Final = 5  # in GraphProto
 ATTRIBUTE: Final = 5  # in NodeProto
 _PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})  # of ONNX Runtime
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
@@ -124,7 +125,7 @@ def graph_of(window: ByteWindow) -> Graph:
                 inputs.append(tensor_spec(window, part))
             elif part.number == GRAPH_OUTPUT:
                 outputs.append(tensor_spec(window, part))
-            elif part.number == 5:
+            elif part.number == INITIALIZER:
                 initializers.append(_initializer(window, part))
             elif part.number in CHILDREN["graph"]:
                 nodes += _read_node(window, part, (), 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["LeanModel", "read_lean_model"]
+__all__ = ["LeanModel", "raw_data_of", "read_lean_model", "reference"]
 
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 4096  # bytes; what shapes and indices are inferred from is smaller, and is left in the model
@@ -146,19 +146,26 @@ def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segmen
     fields = list(walk(window, message.payload, message.end))
     if any(part.number in (_EXTERNAL_DATA, _DATA_LOCATION) for part in fields):
         raise _HasExternalData
+    raw = raw_data_of(window, fields)
+    return None if raw is None else reference(fields, location, raw.payload, raw.end - raw.payload)
+
+
+def raw_data_of(window: ByteWindow, fields: Sequence[Field]) -> Field | None:
+    """Return the content of a tensor that may lie elsewhere; None where it is small, or not in one piece."""
     raw = [part for part in fields if part.number == _RAW_DATA]
     if len(raw) != 1 or raw[0].wire_type != LENGTH_DELIMITED or raw[0].end - raw[0].payload < _SMALL:
         return None
     if any(part.number not in _NAMED for part in fields):  # typed data too, or a segment
         return None
-    rest = [part for part in fields if part.number != _RAW_DATA]
-    if any(window.read(part.start, 2) == _STRING for part in rest if part.number == _DATA_TYPE):
+    if any(window.read(part.start, 2) == _STRING for part in fields if part.number == _DATA_TYPE):
         return None
-    place = {
-        b"location": location,
-        b"offset": str(raw[0].payload).encode(),
-        b"length": str(raw[0].end - raw[0].payload).encode(),
-    }
+    return raw[0]
+
+
+def reference(fields: Sequence[Field], location: bytes, offset: int, length: int) -> list[tuple[int, int] | bytes]:
+    """Return a tensor with a reference to its content in place of that: ranges of its file, and new bytes."""
+    rest = [part for part in fields if part.number != _RAW_DATA]
+    place = {b"location": location, b"offset": str(offset).encode(), b"length": str(length).encode()}
     entries = (encode_bytes_field(1, key) + encode_bytes_field(2, value) for key, value in place.items())
     reference = b"".join(encode_bytes_field(_EXTERNAL_DATA, entry) for entry in entries)
     return [*((part.start, part.end) for part in rest), reference, _EXTERNAL]

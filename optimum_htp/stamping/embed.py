@@ -99,6 +99,7 @@ def embed_files(
     folder: str | os.PathLike[str] | None = None,
     *,
     access: HubAccess | None = None,
+    external_data: bool = False,
 ) -> tuple[EmbeddedFile, ...]:
     """Put config and preprocessor files into an ONNX file that has a record; into the first of its model's.
 
@@ -106,6 +107,7 @@ def embed_files(
         path: The file, or one of a model of several.
         folder: Where the files are; None for those of the commit in the record, or beside a local model's file.
         access: How to reach the Hub.
+        external_data: Whether to move the weights of each file of the model to `<file>_data`.
 
     Returns:
         What was embedded.
@@ -138,7 +140,7 @@ def embed_files(
         properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
         if new.embedded_in is None:
             properties[EMBEDDED_ZIP] = embedding.archive
-        rewrite_model(file, metadata=properties, drop=_KEYS.__contains__)
+        rewrite_model(file, metadata=properties, drop=_KEYS.__contains__, external_data=external_data)
     return embedding.files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ArgumentError
+from optimum_htp.errors import ArgumentError, FileTooLargeError
 from optimum_htp.hierarchy.tags import TagWriter, check_taggable
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, OpenModel
@@ -46,6 +47,7 @@ def stamp(
     extra: Mapping[str, str],
     tags: TagWriter | None = None,
     archive: str | None = None,
+    external_data: bool | None = False,
 ) -> ExportMetadata:
     """Write a record into an ONNX file, in place of one that it may have; return it as written.
 
@@ -56,9 +58,12 @@ def stamp(
         extra: Further properties, of plugins.
         tags: Also written into the nodes, in the same pass over the file.
         archive: The files that travel with the model, where they do so in this one.
+        external_data: Whether to move the weights to a new file next to the model; None to do it where the file would
+            be too large.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
+        FileTooLargeError: The file would have more than 2 GiB.
         OnnxWriteError: The file cannot be written, or cannot take tags. It is as it was.
     """
     with OpenModel.at(path) as model:
@@ -73,7 +78,8 @@ def stamp(
         taken = (header.metadata.keys() - ours) | extra.keys()  # what somebody else said of the model stays
         known = {AUTHOR: author, LICENSE: metadata.license}
         standard = {key: value for key, value in known.items() if value and key not in taken}
-        model.rewrite(
+        write = functools.partial(
+            model.rewrite,
             metadata={
                 **standard,
                 **extra,
@@ -83,7 +89,6 @@ def stamp(
                 **({} if archive is None else {EMBEDDED_ZIP: archive}),
             },
             drop=lambda key: key.startswith(PREFIX) or key in ours,
-            nodes=tags.visitor() if tags is not None else None,
             ir_version=tags.ir_version(header.ir_version) if tags is not None else None,
             producer_name=PRODUCER,
             producer_version=__version__,
@@ -92,6 +97,13 @@ def stamp(
             if not header.doc_string or is_our_doc_string(header.doc_string)
             else header.doc_string,
         )
+        if external_data is not None:
+            write(nodes=tags.visitor() if tags is not None else None, external_data=external_data)
+            return metadata
+        try:
+            write(nodes=tags.visitor() if tags is not None else None)
+        except FileTooLargeError:
+            write(nodes=tags.visitor() if tags is not None else None, external_data=True)
     return metadata
 
 
