@@ -11,66 +11,6 @@ from collections.abc import Sequence
 
 from optimum_htp.masking import masked
 
-__all__ = [
-    "AccessDeniedError",
-    "ArgumentError",
-    "BatchListError",
-    "BillOfMaterialsError",
-    "ChangedCacheError",
-    "ComparisonError",
-    "ConfigFileNotFoundError",
-    "ConfigLoadError",
-    "DamagedDownloadError",
-    "DeviceError",
-    "DownloadError",
-    "EmbeddedFilesError",
-    "EndpointError",
-    "ExportError",
-    "ExtractError",
-    "FileChangedError",
-    "GatedModelError",
-    "HFHubIntegrationError",
-    "HubServerError",
-    "HubTimeoutError",
-    "HubUnreachableError",
-    "InvalidModelReferenceError",
-    "InvalidOnnxFileError",
-    "InvalidWeightsError",
-    "JobError",
-    "JobLostError",
-    "JobMemoryError",
-    "JobTimeoutError",
-    "MetadataError",
-    "MisfitError",
-    "MirrorError",
-    "MissingDependencyError",
-    "MissingSiblingError",
-    "ModelBeingReplacedError",
-    "ModelNotFoundError",
-    "OfflineError",
-    "OnnxFileNotFoundError",
-    "OnnxReadError",
-    "OnnxWriteError",
-    "PluginError",
-    "PreprocessorLoadError",
-    "ProtectedFileError",
-    "PushError",
-    "RateLimitedError",
-    "RepoDisabledError",
-    "ReportError",
-    "RevisionNotFoundError",
-    "SeveralModelsError",
-    "SharedFileError",
-    "UnfinishedExportError",
-    "UnknownHubError",
-    "UnprovableWeightsError",
-    "UnknownModuleError",
-    "UnreadableUrlError",
-    "UntrustedCodeError",
-    "VerificationError",
-    "WrongTaskError",
-]
-
 
 class HFHubIntegrationError(Exception):
     """Base of every exception of this package. No message has a password, a signature or a token in it."""
@@ -218,8 +158,12 @@ class OnnxWriteError(HFHubIntegrationError, OSError):
     """An ONNX file that cannot be written. The one that was there still is."""
 
 
+class FileTooLargeError(OnnxWriteError):
+    """An ONNX file that would have more than the 2 GiB of a protobuf message. Nothing was written."""
+
+
 class FileChangedError(OnnxWriteError):
-    """An ONNX file that somebody else replaced or changed while it was read. Nothing was written."""
+    """An ONNX file, or its external data, that was replaced or changed while it was read. Nothing was written."""
 
 
 class SharedFileError(OnnxWriteError):

@@ -22,8 +22,12 @@ OUTSIDE = [
     "escape\x1b[2J",
     "two\nlines",
     "",
-    "a//b",
-    "./data",
+    "//host/data",
+    "a//../../data",
+    "./../data",
+    "data/",
+    "/",
+    ".",
 ]
 
 
@@ -58,7 +62,10 @@ def test_location_that_leads_out_is_not_followed(location, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("location", ["model.onnx_data", "weights/part-1.bin", "dätä with spaces", "..hidden", "a..b"])
+INSIDE = ["model.onnx_data", "weights/part-1.bin", "dätä with spaces", "..hidden", "a..b"]
+
+
+@pytest.mark.parametrize("location", [*INSIDE, "a b", "a\u200cb", "\u3000"])
 def test_location_in_the_folder_is(location, tmp_path):
     path = save(tmp_path / "model.onnx", location)
     (tmp_path / location).parent.mkdir(exist_ok=True)
@@ -153,3 +160,51 @@ def test_namespace_of_somebody_else_comes_back(tmp_path):
     strip_metadata(path)
     (node,) = onnx.load(path, load_external_data=False).graph.node
     assert [(one.key, one.value) for one in node.metadata_props] == [("namespace", "theirs/own")]
+
+
+ODD = ["./w.data", "a//b.data", "a/./b.data", "w\u3000\u200c.data"]
+
+
+@pytest.fixture(params=ODD)
+def odd(request, zoo_export, tmp_path):
+    """An export whose weights are at a location that is unusual and allowed, and the model's folder."""
+    made = zoo_export("bert")
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    path = folder / "model.onnx"
+    onnx.save(onnx.load(made.output / "model.onnx"), path, save_as_external_data=True, location="w", size_threshold=64)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for item in tensor.external_data:
+            if item.key == "location":
+                item.value = request.param
+    (folder / request.param).parent.mkdir(exist_ok=True)
+    (folder / "w").rename(folder / request.param)
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(path)
+    return path, made.model
+
+
+def test_weights_at_an_unusual_location_are_read_like_others(odd, tmp_path, hub):
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    from optimum_htp.delivery.push import push
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.modules.extract import extract_module
+    from optimum_htp.modules.prove import prove_weights
+    from optimum_htp.report.document import report_document
+
+    path, folder = odd
+    assert ORTModelForSequenceClassification.from_pretrained(path).config.model_type == "bert"
+    proof = prove_weights(path, folder)
+    assert not proof.foreign
+    assert proof.counts["proven"] > 10
+    assert extract_module(path, "bert.encoder.layer.0", tmp_path / "cut.onnx").initializers > 5
+    (file,) = report_document([path])["files"]
+    assert file["external_files"][0]["bytes"] > 10_000
+    (name,) = contained_files(path)
+    hub.writers, hub.tokens, hub.stored = {"hf_writes": {"me"}}, {"hf_writes": set()}, {}
+    pushed = push([path], "me/odd", access=HubAccess(token="hf_writes", cache_dir=tmp_path / "cache"))
+    assert name in pushed.files
+    strip_metadata(path, tmp_path / "out" / "model.onnx")
+    assert (tmp_path / "out" / name).is_file()

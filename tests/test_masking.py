@@ -71,7 +71,7 @@ def test_parts_of_an_address_that_are_repeated_alone_are_masked_too():
     assert without_secrets("KEY:se/cret9@bucket") == "***@bucket"
 
 
-@pytest.mark.parametrize("name", errors.__all__)
+@pytest.mark.parametrize("name", [name for name in vars(errors) if name.endswith("Error")])
 def test_every_error_is_masked_and_survives_another_process(name):
     error = getattr(errors, name)(f"https://user:{SECRET}@host is away")
     for one in (error, pickle.loads(pickle.dumps(error))):

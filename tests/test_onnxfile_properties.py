@@ -26,8 +26,9 @@ from optimum_htp.errors import (
     OnnxWriteError,
 )
 from optimum_htp.onnxfile import external_files, read_graph, read_header, read_metadata, rewrite_model
+from optimum_htp.onnxfile.contents import stored_tensors
 from optimum_htp.onnxfile.graph import graph_of
-from optimum_htp.onnxfile.reader import opened
+from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.writer import OpenModel
 
 texts = st.text(max_size=12)
@@ -266,15 +267,15 @@ VISITORS = {
 
 
 def read_and_tagged(path, visitors):
-    """Return the graph of a file, the bytes of it with other metadata, and its text; or why there are none."""
+    """Return the graph of a file and its bytes with other metadata; or why there are none."""
     turn = itertools.cycle(visitors)
     try:
         with opened(path) as window:
-            graph, read = graph_of(window), window._texts
+            graph = graph_of(window)
         output = path.with_name("tagged.onnx")
         with OpenModel.at(path) as model:
             model.rewrite(nodes=lambda known: VISITORS[next(turn)](known), output=output)
-            return graph, output.read_bytes(), read, model._window._texts
+            return graph, output.read_bytes()
     except InvalidOnnxFileError as error:
         return str(error)
 
@@ -362,6 +363,79 @@ def test_endless_text_is_refused_in_little_memory(tmp_path):
         read_header(path)
     assert tracemalloc.get_traced_memory()[1] < 10 << 20
     tracemalloc.stop()
+
+
+def nodes_with_text(path, count, length):
+    model = ModelProto(graph=GraphProto(name="g"))
+    for index in range(count):
+        node = model.graph.node.add(op_type="Relu", input=["x"], name=f"{index}")
+        node.metadata_props.add(key="note", value="n" * length)
+        model.graph.initializer.add(name=f"{index}", data_type=1, dims=[0]).doc_string = "d" * length
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_text_of_many_nodes_is_read_and_written_however_much_that_is(tmp_path):
+    path = nodes_with_text(tmp_path / "many.onnx", 1000, 100_000)
+    with OpenModel.at(path) as model:
+        assert len(model.header.metadata) == 0
+        assert len(model.graph.nodes) == 1000
+        model.rewrite(nodes=lambda known: {**known, "k": "v"})
+    with OpenModel.at(path) as model:
+        assert all(node.metadata["k"] == "v" for node in model.graph.nodes)
+        model.rewrite(nodes=lambda known: {"k": "v"})
+    assert len(stored_tensors(path)) == 1000
+    assert external_files(path) == ()
+
+
+@pytest.mark.slow
+def test_unrolled_mixture_of_experts_is_tagged_again_and_stripped(tmp_path):
+    from optimum_htp import strip_metadata
+    from optimum_htp.hierarchy.tags import read_modules
+    from optimum_htp.stamping.tag import tag_file
+
+    path = tmp_path / "moe.onnx"
+    model = ModelProto(graph=GraphProto(name="g"), ir_version=10)
+    for index in range(150_000):
+        module = f"/model/layers.{index // 2000}/mlp/experts.{index // 10 % 200}/up_proj"
+        model.graph.node.add(
+            op_type="Relu", input=[f"{index}"], output=[f"{index + 1}"], name=f"{module}/Relu_{index}"
+        )
+    path.write_bytes(model.SerializeToString())
+    before = path.read_bytes()
+    tag_file(path)
+    once = path.read_bytes()
+    tag_file(path)
+    assert path.read_bytes() == once
+    assert len(read_modules(path)[0].nodes) == 150_000
+    strip_metadata(path)
+    assert path.stat().st_size == len(before)
+
+
+def test_text_of_few_nodes_is_refused_where_it_is_endless(tmp_path):
+    path = nodes_with_text(tmp_path / "few.onnx", 90, 1 << 20)
+    for attempt in (read_graph, lambda one: rewrite_model(one, nodes=lambda known: {**known, "k": "v"})):
+        with pytest.raises(InvalidOnnxFileError, match="MiB of text"):
+            attempt(path)
+
+
+def test_file_is_read_as_often_as_one_likes(tmp_path):
+    path = tmp_path / "long.onnx"
+    path.write_bytes(ModelProto(graph=GraphProto(name="g"), doc_string="d" * (30 << 20)).SerializeToString())
+    with opened(path) as window:
+        for _ in range(4):
+            assert len(header_of(window).doc_string) == 30 << 20
+
+
+def test_properties_that_no_reader_would_take_together_are_not_written(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(ModelProto(graph=GraphProto(name="g")).SerializeToString())
+    for index in range(9):
+        rewrite_model(path, metadata={f"k{index}": "v" * (7 << 20)})
+    with pytest.raises(MetadataError, match="64 MiB are read"):
+        rewrite_model(path, metadata={"k9": "v" * (7 << 20)})
+    assert len(read_metadata(path)) == 9
+    rewrite_model(path, metadata={"k9": "v" * (7 << 20)}, drop=lambda key: key == "k0")
 
 
 def test_things_that_are_no_files_are_refused_at_once(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
 from optimum_htp.cli.folding import sizes
 
 __all__ = ["EmbedCommand"]
@@ -33,14 +33,15 @@ class EmbedCommand(FilesCommand):
             metavar="FOLDER",
             help="Where the files are, in place of the commit in the record (or of what is beside a local model).",
         )
+        add_external_data_argument(parser)
         add_hub_arguments(parser)
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what embeds the files of a file's model."""
         from optimum_htp.stamping.embed import embed_files, once_a_model
 
-        access = hub_access(self.args)
-        return once_a_model(lambda file: embed_files(file, self.args.source, access=access))
+        access, moved = hub_access(self.args), self.args.external_data
+        return once_a_model(lambda file: embed_files(file, self.args.source, access=access, external_data=moved))
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print what was embedded."""

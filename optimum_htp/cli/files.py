@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FilesCommand",
     "Outcome",
+    "add_external_data_argument",
     "add_files_arguments",
     "add_force_argument",
     "add_hub_arguments",
@@ -180,6 +181,15 @@ def add_hub_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--cache_dir", default=None, help="Path of the Hub's cache.")
     parser.add_argument("--local-files-only", action="store_true", help="Take everything from the cache.")
     parser.add_argument("--force-download", action="store_true", help="Fetch files again although the cache has them.")
+
+
+def add_external_data_argument(parser: ArgumentParser) -> None:
+    """Declare the option of commands that change files in place."""
+    parser.add_argument(
+        "--external-data",
+        action="store_true",
+        help="Move the weights to FILE_data next to each file; needed where a file would have more than 2 GiB.",
+    )
 
 
 def hub_access(args: Namespace) -> HubAccess:

@@ -111,17 +111,18 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
     from optimum_htp.hierarchy.summary import summarize
     from optimum_htp.hierarchy.tags import known_assignment
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.onnxfile import external_files
+    from optimum_htp.onnxfile.external import external_files_of
     from optimum_htp.onnxfile.graph import graph_of
     from optimum_htp.onnxfile.reader import header_of, opened
     from optimum_htp.origin.remote_file import is_url, read_remote_header
 
     graph: Graph | None = None
+    external: tuple[str, ...] = ()
     if is_url(file):
         header = read_remote_header(file)
     else:
         with opened(file, chunk=1 << 16) as window:
-            header, graph = header_of(window), graph_of(window)
+            header, graph, external = header_of(window), graph_of(window), external_files_of(window)
     record = problem = None
     try:
         record = ExportMetadata.from_properties(header.metadata)
@@ -134,7 +135,7 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
             raise MetadataError(f"{file} is not here: download it to see its modules.")
         return _Reading(header, record, problem)
     modules = summarize(graph, known_assignment(file, header, graph)) if tree else None
-    return _Reading(header, record, problem, graph, external_files(file), modules)
+    return _Reading(header, record, problem, graph, external, modules)
 
 
 def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
 from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class InjectCommand(FilesCommand):
             default="all",
             help="What travels in the (first) ONNX file: config and preprocessors (default), the config, or nothing.",
         )
+        add_external_data_argument(parser)
         parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
         add_push_arguments(parser)
         add_hub_arguments(parser)
@@ -51,7 +52,13 @@ class InjectCommand(FilesCommand):
         from optimum_htp.stamping.inject import look_up, siblings_of
 
         access = hub_access(self.args)
-        injection = look_up(self.args.model, self.args.revision, access, embed=self.args.embed)
+        injection = look_up(
+            self.args.model,
+            self.args.revision,
+            access,
+            embed=self.args.embed,
+            external_data=self.args.external_data,
+        )
         siblings = siblings_of(map(Path, files))
 
         @functools.cache

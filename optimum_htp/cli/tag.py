@@ -10,7 +10,7 @@ from typing import Any
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
 
 __all__ = ["TagCommand"]
 
@@ -31,6 +31,7 @@ class TagCommand(FilesCommand):
         parser.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model.")
         parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
         parser.add_argument("-o", "--output", help="Where to write instead of in place; one file only.")
+        add_external_data_argument(parser)
         parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
         add_hub_arguments(parser)
 
@@ -54,7 +55,7 @@ class TagCommand(FilesCommand):
         )
         if self.args.dry_run:
             return tagger.assignment
-        return lambda file: tagger.write(file, self.args.output)
+        return lambda file: tagger.write(file, self.args.output, external_data=self.args.external_data)
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print how many nodes each rule found."""

@@ -17,7 +17,7 @@ from optimum_htp.origin.code_references import may_refer_to_code, refuse_code
 from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.model_files import parts_of
+from optimum_htp.origin.model_files import absolute, parts_of
 from optimum_htp.origin.repo_files import config_files
 
 __all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_code_among"]
@@ -53,16 +53,18 @@ def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[O
         MetadataError: One does not say which model it came from.
     """
     found: dict[Path, OnnxFile] = {}
-    for given in map(Path, paths):
+    for given in (absolute(Path(path)) for path in paths):
         inside = sorted(_below(given, ".onnx")) if given.is_dir() else [given]
         if not inside:
             raise OnnxFileNotFoundError(f"There is no ONNX file in {given}. Check the path.")
         watch.see_folder(given if given.is_dir() else given.parent)
         for path in inside:
-            for name, part in _parts(path, watch).items():
+            parts = _parts(path, watch)
+            is_below = given.is_dir() and all(part.is_relative_to(given) for part in parts.values())
+            for name, part in parts.items():
                 if part not in found:
                     watch.see(part)
-                    place = part.relative_to(given).as_posix() if given.is_dir() else name
+                    place = part.relative_to(given).as_posix() if is_below else name
                     found[part] = OnnxFile(part, place, _record(part), contained_files(part))
     return tuple(found.values())
 

@@ -26,6 +26,7 @@ from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.axes import refuse_code_in_axes
+from optimum_htp.origin.model_files import model_root
 from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
 from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.tasks import WITH_PAST
@@ -93,10 +94,10 @@ def write_endpoint(
         HFHubIntegrationError: The model's files cannot be had; the subclass says why.
     """
     access, given = access or HubAccess(), Path(path)
-    home = given if given.is_dir() else given.parent
     watch = Watch()
     files = onnx_files([given], watch)
     first = _only_model(files, given)
+    home = given if given.is_dir() else model_root(first.path, first.record)
     configs = dict(configs_of(first, access))
     refuse_code_among(configs, "an endpoint")
     for file in files:

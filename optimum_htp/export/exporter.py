@@ -272,6 +272,7 @@ def _stamp(
             extra=extra,
             tags=tags.get(name),
             archive=embedding.archive if embedding is not None and name == names[0] else None,
+            external_data=None,
         )
         for name in names
     ]

@@ -27,10 +27,10 @@ from optimum_htp.onnxfile import (
     ModelHeader,
     NodeVisitor,
     OpenModel,
-    read_graph,
-    read_header,
     read_signature,
 )
+from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.parsing import json_or_none
 
 __all__ = [
@@ -194,5 +194,6 @@ def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
     Raises:
         MetadataError: The file has no tags, or they are not what they should be.
     """
-    header, graph = read_header(path), read_graph(path)
+    with opened(path, chunk=1 << 16) as window:
+        header, graph = header_of(window), graph_of(window)
     return graph, known_assignment(path, header, graph)

@@ -20,6 +20,7 @@ from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.origin.config_folder import pipeline_configs
+from optimum_htp.origin.model_files import model_root
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, ONNX_FILE
 
 __all__ = ["fetched_pipeline", "pipeline_record", "presented"]
@@ -32,6 +33,9 @@ def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata]
 
     Args:
         path: The folder, or one of the pipeline's ONNX files.
+
+    Raises:
+        MissingSiblingError: The file does not lie in a folder of a pipeline.
     """
     try:
         given = Path(path).expanduser()
@@ -41,7 +45,7 @@ def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata]
     for file in files:
         record = record_if_any(file)
         if record is not None and record.export_library == "diffusers" and record.onnx_file is not None:
-            folder = file.parents[record.onnx_file.count("/")]
+            folder = model_root(file, record)
             return None if (folder / MODEL_INDEX).is_file() else (folder, record)
     return None
 

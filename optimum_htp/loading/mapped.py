@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import LeanModel, contained_files, read_lean_model
+from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.onnxfile.wire import encode_bytes_field
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def open_session(
 
     Raises:
         InvalidOnnxFileError: ONNX Runtime cannot load the file, or it keeps data outside its folder.
+        FileChangedError: The file or its data was replaced meanwhile.
     """
     from onnxruntime import InferenceSession
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
@@ -66,12 +68,14 @@ def open_session(
     except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file, or with the call
         reason = f"{type(error).__name__}: {error}"
     logger.debug("%s is loaded without mapping: %s", path, reason)
-    if _is_onnx_file(path) and Path(path).is_file():
+    is_file = _is_onnx_file(path) and Path(path).is_file()
+    if is_file:
         contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
     try:
-        return InferenceSession(
-            path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
-        )
+        with unchanged(*(path,) if is_file else ()):  # the file and its data are opened one after the other
+            return InferenceSession(
+                path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
+            )
     except (
         Fail,
         InvalidArgument,

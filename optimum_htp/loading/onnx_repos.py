@@ -29,6 +29,7 @@ from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
+from optimum_htp.origin.model_files import folder_above
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
 from optimum_htp.origin.references import Reference, has_prefix, parse_reference
 from optimum_htp.origin.remote_embedded import RemoteEmbeddedFiles
@@ -141,8 +142,7 @@ class OnnxRepo:
 
     def _root(self, part: str) -> PurePosixPath | None:
         """Return the folder of a model of which the file is a part; None where the file does not lie as it should."""
-        depth, parents = part.count("/"), PurePosixPath(self.file).parents
-        return parents[depth] if depth < len(parents) else None
+        return folder_above(PurePosixPath(self.file).parent, PurePosixPath(part))
 
     def _snapshot(self, names: Sequence[str]) -> Path:
         return self.hub.snapshot(self.repo_id, self.commit, names, self.access, ref=self.ref, progress=True)

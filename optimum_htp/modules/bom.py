@@ -22,6 +22,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, contained_files, read_graph, read_header
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind
+from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.parsing import json_or_none
 from optimum_htp.stamping.stamp import is_reproducible, now
 from optimum_htp.version import __version__
@@ -65,6 +66,7 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at a path.
+        FileChangedError: A file or its data was replaced meanwhile.
         MetadataError: A record is not what it should be.
         MissingDependencyError: cyclonedx-python-lib is not installed.
         BillOfMaterialsError: What a file says of itself is nothing that a bill may hold.
@@ -78,12 +80,13 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
             f"Bills of materials are written with cyclonedx-python-lib: `pip install optimum-htp[bom]` ({error})."
         ) from error
     paths = [Path(file) for file in files]
-    headers = {path: read_header(path) for path in paths}
-    data = {path: contained_files(path) for path in paths}
-    digests = _digests(
-        [file for path in paths for file in (path, *(path.parent / name for name in data[path]))], progress
-    )
-    bom = _bom(headers, data, digests)
+    with unchanged(*paths):
+        headers = {path: read_header(path) for path in paths}
+        data = {path: contained_files(path) for path in paths}
+        digests = _digests(
+            [file for path in paths for file in (path, *(path.parent / name for name in data[path]))], progress
+        )
+        bom = _bom(headers, data, digests)
     text = str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"
     fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if fault is not None:

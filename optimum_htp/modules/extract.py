@@ -27,6 +27,7 @@ from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.shared import unshared_path
 from optimum_htp.onnxfile.skeleton import skeleton_of
+from optimum_htp.onnxfile.unchanged import Check, check_of, checked_before_replacing
 from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["CuttableModel", "ExtractedModule", "extract_module"]
@@ -83,6 +84,7 @@ def extract_module(
         ArgumentError: The pattern matches several modules, or there are several calls and none was chosen.
         ExtractError: What is in the file is not the module alone; the message says why.
         ProtectedFileError: The output is the file itself, or no ONNX file.
+        FileChangedError: The model or its data was replaced meanwhile. Nothing was written.
         OnnxWriteError: The new file cannot be written. What was there still is.
     """
     with CuttableModel.at(path) as model:
@@ -99,12 +101,13 @@ class CuttableModel:
         finder: Finds the calls of its modules.
     """
 
-    def __init__(self, path: Path, window: ByteWindow) -> None:
+    def __init__(self, path: Path, window: ByteWindow, check: Check) -> None:
         import onnx
         from google.protobuf.message import DecodeError
 
         self.path = path
         self._window = window
+        self._check = check
         self._header, self._graph = header_of(window), graph_of(window)
         self.assignment = known_assignment(path, self._header, self._graph)
         try:
@@ -120,8 +123,9 @@ class CuttableModel:
     @contextmanager
     def at(cls, path: str | os.PathLike[str]) -> Iterator[CuttableModel]:
         """Open a file; the exceptions are those of `extract_module`."""
+        check = check_of(path)
         with opened(path, _CHUNK) as window:
-            yield cls(Path(path), window)
+            yield cls(Path(path), window, check)
 
     def extract(self, module: str, output: str | os.PathLike[str], call: int | None = None) -> ExtractedModule:
         """Write a module; see `extract_module`."""
@@ -136,7 +140,9 @@ class CuttableModel:
                 f"{self.path}: what {_called(name)} computes is used by nothing, or the export has made constants of "
                 "it, so there is nothing to cut out."
             )
-        write_excerpt(self.path, self._window, self._excerpt(name, border, number if count > 1 else None), target)
+        excerpt = self._excerpt(name, border, number if count > 1 else None)
+        with checked_before_replacing(self._check):
+            write_excerpt(self.path, self._window, excerpt, target)
         inputs, outputs = read_signature(target)
         kind = self.assignment.tree.classes.get(name, "")
         sizes = len(border.nodes), len(border.initializers)

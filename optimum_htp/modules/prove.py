@@ -28,8 +28,10 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.modules.proof.commit_tensors import CommitTensors, open_folder, open_hub_commit
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.judge import Judge
-from optimum_htp.onnxfile import read_graph, read_header
-from optimum_htp.onnxfile.contents import StoredTensor, stored_tensors
+from optimum_htp.onnxfile.contents import StoredTensor, tensors_of
+from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.reader import header_of, opened
+from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.origin.commit_files import ConfigFolder
 from optimum_htp.origin.computed import computed_tensors
 from optimum_htp.origin.configs import load_config
@@ -121,18 +123,21 @@ def prove_weights(
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path.
+        FileChangedError: The file or its data was replaced meanwhile.
         MetadataError: It does not say which commit it is from, and no model is named.
         UnprovableWeightsError: The commit has no safetensors.
         HFHubIntegrationError: They cannot be had; the subclass says why.
     """
     path, access = Path(path), access or HubAccess()
-    header, graph = read_header(path), read_graph(path)
-    record = ExportMetadata.from_properties(header.metadata)
-    origin = _origin(path, record, model, revision, access)
-    tagged = tagged_assignment(header, graph) is not None
-    stored = stored_tensors(path)
-    judge = Judge(graph, stored, origin.tensors, origin.computed, tagged=tagged)
-    findings = _judged(judge, stored, progress)
+    with unchanged(path):
+        with opened(path, chunk=1 << 16) as window:
+            header, graph = header_of(window), graph_of(window)
+            record = ExportMetadata.from_properties(header.metadata)
+            origin = _origin(path, record, model, revision, access)
+            tagged = tagged_assignment(header, graph) is not None
+            stored = tensors_of(window, path)
+        judge = Judge(graph, stored, origin.tensors, origin.computed, tagged=tagged)
+        findings = _judged(judge, stored, progress)
     return Proof(origin.tensors.name, tuple(findings), origin.tensors.fetched, tagged)
 
 

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.onnxfile.external import contained_files
+from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
 from optimum_htp.onnxfile.tensors import bits_of, dtype_name, integer
+from optimum_htp.onnxfile.unchanged import FileVersion, identity_of, version_of
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["StoredTensor", "stored_tensors"]
+__all__ = ["StoredTensor", "stored_tensors", "tensors_of"]
 
 _STRING: Final = 8
 # Types that numpy has no name for are read as unsigned integers of their size; smaller ones as packed bytes.
@@ -58,7 +60,8 @@ class StoredTensor:
         shape: Its sizes.
         dtype: As ONNX calls it.
         constant: Whether it is the value of a `Constant` node, rather than an initializer.
-        path: The file that its content is in; the model's, where it is decoded from there.
+        file: The file that its content is in, as it was when the tensors were listed; the model's, where it is decoded
+            from there.
         start, end: Where in that, in bytes; of the whole TensorProto where its content is not in one piece.
         raw: Whether its content is in one piece.
         form: The message that it is decoded from where it is not.
@@ -68,11 +71,16 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     constant: bool
-    path: Path
+    file: FileVersion
     start: int
     end: int
     raw: bool
     form: _Form = _Form.TENSOR
+
+    @property
+    def path(self) -> Path:
+        """The file that its content is in."""
+        return self.file.path
 
     @property
     def size(self) -> int:
@@ -85,6 +93,7 @@ class StoredTensor:
         bfloat16 and types of 8 bits that numpy does not have are unsigned integers; smaller ones are packed bytes.
 
         Raises:
+            FileChangedError: The file was replaced or changed since the tensors were listed.
             InvalidOnnxFileError: The content is not of the tensor's size, or a sparse one cannot be written out.
         """
         import numpy as np
@@ -101,13 +110,14 @@ class StoredTensor:
         kind = _numpy_type(self.dtype, bits)
         if self.start == self.end:
             return np.zeros(shape, kind)
-        return np.memmap(self.path, kind, "r", self.start, shape)
+        with self.file.opened() as stream:
+            return np.memmap(stream, kind, "r", self.start, shape)
 
     def _decoded(self) -> Any:
         import onnx
         from google.protobuf.message import DecodeError
 
-        with self.path.open("rb") as stream:
+        with self.file.opened() as stream:
             stream.seek(self.start)
             message = stream.read(self.end - self.start)
         try:
@@ -170,46 +180,44 @@ def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
             data is not where it may be.
     """
     with opened(path, chunk=1 << 16) as window:
-        files = _DataFiles(Path(path))
-        return [
-            tensor
-            for part in walk(window, 0, window.size)
-            if part.number in (GRAPH, FUNCTION) and part.wire_type == LENGTH_DELIMITED
-            for tensor in _of_graph(window, part, files, 0, function=part.number == FUNCTION)
-        ]
+        return tensors_of(window, Path(path))
+
+
+def tensors_of(window: ByteWindow, path: Path) -> list[StoredTensor]:
+    """Return the tensors of the open file that is at a path; see `stored_tensors`."""
+    window.begin_pass()
+    files = _DataFiles(path, window)
+    return [
+        tensor
+        for part in walk(window, 0, window.size)
+        if part.number in (GRAPH, FUNCTION) and part.wire_type == LENGTH_DELIMITED
+        for tensor in _of_graph(window, part, files, 0, function=part.number == FUNCTION)
+    ]
 
 
 class _DataFiles:
     """The external data of a model, each file looked up once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._allowed: tuple[str, ...] | None = None
-        self._known: dict[str, tuple[Path, int]] = {}
+    def __init__(self, path: Path, window: ByteWindow) -> None:
+        self.path, self.model = path, version_of(path, window)
+        self._window = window
+        self._known: dict[str, tuple[FileVersion, int]] = {}
 
-    def place(self, entries: Mapping[str, str]) -> tuple[Path, int, int]:
+    @cached_property
+    def _allowed(self) -> tuple[str, ...]:
+        return contained_files(self.path, self._window)
+
+    def place(self, entries: Mapping[str, str]) -> tuple[FileVersion, int, int]:
         """Return the file, start and end of what `external_data` says."""
-        location = entries.get("location", "")
+        location = plain_location(entries.get("location", ""))
         if location not in self._known:
-            if self._allowed is None:
-                self._allowed = contained_files(self.path)
             if location not in self._allowed:
                 raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
-            beside = self.path.parent / location
-            file = beside if beside.exists() else self.path.resolve().parent / location
-            if not file.is_file():
-                raise InvalidOnnxFileError(f"{self.path} keeps data in {location}, which is not there.")
-            self._known[location] = file, file.stat().st_size
-        file, size = self._known[location]
-        texts = entries.get("offset") or "0", entries.get("length") or ""
-        start = int(texts[0]) if texts[0].isascii() and texts[0].isdigit() else -1
-        end = start + int(texts[1]) if texts[1].isascii() and texts[1].isdigit() else size
-        if start < 0 or not start <= end <= size:
-            raise InvalidOnnxFileError(
-                f"{file} has {size} bytes, and {self.path} says of a tensor that it lies from byte {texts[0]} on: the "
-                "two files do not belong together, or one is cut off. Fetch or export them again."
-            )
-        return file, start, end
+            file = data_file(self.path, location)
+            status = file.stat()
+            self._known[location] = FileVersion(file, identity_of(status)), status.st_size
+        version, size = self._known[location]
+        return version, *data_range(self.path, entries, version.path, size)
 
 
 def _of_graph(
@@ -231,6 +239,7 @@ def _of_graph(
 
 def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
     """Yield what a node holds: it has output = 2, op_type = 4, attribute = 5; these g = 6, graphs = 11."""
+    window.allow_text_of(node)
     outputs: list[str] = []
     operator = ""
     attributes: list[Field] = []
@@ -267,7 +276,7 @@ def _of_constant(window: ByteWindow, attribute: Field, files: _DataFiles, value:
         count = sum(_count(window, part) for part in fields if part.number == number)
         shape = (count,) if listed else ()
         start, end = attribute.payload, attribute.end
-        yield StoredTensor(value, shape, dtype, True, files.path, start, end, False, _Form.NUMBERS)
+        yield StoredTensor(value, shape, dtype, True, files.model, start, end, False, _Form.NUMBERS)
 
 
 def _count(window: ByteWindow, part: Field) -> int:
@@ -292,17 +301,8 @@ def _sparse(window: ByteWindow, message: Field, files: _DataFiles, value: str | 
     for part in walk(window, message.payload, message.end):
         if part.number == 1 and part.wire_type == LENGTH_DELIMITED and all(size >= 0 for size in shape):
             for tensor in _tensor(window, part, files, value):
-                yield StoredTensor(
-                    tensor.name,
-                    tuple(shape),
-                    tensor.dtype,
-                    tensor.constant,
-                    files.path,
-                    message.payload,
-                    message.end,
-                    False,
-                    _Form.SPARSE,
-                )
+                whole = replace(tensor, file=files.model, start=message.payload, end=message.end)
+                yield replace(whole, shape=tuple(shape), raw=False, form=_Form.SPARSE)
 
 
 def _dims(window: ByteWindow, part: Field) -> Iterator[int]:
@@ -318,6 +318,7 @@ def _dims(window: ByteWindow, part: Field) -> Iterator[int]:
 
 def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
     """Yield a TensorProto without its content: dims 1, data_type 2, name 8, raw_data 9, external_data 13, 14."""
+    window.allow_text_of(message)
     name, number = "", 0
     shape: list[int] = []
     raw: tuple[int, int] | None = None
@@ -339,10 +340,10 @@ def _tensor(window: ByteWindow, message: Field, files: _DataFiles, value: str | 
             external = integer(window, part) == 1
     if number == _STRING or any(size < 0 for size in shape):
         return
-    path, start, end = files.path, message.payload, message.end
+    file, start, end = files.model, message.payload, message.end
     if external:
-        path, start, end = files.place(entries)
+        file, start, end = files.place(entries)
     elif raw is not None:
         start, end = raw
     whole = external or raw is not None
-    yield StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, path, start, end, whole)
+    yield StoredTensor(value or name, tuple(shape), dtype_name(number), value is not None, file, start, end, whole)

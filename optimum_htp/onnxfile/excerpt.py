@@ -16,7 +16,7 @@ from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.data_files import new_data_file, own_data, remove_unused
-from optimum_htp.onnxfile.external import contained_files
+from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import (
@@ -160,24 +160,15 @@ class _Data:
 
     def range(self, entries: Mapping[str, str]) -> _Range:
         """Return where the data of a tensor is."""
-        location = entries.get("location", "")
+        location = plain_location(entries.get("location", ""))
         if location not in self._windows:
             if self._allowed is None:
                 self._allowed = frozenset(contained_files(self.path))
             if location not in self._allowed:
                 raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
-            beside = self.path.parent / location
-            self._windows[location] = self.open(beside if beside.exists() else self.path.resolve().parent / location)
+            self._windows[location] = self.open(data_file(self.path, location))
         window = self._windows[location]
-        texts = (entries.get("offset") or "0", entries.get("length") or "")
-        start = int(texts[0]) if texts[0].isascii() and texts[0].isdigit() else -1
-        length = int(texts[1]) if texts[1].isascii() and texts[1].isdigit() else window.size - start
-        if start < 0 or length < 0 or start + length > window.size:
-            raise InvalidOnnxFileError(
-                f"{window.name} has {window.size} bytes, and {self.path} says of a tensor that it lies from byte "
-                f"{texts[0]} on: the two files do not belong together, or one is cut off. Fetch or export them again."
-            )
-        return _Range(window, start, start + length)
+        return _Range(window, *data_range(self.path, entries, Path(window.name), window.size))
 
     def add(self, piece: _Range) -> dict[str, str]:
         """Put the data of a tensor into the new data file; return where it is there."""
@@ -192,6 +183,7 @@ class _Graphs:
     """The fields of a model's graphs, read when they are first asked for."""
 
     def __init__(self, window: ByteWindow) -> None:
+        window.begin_pass()
         self._window = window
         self._fields: dict[GraphPlace, dict[int, list[Field]]] = {}
 
@@ -246,6 +238,8 @@ def _copied(
     children = MESSAGES.get(kind, {})
     body: list[_Piece] = []
     known: dict[str, str] = {}
+    if kind == "node":
+        window.allow_text_of(message)
     for part in walk(window, message.payload, message.end):
         inner = children.get(part.number) if part.wire_type == LENGTH_DELIMITED else None
         if kind == "node" and part.number == NODE_METADATA and part.wire_type == LENGTH_DELIMITED:
@@ -281,6 +275,7 @@ def _copied_tensor(window: ByteWindow, message: Field, data: _Data) -> list[_Pie
 
 def _external_entries(window: ByteWindow, tensor: Field) -> dict[str, str] | None:
     """Return where a tensor's data is; None where it is in the tensor."""
+    window.allow_text_of(tensor)
     entries: dict[str, str] = {}
     external = False
     for part in walk(window, tensor.payload, tensor.end):

@@ -7,8 +7,10 @@ Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -19,9 +21,11 @@ from optimum_htp.onnxfile.reader import entry, opened
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
-__all__ = ["contained_files", "external_files", "is_contained", "rename_model"]
+__all__ = ["contained_files", "external_files", "external_files_of", "plain_location", "is_contained", "rename_model"]
 
 _EXTERNAL_DATA: Final = 13  # in TensorProto
+_CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")  # of Unicode: characters that no file name needs
+_SHOWN: Final = 20  # characters of a number in a message
 
 
 def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -30,8 +34,14 @@ def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Steps over every tensor's content; reads no weights.
     """
     with opened(path, chunk=1 << 16) as window:
-        whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
-        return tuple(dict.fromkeys(_locations(window, whole, "model")))
+        return external_files_of(window)
+
+
+def external_files_of(window: ByteWindow) -> tuple[str, ...]:
+    """Return the external data files that an open ONNX file refers to."""
+    window.begin_pass()
+    whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
+    return tuple(dict.fromkeys(_locations(window, whole, "model")))
 
 
 def is_contained(location: str) -> bool:
@@ -40,30 +50,82 @@ def is_contained(location: str) -> bool:
     This and `contained_files` are the one rule for everything that follows a location.
     """
     parts = re.split(r"[/\\]", location)
-    return (
-        location.isprintable()
-        and all(part not in ("", ".", "..") for part in parts)
-        and not re.match(r"[A-Za-z]:", location)
+    return not (
+        any(unicodedata.category(character) in _CONTROLS for character in location)
+        or parts[0] == ""
+        or parts[-1] in ("", ".")
+        or ".." in parts
+        or re.match(r"[A-Za-z]:", location)
     )
 
 
-def contained_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def plain_location(location: str) -> str:
+    """Return a location without the `.` and the further `/` that ONNX allows in it."""
+    return posixpath.normpath(location)
+
+
+def contained_files(path: str | os.PathLike[str], window: ByteWindow | None = None) -> tuple[str, ...]:
     """Return the external data files of an ONNX file, where all of them lie in its folder.
 
     A link may lead to another folder only if the ONNX file itself is a link to the same one, as in the Hub's cache.
+
+    They are named as `plain_location` does, each once.
+
+    Args:
+        path: The ONNX file.
+        window: The same, where it is open already.
 
     Raises:
         InvalidOnnxFileError: One lies elsewhere.
     """
     path = Path(path)
-    names = external_files(path)
+    names = external_files(path) if window is None else external_files_of(window)
     homes = {path.parent.resolve(), path.resolve().parent}
     for name in names:
         if not is_contained(name) or homes.isdisjoint((path.parent / name).resolve().parents):
             raise InvalidOnnxFileError(
                 f"{path} keeps data at {name!r}, outside its folder, which ONNX does not allow. It is not followed."
             )
-    return names
+    return tuple(dict.fromkeys(map(plain_location, names)))
+
+
+def data_file(path: Path, location: str) -> Path:
+    """Return the external data file at a location that `contained_files` allows.
+
+    Raises:
+        InvalidOnnxFileError: It does not exist.
+    """
+    for folder in (path.parent, path.resolve().parent):
+        if (folder / location).is_file():
+            return folder / location
+    raise InvalidOnnxFileError(f"{path} keeps data in {location!r}, which does not exist. Fetch or export it again.")
+
+
+def data_range(path: Path, entries: Mapping[str, str], file: Path, size: int) -> tuple[int, int]:
+    """Return where the content of a tensor begins and ends in an external data file.
+
+    Args:
+        path: The ONNX file.
+        entries: The tensor's `external_data`.
+        file: The data file.
+        size: Its length in bytes.
+
+    Raises:
+        InvalidOnnxFileError: The data file is too short.
+    """
+    texts = entries.get("offset") or "0", entries.get("length") or ""
+    start = int(texts[0]) if _is_number(texts[0]) else -1
+    end = start + int(texts[1]) if _is_number(texts[1]) else size
+    if not 0 <= start <= end <= size:
+        raise InvalidOnnxFileError(
+            f"{file} has {size} bytes, and {path} looks for a tensor there at byte {texts[0][:_SHOWN]!r}: the two "
+            "files do not belong together, or one is cut off. Fetch or export them again."
+        )
+    return start, end
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < _SHOWN
 
 
 def rename_model(path: Path, target: Path) -> None:
@@ -110,6 +172,8 @@ def _data_name(model: str, index: int) -> str:
 def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    if kind == "tensor":
+        window.allow_text_of(message)
     places = MESSAGES.get(kind, {})
     for part in walk(window, message.payload, message.end):
         if part.wire_type != LENGTH_DELIMITED:

@@ -20,6 +20,7 @@ __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
+INITIALIZER: Final = 5  # in GraphProto
 ATTRIBUTE: Final = 5  # in NodeProto
 _PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})  # of ONNX Runtime
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
@@ -101,6 +102,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
 
 def graph_of(window: ByteWindow) -> Graph:
     """Return the structure of a ModelProto's graph."""
+    window.begin_pass()
     name, has_graph = "", False
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -123,7 +125,7 @@ def graph_of(window: ByteWindow) -> Graph:
                 inputs.append(tensor_spec(window, part))
             elif part.number == GRAPH_OUTPUT:
                 outputs.append(tensor_spec(window, part))
-            elif part.number == 5:
+            elif part.number == INITIALIZER:
                 initializers.append(_initializer(window, part))
             elif part.number in CHILDREN["graph"]:
                 nodes += _read_node(window, part, (), 1)
@@ -148,17 +150,15 @@ class ShortNode(NamedTuple):
         content: Its bytes.
         fields: Those in it, as `short_fields` returns them.
         metadata: Its metadata properties.
-        text: How many bytes these have.
     """
 
     content: bytes
     fields: list[tuple[int, int, int]]
     metadata: dict[str, str]
-    text: int
 
 
 def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
-    """Return a node that is short, its text not counted yet; None for one that has to be walked through."""
+    """Return a node that is short; None for one that has to be walked through."""
     length = part.end - part.payload
     if length > _SHORT:
         return None
@@ -167,7 +167,6 @@ def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
     if fields is None:
         return None
     metadata: dict[str, str] = {}
-    text = 0
     for number, start, end in fields:
         if number == ATTRIBUTE:
             if _SUBGRAPH.search(content, start, end) is not None:
@@ -177,8 +176,7 @@ def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
             if known is None:
                 return None
             metadata[known[0]] = known[1]
-            text += end - start
-    return ShortNode(content, fields, metadata, text)
+    return ShortNode(content, fields, metadata)
 
 
 def _short_node_decoded(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
@@ -186,7 +184,7 @@ def _short_node_decoded(window: ByteWindow, part: Field, within: tuple[str, ...]
     short = short_node(window, part)
     if short is None:
         return None
-    content, text = short.content, short.text
+    content = short.content
     texts = {3: "", 4: "", 7: ""}
     inputs: list[str] = []
     outputs: list[str] = []
@@ -198,14 +196,10 @@ def _short_node_decoded(window: ByteWindow, part: Field, within: tuple[str, ...]
                 outputs.append(content[start:end].decode())
             elif number in texts:
                 texts[number] = content[start:end].decode()
-            else:
-                continue
-            text += end - start
     except UnicodeDecodeError:  # the long way tells where
         return None
     if texts[4] in _PACKED:
         return None
-    window.count_text(text)
     return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), short.metadata, within)
 
 
@@ -267,6 +261,7 @@ def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: 
     if short is not None:
         yield short
         return
+    window.allow_text_of(part)
     fields = list(walk(window, part.payload, part.end))
     node = _node(window, fields, within)
     yield node
@@ -282,6 +277,7 @@ def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: 
 
 def _initializer(window: ByteWindow, part: Field) -> Initializer:
     """Decode a TensorProto's dims = 1 (packed or not), data_type = 2 and name = 8."""
+    window.allow_text_of(part)
     name, dtype = "", dtype_name(0)
     shape: list[int] = []
     for inner in walk(window, part.payload, part.end):

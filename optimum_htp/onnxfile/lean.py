@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.onnxfile.graph import MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, opened
+from optimum_htp.onnxfile.unchanged import identity_of
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,
@@ -26,7 +27,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["LeanModel", "read_lean_model"]
+__all__ = ["LeanModel", "raw_data_of", "read_lean_model", "reference"]
 
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 4096  # bytes; what shapes and indices are inferred from is smaller, and is left in the model
@@ -70,7 +71,7 @@ class LeanModel:
     def is_current(self) -> bool:
         """Whether the file at the path is still the one that was read."""
         try:
-            return _identity(self.file.stat()) == self.seen
+            return identity_of(self.file.stat()) == self.seen
         except OSError:
             return False
 
@@ -96,7 +97,7 @@ def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) ->
             return None
         if read_ahead and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(window.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-        seen = _identity(os.fstat(window.descriptor))
+        seen = identity_of(os.fstat(window.descriptor))
         try:
             body = _body(
                 window,
@@ -145,19 +146,26 @@ def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segmen
     fields = list(walk(window, message.payload, message.end))
     if any(part.number in (_EXTERNAL_DATA, _DATA_LOCATION) for part in fields):
         raise _HasExternalData
+    raw = raw_data_of(window, fields)
+    return None if raw is None else reference(fields, location, raw.payload, raw.end - raw.payload)
+
+
+def raw_data_of(window: ByteWindow, fields: Sequence[Field]) -> Field | None:
+    """Return the content of a tensor that may lie elsewhere; None where it is small, or not in one piece."""
     raw = [part for part in fields if part.number == _RAW_DATA]
     if len(raw) != 1 or raw[0].wire_type != LENGTH_DELIMITED or raw[0].end - raw[0].payload < _SMALL:
         return None
     if any(part.number not in _NAMED for part in fields):  # typed data too, or a segment
         return None
-    rest = [part for part in fields if part.number != _RAW_DATA]
-    if any(window.read(part.start, 2) == _STRING for part in rest if part.number == _DATA_TYPE):
+    if any(window.read(part.start, 2) == _STRING for part in fields if part.number == _DATA_TYPE):
         return None
-    place = {
-        b"location": location,
-        b"offset": str(raw[0].payload).encode(),
-        b"length": str(raw[0].end - raw[0].payload).encode(),
-    }
+    return raw[0]
+
+
+def reference(fields: Sequence[Field], location: bytes, offset: int, length: int) -> list[tuple[int, int] | bytes]:
+    """Return a tensor with a reference to its content in place of that: ranges of its file, and new bytes."""
+    rest = [part for part in fields if part.number != _RAW_DATA]
+    place = {b"location": location, b"offset": str(offset).encode(), b"length": str(length).encode()}
     entries = (encode_bytes_field(1, key) + encode_bytes_field(2, value) for key, value in place.items())
     reference = b"".join(encode_bytes_field(_EXTERNAL_DATA, entry) for entry in entries)
     return [*((part.start, part.end) for part in rest), reference, _EXTERNAL]
@@ -174,7 +182,3 @@ def _length(segments: Iterable[_Segment]) -> int:
 
 def _bytes(window: ByteWindow, segment: _Segment) -> bytes:
     return segment if isinstance(segment, bytes) else window.read(segment[0], segment[1] - segment[0])
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -132,6 +132,7 @@ def read_header(path: str | os.PathLike[str]) -> ModelHeader:
 
 def header_of(window: ByteWindow) -> ModelHeader:
     """Return everything in a ModelProto but the graph."""
+    window.begin_pass()
     numbers: dict[int, int] = {}
     texts: dict[int, str] = {}
     opsets: dict[str, int] = {}
@@ -185,6 +186,7 @@ def read_archive(path: str | os.PathLike[str], key: str, limit: int) -> bytes | 
 
 def archive_of(window: ByteWindow, key: str, limit: int) -> bytes | None:
     """Return the text of a property whose value is an archive, None where a ModelProto has none of that key."""
+    window.begin_pass()
     found: Field | None = None
     for part in walk(window, 0, window.size):
         if part.number == METADATA_PROPS and part.wire_type == LENGTH_DELIMITED:

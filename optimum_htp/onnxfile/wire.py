@@ -12,7 +12,16 @@ from typing import Final, NamedTuple
 
 from optimum_htp.errors import InvalidOnnxFileError
 
-__all__ = ["LENGTH_DELIMITED", "ByteWindow", "Field", "encode_bytes_field", "encode_varint", "short_fields", "walk"]
+__all__ = [
+    "LENGTH_DELIMITED",
+    "MAX_TEXT_BYTES",
+    "ByteWindow",
+    "Field",
+    "encode_bytes_field",
+    "encode_varint",
+    "short_fields",
+    "walk",
+]
 
 VARINT: Final = 0
 FIXED64: Final = 1
@@ -26,7 +35,8 @@ _HEAD: Final = 3  # bytes: a tag and a length, as most fields have them
 _ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
 _MAX_GROUP_DEPTH: Final = 100  # protobuf's own recursion limit
 _MAX_FIELD_NUMBER: Final = (1 << 29) - 1
-_MAX_TEXT_BYTES: Final = 64 << 20  # of all that is read of a file together
+MAX_TEXT_BYTES: Final = 64 << 20  # read in one pass over a file, without what `allow_text_of` adds
+_ALLOWED_EACH: Final = 1 << 17  # bytes of text of a node or tensor; no tag that is written has more
 
 
 class Field(NamedTuple):
@@ -68,6 +78,19 @@ class ByteWindow:
         self._offset = 0
         self._buffer = head
         self._texts = 0
+        self._allowed = MAX_TEXT_BYTES
+
+    def begin_pass(self) -> None:
+        """Begin to count text anew: a file may be walked through several times while it is open."""
+        self._texts, self._allowed = 0, MAX_TEXT_BYTES
+
+    def allow_text_of(self, message: Field) -> None:
+        """Allow the text of a node or tensor on top of what a file may have.
+
+        A large model has so many of them that their text has hundreds of megabytes. Each takes its own bytes in the
+        file, and more memory for itself than for its text.
+        """
+        self._allowed += min(message.end - message.payload, _ALLOWED_EACH)
 
     def read(self, start: int, length: int) -> bytes:
         """Return `length` bytes from `start`.
@@ -106,11 +129,11 @@ class ByteWindow:
         """Note that so many bytes of text are decoded.
 
         Raises:
-            InvalidOnnxFileError: That is more than a model has a reason to have, all together.
+            InvalidOnnxFileError: That is more than a model has a reason to have, all together in this pass.
         """
         self._texts += length
-        if self._texts > _MAX_TEXT_BYTES:
-            raise self.invalid(f"it has more than {_MAX_TEXT_BYTES >> 20} MiB of text")
+        if self._texts > self._allowed:
+            raise self.invalid(f"it has more than {MAX_TEXT_BYTES >> 20} MiB of text")
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """Decode the varint at `position`; return it and the position behind it."""

@@ -9,48 +9,27 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from optimum_htp.errors import FileChangedError, MetadataError, OnnxWriteError
+from optimum_htp.errors import FileChangedError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.folder_lock import locked_for_replacing
-from optimum_htp.onnxfile.graph import (
-    CHILDREN,
-    MAX_DEPTH,
-    NODE_METADATA,
-    Graph,
-    ShortNode,
-    graph_of,
-    may_hold_graph,
-    short_node,
-)
+from optimum_htp.onnxfile.graph import Graph, graph_of
+from optimum_htp.onnxfile.moving import MovedData, check_size, moving_data
 from optimum_htp.onnxfile.outputs import ONNX, check_output
+from optimum_htp.onnxfile.plan import NodeVisitor, Segment, length_of, node_entries, planned, property_field
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
-from optimum_htp.onnxfile.wire import (
-    LENGTH_DELIMITED,
-    VARINT,
-    ByteWindow,
-    Field,
-    encode_bytes_field,
-    encode_varint,
-    walk,
-)
+from optimum_htp.onnxfile.wire import VARINT, ByteWindow, encode_bytes_field, encode_varint
 
 __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
 
 _CHUNK: Final = 1 << 16
-_MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
-_MAX_ARCHIVE: Final = 1 << 30  # characters: a ModelProto has at most 2 GiB
-
-NodeVisitor = Callable[[Mapping[str, str]], Mapping[str, str] | None]
-"""Given a node's metadata properties, returns its new ones, or None to leave the node as it is."""
-
-Segment = tuple[int, int] | bytes  # a range of the old file, or new bytes
 
 
 def rewrite_model(
@@ -61,6 +40,7 @@ def rewrite_model(
     nodes: NodeVisitor | None = None,
     ir_version: int | None = None,
     output: str | os.PathLike[str] | None = None,
+    external_data: bool = False,
     **texts: str | None,
 ) -> None:
     """Set metadata and header fields of an ONNX file; every other byte stays as it is.
@@ -73,6 +53,7 @@ def rewrite_model(
         nodes: Called for every node, those of subgraphs and functions included, in order of the file.
         ir_version: New IR version.
         output: Where to write instead of in place; the file at `path` then stays as it is.
+        external_data: Whether to move large initializers to a new file next to the model, `<model>_data`.
         **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; None
             removes the field.
 
@@ -82,10 +63,19 @@ def rewrite_model(
         ProtectedFileError: There is something at the output that is no ONNX file, or is this file by another name.
         FileChangedError: It was replaced or changed while it was read. Nothing was written.
         SharedFileError: The file is in a cache that others share, such as the Hub's. Nothing was written.
+        FileTooLargeError: The new file would have more than 2 GiB. Nothing was written.
         OnnxWriteError: The new file cannot be written. The old one still stands.
     """
     with OpenModel.at(path) as model:
-        model.rewrite(metadata=metadata, drop=drop, nodes=nodes, ir_version=ir_version, output=output, **texts)
+        model.rewrite(
+            metadata=metadata,
+            drop=drop,
+            nodes=nodes,
+            ir_version=ir_version,
+            output=output,
+            external_data=external_data,
+            texts=texts,
+        )
 
 
 class OpenModel:
@@ -135,7 +125,8 @@ class OpenModel:
         nodes: NodeVisitor | None = None,
         ir_version: int | None = None,
         output: str | os.PathLike[str] | None = None,
-        **texts: str | None,
+        external_data: bool = False,
+        texts: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
         """Write the file anew and close it; the arguments and exceptions are those of `rewrite_model`.
 
@@ -151,13 +142,21 @@ class OpenModel:
         }
         if ir_version is not None:
             new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
-        if nodes is not None:
+        if nodes is not None or external_data:
             self._window.chunk = _CHUNK
-        segments = _plan(self._window, metadata or {}, drop, nodes, new)
-        if target == self.path and segments == [(0, self._window.size)]:
-            return
-        refuse_shared(self._given if output is None else output)
+        moving = moving_data(target, self.path) if external_data else nullcontext()
+        with moving as data:
+            segments = planned(self._window, metadata or {}, drop, nodes, new, data)
+            if target == self.path and segments == [(0, self._window.size)]:
+                return
+            refuse_shared(self._given if output is None else output)
+            check_size(target, length_of(segments), self._window.size, moved=external_data)
+            self._write(segments, target, data)
+
+    def _write(self, segments: Sequence[Segment], target: Path, data: MovedData | None) -> None:
         try:
+            if data is not None:
+                data.write(self._window, self.path)
             with replaced_atomically(target, like=self.path, replacing=self._unchanged()) as stream:
                 for segment in segments:
                     if isinstance(segment, bytes):
@@ -193,139 +192,3 @@ class OpenModel:
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _plan(
-    window: ByteWindow,
-    metadata: Mapping[str, str],
-    drop: Callable[[str], bool],
-    visit: NodeVisitor | None,
-    fields: Mapping[int, bytes],
-) -> list[Segment]:
-    """List the new file's segments, new fields where their number says that they belong.
-
-    Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
-    """
-    segments: list[Segment] = []
-    entries = {key: property_field(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
-    new = sorted(fields.items())
-    new += [(reader.METADATA_PROPS, encoded) for key, encoded in entries.items() if not reader.is_archive(key)]
-    last: list[Segment] = []
-    has_graph = False
-    for part in walk(window, 0, window.size):
-        has_graph |= part.number == reader.GRAPH
-        while new and new[0][0] < part.number:
-            _add(segments, new.pop(0)[1])
-        if part.number in fields:
-            continue
-        kind = CHILDREN["model"].get(part.number)
-        if part.wire_type != LENGTH_DELIMITED:
-            _add(segments, (part.start, part.end))
-        elif part.number == reader.METADATA_PROPS:
-            key, _ = reader.property_at(window, part)
-            if key not in metadata and not drop(key):
-                _add(last if reader.is_archive(key) else segments, (part.start, part.end))
-        elif visit is not None and kind is not None:
-            for segment in _rebuilt(window, part, kind, visit, 0) or [(part.start, part.end)]:
-                _add(segments, segment)
-        else:
-            _add(segments, (part.start, part.end))
-    if not has_graph:
-        raise window.invalid("it has no graph")
-    last += [encoded for key, encoded in entries.items() if reader.is_archive(key)]
-    for segment in (*(encoded for _, encoded in new), *last):
-        _add(segments, segment)
-    return segments
-
-
-def _rebuilt(window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, depth: int) -> list[Segment] | None:
-    """Return the segments of a message in which nodes changed, or None where none did."""
-    if depth > MAX_DEPTH:
-        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
-    if kind == "node" and (short := short_node(window, message)) is not None:
-        window.count_text(short.text)
-        return _rebuilt_short(message.number, short, visit)
-    children = CHILDREN[kind]
-    fields: Iterable[Field] = walk(window, message.payload, message.end)
-    metadata: Mapping[str, str] | None = None
-    if kind == "node":
-        fields = list(fields)
-        known = dict(
-            reader.entry(window, part)
-            for part in fields
-            if part.number == NODE_METADATA and part.wire_type == LENGTH_DELIMITED
-        )
-        metadata = visit(known)
-        if metadata is not None and dict(metadata) == known:
-            metadata = None
-    changes: list[tuple[Field, list[Segment]]] = []
-    for part in fields:
-        if metadata is not None and part.number == NODE_METADATA:
-            changes.append((part, []))
-        elif part.wire_type == LENGTH_DELIMITED and part.number in children and _may_hold_nodes(window, part, kind):
-            inner = _rebuilt(window, part, children[part.number], visit, depth + 1)
-            if inner is not None:
-                changes.append((part, inner))
-    if metadata is None and not changes:
-        return None
-    body: list[Segment] = []
-    position = message.payload
-    for part, inner in changes:
-        if position < part.start:
-            body.append((position, part.start))
-        body += inner
-        position = part.end
-    if position < message.end:
-        body.append((position, message.end))
-    if metadata:
-        body.append(node_entries(tuple(metadata.items())))
-    return [encode_varint(message.number << 3 | LENGTH_DELIMITED) + encode_varint(_length(body)), *body]
-
-
-def _rebuilt_short(number: int, node: ShortNode, visit: NodeVisitor) -> list[Segment] | None:
-    """Return a node that is short as one segment, or None where it did not change."""
-    metadata = visit(node.metadata)
-    if metadata is None or dict(metadata) == node.metadata:
-        return None
-    content = node.content
-    if node.metadata:
-        kept, position = [], 0
-        for number_inside, _, end in node.fields:
-            if number_inside != NODE_METADATA:
-                kept.append(content[position:end])
-            position = end
-        content = b"".join(kept)
-    entries = node_entries(tuple(metadata.items()))
-    return [encode_bytes_field(number, content + entries)]
-
-
-def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
-    return kind != "node" or may_hold_graph(window, part)
-
-
-@functools.lru_cache(maxsize=128)
-def node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
-    """Encode a node's properties; neighbours mostly have the same."""
-    return b"".join(property_field(NODE_METADATA, key, value) for key, value in items)
-
-
-def property_field(number: int, key: str, value: str) -> bytes:
-    """Encode a StringStringEntryProto as a field."""
-    most = _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY
-    if len(key) + len(value) > most:
-        raise MetadataError(f"The metadata property {key[:40]!r} has more than {most >> 20} MiB.", key)
-    content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
-    return encode_bytes_field(number, content)
-
-
-def _length(segments: Iterable[Segment]) -> int:
-    return sum([len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments])
-
-
-def _add(segments: list[Segment], segment: Segment) -> None:
-    """Add a segment, as one with the last where it is the range behind that."""
-    last = segments[-1] if segments else None
-    if isinstance(segment, tuple) and isinstance(last, tuple) and last[1] == segment[0]:
-        segments[-1] = last[0], segment[1]
-    elif segment:
-        segments.append(segment)

@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from optimum_htp.errors import ArgumentError, ConfigLoadError, EmbeddedFilesError, InvalidOnnxFileError
+from optimum_htp.errors import (
+    ArgumentError,
+    ConfigLoadError,
+    EmbeddedFilesError,
+    InvalidOnnxFileError,
+    MissingSiblingError,
+)
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, EmbeddedFile, ExportMetadata, record_if_any
 from optimum_htp.onnxfile.folder_lock import folder_lock
@@ -27,6 +33,7 @@ from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.archive import longest_text, unpack
 from optimum_htp.origin.code_references import refuse_code
 from optimum_htp.origin.memory import Memory
+from optimum_htp.origin.model_files import model_root
 from optimum_htp.origin.repo_files import config_files, is_sentence_transformers_file
 
 __all__ = [
@@ -250,10 +257,10 @@ def _holder(path: Path, record: ExportMetadata) -> Path | None:
     """Return the file of a model that holds what is embedded, renamed or not."""
     if record.embedded_in == record.onnx_file:
         return path
-    depth = 0 if record.onnx_file is None else record.onnx_file.count("/")
-    if depth >= len(path.parents):
+    try:
+        expected = model_root(path, record) / str(record.embedded_in)
+    except MissingSiblingError:
         return None
-    expected = path.parents[depth] / str(record.embedded_in)
     for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
         other = record_if_any(candidate)
         if other is not None and other.belongs_with(record) and other.onnx_file in (None, record.embedded_in):

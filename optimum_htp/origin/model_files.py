@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple, TypeVar
 
 from optimum_htp.errors import MissingSiblingError
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile.publication import Watch
 
-__all__ = ["ModelFiles", "parts_of"]
+__all__ = ["ModelFiles", "absolute", "folder_above", "model_root", "parts_of"]
+
+_SHOWN: Final = 60  # characters of a name in a message
+
+AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 
 
 class ModelFiles(NamedTuple):
@@ -20,16 +24,52 @@ class ModelFiles(NamedTuple):
     by_name: Mapping[str, Path]
 
 
+def model_root(path: Path, record: ExportMetadata) -> Path:
+    """Return the absolute path of the folder of a model, which a file of it lies in or below.
+
+    Below a link to a folder there are two places: above the link, and above the folder that it leads to. The model is
+    where the file's folder has the name that it had at export.
+
+    Raises:
+        MissingSiblingError: There are fewer folders above the file than the name in its record has.
+    """
+    part = PurePosixPath(record.onnx_file or path.name)
+    folder = absolute(path.parent)
+    roots = [root for one in (folder, folder.resolve()) if (root := folder_above(one, part)) is not None]
+    if not roots:
+        raise MissingSiblingError(
+            f"{path} is {str(part)[:_SHOWN]} of a model of several files, and there are not so many folders above it. "
+            "Copy the whole folder of the model, or export it again."
+        )
+    return next((root for root in roots if _is_folder(root / part.parent, folder)), roots[0])
+
+
+def absolute(path: Path) -> Path:
+    """Return a path from the root on. Links in it stay, unless it has `..`, which means above where a link leads."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def folder_above(folder: AnyPath, part: PurePosixPath) -> AnyPath | None:
+    """Return the folder of a model, given the folder of one of its files and the file's name at export."""
+    folders, depth = (folder, *folder.parents), len(part.parts) - 1
+    return folders[depth] if depth < len(folders) else None
+
+
+def _is_folder(path: Path, folder: Path) -> bool:
+    try:
+        return path.samefile(folder)
+    except OSError:
+        return False
+
+
 def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
     """Return the files of a multi-file model, by the names that they had at export.
 
     Raises:
         MissingSiblingError: One is not there.
     """
-    folder, found = path.parent, {}
-    if metadata.onnx_file is not None:
-        folder = path.parents[metadata.onnx_file.count("/")]
-        watch.see_folder(folder)
+    folder, found = model_root(path, metadata), {}
+    watch.see_folder(folder)
     for name in metadata.onnx_files:
         found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata, watch)
     return ModelFiles(folder, found)

@@ -21,6 +21,7 @@ from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.onnxfile import Graph, contained_files, read_graph
+from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.parsing import parse_json
 from optimum_htp.profiling.inputs import sample_inputs
 
@@ -82,6 +83,7 @@ def profile_file(
 
     Raises:
         InvalidOnnxFileError: The file keeps data outside its folder.
+        FileChangedError: The file or its data was replaced meanwhile.
         MetadataError: It has no tags.
         ProfileError: It cannot be run on the inputs that were made, or the numbers of runs are none.
     """
@@ -95,9 +97,9 @@ def profile_file(
             "that has it."
         )
     path = Path(path)
-    contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
-    before, tags = read_modules(path)
-    with tempfile.TemporaryDirectory(prefix="optimum-htp-profile-") as folder:
+    with unchanged(path), tempfile.TemporaryDirectory(prefix="optimum-htp-profile-") as folder:
+        contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
+        before, tags = read_modules(path)
         running, graph, assignment = path, before, tags
         if optimize:
             running = Path(folder, "optimized.onnx")

@@ -11,10 +11,13 @@ from typing import Any, Final, Protocol
 
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
-from optimum_htp.hierarchy.tags import coverage_of, read_modules
+from optimum_htp.hierarchy.tags import coverage_of, known_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile import Graph, external_files, read_header
+from optimum_htp.onnxfile import Graph
+from optimum_htp.onnxfile.external import external_files_of
+from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.reader import header_of, opened
 
 __all__ = ["REPORT_VERSION", "report_document"]
 
@@ -52,17 +55,17 @@ def report_document(
 
 
 def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
-    header = read_header(path)
-    graph, assignment = (profile.graph, profile.assignment) if profile is not None else read_modules(path)
+    with opened(path, chunk=1 << 16) as window:
+        header, external, size = header_of(window), external_files_of(window), window.size
+        graph = profile.graph if profile is not None else graph_of(window)
+    assignment = profile.assignment if profile is not None else known_assignment(path, header, graph)
     microseconds = profile.microseconds if profile is not None else None
     record = ExportMetadata.from_properties(header.metadata)
     return {
         "file": path.name,
-        "bytes": path.stat().st_size,
+        "bytes": size,
         "external_files": [
-            {"file": name, "bytes": size}
-            for name in external_files(path)
-            if (size := _size_inside(path, name)) is not None
+            {"file": name, "bytes": length} for name in external if (length := _size_inside(path, name)) is not None
         ],
         "context": {
             "record": None if record is None else dataclasses.asdict(record),

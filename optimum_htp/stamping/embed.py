@@ -35,6 +35,7 @@ from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.model_files import model_root
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.repo_files import config_files, read_json
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
@@ -59,12 +60,15 @@ def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> Export
 
 
 def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetadata]:
-    """Return the files of a model that lie where they were exported to, with their records; renamed ones too."""
+    """Return the files of a model that lie where they were exported to, with their records; renamed ones too.
+
+    Raises:
+        MissingSiblingError: There are fewer folders above the file than its name in the model has.
+    """
     found = {path: record}
     if record.onnx_file is None:
         return found
-    depth = record.onnx_file.count("/")
-    root = path.parents[depth] if depth < len(path.parents) else path.parent
+    root = model_root(path, record)
     for folder in sorted({(root / name).parent for name in record.onnx_files}):
         for file in sorted(folder.glob("*.onnx")):
             other = record_if_any(file)
@@ -86,8 +90,8 @@ def once_a_model(work: Callable[[str], Result]) -> Callable[[str], Result]:
         record = record_if_any(file)
         model: object = file
         if record is not None and record.onnx_file is not None:
-            root = Path(file).absolute().parents[record.onnx_file.count("/")]
-            model = (root, record.hub_sha, record.export_timestamp, record.export_id, record.onnx_files)
+            root = model_root(Path(file), record)
+            model = (root.resolve(), record.hub_sha, record.export_timestamp, record.export_id, record.onnx_files)
         with turns[model]:
             if model not in done:
                 done[model] = work(file)
@@ -101,6 +105,7 @@ def embed_files(
     folder: str | os.PathLike[str] | None = None,
     *,
     access: HubAccess | None = None,
+    external_data: bool = False,
 ) -> tuple[EmbeddedFile, ...]:
     """Put config and preprocessor files into an ONNX file that has a record; into the first of its model's.
 
@@ -108,6 +113,7 @@ def embed_files(
         path: The file, or one of a model of several.
         folder: Where the files are; None for those of the commit in the record, or beside a local model's file.
         access: How to reach the Hub.
+        external_data: Whether to move the weights of each file of the model to `<file>_data`.
 
     Returns:
         What was embedded.
@@ -141,7 +147,7 @@ def embed_files(
             properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
             if new.embedded_in is None:
                 properties[EMBEDDED_ZIP] = embedding.archive
-            rewrite_model(file, metadata=properties, drop=_KEYS.__contains__)
+            rewrite_model(file, metadata=properties, drop=_KEYS.__contains__, external_data=external_data)
     return embedding.files
 
 
@@ -176,9 +182,12 @@ def unembed_files(
     if record is None:
         rewrite_model(path, drop=_KEYS.__contains__)
         return ()
-    with _files_in_turn(path, record) as files:
-        for file in files:
-            rewrite_model(file, drop=_KEYS.__contains__)
+    try:
+        with _files_in_turn(path, record) as files:
+            for file in files:
+                rewrite_model(file, drop=_KEYS.__contains__)
+    except MissingSiblingError:  # what is in this file can be removed all the same
+        rewrite_model(path, drop=_KEYS.__contains__)
     return record.embedded_files
 
 
@@ -191,14 +200,14 @@ def _files_in_turn(path: Path, record: ExportMetadata) -> Iterator[dict[Path, Ex
         record: Its record, as it was read before.
 
     Raises:
+        MissingSiblingError: The file is not in a folder of its model.
         FileChangedError: The file has another record now.
         OnnxWriteError: Another command has been writing there for long.
     """
     with ExitStack() as held:
         if record.onnx_file is not None:
-            parents, depth = path.absolute().parents, record.onnx_file.count("/")
             try:
-                held.enter_context(folder_lock(parents[min(depth, len(parents) - 1)]))
+                held.enter_context(folder_lock(model_root(path, record)))
             except OSError as error:
                 raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
         if record_if_any(path) != record:
@@ -227,8 +236,7 @@ def _source(
     """Return the folder that has the files to embed, and their names."""
     if folder is None and record.model_type == "hub" and (record.hub_sha or record.hub_revision):
         return _commit(record, access)
-    depth = 0 if record.onnx_file is None else record.onnx_file.count("/")
-    folder = folder if folder is not None else path.parents[depth]
+    folder = folder if folder is not None else model_root(path, record)
     if not folder.is_dir():
         raise EmbeddedFilesError(f"{folder} is not a folder. Name the one that holds the model's config.json.")
     content = read_json(folder / CONFIG)

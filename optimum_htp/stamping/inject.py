@@ -56,12 +56,14 @@ class Injection:
         checkpoint: The model's files.
         access: How its Hub was reached.
         embed: What of them travels in the ONNX files: `all`, `config` or `none`.
+        external_data: Whether to move the weights of each file to a new file next to it.
         timestamp, export_id: What the files that are stamped have in common.
     """
 
     checkpoint: Checkpoint
     access: HubAccess = field(default_factory=HubAccess)
     embed: str = ALL
+    external_data: bool = False
     timestamp: str = field(default_factory=now)
     export_id: str | None = field(default_factory=lambda: None if is_reproducible() else uuid.uuid4().hex)
 
@@ -123,7 +125,14 @@ class Injection:
         """
         author = self.info.author if self.info is not None else None
         archive = self.embedding.archive if self.embedding is not None and record.embedded_in is None else None
-        return stamp(path, record, author=author, extra=plugin_properties(record, self.info), archive=archive)
+        return stamp(
+            path,
+            record,
+            author=author,
+            extra=plugin_properties(record, self.info),
+            archive=archive,
+            external_data=self.external_data,
+        )
 
     def _infer_task(self, graph: Graph, path: Path) -> str:
         if (told := task_of_graph(graph, path)) is not None:
@@ -145,7 +154,12 @@ class Injection:
 
 
 def look_up(
-    model_name_or_path: str | os.PathLike[str], revision: str | None, access: HubAccess, *, embed: str = ALL
+    model_name_or_path: str | os.PathLike[str],
+    revision: str | None,
+    access: HubAccess,
+    *,
+    embed: str = ALL,
+    external_data: bool = False,
 ) -> Injection:
     """Look up the model to stamp files with: its commit, config and preprocessors, not its weights.
 
@@ -155,7 +169,7 @@ def look_up(
     checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
     if not checkpoint.config:
         raise ExportError(f"{model_name_or_path} has no config.json: it does not hold a Hugging Face model.")
-    return Injection(checkpoint, access, embed)
+    return Injection(checkpoint, access, embed, external_data)
 
 
 def task_of_graph(graph: Graph, path: Path) -> str | None:
@@ -193,6 +207,7 @@ def inject_hub_metadata(
     revision: str | None = None,
     force: bool = False,
     embed: str = ALL,
+    external_data: bool = False,
     access: HubAccess | None = None,
 ) -> ExportMetadata:
     """Stamp an ONNX file with the model that it came from, in place of a record that it may have.
@@ -206,6 +221,7 @@ def inject_hub_metadata(
         revision: Branch, tag, commit or `refs/pr/N`.
         force: Whether to go on where the file plainly is not an export of the model.
         embed: What travels in the file: `all` for config and preprocessors, `config`, or `none`.
+        external_data: Whether to move the weights to `<file>_data`, as files of 2 GiB and more need it.
         access: How to reach the Hub.
 
     Returns:
@@ -224,7 +240,7 @@ def inject_hub_metadata(
     if known is not None:
         model, revision = _reference_of_known(known) or model, known.get("sha") or revision
     try:
-        injection = look_up(model, revision, access, embed=embed)
+        injection = look_up(model, revision, access, embed=embed, external_data=external_data)
     except HubUnreachableError as error:
         if known is None or not known.get("sha"):
             raise
@@ -236,7 +252,8 @@ def inject_hub_metadata(
             error,
         )
         record = _record_of_known(known, path, task, force=force)
-        return stamp(path, record, author=known.get("author"), extra=plugin_properties(record, None))
+        extra = plugin_properties(record, None)
+        return stamp(path, record, author=known.get("author"), extra=extra, external_data=external_data)
     return injection.write(path, injection.record(path, task=task, force=force))
 
 

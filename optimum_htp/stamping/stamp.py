@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
 
-from optimum_htp.errors import ArgumentError
+from optimum_htp.errors import ArgumentError, FileTooLargeError
 from optimum_htp.hierarchy.tags import TagWriter, check_taggable
 from optimum_htp.metadata import EMBEDDED_ZIP, ORIGINAL, OWN_KEYS, STANDARD_KEYS, ExportMetadata
 from optimum_htp.onnxfile import OpenModel
@@ -29,6 +30,7 @@ def stamp(
     carried: Mapping[str, str] = MappingProxyType({}),
     tags: TagWriter | None = None,
     archive: str | None = None,
+    external_data: bool | None = False,
 ) -> ExportMetadata:
     """Write a record into an ONNX file, in place of one that it may have; return it as written.
 
@@ -40,9 +42,12 @@ def stamp(
         carried: Properties of others, of the file that this one was made from. They stay when the stamp is removed.
         tags: Also written into the nodes, in the same pass over the file.
         archive: The files that travel with the model, where they do so in this one.
+        external_data: Whether to move the weights to a new file next to the model; None to do it where the file would
+            be too large.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
+        FileTooLargeError: The file would have more than 2 GiB.
         OnnxWriteError: The file cannot be written, or cannot take tags. It is as it was.
     """
     with OpenModel.at(path) as model:
@@ -72,17 +77,24 @@ def stamp(
         version = header.ir_version if tags is None else tags.ir_version(header.ir_version)
         if version != header.ir_version:
             before = dataclasses.replace(before, ir_version=header.ir_version)
-        model.rewrite(
+        write = functools.partial(
+            model.rewrite,
             metadata={
                 **properties,
                 ORIGINAL: before.note(texts, properties, extra),
                 **({} if archive is None else {EMBEDDED_ZIP: archive}),
             },
             drop=(OWN_KEYS | before.dropped).__contains__,
-            nodes=tags.visitor() if tags is not None else None,
             ir_version=version if version != header.ir_version else None,
-            **texts,
+            texts=texts,
         )
+        if external_data is not None:
+            write(nodes=tags.visitor() if tags is not None else None, external_data=external_data)
+            return metadata
+        try:
+            write(nodes=tags.visitor() if tags is not None else None)
+        except FileTooLargeError:
+            write(nodes=tags.visitor() if tags is not None else None, external_data=True)
     return metadata
 
 

@@ -52,7 +52,9 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
             nodes=visit,
             ir_version=before.ir_version,
             output=output,
-            **{name: before.texts.get(name) for name in header.texts if before.texts.get(name) != header.texts[name]},
+            texts={
+                name: before.texts.get(name) for name in header.texts if before.texts.get(name) != header.texts[name]
+            },
         )
     return removed
 

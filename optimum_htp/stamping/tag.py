@@ -74,8 +74,14 @@ class Tagger:
         with OpenModel.at(path) as model:
             return self._assignment(model.header, model.graph)
 
-    def write(self, path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Assignment:
-        """Tag a file; return what was written.
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        output: str | os.PathLike[str] | None = None,
+        *,
+        external_data: bool = False,
+    ) -> Assignment:
+        """Tag a file; return what was written. With `external_data` its weights are moved to a file next to it.
 
         Raises:
             OnnxWriteError: The file cannot be written, cannot take tags, or somebody else has replaced it. What was
@@ -92,6 +98,7 @@ class Tagger:
                 nodes=tags.visitor(),
                 ir_version=version,
                 output=output,
+                external_data=external_data,
             )
         return tags.assignment
 
@@ -146,9 +153,10 @@ def tag_file(
     original: str | os.PathLike[str] | None = None,
     model: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    external_data: bool = False,
 ) -> Assignment:
     """Write into each node of an ONNX file which module it came from; see `Tagger`."""
-    return Tagger(original, model).write(path, output)
+    return Tagger(original, model).write(path, output, external_data=external_data)
 
 
 def carried_tags(source: Path, made: Path) -> TagWriter | None:

@@ -28,6 +28,7 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
+from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.fit import misfit
@@ -94,8 +95,13 @@ def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = Non
 
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
+        FileChangedError: The file was replaced meanwhile.
     """
-    path, access = Path(path), access or HubAccess()
+    with unchanged(path):
+        return _verdict(Path(path), access or HubAccess())
+
+
+def _verdict(path: Path, access: HubAccess) -> Verdict:
     try:
         record = read_record(path)
     except (MetadataError, InvalidOnnxFileError) as error:

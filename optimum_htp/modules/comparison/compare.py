@@ -24,6 +24,7 @@ from optimum_htp.modules.comparison.records import Comparison, ModuleComparison,
 from optimum_htp.modules.comparison.torch_side import open_torch_model
 from optimum_htp.modules.comparison.weights import FileWeights, compare_weights, compare_with_parameters
 from optimum_htp.onnxfile import Graph, read_graph, read_header
+from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.profiling.inputs import sample_inputs
 
 __all__ = ["ATOL", "RTOL", "compare_models"]
@@ -61,6 +62,7 @@ def compare_models(
 
     Raises:
         MetadataError: The first file has no tags.
+        FileChangedError: A file or its data was replaced meanwhile.
         ComparisonError: One of both does not run, or they have no value in common.
         HFHubIntegrationError: The model cannot be had; the subclass says why.
     """
@@ -68,15 +70,16 @@ def compare_models(
         raise ArgumentError("Compare with another file, or with pytorch: give one of them.")
     if not (atol >= 0 and rtol >= 0):
         raise ArgumentError(f"Tolerances are 0 or more, not {atol} and {rtol}.")
-    first = _File.opened(Path(one))
-    given = _arrays(inputs)
-    if other is not None:
-        modules = _with_file(first, Path(other), given, atol, rtol, progress)
-        name = os.fspath(other)
-    else:
-        modules = _with_torch(first, given, atol, rtol, access or HubAccess(), progress)
-        record = record_if_any(one)
-        name = f"PyTorch ({record.source if record is not None else 'its model'})"
+    with unchanged(*(one,) if other is None else (one, other)):
+        first = _File.opened(Path(one))
+        given = _arrays(inputs)
+        if other is not None:
+            modules = _with_file(first, Path(other), given, atol, rtol, progress)
+            name = os.fspath(other)
+        else:
+            modules = _with_torch(first, given, atol, rtol, access or HubAccess(), progress)
+            record = record_if_any(one)
+            name = f"PyTorch ({record.source if record is not None else 'its model'})"
     _note_added(modules, first.leaving)
     comparison = Comparison(os.fspath(one), name, atol, rtol, tuple(modules.values()))
     if not comparison.compared:

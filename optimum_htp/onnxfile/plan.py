@@ -1,0 +1,195 @@
+"""What a rewritten ONNX file consists of: ranges of the old file, and new bytes in place of some fields."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from optimum_htp.errors import MetadataError
+from optimum_htp.onnxfile import reader
+from optimum_htp.onnxfile.graph import (
+    CHILDREN,
+    INITIALIZER,
+    MAX_DEPTH,
+    NODE_METADATA,
+    ShortNode,
+    may_hold_graph,
+    short_node,
+)
+from optimum_htp.onnxfile.moving import MovedData
+from optimum_htp.onnxfile.wire import (
+    LENGTH_DELIMITED,
+    MAX_TEXT_BYTES,
+    ByteWindow,
+    Field,
+    encode_bytes_field,
+    encode_varint,
+    walk,
+)
+
+__all__ = ["NodeVisitor", "Segment", "length_of", "node_entries", "planned", "property_field"]
+
+_TENSOR: Final = INITIALIZER << 3 | LENGTH_DELIMITED
+_MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
+_MAX_ARCHIVE: Final = 1 << 30  # characters: a ModelProto has at most 2 GiB
+
+NodeVisitor = Callable[[Mapping[str, str]], Mapping[str, str] | None]
+"""Given a node's metadata properties, returns its new ones, or None to leave the node as it is."""
+
+Segment = tuple[int, int] | bytes  # a range of the old file, or new bytes
+
+
+def planned(
+    window: ByteWindow,
+    metadata: Mapping[str, str],
+    drop: Callable[[str], bool],
+    visit: NodeVisitor | None,
+    fields: Mapping[int, bytes],
+    data: MovedData | None,
+) -> list[Segment]:
+    """List the new file's segments, new fields where their number says that they belong.
+
+    Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
+    """
+    window.begin_pass()
+    segments: list[Segment] = []
+    entries = {key: property_field(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
+    new = sorted(fields.items())
+    new += [(reader.METADATA_PROPS, encoded) for key, encoded in entries.items() if not reader.is_archive(key)]
+    last: list[Segment] = []
+    has_graph, text = False, sum(len(encoded) for _, encoded in new)
+    for part in walk(window, 0, window.size):
+        has_graph |= part.number == reader.GRAPH
+        while new and new[0][0] < part.number:
+            _add(segments, new.pop(0)[1])
+        if part.number in fields:
+            continue
+        kind = CHILDREN["model"].get(part.number)
+        if part.wire_type != LENGTH_DELIMITED:
+            _add(segments, (part.start, part.end))
+        elif part.number == reader.METADATA_PROPS:
+            key, _ = reader.property_at(window, part)
+            if key not in metadata and not drop(key):
+                text += 0 if reader.is_archive(key) else part.end - part.start
+                _add(last if reader.is_archive(key) else segments, (part.start, part.end))
+        elif kind is not None and (visit is not None or data is not None):
+            for segment in _rebuilt(window, part, kind, visit or _as_it_is, data, 0) or [(part.start, part.end)]:
+                _add(segments, segment)
+        else:
+            _add(segments, (part.start, part.end))
+    if not has_graph:
+        raise window.invalid("it has no graph")
+    if text > MAX_TEXT_BYTES:
+        raise MetadataError(
+            f"The properties of {window.name} would have {text >> 20} MiB of text, and {MAX_TEXT_BYTES >> 20} MiB are "
+            "read. Nothing was written. Remove some, for example with `optimum-cli htp strip`."
+        )
+    last += [encoded for key, encoded in entries.items() if reader.is_archive(key)]
+    for segment in (*(encoded for _, encoded in new), *last):
+        _add(segments, segment)
+    return segments
+
+
+def _as_it_is(_: Mapping[str, str]) -> None:
+    """Leave a node as it is."""
+
+
+def _rebuilt(
+    window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, data: MovedData | None, depth: int
+) -> list[Segment] | None:
+    """Return the segments of a message in which nodes or initializers changed, or None where none did."""
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    if kind == "node" and (short := short_node(window, message)) is not None:
+        return _rebuilt_short(message.number, short, visit)
+    children = CHILDREN[kind]
+    fields: Iterable[Field] = walk(window, message.payload, message.end)
+    metadata: Mapping[str, str] | None = None
+    if kind == "node":
+        window.allow_text_of(message)
+        fields = list(fields)
+        known = dict(
+            reader.entry(window, part)
+            for part in fields
+            if part.number == NODE_METADATA and part.wire_type == LENGTH_DELIMITED
+        )
+        metadata = visit(known)
+        if metadata is not None and dict(metadata) == known:
+            metadata = None
+    changes: list[tuple[Field, list[Segment]]] = []
+    for part in fields:
+        if metadata is not None and part.number == NODE_METADATA:
+            changes.append((part, []))
+        elif part.wire_type == LENGTH_DELIMITED and part.number in children and _may_hold_nodes(window, part, kind):
+            inner = _rebuilt(window, part, children[part.number], visit, data, depth + 1)
+            if inner is not None:
+                changes.append((part, inner))
+        elif data is not None and kind == "graph" and part.number == INITIALIZER:
+            moved = data.moved(window, part) if part.wire_type == LENGTH_DELIMITED else None
+            if moved is not None:
+                changes.append((part, [encode_varint(_TENSOR) + encode_varint(length_of(moved)), *moved]))
+    if metadata is None and not changes:
+        return None
+    body: list[Segment] = []
+    position = message.payload
+    for part, inner in changes:
+        if position < part.start:
+            body.append((position, part.start))
+        body += inner
+        position = part.end
+    if position < message.end:
+        body.append((position, message.end))
+    if metadata:
+        body.append(node_entries(tuple(metadata.items())))
+    return [encode_varint(message.number << 3 | LENGTH_DELIMITED) + encode_varint(length_of(body)), *body]
+
+
+def _rebuilt_short(number: int, node: ShortNode, visit: NodeVisitor) -> list[Segment] | None:
+    """Return a node that is short as one segment, or None where it did not change."""
+    metadata = visit(node.metadata)
+    if metadata is None or dict(metadata) == node.metadata:
+        return None
+    content = node.content
+    if node.metadata:
+        kept, position = [], 0
+        for number_inside, _, end in node.fields:
+            if number_inside != NODE_METADATA:
+                kept.append(content[position:end])
+            position = end
+        content = b"".join(kept)
+    entries = node_entries(tuple(metadata.items()))
+    return [encode_bytes_field(number, content + entries)]
+
+
+def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
+    return kind != "node" or may_hold_graph(window, part)
+
+
+@functools.lru_cache(maxsize=128)
+def node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
+    """Encode a node's properties; neighbours mostly have the same."""
+    return b"".join(property_field(NODE_METADATA, key, value) for key, value in items)
+
+
+def property_field(number: int, key: str, value: str) -> bytes:
+    """Encode a StringStringEntryProto as a field."""
+    most = _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY
+    if len(key) + len(value) > most:
+        raise MetadataError(f"The metadata property {key[:40]!r} has more than {most >> 20} MiB.", key)
+    content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
+    return encode_bytes_field(number, content)
+
+
+def length_of(segments: Iterable[Segment]) -> int:
+    """Return how many bytes segments have together."""
+    return sum([len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments])
+
+
+def _add(segments: list[Segment], segment: Segment) -> None:
+    """Add a segment, as one with the last where it is the range behind that."""
+    last = segments[-1] if segments else None
+    if isinstance(segment, tuple) and isinstance(last, tuple) and last[1] == segment[0]:
+        segments[-1] = last[0], segment[1]
+    elif segment:
+        segments.append(segment)

@@ -1,0 +1,128 @@
+"""Reading a file in several steps: all steps read the same file, or an error says that it was replaced.
+
+A program reads where the tensors are first and their content later. Between the two another program may replace the
+file, or its external data. Offsets of the old file would then give numbers of the new one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from optimum_htp.errors import FileChangedError, HFHubIntegrationError
+from optimum_htp.onnxfile.external import external_files
+from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace import before_replacing
+from optimum_htp.onnxfile.wire import ByteWindow
+
+__all__ = ["Check", "FileVersion", "check_of", "checked_before_replacing", "identity_of", "unchanged", "version_of"]
+
+Check = Callable[[Exception | None], None]
+"""Raises FileChangedError once a file was replaced or written to; takes the error that this may have led to."""
+
+
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what differs when a file is replaced or written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """A file as it was when it was first looked at."""
+
+    path: Path
+    identity: tuple[int, ...]
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Open the file.
+
+        Raises:
+            FileChangedError: Another file is there now, or it was written to.
+        """
+        try:
+            stream = self.path.open("rb")
+        except FileNotFoundError as error:
+            raise changed(self.path) from error
+        with stream:
+            self.check(os.fstat(stream.fileno()))
+            yield stream
+
+    def check(self, status: os.stat_result) -> None:
+        """Raise FileChangedError where this is not the status of the same file."""
+        if identity_of(status) != self.identity:
+            raise changed(self.path)
+
+
+def version_of(path: Path, window: ByteWindow) -> FileVersion:
+    """Return what an open file of this machine is now."""
+    if window.descriptor is None:
+        raise ValueError(f"{window.name} is not a file of this machine")
+    return FileVersion(path, identity_of(os.fstat(window.descriptor)))
+
+
+@contextmanager
+def unchanged(*models: str | os.PathLike[str]) -> Iterator[None]:
+    """Make sure that models stay the same, with their external data, while the block reads them.
+
+    Raises:
+        FileChangedError: One was replaced or written to meanwhile. What the block found, or raised, may be wrong.
+    """
+    check = check_of(*models)
+    try:
+        yield
+    except Exception as error:
+        check(error)
+        raise
+    check(None)
+
+
+def check_of(*models: str | os.PathLike[str]) -> Check:
+    """Return a check of models and of their external data."""
+    paths = [Path(model) for model in models]
+    watch = Watch(*{path.parent for path in paths})
+    for path in paths:
+        watch.see(path)
+        with suppress(HFHubIntegrationError):  # the block says what is wrong with the file
+            for folder in {path.parent, path.resolve().parent}:
+                for name in external_files(path):
+                    watch.see(folder / name)
+
+    def check(cause: Exception | None) -> None:
+        if not watch.undisturbed:
+            raise changed(*paths) from cause
+
+    return check
+
+
+@contextmanager
+def checked_before_replacing(check: Check) -> Iterator[None]:
+    """Call a function before files that the block writes take their places, and where it fails.
+
+    What the function raises keeps the old files where they are.
+    """
+    earlier = before_replacing.get()
+
+    def both() -> None:
+        check(None)
+        if earlier is not None:
+            earlier()
+
+    token = before_replacing.set(both)
+    try:
+        yield
+    except Exception as error:
+        check(error)
+        raise
+    finally:
+        before_replacing.reset(token)
+
+
+def changed(*paths: Path) -> FileChangedError:
+    """Return the error for files that did not stay the same."""
+    names = ", ".join(map(str, paths))
+    return FileChangedError(f"{names} or its data was replaced or changed while it was read. Run the command again.")
