@@ -17,6 +17,7 @@ import pluggy
 
 from optimum_htp import hookspecs
 from optimum_htp.errors import PluginError, UnknownHubError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hubs.base import Hub
 from optimum_htp.masking import get_logger
 
@@ -27,12 +28,12 @@ logger = get_logger(__name__)
 HUGGING_FACE: Final = "huggingface"
 _BUILT_IN: Final = ("optimum_htp.hubs.huggingface", "optimum_htp.hubs.modelscope")
 _GROUP: Final = "optimum_htp"
-_LOADING: Final = threading.RLock()  # files are worked on side by side, and each plugin is loaded once
+_LOADING: Final = ForkSafeLock(threading.RLock)  # files are worked on side by side, and each plugin is loaded once
 
 
 def manager() -> pluggy.PluginManager:
     """Return the plugin manager with the built-in plugins and all installed ones that can be loaded."""
-    with _LOADING:
+    with _LOADING.held():
         return _manager()
 
 

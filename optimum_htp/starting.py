@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import multiprocessing.util
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+
+from optimum_htp.forking import ForkSafeLock
 
 __all__ = ["command_of_module", "without_current_folder"]
 
 _HAS_SAFE_PATH: Final = sys.version_info >= (3, 11)
 _UTIL: Final[Any] = multiprocessing.util
-_lock: Final = threading.Lock()
+_lock: Final = ForkSafeLock()
 _active = 0
 
 
@@ -38,13 +39,13 @@ def without_current_folder() -> Iterator[None]:
     A flag is used because the environment would be inherited by everything that a job starts.
     """
     global _active
-    with _lock:
+    with _lock.held():
         _active += 1
         _UTIL._args_from_interpreter_flags = _safe_flags
     try:
         yield
     finally:
-        with _lock:
+        with _lock.held():
             _active -= 1
             if not _active:
                 _UTIL._args_from_interpreter_flags = _flags

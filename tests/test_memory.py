@@ -193,3 +193,35 @@ def test_what_one_file_lists_says_nothing_of_what_another_needs(hub, tmp_path):
         resolve_preprocessors(whole, offline)
     folder = resolve_preprocessors(whole, HubAccess(cache_dir=tmp_path)).folder
     assert {path.name for path in folder.iterdir()} == {*files}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_lock_of_another_thread_is_free_in_a_forked_child():
+    code = """
+import os, threading
+from optimum_htp import plugins
+from optimum_htp.export.optimum import _EXPORTING
+held, forked = threading.Event(), threading.Event()
+def hold():
+    with plugins._LOADING.held(), _EXPORTING.held():
+        held.set()
+        forked.wait(20)
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+if not os.fork():
+    with _EXPORTING.held():
+        print(len(plugins.hubs()) > 0, flush=True)
+    os._exit(0)
+os.wait()
+forked.set()
+thread.join()
+with _EXPORTING.held():
+    if not os.fork():
+        with _EXPORTING.held():
+            print("forked while it was held", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.splitlines(), done.stderr) == (["True", "forked while it was held"], "")

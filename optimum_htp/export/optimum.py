@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 from optimum_htp.origin.dependencies import needing_optimum_onnx
 from optimum_htp.starting import without_current_folder
@@ -23,7 +24,7 @@ from optimum_htp.starting import without_current_folder
 __all__ = ["export_from_folder", "export_loaded_model", "load_timm", "optimum_options"]
 
 # One at a time: exporting patches the model's modules, Optimum's and ours.
-_EXPORTING: Final = threading.RLock()
+_EXPORTING: Final = ForkSafeLock(threading.RLock)
 
 # Where a model comes from and goes to is decided here: Optimum only sees a folder.
 _NOT_FORWARDED: Final = {"model_name_or_path", "output", "revision", "subfolder", "kwargs_shapes"}
@@ -52,7 +53,7 @@ def export_from_folder(
     from optimum.exporters.onnx import main_export
 
     with (
-        _EXPORTING,
+        _EXPORTING.held(),
         without_current_folder(),  # Optimum validates files in processes of its own
         _loaded_models() as models,
         watched_exports(output, lambda: models[-1], wanted=hierarchy) as parts,
@@ -82,7 +83,7 @@ def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any], *,
         )
     options = {name: value for name, value in options.items() if name in known}
     with (
-        _EXPORTING,
+        _EXPORTING.held(),
         without_current_folder(),
         watched_exports(output, lambda: model, wanted=hierarchy) as parts,
         _refusals_as_export_errors(type(model).__name__),

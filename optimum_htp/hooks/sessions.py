@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import files_being_loaded
 
@@ -32,7 +32,7 @@ _MODULES: Final = tuple(
 )
 
 _opener: Final[ContextVar[SessionOpener | None]] = ContextVar("optimum_htp_opener", default=None)
-_lock: Final = threading.Lock()
+_lock: Final = ForkSafeLock()
 _loads = 0
 _exchanged: Final[list[tuple[ModuleType, Any, Any]]] = []
 
@@ -75,7 +75,7 @@ def expect_session(path: Path) -> None:
 
 def _begin() -> None:
     global _loads
-    with _lock:
+    with _lock.held():
         _loads += 1
         for name in _MODULES:
             module = sys.modules.get(name)
@@ -89,7 +89,7 @@ def _begin() -> None:
 
 def _end() -> None:
     global _loads
-    with _lock:
+    with _lock.held():
         _loads -= 1
         while _loads == 0 and _exchanged:
             module, original, stand_in = _exchanged.pop()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
 from optimum_htp.errors import PreprocessorLoadError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.config_folder import preprocessor_folder
@@ -133,7 +133,7 @@ class LazyPreprocessors(Sequence[Any]):
         self._access = access
         self._revision = revision
         self._trust_remote_code = trust_remote_code
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._loaded: list[Any] | None = None
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ class LazyPreprocessors(Sequence[Any]):
         return self._load(slow=True)
 
     def _items(self) -> list[Any]:
-        with self._lock:
+        with self._lock.held():
             if self._loaded is None:
                 self._loaded = self._load(slow=False)
             return self._loaded

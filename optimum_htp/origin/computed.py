@@ -6,14 +6,14 @@ PyTorch's meta device and everything else for real.
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
+from optimum_htp.forking import ForkSafeLock
 
 __all__ = ["computed_tensors"]
 
-_BUILDING: Final = threading.Lock()
+_BUILDING: Final = ForkSafeLock()
 _LARGEST: Final = 1 << 26  # elements
 _FAILURES: Final = (ValueError, TypeError, AttributeError, ImportError, RuntimeError, NotImplementedError, KeyError)
 
@@ -44,7 +44,7 @@ def computed_tensors(class_name: str | None, config: Any) -> list[tuple[str, Any
     found = getattr(transformers, str(class_name), None)
     known: Any = found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
     try:
-        with _BUILDING, torch.random.fork_rng(devices=[]), _EmptyOnMeta(), torch.no_grad():
+        with _BUILDING.held(), torch.random.fork_rng(devices=[]), _EmptyOnMeta(), torch.no_grad():
             model = known._from_config(config) if known is not None else transformers.AutoModel.from_config(config)
     except _FAILURES as error:
         raise ConfigLoadError(f"{class_name or 'The model'} cannot be built from its config: {error}") from error

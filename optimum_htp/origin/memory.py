@@ -5,14 +5,14 @@ Keys name commits, and what a commit holds never changes, so nothing in here goe
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from optimum_htp.forking import Renewed
 
 __all__ = ["Memory"]
 
@@ -28,7 +28,7 @@ class _Turn:
     threads: int = 0
 
 
-class Memory(Generic[K, V]):
+class Memory(Renewed, Generic[K, V]):
     """Keeps values by key; the one that was unused for longest goes first.
 
     Args:
@@ -36,11 +36,11 @@ class Memory(Generic[K, V]):
     """
 
     def __init__(self, max_items: int) -> None:
+        super().__init__()
         self._max_items = max_items
         self._items: OrderedDict[K, V] = OrderedDict()
         self._making: dict[K, _Turn] = {}
         self._lock = threading.Lock()
-        _memories.add(self)
 
     def get_or_make(
         self, key: K, make: Callable[[], V], *, anew: bool = False, valid: Callable[[V], bool] = lambda value: True
@@ -96,19 +96,7 @@ class Memory(Generic[K, V]):
             self._items.move_to_end(key)
             return (self._items[key],)
 
-    def _begin_anew(self) -> None:
+    def renew(self) -> None:
         """Forget what other threads were doing: a forked child has none of them, and keeps the values."""
         self._making = {}
         self._lock = threading.Lock()
-
-
-_memories: Final[weakref.WeakSet[Memory[Any, Any]]] = weakref.WeakSet()
-
-
-def _begin_all_anew() -> None:
-    for memory in _memories:
-        memory._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_all_anew)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, UntrustedCodeError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.origin.blueprint import Blueprint, counted
@@ -24,7 +24,7 @@ __all__ = ["blueprint_of", "build_model", "config_of", "tree_of_checkpoint"]
 
 
 # transformers imports a model's module when it is first named, and fails where several threads do that at once.
-_BUILDING: Final = threading.Lock()
+_BUILDING: Final = ForkSafeLock()
 
 
 def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
@@ -43,7 +43,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
         raise UntrustedCodeError(f"No model is built from the config: {reference}, which would import code.")
     names = config.get("architectures")
     named = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
-    with _BUILDING:
+    with _BUILDING.held():
         loaded = config_of(config)
         model = build_model(class_name or named, loaded)
     return Blueprint(
