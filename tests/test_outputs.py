@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 import pytest
 
+from optimum_htp import HTPExporter
+from optimum_htp.delivery.batch import run_batch
+from optimum_htp.delivery.jobs import Job
 from optimum_htp.delivery.journal import JOURNAL_FILE, Journal
 from optimum_htp.delivery.manifest import MANIFEST, Manifest
+from optimum_htp.delivery.outputs import Folder
 from optimum_htp.errors import ArgumentError, ProtectedFileError
+from optimum_htp.hubs import HubAccess
 from optimum_htp.modules.bom import BILL
 from optimum_htp.onnxfile.outputs import ONNX, check_output, refuse_same_outputs
 from optimum_htp.report.write import check_report_path, write_report
@@ -176,3 +182,23 @@ def test_external_data_of_an_input_is_an_input(model, tmp_path):
             check_output(tmp_path / "b.json", BILL, inputs=[tmp_path / "b.onnx"], force=force)
     with pytest.raises(ProtectedFileError):
         check_output(tmp_path / "b.json", ONNX, inputs=[tmp_path / "b.onnx"])
+
+
+@pytest.mark.parametrize("name", ["batch.jsonl", ".batch.jsonl.lock"])
+def test_links_in_the_folder_of_a_batch_are_not_written_through(name, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ProtectedFileError, match="through a link"):
+        run_batch(
+            [Job("tiny/bert", "bert")],
+            Folder(tmp_path / "out"),
+            tmp_path / "out" / "batch.jsonl",
+            access=HubAccess(),
+            exports=ThreadPoolExecutor(1),
+            downloads=ThreadPoolExecutor(1),
+            ahead=1,
+            export=HTPExporter().export,
+        )
+    assert (tmp_path / "elsewhere").read_text() == ""
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]

@@ -31,6 +31,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of
+from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.onnxfile.outputs import check_output, refuse_same_outputs
 
 __all__ = ["JOURNAL", "check_outputs", "run_batch"]
@@ -127,11 +128,16 @@ def run_batch(
 
     Raises:
         ArgumentError: Another batch is writing to this journal.
-        ProtectedFileError: The journal is a file of another kind.
+        ProtectedFileError: The journal is a file of another kind, or a link that leads out of its folder.
     """
     check_output(journal, JOURNAL_FILE, force=force)
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(journal.with_name(f".{journal.name}.lock"))
+    for name in (journal.name, Path(lock.lock_file).name):  # a folder of somebody else may hold links
+        try:
+            path_below(journal.parent, Path(name))
+        except OSError as error:
+            raise ProtectedFileError(f"{error}. Delete the link, or name another file with --journal.") from error
     try:
         lock.acquire(timeout=0)
     except Timeout:
