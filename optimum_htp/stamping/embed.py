@@ -26,6 +26,7 @@ from optimum_htp.errors import (
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetadata, read_record, record_if_any
 from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
+from optimum_htp.onnxfile.unchanged import check_of, checked_before_replacing
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.fit import misfit
@@ -116,6 +117,7 @@ def embed_files(
         EmbeddedFilesError: The file has no record, or there is nothing to embed, or more than is read again.
         MisfitError: The config in the folder is another model's, or a file there is not the one of the commit in the
             record. Where the Hub does not tell, a warning says so.
+        FileChangedError: A file was replaced meanwhile. It is as it was.
         MissingSiblingError: The first file of the model is not there.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         OnnxWriteError: A file cannot be written. It is as it was.
@@ -123,6 +125,7 @@ def embed_files(
     path, access = Path(path), access or HubAccess()
     record = _record(path)
     files = files_of_model(path, record)
+    checks = {file: check_of(file) for file in files}
     first = record.onnx_files[0] if record.onnx_files else None
     if first is not None and first not in {other.onnx_file for other in files.values()}:
         raise MissingSiblingError(
@@ -140,7 +143,8 @@ def embed_files(
         properties = {key: value for key, value in new.to_properties().items() if key in _KEYS}
         if new.embedded_in is None:
             properties[EMBEDDED_ZIP] = embedding.archive
-        rewrite_model(file, metadata=properties, drop=_KEYS.__contains__, external_data=external_data)
+        with checked_before_replacing(checks[file]):
+            rewrite_model(file, metadata=properties, drop=_KEYS.__contains__, external_data=external_data)
     return embedding.files
 
 
