@@ -6,16 +6,16 @@ place in one step, and a model and its data always belong together.
 
 from __future__ import annotations
 
-import os
+import itertools
+import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import FileTooLargeError, HFHubIntegrationError, OnnxWriteError
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.external import external_files, is_contained
-from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.lean import raw_data_of, reference
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.wire import ByteWindow, Field, walk
@@ -69,36 +69,41 @@ class MovedData:
 
 
 @contextmanager
-def moving_data(model: Path) -> Iterator[MovedData]:
-    """Yield the new external data of a model; remove it where the block fails.
+def moving_data(model: Path, like: Path) -> Iterator[MovedData]:
+    """Yield the new external data of a model; remove it where the block fails, or moves nothing.
+
+    Args:
+        model: The file that is written.
+        like: The file that it is made of, whose permissions the data gets.
 
     Raises:
-        OnnxWriteError: The folder cannot be locked, or the model has a name that a location may not have.
+        OnnxWriteError: The data cannot be created, or the model has a name that a location may not have.
     """
     if not is_contained(model.name):
         raise OnnxWriteError(f"{model} has a name that external data cannot have. Rename the file.")
-    with ExitStack() as held:
+    data = MovedData(_created(model, like))
+    try:
+        yield data
+    finally:
+        # The model decides: Ctrl-C may come when the new one is in its place already.
+        with suppress(OSError, HFHubIntegrationError):
+            if not model.exists() or data.path.name not in external_files(model):
+                data.path.unlink()
+
+
+def _created(model: Path, like: Path) -> Path:
+    """Create an empty file for the data of a model, with a name that no file has."""
+    for count in itertools.count():
+        path = model.with_name(f"{model.name}_data" + (f"_{count}" if count else ""))
         try:
-            held.enter_context(folder_lock(model.parent))  # so that nobody else takes the name of the data
+            path.touch(exist_ok=False)
+            path.chmod(stat.S_IMODE(like.stat().st_mode))
+        except FileExistsError:
+            continue
         except OSError as error:
-            raise OnnxWriteError(f"{model} cannot be written: {error}. Nothing there was changed.") from error
-        data = MovedData(_new_name(model))
-        try:
-            yield data
-        except BaseException:
-            with suppress(OSError, HFHubIntegrationError):
-                # Ctrl-C may come when the new model is in its place.
-                if not model.exists() or data.path.name not in external_files(model):
-                    data.path.unlink()
-            raise
-
-
-def _new_name(model: Path) -> Path:
-    path, count = model.with_name(f"{model.name}_data"), 0
-    while os.path.lexists(path):
-        count += 1
-        path = model.with_name(f"{model.name}_data_{count}")
-    return path
+            raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
+        return path
+    raise AssertionError
 
 
 def check_size(model: Path, size: int, before: int, *, moved: bool) -> None:

@@ -138,7 +138,7 @@ class OpenModel:
             new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
         if nodes is not None or external_data:
             self._window.chunk = _CHUNK
-        moving = moving_data(target) if external_data else nullcontext()
+        moving = moving_data(target, self.path) if external_data else nullcontext()
         with moving as data:
             segments = planned(self._window, metadata or {}, drop, nodes, new, data)
             if target == self.path and segments == [(0, self._window.size)]:
