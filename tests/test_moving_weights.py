@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -76,8 +77,10 @@ def names_in(folder):
 
 def test_large_weights_are_moved_and_the_model_computes_the_same(tmp_path):
     path = saved(tmp_path / "model.onnx")
+    path.chmod(0o640)
     before = result(path)
     tag_file(path, external_data=True)
+    assert os.name == "nt" or stat.S_IMODE((tmp_path / "model.onnx_data").stat().st_mode) == 0o640
     onnx.checker.check_model(path)
     assert result(path) == before
     found = places(path)

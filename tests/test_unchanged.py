@@ -10,15 +10,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from optimum_htp import hookimpl, inject_hub_metadata
 from optimum_htp.errors import FileChangedError
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.modules.bom import bill_of_materials
 from optimum_htp.modules.comparison.compare import compare_models
 from optimum_htp.modules.extract import CuttableModel
 from optimum_htp.modules.prove import prove_weights
-from optimum_htp.onnxfile import rewrite_model
+from optimum_htp.onnxfile import read_metadata, rewrite_model
 from optimum_htp.onnxfile.contents import stored_tensors
 from optimum_htp.onnxfile.unchanged import unchanged
+from optimum_htp.plugins import manager
 from optimum_htp.profiling.profile import profile_file
 from optimum_htp.report.document import report_document
 from optimum_htp.stamping.tag import tag_file
@@ -137,6 +139,29 @@ def test_module_of_a_replaced_file_is_not_written(tmp_path):
     with CuttableModel.at(path) as model:  # damage that is no replacement keeps its own error
         model.extract("a", tmp_path / "cut.onnx")
     assert (tmp_path / "cut.onnx").exists()
+
+
+def test_record_of_one_file_is_not_written_into_another(bert, tmp_path):
+    path, folder = bert
+    other = shutil.copy(path, tmp_path / "other.onnx")
+    rewrite_model(other, metadata={"other": "yes"})
+
+    class Slow:
+        @hookimpl
+        def optimum_htp_metadata(self, metadata, info):
+            shutil.copy(other, tmp_path / "new").replace(path)
+            return {}
+
+    plugin = Slow()
+    manager().register(plugin)
+    try:
+        with pytest.raises(FileChangedError):
+            inject_hub_metadata(path, folder)
+    finally:
+        manager().unregister(plugin)
+    assert path.read_bytes() == other.read_bytes()
+    inject_hub_metadata(path, folder)
+    assert read_metadata(path)["other"] == "yes"
 
 
 def test_error_of_a_file_that_was_not_replaced_is_kept(tmp_path):

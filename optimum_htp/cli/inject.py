@@ -17,6 +17,7 @@ from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.onnxfile.unchanged import Check
 
 __all__ = ["InjectCommand"]
 
@@ -49,6 +50,7 @@ class InjectCommand(FilesCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Look the model up."""
+        from optimum_htp.onnxfile.unchanged import check_of, checked_before_replacing
         from optimum_htp.stamping.inject import look_up, siblings_of
 
         access = hub_access(self.args)
@@ -62,17 +64,20 @@ class InjectCommand(FilesCommand):
         siblings = siblings_of(map(Path, files))
 
         @functools.cache
-        def record(path: Path, task: str | None) -> ExportMetadata:
-            return injection.record(path, siblings.get(path, ()), task=task, force=self.args.force)
+        def look_at(path: Path, task: str | None) -> tuple[Check, ExportMetadata]:
+            return check_of(path), injection.record(path, siblings.get(path, ()), task=task, force=self.args.force)
 
         def work(file: str) -> Any:
             path, task = Path(file), self.args.task
             # The parts of a model are one: all have to fit, and are of the same task.
-            tasks = {record(path.with_name(name), task).task for name in siblings.get(path, ())}
+            tasks = {look_at(path.with_name(name), task)[1].task for name in siblings.get(path, ())}
             if len(tasks) > 1:
                 task = max(filter(None, tasks), key=len)
-            mine = record(path, task)
-            return mine if self.args.dry_run else injection.write(path, mine)
+            check, mine = look_at(path, task)
+            if self.args.dry_run:
+                return mine
+            with checked_before_replacing(check):
+                return injection.write(path, mine)
 
         return work
 

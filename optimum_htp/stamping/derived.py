@@ -14,6 +14,7 @@ from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, OWN_KEYS, ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, read_archive, read_header
+from optimum_htp.onnxfile.unchanged import check_of, checked_before_replacing
 from optimum_htp.stamping.originals import AUTHOR, original_of
 from optimum_htp.stamping.stamp import stamp
 from optimum_htp.stamping.tag import carried_tags
@@ -38,7 +39,8 @@ def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata
         suffix: What was put behind the names of files.
     """
     try:
-        return _carry(source, made, suffix)
+        with checked_before_replacing(check_of(source)):  # it is read several times
+            return _carry(source, made, suffix)
     except Exception as error:
         reason = error if isinstance(error, HFHubIntegrationError) else f"{type(error).__name__}: {error}"
         logger.warning("%s could not be stamped as what was made of %s: %s", made, source, reason)

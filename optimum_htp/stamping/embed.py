@@ -122,6 +122,7 @@ def embed_files(
         EmbeddedFilesError: The file has no record, or there is nothing to embed, or more than is read again.
         MisfitError: The config in the folder is another model's, or a file there is not the one of the commit in the
             record. Where the Hub does not tell, a warning says so.
+        FileChangedError: A file was replaced meanwhile. It is as it was.
         MissingSiblingError: The first file of the model is not there.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         OnnxWriteError: A file cannot be written. It is as it was.

@@ -29,6 +29,7 @@ from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
+from optimum_htp.onnxfile.unchanged import check_of, checked_before_replacing
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
 from optimum_htp.origin.graph_fit import graph_misfit
@@ -229,11 +230,13 @@ def inject_hub_metadata(
 
     Raises:
         InvalidOnnxFileError: The file is not an ONNX model.
+        FileChangedError: It was replaced meanwhile. Nothing was written.
         MisfitError: It is not an export of this model.
         HFHubIntegrationError: The model cannot be found or had; the subclass says why.
     """
     check_choice(embed)
     path = Path(onnx_path)
+    check = check_of(path)
     access = access or HubAccess()
     model: str | os.PathLike[str] = model_name_or_path
     known = metadata if metadata is not None and metadata.get("type", "hub") == "hub" else None
@@ -253,8 +256,11 @@ def inject_hub_metadata(
         )
         record = _record_of_known(known, path, task, force=force)
         extra = plugin_properties(record, None)
-        return stamp(path, record, author=known.get("author"), extra=extra, external_data=external_data)
-    return injection.write(path, injection.record(path, task=task, force=force))
+        with checked_before_replacing(check):
+            return stamp(path, record, author=known.get("author"), extra=extra, external_data=external_data)
+    record = injection.record(path, task=task, force=force)
+    with checked_before_replacing(check):
+        return injection.write(path, record)
 
 
 def _reference_of_known(known: Mapping[str, Any]) -> str | None:
