@@ -144,12 +144,15 @@ class OpenModel:
             new[reader.IR_VERSION] = encode_varint(reader.IR_VERSION << 3 | VARINT) + encode_varint(ir_version)
         if nodes is not None or external_data:
             self._window.chunk = _CHUNK
+        named = self._given if output is None else output
+        if external_data:  # the data file is created before it is known whether the model changes
+            refuse_shared(named)
         moving = moving_data(target, self.path) if external_data else nullcontext()
         with moving as data:
             segments = planned(self._window, metadata or {}, drop, nodes, new, data)
             if target == self.path and segments == [(0, self._window.size)]:
                 return
-            refuse_shared(self._given if output is None else output)
+            refuse_shared(named)
             check_size(target, length_of(segments), self._window.size, moved=external_data)
             self._write(segments, target, data)
 
