@@ -51,6 +51,7 @@ __all__ = [
     "PluginError",
     "PreprocessorLoadError",
     "PushError",
+    "RangesNotServedError",
     "RateLimitedError",
     "RepoDisabledError",
     "ReportError",
@@ -111,6 +112,10 @@ class HubTimeoutError(HubUnreachableError):
 
 class HubServerError(HubUnreachableError):
     """The Hub answered that something is wrong with it (a status from 500 on), or with something unexpected."""
+
+
+class RangesNotServedError(HubServerError):
+    """The server, or a proxy in between, sends whole files only."""
 
 
 class RateLimitedError(HubUnreachableError):

@@ -33,6 +33,7 @@ __all__ = [
     "HttpErrors",
     "ask",
     "causes",
+    "headers_for",
     "http_errors",
     "opened",
     "pieces",
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
+_CONTENT: Final = (200, 206)
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
@@ -134,7 +136,7 @@ def ask(
         stay: Follow only redirects without a host; those to another host are answers, as huggingface_hub has it where
             it asks what a file is.
         wanted: Whether the body of an answer is to be read, told by its status and headers.
-        into: Opens what a body of status 200 is written to, anew for each try.
+        into: Opens what a body is written to, anew for each try.
 
     Raises:
         HubServerError: The body is too large, or the redirects lead nowhere.
@@ -195,10 +197,15 @@ def opened(
             if following is None or (stay and urlsplit(response.headers["Location"]).netloc):
                 yield response
                 return
-        if urlsplit(following)[:2] != urlsplit(url)[:2]:
-            sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
-        url = following
+        sent, url = headers_for(following, url, sent), following
     raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
+
+
+def headers_for(url: str, asked: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers for an address that another one leads to: the token is for the same host only."""
+    if urlsplit(url)[:2] == urlsplit(asked)[:2]:
+        return dict(headers)
+    return {name: value for name, value in headers.items() if name.lower() != "authorization"}
 
 
 def redirection(url: str, response: Any) -> str | None:
@@ -272,7 +279,7 @@ def _received(
     into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None,
 ) -> Answer:
     answer = Answer(response.status_code, response.headers, str(response.url))
-    if answer.status != 200:
+    if answer.status not in _CONTENT:
         list(_body(response, patience, _REFUSAL, cut=True))
     elif wanted is not None and not wanted(answer):
         return answer

@@ -8,6 +8,7 @@ through fsspec.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,17 +19,19 @@ from optimum_htp.errors import (
     InvalidModelReferenceError,
     ModelNotFoundError,
     OnnxFileNotFoundError,
+    RangesNotServedError,
     UnknownHubError,
     UnreadableUrlError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.byte_ranges import Place, http_window
-from optimum_htp.hubs.refusals import translated_errors
-from optimum_htp.onnxfile.reader import ModelHeader, header_of
+from optimum_htp.hubs.byte_ranges import ONNX_HEAD, Place, RemoteFile, onnx_window
+from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.references import parse_reference
 
-__all__ = ["hub_files", "is_url", "opened_url", "read_hub_header", "read_remote_header"]
+__all__ = ["hub_files", "is_url", "opened_or_downloaded", "opened_url", "read_hub_header", "read_remote_header"]
+
+logger = logging.getLogger(__name__)
 
 _SHOWN: Final = 10  # names in a message
 _CHUNK: Final = 1 << 16
@@ -60,14 +63,31 @@ def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader
         return header_of(window)
 
 
-def read_hub_header(hub: Hub, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ModelHeader:
-    """Return everything but the graph of an ONNX file in a repo. The model is not downloaded.
+def read_hub_header(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> ModelHeader:
+    """Return everything but the graph of an ONNX file in a repo, which is downloaded only where ranges are not served.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
     """
-    with hub.opened(repo_id, revision, path, access) as window:
+    with opened_or_downloaded(hub, repo_id, commit, path, access) as window:
         return header_of(window)
+
+
+@contextmanager
+def opened_or_downloaded(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> Iterator[ByteWindow]:
+    """Open a file of a commit for reading in pieces; download it where ranges are not served.
+
+    Raises:
+        OnnxFileNotFoundError, HFHubIntegrationError: As `read_remote_header`.
+    """
+    with ExitStack() as stack:
+        try:
+            window = stack.enter_context(hub.opened(repo_id, commit, path, access))
+        except RangesNotServedError as error:
+            logger.info("%s It is downloaded.", error)
+            folder = hub.snapshot(repo_id, commit, [path], access)
+            window = stack.enter_context(opened(folder / path, chunk=_CHUNK))
+        yield window
 
 
 def hub_files(url: str) -> tuple[tuple[str, str | None, str], ...]:
@@ -88,12 +108,10 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     """Open a file at a URL for reading in pieces."""
     if url.startswith(("http://", "https://")):
         try:
-            with translated_errors(url, None):
-                window = http_window(Place(url), url, {})
+            window = onnx_window(RemoteFile(Place(url), url, {}, ONNX_HEAD))
         except UnicodeError as error:
             raise InvalidModelReferenceError(f"{url} is not an address: {error}") from error
-        with translated_errors(url, None):
-            yield window
+        yield window
     elif (hub := _hub_of(url)) is not None:
         with _opened_hub_file(hub, url, access) as window:
             yield window

@@ -104,7 +104,7 @@ class LoopbackHub:
         self.serve_card = True
         """Whether repo info has the model card's data, as the Hub's has."""
         self.serve_ranges = True
-        self.bind_ranges = False
+        self.bind_ranges = True
         """Whether an address that was asked for with `Range` is for that range only."""
         self.address_lives = 3600.0
         """Seconds after which an address of the storage expires."""
@@ -198,6 +198,10 @@ class LoopbackHub:
             f"{self.cdn}/xet-bridge-us/65c0e0a24913fc50b7ba14d2/{key}?response-content-disposition=inline%3B+filename"
             f"%3D%22{file}%22&Expires={int(expires)}&Policy=eyJT&Signature={signature}&Key-Pair-Id=K2L8F4GPSG1IFC"
         )
+
+    def expire_addresses(self) -> None:
+        """Let no address of the storage be valid any more."""
+        self._signed.clear()
 
     def signature(self, text: str) -> Signed | None:
         return self._signed.get(text)
