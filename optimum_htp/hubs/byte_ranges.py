@@ -22,7 +22,7 @@ from optimum_htp.errors import (
     OnnxFileNotFoundError,
     RangesNotServedError,
 )
-from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask, headers_for
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask, headers_for, is_trusted
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.wire import ByteWindow
@@ -103,7 +103,7 @@ class RemoteFile:
             patience, target = Patience(), self._target
             answer = self._asked(target, start, length, patience)
             for _ in range(_RENEWALS):
-                if answer.status not in _EXPIRED or not self._is_elsewhere(target):
+                if answer.status not in _EXPIRED or is_trusted(target.url, self._address):
                     break
                 target = self._renewed(target)
                 answer = self._asked(target, start, length, patience)
@@ -177,15 +177,12 @@ class RemoteFile:
             self._target = new
         return new
 
-    def _is_elsewhere(self, target: _Target) -> bool:
-        return urlsplit(target.url)[:2] != urlsplit(self._address)[:2]
-
     def _changed(self) -> DamagedDownloadError:
         return DamagedDownloadError(f"{self._place.name} changed while it was read. Try again.")
 
     def _refused(self, answer: Answer) -> HFHubIntegrationError:
         place, code = self._place, answer.headers.get("X-Error-Code")
-        if self._is_elsewhere(_Target(answer.url, {}, None)) and answer.status != TOO_MANY_REQUESTS:
+        if not is_trusted(answer.url, self._address) and answer.status != TOO_MANY_REQUESTS:
             return HubServerError(
                 f"{place.name}: its storage at {urlsplit(answer.url).netloc} answered {answer.status}. Try again."
             )

@@ -35,6 +35,7 @@ __all__ = [
     "causes",
     "headers_for",
     "http_errors",
+    "is_trusted",
     "opened",
     "pieces",
     "redirection",
@@ -47,6 +48,8 @@ TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _CONTENT: Final = (200, 206)
+# The origins that huggingface_hub takes for the Hub.
+_HUBS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
@@ -133,8 +136,8 @@ def ask(
         timeout: How long no byte may arrive.
         limit: The most bytes of a body, unpacked.
         tries: How often to try.
-        stay: Follow only redirects without a host; those to another host are answers, as huggingface_hub has it where
-            it asks what a file is.
+        stay: Follow only redirects to the same host, or to a Hub; others are answers, as in huggingface_hub where it
+            asks about a file.
         wanted: Whether the body of an answer is to be read, told by its status and headers.
         into: Opens what a body is written to, anew for each try.
 
@@ -194,7 +197,7 @@ def opened(
     for _ in range(_MOST_REDIRECTS + 1):
         with _sent(method, url, sent, patience.timeout(timeout)) as response:
             following = redirection(url, response)
-            if following is None or (stay and urlsplit(response.headers["Location"]).netloc):
+            if following is None or (stay and not is_trusted(following, url)):
                 yield response
                 return
         sent, url = headers_for(following, url, sent), following
@@ -202,10 +205,22 @@ def opened(
 
 
 def headers_for(url: str, asked: str, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers for an address that another one leads to: the token is for the same host only."""
-    if urlsplit(url)[:2] == urlsplit(asked)[:2]:
+    """Return the headers for an address that another one leads to: only the same host and Hubs get the token."""
+    if is_trusted(url, asked):
         return dict(headers)
     return {name: value for name, value in headers.items() if name.lower() != "authorization"}
+
+
+def is_trusted(url: str, asked: str) -> bool:
+    """Whether an address is on the host that another one is on, or on a Hub; a mirror may redirect to the Hub."""
+    from huggingface_hub import constants
+
+    return _origin(url) in map(_origin, (asked, constants.ENDPOINT, *_HUBS))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def redirection(url: str, response: Any) -> str | None:
@@ -219,7 +234,7 @@ def redirection(url: str, response: Any) -> str | None:
         return None
     try:
         following: str = urljoin(url, target)
-        if urlsplit(following).scheme in ("http", "https"):
+        if _origin(following)[0] in ("http", "https"):
             return following
         reason = "which is not HTTP"
     except ValueError as error:
