@@ -14,6 +14,7 @@ from huggingface_hub import constants
 
 from optimum_htp import errors, is_hub_model
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
@@ -247,6 +248,55 @@ def test_busy_hub_is_asked_again(hub, repo, access, statuses):
     hub.tamper = failing_first(statuses, {"Retry-After": "1"})
     folder = huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+
+
+def test_wait_that_the_hub_asks_for_is_read_from_its_rate_limit(hub, repo, access):
+    hub.tamper = failing_first([429], {"RateLimit": '"api";r=0;t=2', "RateLimit-Policy": '"fixed window";"api";q=500'})
+    began = time.monotonic()
+    with hub.recorded() as requests:
+        assert huggingface().info(repo.repo_id, None, access).commit == repo.refs["main"]
+    assert [request.status for request in requests] == [429, 200]
+    assert time.monotonic() - began > 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"RateLimit": '"api";r=0;t=43'}, 43),
+        ({"RateLimit": '"a";r=9;t=200, "b";t=50;r=0'}, 50),
+        ({"RateLimit": '"api"; r=0 ; t = 7'}, 7),
+        ({"Retry-After": "5", "RateLimit": '"api";r=0;t=43'}, 5),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"RateLimit": "soon"}, None),
+        ({"RateLimit": '"api";r=0;t=99999999999999999999'}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_waits_are_read_from_headers(headers, seconds):
+    assert retry_after(headers) == seconds
+
+
+def test_longer_wait_is_an_error_with_its_seconds_and_nobody_asks_meanwhile(hub, repo, access):
+    hub.status, hub.wait = 429, 200
+    with hub.recorded() as requests:
+        for kind in ("info", "info"):
+            with pytest.raises(errors.RateLimitedError, match=r"Try again in (200|199) seconds") as caught:
+                ask(kind, repo, access)
+    assert 190 < caught.value.retry_after <= 200
+    assert len(requests) == 1
+    hub.status = None
+    assert ask("file", repo, access)  # files are counted apart from the API
+
+
+def test_many_files_wait_for_one_limit_together(hub, access):
+    files = {f"{number}.json": b"%d" % number for number in range(40)}
+    repo = hub.add("strange/limited", files)
+    hub.quota = (30, 2.0)
+    with hub.recorded() as requests:
+        folder = huggingface().snapshot(repo.repo_id, repo.refs["main"], list(files), access)
+    assert {path.name for path in folder.iterdir()} == set(files)
+    assert sum(request.status == 429 for request in requests) <= 3 * 8
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from optimum_htp.errors import (
     OnnxFileNotFoundError,
     RangesNotServedError,
 )
-from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask, headers_for, is_trusted
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask
 from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.redirects import headers_for, is_trusted
 from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.wire import ByteWindow
 

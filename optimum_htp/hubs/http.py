@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import math
 import socket
 import ssl
 import time
@@ -18,13 +19,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
+from optimum_htp.hubs import limits
 from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
+from optimum_htp.hubs.redirects import headers_for, is_trusted, redirection
 
 __all__ = [
     "TOO_MANY_REQUESTS",
@@ -33,23 +33,16 @@ __all__ = [
     "HttpErrors",
     "ask",
     "causes",
-    "headers_for",
     "http_errors",
-    "is_trusted",
     "opened",
     "pieces",
-    "redirection",
-    "retry_after",
 ]
 
 logger = logging.getLogger(__name__)
 
 TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
 _CONTENT: Final = (200, 206)
-# The origins that huggingface_hub takes for the Hub.
-_HUBS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
@@ -150,6 +143,10 @@ def ask(
     failed: tuple[type[BaseException], ...] = (*http_errors().transport, CutOffError)
     failures = 0
     while True:
+        if held := limits.seconds_held(url):
+            if held >= patience.left:
+                return Answer(TOO_MANY_REQUESTS, {"Retry-After": f"{math.ceil(held)}"}, url)
+            time.sleep(held)
         pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
@@ -164,8 +161,11 @@ def ask(
                 raise
             logger.debug("Trying %s again in %g s: %s", url, pause, error)
         else:
-            if answer.status == TOO_MANY_REQUESTS:  # the Hub says how long it takes, and then it works
-                pause = max(pause, retry_after(answer.headers) or 0.0)
+            if answer.status == TOO_MANY_REQUESTS:
+                seconds = limits.retry_after(answer.headers)
+                if seconds is not None:
+                    limits.hold(answer.url, seconds)
+                    pause = max(seconds, 0.1)
             elif answer.status not in _PASSING or failures >= tries:
                 return answer
             if pause >= patience.left:
@@ -202,57 +202,6 @@ def opened(
                 return
         sent, url = headers_for(following, url, sent), following
     raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
-
-
-def headers_for(url: str, asked: str, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers for an address that another one leads to: only the same host and Hubs get the token."""
-    if is_trusted(url, asked):
-        return dict(headers)
-    return {name: value for name, value in headers.items() if name.lower() != "authorization"}
-
-
-def is_trusted(url: str, asked: str) -> bool:
-    """Whether an address is on the host that another one is on, or on a Hub; a mirror may redirect to the Hub."""
-    from huggingface_hub import constants
-
-    return _origin(url) in map(_origin, (asked, constants.ENDPOINT, *_HUBS))
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def redirection(url: str, response: Any) -> str | None:
-    """Return where a response redirects to, None where it does not.
-
-    Raises:
-        HubServerError: To what is no address, or not HTTP.
-    """
-    target = response.headers.get("Location")
-    if target is None or response.status_code not in _REDIRECTS:
-        return None
-    try:
-        following: str = urljoin(url, target)
-        if _origin(following)[0] in ("http", "https"):
-            return following
-        reason = "which is not HTTP"
-    except ValueError as error:
-        reason = f"which is no address ({error})"
-    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy between.")
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return what `Retry-After` says: seconds, or a date (RFC 9110, section 10.2.3)."""
-    text = headers.get("Retry-After")
-    if not text:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a zone
-        return None
 
 
 def causes(error: BaseException) -> list[BaseException]:

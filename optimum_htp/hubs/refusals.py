@@ -28,7 +28,8 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, causes, http_errors, retry_after
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, causes, http_errors
+from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.patience import TIMEOUT_VARIABLE
 
 __all__ = ["refusal", "translated_errors"]

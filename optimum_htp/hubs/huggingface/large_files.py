@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.http import redirection
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
-from optimum_htp.hubs.patience import Patience, waiting_out
+from optimum_htp.hubs.limits import waiting_out
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.refusals import translated_errors
 
 __all__ = ["fetch_large_files"]

@@ -19,9 +19,10 @@ from typing import Final
 from urllib.parse import urljoin
 
 from optimum_htp.errors import HubServerError
-from optimum_htp.hubs.http import Answer, CutOffError, ask, headers_for
+from optimum_htp.hubs.http import Answer, CutOffError, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
 from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.redirects import headers_for
 from optimum_htp.hubs.refusals import refusal
 
 __all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]

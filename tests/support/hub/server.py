@@ -99,7 +99,7 @@ class LoopbackHub:
         """Seconds that answers of 429 ask to wait for."""
         self.quota: tuple[int, float] | None = None
         """How many requests the Hub answers in how many seconds; further ones are answered with 429."""
-        self.retry_after = True
+        self.retry_after = False
         """Whether 429 has `Retry-After` too."""
         self.serve_card = True
         """Whether repo info has the model card's data, as the Hub's has."""
