@@ -449,6 +449,50 @@ def test_token_is_not_shown():
     assert "hf_secret" not in repr(HubAccess(token="hf_secret"))
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "The Hub at http://127.0.0.1:1, asked for "),
+        ({"HF_ENDPOINT": "https://no-such-host.invalid"}, "The Hub at https://no-such-host.invalid, asked for "),
+        (
+            {"HF_ENDPOINT": "http://a.invalid", "HTTP_PROXY": "http://me:secret@127.0.0.1:1", "NO_PROXY": ""},
+            "through the proxy 127.0.0.1:1",
+        ),
+    ],
+    ids=["refused", "unknown", "proxy"],
+)
+def test_hub_that_cannot_be_reached_is_reported_at_once(variables, said, tmp_path):
+    """For look-ups, small and large files, and lists, which huggingface_hub asks for."""
+    code = """
+import time
+from optimum_htp import plugins
+from optimum_htp.errors import HubUnreachableError
+from optimum_htp.hubs import HubAccess
+from optimum_htp.hubs.huggingface.listings import models_of_author
+from optimum_htp.hubs.writing import look_at
+hub, access = plugins.hub(), HubAccess()
+calls = [
+    lambda: hub.info("org/x", None, access),
+    lambda: hub.snapshot("org/x", "0" * 40, ["config.json"], access),
+    lambda: hub.snapshot("org/x", "0" * 40, ["model.safetensors"], access),
+    lambda: models_of_author("org/x", (), None, access),
+    lambda: look_at("org/x"),
+]
+for call in calls:
+    began = time.monotonic()
+    try:
+        call()
+    except HubUnreachableError as error:
+        print(type(error).__name__, time.monotonic() - began < 5, error)
+"""
+    done = run_python(code, forked=True, HF_HOME=str(tmp_path), **variables)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("HubUnreachableError True") and said in line for line in lines), lines
+    assert "secret" not in done.stdout
+    assert "Retrying" not in done.stderr
+
+
 @pytest.mark.slow
 def test_download_of_weights_that_stalls_is_given_up_in_time(hub, tmp_path):
     """huggingface_hub asks six times, whatever that takes; the time that we give it is shorter than four."""

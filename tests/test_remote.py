@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -194,6 +195,28 @@ def test_server_that_refuses_head_is_asked_for_ranges(repo, hub, status):
     hub.tamper = tamper
     header = read_remote_header(f"{hub.url}/org/onnx-only/resolve/main/onnx/model.onnx")
     assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://127.0.0.1:1/x.onnx", r"^https://127.0.0.1:1/x.onnx cannot be reached: .*refused"),
+        ("http://no-such-host.invalid/x.onnx", r"^http://no-such-host.invalid/x.onnx cannot be reached"),
+    ],
+)
+def test_server_that_cannot_be_reached_is_named_at_once(url, said):
+    began = time.monotonic()
+    with pytest.raises(HubUnreachableError, match=said) as caught:
+        read_remote_header(url)
+    assert type(caught.value) is HubUnreachableError
+    assert "Hub" not in str(caught.value)
+    assert time.monotonic() - began < 5
+
+
+def test_server_that_refuses_is_not_called_a_hub(hub):
+    hub.status = 500
+    with pytest.raises(HubServerError, match=r"^The server answered 500"):
+        read_remote_header(f"{hub.url}/x.onnx")
 
 
 def test_server_without_ranges_is_hung_up_on(repo, hub):

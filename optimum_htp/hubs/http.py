@@ -12,8 +12,6 @@ import functools
 import importlib
 import logging
 import math
-import socket
-import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +23,7 @@ from optimum_htp.errors import HubServerError
 from optimum_htp.hubs import limits
 from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
 from optimum_htp.hubs.redirects import headers_for, is_trusted, redirection
+from optimum_htp.hubs.unreachable import causes, is_unreachable
 
 __all__ = [
     "TOO_MANY_REQUESTS",
@@ -32,7 +31,6 @@ __all__ = [
     "CutOffError",
     "HttpErrors",
     "ask",
-    "causes",
     "http_errors",
     "opened",
     "pieces",
@@ -46,8 +44,6 @@ _CONTENT: Final = (200, 206)
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
-# The reasons for which nobody can be there: trying again at once would only take longer to say so.
-_NOBODY: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -153,11 +149,7 @@ def ask(
             with opened(method, url, headers, patience, timeout=timeout, stay=stay) as response:
                 answer = _received(response, patience, limit, wanted, into)
         except failed as error:
-            if (
-                failures >= tries
-                or pause >= patience.left
-                or any(isinstance(cause, _NOBODY) for cause in causes(error))
-            ):
+            if failures >= tries or pause >= patience.left or is_unreachable(causes(error)):
                 raise
             logger.debug("Trying %s again in %g s: %s", url, pause, error)
         else:
@@ -202,14 +194,6 @@ def opened(
                 return
         sent, url = headers_for(following, url, sent), following
     raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
-
-
-def causes(error: BaseException) -> list[BaseException]:
-    """Return an exception and those that led to it."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    return chain
 
 
 @contextmanager

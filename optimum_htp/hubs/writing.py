@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import AccessDeniedError, HFHubIntegrationError, OfflineError, PushError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.http import causes
 from optimum_htp.hubs.huggingface import HuggingFaceHub
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.hubs.unreachable import causes
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
