@@ -74,6 +74,12 @@ def test_plain_http_is_read_by_ranges(repo, hub, exported):
     assert {request.token for request in requests} == {None}
 
 
+def test_page_of_a_file_stands_for_the_file(repo, hub):
+    for query in ("", "?download=true"):
+        header = read_remote_header(f"{hub.url}/org/onnx-only/blob/main/onnx/model.onnx{query}")
+        assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
 def test_token_is_for_the_hub_alone(repo, hub):
     hub.tokens["hf_mine"] = {"org/onnx-only"}
     repo.private = True

@@ -76,6 +76,9 @@ def pushed(args: Namespace, files: Sequence[str | Path]) -> PushResult | None:
 
 def show_push(done: PushResult) -> None:
     """Say what was pushed where."""
+    if not done.changed:
+        show(f"Nothing to push: {done.repo_id} has these {len(done.files)} files already: {done.url}")
+        return
     show(f"Pushed {len(done.files)} files to {done.repo_id}: {done.url}")
     for name in done.files:
         show(f"  {name}")

@@ -71,12 +71,14 @@ class Commit:
         commit: Full commit.
         url: Its page.
         pr_url: Page of the pull request, where it was one.
+        changed: Whether a commit was made: none is where the repo has all files already.
     """
 
     repo_id: str
     commit: str
     url: str
     pr_url: str | None = None
+    changed: bool = True
 
 
 def look_at(repo_id: str, token: str | bool | None = None) -> Target:
@@ -152,7 +154,7 @@ def commit_files(
             parent_commit=target.commit,
         )
         done = _transferred(target.repo_id, commit)
-    return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url)
+    return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url, done.oid != target.commit)
 
 
 def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:

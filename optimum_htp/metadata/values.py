@@ -36,6 +36,7 @@ EMBEDDED_ZIP: Final = "hf_embedded_zip"
 """The property with the embedded files themselves. It is no part of the record, which is read without it."""
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_PREPROCESSOR: Final = re.compile(r"Auto(?:[A-Z][A-Za-z]{,40})?(?:Processor|Tokenizer|FeatureExtractor)", re.ASCII)
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
@@ -218,10 +219,15 @@ def _file_name(text: str) -> str:
     return _file_list(json.dumps([text]))[0]
 
 
+def is_preprocessor_class(name: object) -> bool:
+    """Whether a name can be that of an Auto class of transformers that loads preprocessors."""
+    return isinstance(name, str) and _PREPROCESSOR.fullmatch(name) is not None
+
+
 def _auto_classes(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
-        if name not in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor"):
+        if not is_preprocessor_class(name):
             raise ValueError(f"{name!r} is not an Auto class that loads preprocessors")
     return names
 
