@@ -156,6 +156,7 @@ def trials(form: Form) -> Iterator[Trial]:
     chosen = [(number, fault) for number, fault in enumerate(FAULTS) if fault not in slow]
     with empty_hub(FaultyHub) as (hub, _), LoopbackHub() as other:
         hub.elsewhere = other.url.replace("127.0.0.1", "localhost")
+        hub.tokens[TOKEN] = set()
         with tempfile.TemporaryDirectory(dir=next(places())) as root:
             (nested := Path(root, "a", "b")).mkdir(parents=True)
             laboratory = Laboratory(hub, nested)
