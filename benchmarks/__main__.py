@@ -25,6 +25,7 @@ from benchmarks.rows import rows_of
 BENCHMARKS = {
     "onnxfile": "Reading, stamping and tagging files",
     "remote": "Files on a Hub",
+    "traffic": "Requests of a Hub",
     "exports": "Export",
     "hierarchy": "Tags",
     "peers": "Tags beside winml-cli's",

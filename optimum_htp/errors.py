@@ -67,6 +67,10 @@ class HubServerError(HubUnreachableError):
     """The Hub answered that something is wrong with it (a status from 500 on), or with something unexpected."""
 
 
+class RangesNotServedError(HubServerError):
+    """The server, or a proxy in between, sends whole files only."""
+
+
 class RateLimitedError(HubUnreachableError):
     """The Hub has had too many requests from here (status 429).
 

@@ -61,8 +61,9 @@ def optimum_htp_preprocessors(  # type: ignore[empty-body]
 ) -> Sequence[str]:
     """Return the names of further Auto classes that load preprocessors of a model with these files.
 
-    `configs` has the parsed content of its JSON configs, by file name. What this raises ends the export with a
-    `PluginError`: a file that does not name a preprocessor is loaded without it.
+    `configs` has the parsed content of its JSON configs, by file name. What this raises, and a class that the
+    installed transformers does not have, ends the export with a `PluginError`: a file that does not name a
+    preprocessor is loaded without it.
 
     Example:
         @optimum_htp.hookimpl

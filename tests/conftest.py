@@ -150,6 +150,8 @@ def _remembering_nothing() -> Iterator[None]:
     yield
     if (memory := sys.modules.get("optimum_htp.origin.commit_files")) is not None:
         memory.forget()
+    if (limits := sys.modules.get("optimum_htp.hubs.limits")) is not None:
+        limits.forget()
 
 
 @pytest.fixture(scope="session")

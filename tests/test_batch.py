@@ -266,6 +266,32 @@ def test_link_that_leads_out_of_a_batchs_folder_is_not_written_through(tmp_path,
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
+    """Each model alone would give up: its wait is longer than its time."""
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "0.8")
+    names = [f"limited/model-{number}" for number in range(30)]
+    for name in names:
+        hub.add(name, {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"})
+
+    class Exports(ThreadPoolExecutor):
+        def submit(self, fn, job, output, access, export):
+            return super().submit(Outcome, state="failed", error="not exported")
+
+    hub.quota = (40, 2.0)
+    with Exports(1) as exports, ThreadPoolExecutor(4) as downloads:
+        outcomes = run_batch(
+            [Job(name, name) for name in names],
+            Folder(tmp_path / "out"),
+            tmp_path / "out" / "batch.jsonl",
+            access=HubAccess(cache_dir=tmp_path / "cache"),
+            exports=exports,
+            downloads=downloads,
+            ahead=4,
+            export=HTPExporter().export,
+        )
+    assert {outcome.error for outcome in outcomes.values()} == {"not exported"}
+
+
 def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")

@@ -392,7 +392,7 @@ def test_token_reaches_the_hub_and_nothing_else(export, hub, model_folder, tmp_p
     hub.tokens[secret] = {"tiny/secret"}
     with hub.recorded() as requests, caplog.at_level("DEBUG"):
         export("tiny/secret", tmp_path / "out", token=secret, with_config=True)
-    assert {request.token for request in requests} == {secret}
+    assert {(request.origin, request.token) for request in requests} == {("hub", secret), ("cdn", None)}
     assert all(secret.encode() not in path.read_bytes() for path in (tmp_path / "out").iterdir())
     assert secret not in caplog.text
     assert record_of(tmp_path / "out" / "model.onnx").private is True

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HFHubCache
-from optimum_htp.errors import HubUnreachableError, ModelNotFoundError
+from optimum_htp.errors import HubUnreachableError, InvalidModelReferenceError, ModelNotFoundError
 
 
 @pytest.fixture
@@ -49,6 +49,15 @@ def test_branch_is_followed_and_pinned(cache, hub):
         assert cache.get_or_fetch("tiny/bert", before, AutoConfig.from_pretrained) is first
     finally:
         repo.refs["main"] = before
+
+
+def test_name_may_have_its_revision(cache, hub):
+    commit = hub.repos["tiny/bert"].refs["main"]
+    config = cache.get_or_fetch("tiny/bert@main", None, AutoConfig.from_pretrained)
+    assert cache.get_or_fetch(f"hf://tiny/bert@{commit}", None, AutoConfig.from_pretrained) is config
+    assert cache.get_or_fetch("tiny/bert", None, AutoConfig.from_pretrained) is config
+    with pytest.raises(InvalidModelReferenceError, match="give one of them"):
+        cache.get_or_fetch("tiny/bert@main", commit, AutoConfig.from_pretrained)
 
 
 def test_force_download_goes_past_it(cache, hub):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from optimum_htp.errors import HubServerError, RevisionNotFoundError
@@ -25,16 +23,12 @@ def paged(hub, repo):
 
     def serve(link, endless=False):
         def tamper(method, path, status, body, headers):
-            if status != 200 or not ("/tree/" in path or "/commits/" in path):
-                return status, body, headers
-            at = int(path.rpartition("cursor=")[2]) if "cursor=" in path else 0
-            entries = json.loads(body)
-            plain = path.partition("&cursor=")[0].partition("?cursor=")[0]
-            following = f"{plain}{'&' if '?' in plain else '?'}cursor={at + PAGE}"
-            if at + PAGE < len(entries) or endless:
+            if status == 200 and ("/tree/" in path or "/commits/" in path) and ("Link" in headers or endless):
+                following = headers.get("Link", f"<{hub.url}{path}>").partition(">")[0].removeprefix(f"<{hub.url}")
                 headers = {**headers, "Link": f'<{link.format(here=hub.url, path=following)}>; rel="next"'}
-            return status, json.dumps(entries[at : at + PAGE]).encode(), headers
+            return status, body, headers
 
+        hub.page = PAGE
         hub.tamper = tamper
 
     return serve

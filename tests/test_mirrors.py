@@ -6,13 +6,21 @@ import functools
 import json
 import sys
 import threading
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HTPExporter, OptimumONNXModel
-from optimum_htp.errors import ArgumentError, DownloadError, HubUnreachableError, MirrorError, ModelNotFoundError
+from optimum_htp.errors import (
+    ArgumentError,
+    DownloadError,
+    HubUnreachableError,
+    MirrorError,
+    ModelNotFoundError,
+    OnnxFileNotFoundError,
+)
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.commit_files import forget
@@ -24,6 +32,53 @@ from tests.conftest import optimum_cli, run, run_python
 from tests.support.s3 import serving_bucket
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
+
+
+@pytest.fixture
+def redirecting(hub, monkeypatch):
+    """Let HF_ENDPOINT be a mirror that redirects everything to the Hub with 308."""
+    from huggingface_hub import constants, file_download
+
+    from optimum_htp.hubs import redirects
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.mirror)
+    for module in (constants, file_download):
+        template = hub.mirror + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(redirects, "_HUBS", (*redirects._HUBS, hub.url))
+    return hub
+
+
+def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting, access):
+    from optimum_htp.plugins import hub as huggingface
+
+    hub = redirecting
+    hub.tokens["hf_mine"] = {"org/mirrored"}
+    hub.add("org/mirrored", {"config.json": b"{}", "model.onnx": b"x" * 200_000}, private=True)
+    access = replace(access, token="hf_mine")
+    with hub.recorded() as requests:
+        info = huggingface().info("org/mirrored", None, access)
+        folder = huggingface().snapshot("org/mirrored", info.commit, ["config.json", "none.json"], access)
+        assert huggingface().digests("org/mirrored", info.commit, access).keys() == {"config.json", "model.onnx"}
+        with huggingface().opened("org/mirrored", None, "model.onnx", access) as window:
+            assert window.read(150_000, 5) == b"xxxxx"
+    assert (folder / "config.json").read_bytes() == b"{}"
+    tokens = {(request.origin, request.token) for request in requests}
+    assert tokens == {("mirror", "hf_mine"), ("hub", "hf_mine"), ("cdn", None)}
+    with pytest.raises(OnnxFileNotFoundError, match="Check repo, revision and path"):
+        huggingface().opened("org/mirrored", None, "none.onnx", access).__enter__()
+
+
+def test_token_is_not_sent_where_a_mirror_redirects_besides(redirecting, hub, access, monkeypatch):
+    from optimum_htp.hubs import redirects
+    from optimum_htp.plugins import hub as huggingface
+
+    monkeypatch.setattr(redirects, "_HUBS", ())
+    hub.add("org/mirrored", {"config.json": b"{}"})
+    with hub.recorded() as requests:
+        huggingface().info("org/mirrored", None, replace(access, token="hf_mine"))
+    assert [(request.origin, request.token) for request in requests] == [("mirror", "hf_mine"), ("hub", None)]
+
 
 LOADS = """
 import sys

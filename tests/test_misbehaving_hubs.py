@@ -14,6 +14,7 @@ from huggingface_hub import constants
 
 from optimum_htp import errors, is_hub_model
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
@@ -249,6 +250,55 @@ def test_busy_hub_is_asked_again(hub, repo, access, statuses):
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
+def test_wait_that_the_hub_asks_for_is_read_from_its_rate_limit(hub, repo, access):
+    hub.tamper = failing_first([429], {"RateLimit": '"api";r=0;t=2', "RateLimit-Policy": '"fixed window";"api";q=500'})
+    began = time.monotonic()
+    with hub.recorded() as requests:
+        assert huggingface().info(repo.repo_id, None, access).commit == repo.refs["main"]
+    assert [request.status for request in requests] == [429, 200]
+    assert time.monotonic() - began > 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"RateLimit": '"api";r=0;t=43'}, 43),
+        ({"RateLimit": '"a";r=9;t=200, "b";t=50;r=0'}, 50),
+        ({"RateLimit": '"api"; r=0 ; t = 7'}, 7),
+        ({"Retry-After": "5", "RateLimit": '"api";r=0;t=43'}, 5),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"RateLimit": "soon"}, None),
+        ({"RateLimit": '"api";r=0;t=99999999999999999999'}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_waits_are_read_from_headers(headers, seconds):
+    assert retry_after(headers) == seconds
+
+
+def test_longer_wait_is_an_error_with_its_seconds_and_nobody_asks_meanwhile(hub, repo, access):
+    hub.status, hub.wait = 429, 200
+    with hub.recorded() as requests:
+        for kind in ("info", "info"):
+            with pytest.raises(errors.RateLimitedError, match=r"Try again in (200|199) seconds") as caught:
+                ask(kind, repo, access)
+    assert 190 < caught.value.retry_after <= 200
+    assert len(requests) == 1
+    hub.status = None
+    assert ask("file", repo, access)  # files are counted apart from the API
+
+
+def test_many_files_wait_for_one_limit_together(hub, access):
+    files = {f"{number}.json": b"%d" % number for number in range(40)}
+    repo = hub.add("strange/limited", files)
+    hub.quota = (30, 2.0)
+    with hub.recorded() as requests:
+        folder = huggingface().snapshot(repo.repo_id, repo.refs["main"], list(files), access)
+    assert {path.name for path in folder.iterdir()} == set(files)
+    assert sum(request.status == 429 for request in requests) <= 3 * 8
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(429, errors.RateLimitedError), (503, errors.HubServerError), (500, errors.HubServerError)]
 )
@@ -307,10 +357,10 @@ def test_redirects_that_lead_nowhere_are_typed(hub, repo, access, target, what, 
 @pytest.mark.parametrize(
     "header",
     [
-        {"ETag": '"../../../outside"'},
-        {"ETag": '"{tmp}/outside"'},
-        {"ETag": '""'},
-        {"X-Linked-Etag": '"..\\\\outside"'},
+        {"X-Linked-ETag": '"../../../outside"'},
+        {"X-Linked-ETag": '"{tmp}/outside"'},
+        {"X-Linked-ETag": '""'},
+        {"X-Linked-ETag": '"..\\\\outside"'},
         {"X-Repo-Commit": "../../../outside"},
         {"X-Repo-Commit": "0" * 40},
     ],
@@ -397,6 +447,50 @@ def test_sessions_of_others_are_left_as_they_are(repo, access):
 
 def test_token_is_not_shown():
     assert "hf_secret" not in repr(HubAccess(token="hf_secret"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "The Hub at http://127.0.0.1:1, asked for "),
+        ({"HF_ENDPOINT": "https://no-such-host.invalid"}, "The Hub at https://no-such-host.invalid, asked for "),
+        (
+            {"HF_ENDPOINT": "http://a.invalid", "HTTP_PROXY": "http://me:secret@127.0.0.1:1", "NO_PROXY": ""},
+            "through the proxy 127.0.0.1:1",
+        ),
+    ],
+    ids=["refused", "unknown", "proxy"],
+)
+def test_hub_that_cannot_be_reached_is_reported_at_once(variables, said, tmp_path):
+    """For look-ups, small and large files, and lists, which huggingface_hub asks for."""
+    code = """
+import time
+from optimum_htp import plugins
+from optimum_htp.errors import HubUnreachableError
+from optimum_htp.hubs import HubAccess
+from optimum_htp.hubs.huggingface.listings import models_of_author
+from optimum_htp.hubs.writing import look_at
+hub, access = plugins.hub(), HubAccess()
+calls = [
+    lambda: hub.info("org/x", None, access),
+    lambda: hub.snapshot("org/x", "0" * 40, ["config.json"], access),
+    lambda: hub.snapshot("org/x", "0" * 40, ["model.safetensors"], access),
+    lambda: models_of_author("org/x", (), None, access),
+    lambda: look_at("org/x"),
+]
+for call in calls:
+    began = time.monotonic()
+    try:
+        call()
+    except HubUnreachableError as error:
+        print(type(error).__name__, time.monotonic() - began < 5, error)
+"""
+    done = run_python(code, forked=True, HF_HOME=str(tmp_path), **variables)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("HubUnreachableError True") and said in line for line in lines), lines
+    assert "secret" not in done.stdout
+    assert "Retrying" not in done.stderr
 
 
 @pytest.mark.slow

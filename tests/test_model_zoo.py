@@ -126,7 +126,8 @@ def test_repo_that_cannot_be_loaded_says_so_before_it_is_fetched(zoo, tmp_path):
     for load in (ORTModelForImageClassification.from_pretrained, OptimumONNXModel.from_onnx):
         with zoo.recorded() as requests, pytest.raises(ConfigLoadError, match=r"onnxruntime\.InferenceSession alone"):
             load("onnxmodelzoo/resnet50-v1-7", cache_dir=tmp_path / "cache")
-        assert all(request.status == 206 for request in requests if request.path.endswith("50-v1-7.onnx"))
+        ranges = [one for one in requests if one.path.endswith("50-v1-7.onnx") and one.method == "GET"]
+        assert {request.status for request in ranges} == {206}
 
 
 def test_commands_that_change_files_say_to_fetch_them_first():

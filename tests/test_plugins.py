@@ -9,6 +9,7 @@ from optimum_htp import HTPExporter
 from optimum_htp.errors import HFHubIntegrationError, PluginError, UnknownHubError
 from optimum_htp.hubs import Hub
 from optimum_htp.hubs.huggingface import HuggingFaceHub
+from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.plugins import hub, manager
 from tests.conftest import run_python
@@ -75,6 +76,27 @@ def test_plugin_adds_metadata_and_preprocessors(registered, model_folder, tmp_pa
     written = read_metadata(tmp_path / "out" / "model.onnx")
     assert written["acme_ticket"] == "T-1 text-classification"
     assert written["hf_preprocessors"] == "AutoTokenizer,AutoImageProcessor"
+
+
+def test_plugin_may_name_any_preprocessor_class_of_transformers(registered, model_folder, tmp_path):
+    import transformers
+
+    class Plugin:
+        names = ("AutoVideoProcessor",)
+
+        @optimum_htp.hookimpl
+        def optimum_htp_preprocessors(self, files, configs):
+            return self.names
+
+    registered(plugin := Plugin())
+    if hasattr(transformers, "AutoVideoProcessor"):
+        HTPExporter().export(model_folder("bert"), tmp_path / "out", do_validation=False)
+        written = read_metadata(tmp_path / "out" / "model.onnx")
+        assert ExportMetadata.from_properties(written).preprocessors == ("AutoTokenizer", "AutoVideoProcessor")
+    for plugin.names in (["AutoNoSuchProcessor"], ["AutoModel"], ["AutoTokenizer", None], "GenerationConfig", [["x"]]):
+        with pytest.raises(PluginError, match="no Auto class of transformers"):
+            HTPExporter().export(model_folder("bert"), tmp_path / "none", do_validation=False)
+    assert not (tmp_path / "none").exists()
 
 
 def test_plugin_may_not_set_our_keys(registered, model_folder, tmp_path):

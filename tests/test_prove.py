@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 
@@ -198,6 +199,25 @@ def test_folded_batch_norm_that_was_changed_is_found(zoo_export, tmp_path):
     assert any(f.name == name for f in prove_weights(changed(path, tmp_path / "m.onnx", change), made.model).foreign)
 
 
+def test_check_outlives_the_addresses_of_the_weights(zoo_export, hub, access):
+    made, asked = zoo_export("t5"), itertools.count(1)
+
+    def expire(method, path):
+        if path.endswith(".safetensors") and next(asked) in (4, 20):
+            hub.expire_addresses()
+
+    hub.before_answer = expire
+    with hub.recorded() as requests:
+        assert not prove_weights(made.output / "encoder_model.onnx", access=access).foreign
+    assert [request.status for request in requests].count(403) >= 1
+
+
+def test_weights_are_downloaded_where_ranges_are_not_served(zoo_export, hub, access):
+    hub.serve_ranges = False
+    assert not prove_weights(zoo_export("t5").output / "encoder_model.onnx", access=access).foreign
+    assert [*access.cache_dir.rglob("*.safetensors")]
+
+
 def test_only_the_tensors_that_are_needed_are_fetched(zoo_export, hub, access, tmp_path):
     """A part of a model takes its own tensors alone; the whole file is never asked for."""
     made = zoo_export("t5")
@@ -205,7 +225,7 @@ def test_only_the_tensors_that_are_needed_are_fetched(zoo_export, hub, access, t
     with hub.recorded() as requests:
         proof = prove_weights(made.output / "encoder_model.onnx", access=access)
     assert not proof.foreign
-    assert {request.status for request in requests if request.path.endswith(".safetensors")} == {206}
+    assert {request.status for request in requests if request.path.endswith(".safetensors")} == {302, 206}
     assert proof.fetched < size
     assert not list(access.cache_dir.rglob("*.safetensors"))
 

@@ -103,14 +103,24 @@ def test_card_says_what_the_files_are(org, bert, access):
 
 def test_card_that_is_there_is_completed(org, bert, access):
     org.add("me/model", {"README.md": b"---\nlicense: apache-2.0\ntags:\n- mine\n---\n\n# My words\n\nStay.\n"})
-    for _ in range(2):
-        push([bert], "me/model", access=access)
+    assert [push([bert], "me/model", access=access).changed for _ in range(2)] == [True, False]
     card = ModelCard(pushed_files(org)["README.md"].decode())
     assert card.data.license == "apache-2.0"
     assert card.data.tags == ["mine", "onnx"]
     assert card.data.base_model == "tiny/bert"
     assert card.text.count("# My words\n\nStay.") == card.text.count("## Files") == 1
     assert len(org.repos["me/model"].commits) == 2  # the second push had nothing to say
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"), [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m has these 1 files")]
+)
+def test_push_that_changes_nothing_says_so(capsys, changed, said):
+    from optimum_htp.cli.push import show_push
+    from optimum_htp.delivery.push import PushResult
+
+    show_push(PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed))
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_card_that_nobody_can_read_is_left_alone(org, bert, access):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import onnx
@@ -40,11 +42,11 @@ def repo(hub, exported):
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v1", "@refs/pr/3"])
-def test_hub_file_is_read_by_two_requests(repo, hub, exported, revision):
+def test_hub_file_is_read_by_two_ranges_at_its_storage(repo, hub, exported, revision):
     with hub.recorded() as requests:
         header = read_remote_header(f"hf://org/onnx-only{revision}/onnx/model.onnx")
     assert header == read_header(exported("minilm") / "model.onnx")
-    assert [(request.method, request.status) for request in requests] == [("GET", 206)] * 2
+    assert [(request.method, request.status) for request in requests] == [("HEAD", 302), *[("GET", 206)] * 2]
 
 
 @pytest.mark.parametrize("name", ["first.onnx", "onnx/model.onnx"])
@@ -61,15 +63,21 @@ def test_metadata_before_the_graph_is_found_too(repo, hub, exported):
     with hub.recorded() as requests:
         header = read_remote_header("hf://org/onnx-only/first.onnx")
     assert header == read_header(exported("minilm") / "model.onnx")
-    assert len(requests) == 3  # the beginning, what is behind that, and what is behind the archive
+    assert len(requests) == 4  # where it is, the beginning, what is behind that, and what is behind the archive
 
 
 def test_plain_http_is_read_by_ranges(repo, hub, exported):
     with hub.recorded() as requests:
         header = read_remote_header(f"{hub.url}/org/onnx-only/resolve/main/onnx/model.onnx")
     assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
-    assert len(requests) == 2
+    assert len(requests) == 3
     assert {request.token for request in requests} == {None}
+
+
+def test_page_of_a_file_stands_for_the_file(repo, hub):
+    for query in ("", "?download=true"):
+        header = read_remote_header(f"{hub.url}/org/onnx-only/blob/main/onnx/model.onnx{query}")
+        assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_token_is_for_the_hub_alone(repo, hub):
@@ -77,9 +85,9 @@ def test_token_is_for_the_hub_alone(repo, hub):
     repo.private = True
     with pytest.raises(ModelNotFoundError):
         read_remote_header("hf://org/onnx-only/onnx/model.onnx")
-    with hub.recorded() as requests:
-        read_remote_header("hf://org/onnx-only/onnx/model.onnx", HubAccess(token="hf_mine"))
-    assert {request.token for request in requests} == {"hf_mine"}
+    start = len(hub.requests)
+    read_remote_header("hf://org/onnx-only/onnx/model.onnx", HubAccess(token="hf_mine"))
+    assert {(request.origin, request.token) for request in hub.requests[start:]} == {("hub", "hf_mine"), ("cdn", None)}
 
 
 def test_redirect_to_another_host_does_not_take_the_token_along(repo, hub):
@@ -95,7 +103,8 @@ def test_redirect_to_another_host_does_not_take_the_token_along(repo, hub):
         finally:
             del hub.stored_elsewhere["org/onnx-only"]
         assert [request.status for request in asked] == [302]
-        assert [(request.status, request.token) for request in storage.requests] == [(206, None)] * 2
+        assert {request.token for request in storage.requests} == {None}
+        assert [request.status for request in storage.requests if not request.is_hop] == [206] * 2
 
 
 def test_other_places_are_read_through_fsspec(exported, tmp_path):
@@ -123,6 +132,97 @@ def test_other_places_are_read_through_fsspec(exported, tmp_path):
 def test_each_failure_is_its_own_error(repo, url, error):
     with pytest.raises(error):
         read_remote_header(url)
+
+
+@pytest.fixture
+def remote(repo, hub):
+    """Open the file of 80 MB; the function to open it, and its content."""
+    from optimum_htp.hubs.huggingface.ranges import open_hub_file
+
+    def opened(**access):
+        return open_hub_file("org/onnx-only", "main", "onnx/model.onnx", HubAccess(**access), 100)
+
+    return opened, repo.commits[repo.refs["main"]]["onnx/model.onnx"]
+
+
+def test_address_that_has_expired_is_asked_for_again(remote, hub):
+    opened, content = remote
+    file = opened()
+    with hub.recorded() as requests:
+        for start in (1000, 2000, 3000):
+            if start != 3000:
+                hub.expire_addresses()
+            assert file.read(start, 10) == content[start : start + 10]
+    assert [(request.method, request.status) for request in requests] == [
+        *[("GET", 403), ("HEAD", 302), ("GET", 206)] * 2,
+        ("GET", 206),
+    ]
+
+
+def test_threads_that_meet_an_expired_address_all_go_on(remote, hub):
+    opened, content = remote
+    file = opened()
+    hub.expire_addresses()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda at: file.read(at, 9) == content[at : at + 9], range(1000, 1032)))
+
+
+def test_storage_that_refuses_fresh_addresses_is_named(remote, hub):
+    opened, _ = remote
+    hub.tamper = lambda method, path, status, body, headers: (403 if status == 206 else status, body, headers)
+    with pytest.raises(HubServerError, match=rf"its storage at {hub.cdn.removeprefix('http://')} answered 403"):
+        opened()
+
+
+def test_file_that_changes_while_it_is_read_is_noticed(remote, repo, hub):
+    opened, content = remote
+    file = opened()
+    repo.commit({"onnx/model.onnx": content[:-1] + b"!"})
+    assert file.read(1000, 5) == content[1000:1005]  # the commit's, wherever the branch is now
+    hub.expire_addresses()
+    with pytest.raises(DamagedDownloadError, match="changed while it was read"):
+        file.read(1000, 5)
+
+
+@pytest.mark.parametrize("change", [{"ETag": '"other"'}, {"Content-Range": "bytes 1000-1009/1234"}], ids=str)
+def test_file_that_another_server_changes_is_noticed(remote, hub, change):
+    opened, _ = remote
+    file = opened()
+    hub.tamper = lambda method, path, status, body, headers: (status, body, {**headers, **change})
+    with pytest.raises(DamagedDownloadError, match="changed while it was read"):
+        file.read(1000, 10)
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_server_that_refuses_head_is_asked_for_ranges(repo, hub, status):
+    def tamper(method, path, was, body, headers):
+        return (status, b"", {}) if method == "HEAD" else (was, body, headers)
+
+    hub.tamper = tamper
+    header = read_remote_header(f"{hub.url}/org/onnx-only/resolve/main/onnx/model.onnx")
+    assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://127.0.0.1:1/x.onnx", r"^https://127.0.0.1:1/x.onnx cannot be reached: .*refused"),
+        ("http://no-such-host.invalid/x.onnx", r"^http://no-such-host.invalid/x.onnx cannot be reached"),
+    ],
+)
+def test_server_that_cannot_be_reached_is_named_at_once(url, said):
+    began = time.monotonic()
+    with pytest.raises(HubUnreachableError, match=said) as caught:
+        read_remote_header(url)
+    assert type(caught.value) is HubUnreachableError
+    assert "Hub" not in str(caught.value)
+    assert time.monotonic() - began < 5
+
+
+def test_server_that_refuses_is_not_called_a_hub(hub):
+    hub.status = 500
+    with pytest.raises(HubServerError, match=r"^The server answered 500"):
+        read_remote_header(f"{hub.url}/x.onnx")
 
 
 def test_server_without_ranges_is_hung_up_on(repo, hub):

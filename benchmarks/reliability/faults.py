@@ -33,7 +33,7 @@ class Site:
 
     @property
     def wants_file(self) -> bool:
-        return "/resolve/" in self.handler.path
+        return "/resolve/" in self.handler.about
 
     def say(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.handler._send(status, body, {name.replace("_", "-"): value for name, value in headers.items()})

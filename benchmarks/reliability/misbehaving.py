@@ -43,21 +43,15 @@ class FaultyHub(LoopbackHub):
         self.seen: dict[str, Iterator[int]] = {}
         super().__init__(port)
 
-    def _handler(self) -> Any:
-        hub, normal = self, super()._handler()
-
-        class Handler(normal):  # type: ignore[misc, valid-type]
-            def _answer(self) -> None:
-                owner, _, rest = self.path.lstrip("/").removeprefix("api/models/").partition("/")
-                if not owner.startswith("fault-"):
-                    return super()._answer()
-                repo_id = f"{owner}/{rest.split('/')[0].split('?')[0]}"
-                with hub._lock:
-                    count = next(hub.seen.setdefault(repo_id, itertools.count()))
-                fault = list(FAULTS.values())[int(owner.removeprefix("fault-"))]
-                fault(Site(self, super()._answer, hub.elsewhere, count, repo_id, hub))
-
-        return Handler
+    def answer(self, handler: Any) -> None:
+        owner, _, rest = handler.about.lstrip("/").removeprefix("api/models/").partition("/")
+        if not owner.startswith("fault-"):
+            return super().answer(handler)
+        repo_id = f"{owner}/{rest.split('/')[0].split('?')[0]}"
+        with self._lock:
+            count = next(self.seen.setdefault(repo_id, itertools.count()))
+        fault = list(FAULTS.values())[int(owner.removeprefix("fault-"))]
+        fault(Site(handler, lambda: super(FaultyHub, self).answer(handler), self.elsewhere, count, repo_id, self))
 
 
 def export(source: str, place: Path) -> Any:
@@ -162,6 +156,7 @@ def trials(form: Form) -> Iterator[Trial]:
     chosen = [(number, fault) for number, fault in enumerate(FAULTS) if fault not in slow]
     with empty_hub(FaultyHub) as (hub, _), LoopbackHub() as other:
         hub.elsewhere = other.url.replace("127.0.0.1", "localhost")
+        hub.tokens[TOKEN] = set()
         with tempfile.TemporaryDirectory(dir=next(places())) as root:
             (nested := Path(root, "a", "b")).mkdir(parents=True)
             laboratory = Laboratory(hub, nested)

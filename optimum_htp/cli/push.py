@@ -81,6 +81,9 @@ def privacy(args: Namespace) -> bool | None:
 
 def show_push(done: PushResult) -> None:
     """Say what was pushed where."""
+    if not done.changed:
+        show(f"Nothing to push: {done.repo_id} has these {len(done.files)} files already: {done.url}")
+        return
     show(f"Pushed {len(done.files)} files to {done.repo_id}: {done.url}")
     for name in done.files:
         show(f"  {name}")

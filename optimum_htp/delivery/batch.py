@@ -7,6 +7,7 @@ second run asks it, and the Hub for the present commit, and does what is not don
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from optimum_htp.delivery.journal import JOURNAL_FILE, Journal
 from optimum_htp.delivery.manifest import MANIFEST
 from optimum_htp.delivery.outputs import Folder, Output
 from optimum_htp.delivery.pushes import Pushes
-from optimum_htp.delivery.work import Export, Outcome, WrittenFile, export_job, fetch_job
+from optimum_htp.delivery.work import A_MINUTE, Export, Outcome, WrittenFile, export_job, fetch_job
 from optimum_htp.errors import (
     ArgumentError,
     HFHubIntegrationError,
@@ -28,16 +29,45 @@ from optimum_htp.errors import (
     JobLostError,
     OutputError,
     ProtectedFileError,
+    RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of
+from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.onnxfile.outputs import check_output, refuse_same_outputs
 
 __all__ = ["JOURNAL", "check_outputs", "run_batch"]
 
+logger = get_logger(__name__)
+
 JOURNAL: Final = "batch.jsonl"
 _GRACE: Final = 1.0  # seconds
+_MOST_WAITS: Final = 20  # of one model, for a Hub that has too many requests from here
+
+
+class _Limit:
+    """The time until which no job asks the Hub, shared by all jobs of a batch."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._ended = threading.Event()
+
+    def hold(self, seconds: float) -> None:
+        """Let no job ask the Hub for some seconds."""
+        until = time.monotonic() + seconds
+        if until > self._until + 1:
+            logger.warning("The Hub had too many requests from here: all models wait %.0f s.", seconds)
+        self._until = max(self._until, until)
+
+    def wait(self) -> None:
+        """Return once the Hub may be asked, or the batch is interrupted."""
+        while (left := self._until - time.monotonic()) > 0 and not self._ended.wait(left):
+            pass
+
+    def end(self) -> None:
+        """Let nobody wait any longer."""
+        self._ended.set()
 
 
 @dataclass(frozen=True)
@@ -52,6 +82,7 @@ class _Batch:
     retry_failed: bool
     read_standing: bool
     pushes: Pushes | None
+    limit: _Limit
 
 
 def check_outputs(
@@ -145,8 +176,11 @@ def run_batch(
             f"Another batch is writing to {journal}. Wait until it has ended, or name another folder."
         ) from None
     outcomes: dict[str, Outcome] = {}
+    limit = _Limit()
     with lock, Journal(journal, force=force) as kept:
-        batch = _Batch(output, access, kept, exports, downloads, export, fetch, retry_failed, read_standing, pushes)
+        batch = _Batch(
+            output, access, kept, exports, downloads, export, fetch, retry_failed, read_standing, pushes, limit
+        )
         room = threading.Semaphore(ahead)
 
         def work(job: Job) -> None:
@@ -167,6 +201,7 @@ def run_batch(
                 for future in running:
                     result_of(future)
             except BaseException:  # Ctrl-C too: no export goes on without the batch that it is for
+                limit.end()
                 exports.shutdown(wait=False, cancel_futures=True)
                 downloads.shutdown(wait=False, cancel_futures=True)
                 wait(running, _GRACE)  # what has just ended is told; a download that goes on is not waited for
@@ -186,10 +221,10 @@ def _done(job: Job, batch: _Batch) -> Outcome:
     standing = batch.output.standing(job, before)
     good = standing if standing is not None and _is_good(job, standing, batch) else None
     exported = good["commit"] if good is not None else None
-    outcome = _result(batch.downloads.submit(batch.fetch, job, batch.access, exported))
+    outcome = _result(batch, batch.downloads, batch.fetch, job, batch.access, exported)
     if job.commit is not None and outcome.commit != job.commit:  # the revision has moved, or is gone
         job = replace(job, revision=job.commit)
-        outcome = _result(batch.downloads.submit(batch.fetch, job, batch.access, exported))
+        outcome = _result(batch, batch.downloads, batch.fetch, job, batch.access, exported)
     if outcome.state == "whole" and good is not None:
         return _as_it_stands(outcome, good)
     if standing is not None and outcome.state in ("failed", "lost"):
@@ -222,7 +257,7 @@ def _as_it_stands(outcome: Outcome, standing: Mapping[str, Any]) -> Outcome:
 def _exported(job: Job, batch: _Batch) -> Outcome:
     """Export a model, and see that it is where it was to be."""
     cached = replace(batch.access, force_download=False)  # it has just been downloaded
-    outcome = _result(batch.exports.submit(export_job, job, batch.output, cached, batch.export))
+    outcome = _result(batch, batch.exports, export_job, job, batch.output, cached, batch.export)
     if outcome.state != "done":
         return outcome
     try:
@@ -241,12 +276,22 @@ def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
     if outcome.state == "whole" and _is_same_push(batch.journal.pushes.get(job.output), this):
         return outcome
     try:
-        done = batch.pushes.push(job)
+        done = _push(job, batch, batch.pushes)
     except (HFHubIntegrationError, OSError) as error:
         message = f"It was exported, and not pushed: {error}"
         return replace(outcome, state="failed", error=type(error).__name__, message=message)
     batch.journal.push(job, {**this, **done})
     return outcome
+
+
+def _push(job: Job, batch: _Batch, pushes: Pushes) -> Mapping[str, Any]:
+    for _ in range(_MOST_WAITS):
+        batch.limit.wait()
+        try:
+            return pushes.push(job)
+        except RateLimitedError as error:
+            batch.limit.hold(error.retry_after or A_MINUTE)
+    return pushes.push(job)
 
 
 def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> bool:
@@ -257,7 +302,18 @@ def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> 
     return before is not None and all(before.get(name) == value for name, value in this.items())
 
 
-def _result(future: Future[Outcome]) -> Outcome:
+def _result(batch: _Batch, executor: Executor, work: Callable[..., Outcome], *arguments: Any) -> Outcome:
+    """Let an executor do some work; again after the time that the Hub asks to wait."""
+    for _ in range(_MOST_WAITS):
+        batch.limit.wait()
+        outcome = _ended(executor.submit(work, *arguments))
+        if outcome.retry_after is None:
+            break
+        batch.limit.hold(outcome.retry_after)
+    return outcome
+
+
+def _ended(future: Future[Outcome]) -> Outcome:
     try:
         return future.result()
     except JobLostError as error:

@@ -35,12 +35,14 @@ class PushResult:
         commit: Full commit.
         url: Page of the commit, or of the pull request.
         files: What the commit holds, by name in the repo.
+        changed: Whether a commit was made: none is where the repo has all files already.
     """
 
     repo_id: str
     commit: str
     url: str
     files: tuple[str, ...]
+    changed: bool = True
 
 
 def push(
@@ -170,4 +172,4 @@ def _named(models: Sequence[OnnxFile]) -> str:
 
 
 def _result(done: Commit, names: Sequence[str]) -> PushResult:
-    return PushResult(done.repo_id, done.commit, done.pr_url or done.url, tuple(sorted(names)))
+    return PushResult(done.repo_id, done.commit, done.pr_url or done.url, tuple(sorted(names)), done.changed)

@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.delivery.jobs import Job, lasting_options
 from optimum_htp.delivery.processes import peak_memory
 from optimum_htp.delivery.versions import versions_here
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import HFHubIntegrationError, RateLimitedError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
@@ -25,9 +25,21 @@ if TYPE_CHECKING:
     from optimum_htp.delivery.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
 
-__all__ = ["Export", "Exported", "Outcome", "WrittenFile", "export_job", "fetch_job", "locate_job", "written_names"]
+__all__ = [
+    "A_MINUTE",
+    "Export",
+    "Exported",
+    "Outcome",
+    "WrittenFile",
+    "export_job",
+    "fetch_job",
+    "locate_job",
+    "written_names",
+]
 
 logger = get_logger(__name__)
+
+A_MINUTE: Final = 60.0  # to wait where a Hub does not report how long
 
 
 class Exported(Protocol):
@@ -81,6 +93,7 @@ class Outcome:
         peak_memory: Most memory that its process had resident, in bytes.
         error: Name of the exception's class, where it failed.
         message: What happened, and what to do next.
+        retry_after: Seconds to wait, where the Hub had too many requests from here.
         traceback: Where a bug was met.
     """
 
@@ -95,6 +108,7 @@ class Outcome:
     peak_memory: int = 0
     error: str | None = None
     message: str | None = None
+    retry_after: float | None = None
     traceback: str | None = None
 
     def to_entry(self) -> dict[str, Any]:
@@ -185,7 +199,8 @@ def _told(work: Callable[[], Outcome]) -> Outcome:
     try:
         outcome = work()
     except (HFHubIntegrationError, OSError, TypeError) as error:
-        outcome = Outcome(state="failed", error=type(error).__name__, message=str(error))
+        wait = (error.retry_after or A_MINUTE) if isinstance(error, RateLimitedError) else None
+        outcome = Outcome(state="failed", error=type(error).__name__, message=str(error), retry_after=wait)
     except Exception as error:  # a bug of ours or of a library: the other models are not concerned
         logger.debug("A job failed", exc_info=True)
         outcome = Outcome(

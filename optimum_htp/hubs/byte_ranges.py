@@ -1,104 +1,206 @@
-"""Files at http(s) addresses, read in pieces: one range request for the head, and one more for what is read next."""
+"""Files at http(s) addresses, read by range requests.
+
+The address is resolved first, by HEAD and without `Range`: the Hub signs the address of its storage for the request
+that it answers, and one that was asked for with `Range` is valid for that range only. What HEAD gave is used until the
+storage refuses it, since signed addresses expire; then it is resolved again.
+"""
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import urljoin, urlsplit
 
-from optimum_htp.errors import HFHubIntegrationError, HubServerError, OnnxFileNotFoundError
-from optimum_htp.hubs.http import Answer, CutOffError, opened, pieces
-from optimum_htp.hubs.patience import Patience, waiting_out
-from optimum_htp.hubs.refusals import refusal
+from optimum_htp.errors import (
+    DamagedDownloadError,
+    HFHubIntegrationError,
+    HubServerError,
+    OnnxFileNotFoundError,
+    RangesNotServedError,
+)
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.redirects import headers_for, is_trusted
+from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["CHUNK", "Place", "Range", "get_range", "http_window"]
+__all__ = ["CHUNK", "ONNX_HEAD", "Place", "RemoteFile", "onnx_window"]
 
-_HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
-CHUNK: Final = (1 << 16) - _HEAD  # bytes of each further one: the properties behind the graph
+ONNX_HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
+CHUNK: Final = (1 << 16) - ONNX_HEAD  # bytes of each further one: the properties behind the graph
 _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
+_TRIES: Final = 3
+_RENEWALS: Final = 3  # of an address, for one range
+_EXPIRED: Final = (400, 401, 403, 404, 410)  # what storages answer to an address that has expired or moved
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What is read, in words: its name, and for files of a Hub their repo and its revision."""
+    """What is read, for messages: its name, and for files of a Hub their repo and its revision."""
 
     name: str
     repo_id: str | None = None
     revision: str | None = None
 
 
-def http_window(place: Place, address: str, headers: Mapping[str, str]) -> ByteWindow:
-    """Make the first range request, and a window that makes the others where that one was answered from.
-
-    The token goes to the Hub alone: a redirect to the host that stores the file drops it, and so do we.
-    """
-    first = get_range(place, address, headers, 0, _HEAD)
-    again = headers if urlsplit(first.url)[:2] == urlsplit(address)[:2] else {}
-
-    def fetch(start: int, length: int) -> bytes:
-        return get_range(place, first.url, again, start, length).content
-
-    return ByteWindow(fetch, place.name, first.total, CHUNK, head=first.content)
-
-
 @dataclass(frozen=True)
-class Range:
-    """Some bytes of a file, where they came from, and how many the file has."""
+class _Target:
+    """Where the file is at present, and with which headers to ask for it."""
 
-    content: bytes
     url: str
-    total: int
+    headers: Mapping[str, str]
+    etag: str | None
 
 
-def get_range(place: Place, address: str, headers: Mapping[str, str], start: int, length: int) -> Range:
-    """Request some bytes; again where the server is busy.
+class RemoteFile:
+    """A file that is read by range requests; from any thread.
+
+    The first request for content is made at once. It says how large the file is.
+
+    Args:
+        place: For messages.
+        address: Of the file.
+        headers: With the token, which is sent to the address's host and to the Hub only.
+        head: Bytes to read at once, from the beginning.
+
+    Attributes:
+        name: For messages.
+        head: The beginning of the file.
+        size: Of the file, in bytes.
+        fetched: Bytes that have come over the network.
 
     Raises:
-        HFHubIntegrationError: They cannot be had; the subclass says why.
+        OnnxFileNotFoundError: There is no such file.
+        RangesNotServedError: The server sends whole files only.
+        HFHubIntegrationError: It cannot be read; the subclass says why. Reading raises it too.
     """
-    patience = Patience()
-    wanted = {**headers, "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
-    return waiting_out(lambda: _answered_range(place, address, wanted, start, length, patience), patience)
 
+    def __init__(self, place: Place, address: str, headers: Mapping[str, str], head: int) -> None:
+        self.name = place.name
+        self._place, self._address = place, address
+        self._headers = {**headers, "Accept-Encoding": "identity"}
+        self._lock = threading.Lock()
+        self._etags: dict[str, str] = {}
+        self.size = -1
+        self.fetched = 0
+        with self._translated():
+            self._target = self._resolved()
+        self.head = self._range(0, head)
 
-def _answered_range(
-    place: Place, address: str, wanted: Mapping[str, str], start: int, length: int, patience: Patience
-) -> Range:
-    """Request a range of bytes. A server that sends the whole file is hung up on."""
-    with opened("GET", address, wanted, patience, timeout=_TIMEOUT) as response:
-        if response.status_code >= 400:
-            raise _refused(place, response)
-        if response.status_code != 206:
-            raise HubServerError(f"{place.name}: the server does not answer range requests. Download the file first.")
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    def read(self, start: int, length: int) -> bytes:
+        """Return bytes of the file, fewer only at its end."""
+        length = min(length, self.size - start)
+        if start + length <= len(self.head):
+            return self.head[start : start + length]
+        return self._range(start, length)
+
+    def _range(self, start: int, length: int) -> bytes:
+        with self._translated():
+            patience, target = Patience(), self._target
+            answer = self._asked(target, start, length, patience)
+            for _ in range(_RENEWALS):
+                if answer.status not in _EXPIRED or is_trusted(target.url, self._address):
+                    break
+                target = self._renewed(target)
+                answer = self._asked(target, start, length, patience)
+            if answer.status != 206:
+                raise self._refused(answer)
+            with self._lock:
+                self.fetched += len(answer.body)
+            return answer.body
+
+    def _asked(self, target: _Target, start: int, length: int, patience: Patience) -> Answer:
+        wanted = {**target.headers, "Range": f"bytes={start}-{start + length - 1}"}
+
+        def check(answer: Answer) -> bool:
+            if answer.status != 206:
+                raise RangesNotServedError(
+                    f"{self._place.name}: the server does not answer range requests. Download the file first."
+                )
+            self._check(answer, start, length)
+            return True
+
+        return ask("GET", target.url, wanted, patience, timeout=_TIMEOUT, limit=length, tries=_TRIES, wanted=check)
+
+    def _check(self, answer: Answer, start: int, length: int) -> None:
+        """Refuse an answer with another range than was asked for, or of another file than before."""
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         if match is None:
-            raise HubServerError(f"{place.name}: the server does not say how large the file is. Download it first.")
+            raise HubServerError(f"{self._place.name}: the server does not report the file's size. Download it first.")
         begin, end, total = map(int, match.groups())
-        if begin != start or not begin <= end < total:
+        if begin != start or not begin <= end < total or end != min(start + length, total) - 1:
             raise HubServerError(
-                f"{place.name}: the server sent another range than {start}-. Download the file first."
+                f"{self._place.name}: the server sent another range than {start}-. Download the file first."
             )
-        content = bytearray()
-        expected = min(length, end - begin + 1)
-        for piece in pieces(response):
-            content += piece
-            patience.arrived(len(piece))
-            if len(content) >= expected:
-                break
-        if len(content) < expected:
-            raise CutOffError(f"{len(content)} bytes of {expected} arrived of {place.name}")
-        return Range(bytes(content[:expected]), str(response.url), total)
+        etag = _strong(answer.headers.get("ETag"))
+        with self._lock:
+            known = self._etags.setdefault(urlsplit(answer.url).netloc, etag or "")
+            if self.size in (-1, total) and (not etag or known in ("", etag)):
+                self.size = total
+                return
+        raise self._changed()
+
+    def _resolved(self) -> _Target:
+        """Ask where the file is. A server that is not a Hub may refuse HEAD: then the address is asked each time."""
+        is_hub = self._place.repo_id is not None
+        answer = ask(
+            "HEAD",
+            self._address,
+            self._headers,
+            Patience(),
+            timeout=_TIMEOUT,
+            limit=0,
+            tries=_TRIES if is_hub else 1,
+            stay=True,
+        )
+        if answer.status >= 400:
+            if is_hub or answer.status == TOO_MANY_REQUESTS:
+                raise self._refused(answer)
+            return _Target(self._address, self._headers, None)
+        url = urljoin(answer.url, answer.headers.get("Location", ""))
+        etag = _strong(answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag"))
+        return _Target(url, headers_for(url, self._address, self._headers), etag)
+
+    def _renewed(self, old: _Target) -> _Target:
+        """Return another target than one that was refused; threads that wait for it share one request."""
+        with self._lock:
+            if self._target is not old:
+                return self._target
+        new = self._resolved()
+        if new.etag != old.etag:
+            raise self._changed()
+        with self._lock:
+            self._target = new
+        return new
+
+    def _changed(self) -> DamagedDownloadError:
+        return DamagedDownloadError(f"{self._place.name} changed while it was read. Try again.")
+
+    def _refused(self, answer: Answer) -> HFHubIntegrationError:
+        place, code = self._place, answer.headers.get("X-Error-Code")
+        if not is_trusted(answer.url, self._address) and answer.status != TOO_MANY_REQUESTS:
+            return HubServerError(
+                f"{place.name}: its storage at {urlsplit(answer.url).netloc} answered {answer.status}. Try again."
+            )
+        if answer.status == 404 and code is None:  # not a Hub's answer
+            return OnnxFileNotFoundError(f"There is no file at {place.name}. Check the address.")
+        if code == "EntryNotFound":
+            return OnnxFileNotFoundError(f"There is no file at {place.name}. Check repo, revision and path.")
+        return refusal(answer, place.repo_id or place.name, place.revision, is_hub=place.repo_id is not None)
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated_errors(self._place.repo_id or self._place.name, self._place.revision)
 
 
-def _refused(place: Place, response: Any) -> HFHubIntegrationError:
-    code = response.headers.get("X-Error-Code")
-    if response.status_code == 404 and code is None:  # not a Hub's answer
-        return OnnxFileNotFoundError(f"There is no file at {place.name}. Check the address.")
-    if code == "EntryNotFound":
-        return OnnxFileNotFoundError(f"There is no file at {place.name}. Check repo, revision and path.")
-    answer = Answer(response.status_code, response.headers, str(response.url))
-    return refusal(answer, place.repo_id or place.name, place.revision, is_hub=place.repo_id is not None)
+def onnx_window(file: RemoteFile) -> ByteWindow:
+    """Return a window over an ONNX file, which makes a range request for what is read next."""
+    return ByteWindow(file.read, file.name, file.size, CHUNK, head=file.head)
+
+
+def _strong(etag: str | None) -> str | None:
+    return etag.strip().removeprefix("W/") or None if etag else None

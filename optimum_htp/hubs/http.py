@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import functools
 import importlib
-import socket
-import ssl
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import HubServerError
+from optimum_htp.hubs import limits
 from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
+from optimum_htp.hubs.redirects import headers_for, is_trusted, redirection
+from optimum_htp.hubs.unreachable import causes, is_unreachable
 from optimum_htp.masking import get_logger
 
 __all__ = [
@@ -32,24 +31,19 @@ __all__ = [
     "CutOffError",
     "HttpErrors",
     "ask",
-    "causes",
     "http_errors",
     "opened",
     "pieces",
-    "redirection",
-    "retry_after",
 ]
 
 logger = get_logger(__name__)
 
 TOO_MANY_REQUESTS: Final = 429
 _PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_CONTENT: Final = (200, 206)
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
 _REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
-# The reasons for which nobody can be there: trying again at once would only take longer to say so.
-_NOBODY: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -131,10 +125,10 @@ def ask(
         timeout: How long no byte may arrive.
         limit: The most bytes of a body, unpacked.
         tries: How often to try.
-        stay: Follow only redirects without a host; those to another host are answers, as huggingface_hub has it where
-            it asks what a file is.
+        stay: Follow only redirects to the same host, or to a Hub; others are answers, as in huggingface_hub where it
+            asks about a file.
         wanted: Whether the body of an answer is to be read, told by its status and headers.
-        into: Opens what a body of status 200 is written to, anew for each try.
+        into: Opens what a body is written to, anew for each try.
 
     Raises:
         HubServerError: The body is too large, or the redirects lead nowhere.
@@ -145,22 +139,25 @@ def ask(
     failed: tuple[type[BaseException], ...] = (*http_errors().transport, CutOffError)
     failures = 0
     while True:
+        if held := limits.seconds_held(url):
+            if held >= patience.left:
+                return Answer(TOO_MANY_REQUESTS, {"Retry-After": f"{math.ceil(held)}"}, url)
+            time.sleep(held)
         pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
             with opened(method, url, headers, patience, timeout=timeout, stay=stay) as response:
                 answer = _received(response, patience, limit, wanted, into)
         except failed as error:
-            if (
-                failures >= tries
-                or pause >= patience.left
-                or any(isinstance(cause, _NOBODY) for cause in causes(error))
-            ):
+            if failures >= tries or pause >= patience.left or is_unreachable(causes(error)):
                 raise
             logger.debug("Trying %s again in %g s: %s", url, pause, error)
         else:
-            if answer.status == TOO_MANY_REQUESTS:  # the Hub says how long it takes, and then it works
-                pause = max(pause, retry_after(answer.headers) or 0.0)
+            if answer.status == TOO_MANY_REQUESTS:
+                seconds = limits.retry_after(answer.headers)
+                if seconds is not None:
+                    limits.hold(answer.url, seconds)
+                    pause = max(seconds, 0.1)
             elif answer.status not in _PASSING or failures >= tries:
                 return answer
             if pause >= patience.left:
@@ -192,53 +189,11 @@ def opened(
     for _ in range(_MOST_REDIRECTS + 1):
         with _sent(method, url, sent, patience.timeout(timeout)) as response:
             following = redirection(url, response)
-            if following is None or (stay and urlsplit(response.headers["Location"]).netloc):
+            if following is None or (stay and not is_trusted(following, url)):
                 yield response
                 return
-        if urlsplit(following)[:2] != urlsplit(url)[:2]:
-            sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
-        url = following
+        sent, url = headers_for(following, url, sent), following
     raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
-
-
-def redirection(url: str, response: Any) -> str | None:
-    """Return where a response redirects to, None where it does not.
-
-    Raises:
-        HubServerError: To what is no address, or not HTTP.
-    """
-    target = response.headers.get("Location")
-    if target is None or response.status_code not in _REDIRECTS:
-        return None
-    try:
-        following: str = urljoin(url, target)
-        if urlsplit(following).scheme in ("http", "https"):
-            return following
-        reason = "which is not HTTP"
-    except ValueError as error:
-        reason = f"which is no address ({error})"
-    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy between.")
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return what `Retry-After` says: seconds, or a date (RFC 9110, section 10.2.3)."""
-    text = headers.get("Retry-After")
-    if not text:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a zone
-        return None
-
-
-def causes(error: BaseException) -> list[BaseException]:
-    """Return an exception and those that led to it."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    return chain
 
 
 @contextmanager
@@ -272,7 +227,7 @@ def _received(
     into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None,
 ) -> Answer:
     answer = Answer(response.status_code, response.headers, str(response.url))
-    if answer.status != 200:
+    if answer.status not in _CONTENT:
         list(_body(response, patience, _REFUSAL, cut=True))
     elif wanted is not None and not wanted(answer):
         return answer

@@ -15,10 +15,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
-from optimum_htp.errors import RateLimitedError
 from optimum_htp.masking import get_logger
 
-__all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Patience", "side_by_side", "waiting_out"]
+__all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Patience", "side_by_side"]
 
 logger = get_logger(__name__)
 
@@ -77,26 +76,6 @@ class Patience:
         """
         self.check()
         return max(min(self.left, at_most), 0.001)
-
-
-def waiting_out(call: Callable[[], T], patience: Patience) -> T:
-    """Make a call, and again after a Hub that has had too many requests says it may be, where time allows.
-
-    Raises:
-        RateLimitedError: It takes longer than there is time.
-        BaseException: What the call raises.
-    """
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            return call()
-        except RateLimitedError as error:
-            pause = max(pause, error.retry_after or 0.0)
-            if pause >= patience.left:
-                raise
-            logger.info("%s Trying again in %g s.", error, pause)
-        time.sleep(pause)
-        pause *= 2
 
 
 def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: int) -> Iterator[T]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
 from typing import Final
+from urllib.parse import urlsplit
 
 from optimum_htp.errors import (
     AccessDeniedError,
@@ -28,8 +29,10 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, causes, http_errors, retry_after
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, http_errors
+from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.patience import TIMEOUT_VARIABLE
+from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
 __all__ = ["refusal", "translated_errors"]
 
@@ -58,7 +61,8 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         TimeoutError,
     )
     try:
-        yield
+        with failing_at_once():
+            yield
     except HFHubIntegrationError:
         raise
     except errors.HFValidationError as error:
@@ -118,17 +122,37 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHu
         return HubServerError(
             f"What {_endpoint()} answered when asked for {where} is not JSON. Check HF_ENDPOINT and any proxy between."
         )
-    if caused_by(*http_errors().timeouts, TimeoutError):
+    if caused_by(*http_errors().timeouts, TimeoutError) and not is_unreachable(chain):
         return HubTimeoutError(
-            f"The Hub at {_endpoint()} did not answer in time when asked for {where}. Try again, or give it more time "
-            f"(in seconds): all in all with {TIMEOUT_VARIABLE}, for each answer with HF_HUB_ETAG_TIMEOUT and "
-            "HF_HUB_DOWNLOAD_TIMEOUT."
+            f"{_named(_server(chain, where))} did not answer in time when asked for {where}. Try again, or set a "
+            f"longer time (in seconds): {TIMEOUT_VARIABLE} for everything, HF_HUB_ETAG_TIMEOUT and "
+            "HF_HUB_DOWNLOAD_TIMEOUT for each answer."
         )
     if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
+    server = _server(chain, where)
+    proxy = proxy_of(server)
+    through = f" through the proxy {proxy}" if proxy else ""
+    subject = where if _is_url(where) else f"{_named(server)}, asked for {where},"
+    check = [*(["HTTPS_PROXY"] if proxy else []), "the address" if _is_url(where) else "HF_ENDPOINT"]
     return HubUnreachableError(
-        f"The Hub at {_endpoint()} cannot be reached for {where}: {_reason(chain)}. Check the network and HF_ENDPOINT."
+        f"{subject} cannot be reached{through}: {_reason(chain)}. Check the network and {' and '.join(check)}."
     )
+
+
+def _server(chain: list[BaseException], where: str) -> str:
+    """Return the server that was asked, as far as that is known."""
+    return where if _is_url(where) else asked_server(chain) or _endpoint()
+
+
+def _named(server: str) -> str:
+    if _is_url(server) and server != _endpoint() and not _endpoint().startswith(f"{server}/"):
+        return "{0.scheme}://{0.netloc}".format(urlsplit(server))
+    return f"The Hub at {_endpoint()}"
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
 
 
 def _reason(chain: list[BaseException]) -> str:
@@ -188,16 +212,20 @@ def _refused(status: int, headers: Mapping[str, str], where: str) -> HFHubIntegr
         seconds = retry_after(headers)
         wait = "a few minutes" if seconds is None else f"{seconds:.0f} seconds"
         return RateLimitedError(
-            f"The Hub answered 429 when asked for {where}: too many requests. Try again in {wait}; with a token "
-            "(HF_TOKEN) the limits are wider.",
+            f"{_answering(where)} answered 429 when asked for {where}: too many requests. Try again in {wait}; with a "
+            "token (HF_TOKEN) the limits are wider.",
             seconds,
         )
     if status in _REFUSED:
         reason = headers.get("X-Error-Message") or "no reason is given"
         return AccessDeniedError(
-            f"The Hub answered {status} when asked for {where} ({reason}). Check the token: {_LOGIN}."
+            f"{_answering(where)} answered {status} when asked for {where} ({reason}). Check the token: {_LOGIN}."
         )
-    return HubServerError(f"The Hub answered {status} when asked for {where}. Try again later.")
+    return HubServerError(f"{_answering(where)} answered {status} when asked for {where}. Try again later.")
+
+
+def _answering(where: str) -> str:
+    return "The server" if _is_url(where) else "The Hub"
 
 
 def _damaged(where: str, cause: BaseException) -> DamagedDownloadError:

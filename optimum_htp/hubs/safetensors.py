@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from optimum_htp.errors import InvalidWeightsError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.byte_ranges import CHUNK
 from optimum_htp.hubs.huggingface.cache import RepoCache
-from optimum_htp.hubs.huggingface.ranges import HubRanges
+from optimum_htp.hubs.huggingface.ranges import open_hub_file
 from optimum_htp.parsing import parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "open_hub_safetensors", "open_local_safetensors"]
@@ -96,8 +97,8 @@ def open_hub_safetensors(repo_id: str, commit: str, name: str, access: HubAccess
     cached = RepoCache(repo_id, access).snapshot(commit) / name
     if cached.is_file() and not access.force_download:
         return open_local_safetensors(cached)
-    ranges = HubRanges(repo_id, commit, name, access)
-    return _opened(f"{name} of {repo_id}", ranges.size, ranges.read, lambda: ranges.fetched)
+    file = open_hub_file(repo_id, commit, name, access, CHUNK)
+    return _opened(f"{name} of {repo_id}", file.size, file.read, lambda: file.fetched)
 
 
 def open_local_safetensors(path: Path) -> SafetensorsFile:

@@ -6,24 +6,34 @@ be created. What was uploaded before a commit is refused is in no repo.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from optimum_htp.errors import AccessDeniedError, HFHubIntegrationError, OfflineError, PushError
+from optimum_htp.errors import (
+    AccessDeniedError,
+    HFHubIntegrationError,
+    HubTimeoutError,
+    OfflineError,
+    PushError,
+    RateLimitedError,
+)
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.daemons import DaemonThreads, result_of
-from optimum_htp.hubs.http import causes
+from optimum_htp.hubs.http import http_errors
 from optimum_htp.hubs.huggingface import HuggingFaceHub
+from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
+from optimum_htp.hubs.limits import waiting_out
+from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.hubs.unreachable import causes
 from optimum_htp.masking import get_logger
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitInfo, HfApi
 
 __all__ = ["CARD", "Commit", "Target", "commit_files", "look_at"]
 
@@ -61,12 +71,14 @@ class Commit:
         commit: Full commit.
         url: Its page.
         pr_url: Page of the pull request, where it was one.
+        changed: Whether a commit was made: none is where the repo has all files already.
     """
 
     repo_id: str
     commit: str
     url: str
     pr_url: str | None = None
+    changed: bool = True
 
 
 def look_at(repo_id: str, token: str | bool | None = None) -> Target:
@@ -133,13 +145,35 @@ def commit_files(
         operations = [
             CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
         ]
-        with DaemonThreads(1) as uploads:  # Ctrl-C waits for no upload
-            upload = functools.partial(api.preupload_lfs_files, target.repo_id, operations, create_pr=create_pr)
-            result_of(uploads.submit(upload))
-        done = api.create_commit(
-            target.repo_id, operations, commit_message=message, create_pr=create_pr, parent_commit=target.commit
+        commit = partial(
+            api.create_commit,
+            target.repo_id,
+            operations,
+            commit_message=message,
+            create_pr=create_pr,
+            parent_commit=target.commit,
         )
-    return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url)
+        done = _transferred(target.repo_id, commit)
+    return Commit(target.repo_id, done.oid, str(done.commit_url), done.pr_url, done.oid != target.commit)
+
+
+def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
+    """Make a commit; after the time that the Hub asks to wait, and not for longer than Xet makes progress."""
+
+    def uploaded() -> CommitInfo:
+        with _told(repo_id):
+            return commit()
+
+    transfers = Transfers()
+    if is_xet_in_use():
+        transfers.by_xet()
+    try:
+        (done,) = transfers.run([lambda: waiting_out(uploaded, Patience())], 1)
+    except TimeoutError as error:
+        if isinstance(error, HFHubIntegrationError):
+            raise
+        raise HubTimeoutError(f"The upload to {repo_id} through Xet was given up: {transfers.stalled()}.") from error
+    return done
 
 
 @contextmanager
@@ -192,11 +226,14 @@ def _told(repo_id: str) -> Iterator[None]:
             refused = _refusal(error, repo_id)
             if refused is not None:
                 raise refused from error
-            if type(error) is not RuntimeError:
-                raise
-            if error.__cause__ is None:
-                raise PushError(f"Nothing was pushed to {repo_id}: {error}. Try again.") from error
-            raise error.__cause__ from None  # huggingface_hub has put the file's name around it
+            if type(error) is RuntimeError and error.__cause__ is not None:
+                raise error.__cause__ from None  # huggingface_hub has put the file's name around it
+            failure = xet_failure(error)
+            if failure is not None and not isinstance(error, (HFHubIntegrationError, *http_errors().transport)):
+                through, hint = ("through Xet ", HINT) if is_xet_in_use() else ("", "Try again")
+                message = f"Nothing was pushed to {repo_id}: the upload {through}failed: {failure[0]}. {hint}."
+                raise (RateLimitedError if failure[1] else PushError)(message) from error
+            raise
 
 
 def _refusal(error: Exception, repo_id: str) -> HFHubIntegrationError | None:

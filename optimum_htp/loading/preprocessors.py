@@ -163,7 +163,7 @@ class LazyPreprocessors(Sequence[Any]):
         return [
             load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trust_remote_code, slow=slow)
             for name in names
-            if any((folder / file).is_file() for file in SAVED_AS[name])
+            if any((folder / file).is_file() for file in SAVED_AS.get(name, ()))
         ]
 
     def slow(self) -> list[Any]:

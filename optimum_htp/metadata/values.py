@@ -43,6 +43,7 @@ ORIGINAL: Final = "hf_original"
 """The property that notes what stamps and tags have replaced, so that it can be given back. It is about the file."""
 SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_PREPROCESSOR: Final = re.compile(r"Auto(?:[A-Z][A-Za-z]{,40})?(?:Processor|Tokenizer|FeatureExtractor)", re.ASCII)
 _SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
@@ -225,10 +226,15 @@ def _file_name(text: str) -> str:
     return _file_list(json.dumps([text]))[0]
 
 
+def is_preprocessor_class(name: object) -> bool:
+    """Whether a name can be that of an Auto class of transformers that loads preprocessors."""
+    return isinstance(name, str) and _PREPROCESSOR.fullmatch(name) is not None
+
+
 def _auto_classes(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
-        if name not in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor"):
+        if not is_preprocessor_class(name):
             raise ValueError(f"{name!r} is not an Auto class that loads preprocessors")
     return names
 

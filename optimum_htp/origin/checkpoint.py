@@ -15,11 +15,12 @@ from typing import Any
 from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.metadata.values import is_preprocessor_class
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.code_references import refuse_code_in
 from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
-from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SAVED_AS
 from optimum_htp.origin.repo_files import (
     config_files,
     index_shards,
@@ -76,10 +77,10 @@ class Checkpoint:
         names = [name for name in self.config_files if name.endswith(".json")]
         configs = {name: content for name in names if isinstance(content := read_json(self.folder / name), dict)}
         found = list(preprocessor_classes(self.files, configs))
-        for _, names in plugins.answers("optimum_htp_preprocessors", files=self.files, configs=configs):
+        for plugin, names in plugins.answers("optimum_htp_preprocessors", files=self.files, configs=configs):
             if isinstance(names, PluginError):
                 raise names
-            found += names
+            found += _known_classes(plugin, names)
         return tuple(dict.fromkeys(found))
 
     def refuse_code(self) -> None:
@@ -92,6 +93,27 @@ class Checkpoint:
             sentences = self.library == "sentence_transformers"
             names = [name for name in self.files if sentences or not is_sentence_transformers_file(name)]
             refuse_code_in(self.folder, names, f"{self.source.reference} at {self.source.commit}")
+
+
+def _known_classes(plugin: str, names: Any) -> list[str]:
+    """Return the Auto classes that a plugin names.
+
+    Raises:
+        PluginError: They are not such, or the installed transformers does not have them.
+    """
+    if not isinstance(names, (list, tuple)):
+        names = [names]
+    for name in names:
+        if is_preprocessor_class(name) and name in SAVED_AS:
+            continue
+        import transformers
+
+        if not is_preprocessor_class(name) or not hasattr(transformers, name):
+            raise PluginError(
+                f"The plugin {plugin!r} names the preprocessor {name!r}, which is no Auto class of transformers "
+                f"{transformers.__version__} that loads preprocessors. Upgrade the plugin or transformers."
+            )
+    return [*names]
 
 
 def fetch_checkpoint(

@@ -11,6 +11,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.references import parse_reference
+from optimum_htp.plugins import HUGGING_FACE
 
 __all__ = ["HFHubCache"]
 
@@ -38,7 +39,7 @@ class HFHubCache:
         """Return what a loader returns for a model at a revision; from memory where it was loaded before.
 
         Args:
-            model_id: Repo id.
+            model_id: Repo id, with `@revision` or without.
             revision: Branch, tag or commit; None for the main branch. A branch is looked up each time.
             loader_func: Called with the model id and `revision` (the commit), `cache_dir`, `local_files_only`, as
                 `AutoConfig.from_pretrained` and its kin are.
@@ -47,16 +48,18 @@ class HFHubCache:
         Raises:
             HFHubIntegrationError: The revision cannot be found; the subclass says why.
         """
-        key = (model_id, self._commit(model_id, revision), loader_func)
+        key = (*self._found(model_id, revision), loader_func)
         return self._items.get_or_make(
             key, lambda: self._load(*key, force_download=force_download), anew=force_download
         )
 
-    def _commit(self, model_id: str, revision: str | None) -> str:
-        if revision is not None and _COMMIT.fullmatch(revision):
-            return revision
+    def _found(self, model_id: str, revision: str | None) -> tuple[str, str]:
+        """Return a model's name without a revision, and its commit."""
         asked = parse_reference(model_id, revision)
-        return find_commit(asked.hub, asked.repo_id, asked.revision, self._access).commit
+        name = asked.repo_id if asked.hub.name == HUGGING_FACE else f"{asked.hub.name}://{asked.repo_id}"
+        if asked.revision is not None and _COMMIT.fullmatch(asked.revision):
+            return name, asked.revision
+        return name, find_commit(asked.hub, asked.repo_id, asked.revision, self._access).commit
 
     def _load(self, model_id: str, commit: str, loader: Callable[..., Any], *, force_download: bool) -> Any:
         """Load at the full commit, for which the client asks the Hub only what the cache on disk does not have."""

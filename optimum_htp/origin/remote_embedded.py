@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.embedded import EmbeddedFiles
+from optimum_htp.origin.remote_file import opened_or_downloaded
 
 __all__ = ["RemoteEmbeddedFiles"]
 
@@ -31,4 +32,4 @@ class RemoteEmbeddedFiles(EmbeddedFiles):
     access: HubAccess
 
     def _opened(self) -> AbstractContextManager[ByteWindow]:
-        return self.hub.opened(self.repo_id, self.commit, self.file, self.access)
+        return opened_or_downloaded(self.hub, self.repo_id, self.commit, self.file, self.access)

@@ -18,20 +18,25 @@ from optimum_htp.errors import (
     InvalidModelReferenceError,
     ModelNotFoundError,
     OnnxFileNotFoundError,
+    RangesNotServedError,
     UnknownHubError,
     UnreadableUrlError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.byte_ranges import Place, http_window
-from optimum_htp.hubs.refusals import translated_errors
-from optimum_htp.onnxfile.reader import ModelHeader, header_of
+from optimum_htp.hubs.byte_ranges import ONNX_HEAD, Place, RemoteFile, onnx_window
+from optimum_htp.hubs.redirects import is_trusted
+from optimum_htp.masking import get_logger
+from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.references import parse_reference
 
-__all__ = ["hub_files", "is_url", "opened_url", "read_hub_header", "read_remote_header"]
+__all__ = ["hub_files", "is_url", "opened_or_downloaded", "opened_url", "read_hub_header", "read_remote_header"]
+
+logger = get_logger(__name__)
 
 _SHOWN: Final = 10  # names in a message
 _CHUNK: Final = 1 << 16
+_PAGE: Final = re.compile(r"^(https?://[^?#]+?)/blob/")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
 # The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
 _HUB_URLS: Final = tuple(
@@ -60,14 +65,31 @@ def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader
         return header_of(window)
 
 
-def read_hub_header(hub: Hub, repo_id: str, revision: str | None, path: str, access: HubAccess) -> ModelHeader:
-    """Return everything but the graph of an ONNX file in a repo. The model is not downloaded.
+def read_hub_header(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> ModelHeader:
+    """Return everything but the graph of an ONNX file in a repo, which is downloaded only where ranges are not served.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
     """
-    with hub.opened(repo_id, revision, path, access) as window:
+    with opened_or_downloaded(hub, repo_id, commit, path, access) as window:
         return header_of(window)
+
+
+@contextmanager
+def opened_or_downloaded(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> Iterator[ByteWindow]:
+    """Open a file of a commit for reading in pieces; download it where ranges are not served.
+
+    Raises:
+        OnnxFileNotFoundError, HFHubIntegrationError: As `read_remote_header`.
+    """
+    with ExitStack() as stack:
+        try:
+            window = stack.enter_context(hub.opened(repo_id, commit, path, access))
+        except RangesNotServedError as error:
+            logger.info("%s It is downloaded.", error)
+            folder = hub.snapshot(repo_id, commit, [path], access)
+            window = stack.enter_context(opened(folder / path, chunk=_CHUNK))
+        yield window
 
 
 def hub_files(url: str) -> tuple[tuple[str, str | None, str], ...]:
@@ -88,18 +110,25 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     """Open a file at a URL for reading in pieces."""
     if url.startswith(("http://", "https://")):
         try:
-            with translated_errors(url, None):
-                window = http_window(Place(url), url, {})
+            window = onnx_window(RemoteFile(Place(url), _file_of_page(url), {}, ONNX_HEAD))
         except UnicodeError as error:
             raise InvalidModelReferenceError(f"{url} is not an address: {error}") from error
-        with translated_errors(url, None):
-            yield window
+        yield window
     elif (hub := _hub_of(url)) is not None:
         with _opened_hub_file(hub, url, access) as window:
             yield window
     else:
         with _opened_by_fsspec(url) as window:
             yield window
+
+
+def _file_of_page(url: str) -> str:
+    """Return the address of the file that a page of the Hub shows; other addresses as they are."""
+    from huggingface_hub import constants
+
+    if not is_trusted(url, constants.ENDPOINT):
+        return url
+    return _PAGE.sub(r"\1/resolve/", url, count=1)
 
 
 def _hub_of(url: str) -> Hub | None:

@@ -45,6 +45,7 @@ def main() -> None:
         folder = models.bert(Path(scratch) / "model")
         hub.add(REPO, folder, pipeline_tag="text-classification", library_name="transformers", card={"license": "mit"})
         env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore"}
+        env["HF_HUB_DISABLE_XET"] = "1"
 
         def run(*command: str, cache: str) -> None:
             subprocess.run(command, env={**env, "HF_HOME": str(Path(scratch) / cache)}, check=True)

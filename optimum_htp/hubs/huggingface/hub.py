@@ -25,10 +25,11 @@ from optimum_htp.errors import (
 from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.byte_ranges import Place, http_window
+from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
 from optimum_htp.hubs.http import Answer, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.large_files import fetch_large_files
+from optimum_htp.hubs.huggingface.ranges import open_hub_file
 from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.hubs.refusals import refusal, translated_errors
@@ -96,13 +97,9 @@ class HuggingFaceHub(Hub):
     @contextmanager
     def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:
         """See `Hub.opened`. Nothing is fetched but what is read."""
-        from huggingface_hub import hf_hub_url
-
         self.check(repo_id)
         _check_revision(repo_id, revision)
-        with translated_errors(repo_id, revision):
-            address = hf_hub_url(repo_id, name, revision=revision)
-            yield http_window(Place(f"{name} of {repo_id}", repo_id, revision), address, _headers(access))
+        yield onnx_window(open_hub_file(repo_id, revision, name, access, ONNX_HEAD))
 
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
         """See `Hub.info`. One request; two more where the model card has to be fetched to be read."""

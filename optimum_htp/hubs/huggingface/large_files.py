@@ -15,12 +15,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.errors import (
+    DownloadError,
+    HFHubIntegrationError,
+    HubTimeoutError,
+    HubUnreachableError,
+    RateLimitedError,
+)
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.daemons import DaemonThreads, result_of
-from optimum_htp.hubs.http import redirection
+from optimum_htp.hubs.http import http_errors
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
-from optimum_htp.hubs.patience import Patience, waiting_out
+from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
+from optimum_htp.hubs.limits import waiting_out
+from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.masking import get_logger
 
@@ -49,10 +58,13 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
     blobs = RepoCache(repo_id, access).folder / "blobs"
     for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
 
+    transfers = Transfers()
+
     def fetch(name: str) -> None:
-        with translated_errors(repo_id, commit):
+        what = f"{name} of {repo_id}"
+        with translated_errors(repo_id, commit), _explained(what):
             try:
-                with _watched(f"{name} of {repo_id}", commit), _giving_up_stalls(blobs):
+                with _watched(what, commit, transfers), _giving_up_stalls(blobs):
                     hf_hub_download(
                         repo_id,
                         name,
@@ -67,10 +79,33 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
             except EntryNotFoundError:
                 logger.debug("%s@%s has no %s", repo_id, commit, name)
 
-    if names:
-        with DaemonThreads(_PARALLEL) as pool:  # Ctrl-C waits for no download
-            for future in [pool.submit(waiting_out, functools.partial(fetch, name), Patience()) for name in names]:
-                yield result_of(future)
+    calls = [functools.partial(waiting_out, functools.partial(fetch, name), Patience()) for name in names]
+    try:
+        yield from transfers.run(calls, _PARALLEL)
+    except TimeoutError as error:
+        if isinstance(error, HFHubIntegrationError):
+            raise
+        raise HubTimeoutError(
+            f"Files of {repo_id} could not be downloaded through Xet: {transfers.stalled()}."
+        ) from error
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Explain the failures of what transfers files below HTTP: Xet and hf_transfer."""
+    try:
+        yield
+    except Exception as error:
+        failure = xet_failure(error)
+        if failure is None or isinstance(error, (HFHubIntegrationError, *http_errors().transport)):
+            raise
+        text, too_many = failure
+        if not _expected.by_xet:  # hf_transfer, whose errors name its variable; or another failure of the client
+            if isinstance(error, TimeoutError) or error.__cause__ is not None:
+                raise
+            raise DownloadError(f"{what} could not be downloaded: {text}") from error
+        message = f"{what} could not be downloaded through Xet: {text}. {HINT}."
+        raise (RateLimitedError if too_many else HubUnreachableError)(message) from error
 
 
 @contextmanager
@@ -120,7 +155,7 @@ class _Stalls(logging.Handler):
 
 
 @contextmanager
-def _watched(what: str, commit: str) -> Iterator[None]:
+def _watched(what: str, commit: str, transfers: Transfers) -> Iterator[None]:
     """Look at every answer to a HEAD request of this thread while the block runs.
 
     With requests, each thread has a session of its own, which is watched for as long. With httpx all threads share
@@ -129,7 +164,7 @@ def _watched(what: str, commit: str) -> Iterator[None]:
     from huggingface_hub.utils import get_session
 
     session: Any = get_session()
-    _expected.file = (what, commit)
+    _expected.file, _expected.transfers, _expected.by_xet = (what, commit), transfers, False
     try:
         if hasattr(session, "event_hooks"):
             hooks = session.event_hooks
@@ -154,6 +189,9 @@ def _look_at(response: Any, *args: Any, **kwargs: Any) -> None:
     if response.request.method != "HEAD":
         return
     what, commit = file
+    if "X-Xet-Hash" in response.headers and is_xet_in_use():
+        _expected.by_xet = True
+        _expected.transfers.by_xet()
     if response.status_code < 300 or "X-Repo-Commit" in response.headers:
         check_commit(response.headers, what, commit)
     if response.status_code < 300 or (response.status_code < 400 and "X-Repo-Commit" in response.headers):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import HFHubIntegrationError, HubServerError, ModelListNotFoundError, OfflineError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.http import causes
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.hubs.unreachable import causes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.http import Answer, CutOffError, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
 from optimum_htp.hubs.patience import Patience
+from optimum_htp.hubs.redirects import headers_for
 from optimum_htp.hubs.refusals import refusal
 from optimum_htp.masking import get_logger
 
@@ -185,12 +186,10 @@ def _fill(
     from huggingface_hub import constants
 
     url = urljoin(about.url, about.headers.get("Location") or about.url)
-    if urlsplit(url)[:2] != urlsplit(about.url)[:2]:
-        headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
     answer = ask(
         "GET",
         url,
-        headers,
+        headers_for(url, about.url, headers),
         patience,
         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
         limit=_LARGEST,

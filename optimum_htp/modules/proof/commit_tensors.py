@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import UnprovableWeightsError
+from optimum_htp.errors import RangesNotServedError, UnprovableWeightsError
 from optimum_htp.hierarchy.tree import parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.safetensors import (
@@ -17,9 +17,12 @@ from optimum_htp.hubs.safetensors import (
     open_hub_safetensors,
     open_local_safetensors,
 )
+from optimum_htp.masking import get_logger
 from optimum_htp.origin.repo_files import index_shards, weight_files, weight_indexes
 
 __all__ = ["READABLE", "CommitTensors", "open_folder", "open_hub_commit"]
+
+logger = get_logger(__name__)
 
 READABLE: Final = frozenset({"F64", "F32", "F16", "BF16"})
 """Types whose values are compared."""
@@ -135,7 +138,10 @@ def open_hub_commit(
     name = f"{repo_id} at {commit[:8]}"
     wanted = _safetensors(chosen, name, part if library == "diffusers" else None)
     if hub.name == plugins.HUGGING_FACE:
-        return _checked(name, [open_hub_safetensors(repo_id, commit, file, access) for file in wanted])
+        try:
+            return _checked(name, [open_hub_safetensors(repo_id, commit, file, access) for file in wanted])
+        except RangesNotServedError as error:
+            logger.info("%s They are downloaded.", error)
     folder = hub.snapshot(repo_id, commit, wanted, access)
     return _checked(name, [open_local_safetensors(folder / file) for file in wanted])
 

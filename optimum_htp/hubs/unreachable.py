@@ -1,0 +1,87 @@
+"""Servers that cannot be reached at all: how such errors are recognized, and reported at once."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+__all__ = ["asked_server", "causes", "failing_at_once", "is_unreachable", "proxy_of"]
+
+# Another try would only take longer to fail. urllib3 has time-outs that are caused by these.
+_FINAL: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
+_NUMBERS: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+_PROXY: Final = "ProxyError"  # of requests, urllib3, httpx and httpx2
+_CLIENT: Final = "huggingface_hub.utils._http"
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and those that led to it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def is_unreachable(chain: Sequence[BaseException]) -> bool:
+    """Whether errors mean that nothing answers at an address: refused, unknown, or refused by a proxy."""
+    return any(
+        isinstance(cause, _FINAL)
+        or (isinstance(cause, OSError) and cause.errno in _NUMBERS)
+        or type(cause).__name__ == _PROXY
+        for cause in chain
+    )
+
+
+def asked_server(chain: Sequence[BaseException]) -> str | None:
+    """Return scheme, host and port of the server that was asked, None where the errors do not have it."""
+    for cause in chain:
+        try:
+            parts = urlsplit(str(cause.request.url))  # type: ignore[attr-defined]
+        except (AttributeError, RuntimeError, ValueError):  # httpx raises RuntimeError where there is none
+            continue
+        if parts.netloc:
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return None
+
+
+def proxy_of(server: str) -> str | None:
+    """Return host and port of the proxy that the environment has for a server."""
+    parts, proxies = urlsplit(server), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"//{proxy}").netloc.rpartition("@")[2]
+
+
+@contextmanager
+def failing_at_once() -> Iterator[None]:
+    """Keep huggingface_hub from trying again in this thread where a server cannot be reached.
+
+    It waits 23 seconds between six tries. Before each it logs a warning while it handles the error.
+    """
+    handler, client = _Unreachable(), logging.getLogger(_CLIENT)
+    client.addHandler(handler)
+    try:
+        yield
+    finally:
+        client.removeHandler(handler)
+
+
+class _Unreachable(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if threading.get_ident() == self._thread and error is not None and is_unreachable(causes(error)):
+            raise error

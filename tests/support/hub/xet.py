@@ -1,0 +1,85 @@
+"""Xet, by hf_xet itself: it keeps contents in a local folder, or is sent to a server that is silent or fails."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.support.hub.repos import sha256
+
+_TOKEN = ("xet_token", 9999999999)
+
+
+class XetStore:
+    """The store that hf_xet reads and writes.
+
+    Args:
+        folder: Of hf_xet's own store.
+        sources: Folders of what is uploaded: the Hub looks contents up there by their SHA-256.
+
+    Attributes:
+        url: Where hf_xet is sent to; None for a Hub that gives no token for it.
+    """
+
+    def __init__(self, folder: Path, *sources: Path) -> None:
+        self._folder, self._sources = folder, sources
+        self._hashes: dict[str, str] = {}
+        self.url: str | None = f"local://{folder}"
+
+    def put(self, body: bytes) -> str:
+        """Store a content; return Xet's name of it."""
+        import hf_xet
+
+        key = sha256(body)
+        if key not in self._hashes:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(body)
+                file.flush()
+                arguments = ([file.name], f"local://{self._folder}", _TOKEN, lambda: _TOKEN, None, None)
+                self._hashes[key] = hf_xet.upload_files(*arguments)[0].hash
+        return self._hashes[key]
+
+    def find(self, oid: str) -> bytes | None:
+        """Return an uploaded content by its SHA-256."""
+        for path in (path for source in self._sources for path in source.rglob("*") if path.is_file()):
+            if sha256(body := path.read_bytes()) == oid:
+                return body
+        return None
+
+
+@contextmanager
+def xet_server(status: int | None) -> Iterator[str]:
+    """Serve an address at which Xet answers every request with this status, or accepts and is silent (None)."""
+    ended = threading.Event()
+
+    class Answering(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _fail(self) -> None:
+            if status is None:
+                ended.wait()
+                self.close_connection = True
+                return
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD = do_POST = do_PUT = _fail  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()

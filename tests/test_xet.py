@@ -1,0 +1,103 @@
+"""Downloads and uploads through Xet, by hf_xet itself: right, or an error in words within the time that is set."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from optimum_htp import errors
+from optimum_htp.hubs.writing import commit_files, look_at
+from optimum_htp.plugins import hub as huggingface
+from tests.support.hub.xet import XetStore, xet_server
+
+pytest.importorskip("hf_xet")
+
+WEIGHTS = bytes(range(256)) * 2000
+WRITER = "hf_writer"
+
+
+@pytest.fixture
+def stored(hub, tmp_path, monkeypatch):
+    """Let the Hub and huggingface_hub use Xet; returns the store."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "3")
+    (tmp_path / "sources").mkdir()
+    hub.xet = XetStore(tmp_path / "cas", tmp_path / "sources")
+    hub.writers = {WRITER: {"me"}}
+    return hub.xet
+
+
+@pytest.fixture
+def fetch(hub, stored, access):
+    repo = hub.add("org/xet", {"model.safetensors": WEIGHTS})
+    return lambda: huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
+
+
+@pytest.fixture
+def push(hub, stored, tmp_path):
+    hub.repos.pop("me/xet", None)
+    file = tmp_path / "sources" / "model.onnx"
+    file.write_bytes(WEIGHTS[::-1])
+    return lambda: commit_files(look_at("me/xet", WRITER), {"model.onnx": file}, message="m", token=WRITER)
+
+
+def test_weights_come_through_xet(hub, fetch):
+    with hub.recorded() as requests:
+        assert (fetch() / "model.safetensors").read_bytes() == WEIGHTS
+    assert {request.origin for request in requests} == {"hub"}
+
+
+def test_files_are_pushed_through_xet(hub, push):
+    push()
+    repo = hub.repos["me/xet"]
+    assert repo.commits[repo.refs["main"]]["model.onnx"] == WEIGHTS[::-1]
+    assert not hub.stored
+
+
+@pytest.mark.parametrize("transfer", ["fetch", "push"])
+def test_silent_server_is_given_up(request, stored, hub, transfer):
+    call = request.getfixturevalue(transfer)
+    hub.xet_hash(WEIGHTS)
+    with xet_server(None) as stored.url:
+        began = time.monotonic()
+        with pytest.raises(errors.HubTimeoutError, match=r"through Xet.* HF_HUB_DISABLE_XET=1"):
+            call()
+        assert time.monotonic() - began < 12
+    if transfer == "push":
+        assert "me/xet" not in hub.repos
+
+
+@pytest.mark.parametrize("status", [0, 403, 500])
+@pytest.mark.parametrize("transfer", ["fetch", "push"])
+def test_failing_server_is_reported_in_words(request, stored, hub, transfer, status):
+    call = request.getfixturevalue(transfer)
+    hub.xet_hash(WEIGHTS)
+    with xet_server(status) as address:
+        stored.url = address if status else "http://127.0.0.1:1"
+        with pytest.raises(errors.HFHubIntegrationError, match=r"through Xet.*HF_HUB_DISABLE_XET=1") as caught:
+            call()
+    assert not isinstance(caught.value, errors.DownloadError)
+    verb = {"fetch": "downloaded through Xet", "push": "upload"}[transfer]
+    assert verb in str(caught.value)
+    if transfer == "push":
+        assert "me/xet" not in hub.repos
+
+
+def test_weights_come_without_xet_where_it_is_disabled(stored, hub, fetch, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    stored.url = None
+    assert (fetch() / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_missing_hf_transfer_is_reported(hub, access, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", True, raising=False)
+    repo = hub.add("org/transfer", {"model.safetensors": WEIGHTS})
+    with pytest.raises(errors.DownloadError, match="HF_HUB_ENABLE_HF_TRANSFER"):
+        huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
