@@ -58,11 +58,14 @@ def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting
     access = replace(access, token="hf_mine")
     with hub.recorded() as requests:
         info = huggingface().info("org/mirrored", None, access)
-        folder = huggingface().snapshot("org/mirrored", info.commit, ["config.json", "none.json"], access)
+        folder = huggingface().snapshot(
+            "org/mirrored", info.commit, ["config.json", "none.json", "model.onnx"], access
+        )
         assert huggingface().digests("org/mirrored", info.commit, access).keys() == {"config.json", "model.onnx"}
         with huggingface().opened("org/mirrored", None, "model.onnx", access) as window:
             assert window.read(150_000, 5) == b"xxxxx"
     assert (folder / "config.json").read_bytes() == b"{}"
+    assert (folder / "model.onnx").stat().st_size == 200_000
     tokens = {(request.origin, request.token) for request in requests}
     assert tokens == {("mirror", "hf_mine"), ("hub", "hf_mine"), ("cdn", None)}
     with pytest.raises(OnnxFileNotFoundError, match="Check repo, revision and path"):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from optimum_htp.errors import (
     DownloadError,
@@ -23,7 +24,7 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.http import http_errors
+from optimum_htp.hubs.http import ask, http_errors
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
@@ -31,6 +32,7 @@ from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.hubs.unreachable import causes
 from optimum_htp.masking import get_logger
 
 __all__ = ["fetch_large_files"]
@@ -53,14 +55,14 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
         HFHubIntegrationError: The Hub does not give them; the subclass says why.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, FileMetadataError, LocalEntryNotFoundError
 
     blobs = RepoCache(repo_id, access).folder / "blobs"
     for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
 
     transfers = Transfers()
 
-    def fetch(name: str) -> None:
+    def fetch(name: str, endpoint: str | None = None) -> None:
         what = f"{name} of {repo_id}"
         with translated_errors(repo_id, commit), _explained(what):
             try:
@@ -73,9 +75,14 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
                         token=access.token,
                         force_download=access.force_download,
                         etag_timeout=min(constants.HF_HUB_ETAG_TIMEOUT, for_each),
+                        endpoint=endpoint,
                     )
-            except LocalEntryNotFoundError:
-                raise
+            except (FileMetadataError, LocalEntryNotFoundError) as error:
+                is_unknown = any(isinstance(cause, FileMetadataError) for cause in causes(error))
+                hub = _behind_mirror(repo_id, commit, name, access) if is_unknown and endpoint is None else None
+                if hub is None:
+                    raise
+                fetch(name, hub)
             except EntryNotFoundError:
                 logger.debug("%s@%s has no %s", repo_id, commit, name)
 
@@ -88,6 +95,18 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
         raise HubTimeoutError(
             f"Files of {repo_id} could not be downloaded through Xet: {transfers.stalled()}."
         ) from error
+
+
+def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> str | None:
+    """Return the Hub that a mirror redirects to, which huggingface_hub before 1.30 does not follow; None without."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    url, headers = hf_hub_url(repo_id, name, revision=commit), build_hf_headers(token=access.token)
+    timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
+    answer = ask("HEAD", url, headers, Patience(), timeout=timeout, limit=0, tries=1, stay=True)
+    here, there = urlsplit(url), urlsplit(answer.url)
+    return None if here[:2] == there[:2] else f"{there.scheme}://{there.netloc}"
 
 
 @contextmanager
