@@ -439,6 +439,9 @@ def test_tags_from_names_alone_are_the_same_in_every_process(tmp_path):
     assert len(results) == 1
 
 
+LAYOUTS = ["hub", "blob", "copied links", "hub without links", "modelscope", "git-annex", "dvc", "read-only"]
+
+
 def cached(root, layout):
     """A model in a cache that others share; return the path that a user would name, and the file that others read."""
     digest, commit = "ab" * 32, "cd" * 20
@@ -464,10 +467,7 @@ def cached(root, layout):
 
 
 @POSIX
-@pytest.mark.parametrize(
-    "layout",
-    ["hub", "blob", "copied links", "hub without links", "modelscope", "git-annex", "dvc", "read-only"],
-)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_file_in_a_cache_that_others_share_is_not_changed(tmp_path, layout):
     link, real = cached(tmp_path, layout)
     own = save(tmp_path / "own.onnx", hf_old="x")

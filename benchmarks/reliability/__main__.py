@@ -25,9 +25,10 @@ KINDS = {
     "crowds": "Many at once",
     "misbehaving": "A Hub that misbehaves",
     "strangers": "Strangers' files",
+    "planted": "Planted files",
     "fuzzing": "Fuzzing",
 }
-ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("fuzzing",))
+ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("planted",), ("fuzzing",))
 """What is tried at a time: of those in pairs, one is busy on one core or waits."""
 FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
