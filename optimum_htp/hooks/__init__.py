@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Final
 
-__all__ = ["HOOKS", "install", "uninstall"]
+from optimum_htp.hooks.newest import BRIDGED, bridge, lending
+
+__all__ = ["HOOKS", "hooked_modules", "importing", "install", "uninstall"]
 
 HOOKS: Final[Mapping[str, str]] = {
     "optimum.commands.onnxruntime.quantize": "quantize_command",
@@ -32,11 +35,24 @@ HOOKS: Final[Mapping[str, str]] = {
     "transformers.pipelines": "pipelines",
 }
 """For each module of another library the one in here whose `install` it is given to, right after its import."""
+_HOOKED: Final = frozenset({*HOOKS, *BRIDGED})
+
+
+def hooked_modules() -> Collection[str]:
+    """Return the names of the modules that get hooks."""
+    return _HOOKED
+
+
+def importing(name: str) -> AbstractContextManager[None]:
+    """Return the context that a hooked module is imported in."""
+    return lending(name)
 
 
 def install(module: ModuleType) -> None:
-    """Put our hooks into a module of `HOOKS`; nothing where they are."""
-    importlib.import_module(f"{__name__}.{HOOKS[module.__name__]}").install(module)
+    """Put our hooks into a hooked module; nothing where they are."""
+    bridge(module)
+    if (name := HOOKS.get(module.__name__)) is not None:
+        importlib.import_module(f"{__name__}.{name}").install(module)
 
 
 def uninstall() -> None:

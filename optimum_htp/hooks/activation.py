@@ -10,11 +10,12 @@ import importlib.abc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks import HOOKS, install, uninstall
+from optimum_htp.hooks import hooked_modules, importing, install, uninstall
 from optimum_htp.masking import get_logger
 
 __all__ = ["activate", "deactivate"]
@@ -32,10 +33,10 @@ def activate() -> None:
     """
     if os.environ.get("OPTIMUM_HTP_DISABLE", "0").lower() not in _OFF:
         return
-    for name in HOOKS:
+    for name in hooked_modules():
         if (module := sys.modules.get(name)) is not None:
             if getattr(module.__spec__, "_initializing", False):  # it is what has imported PyTorch just now
-                module.__class__ = _UnfinishedModule
+                _begin_unfinished(module)
             else:
                 install(module)
     if not _is_active():
@@ -54,7 +55,7 @@ class _PostImportFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in HOOKS:
+        if fullname not in hooked_modules():
             return None
         others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
@@ -84,7 +85,9 @@ class _InstallingLoader:
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
+        with ExitStack() as lent:
+            _enter_or_report(module, lent)
+            self._loader.exec_module(module)
         _install_or_report(module)
 
 
@@ -95,9 +98,19 @@ class _UnfinishedModule(ModuleType):
         spec = ModuleType.__getattribute__(self, "__spec__")
         if name != "__class__" and not getattr(spec, "_initializing", False):
             ModuleType.__setattr__(self, "__class__", ModuleType)
+            _unfinished.pop(ModuleType.__getattribute__(self, "__name__"), ExitStack()).close()
             if _is_active():
                 _install_or_report(self)
         return ModuleType.__getattribute__(self, name)
+
+
+_unfinished: Final[dict[str, ExitStack]] = {}
+
+
+def _begin_unfinished(module: ModuleType) -> None:
+    """Give a module that is being imported what it needs for that, and its hooks once it is used."""
+    _enter_or_report(module, _unfinished.setdefault(module.__name__, ExitStack()))
+    module.__class__ = _UnfinishedModule
 
 
 def _is_active() -> bool:
@@ -108,16 +121,27 @@ _reported = False
 
 
 def _install_or_report(module: ModuleType) -> None:
-    global _reported
     try:
         install(module)
     except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
-        if not _reported:  # the first tells what is wrong with the others too
-            _reported = True
-            logger.warning(
-                "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
-                "does not load .onnx files.",
-                module.__name__,
-                type(error).__name__,
-                error,
-            )
+        _report(module, error)
+
+
+def _enter_or_report(module: ModuleType, stack: ExitStack) -> None:
+    try:
+        stack.enter_context(importing(module.__name__))
+    except Exception as error:  # noqa: BLE001 - as above
+        _report(module, error)
+
+
+def _report(module: ModuleType, error: Exception) -> None:
+    global _reported
+    if not _reported:  # the first tells what is wrong with the others too
+        _reported = True
+        logger.warning(
+            "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
+            "does not load .onnx files.",
+            module.__name__,
+            type(error).__name__,
+            error,
+        )

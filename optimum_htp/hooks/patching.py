@@ -14,7 +14,16 @@ from collections.abc import Callable, Collection, Mapping
 from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Call", "Hook", "is_wrapped", "restore_all", "wrap_attribute", "wrap_function"]
+__all__ = [
+    "Call",
+    "Hook",
+    "is_active",
+    "is_wrapped",
+    "replace_attribute",
+    "restore_all",
+    "wrap_attribute",
+    "wrap_function",
+]
 
 _ORIGINAL: Final = "_optimum_htp_original"
 _BOUND: Final = ("cls", "self")
@@ -113,6 +122,8 @@ class Call:
 Hook = Callable[[Call], Any]
 
 _active = False
+_ABSENT: Final = object()
+_replaced: Final[list[tuple[Any, str, Any, Any]]] = []
 _wrapped: Final[list[tuple[Any, str]]] = []
 # By identity: a wrapper that somebody else puts around ours (functools.wraps) has its attributes too.
 _wrappers: Final[dict[int, Any]] = {}
@@ -159,6 +170,22 @@ def wrap_function(module: ModuleType, name: str, hook: Hook, aliases: Collection
                 setattr(holder, alias, wrapper)
 
 
+def replace_attribute(owner: Any, name: str, value: Any) -> None:
+    """Put a value in the place of a class's or module's attribute, or add it, until `restore_all`."""
+    global _active
+    _active = True
+    original = vars(owner).get(name, _ABSENT)
+    if original is value:
+        return
+    setattr(owner, name, value)
+    _replaced.append((owner, name, original, vars(owner)[name]))
+
+
+def is_active() -> bool:
+    """Whether the hooks are switched on."""
+    return _active
+
+
 def is_wrapped(attribute: Any) -> bool:
     """Whether what an attribute holds is a wrapper of ours, or one that somebody has put around it."""
     return hasattr(getattr(attribute, "__func__", attribute), _ORIGINAL)
@@ -175,6 +202,10 @@ def restore_all() -> None:
     while _wrapped:
         owner, name = _wrapped.pop()
         _restore(owner, name)
+    while _replaced:
+        owner, name, original, value = _replaced.pop()
+        if vars(owner).get(name) is value:
+            delattr(owner, name) if original is _ABSENT else setattr(owner, name, original)
     for module in _library_modules():
         for name, value in list(vars(module).items()):
             if type(value) is FunctionType and id(value) in _wrappers:

@@ -1,0 +1,164 @@
+"""Breaks in `generate` of Optimum's models: what transformers 5 asks of a model, and the cache that it passes."""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+from typing import Any, Final
+
+from optimum_htp.hooks.newest.breaks import mends, mentions
+from optimum_htp.hooks.newest.caches import CACHE, PAST, fill_cache, is_empty, legacy_of_cache, new_cache
+from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute
+
+_GENERATING: Final = ("optimum.onnxruntime.modeling_decoder", "optimum.onnxruntime.modeling_seq2seq")
+_FORWARD: Final = "forward"
+_PREPARE: Final = "_prepare_cache_for_generation"
+_REORDER: Final = "_reorder_cache"
+_ENCODE: Final = "_maybe_prepare_encoder_kwargs_for_generation"
+_MASK: Final = "attention_mask"
+# Files of old exporters whose tensors are not (batch, heads, length, size): they stay tuples.
+_OTHER_LAYOUTS: Final = ("old_bloom_modeling", "old_gpt_bigcode_modeling")
+
+
+@mends("optimum.onnxruntime.modeling")
+def methods_that_generate_calls(module: ModuleType) -> bool:
+    """`generate` calls methods of PreTrainedModel that ORTModel does not have.
+
+    Needless once ORTModel has them.
+    """
+    from transformers import GenerationMixin, PreTrainedModel
+
+    answers = {
+        "is_remote_code": classmethod(lambda cls: False),
+        "get_experts_implementation": lambda self: {},
+        "set_experts_implementation": lambda self, implementation: None,
+    }
+    added = False
+    for name, answer in answers.items():
+        if not hasattr(PreTrainedModel, name) or hasattr(GenerationMixin, name) or hasattr(module.ORTModel, name):
+            continue
+        replace_attribute(module.ORTModel, name, answer)
+        added = True
+    return added
+
+
+@mends(*_GENERATING)
+def cache_objects_in_generate(module: ModuleType) -> bool:
+    """`generate` keeps a cache object, passes it as `cache`, and reads it from the outputs.
+
+    ORTModels take and return tuples of tensors, by the name `past_key_values`. So `generate` starts with an empty
+    cache object; a forward that is called with one unpacks it, and packs what it returns into the same object. A
+    forward that is called in another way returns tuples as before.
+    Needless once forward takes and returns cache objects by the name `cache`.
+    """
+    from transformers import GenerationMixin
+
+    if CACHE not in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters:
+        return False
+    owners = _generating_classes(module)
+    if any(
+        CACHE in inspect.signature(vars(owner)[_FORWARD]).parameters for owner in owners if _FORWARD in vars(owner)
+    ):
+        return False
+    for owner in owners:
+        for name, hook in ((_FORWARD, _forwarding), (_PREPARE, _preparing), (_REORDER, _reordering)):
+            if name in vars(owner):
+                wrap_attribute(owner, name, hook)
+    return True
+
+
+@mends("optimum.onnxruntime.modeling_decoder")
+def dropped_attention_mask(module: ModuleType) -> bool:
+    """`generate` drops an attention mask of ones, which an ONNX file may have as an input.
+
+    Needless once ORTModelForCausalLM makes one where its file needs it.
+    """
+    from transformers import GenerationMixin
+
+    if not mentions(GenerationMixin.generate, "_mask_length"):
+        return False
+    wrap_attribute(module.ORTModelForCausalLM, "prepare_inputs_for_generation", _with_mask)
+    return True
+
+
+@mends("optimum.onnxruntime.modeling_seq2seq")
+def no_attention_mask_for_encoders(module: ModuleType) -> bool:
+    """`generate` makes no attention mask for encoder-decoder models, which an ONNX file may have as an input.
+
+    Needless once ORTModelForConditionalGeneration makes one where its files need it.
+    """
+    owner = module.ORTModelForConditionalGeneration
+    original = getattr(owner, _ENCODE, None)
+    if original is None or _ENCODE in vars(owner):
+        return False
+
+    def with_mask(self: Any, inputs_tensor: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        needed = _MASK in self.encoder.input_names or "encoder_attention_mask" in self.decoder.input_names
+        if needed and model_kwargs.get(_MASK) is None:
+            shape, device = inputs_tensor.shape[:2], inputs_tensor.device
+            model_kwargs = {**model_kwargs, _MASK: torch.ones(shape, dtype=torch.long, device=device)}
+        return original(self, inputs_tensor, model_kwargs, *args, **kwargs)
+
+    replace_attribute(owner, _ENCODE, with_mask)
+    return True
+
+
+def _forwarding(call: Call) -> Any:
+    """Answer `forward`: what it is given as `cache` it takes, and a cache object it fills and returns."""
+    cache = call.kwargs.get(CACHE)
+    if cache is None:
+        cache = call.get(PAST)
+    is_object = hasattr(cache, "get_seq_length")
+    if not is_object and call.kwargs.get(CACHE) is None:
+        return call.pass_on()
+    past = legacy_of_cache(cache) if not is_object or not is_empty(cache) else None
+    outputs = call.pass_on_with(call.subject, (CACHE,), **{PAST: past})
+    layers = outputs.get(CACHE)
+    if is_object and isinstance(layers, tuple):
+        fill_cache(cache, layers)
+        outputs[CACHE] = cache
+    return outputs
+
+
+def _with_mask(call: Call) -> Any:
+    """Answer `prepare_inputs_for_generation`: no padding is a mask of ones."""
+    import torch
+
+    model, inputs = call.args[0], call.pass_on()
+    tokens, cache = inputs.get("input_ids"), inputs.get(CACHE)
+    if inputs.get(_MASK) is not None or tokens is None or _MASK not in model.input_names:
+        return inputs
+    past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else cache[0][1].shape[-2] if cache else 0
+    inputs[_MASK] = torch.ones((tokens.shape[0], past + tokens.shape[1]), dtype=torch.long, device=tokens.device)
+    return inputs
+
+
+def _preparing(call: Call) -> Any:
+    """Answer `_prepare_cache_for_generation`: `generate` starts with an empty cache object."""
+    model = call.args[0]
+    generation_config, model_kwargs = (*call.args[1:3], None, None)[:2]
+    if not isinstance(model_kwargs, dict) or generation_config.use_cache is False or not model.can_use_cache:
+        return call.pass_on()
+    if any(getattr(model, name, False) for name in _OTHER_LAYOUTS):
+        return call.pass_on()
+    if model_kwargs.get(CACHE) is None:
+        model_kwargs[CACHE] = new_cache(with_cross_attention=model.config.is_encoder_decoder)
+    return None
+
+
+def _reordering(call: Call) -> Any:
+    """Answer `_reorder_cache`: a cache object does that itself."""
+    cache = call.get(PAST)
+    if not hasattr(cache, "reorder_cache"):
+        return call.pass_on()
+    cache.reorder_cache(call.get("beam_idx"))
+    return cache
+
+
+def _generating_classes(module: ModuleType) -> list[type]:
+    from transformers import GenerationMixin
+
+    classes = [item for item in vars(module).values() if isinstance(item, type)]
+    return [item for item in classes if item.__module__ == module.__name__ and issubclass(item, GenerationMixin)]
