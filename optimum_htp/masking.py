@@ -15,7 +15,16 @@ from urllib.parse import unquote
 __all__ = ["get_logger", "mask_record", "masked", "without_secrets"]
 
 _MASK: Final = "***"
-_MARKS: Final = ("@", "=", "%3", "hf_", "Bearer", "uthorization")  # a text without any of them has no secret
+_MARKS: Final = (
+    "@",
+    "=",
+    "%3",
+    "hf_",
+    "ms-",
+    "earer",
+    "EARER",
+    "uthorization",
+)  # a text without any of them has no secret
 
 # RFC 3986, section 3.2.1: `user:password@`. People also type passwords with `/` and `@` as they are. A number and a
 # slash after the colon are the port of an address whose path has an @.
@@ -25,13 +34,23 @@ _USER: Final = re.compile(
 )
 # A proxy may stand in a variable without a scheme: `user:password@host:port`.
 _BARE: Final = re.compile(r"""(?<![^\s'"(=,])[^\s/:@'"<>]{1,200}:[^\s/@'"<>]{1,200}@(?=[\w.\-\[\]]+:\d)""")
+# The same inside another address, as in `?url=https%3A%2F%2Fuser%3Apassword%40host`.
+_ENCODED: Final = re.compile(
+    r"""(?i)(%3A%2F%2F)(?:(?!%2F|%40)[^\s&'"<>]){0,200}?(?::|%3A)(?:(?!%2F)[^\s&'"<>]){0,300}%40"""
+)
 _PARAMETER: Final = re.compile(r"""(?i)((?:[?&;#]|%26|%3F)([\w.\-]{1,60})(?:=|%3D))[^&;\s"'<>\\]+""")
 _SECRET_NAME: Final = re.compile(
-    r"(?i)signature|token|secret|passw|pwd|credential|api[_-]?key|access[_-]?key|key[_-]?id|^(?:sig|auth|key|policy)$"
+    r"(?i)signature|token|secret|passw|pwd|credential|api[_-]?key|access[_-]?key|key[_-]?id|jwt|session|bearer"
+    r"|^(?:sig|sas|auth|key|pass|policy)$"
 )
 _HEADER: Final = re.compile(r"""(?i)(authorization['"]?\s*[:=]\s*['"]?(?:(?:bearer|basic|token)\s+)?)[^\s'",}]+""")
-_BEARER: Final = re.compile(r"(\bBearer\s+)(?=\S*\d|\S{20})[\w.~+/=\-]{8,}")
-_TOKEN: Final = re.compile(r"(?<![A-Za-z0-9])(hf_|api_org_)(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,})")
+_BEARER: Final = re.compile(r"(?i)(\bbearer\s+)(?=\S*\d|\S{20})[\w.~+/=\-]{8,}")
+# Hugging Face's tokens, those of OAuth among them (JSON Web Tokens), and ModelScope's, which are UUIDs.
+_TOKEN: Final = re.compile(
+    r"(?<![A-Za-z0-9])(hf_(?:oauth_|jwt_)?|api_org_|ms-)"
+    r"(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.[\w\-]+)*",
+    re.ASCII,
+)
 
 
 # Other libraries repeat parts of an address (`Invalid bucket name "KEY:SECRET@bucket"`), so what was masked once is
@@ -50,6 +69,7 @@ def without_secrets(text: str) -> str:
     for secret in tuple(_known):
         text = text.replace(secret, _MASK)
     text = _USER.sub(rf"\g<1>{_MASK}@", text)
+    text = _ENCODED.sub(rf"\g<1>{_MASK}%40", text)
     text = _PARAMETER.sub(_masked_parameter, text)
     for pattern in (_HEADER, _BEARER, _TOKEN):
         text = pattern.sub(rf"\g<1>{_MASK}", text)

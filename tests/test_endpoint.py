@@ -69,6 +69,16 @@ def test_file_of_somebody_else_stays(exported, tmp_path, name):
     assert (tmp_path / name).read_text() == "theirs"
 
 
+@pytest.mark.parametrize("name", ["handler.py", "requirements.txt"])
+def test_file_that_was_edited_stays(exported, tmp_path, name):
+    write_endpoint(exported("bert") / "model.onnx", tmp_path)
+    with (tmp_path / name).open("a") as file:
+        file.write("# mine\n")
+    with pytest.raises(EndpointError, match=rf"{name} is another one already.*delete it"):
+        write_endpoint(tmp_path)
+    assert (tmp_path / name).read_text().endswith("# mine\n")
+
+
 @pytest.mark.parametrize("task", ["multiple-choice", "no-such-task"])
 def test_task_that_no_pipeline_serves_is_told(exported, tmp_path, task):
     from optimum_htp.onnxfile import rewrite_model

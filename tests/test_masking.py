@@ -33,6 +33,12 @@ SECRET = "pAsSw0rd"
         (f"u=https%3A%2F%2Fh%3Ftoken%3D{SECRET}", "u=https%3A%2F%2Fh%3Ftoken%3D***"),
         (f"'Authorization': 'Bearer {SECRET}'", "'Authorization': 'Bearer ***'"),
         ("hf_abcdefghijKLMNOPQRST0123456789", "hf_***"),
+        ("hf_oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6W119.a_b-c: no", "hf_oauth_***: no"),
+        ("token ms-0123abcd-0123-4567-89ab-0123456789ab", "token ms-***"),
+        (f"u=https%3A%2F%2Fuser%3A{SECRET}%40host%2Fx%40y", "u=https%3A%2F%2F***%40host%2Fx%40y"),
+        ("u=tcp%3a%2f%2fme:hunter%40a%40host", "u=tcp%3a%2f%2f***%40host"),
+        ("bearer abcdef123", "bearer ***"),
+        (f"?jwt={SECRET}&session_id={SECRET}&pass={SECRET}", "?jwt=***&session_id=***&pass=***"),
     ],
 )
 def test_secrets_are_masked(text, shown):
@@ -50,6 +56,7 @@ def test_secrets_are_masked(text, shown):
         "tiny/bert@main and hf_export_library, hf_preprocessors",
         "models.txt:gpt2@main",
         "https://host/x?task=text&revision=main",
+        "u=hf%3A%2F%2Fgpt2%40main, items-0123456789abcdef0123, ms://org/name, passes=1",
     ],
 )
 def test_names_and_addresses_stay(text):
@@ -57,7 +64,15 @@ def test_names_and_addresses_stay(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["?" + "token" * 40_000 + "%3", "@" + "://a:" * 40_000, "a:" * 100_000 + "@", "hf_a" * 50_000]
+    "text",
+    [
+        "?" + "token" * 40_000 + "%3",
+        "@" + "://a:" * 40_000,
+        "a:" * 100_000 + "@",
+        "hf_a" * 50_000,
+        "%3A%2F%2Fa:" * 20_000,
+        "hf_oauth_aaaaaaaaaaaaaaaaaaaaa" + ".a" * 100_000,
+    ],
 )
 def test_hostile_texts_are_masked_in_time(text):
     started = time.process_time()

@@ -182,6 +182,9 @@ def test_external_data_of_an_input_is_an_input(model, tmp_path):
             check_output(tmp_path / "b.json", BILL, inputs=[tmp_path / "b.onnx"], force=force)
     with pytest.raises(ProtectedFileError):
         check_output(tmp_path / "b.json", ONNX, inputs=[tmp_path / "b.onnx"])
+    shutil.copy(model, tmp_path / "b.json")  # data that could be an ONNX file, too
+    with pytest.raises(ProtectedFileError):
+        strip_metadata(tmp_path / "b.onnx", tmp_path / "b.json")
 
 
 @pytest.mark.parametrize("name", ["batch.jsonl", ".batch.jsonl.lock"])

@@ -73,8 +73,10 @@ def test_all_json_is_read_by_one_function():
         '{"model": "x", "revision": {}}',
         '{"model": "x"',
         '{"model": "' + "x" * (1 << 20) + '"}',
+        "x" * 300,
+        "x" * (1 << 21),
     ],
-    ids=lambda line: line[:30],
+    ids=lambda line: f"{line[:30]}-{len(line)}",
 )
 def test_bad_list_line_is_an_error_with_its_number(line):
     with pytest.raises(BatchListError, match="list, line 2: "):

@@ -18,6 +18,7 @@ from optimum.onnxruntime import (
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
 from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp.delivery.endpoint import write_endpoint
 from optimum_htp.delivery.push import push
 from optimum_htp.errors import (
     AccessDeniedError,
@@ -273,6 +274,35 @@ def test_external_data_goes_along_and_nothing_outside_the_folder(org, bert, acce
     with pytest.raises(InvalidOnnxFileError, match="outside its folder"):
         push([tmp_path / "evil"], "me/evil", access=access)
     assert "me/evil" not in org.repos
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "README.md"])
+def test_link_to_another_folder_is_not_published(org, bert, access, tmp_path, name):
+    """Folders that others made (clones, archives) may have links to anything."""
+    folder, cached = tmp_path / "out", tmp_path / "cached"
+    for place in (folder, cached):
+        place.mkdir()
+    shutil.copy(bert, folder)
+    (tmp_path / "secret").write_text("secret")
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ArgumentError, match=rf"{name} is a link that leads out"):
+        push([folder], "me/model", access=access)
+    assert "me/model" not in org.repos
+    for path in (bert, tmp_path / "secret"):  # as in the Hub's cache
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "blobs")
+    (cached / "model.onnx").symlink_to(tmp_path / "blobs" / "model.onnx")
+    (cached / name).symlink_to(tmp_path / "blobs" / "secret")
+    assert name in push([cached], "me/model", access=access).files
+
+
+def test_endpoint_takes_no_link_to_another_folder_along(bert, model_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    shutil.copy(bert, tmp_path / "out")
+    (tmp_path / "out" / "config.json").symlink_to(model_folder("bert") / "config.json")
+    with pytest.raises(ArgumentError, match=r"config\.json is a link that leads out"):
+        write_endpoint(tmp_path / "out", tmp_path / "endpoint")
+    assert not (tmp_path / "endpoint").exists()
 
 
 def test_layout_of_transformers_js(org, bert, access, tmp_path):

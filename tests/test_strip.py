@@ -37,6 +37,7 @@ def test_stripping_takes_tags_off_nodes_and_leaves_the_rest(plain_bert):
 
 
 OLIVE = {"hf_model_name": "bert", "hf_task": "text-classification-of-olive", "hf_license": "theirs"}
+ORIGINAL_OF_OTHERS = {"hf_original": "no note of ours"}
 
 
 def test_stripping_leaves_keys_of_other_tools(plain_bert, model_folder, access):
@@ -47,6 +48,10 @@ def test_stripping_leaves_keys_of_other_tools(plain_bert, model_folder, access):
     before = plain_bert.read_bytes()
     assert strip_metadata(plain_bert) == 0
     assert plain_bert.read_bytes() == before
+    rewrite_model(plain_bert, metadata=ORIGINAL_OF_OTHERS)
+    assert strip_metadata(plain_bert) == 0
+    assert read_metadata(plain_bert)["hf_original"] == "no note of ours"
+    plain_bert.write_bytes(before)
     for model in ("tiny/bert", model_folder("bert"), "tiny/bert"):
         inject_hub_metadata(plain_bert, model, access=access)
         known = read_metadata(plain_bert)

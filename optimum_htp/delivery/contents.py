@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimum_htp import plugins
-from optimum_htp.errors import MetadataError, OnnxFileNotFoundError
+from optimum_htp.errors import ArgumentError, MetadataError, OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
@@ -20,7 +20,7 @@ from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.model_files import absolute, parts_of
 from optimum_htp.origin.repo_files import config_files
 
-__all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_code_among"]
+__all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_code_among", "refuse_link_out"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,35 @@ def onnx_files(paths: Sequence[str | os.PathLike[str]], watch: Watch) -> tuple[O
 
 
 def configs_beside(folder: Path, files: Sequence[OnnxFile]) -> dict[str, Path]:
-    """Return the config and preprocessor files in a folder of ONNX files, by name."""
+    """Return the config and preprocessor files in a folder of ONNX files, by name.
+
+    Raises:
+        ArgumentError: One is a link that leads out of the folder.
+    """
     names = [path.relative_to(folder).as_posix() for path in _below(folder)]
     libraries = {file.record.export_library or "transformers" for file in files}
-    return {name: folder / name for library in libraries for name in config_files(names, library=library)}
+    found = {name: folder / name for library in libraries for name in config_files(names, library=library)}
+    if any(file.path.is_relative_to(absolute(folder)) for file in files):  # not the cache, which is full of links
+        for path in found.values():
+            refuse_link_out(path, folder, files)
+    return found
+
+
+def refuse_link_out(path: Path, folder: Path, files: Sequence[OnnxFile]) -> None:
+    """Refuse to publish a file that is a link to another folder: what comes from others may have links to secrets.
+
+    Links may lead to where those of the ONNX files lead, as in the Hub's cache.
+
+    Raises:
+        ArgumentError: It is one.
+    """
+    homes = {folder.resolve(), *(file.path.resolve().parent for file in files)}
+    real = path.resolve()
+    if homes.isdisjoint(real.parents):
+        raise ArgumentError(
+            f"{path} is a link that leads out of {folder}, to {real}, whose content would be published. Put a copy of "
+            "it in its place, or delete the link."
+        )
 
 
 def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.delivery import handler
 from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
-from optimum_htp.delivery.requirements import HEADING, are_pinned, pinned
+from optimum_htp.delivery.requirements import are_pinned, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile import read_signature
@@ -39,7 +39,6 @@ REQUIREMENTS: Final = "requirements.txt"
 _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
-_MARKS: Final = {HANDLER: "SETTINGS: dict[str, Any]", REQUIREMENTS: HEADING}  # by which files of ours are known
 # What a setting of the handler looks like: nothing else that somebody wrote into it counts as ours.
 _KINDS: Final = {
     "task": r"[a-z0-9]+(-[a-z0-9]+)*",
@@ -267,10 +266,10 @@ def _refuse_foreign(folder: Path, written: Mapping[str, Path | bytes]) -> None:
         there = folder / name
         if not there.is_file():
             continue
-        if name in _MARKS:
-            ours = _MARKS[name].encode() in there.read_bytes()
+        if name in (HANDLER, REQUIREMENTS):
+            ours = is_own(name, there.read_bytes())
         else:
             old = there.read_bytes() if isinstance(content, bytes) or not there.samefile(content) else None
             ours = old is None or (not isinstance(content, bytes) and old == content.read_bytes())
         if not ours:
-            raise EndpointError(f"{there} is another one already: name another folder with -o.")
+            raise EndpointError(f"{there} is another one already: delete it, or name another folder with -o.")

@@ -142,6 +142,10 @@ def _distinct(said: Iterable[tuple[int, str]], name: str, job_of: Callable[[str]
             job = job_of(line)
         except ValueError as error:
             raise BatchListError(f"{name}, line {number}: {error}. Mend the line, or begin it with #.") from error
+        except OSError as error:  # the system cannot look for such a name
+            raise BatchListError(
+                f"{name}, line {number}: {error.strerror}. Mend the line, or begin it with #."
+            ) from error
         place = job.output.casefold()  # macOS and Windows take `X` and `x` for one folder
         if place in jobs:
             first, other = jobs[place]

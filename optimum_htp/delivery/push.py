@@ -10,7 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from optimum_htp.delivery.card import Pushed, completed_card
-from optimum_htp.delivery.contents import OnnxFile, configs_beside, configs_of, onnx_files, refuse_code_among
+from optimum_htp.delivery.contents import (
+    OnnxFile,
+    configs_beside,
+    configs_of,
+    onnx_files,
+    refuse_code_among,
+    refuse_link_out,
+)
 from optimum_htp.delivery.endpoint import HANDLER, REQUIREMENTS, is_own
 from optimum_htp.delivery.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
 from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
@@ -69,7 +76,8 @@ def push(
         access: Token, and the cache that configs may come from.
 
     Raises:
-        ArgumentError: The layout is not known, or two files would have one name.
+        ArgumentError: The layout is not known, two files would have one name, or a config is a link that leads out of
+            its folder.
         OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: Something is wrong with the files.
         UntrustedCodeError: A config would make a library import code.
         AccessDeniedError: The token may not write there. Nothing was written, as with all errors.
@@ -90,7 +98,7 @@ def push(
             Pushed(model, next(iter(parts)), sum(path.stat().st_size for path in parts.values()))
             for model, parts in placed
         ]
-        card = completed_card(target.repo_id, pushed, _own_card(paths) or target.card, layout=layout)
+        card = completed_card(target.repo_id, pushed, _own_card(paths, models) or target.card, layout=layout)
         if not watch.undisturbed:
             raise ModelBeingReplacedError(f"Files in {paths[0]} were replaced while they were read. Push again.")
         if private is None and any(model.record.private or model.record.gated for model in models):
@@ -159,10 +167,13 @@ def _endpoint_in(folder: Path) -> dict[str, Path]:
     return files if len(files) == len(_ENDPOINT) and not others else {}
 
 
-def _own_card(paths: Sequence[str | os.PathLike[str]]) -> str | None:
+def _own_card(paths: Sequence[str | os.PathLike[str]], models: Sequence[OnnxFile]) -> str | None:
     """Return the card that lies in the folder that is pushed."""
     card = Path(paths[0], CARD)
-    return card.read_text(encoding="utf-8") if len(paths) == 1 and card.is_file() else None
+    if len(paths) != 1 or not card.is_file():
+        return None
+    refuse_link_out(card, card.parent, models)
+    return card.read_text(encoding="utf-8")
 
 
 def _named(models: Sequence[OnnxFile]) -> str:

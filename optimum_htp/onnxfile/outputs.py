@@ -95,10 +95,12 @@ def check_output(
         raise OnnxReadError(f"{path} exists and cannot be read, so it is not replaced: name another output.")
     if kind is not ONNX and _is_onnx(path):
         raise ProtectedFileError(f"{path} is an ONNX file, and {kind.name} is written: name another output.")
-    if kind.is_kind(path):
+    is_kind = kind.is_kind(path)
+    for file in files:
+        if not (is_kind and file.is_dir()) and any(_is_same(path, data) for data in _belonging(file)):
+            raise ProtectedFileError(f"{path} is a file that this command reads: name another output.")
+    if is_kind:
         return path
-    if any(_is_same(path, data) for file in files for data in _belonging(file)):
-        raise ProtectedFileError(f"{path} is a file that this command reads: name another output.")
     if not force:
         way_out = "name another output" + ("" if kind is ONNX else ", or give --force")
         raise ProtectedFileError(f"{path} exists and is not {kind.name}: {way_out}.")

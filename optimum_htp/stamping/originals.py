@@ -90,7 +90,8 @@ def original_of(header: ModelHeader) -> Original:
     texts = {name: text for name, text in header.texts.items() if not _is_ours(header, name)}
     texts |= {name: text for name, text in _texts(header, note).items() if _is_ours(header, name)}
     added = {key: text for key, text in _mapping(note.get("added")).items() if header.metadata.get(key) == text}
-    ours = {ORIGINAL} | our_standard_keys(header) | added.keys()
+    ours = our_standard_keys(header) | added.keys()
+    ours |= {ORIGINAL} if note else set()  # other tools may use the name for something else
     ours |= OWN_KEYS if stamped else set()
     dropped = frozenset(ours & {*header.metadata, *header.archives})
     kept = {key: text for key, text in header.metadata.items() if key not in dropped}
