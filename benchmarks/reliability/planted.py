@@ -1,7 +1,7 @@
 """Files that an attacker plants, and outputs that would destroy something: what is there stays, and no code runs.
 
-The attacks are those of the tests; here each is tried with everything that may fall for it. The tests are imported when
-the Hub is there, since huggingface_hub reads its address when it is imported.
+The attacks are those of the tests; here each is tried with everything that may fall for it. The tests are imported
+after the Hub has started, since huggingface_hub reads its address when it is imported.
 """
 
 from __future__ import annotations
