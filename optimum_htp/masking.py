@@ -26,30 +26,26 @@ _MARKS: Final = (
     "uthorization",
 )  # a text without any of them has no secret
 
+# The patterns are compiled when the first text is masked: most processes mask none, and all import this module.
 # RFC 3986, section 3.2.1: `user:password@`. People also type passwords with `/` and `@` as they are. A number and a
 # slash after the colon are the port of an address whose path has an @.
-_PASSWORD: Final = re.compile(r"""(?<=://)[^/\s:@'"<>\[]{0,200}:(?!\d{1,5}(?:[/?#]|$))[^\s<>]{0,300}@""")
-_USER: Final = re.compile(
-    r"""(?i)\b((?:[a-z+]*(?:https?|ftps?|tcp|tls|ssh|ws|wss|smb|dav|davs|git)|s3a?)://)[^/\s'"<>]+@"""
-)
+_PASSWORD: Final = r"""(?<=://)[^/\s:@'"<>\[]{0,200}:(?!\d{1,5}(?:[/?#]|$))[^\s<>]{0,300}@"""
+_USER: Final = r"""(?i)\b((?:[a-z+]*(?:https?|ftps?|tcp|tls|ssh|ws|wss|smb|dav|davs|git)|s3a?)://)[^/\s'"<>]+@"""
 # A proxy may stand in a variable without a scheme: `user:password@host:port`.
-_BARE: Final = re.compile(r"""(?<![^\s'"(=,])[^\s/:@'"<>]{1,200}:[^\s/@'"<>]{1,200}@(?=[\w.\-\[\]]+:\d)""")
+_BARE: Final = r"""(?<![^\s'"(=,])[^\s/:@'"<>]{1,200}:[^\s/@'"<>]{1,200}@(?=[\w.\-\[\]]+:\d)"""
 # The same inside another address, as in `?url=https%3A%2F%2Fuser%3Apassword%40host`.
-_ENCODED: Final = re.compile(
-    r"""(?i)(%3A%2F%2F)(?:(?!%2F|%40)[^\s&'"<>]){0,200}?(?::|%3A)(?:(?!%2F)[^\s&'"<>]){0,300}%40"""
-)
-_PARAMETER: Final = re.compile(r"""(?i)((?:[?&;#]|%26|%3F)([\w.\-]{1,60})(?:=|%3D))[^&;\s"'<>\\]+""")
-_SECRET_NAME: Final = re.compile(
+_ENCODED: Final = r"""(?i)(%3A%2F%2F)(?:(?!%2F|%40)[^\s&'"<>]){0,200}?(?::|%3A)(?:(?!%2F)[^\s&'"<>]){0,300}%40"""
+_PARAMETER: Final = r"""(?i)((?:[?&;#]|%26|%3F)([\w.\-]{1,60})(?:=|%3D))[^&;\s"'<>\\]+"""
+_SECRET_NAME: Final = (
     r"(?i)signature|token|secret|passw|pwd|credential|api[_-]?key|access[_-]?key|key[_-]?id|jwt|session|bearer"
     r"|^(?:sig|sas|auth|key|pass|policy)$"
 )
-_HEADER: Final = re.compile(r"""(?i)(authorization['"]?\s*[:=]\s*['"]?(?:(?:bearer|basic|token)\s+)?)[^\s'",}]+""")
-_BEARER: Final = re.compile(r"(?i)(\bbearer\s+)(?=\S*\d|\S{20})[\w.~+/=\-]{8,}")
+_HEADER: Final = r"""(?i)(authorization['"]?\s*[:=]\s*['"]?(?:(?:bearer|basic|token)\s+)?)[^\s'",}]+"""
+_BEARER: Final = r"(?i)(\bbearer\s+)(?=\S*\d|\S{20})[\w.~+/=\-]{8,}"
 # Hugging Face's tokens, those of OAuth among them (JSON Web Tokens), and ModelScope's, which are UUIDs.
-_TOKEN: Final = re.compile(
-    r"(?<![A-Za-z0-9])(hf_(?:oauth_|jwt_)?|api_org_|ms-)"
-    r"(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.[\w\-]+)*",
-    re.ASCII,
+_TOKEN: Final = (
+    r"(?a)(?<![A-Za-z0-9])(hf_(?:oauth_|jwt_)?|api_org_|ms-)"
+    r"(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.[\w\-]+)*"
 )
 
 
@@ -65,14 +61,14 @@ def without_secrets(text: str) -> str:
     if not any(mark in text for mark in _MARKS) and not any(secret in text for secret in tuple(_known)):
         return text
     for pattern in (_PASSWORD, _BARE):
-        text = pattern.sub(_masked_password, text)
+        text = re.sub(pattern, _masked_password, text)
     for secret in tuple(_known):
         text = text.replace(secret, _MASK)
-    text = _USER.sub(rf"\g<1>{_MASK}@", text)
-    text = _ENCODED.sub(rf"\g<1>{_MASK}%40", text)
-    text = _PARAMETER.sub(_masked_parameter, text)
+    text = re.sub(_USER, rf"\g<1>{_MASK}@", text)
+    text = re.sub(_ENCODED, rf"\g<1>{_MASK}%40", text)
+    text = re.sub(_PARAMETER, _masked_parameter, text)
     for pattern in (_HEADER, _BEARER, _TOKEN):
-        text = pattern.sub(rf"\g<1>{_MASK}", text)
+        text = re.sub(pattern, rf"\g<1>{_MASK}", text)
     return text
 
 
@@ -86,7 +82,7 @@ def _masked_password(found: re.Match[str]) -> str:
 
 
 def _masked_parameter(found: re.Match[str]) -> str:
-    return f"{found[1]}{_MASK}" if _SECRET_NAME.search(found[2]) else found[0]
+    return f"{found[1]}{_MASK}" if re.search(_SECRET_NAME, found[2]) else found[0]
 
 
 def masked(value: Any) -> Any:

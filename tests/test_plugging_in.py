@@ -162,8 +162,8 @@ AutoConfig.from_pretrained({str(model_folder("bert"))!r})
 AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
-    hooks = ("activation", "auto_classes", "loading", "patching", "sessions")
-    rooms = ("hooks", "loading", "origin")
+    hooks = ("activation", "auto_classes", "loading", "newest", "patching", "sessions")
+    rooms = ("forking", "hooks", "loading", "origin")
     light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "origin.names", "version")
     assert set(ast.literal_eval(environment.run(code).stdout)) <= {f"optimum_htp.{name}" for name in light}
 
@@ -178,7 +178,7 @@ with contextlib.suppress(SystemExit):
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
     found = ast.literal_eval(environment.run(code).stdout.splitlines()[-1])
-    light = ("errors", "origin", "origin.dependencies", "report", "report.texts", "version")
+    light = ("errors", "masking", "origin", "origin.dependencies", "report", "report.texts", "version")
     others = [name for name in found if not name.startswith(("optimum_htp.cli", "optimum_htp.hooks"))]
     assert set(others) <= {f"optimum_htp.{name}" for name in light}
 

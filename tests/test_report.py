@@ -426,8 +426,8 @@ def test_report_has_the_data_of_files_in_the_hubs_cache(tmp_path):
     snapshot, blobs = tmp_path / "snapshots" / "1", tmp_path / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
-    path = _tagged(blobs / "abc", {"": "Model"}, "")
-    proto = onnx.load(path)
+    path = blobs / "abc"
+    proto = onnx.load(_tagged(tmp_path / "m.onnx", {"": "Model"}, ""))
     tensor = proto.graph.initializer.add(name="w", data_type=1, data_location=1)
     tensor.external_data.add(key="location", value="m.onnx_data")
     path.write_bytes(proto.SerializeToString())

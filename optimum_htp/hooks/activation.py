@@ -16,11 +16,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks import hooked_modules, importing, install, uninstall
-from optimum_htp.masking import get_logger
 
 __all__ = ["activate", "deactivate"]
-
-logger = get_logger(__name__)
 
 _OFF: Final = ("", "0", "false", "no", "off")
 
@@ -138,7 +135,9 @@ def _report(module: ModuleType, error: Exception) -> None:
     global _reported
     if not _reported:  # the first tells what is wrong with the others too
         _reported = True
-        logger.warning(
+        from optimum_htp.masking import get_logger
+
+        get_logger(__name__).warning(
             "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
             "does not load .onnx files.",
             module.__name__,
