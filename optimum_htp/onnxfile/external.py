@@ -68,14 +68,19 @@ def rename_model(path: Path, target: Path) -> None:
     """Rename an ONNX file inside its folder, and its external data file to `<target>_data`.
 
     The data file is renamed too because two models in a folder cannot both own `model.onnx_data`; that suffix
-    is the one that Optimum fetches from a Hub.
+    is the one that Optimum fetches from a Hub. Data that is named after the model in another way stays so.
     """
     locations = external_files(path)
     if locations:
         import onnx
 
         model = onnx.load(path, load_external_data=False)
-        new = {old: _data_name(target.name, index) for index, old in enumerate(locations)}
+        new = {
+            old: target.name + old.removeprefix(path.name)
+            if old.startswith(f"{path.name}.")
+            else _data_name(target.name, index)
+            for index, old in enumerate(locations)
+        }
         for tensor in onnx.external_data_helper._get_all_tensors(model):
             for item in tensor.external_data:
                 if item.key == "location":

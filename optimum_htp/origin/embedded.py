@@ -26,6 +26,7 @@ from optimum_htp.onnxfile.reader import archive_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.archive import longest_text, unpack
 from optimum_htp.origin.memory import Memory
+from optimum_htp.origin.names import EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import config_files
 
 __all__ = ["EMBEDDED_LIMIT", "EmbeddedFiles", "embedded_in", "forget_folders", "is_embeddable", "largest_total"]
@@ -66,9 +67,12 @@ def largest_total() -> int:
 
 
 def is_embeddable(names: Iterable[str], library: str | None) -> bool:
-    """Whether all of these are names of configs or of preprocessors' files: no code, no weights, no way out."""
+    """Whether all of these are names of configs or of preprocessors' files: no code, no weights, no way out.
+
+    An export's own manifest is one too.
+    """
     names = tuple(names)
-    known = set(config_files(names, library=library or "transformers"))
+    known = {*config_files(names, library=library or "transformers"), EXPORT_MANIFEST}
     return all(
         name in known and name.isprintable() and "\\" not in name and PurePosixPath(name).suffix in _SUFFIXES
         for name in names

@@ -16,7 +16,7 @@ from optimum_htp.errors import EmbeddedFilesError
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.embedded import embedded_in
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import parse_json
 
 __all__ = ["Proof", "differing", "prove"]
@@ -66,6 +66,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
     hub = plugins.hub(record.hub_provider)
     if not isinstance(hub, TellsDigests):
         return Proof(config=None, words=f"; {hub.name} does not tell whether the files in it are the commit's")
+    contents.pop(EXPORT_MANIFEST, None)  # of the export, not of the commit
     if names := differing(contents, hub.digests(str(record.hub_id), record.hub_sha, access)):
         return Proof(
             f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "
