@@ -31,6 +31,13 @@ LOAD = (
     "from sentence_transformers import SentenceTransformer\nSentenceTransformer({folder!r}, backend='onnx'{options})"
 )
 
+
+def tree(context):
+    """An export.json in which the tree of the inputs has this context."""
+    spec = {"type": "collections.defaultdict", "context": context, "children_spec": []}
+    return {"export_format": "onnx", "components": {"model": {"metadata": {"in_spec": json.dumps([1, spec])}}}}
+
+
 REFUSED = {
     "module of another repo": ("modules.json", EVIL),
     "module of the standard library": ("modules.json", [{"type": "this.s"}]),
@@ -58,8 +65,12 @@ REFUSED = {
     "module of diffusers where a library is imported": ("model_index.json", {"scheduler": ["stable_diffusion", "S"]}),
     "function of transformers": ("model_index.json", {"tokenizer": ["transformers", "pipeline"]}),
     "adapter": ("adapter_config.json", {"megatron_config": {}, "megatron_core": "this"}),
+    "member of an enum in a tree": ("export.json", tree('{"\\u005f_enum__": true, "fqn": "this:s", "name": "x"}')),
+    "tree that is nested too deep": ("export.json", tree("[" * 200 + '{"__enum__": 1}' + "]" * 200)),
+    "factory in a tree": ("export.json", tree('{"default_factory_module": "this", "default_factory_name": "s"}')),
 }
 HARMLESS = {
+    "tree": ("export.json", tree('["input_ids", "attention_mask"]')),
     "modules": ("modules.json", [TRANSFORMER, POOLING]),
     "modules of newer versions": (
         "modules.json",

@@ -421,7 +421,7 @@ def test_every_option_of_optimums_parser_is_understood():
 
     from optimum.commands.export.onnx import parse_args_onnx
 
-    from optimum_htp.export.optimum import optimum_options
+    from optimum_htp.export.engines.optimum import optimum_options
 
     parser = ArgumentParser()
     parse_args_onnx(parser)

@@ -200,7 +200,7 @@ def test_lock_of_another_thread_is_free_in_a_forked_child():
     code = """
 import os, threading
 from optimum_htp import plugins
-from optimum_htp.export.optimum import _EXPORTING
+from optimum_htp.export.engines.base import EXPORTING as _EXPORTING
 held, forked = threading.Event(), threading.Event()
 def hold():
     with plugins._LOADING.held(), _EXPORTING.held():

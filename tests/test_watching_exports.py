@@ -14,7 +14,7 @@ from torch import nn
 
 from optimum_htp import HTPExporter
 from optimum_htp.errors import VerificationError
-from optimum_htp.export.optimum import _loaded_models
+from optimum_htp.export.engines.optimum import _loaded_models
 from optimum_htp.hierarchy import capture
 from optimum_htp.hierarchy.capture import watched_exports
 from optimum_htp.metadata import ExportMetadata

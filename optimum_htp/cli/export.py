@@ -44,18 +44,25 @@ class HTPExportCommand(Command):
         from optimum_htp.errors import MissingDependencyError
 
         try:
-            parse_args_onnx = _optimums_own()
+            _optimums_own()(parser)
         except MissingDependencyError as error:
-            # optimum-cli makes the parsers of all its commands: only who asks for this one may hear of it.
-            parser.description = str(error)
-            parser.add_argument("arguments", nargs="*", action=_Refusal, help=SUPPRESS)
-            return
-        parse_args_onnx(parser)
+            if not _has_other_engine():
+                # optimum-cli makes the parsers of all its commands: only who asks for this one may hear of it.
+                parser.description = str(error)
+                parser.add_argument("arguments", nargs="*", action=_Refusal, help=SUPPRESS)
+                return
+            _other_engines_own(parser)
         for action in parser._actions:
             if action.dest == "model":
                 action.help = "Model on the Hub (NAME or ORG/NAME, either with @REVISION) or folder on disk to export."
             elif action.dest == "output":
                 action.help = "Folder to write to, or for a model of one file a file name that ends in .onnx."
+        parser.add_argument(
+            "--engine",
+            choices=("optimum", "transformers"),
+            help="What exports: Optimum's exporter, or transformers' own exporters, which know every architecture and "
+            "need transformers 5.24. Without it: Optimum's if it can export the model, else transformers' own.",
+        )
         group = parser.add_argument_group("Provenance arguments")
         group.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model to export.")
         group.add_argument(
@@ -108,11 +115,13 @@ class HTPExportCommand(Command):
         document: dict[str, Any] = {
             "files": [str(path) for path in result.files],
             "task": result.task,
+            "engine": result.engine,
             "seconds": round(result.seconds, 3),
             "metadata": dataclasses.asdict(result.metadata),
         }
         if not self.args.json:
-            show(f"Exported {result.metadata.source} for {result.task} in {result.seconds:.1f} s:")
+            how = " with transformers' own exporters" if result.engine == "transformers" else ""
+            show(f"Exported {result.metadata.source} for {result.task}{how} in {result.seconds:.1f} s:")
             for path in result.files:
                 show(f"  {path}")
         self.partial = document  # the files stand, whatever comes of pushing them
@@ -130,6 +139,29 @@ def _optimums_own() -> Callable[[ArgumentParser], None]:
     with needing_optimum_onnx("optimum-cli export htp"):
         from optimum.commands.export.onnx import parse_args_onnx
     return parse_args_onnx  # type: ignore[no-any-return]
+
+
+def _has_other_engine() -> bool:
+    """Whether transformers has exporters of its own; neither is imported for that."""
+    from optimum_htp.origin.dependencies import has_transformers_exporters
+
+    return has_transformers_exporters()
+
+
+def _other_engines_own(parser: ArgumentParser) -> None:
+    """Declare the arguments of an export where Optimum's cannot be had: those that the other engine takes."""
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("output")
+    parser.add_argument("--task", default="auto", help="What to export the model for; inferred if it is left out.")
+    parser.add_argument("--opset", type=int, help="ONNX opset version.")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="Precision of the weights.")
+    parser.add_argument("--device", default="cpu", help="Where to trace the model.")
+    parser.add_argument("--cache_dir", help="Root of the Hub's cache.")
+    parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
+    parser.add_argument("--no-dynamic-axes", action="store_true", help="Fix all sizes to those of the sample inputs.")
+    parser.add_argument("--library", dest="library_name", choices=("transformers",))
+    for name in ("batch_size", "sequence_length"):
+        parser.add_argument(f"--{name}", type=int, help="Of the sample inputs.")
 
 
 class _Refusal(Action):

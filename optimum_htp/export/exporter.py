@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from optimum_htp.errors import VerificationError
 from optimum_htp.export.confirming import confirm_files, require_confirmed
-from optimum_htp.export.optimum import export_from_folder, export_loaded_model, load_timm, optimum_options
+from optimum_htp.export.engines import check_options, chosen_engine, engine_named
+from optimum_htp.export.engines.base import Work
 from optimum_htp.export.output_files import (
     copy_configs,
     forget_paths,
@@ -31,10 +32,12 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
-from optimum_htp.origin.repo_files import MODEL_CONFIGS
+from optimum_htp.origin.embedding import ALL, NONE, Embedding, check_choice, embedding_of
+from optimum_htp.origin.export_manifest import ExportManifest
+from optimum_htp.origin.names import EXPORT_MANIFEST
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
 from optimum_htp.origin.source import HubSource, locate
-from optimum_htp.origin.tasks import canonical_task, infer_task, with_past
+from optimum_htp.origin.tasks import canonical_task
 from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_id, export_record, plugin_properties
 from optimum_htp.stamping.stamp import is_reproducible, stamp
@@ -57,6 +60,7 @@ class ExportResult:
         seconds: Wall time of the whole export.
         reason: Why the files are those of a local model, although it was made from one of a Hub; None where they are
             not.
+        engine: What exported it: `optimum` or `transformers`.
     """
 
     files: tuple[Path, ...]
@@ -64,6 +68,7 @@ class ExportResult:
     task: str
     seconds: float
     reason: str | None = None
+    engine: str = "optimum"
 
 
 class HTPExporter:
@@ -86,6 +91,7 @@ class HTPExporter:
         with_config: bool = False,
         hierarchy: bool = True,
         embed: str = ALL,
+        engine: str | None = None,
         **options: Any,
     ) -> ExportResult:
         """Export a model; the same as `optimum-cli export htp`.
@@ -106,8 +112,10 @@ class HTPExporter:
             with_config: Keep config and preprocessor files beside a model of the Hub too.
             hierarchy: Write into each node which module of the PyTorch model it came from.
             embed: What travels in the ONNX file: `all` for config and preprocessors, `config`, or `none`.
-            **options: Every other option of `optimum-cli export onnx`, and every other argument of
-                `optimum.exporters.onnx.main_export` but `subfolder`.
+            engine: What exports: `optimum`, or `transformers` for transformers' own exporters. None takes Optimum's
+                exporter if it can export the model, else transformers' own.
+            **options: For `optimum` every other option of `optimum-cli export onnx`, and every other argument of
+                `optimum.exporters.onnx.main_export` but `subfolder`; for `transformers` those of `TransformersEngine`.
 
         Raises:
             ExportError: The export was refused or failed. What stood at the output path is unchanged, unless the
@@ -115,13 +123,17 @@ class HTPExporter:
             UntrustedCodeError: The model's configs refer to code, and `trust_remote_code` is not set.
             ProtectedFileError: The output path is a file that is no ONNX file.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
-            TypeError: An option that Optimum's exporter does not have, or contradictory arguments.
+            TypeError: An option that the engine does not have, or contradictory arguments.
         """
         started = time.monotonic()
         if output_path is None or (model_name_or_path is None) == (model is None):
             raise TypeError("export() takes an output_path, and either a model's name or path, or model=.")
         check_choice(embed)
-        options = optimum_options(options)
+        exporting = engine_named(engine) if engine is not None else None
+        if exporting is not None:
+            options = exporting.options(options)
+        else:
+            check_options(options)
         access = HubAccess(
             token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
         )
@@ -140,15 +152,16 @@ class HTPExporter:
             subject = LoadedModel(None, checkpoint)
         if verify_hub:
             require_confirmed(subject)
-        if task == _AUTO:
-            task = _infer_task(subject, monolith=bool(options.get("monolith")))
-        task = canonical_task(task)
+        if exporting is None:
+            exporting = chosen_engine(subject, None if task == _AUTO else canonical_task(task), options)
+            options = exporting.options(options)
+        task = canonical_task(exporting.infer_task(subject, options) if task == _AUTO else task)
 
         with staging_folder(folder) as staging:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class, parts = _run_optimum(subject, exported, task, access, options, hierarchy)
+            model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
             written = onnx_files(exported)
             paths = [exported / name for name in written]
             subject = as_exported(subject, model_class, paths, parts.modules)
@@ -162,11 +175,15 @@ class HTPExporter:
                 base_model=subject.derived_from,
             )
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
-            _add_configs(subject, exported, staged, wanted=with_config or record.model_type == "local")
-            refuse_foreign_configs(staged, folder, names)
             originals = dict(zip(names, written, strict=True))
+            beside = with_config or record.model_type == "local"
+            own = _own_files(exported, originals)
+            _add_configs(subject, exported, staged, wanted=beside)
+            for name, content in own.items() if beside or embed == NONE else ():
+                (staged / name).write_bytes(content)
+            refuse_foreign_configs(staged, folder, names)
             tags = _tags(staged, originals, parts, strict=verify_hub) if hierarchy else {}
-            embedding = _embedding(subject, record, staged, embed)
+            embedding = _embedding(subject, record, staged, embed, own)
             record = _stamp(staged, names, record, subject, tags, embedding)
             if verify_hub:
                 confirm_files(staged, names, record, access)
@@ -177,51 +194,8 @@ class HTPExporter:
             task=task,
             seconds=time.monotonic() - started,
             reason=subject.reason,
+            engine=exporting.name,
         )
-
-
-def _infer_task(subject: LoadedModel, *, monolith: bool) -> str:
-    source = subject.checkpoint.source if subject.checkpoint is not None else None
-    info = source.info if isinstance(source, HubSource) and subject.model is None else None
-    tag = info.pipeline_tag if info is not None else None
-    task = infer_task(subject.config, subject.library, tag)
-    task = task if monolith else with_past(task, subject.config, subject.library)
-    logger.info("The task was inferred: %s", task)
-    return task
-
-
-def _run_optimum(
-    subject: LoadedModel,
-    exported: Path,
-    task: str,
-    access: HubAccess,
-    options: Mapping[str, Any],
-    hierarchy: bool,
-) -> tuple[type, ExportedParts]:
-    """Export with Optimum; return the class that was exported, and its parts."""
-    model = subject.model
-    if subject.checkpoint is not None and model is None:
-        if subject.library == "timm":
-            model, options = load_timm(subject.checkpoint.folder, options)
-        else:
-            model, parts = export_from_folder(
-                subject.checkpoint.folder,
-                exported,
-                {
-                    **options,
-                    "task": task,
-                    "library_name": subject.library,
-                    "token": access.token,
-                    "local_files_only": access.local_files_only,
-                    **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
-                },
-                name=subject.name,
-                hierarchy=hierarchy,
-            )
-            return type(model), parts
-    with subject.reading_preprocessors_from(exported):
-        parts = export_loaded_model(model, exported, {**options, "task": task}, hierarchy=hierarchy)
-    return type(model), parts
 
 
 def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
@@ -242,13 +216,28 @@ def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: 
         copy_configs(subject.checkpoint.folder, names, staged)
 
 
-def _embedding(subject: LoadedModel, record: ExportMetadata, staged: Path, what: str) -> Embedding | None:
+def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the files that an engine wrote about its export, by name.
+
+    Args:
+        exported: What the engine wrote.
+        names: The name that the engine gave each ONNX file, by its name now.
+    """
+    manifest = ExportManifest.of(read_json(exported / EXPORT_MANIFEST))
+    if manifest is None:
+        return {}
+    return {EXPORT_MANIFEST: manifest.renamed({old: new for new, old in names.items()}).to_bytes()}
+
+
+def _embedding(
+    subject: LoadedModel, record: ExportMetadata, staged: Path, what: str, own: Mapping[str, bytes]
+) -> Embedding | None:
     """Return the files that travel in the first ONNX file: the commit's, or those that lie beside a local model's."""
     if record.model_type == "hub" and subject.checkpoint is not None:
         checkpoint = subject.checkpoint
-        return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what)
+        return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what, own=own)
     names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
-    return embedding_of(staged, names, subject.library, what)
+    return embedding_of(staged, names, subject.library, what, own=own)
 
 
 def _stamp(

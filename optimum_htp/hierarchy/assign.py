@@ -17,10 +17,12 @@ from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import Graph, Node
 
-__all__ = ["LAST_RESORTS", "Assignment", "Rule", "assign", "complete", "dynamo_scopes"]
+__all__ = ["DYNAMO_SCOPES", "LAST_RESORTS", "Assignment", "Rule", "assign", "complete", "dynamo_scopes", "dynamo_tree"]
 
-_DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
+DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
+_DYNAMO_CLASSES: Final = "pkg.torch.onnx.class_hierarchy"
 _LONGEST: Final = 1 << 14  # characters of these
+_LONGEST_CLASS: Final = 256
 _MAKERS: Final = 16  # of a value that are looked at: a graph has one, its branches another each
 
 
@@ -187,16 +189,36 @@ def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
 
     It writes a Python list whose last entry names the operation, and may look like a module.
     """
-    text = metadata.get(_DYNAMO_SCOPES)
+    scopes = _listed(metadata.get(DYNAMO_SCOPES))
+    return None if scopes is None else [scope for scope in scopes[:-1] if is_within_bounds(scope)]
+
+
+def dynamo_tree(graph: Graph) -> ModuleTree | None:
+    """Return the tree that the dynamo exporter's notes make up, classes included; None where there are none.
+
+    For files whose model is not known. Modules that only hold others are not in it.
+    """
+    classes: dict[str, str] = {}
+    for node in graph.nodes:
+        scopes = _listed(node.metadata.get(DYNAMO_SCOPES)) or []
+        kinds = _listed(node.metadata.get(_DYNAMO_CLASSES)) or [""] * len(scopes)
+        for scope, kind in zip(scopes[:-1], kinds[:-1], strict=False):
+            if is_within_bounds(scope):
+                classes.setdefault(scope, kind.rpartition(".")[2][:_LONGEST_CLASS])
+    if not classes.keys() - {ROOT}:
+        return None
+    return ModuleTree.of_names(classes)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """Return a list of strings that is written as in Python, None for anything else."""
     if text is None or len(text) > _LONGEST:
         return None
     try:
-        scopes = ast.literal_eval(text)
+        found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
-        return None
-    return [scope for scope in scopes[:-1] if is_within_bounds(scope)]
+    return found if isinstance(found, list) and all(isinstance(entry, str) for entry in found) else None
 
 
 def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:

@@ -26,6 +26,8 @@ HOOKS: Final[Mapping[str, str]] = {
     "optimum.onnxruntime.optimization": "next_steps",
     "optimum.onnxruntime.quantization": "next_steps",
     "sentence_transformers.util.file_io": "sentence_transformers",
+    "transformers.exporters.auto": "export_backend",
+    "transformers.exporters.base": "exported_models",
     "transformers.generation.configuration_utils": "auto_classes",
     "transformers.models.auto.configuration_auto": "auto_classes",
     "transformers.models.auto.feature_extraction_auto": "auto_classes",
@@ -60,3 +62,6 @@ def uninstall() -> None:
     patching = sys.modules.get(f"{__name__}.patching")
     if patching is not None:
         patching.restore_all()
+    backend = sys.modules.get(f"{__name__}.export_backend")
+    if backend is not None:
+        backend.uninstall()

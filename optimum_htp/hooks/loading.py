@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optimum_htp.loading.onnx_repos import OnnxRepo
     from optimum_htp.origin.model_files import ModelFiles
 
-__all__ = ["FAILURES", "install"]
+__all__ = ["FAILURES", "install", "onnx_repo"]
 
 FAILURES: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 """What loaders raise for a repo without configs; a tokenizer without files fails as it happens to."""
@@ -42,7 +42,7 @@ def _loading_files(call: Call) -> Any:
     ours, remote = may_be_ours(model_id, call.get("subfolder")), names_a_remote_file(model_id)
     options = call.options() if ours or remote else None
     path = _stamped_file(model_id, options) if ours and options is not None else None
-    repo = _onnx_repo(model_id, options) if remote and options is not None else None
+    repo = onnx_repo(model_id, options) if remote and options is not None else None
     resolved: tuple[str, ...] = ()  # the options that have played their part
     if path is None:
         if repo is None:
@@ -50,7 +50,7 @@ def _loading_files(call: Call) -> Any:
                 return call.pass_on()
             except FAILURES:
                 options = call.options()
-                repo = _onnx_repo(model_id, options) if options is not None else None
+                repo = onnx_repo(model_id, options) if options is not None else None
                 if repo is None:
                     raise
         if (options or {}).get("config") is None:
@@ -70,7 +70,8 @@ def _stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     return stamped_file(model_id, options)
 
 
-def _onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
+def onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
+    """Return the repo of ONNX files that a call of `from_pretrained` means; see `find_onnx_repo`."""
     from optimum_htp.loading.onnx_repos import find_onnx_repo
 
     return find_onnx_repo(model_id, options)

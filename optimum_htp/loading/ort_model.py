@@ -27,6 +27,7 @@ from optimum_htp.onnxfile.publication import Watch, read_whole
 from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.config_folder import config_source
 from optimum_htp.origin.configs import ConfigSource, load_config, load_generation_config
+from optimum_htp.origin.export_manifest import carries_manifest
 from optimum_htp.origin.model_files import ModelFiles
 from optimum_htp.origin.ort_classes import class_for, is_a
 
@@ -138,6 +139,11 @@ def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> Mode
         raise WrongTaskError(
             f"{path} is one module of {metadata.source}, {metadata.submodule}, cut out of its file: run it with "
             f"onnxruntime.InferenceSession, and load the whole model's file with {cls.__name__}."
+        )
+    if metadata is not None and metadata.onnx_files and carries_manifest(metadata):
+        raise WrongTaskError(
+            f"{path} is one of {len(metadata.onnx_files)} components that transformers' own exporters made: "
+            "load it with transformers.exporters.ExportedModel, or export the model again with --engine optimum."
         )
     given = {name: asked.options[name] for name in _PART_NAMES if asked.options.get(name) is not None}
     files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)

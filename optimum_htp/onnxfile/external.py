@@ -132,8 +132,8 @@ def rename_model(path: Path, target: Path) -> None:
     """Rename an ONNX file inside its folder, and its external data file to `<target>_data`.
 
     The data file is renamed too because two models in a folder cannot both own `model.onnx_data`; that suffix
-    is the one that Optimum fetches from a Hub. The folder is one that nobody else uses: several files change one after
-    the other.
+    is the one that Optimum fetches from a Hub. Data that is named after the model in another way stays so. Nobody else
+    may use the folder: several files change one after the other.
     """
     refuse_shared(path)
     locations = external_files(path)
@@ -142,7 +142,12 @@ def rename_model(path: Path, target: Path) -> None:
 
         model = onnx.load(path, load_external_data=False)
         files = list(dict.fromkeys(os.path.normpath(location) for location in locations))
-        names = {file: _data_name(target.name, index) for index, file in enumerate(files)}
+        names = {
+            file: target.name + file.removeprefix(path.name)
+            if file.startswith(f"{path.name}.")
+            else _data_name(target.name, index)
+            for index, file in enumerate(files)
+        }
         new = {location: names[os.path.normpath(location)] for location in locations}
         for tensor in onnx.external_data_helper._get_all_tensors(model):
             for item in tensor.external_data:

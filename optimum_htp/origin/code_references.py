@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import UntrustedCodeError
-from optimum_htp.origin.names import MODEL_INDEX, SENTENCE_MODULES
+from optimum_htp.origin.names import EXPORT_MANIFEST, MODEL_INDEX, SENTENCE_MODULES
 from optimum_htp.origin.repo_files import ADAPTER_CONFIG
 from optimum_htp.parsing import parse_json
 
@@ -50,6 +50,9 @@ _PIPELINES: Final = frozenset(
 )
 _IMPORTED_BY_OPTIMUM: Final = ("feature_extractor", "scheduler", "tokenizer")  # by the library's name, always
 
+# Keys in the trees of inputs and outputs in an `export.json` whose module `torch.utils._pytree` imports.
+_IMPORTED_BY_TREES: Final = frozenset({"__enum__", "default_factory_module"})
+
 TRUST_IT: Final = "Read that code; pass trust_remote_code=True (--trust-remote-code) to run it."
 
 
@@ -74,7 +77,7 @@ class CodeReference:
 def may_refer_to_code(name: str) -> bool:
     """Whether a file is a config, by its name; vocabularies and tokenizers name no code."""
     base = PurePosixPath(name).name
-    return base.endswith(".json") and ("config" in base or base in (SENTENCE_MODULES, MODEL_INDEX))
+    return base.endswith(".json") and ("config" in base or base in (SENTENCE_MODULES, MODEL_INDEX, EXPORT_MANIFEST))
 
 
 def names_own_code(content: Any) -> bool:
@@ -91,12 +94,16 @@ def references_in(files: Mapping[str, bytes]) -> tuple[CodeReference, ...]:
         try:
             content = parse_json(text)
         except ValueError as error:
-            if not isinstance(error.__cause__, (json.JSONDecodeError, UnicodeDecodeError)):
-                # It is JSON, only out of our bounds: a library may read it.
+            if _is_json(error):
                 found.append(CodeReference(name, "its content", f"JSON that cannot be checked: {error}"))
         else:
             found += code_references(name, content)
     return tuple(found)
+
+
+def _is_json(error: ValueError) -> bool:
+    """Whether what `parse_json` refused is JSON, only out of its bounds: a library may read that."""
+    return not isinstance(error.__cause__, (json.JSONDecodeError, UnicodeDecodeError))
 
 
 def refuse_code(files: Mapping[str, bytes], holder: object, advice: str) -> None:
@@ -141,6 +148,8 @@ def code_references(name: str, content: Any) -> Iterator[CodeReference]:
         yield from _of_modules(name, content)
     elif base == MODEL_INDEX and isinstance(content, Mapping):
         yield from _of_pipeline(name, content)
+    elif base == EXPORT_MANIFEST:
+        yield from _of_trees(name, content)
     for path, key, value in _items(content):
         if _is_refused(base, path, key, value):
             yield CodeReference(name, ".".join((*path, key)), str(value))
@@ -173,6 +182,20 @@ def _of_modules(name: str, content: Any) -> Iterator[CodeReference]:
         kind = module.get("type") if isinstance(module, Mapping) else module
         if not isinstance(kind, str) or not _MODULE.fullmatch(kind):
             yield CodeReference(name, f"{index}.type", str(kind))
+
+
+def _of_trees(name: str, content: Any) -> Iterator[CodeReference]:
+    """Check the trees in an `export.json`: JSON in texts, which has JSON in texts again."""
+    for path, key, value in _items(content):
+        if key in _IMPORTED_BY_TREES:
+            yield CodeReference(name, ".".join((*path, key)), str(value))
+        if not isinstance(value, str):
+            continue
+        try:
+            yield from _of_trees(name, [parse_json(value)])
+        except ValueError as error:
+            if _is_json(error):
+                yield CodeReference(name, ".".join((*path, key)), f"JSON that cannot be checked: {error}")
 
 
 def _of_pipeline(name: str, content: Mapping[str, Any]) -> Iterator[CodeReference]:

@@ -18,7 +18,7 @@ from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resol
 from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import MODEL_INDEX
+from optimum_htp.origin.names import EXPORT_MANIFEST, MODEL_INDEX
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 from optimum_htp.parsing import json_or_none
@@ -227,7 +227,7 @@ def folder_of_record(
 
 def _is_enough(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:
     """Whether a model's preprocessors are loaded from what is embedded: not where that is its config alone."""
-    return not {*embedded.names} <= {*MODEL_CONFIGS} or not metadata.preprocessors
+    return not {*embedded.names} <= {*MODEL_CONFIGS, EXPORT_MANIFEST} or not metadata.preprocessors
 
 
 def _has_all(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:

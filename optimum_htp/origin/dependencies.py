@@ -6,18 +6,30 @@ the versions beside it are none that it can be imported with.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Final
+
+from packaging.requirements import Requirement
 
 from optimum_htp.errors import MissingDependencyError
 
-__all__ = ["needing_optimum_onnx"]
+__all__ = ["has_transformers_exporters", "needing_optimum_onnx"]
 
 _NAME: Final = "optimum-onnx"
+_OWN: Final = ("optimum", "transformers")  # what a missing module of theirs says is their version
 # What its modules, and the lazy ones of Optimum and transformers, raise where they cannot be imported.
 _FAILURES: Final = (ImportError, AttributeError, RuntimeError)
+
+
+def has_transformers_exporters() -> bool:
+    """Whether the installed transformers has exporters of its own; it is not imported for that."""
+    spec = importlib.util.find_spec("transformers")
+    places = spec.submodule_search_locations if spec is not None else None
+    return any(Path(place, "exporters").is_dir() for place in places or ())
 
 
 @contextmanager
@@ -34,8 +46,37 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
         yield
     except _FAILURES as error:
         raise MissingDependencyError(
-            f'{what} needs {_NAME}, which {_state(error)}. Run `pip install "{_NAME}[onnxruntime]"`.'
+            f"{what} needs {_NAME}, which {_state(error)}. Run `{_command(error)}`."
         ) from error
+
+
+def _command(error: BaseException) -> str:
+    """Return what to type: what optimum-onnx asks for and is installed in another version, or not at all."""
+    command = f'pip install "{_NAME}[onnxruntime]"'
+    try:
+        wanted = [Requirement(text) for text in metadata.requires(_NAME) or ()]
+    except metadata.PackageNotFoundError:
+        return command
+    others = [req for req in wanted if req.marker is None and req.specifier and not _is_met(req)]
+    if others:
+        return " ".join([command, *(f'"{req.name}{req.specifier}"' for req in others)])
+    lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
+    return f"pip install {lacking}" if lacking is not None else f"{command} --upgrade --force-reinstall"
+
+
+def _is_met(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _missing_modules(error: BaseException | None) -> Iterator[str]:
+    """Yield the packages whose modules were not found, the last one first."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            yield error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
 
 
 def _state(error: Exception) -> str:

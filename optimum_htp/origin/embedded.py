@@ -34,6 +34,7 @@ from optimum_htp.origin.archive import longest_text, unpack
 from optimum_htp.origin.code_references import refuse_code
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.model_files import model_root
+from optimum_htp.origin.names import EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import config_files, is_sentence_transformers_file
 
 __all__ = [
@@ -87,9 +88,12 @@ def largest_total() -> int:
 
 
 def is_embeddable(names: Iterable[str], library: str | None) -> bool:
-    """Whether all of these are names of configs or of preprocessors' files: no code, no weights, no way out."""
+    """Whether all of these are names of configs or of preprocessors' files: no code, no weights, no way out.
+
+    An export's own manifest is one too.
+    """
     names = tuple(names)
-    known = set(config_files(names, library=library or "transformers"))
+    known = {*config_files(names, library=library or "transformers"), EXPORT_MANIFEST}
     return all(
         name in known and name.isprintable() and "\\" not in name and PurePosixPath(name).suffix in _SUFFIXES
         for name in names

@@ -97,13 +97,20 @@ def embeddable(folder: Path, names: Iterable[str], library: str | None, what: st
 
 
 def embedding_of(
-    folder: Path, names: Iterable[str], library: str | None, what: str = ALL, *, strict: bool = False
+    folder: Path,
+    names: Iterable[str],
+    library: str | None,
+    what: str = ALL,
+    *,
+    strict: bool = False,
+    own: Mapping[str, bytes] | None = None,
 ) -> Embedding | None:
     """Read and pack the files of a model that are embedded; None where there are none.
 
     Args:
         folder, names, library, what: As of `embeddable`.
         strict: Whether files that are too many or too large are an error; else the configs alone are embedded.
+        own: Content of files of the export itself, by name; embedded with the others.
 
     Raises:
         ArgumentError: `what` is not known.
@@ -118,8 +125,8 @@ def embedding_of(
         if strict or what == CONFIG_ONLY:
             raise EmbeddedFilesError(f"{folder}: {fault}. {EMBEDDED_LIMIT} sets another limit, in MB.")
         logger.warning("%s: %s: the configs alone are. %s sets another limit, in MB.", folder, fault, EMBEDDED_LIMIT)
-        return embedding_of(folder, names, library, CONFIG_ONLY)
-    contents = {name: (folder / name).read_bytes() for name in chosen}
+        return embedding_of(folder, names, library, CONFIG_ONLY, own=own)
+    contents = {name: (folder / name).read_bytes() for name in chosen} | (dict(own or {}) if what != NONE else {})
     for reference in references_in(contents):
         if contents.pop(reference.file, None) is not None:
             logger.warning("%s is not embedded: %s, and embedded files name no code.", reference.file, reference)

@@ -4,6 +4,7 @@ from typing import Final
 
 __all__ = [
     "CONFIG",
+    "EXPORT_MANIFEST",
     "GENERATION_CONFIG",
     "MODEL_INDEX",
     "ONNX_FILE",
@@ -16,6 +17,8 @@ __all__ = [
 ]
 
 CONFIG: Final = "config.json"
+EXPORT_MANIFEST: Final = "export.json"
+"""What `ExportedModel` of transformers needs beside the files of a model: their names, and how their inputs nest."""
 GENERATION_CONFIG: Final = "generation_config.json"
 MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""

@@ -12,7 +12,7 @@ import os
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,9 @@ from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.onnxfile.unchanged import check_of, checked_before_replacing
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
+from optimum_htp.origin.export_manifest import manifest_beside
 from optimum_htp.origin.graph_fit import graph_misfit
+from optimum_htp.origin.names import EXPORT_MANIFEST
 from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.source import HubSource, locate
 from optimum_htp.origin.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
@@ -41,10 +43,12 @@ from optimum_htp.stamping.new_record import export_record, plugin_properties
 from optimum_htp.stamping.stamp import is_reproducible, now, stamp
 from optimum_htp.version import __version__
 
-__all__ = ["Injection", "inject_hub_metadata", "look_up"]
+__all__ = ["Injection", "inject_hub_metadata", "look_up", "with_past_of"]
 
 logger = get_logger(__name__)
 
+# How inputs and outputs of key values are called by Optimum, and by transformers' exporters.
+_PAST: Final = ("past_key_values", "present", "cache.", "input.cache.", "output.cache.")
 # The parts of an encoder-decoder model as Optimum and transformers.js name them, with a suffix for the variant.
 _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_merged)?)(?P<variant>.*)\.onnx")
 
@@ -68,11 +72,24 @@ class Injection:
     timestamp: str = field(default_factory=now)
     export_id: str | None = field(default_factory=lambda: None if is_reproducible() else uuid.uuid4().hex)
 
+    def embedding(self, path: Path) -> Embedding | None:
+        """Return the files that travel with a file's model, packed once for all of its files.
+
+        Where transformers' exporters wrote the file, what they noted beside it is one of them.
+        """
+        manifest = manifest_beside(path)
+        return self._packed(None if manifest is None else manifest.to_bytes())
+
     @functools.cached_property
-    def embedding(self) -> Embedding | None:
-        """The files that travel with the model, packed once for all files."""
+    def _packed(self) -> Callable[[bytes | None], Embedding | None]:
         found = self.checkpoint
-        return embedding_of(found.folder, found.config_files, found.library, self.embed)
+
+        @functools.cache
+        def packed(manifest: bytes | None) -> Embedding | None:
+            own = {} if manifest is None else {EXPORT_MANIFEST: manifest}
+            return embedding_of(found.folder, found.config_files, found.library, self.embed, own=own)
+
+        return packed
 
     @property
     def info(self) -> RepoInfo | None:
@@ -116,7 +133,7 @@ class Injection:
         names = tuple(siblings)
         if len(names) > 1:
             record = dataclasses.replace(record, onnx_files=names, onnx_file=path.name, export_id=self.export_id)
-        return with_embedded(record, self.embedding)
+        return with_embedded(record, self.embedding(path))
 
     def write(self, path: Path, record: ExportMetadata) -> ExportMetadata:
         """Stamp a file with a record; return it as written.
@@ -125,7 +142,8 @@ class Injection:
             OnnxWriteError: The file cannot be written. It is as it was.
         """
         author = self.info.author if self.info is not None else None
-        archive = self.embedding.archive if self.embedding is not None and record.embedded_in is None else None
+        embedding = self.embedding(path)
+        archive = embedding.archive if embedding is not None and record.embedded_in is None else None
         return stamp(
             path,
             record,
@@ -186,15 +204,21 @@ def task_of_graph(graph: Graph, path: Path) -> str | None:
 
 def with_past_of(task: str, graph: Graph) -> str:
     """Return the variant of a task that reuses past key values, where the graph does."""
-    has_past = any(spec.name.startswith(("past_key_values", "present")) for spec in (*graph.inputs, *graph.outputs))
+    has_past = any(spec.name.startswith(_PAST) for spec in (*graph.inputs, *graph.outputs))
     return task + WITH_PAST if has_past and not task.endswith(WITH_PAST) else task
 
 
 def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
-    """Group files that are parts of one model: an encoder and its decoders, in one folder and one variant."""
+    """Group files that are parts of one model: an encoder and its decoders, in one folder and one variant.
+
+    Or what transformers' exporters wrote of one model, which lies beside their `export.json`.
+    """
     groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in paths:
-        if match := _PART.fullmatch(path.name):
+        if (manifest := manifest_beside(path)) is not None:
+            if len(manifest.files) > 1:
+                groups[path.parent, EXPORT_MANIFEST].append(path)
+        elif match := _PART.fullmatch(path.name):
             groups[path.parent, match["variant"]].append(path)
     return {path: tuple(sorted({sibling.name for sibling in group})) for group in groups.values() for path in group}
 

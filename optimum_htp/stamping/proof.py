@@ -16,7 +16,7 @@ from optimum_htp.errors import EmbeddedFilesError
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.embedded import embedded_in
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.parsing import json_or_none
 
 __all__ = ["Proof", "differing", "prove"]
@@ -68,6 +68,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
     hub = plugins.hub(record.hub_provider)
     if not isinstance(hub, TellsDigests):
         return Proof(unproven=f"{hub.name} does not tell the digests of its files")
+    contents.pop(EXPORT_MANIFEST, None)  # of the export, not of the commit
     if names := differing(contents, hub.digests(str(record.hub_id), record.hub_sha, access)):
         return Proof(
             f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import MetadataError, MisfitError
-from optimum_htp.hierarchy.assign import Assignment, assign
+from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.parts import part_tree, scopes_of
 from optimum_htp.hierarchy.renamed import owners_by_shape
@@ -137,7 +137,7 @@ class Tagger:
             return part_tree(graph, self._tree(_task_of(header)))
         if MODULES in header.metadata:
             return part_tree(graph, ModuleTree.from_json(header.metadata[MODULES]))
-        return ModuleTree.of_scopes(scopes_of(graph))
+        return dynamo_tree(graph) or ModuleTree.of_scopes(scopes_of(graph))
 
     def _look_up_tree(self, task: str | None) -> ModuleTree:
         source = locate(self._model or "", self._revision, self._access)

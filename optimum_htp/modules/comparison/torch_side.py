@@ -1,10 +1,10 @@
-"""What PyTorch's own modules return: the commit's model, run as Optimum's exporter validates an export."""
+"""What PyTorch's own modules return: the commit's model, run on the inputs that exporters trace it with."""
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ from optimum_htp.errors import ComparisonError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.export_manifest import ExportManifest, manifest_of
+from optimum_htp.origin.sample_inputs import WHOLE, sample_inputs, traced_parts
 from optimum_htp.origin.source import LocalSource, locate
 
 __all__ = ["TorchValues", "open_torch_model"]
@@ -26,18 +28,16 @@ class TorchValues:
 
     Args:
         part: The part that was exported.
-        config: Optimum's `OnnxConfig` of it.
-        given: Its inputs.
-        feeds: The same as the file takes them.
+        run: Runs it on its inputs, as it was traced.
+        feeds: The inputs as the file takes them.
         names: Of its modules in the whole model, by their identity.
     """
 
     def __init__(
-        self, part: Any, config: Any, given: Mapping[str, Any], feeds: Mapping[str, Any], names: Mapping[int, str]
+        self, part: Any, run: Callable[[], object], feeds: Mapping[str, Any], names: Mapping[int, str]
     ) -> None:
         self._part = part
-        self._config = config
-        self._given = given
+        self._run = run
         self.feeds = feeds
         self._modules = {names[id(module)]: module for module in part.modules() if id(module) in names}
 
@@ -72,9 +72,8 @@ class TorchValues:
 
         hooks = [self._modules[name].register_forward_hook(hook(name)) for name in modules if name in self._modules]
         try:
-            given = self._config.rename_ambiguous_inputs(copy.deepcopy(dict(self._given)))
-            with self._config.patch_model_for_export(self._part), torch.inference_mode():
-                self._part(**given)
+            with torch.inference_mode():
+                self._run()
         except _FAILURES as error:
             raise ComparisonError(f"PyTorch does not run the model on these inputs: {error}") from error
         finally:
@@ -126,24 +125,63 @@ def open_torch_model(
     checkpoint = fetch_checkpoint(source, access, record.export_library)
     checkpoint.refuse_code()
     folder = checkpoint.folder
+    manifest = manifest_of(path, record)
     try:
-        whole, part, config = _loaded(folder, record)
-        names: dict[int, str] = {}
-        for name, module in whole.named_modules():
-            names.setdefault(id(module), name)
-        made, feeds = _made(config, inputs, given)
+        if manifest is not None:
+            whole, part, run, feeds = _traced(folder, record, _component(path, record, manifest), inputs, given)
+        else:
+            whole, part, config = _loaded(folder, record)
+            made, feeds = _made(config, inputs, given)
+            run = _as_optimum(part, config, made)
     except _FAILURES as error:
         raise ComparisonError(f"The model of {path} cannot be run in PyTorch: {error}") from error
-    return TorchValues(part, config, made, feeds, names)
+    names: dict[int, str] = {}
+    for name, module in whole.named_modules():
+        names.setdefault(id(module), name)
+    return TorchValues(part, run, feeds, names)
 
 
-def _loaded(folder: Path, record: ExportMetadata) -> tuple[Any, Any, Any]:
-    """Return the whole model, the part of it that the file is, and Optimum's config of that part."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401 - where Optimum's table of models is filled
+def _component(path: Path, record: ExportMetadata, manifest: ExportManifest) -> str:
+    """Return the component of a model that a file is."""
+    names = {file: name for name, file in manifest.files.items()}
+    return names.get(record.onnx_file or path.name) or next(iter(manifest.files))
+
+
+def _traced(
+    folder: Path, record: ExportMetadata, component: str, inputs: Sequence[str], given: Mapping[str, Any] | None
+) -> tuple[Any, Any, Callable[[], object], dict[str, Any]]:
+    """Return the model, the part that transformers traced, how to run that, and what the file takes."""
+    import torch
+    from transformers.exporters.utils import onnx_feed
+
+    model = _whole_model(folder, record)
+    generates = component != WHOLE
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made: dict[str, Any] = sample_inputs(model, folder, generates=generates)
+        part, made = traced_parts(model, made, generates=generates)[component]
+    if given is not None:
+        if unknown := [name for name in given if name not in made]:
+            raise ValueError(f"{unknown[0]} cannot be given to PyTorch: leave out --inputs")
+        made |= {name: torch.from_numpy(array.copy()) for name, array in given.items()}
+    return model, part, lambda: part(**copy.deepcopy(made)), onnx_feed(list(inputs), made)
+
+
+def _as_optimum(part: Any, config: Any, made: Mapping[str, Any]) -> Callable[[], object]:
+    """Return how to run a part as Optimum's exporter validates an export."""
+
+    def run() -> None:
+        given = config.rename_ambiguous_inputs(copy.deepcopy(dict(made)))
+        with config.patch_model_for_export(part):
+            part(**given)
+
+    return run
+
+
+def _whole_model(folder: Path, record: ExportMetadata) -> Any:
+    """Return the model of the class that a record names; of another for its task where transformers has none."""
     import torch
     import transformers
-    from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
-    from optimum.utils.save_utils import maybe_load_preprocessors
 
     found: Any = getattr(transformers, str(record.model_class), None)
     with torch.random.fork_rng(devices=[]):
@@ -154,7 +192,16 @@ def _loaded(folder: Path, record: ExportMetadata) -> tuple[Any, Any, Any]:
             from optimum.exporters.tasks import TasksManager
 
             model = TasksManager.get_model_from_task(record.task, folder, framework="pt", library_name="transformers")
-    model = model.float().eval()
+    return model.float().eval()
+
+
+def _loaded(folder: Path, record: ExportMetadata) -> tuple[Any, Any, Any]:
+    """Return the whole model, the part of it that the file is, and Optimum's config of that part."""
+    import optimum.exporters.onnx.model_configs  # noqa: F401 - where Optimum's table of models is filled
+    from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
+    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    model = _whole_model(folder, record)
     _, parts = _get_submodels_and_onnx_configs(
         model=model,
         task=str(record.task),

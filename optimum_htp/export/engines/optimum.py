@@ -15,16 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ExportError, HFHubIntegrationError
-from optimum_htp.forking import ForkSafeLock
+from optimum_htp.errors import ExportError, MissingDependencyError
+from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
+from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
+from optimum_htp.masking import get_logger
 from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.origin.source import HubSource
+from optimum_htp.origin.tasks import infer_task, with_past
 from optimum_htp.starting import without_current_folder
 
-__all__ = ["export_from_folder", "export_loaded_model", "load_timm", "optimum_options"]
+__all__ = ["OptimumEngine", "optimum_options"]
 
-# One at a time: exporting patches the model's modules, Optimum's and ours.
-_EXPORTING: Final = ForkSafeLock(threading.RLock)
+logger = get_logger(__name__)
+
+_NAME: Final = "Optimum"
 
 # Where a model comes from and goes to is decided here: Optimum only sees a folder.
 _NOT_FORWARDED: Final = {"model_name_or_path", "output", "revision", "subfolder", "kwargs_shapes"}
@@ -32,8 +37,74 @@ _NOT_FORWARDED: Final = {"model_name_or_path", "output", "revision", "subfolder"
 _LOADING_ONLY: Final = ("dtype", "pad_token_id", "framework", "trust_remote_code", "use_subprocess")
 
 
-def export_from_folder(
-    folder: Path, output: Path, options: Mapping[str, Any], *, name: str, hierarchy: bool
+class OptimumEngine:
+    """Optimum's ONNX exporter (optimum-onnx): its files are for Optimum's `ORTModel` classes.
+
+    Args:
+        hint: What to add where it refuses a model.
+    """
+
+    name = "optimum"
+
+    def __init__(self, hint: str = "") -> None:
+        self._hint = hint
+
+    def missing(self) -> str | None:
+        """Return why optimum-onnx cannot be imported, with the command that helps."""
+        try:
+            with needing_optimum_onnx("Optimum's exporter"):
+                from optimum.exporters.onnx import main_export  # noqa: F401
+        except MissingDependencyError as error:
+            return str(error)
+        return None
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a user's options as `main_export` takes them."""
+        return optimum_options(options)
+
+    def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
+        """Return the task that the Hub, or the class of the checkpoint, says; with past where that is supported."""
+        source = subject.checkpoint.source if subject.checkpoint is not None else None
+        info = source.info if isinstance(source, HubSource) and subject.model is None else None
+        tag = info.pipeline_tag if info is not None else None
+        task = infer_task(subject.config, subject.library, tag)
+        task = task if options.get("monolith") else with_past(task, subject.config, subject.library)
+        logger.info("The task was inferred: %s", task)
+        return task
+
+    def export(self, work: Work) -> tuple[type, ExportedParts]:
+        """Export with Optimum; return the class that was exported, and its parts."""
+        subject, options, access = work.subject, work.options, work.access
+        model = subject.model
+        if subject.checkpoint is not None and model is None:
+            if subject.library == "timm":
+                model, options = _load_timm(subject.checkpoint.folder, options)
+            else:
+                model, parts = _export_from_folder(
+                    subject.checkpoint.folder,
+                    work.folder,
+                    {
+                        **options,
+                        "task": work.task,
+                        "library_name": subject.library,
+                        "token": access.token,
+                        "local_files_only": access.local_files_only,
+                        **({} if access.cache_dir is None else {"cache_dir": os.fspath(access.cache_dir)}),
+                    },
+                    name=subject.name,
+                    hierarchy=work.hierarchy,
+                    hint=self._hint,
+                )
+                return type(model), parts
+        with subject.reading_preprocessors_from(work.folder):
+            parts = _export_loaded_model(
+                model, work.folder, {**options, "task": work.task}, hierarchy=work.hierarchy, hint=self._hint
+            )
+        return type(model), parts
+
+
+def _export_from_folder(
+    folder: Path, output: Path, options: Mapping[str, Any], *, name: str, hierarchy: bool, hint: str
 ) -> tuple[Any, ExportedParts]:
     """Export the model in a folder with `optimum.exporters.onnx.main_export`.
 
@@ -43,6 +114,7 @@ def export_from_folder(
         options: Arguments of `main_export`.
         name: What errors call the model.
         hierarchy: Whether to note the modules of its nodes.
+        hint: Ends the message of a refusal.
 
     Returns:
         The PyTorch model or diffusers pipeline that was exported, and its parts.
@@ -53,17 +125,19 @@ def export_from_folder(
     from optimum.exporters.onnx import main_export
 
     with (
-        _EXPORTING.held(),
+        EXPORTING.held(),
         without_current_folder(),  # Optimum validates files in processes of its own
         _loaded_models() as models,
         watched_exports(output, lambda: models[-1], wanted=hierarchy) as parts,
-        _refusals_as_export_errors(name),
+        refusals_as_export_errors(_NAME, name, hint),
     ):
         main_export(model_name_or_path=os.fspath(folder), output=output, **options)
     return models[-1], parts
 
 
-def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any], *, hierarchy: bool) -> ExportedParts:
+def _export_loaded_model(
+    model: Any, output: Path, options: Mapping[str, Any], *, hierarchy: bool, hint: str
+) -> ExportedParts:
     """Export a model in memory with `optimum.exporters.onnx.onnx_export_from_model`; return its parts.
 
     Options that only matter to loading a model are left out.
@@ -83,10 +157,10 @@ def export_loaded_model(model: Any, output: Path, options: Mapping[str, Any], *,
         )
     options = {name: value for name, value in options.items() if name in known}
     with (
-        _EXPORTING.held(),
+        EXPORTING.held(),
         without_current_folder(),
         watched_exports(output, lambda: model, wanted=hierarchy) as parts,
-        _refusals_as_export_errors(type(model).__name__),
+        refusals_as_export_errors(_NAME, type(model).__name__, hint),
     ):
         onnx_export_from_model(model, output, **options)
     return parts
@@ -143,22 +217,11 @@ def _loaded_models() -> Iterator[list[Any]]:
             module.onnx_export_from_model = original
 
 
-@contextmanager
-def _refusals_as_export_errors(model: object) -> Iterator[None]:
-    try:
-        yield
-    except HFHubIntegrationError:
-        raise
-    except Exception as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ExportError(f"Optimum cannot export {model}: {type(error).__name__}: {text}") from error
-
-
-def load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Load a timm model from a folder; Optimum can only load one by its name on the Hub.
 
     Returns:
-        The model, and the options that are left for `export_loaded_model`.
+        The model, and the options that are left for `_export_loaded_model`.
 
     Raises:
         ExportError: timm is not installed, or cannot load it.
@@ -170,7 +233,7 @@ def load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, 
     except ImportError as error:
         raise ExportError("This is a timm model: run `pip install timm` to export it.") from error
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    with _refusals_as_export_errors(folder):
+    with refusals_as_export_errors(_NAME, folder):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, exportable=True)
         model = model.to(options.get("device", "cpu"), dtypes[options.get("dtype") or "fp32"])
     return model, {name: value for name, value in options.items() if name not in ("dtype", "pad_token_id")}

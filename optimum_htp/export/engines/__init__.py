@@ -1,0 +1,87 @@
+"""The engines that export: Optimum's exporter, and transformers' own. Which one a model is exported with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from optimum_htp.errors import ArgumentError, MissingDependencyError
+from optimum_htp.export.engines.base import Engine
+from optimum_htp.export.engines.optimum import OptimumEngine
+from optimum_htp.export.engines.transformers import TransformersEngine
+from optimum_htp.export.subject import LoadedModel
+from optimum_htp.masking import get_logger
+from optimum_htp.origin.tables import supported_tasks
+from optimum_htp.origin.tasks import model_type_of
+
+__all__ = ["ENGINES", "check_options", "chosen_engine", "engine_named"]
+
+logger = get_logger(__name__)
+
+ENGINES: Final[Mapping[str, type[Engine]]] = {"optimum": OptimumEngine, "transformers": TransformersEngine}
+
+
+def engine_named(name: str) -> Engine:
+    """Return an engine by its name.
+
+    Raises:
+        ArgumentError: There is no such engine.
+        MissingDependencyError: It cannot run here; the message says what is missing, and what to type.
+    """
+    if name not in ENGINES:
+        raise ArgumentError(f"engine={name!r} is not known: give {' or '.join(ENGINES)}.")
+    engine = ENGINES[name]()
+    if (reason := engine.missing()) is not None:
+        raise MissingDependencyError(reason)
+    return engine
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse, before anything is fetched, what cannot be exported with any engine.
+
+    Raises:
+        MissingDependencyError: No engine can run here.
+        TypeError: No engine that can has such an option.
+    """
+    reasons: list[str] = []
+    refusals: list[TypeError] = []
+    for engine in (kind() for kind in ENGINES.values()):
+        if (reason := engine.missing()) is not None:
+            reasons.append(reason)
+            continue
+        try:
+            engine.options(options)
+            return
+        except TypeError as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise refusals[0]
+    raise MissingDependencyError(" ".join(reasons))
+
+
+def chosen_engine(subject: LoadedModel, task: str | None, options: Mapping[str, Any]) -> Engine:
+    """Return the engine for a model if the user names none: Optimum's if it can export the model.
+
+    Args:
+        subject: The model.
+        task: The Optimum task; None if it is not known yet.
+        options: The user's.
+
+    Raises:
+        MissingDependencyError: Optimum's exporter cannot run here, and no other exports models of this library.
+    """
+    optimum, other = OptimumEngine(), TransformersEngine()
+    reason = optimum.missing()
+    if reason is not None and subject.library != "transformers":
+        raise MissingDependencyError(reason)
+    if reason is None:
+        model_type = model_type_of(subject.config)
+        supported = supported_tasks(model_type, subject.library) if subject.library == "transformers" else frozenset()
+        known = (task in supported) if task is not None else bool(supported)
+        if known or subject.library != "transformers" or options.get("custom_onnx_configs"):
+            return optimum
+        if (lacking := other.missing()) is not None:  # Optimum's exporter refuses the model in its own words
+            return OptimumEngine(f" transformers' own exporters know every architecture. {lacking}")
+        reason = f"Optimum's exporter does not export {model_type} models{f' for {task}' if task else ''}."
+    logger.warning("%s is exported with transformers' own exporters. %s", subject.name, reason)
+    return other

@@ -1,0 +1,97 @@
+"""What an engine is: a library that turns a PyTorch model into ONNX files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.export.subject import LoadedModel
+from optimum_htp.forking import ForkSafeLock
+from optimum_htp.hierarchy.capture import ExportedParts
+from optimum_htp.hubs.base import HubAccess
+
+__all__ = ["EXPORTING", "Engine", "Work", "refusals_as_export_errors"]
+
+EXPORTING: Final = ForkSafeLock(threading.RLock)
+"""Held during an export: engines patch the model's modules, PyTorch and themselves."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One export.
+
+    Attributes:
+        subject: What is exported.
+        folder: The empty folder that the engine writes to.
+        task: The Optimum task.
+        access: How to reach the Hub.
+        options: The engine's own options, as `Engine.options` returned them.
+        hierarchy: Whether the modules of the nodes are noted.
+    """
+
+    subject: LoadedModel
+    folder: Path
+    task: str
+    access: HubAccess
+    options: Mapping[str, Any]
+    hierarchy: bool
+
+
+class Engine(Protocol):
+    """Exports models.
+
+    Attributes:
+        name: What users call it.
+    """
+
+    name: str
+
+    def missing(self) -> str | None:
+        """Return what keeps the engine from running here, with the command that helps; None if nothing does."""
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a user's options under the engine's own names.
+
+        Raises:
+            TypeError: The engine has no such option.
+        """
+
+    def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
+        """Return the Optimum task that a model is exported for if the user names none.
+
+        Raises:
+            ExportError: Nothing says it.
+        """
+
+    def export(self, work: Work) -> tuple[type, ExportedParts]:
+        """Export a model; return the class that was exported, and its parts.
+
+        Raises:
+            ExportError: The engine refuses or fails.
+        """
+
+
+@contextmanager
+def refusals_as_export_errors(exporter: str, model: object, hint: str = "") -> Iterator[None]:
+    """Turn what an exporter raises into one type.
+
+    Args:
+        exporter: Begins the message.
+        model: What is exported.
+        hint: Ends the message.
+
+    Raises:
+        ExportError: Anything but an error of ours was raised in the block.
+    """
+    try:
+        yield
+    except HFHubIntegrationError:
+        raise
+    except Exception as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ExportError(f"{exporter} cannot export {model}: {type(error).__name__}: {text}{hint}") from error

@@ -1,0 +1,254 @@
+"""transformers' own exporters (`transformers.exporters`): every architecture, and files for its `ExportedModel`.
+
+They trace one graph, or one for each stage of generation: `prefill` and `decode`, and of a model with pictures its
+encoder, projector and language model. They need inputs to trace with, and a class; both are chosen here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import ExportError
+from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
+from optimum_htp.export.engines.programs import save_programs
+from optimum_htp.export.subject import LoadedModel
+from optimum_htp.hierarchy.capture import ExportedParts
+from optimum_htp.masking import get_logger
+from optimum_htp.origin.dependencies import has_transformers_exporters
+from optimum_htp.origin.names import EXPORT_MANIFEST
+from optimum_htp.origin.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
+from optimum_htp.origin.source import HubSource
+from optimum_htp.origin.tables import model_names
+from optimum_htp.origin.tasks import WITH_PAST, architectures, class_for_task, infer_task, model_type_of
+
+__all__ = ["TransformersEngine", "manifest_of_components"]
+
+logger = get_logger(__name__)
+
+_NEEDED: Final = ("onnx", "onnxscript")
+_SINCE: Final = "5.24"
+_HINT: Final = " Where it takes other inputs than those made up for it, pass sample_inputs= to HTPExporter().export."
+_DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_LOADING_ONLY: Final = ("dtype", "trust_remote_code")
+# What Optimum's exporter does around its export, and this engine does not.
+_IGNORED: Final = ("use_subprocess", "framework", "do_validation", "atol", "no_post_process")
+_TABLE: Final = ("MODEL_FOR_", "_MAPPING_NAMES")
+_FEATURES: Final = "feature-extraction"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What the engine can be told.
+
+    Attributes:
+        sample_inputs: What the model is traced with, by name; of `generate` where it generates.
+        dynamic: Whether all sizes are left open.
+        opset: ONNX opset version.
+        optimize: Whether onnxscript optimizes the graph.
+        dtype: `fp32`, `fp16` or `bf16`.
+        device: Where to trace.
+        trust_remote_code: Whether code of the model's repo may run.
+        batch_size, sequence_length: Of the sample inputs.
+    """
+
+    sample_inputs: Mapping[str, Any] | None = None
+    dynamic: bool = True
+    opset: int | None = None
+    optimize: bool = True
+    dtype: str | None = None
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    batch_size: int = BATCH_SIZE
+    sequence_length: int = SEQUENCE_LENGTH
+
+
+class TransformersEngine:
+    """transformers' own exporters: their files are for `ExportedModel`, and where they can be, for `ORTModel`."""
+
+    name = "transformers"
+
+    def missing(self) -> str | None:
+        """Return which transformers or which package is missing, with the command that helps."""
+        if not has_transformers_exporters():
+            return (
+                f"--engine transformers needs transformers {_SINCE} or newer, and {_installed()} is installed. "
+                f'Run `pip install "transformers>={_SINCE}" onnxscript`.'
+            )
+        if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+            return f"--engine transformers needs {' and '.join(lacking)}. Run `pip install {' '.join(lacking)}`."
+        try:
+            from transformers.exporters import OnnxExporter
+
+            _quietly(OnnxExporter)
+        except (ImportError, RuntimeError) as error:  # packages that are too old
+            return f"--engine transformers cannot run here: {error}"
+        return None
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a user's options, named as on the command line of Optimum's exporter.
+
+        One that is not set there, so that it has its default, counts for nothing.
+        """
+        known = {field.name for field in dataclasses.fields(_Options)}
+        given = {name: value for name, value in options.items() if value is not None and name not in _IGNORED}
+        if given.pop("no_dynamic_axes", False):
+            given["dynamic"] = False
+        taken = {name: value for name, value in given.items() if name in known}
+        defaults = _optimums_defaults()
+        for name in given.keys() - known:
+            if given[name] is not False and given[name] != defaults.get(name, name):
+                raise TypeError(f"transformers' own exporters have no option {name!r}.")
+        if isinstance(taken.get("optimize"), str):
+            raise TypeError(f"transformers' own exporters have no level of optimization {taken['optimize']!r}.")
+        return taken
+
+    def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
+        """Return the task that the Hub or the checkpoint's class says, with past where the class generates."""
+        source = subject.checkpoint.source if subject.checkpoint is not None else None
+        info = source.info if isinstance(source, HubSource) and subject.model is None else None
+        try:
+            task = infer_task(subject.config, subject.library, info.pipeline_tag if info is not None else None)
+        except ExportError:
+            task = _task_of_class(subject.config)
+        if subject.model is not None:
+            model_class = type(subject.model)
+        else:
+            model_class = _class_for(task, subject.config, trusted=bool(options.get("trust_remote_code")))
+        if task != _FEATURES and getattr(model_class, "can_generate", bool)() and not task.endswith(WITH_PAST):
+            task += WITH_PAST
+        logger.info("The task was inferred: %s", task)
+        return task
+
+    def export(self, work: Work) -> tuple[type, ExportedParts]:
+        """Export with transformers; return the class that was exported, and its parts."""
+        from transformers.exporters import OnnxConfig, OnnxExporter
+
+        options = _Options(**work.options)
+        hint = "" if options.sample_inputs is not None else _HINT
+        with EXPORTING.held(), refusals_as_export_errors("transformers", work.subject.name, hint):
+            model = _loaded(work.subject, work.task, work.options)
+            checkpoint = work.subject.checkpoint
+            config = OnnxConfig(dynamic=options.dynamic, opset_version=options.opset, optimize=options.optimize)
+            generates = work.task.endswith(WITH_PAST)
+            inputs = options.sample_inputs or sample_inputs(
+                model,
+                checkpoint.folder if checkpoint is not None else None,
+                generates=generates,
+                batch_size=options.batch_size,
+                sequence_length=options.sequence_length,
+            )
+            parts = traced_parts(model, dict(inputs), generates=generates)
+            exporter = OnnxExporter()
+            components = {
+                name: exporter.export(part, given, config).components[WHOLE] for name, (part, given) in parts.items()
+            }
+            save_programs({name: component.program for name, component in components.items()}, work.folder)
+            manifest = manifest_of_components({name: component.metadata for name, component in components.items()})
+            (work.folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            if work.subject.model is not None or checkpoint is None:
+                _save_configs(model, work.folder)
+        noted = ExportedParts(work.folder, lambda: model)
+        for name, (part, _) in parts.items() if work.hierarchy else ():
+            noted.try_to_add(f"{name}.onnx", part, {})
+        return type(model), noted
+
+
+def _installed() -> str:
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _optimums_defaults() -> dict[str, Any]:
+    """Return what options of Optimum's command line are where nobody sets them."""
+    try:
+        from optimum.utils import DEFAULT_DUMMY_SHAPES
+    except ImportError:
+        return {"variant": "default"}
+    return {"variant": "default", **DEFAULT_DUMMY_SHAPES}
+
+
+def _quietly(exporter: Any) -> None:
+    """Make an exporter, which checks what is installed, without its warning about versions."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        exporter()
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def _task_of_class(config: Mapping[str, Any]) -> str:
+    """Return a task for a class that Optimum has none for: what transformers' table of such classes is called."""
+    names = set(architectures(config))
+    for table, classes in model_names().items():
+        found = classes.get(model_type_of(config))
+        if names & ({found} if isinstance(found, str) else set(found or ())) and table.startswith(_TABLE[0]):
+            return table.removeprefix(_TABLE[0]).removesuffix(_TABLE[1]).lower().replace("_", "-")
+    return _FEATURES
+
+
+def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
+    """Return the class that a checkpoint is loaded as for a task: its own if that serves it."""
+    import transformers
+
+    names = architectures(config)
+    name = class_for_task(task, config, "transformers") or next(iter(names), None)
+    found = getattr(transformers, name, None) if name is not None else None
+    auto_map = config.get("auto_map")
+    if found is None and trusted and isinstance(auto_map, dict):
+        autos = [auto for auto, path in auto_map.items() if str(path).rpartition(".")[2] in names]
+        found = next((getattr(transformers, auto, None) for auto in autos), None)
+    return found if found is not None else transformers.AutoModel
+
+
+def _loaded(subject: LoadedModel, task: str, options: Mapping[str, Any]) -> Any:
+    """Return the model, ready to be traced."""
+    import torch
+
+    if subject.model is not None:
+        if refused := [name for name in _LOADING_ONLY if options.get(name)]:
+            raise TypeError(
+                f"{', '.join(refused)} cannot be given for a model in memory: change the model before you export it."
+            )
+        return subject.model
+    assert subject.checkpoint is not None  # a subject has a model or a checkpoint
+    trusted = bool(options.get("trust_remote_code"))
+    model_class = _class_for(task, subject.checkpoint.config, trusted=trusted)
+    dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
+    model = model_class.from_pretrained(subject.checkpoint.folder, dtype=dtype, trust_remote_code=trusted)
+    return model.eval().to(options.get("device", "cpu"))
+
+
+def manifest_of_components(components: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `ExportedModel.save_pretrained` writes about components.
+
+    Args:
+        components: What the exporter noted of each, by its name.
+    """
+    from transformers.exporters.base import EXPORT_SCHEMA_VERSION
+    from transformers.exporters.configs import ExportFormat
+
+    return {
+        "schema_version": EXPORT_SCHEMA_VERSION,
+        "export_format": str(ExportFormat.ONNX),
+        "components": {
+            name: {"file": f"{name}.onnx", "metadata": dataclasses.asdict(metadata)}
+            for name, metadata in components.items()
+        },
+    }
+
+
+def _save_configs(model: Any, folder: Path) -> None:
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)

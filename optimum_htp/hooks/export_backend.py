@@ -1,0 +1,89 @@
+"""The format `htp` of transformers' `AutoHfExporter`: `OnnxExporter`, whose components are saved as files of ours."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+__all__ = ["FORMAT", "install", "uninstall"]
+
+FORMAT: Final = "htp"
+_NOTED: Final = "optimum_htp"  # what a program carries, of what it was traced from
+_AUTO: Final = "transformers.exporters.auto"
+
+
+def install(module: ModuleType) -> None:
+    """Register the format with the module that knows all formats."""
+    if FORMAT not in module.EXPORT_BACKENDS:
+        module.register_backend(*_backend())
+
+
+def uninstall() -> None:
+    """Take the format out again; nothing where it is not."""
+    module = sys.modules.get(_AUTO)
+    if module is not None:
+        module.EXPORT_BACKENDS.pop(FORMAT, None)
+
+
+def _backend() -> tuple[Any, Any]:
+    """Return the exporter and the runner; what is expensive to import is imported when they are used."""
+    from transformers.exporters.base import HfExporter
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.runners.base import ModelRunner
+
+    @dataclass
+    class HTPOnnxConfig(OnnxConfig):  # type: ignore[misc]
+        """The options of `OnnxConfig`."""
+
+        export_format: str = FORMAT
+
+    class HTPOnnxExporter(HfExporter):  # type: ignore[misc]
+        """Exports as `OnnxExporter` does, and saves one file that says which model it came from."""
+
+        export_format = FORMAT
+        config_class = HTPOnnxConfig
+        program_suffix = ".onnx"
+        required_packages = ("torch", "onnx", "onnxscript")
+
+        def export_program(self, model: Any, sample_inputs: Any, config: Any) -> Any:
+            from transformers.exporters import OnnxExporter
+
+            from optimum_htp.export.engines.programs import clean
+
+            program, metadata = OnnxExporter().export_program(model, sample_inputs, config=config)
+            clean(program)
+            program.meta[_NOTED] = (metadata, model)
+            return program, metadata
+
+        @classmethod
+        def save_program(cls, program: Any, path: Any) -> None:
+            from optimum_htp.export.engines.programs import save_inline
+            from optimum_htp.export.saved_programs import save_stamped
+
+            if _NOTED in program.meta:
+                metadata, model = program.meta[_NOTED]
+                save_stamped(program, metadata, model, Path(path))
+            else:  # it was loaded from a file, and has all that in it
+                save_inline(program, Path(path))
+
+        @classmethod
+        def load_program(cls, path: Any) -> Any:
+            from transformers.exporters import OnnxExporter
+
+            return OnnxExporter.load_program(path)
+
+    class HTPOnnxRunner(ModelRunner):  # type: ignore[misc]
+        """Makes runners of the ONNX format."""
+
+        @classmethod
+        def from_program(
+            cls, program: Any, metadata: Any, device: Any = None, providers: Any = None, session_options: Any = None
+        ) -> Any:
+            from transformers.exporters.runners import OnnxModelRunner
+
+            return OnnxModelRunner.from_program(program, metadata, device, providers, session_options)
+
+    return HTPOnnxExporter, HTPOnnxRunner

@@ -1,0 +1,191 @@
+"""Sample inputs for transformers' exporters: what a model is traced with. Shapes count, values mean nothing.
+
+Images, sounds and texts with pictures in them go through the model's own processor if it has one; everything else is
+made from the config. A row is padded, so that no attention mask is all ones: transformers would leave that out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import ExportError
+from optimum_htp.masking import get_logger
+
+__all__ = ["BATCH_SIZE", "SEQUENCE_LENGTH", "WHOLE", "sample_inputs", "traced_parts"]
+
+logger = get_logger(__name__)
+
+BATCH_SIZE: Final = 2
+SEQUENCE_LENGTH: Final = 16
+WHOLE: Final = "model"
+"""The component of a model that is traced as one graph."""
+_ENCODER: Final = "encoder"
+_SMALL: Final = 100  # tokens that are used
+_PADDED: Final = 3  # tokens of the first row
+_IMAGE_SIZE: Final = 224
+_RATE: Final = 16_000
+_FRAMES: Final = 3000
+_MELS: Final = 80
+_TEXT: Final = "input_ids"
+_PICTURE_TOKENS: Final = ("image_token_id", "image_token_index")
+_PARTS: Final = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
+
+
+def sample_inputs(
+    model: Any,
+    folder: Path | None,
+    *,
+    generates: bool,
+    batch_size: int = BATCH_SIZE,
+    sequence_length: int = SEQUENCE_LENGTH,
+) -> dict[str, Any]:
+    """Return inputs that a model can be traced with: of its `forward`, or of its `generate`.
+
+    Args:
+        model: The model.
+        folder: With its preprocessors; None if it has none.
+        generates: Whether `generate` is to take them.
+        batch_size, sequence_length: Sizes.
+
+    Raises:
+        ExportError: What the model takes is not known.
+    """
+    given = getattr(model, "input_modalities", None) or "text"
+    modalities = {given} if isinstance(given, str) else set(given)
+    taken = inspect.signature(model.forward).parameters
+    made: dict[str, Any] = {}
+    if modalities - {"text"} and folder is not None:
+        made = _processed(folder, modalities, batch_size)
+    if not made:
+        for modality in sorted(modalities):
+            made |= _BY_MODALITY.get(modality, _nothing)(model.config, taken, batch_size, sequence_length)
+    made = {name: value for name, value in made.items() if name in taken}
+    if "decoder_input_ids" in taken and not generates:
+        made.setdefault("decoder_input_ids", made.get(_TEXT, _ids(model.config, batch_size, sequence_length)))
+    if not made:
+        raise ExportError(
+            f"No sample inputs are known for {type(model).__name__}, which takes {', '.join(sorted(modalities))}. "
+            "Pass sample_inputs= to HTPExporter().export: what its forward takes, by name."
+        )
+    return made
+
+
+def traced_parts(model: Any, inputs: dict[str, Any], *, generates: bool) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return the modules that transformers' exporters trace, with their inputs, by the name of the component.
+
+    Args:
+        model: The model.
+        inputs: Of its `generate`, or of its `forward`.
+        generates: Whether each stage of generation is a component.
+    """
+    if not generates:
+        return {WHOLE: (model, inputs)}
+    from transformers.exporters.utils import decompose_for_generation
+
+    stages: dict[str, tuple[Any, dict[str, Any]]] = dict(decompose_for_generation(model, inputs))
+    if model.config.is_encoder_decoder:  # generate runs it before the stages, which take what it returns
+        encoder = model.get_encoder()
+        taken = inspect.signature(encoder.forward).parameters
+        stages = {_ENCODER: (encoder, {name: value for name, value in inputs.items() if name in taken}), **stages}
+    return stages
+
+
+def _text(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
+    import torch
+
+    if _TEXT not in taken:  # the mask would be one of sounds or pictures
+        return {}
+    ids = _ids(config, batch_size, sequence_length)
+    if (picture := _picture(config)) is not None:
+        ids = torch.cat([ids[:, :-1], torch.tensor([picture] * batch_size), ids[:, -1:]], dim=1)
+    mask = torch.ones_like(ids)
+    mask[0, :_PADDED] = 0
+    made = {_TEXT: ids, "attention_mask": mask}
+    kinds = _setting(config, "type_vocab_size")
+    if "token_type_ids" in taken and isinstance(kinds, int) and kinds > 1:
+        made["token_type_ids"] = torch.zeros_like(ids)
+    return made
+
+
+def _image(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
+    import torch
+
+    size = _setting(config, "image_size") or _IMAGE_SIZE
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return {"pixel_values": torch.rand(batch_size, _setting(config, "num_channels") or 3, height, width)}
+
+
+def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
+    import torch
+
+    if "input_features" in taken:
+        positions = _setting(config, "max_source_positions")
+        frames = 2 * positions if positions else _FRAMES
+        return {"input_features": torch.rand(batch_size, _setting(config, "num_mel_bins") or _MELS, frames)}
+    return {"input_values": torch.rand(batch_size, _RATE)}
+
+
+def _nothing(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
+    return {}
+
+
+_BY_MODALITY: Final = {"text": _text, "image": _image, "audio": _audio}
+
+
+def _ids(config: Any, batch_size: int, sequence_length: int) -> Any:
+    """Return tokens that are none of the special ones, as far as these are known."""
+    import torch
+
+    size = _setting(config, "vocab_size") or _SMALL
+    special = {_setting(config, f"{name}_token_id") for name in ("pad", "bos", "eos", "decoder_start")}
+    special |= {_setting(config, name) for name in _PICTURE_TOKENS}
+    usual = [token for token in range(min(size, _SMALL + len(special))) if token not in special] or [0]
+    places = torch.randint(len(usual), (batch_size, sequence_length))
+    return torch.tensor(usual)[places]
+
+
+def _picture(config: Any) -> list[int] | None:
+    """Return the tokens that stand for a picture in a text; None where a config does not say them."""
+    token = next((found for name in _PICTURE_TOKENS if (found := getattr(config, name, None)) is not None), None)
+    count = getattr(config, "image_seq_length", None)
+    return [token] * count if isinstance(token, int) and isinstance(count, int) else None
+
+
+def _setting(config: Any, name: str) -> Any:
+    """Return a setting of a config, or of the first part of it that has it."""
+    for part in (config, *(getattr(config, part, None) for part in _PARTS)):
+        value = getattr(part, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _processed(folder: Path, modalities: set[str], batch_size: int) -> dict[str, Any]:
+    """Return what the model's own processor makes of noise; nothing where it has none, or that fails."""
+    import numpy as np
+    import transformers
+
+    generator = np.random.default_rng(0)
+    auto = {frozenset({"image"}): "AutoImageProcessor", frozenset({"audio"}): "AutoFeatureExtractor"}
+    try:
+        processor = getattr(transformers, auto.get(frozenset(modalities), "AutoProcessor")).from_pretrained(folder)
+        content: dict[str, Any] = {}
+        if "text" in modalities:
+            special = (getattr(processor, f"{kind}_token", None) for kind in sorted(modalities - {"text"}))
+            content["text"] = [" ".join([*filter(None, special), "what is this"])] * batch_size
+            content["padding"] = True
+        if "image" in modalities:
+            side = _IMAGE_SIZE
+            pixels = [generator.integers(0, 256, (side, side, 3), np.uint8) for _ in range(batch_size)]
+            content["images"] = pixels
+        if "audio" in modalities:
+            name = "audio" if "text" in modalities else "raw_speech"
+            content[name] = [generator.standard_normal(_RATE).astype(np.float32) for _ in range(batch_size)]
+            content["sampling_rate"] = getattr(processor, "sampling_rate", _RATE)
+        return dict(processor(**content, return_tensors="pt"))
+    except Exception as error:  # noqa: BLE001 - a processor is code of anybody; the config tells enough of most models
+        logger.info("The processor in %s makes no sample inputs: %s: %s", folder, type(error).__name__, error)
+        return {}

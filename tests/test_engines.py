@@ -1,0 +1,68 @@
+"""Which engine exports a model, and what is said where none can."""
+
+import sys
+
+import pytest
+import torch
+import transformers
+
+from optimum_htp import HTPExporter
+from optimum_htp.errors import ArgumentError, ExportError, MissingDependencyError
+from optimum_htp.origin.dependencies import has_transformers_exporters
+
+classic = pytest.mark.skipif(has_transformers_exporters(), reason="this transformers has exporters of its own")
+
+
+@pytest.fixture(scope="module")
+def funnel(made_once):
+    """A model that Optimum's exporter does not know."""
+
+    def make(folder):
+        config = transformers.FunnelConfig(
+            vocab_size=60, d_model=16, d_head=8, n_head=2, d_inner=32, block_sizes=[1, 1], num_decoder_layers=1
+        )
+        torch.manual_seed(0)
+        transformers.FunnelForSequenceClassification(config).save_pretrained(folder)
+
+    return made_once("engines/funnel", make)
+
+
+def test_an_engine_that_is_not_known_is_refused(funnel, tmp_path):
+    with pytest.raises(ArgumentError, match="give optimum or transformers"):
+        HTPExporter().export(funnel, tmp_path / "out", engine="torch")
+
+
+@classic
+def test_without_exporters_of_its_own_it_says_which_transformers_is_needed(funnel, tmp_path):
+    with pytest.raises(MissingDependencyError, match=r"needs transformers 5\.24 or newer, and 4\.") as caught:
+        HTPExporter().export(funnel, tmp_path / "out", engine="transformers")
+    assert 'pip install "transformers>=5.24" onnxscript' in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@classic
+def test_where_no_engine_can_export_the_error_says_which_command_helps(funnel, tmp_path):
+    with pytest.raises(ExportError, match="Optimum cannot export") as caught:
+        HTPExporter().export(funnel, tmp_path / "out", "text-classification")
+    assert "funnel" in str(caught.value)
+    assert 'pip install "transformers>=5.24"' in str(caught.value)
+
+
+@classic
+def test_optimums_exporter_is_the_default(model_folder, tmp_path):
+    assert HTPExporter().export(model_folder("bert"), tmp_path / "out").engine == "optimum"
+
+
+@pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")
+def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(funnel, tmp_path, caplog):
+    pytest.importorskip("onnxscript")
+    result = HTPExporter().export(funnel, tmp_path / "out")
+    assert (result.engine, result.task) == ("transformers", "text-classification")
+    assert "is exported with transformers' own exporters" in caplog.text
+
+
+@pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")
+def test_a_missing_package_is_named_with_its_command(funnel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingDependencyError, match=r"needs onnxscript\. Run `pip install onnxscript`"):
+        HTPExporter().export(funnel, tmp_path / "out", engine="transformers")

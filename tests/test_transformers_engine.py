@@ -1,0 +1,326 @@
+"""transformers' own exporters as an engine: what they export is a file like any other of ours."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+pytest.importorskip("transformers.exporters", reason="transformers' own exporters come with transformers 5.24")
+pytest.importorskip("onnxscript", reason="transformers' own exporters need onnxscript")
+
+import torch
+import transformers
+from transformers.exporters import AutoExportConfig, AutoHfExporter, ExportedModel, OnnxConfig, OnnxExporter
+
+import optimum_htp
+from optimum_htp import (
+    HTPExporter,
+    compare_models,
+    extract_module,
+    inject_hub_metadata,
+    prove_weights,
+    report_document,
+    strip_metadata,
+    tag_file,
+)
+from optimum_htp.errors import (
+    ConfigLoadError,
+    MissingSiblingError,
+    OnnxFileNotFoundError,
+    SeveralModelsError,
+    WrongTaskError,
+)
+from optimum_htp.hierarchy.tags import read_modules
+from optimum_htp.metadata import read_record
+from optimum_htp.onnxfile import external_files, read_signature
+from optimum_htp.origin.embedded import embedded_in
+from optimum_htp.stamping.verify import Status, verify_metadata
+from tests.conftest import run
+
+TOKENS = torch.tensor([[2, 6, 7, 8, 3], [2, 9, 10, 3, 0]])
+INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long(), "token_type_ids": torch.zeros_like(TOKENS)}
+
+
+@pytest.fixture(scope="module")
+def bert(published, made_once):
+    """What the engine wrote for a classifier on the Hub: one file and nothing else."""
+    repo_id = published("bert").repo_id
+    return made_once("engine/bert", lambda folder: HTPExporter().export(repo_id, folder, engine="transformers"))
+
+
+@pytest.fixture(scope="module")
+def gpt2(published, made_once):
+    """What the engine wrote for a decoder on the Hub."""
+    repo_id = published("gpt2").repo_id
+    return made_once("engine/gpt2", lambda folder: HTPExporter().export(repo_id, folder, engine="transformers"))
+
+
+@pytest.fixture(scope="module")
+def plain_bert(model_folder, made_once):
+    """What transformers alone wrote."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_folder("bert")).eval()
+    config = OnnxConfig(dynamic=True)
+
+    def make(folder):
+        OnnxExporter().export(model, INPUTS, config).save_pretrained(folder)
+
+    return made_once("engine/plain-bert", make)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def says_nothing_of_this_machine(path):
+    content = path.read_bytes()
+    places = (sys.prefix, str(Path(transformers.__file__).parent), str(Path.home()), str(Path.cwd()), "site-packages")
+    return not any(place.encode() in content for place in places)
+
+
+def test_a_model_of_one_graph_is_one_file_that_carries_everything(bert):
+    assert names_in(bert) == ["model.onnx"]
+    assert external_files(bert / "model.onnx") == ()
+    record = read_record(bert / "model.onnx")
+    assert (record.hub_id, record.task, record.model_class) == (
+        "tiny/bert",
+        "text-classification",
+        "BertForSequenceClassification",
+    )
+    embedded = embedded_in(bert / "model.onnx", record)
+    assert {"config.json", "export.json", "tokenizer.json"} <= {*embedded.names}
+    manifest = json.loads(embedded.read(["export.json"])["export.json"])
+    assert manifest["components"]["model"]["file"] == "model.onnx"
+    assert says_nothing_of_this_machine(bert / "model.onnx")
+    onnx.checker.check_model(str(bert / "model.onnx"))
+
+
+def test_its_nodes_say_their_modules(bert, model_folder):
+    graph, assignment = read_modules(bert / "model.onnx")
+    rules = assignment.coverage
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_folder("bert"))
+    assert {*assignment.modules} <= {name for name, _ in model.named_modules()}
+    assert "bert.encoder.layer.1.attention.self.query" in assignment.modules
+    assert rules == {"name": len(graph.nodes)}
+
+
+def test_its_record_holds_against_the_hub(bert):
+    verdict = verify_metadata(bert / "model.onnx")
+    assert verdict.status is Status.OK, verdict.reason
+    assert "files in it are the commit's" in verdict.reason
+
+
+def test_exported_model_loads_the_file_alone(bert, model_folder, tmp_path, hub):
+    file = Path(shutil.copy(bert / "model.onnx", tmp_path / "renamed.onnx"))
+    with hub.recorded() as requests:
+        loaded = ExportedModel.from_pretrained(str(file))
+    assert requests == []
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(model_folder("bert")).eval()
+    with torch.inference_mode():
+        expected = model(**INPUTS).logits
+    assert torch.allclose(loaded(**INPUTS).logits, expected, atol=1e-5)
+    assert loaded.config.id2label[1] == "LABEL 1"
+    assert names_in(tmp_path) == ["renamed.onnx"]
+
+
+def test_exported_model_loads_a_folder_of_files(gpt2, tmp_path):
+    for file in gpt2.iterdir():
+        shutil.copy(file, tmp_path)
+    loaded = ExportedModel.from_pretrained(tmp_path)
+    assert {*loaded.components} == {"prefill", "decode"}
+    assert loaded.config.model_type == "gpt2"
+    by_file = ExportedModel.from_pretrained(tmp_path / "prefill.onnx")
+    assert {*by_file.components} == {"prefill", "decode"}
+
+
+def test_prefill_and_decode_share_one_data_file(gpt2):
+    assert names_in(gpt2) == ["decode.onnx", "model.onnx.data", "prefill.onnx"]
+    assert external_files(gpt2 / "decode.onnx") == external_files(gpt2 / "prefill.onnx") == ("model.onnx.data",)
+    places = {}
+    for name in ("decode", "prefill"):
+        model = onnx.load(gpt2 / f"{name}.onnx", load_external_data=False)
+        for tensor in model.graph.initializer:
+            if tensor.external_data and tensor.name.startswith("transformer."):
+                places.setdefault(tensor.name, set()).add({e.key: e.value for e in tensor.external_data}["offset"])
+    assert places
+    assert all(len(found) == 1 for found in places.values())
+    assert says_nothing_of_this_machine(gpt2 / "decode.onnx")
+    records = [read_record(gpt2 / f"{name}.onnx") for name in ("decode", "prefill")]
+    assert records[0].onnx_files == ("decode.onnx", "prefill.onnx")
+    assert records[0].belongs_with(records[1])
+    assert records[0].task == "text-generation-with-past"
+
+
+def test_prefill_and_decode_make_the_tokens_that_the_model_makes(gpt2, model_folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder("gpt2")).eval()
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    model.generation_config.eos_token_id = None
+    expected = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=6, do_sample=False)
+    runners = ExportedModel.from_pretrained(gpt2).runners
+    mask, places = torch.ones_like(tokens), torch.arange(tokens.shape[1]).expand(2, -1)
+    result = runners["prefill"](input_ids=tokens, attention_mask=mask, position_ids=places)
+    made = [tokens]
+    for step in range(6):
+        made.append(result.logits[:, -1].argmax(-1, keepdim=True))
+        mask = torch.cat([mask, mask[:, :1]], 1)
+        place = torch.full((2, 1), tokens.shape[1] + step)
+        cache = getattr(result, "cache", None) or result.past_key_values
+        result = runners["decode"](input_ids=made[-1], attention_mask=mask, position_ids=place, cache=cache)
+    assert torch.equal(torch.cat(made, 1), expected)
+    assert len({*torch.cat(made[1:], 1).flatten().tolist()}) >= 3
+
+
+def test_the_masks_of_a_decoder_are_inputs(gpt2):
+    for name in ("prefill", "decode"):
+        assert "attention_mask" in {spec.name for spec in read_signature(gpt2 / f"{name}.onnx")[0]}
+
+
+@pytest.fixture
+def plain(plain_bert, tmp_path):
+    """A copy of what transformers alone wrote, to be changed."""
+    shutil.copytree(plain_bert, tmp_path / "plain")
+    return tmp_path / "plain" / "model.onnx"
+
+
+def test_what_transformers_alone_wrote_can_be_injected_and_verified(plain, published):
+    record = inject_hub_metadata(plain, published("bert").repo_id)
+    assert (record.task, record.model_class) == ("text-classification", "BertForSequenceClassification")
+    assert "export.json" in {file.name for file in record.embedded_files}
+    assert verify_metadata(plain).status is Status.OK
+    for other in plain.parent.glob("*.json"):
+        other.unlink()
+    loaded = ExportedModel.from_pretrained(plain)
+    assert loaded(**INPUTS).logits.shape == (2, 3)
+    assert loaded.config.id2label[1] == "LABEL 1"
+
+
+def test_what_transformers_alone_wrote_can_be_tagged_without_its_model(plain):
+    assignment = tag_file(plain)
+    assert assignment.coverage.get("root", 0) + assignment.coverage.get("partial_name", 0) == 0
+    assert "bert.encoder.layer.1.attention.self.query" in assignment.modules
+    assert assignment.tree.classes["bert.encoder.layer.1.attention.self.query"] == "Linear"
+    assert says_nothing_of_this_machine(plain)
+
+
+@pytest.mark.parametrize("which", ["bert", "plain"])
+def test_files_are_proven_compared_cut_and_described(which, request, published, tmp_path):
+    file = request.getfixturevalue(which)
+    if which == "bert":
+        file = Path(shutil.copy(file / "model.onnx", tmp_path / "model.onnx"))
+    else:
+        inject_hub_metadata(file, published("bert").repo_id)
+        tag_file(file)
+    proof = prove_weights(file)
+    assert proof.counts["foreign"] == 0
+    assert proof.counts["proven"] > 20
+    comparison = compare_models(file, pytorch=True)
+    assert comparison.compared > 10
+    assert not comparison.exceeds
+    module = extract_module(file, "bert.encoder.layer.1", tmp_path / "layer.onnx")
+    assert "bert.encoder.layer.1.attention.self.query" in read_modules(tmp_path / "layer.onnx")[1].modules
+    assert module
+    names = {row["name"] for row in report_document([file])["files"][0]["modules"]}
+    assert "bert.encoder.layer.1.attention.self.query" in names
+
+
+def test_decoders_are_compared_with_pytorch_stage_by_stage(gpt2):
+    for name in ("prefill", "decode"):
+        comparison = compare_models(gpt2 / f"{name}.onnx", pytorch=True)
+        assert comparison.compared > 5
+        assert not comparison.exceeds
+
+
+def test_optimums_classes_say_who_loads_the_stages_of_a_decoder(gpt2):
+    modeling = pytest.importorskip("optimum.onnxruntime.modeling_decoder", exc_type=ImportError)
+    with pytest.raises(WrongTaskError, match="ExportedModel"):
+        modeling.ORTModelForCausalLM.from_pretrained(gpt2 / "decode.onnx")
+
+
+def test_loading_says_what_is_missing(bert, gpt2, tmp_path):
+    with pytest.raises(OnnxFileNotFoundError, match="Check the path"):
+        ExportedModel.from_pretrained("no-such-file.onnx")
+    shutil.copy(gpt2 / "decode.onnx", tmp_path)
+    with pytest.raises(MissingSiblingError, match=r"prefill\.onnx is missing"):
+        ExportedModel.from_pretrained(tmp_path / "decode.onnx")
+    strip = Path(shutil.copy(bert / "model.onnx", tmp_path / "stripped.onnx"))
+    strip_metadata(strip)
+    with pytest.raises(ConfigLoadError, match=r"has no export\.json"):
+        ExportedModel.from_pretrained(strip)
+    shutil.copy(bert / "model.onnx", tmp_path / "bert.onnx")
+    with pytest.raises(SeveralModelsError, match="holds 2 models"):
+        ExportedModel.from_pretrained(tmp_path)
+
+
+def test_the_command_line_takes_the_engine_and_says_it(published, tmp_path):
+    repo_id = published("bert").repo_id
+    command = Path(sys.executable).with_name("optimum-cli")
+    done = run(command, "export", "htp", "-m", repo_id, "--engine", "transformers", "--json", tmp_path / "out")
+    document = json.loads(done.stdout)
+    assert (document["engine"], document["task"]) == ("transformers", "text-classification")
+    assert names_in(tmp_path / "out") == ["model.onnx"]
+    refused = run(
+        command,
+        "export",
+        "htp",
+        "-m",
+        repo_id,
+        "--engine",
+        "transformers",
+        "--pad_token_id",
+        "1",
+        tmp_path,
+        check=False,
+    )
+    assert refused.returncode != 0
+
+
+def test_auto_hf_exporter_writes_such_a_file_in_the_format_htp(published, tmp_path):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(published("bert").repo_id).eval()
+    config = AutoExportConfig.from_dict({"export_format": "htp", "dynamic": True})
+    exported = AutoHfExporter.from_config(config).export(model, INPUTS, config)
+    exported.save_pretrained(tmp_path)
+    assert names_in(tmp_path) == ["config.json", "export.json", "model.onnx"]
+    file = tmp_path / "model.onnx"
+    assert says_nothing_of_this_machine(file)
+    assert verify_metadata(file).status is Status.OK
+    assert read_record(file).hub_id == "tiny/bert"
+    assert "bert.encoder.layer.1.attention.self.query" in read_modules(file)[1].modules
+    with torch.inference_mode():
+        expected = model(**INPUTS).logits
+    assert torch.allclose(ExportedModel.from_pretrained(tmp_path)(**INPUTS).logits, expected, atol=1e-5)
+    alone = Path(shutil.copy(file, tmp_path / "alone.onnx"))
+    assert torch.allclose(ExportedModel.from_pretrained(alone)(**INPUTS).logits, expected, atol=1e-5)
+    again = ExportedModel.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path / "again")
+    assert read_record(tmp_path / "again" / "model.onnx") == read_record(file)
+
+
+def test_the_format_goes_when_we_do():
+    optimum_htp.deactivate()
+    try:
+        with pytest.raises(ValueError, match="Unknown export format"):
+            AutoHfExporter.from_config({"export_format": "htp"})
+    finally:
+        optimum_htp.activate()
+    assert AutoHfExporter.from_config({"export_format": "htp"}).export_format == "htp"
+
+
+def test_what_transformers_saves_and_loads_stays_transformers_own(plain_bert):
+    loaded = ExportedModel.from_pretrained(plain_bert)
+    assert loaded(**INPUTS).logits.shape == (2, 3)
+    for wrong in (plain_bert.parent, "no/such-model", None, 3):
+        assert outcome(wrong, hooked=True) == outcome(wrong, hooked=False)
+
+
+def outcome(name, *, hooked):
+    """What comes of loading something that is not ours."""
+    try:
+        if not hooked:
+            optimum_htp.deactivate()
+        return ExportedModel.from_pretrained(name)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
+        return type(error), str(error)
+    finally:
+        optimum_htp.activate()
