@@ -117,6 +117,14 @@ def test_bad_journal_line_is_left_out_with_a_warning_and_kept(line, tmp_path, ca
         assert journal.pushes["good"]["files"] == {"model.onnx": "0"}
 
 
+def test_journal_remembers_its_own_pushes(tmp_path, caplog):
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.push(Job("m", "good"), {"asked": {"repo": "me/m", "create_pr": False}, "files": {"a": "b"}})
+    with Journal(tmp_path / "j.jsonl") as journal:
+        assert list(journal.pushes) == ["good"]
+    assert not caplog.records
+
+
 def test_marker_of_a_location_has_to_have_its_shape(tmp_path):
     job, place = Job("m", "x"), tmp_path / "x"
     place.mkdir()

@@ -103,6 +103,16 @@ def test_graph_without_an_output_that_its_task_needs_does_not_fit(exported, name
         inject_hub_metadata(cut, record.hub_id, task=record.task, access=access, force=True)
 
 
+def test_graph_that_takes_fewer_past_values_than_it_gives_does_not_fit(exported, tmp_path):
+    model = onnx.load(exported("gpt2") / "model.onnx")
+    for value in model.graph.input:
+        value.name = "other" if value.name == "past_key_values.0.key" else value.name
+    for node in model.graph.node:
+        node.input[:] = ["other" if name == "past_key_values.0.key" else name for name in node.input]
+    onnx.save(model, tmp_path / "model.onnx")
+    assert verify_metadata(tmp_path / "model.onnx").status is Status.MISFIT
+
+
 @pytest.mark.parametrize("name", ["minilm", "bert", "vit", "wav2vec2", "t5"])
 def test_graph_whose_outputs_are_called_otherwise_does_not_fit(exported, name, tmp_path):
     for path in Path(shutil.copytree(exported(name), tmp_path / "renamed")).glob("*.onnx"):

@@ -120,8 +120,9 @@ def is_entry(content: Any) -> bool:
     if not isinstance(content, dict):
         return False
     versions, files = content.get("versions") or {}, content.get("files") or []
-    if content.get("event") == "push" and isinstance(files, dict):
-        files = []  # names and digests, which are only compared
+    if content.get("event") == "push":  # of these, some are only compared
+        files = [] if isinstance(files, dict) else files
+        content = {**content, "asked": None} if isinstance(content.get("asked"), dict) else content
     return (
         all(isinstance(content.get(name), (str, NoneType)) for name in _TEXTS)
         and isinstance(content.get("options"), (dict, NoneType))

@@ -56,10 +56,10 @@ _UNBUILT: Final = (ValueError, TypeError, KeyError, AttributeError, ImportError,
 
 
 def past_misfit(graph: Graph) -> str | None:
-    """Say which past key values a graph takes and does not give back, None where it gives as many as it takes."""
+    """Say which past key values a graph takes, where it gives more or fewer back; None where it takes none."""
     taken = [name for name in _taken(graph) if name.startswith(_PAST) and "encoder" not in name]
     given = [spec.name for spec in graph.outputs if _PRESENT.match(spec.name) and "encoder" not in spec.name]
-    if len(taken) > len(given):
+    if taken and len(taken) != len(given):
         return f"the graph takes {len(taken)} past key values, such as {taken[0]}, and gives {len(given)} back"
     return None
 
