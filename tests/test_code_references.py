@@ -243,6 +243,8 @@ def test_embed_leaves_such_a_file_out_and_unembed_says_what_it_writes(exported, 
 @pytest.mark.parametrize(
     "axis",
     [
+        "9**9**9**9",
+        "1<<9**9",
         "[open({mark!r}, 'w'), 2][1]",
         "open({mark!r}, 'w') and batch_size",
         "(open)({mark!r}, 'w')",

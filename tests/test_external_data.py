@@ -9,6 +9,8 @@ from onnx import TensorProto, helper
 from optimum_htp import strip_metadata
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import contained_files, external_files, is_contained, rewrite_model
+from optimum_htp.stamping.tag import tag_file
+from tests.support.external import save_external, weight_of
 
 OUTSIDE = [
     "../data",
@@ -208,3 +210,10 @@ def test_weights_at_an_unusual_location_are_read_like_others(odd, tmp_path, hub)
     assert name in pushed.files
     strip_metadata(path, tmp_path / "out" / "model.onnx")
     assert (tmp_path / "out" / name).is_file()
+
+
+def test_tagging_into_another_folder_takes_the_data_along(tmp_path):
+    source = save_external(tmp_path / "model.onnx", 3)
+    (tmp_path / "other").mkdir()
+    tag_file(source, output=tmp_path / "other" / "tagged.onnx")
+    assert weight_of(tmp_path / "other" / "tagged.onnx") == [3] * 3

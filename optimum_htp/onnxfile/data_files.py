@@ -1,18 +1,23 @@
-"""Data files of models that are replaced: model and data have to belong together at any moment."""
+"""Data files of models that are copied or replaced: model and data have to belong together at any moment."""
 
 from __future__ import annotations
 
+import filecmp
 import re
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
 
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError, OnnxFileNotFoundError, OnnxWriteError
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile.external import external_files
+from optimum_htp.onnxfile.external import contained_files, external_files
+from optimum_htp.onnxfile.inside import path_below
+from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.shared import refuse_shared
 
-__all__ = ["new_data_file", "own_data", "remove_unused"]
+__all__ = ["copy_data", "new_data_file", "own_data", "remove_unused"]
 
 logger = get_logger(__name__)
 
@@ -58,3 +63,33 @@ def remove_unused(target: Path, names: frozenset[str]) -> None:
             target.with_name(name).unlink()
     except (HFHubIntegrationError, OSError) as error:
         logger.debug("Old data of %s stays: %s", target, error)
+
+
+def copy_data(path: Path, output: Path) -> None:
+    """Copy the external data of a file to where its copy will look for it.
+
+    Raises:
+        InvalidOnnxFileError: The data of a file lies outside its folder.
+        OnnxWriteError: There is another file at its place.
+    """
+    if path.resolve().parent == output.resolve().parent:
+        return
+    refuse_shared(output)
+    for name in contained_files(path):
+        source, target = path.parent / name, output.parent / name
+        try:
+            path_below(output.parent, Path(name))
+        except OSError as error:
+            raise OnnxWriteError(f"{error}. Name another output folder.") from error
+        if target.exists():
+            if filecmp.cmp(source, target, shallow=False):
+                continue
+            raise OnnxWriteError(
+                f"{target} is there already, and is not the data of {path}. Name another output folder."
+            )
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(target, like=source) as stream, source.open("rb") as data:
+                shutil.copyfileobj(data, stream, 1 << 20)
+        except OSError as error:
+            raise OnnxWriteError(f"{target} cannot be written: {error}.") from error

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from optimum_htp.errors import OnnxWriteError
 from optimum_htp.hierarchy.tags import MODEL_KEYS, untagged
-from optimum_htp.onnxfile import OpenModel, contained_files, replaced_atomically
-from optimum_htp.onnxfile.inside import path_below
-from optimum_htp.onnxfile.shared import refuse_shared
+from optimum_htp.onnxfile import OpenModel
+from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.stamping.originals import original_of
 
 __all__ = ["strip_metadata"]
@@ -45,7 +41,7 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
             return plain
 
         if output is not None:
-            _copy_external_data(Path(path), Path(output))
+            copy_data(Path(path), Path(output))
         model.rewrite(
             metadata=before.replaced,
             drop=ours.__contains__,
@@ -57,33 +53,3 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
             },
         )
     return removed
-
-
-def _copy_external_data(path: Path, output: Path) -> None:
-    """Copy the external data of a file to where its copy will look for it.
-
-    Raises:
-        InvalidOnnxFileError: The data of a file lies outside its folder.
-        OnnxWriteError: There is another file at its place.
-    """
-    if path.resolve().parent == output.resolve().parent:
-        return
-    refuse_shared(output)
-    for name in contained_files(path):
-        source, target = path.parent / name, output.parent / name
-        try:
-            path_below(output.parent, Path(name))
-        except OSError as error:
-            raise OnnxWriteError(f"{error}. Name another output folder.") from error
-        if target.exists():
-            if filecmp.cmp(source, target, shallow=False):
-                continue
-            raise OnnxWriteError(
-                f"{target} is there already, and is not the data of {path}. Name another output folder."
-            )
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replaced_atomically(target, like=source) as stream, source.open("rb") as data:
-                shutil.copyfileobj(data, stream, 1 << 20)
-        except OSError as error:
-            raise OnnxWriteError(f"{target} cannot be written: {error}.") from error

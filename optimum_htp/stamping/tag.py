@@ -19,6 +19,7 @@ from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
+from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
@@ -93,6 +94,8 @@ class Tagger:
             tags = TagWriter(self._assignment(model.header, model.graph), is_export=False)
             check_taggable(model)
             version = tags.ir_version(model.header.ir_version)
+            if output is not None:
+                copy_data(Path(path), Path(output))
             model.rewrite(
                 metadata={**tags.metadata, **ir_version_note(model.header, version)},
                 nodes=tags.visitor(),
