@@ -1,7 +1,7 @@
 """Loading ONNX files as transformers' `ExportedModel`: `ExportedModel.from_pretrained("model.onnx")`.
 
 The file, or the first one of its model, carries the `export.json` that the class reads, and the config; else the
-config is fetched at the file's commit, and `export.json` lies beside it.
+config is fetched at the file's commit, and `export.json` is next to it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _model(cls: type[ExportedModel], files: Mapping[str, Path], manifest: Export
 def _configs(
     path: Path, record: ExportMetadata | None, access: HubAccess, revision: str | None, trusted: bool
 ) -> tuple[Any, Any]:
-    """Return config and generation config; None for what there is none of."""
+    """Return config and generation config; None for one that does not exist."""
     needed = record is not None or (path.parent / CONFIG).is_file()
     source = config_source(path, record, access, revision, trusted, needed=needed)
     if source is None:

@@ -3,7 +3,7 @@
     {"schema_version": 1, "export_format": "onnx",
      "components": {"prefill": {"file": "prefill.onnx", "metadata": {...}}, "decode": {...}}}
 
-It lies beside the files, or is embedded in them; only the names of the files are looked at here.
+It is next to the files, or is embedded in them; only the names of the files are looked at here.
 """
 
 from __future__ import annotations

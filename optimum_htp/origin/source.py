@@ -229,7 +229,7 @@ def cached_snapshot(path: Path, access: HubAccess) -> tuple[Hub, str, str] | Non
     """Return Hub, repo id and commit of a folder that is a snapshot in a Hub's cache, None for any other.
 
     It has to be in the cache that `access` names, and each file that loaders take has to be the commit's. A warning
-    says why a folder that is named like a snapshot is none.
+    says why a folder with the name of a snapshot counts as a local model.
     """
     for hub in plugins.hubs():
         named = hub.cached_repo(path.absolute()) or hub.cached_repo(path.resolve())

@@ -211,7 +211,7 @@ def with_past_of(task: str, graph: Graph) -> str:
 def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
     """Group files that are parts of one model: an encoder and its decoders, in one folder and one variant.
 
-    Or what transformers' exporters wrote of one model, which lies beside their `export.json`.
+    Or what transformers' exporters wrote of one model, next to their `export.json`.
     """
     groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in paths:

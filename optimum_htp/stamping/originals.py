@@ -149,7 +149,7 @@ def _noted_standard_keys(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """Return what a stamp says that it has set; in a file of before there were notes, what it would have set."""
     text = metadata.get(STANDARD_KEYS)
     if text is not None:
-        return _object(text)  # of a stranger: then nothing is known to be ours, and nothing of others is lost
+        return _object(text)  # if it is not ours, it is empty here, and keys of others stay
     if not has_record(metadata):
         return {}
     owner, slash, _ = metadata.get(f"{PREFIX}hub_id", "").partition("/")
