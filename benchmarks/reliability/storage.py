@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 from benchmarks.pairs import empty_hub
 from benchmarks.reliability.operations import CALLS, Fault, Laboratory, Operation, places
 from benchmarks.reliability.trials import Form, Trial, main
+from tests.conftest import ROOT
 
 OPERATIONS = tuple(CALLS)
 PAGE = 4096  # bytes
@@ -201,6 +203,76 @@ def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
         yield Trial(name, times * len(reads), tuple(lost), f"{refused} refused")
 
 
+def too_large(laboratory: Laboratory) -> Trial:
+    """Write into files that would become too large for protobuf."""
+    from optimum_htp import strip_metadata, tag_file
+    from optimum_htp.errors import FileTooLargeError
+    from optimum_htp.onnxfile import rewrite_model
+    from tests.test_moving_weights import LIMIT, sparse
+
+    (folder := laboratory.root / "too-large").mkdir()
+    lost, times = [], 0
+    calls = {
+        "tag": tag_file,
+        "write": lambda path: rewrite_model(path, metadata={"k": "v" * 100}),
+        "write elsewhere": lambda path: rewrite_model(path, metadata={"k": "v" * 100}, output=folder / "other.onnx"),
+        "strip": strip_metadata,
+    }
+    for missing in (73, 10, 1):
+        path = sparse(folder / f"{missing}.onnx", LIMIT - missing)
+        before = path.stat()
+        for what, call in calls.items():
+            times += 1
+            try:
+                call(path)
+            except FileTooLargeError:
+                pass
+            else:
+                lost += [f"{what}, {missing} bytes below the limit: it was written"] if what != "strip" else []
+            now = path.stat()
+            if (now.st_ino, now.st_mtime_ns, now.st_size) != (before.st_ino, before.st_mtime_ns, before.st_size):
+                lost.append(f"{what}, {missing} bytes below the limit: the file was changed")
+        path.unlink()
+    lost += [f"{path.name} is left over" for path in folder.iterdir()]
+    return Trial("files that would become too large for protobuf", times, tuple(lost))
+
+
+EXTRACTING = """
+import os, random, signal, sys
+from pathlib import Path
+from optimum_htp.modules.extract import extract_module
+from optimum_htp.onnxfile import excerpt, replace
+excerpt._MOST = 0
+source, target, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+steps = []
+def step():
+    steps.append(1)
+    if len(steps) == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+replace.before_replacing.set(step)
+extract_module(source, "a", target)
+"""
+
+
+def two_files(laboratory: Laboratory, times: int) -> Trial:
+    """Kill an extraction of a model and its data before one of the two is replaced."""
+    from tests.support.external import save_external, weight_of
+
+    (folder := laboratory.root / "two-files").mkdir()
+    source, target, lost = folder / "model.onnx", folder / "e.onnx", []
+    old = 0.0
+    for turn in range(times):
+        new = float(turn + 1)
+        save_external(source, new)
+        at = turn % 3 + 1  # the third step does not exist: that extraction ends
+        subprocess.run([sys.executable, "-c", EXTRACTING, str(source), str(target), str(at)], cwd=ROOT, check=False)
+        if target.exists():
+            value = weight_of(target)[0]
+            lost += [] if value in (old, new) else [f"turn {turn}: the model has weights of another export"]
+            old = value
+    return Trial("extract of a model and its data file, killed before one is replaced", times, tuple(lost))
+
+
 def trials(form: Form) -> Iterator[Trial]:
     quick = form is Form.QUICK
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -211,6 +283,8 @@ def trials(form: Form) -> Iterator[Trial]:
         yield read_only(laboratory, 1 if quick else 5)
         yield exchanged(laboratory, 20 if quick else 1000)
         yield from cut(laboratory, 10 if quick else 300)
+        yield too_large(laboratory)
+        yield two_files(laboratory, 3 if quick else 30)
 
 
 if __name__ == "__main__":
