@@ -1,10 +1,12 @@
 # Everything runs in a virtual environment of its own, which is made on first use.
 PYTHON ?= python3
-VENV ?= .venv
+# `make demo STACK=newest` and `make test STACK=newest`: with transformers 5, huggingface_hub 2 and Optimum 2.3.
+STACK ?= classic
+VENV ?= $(if $(filter newest,$(STACK)),.venv-newest,.venv)
 EXPLORER ?= .venv-model-explorer
 SIGNING ?= .venv-model-signing
 LOWEST ?= .venv-lowest
-NEWEST ?= .venv-newest
+ALONE ?= .venv-alone
 WINML ?= .venv-winml
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
@@ -32,8 +34,8 @@ lint: $(VENV)/installed
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)
 
-test-newest: $(NEWEST)/installed
-	$(NEWEST)/$(SCRIPTS)/python -m pytest tests/test_commands_alone.py
+test-newest: $(ALONE)/installed
+	$(ALONE)/$(SCRIPTS)/python -m pytest tests/test_commands_alone.py
 
 # `make bench ARGUMENTS=--quick` has fewer runs and smaller files; done within three minutes, it writes to out/benchmarks.
 bench: $(VENV)/installed $(WINML)/installed
@@ -48,11 +50,22 @@ reliability: $(VENV)/installed
 pictures: $(VENV)/installed
 	$(BIN)/python -m tests.support.pictures .github
 
+ifeq ($(STACK),newest)
+# optimum-onnx does not permit transformers 5, so pip is not asked.
+$(VENV)/installed: pyproject.toml constraints-newest.txt $(wildcard optimum_htp/_site/*.py)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/python -m tests.support.requirements dev > $(VENV)/requirements.txt
+	$(BIN)/pip install --quiet --constraint constraints-newest.txt --requirement $(VENV)/requirements.txt sentence-transformers
+	$(BIN)/pip install --quiet --no-deps --constraint constraints-newest.txt optimum optimum-onnx --editable .
+	touch $@
+else
 $(VENV)/installed: pyproject.toml constraints.txt $(wildcard optimum_htp/_site/*.py)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
+endif
 
 # Model Explorer needs other versions than we do.
 $(EXPLORER)/installed:
@@ -85,13 +98,13 @@ $(LOWEST)/installed: pyproject.toml constraints.txt
 	touch $@
 
 # The newest transformers and huggingface_hub, which optimum-onnx does not permit, for all that does without that.
-$(NEWEST)/installed: pyproject.toml
-	$(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/$(SCRIPTS)/pip install --quiet --upgrade pip
-	$(NEWEST)/$(SCRIPTS)/pip install --quiet --upgrade "torch==2.13.0" "transformers>=5" huggingface_hub onnx onnxruntime \
+$(ALONE)/installed: pyproject.toml
+	$(PYTHON) -m venv $(ALONE)
+	$(ALONE)/$(SCRIPTS)/pip install --quiet --upgrade pip
+	$(ALONE)/$(SCRIPTS)/pip install --quiet --upgrade "torch==2.13.0" "transformers>=5" huggingface_hub onnx onnxruntime \
 		pluggy filelock psutil fsspec pytest pytest-timeout
-	$(NEWEST)/$(SCRIPTS)/pip install --quiet --no-deps optimum --editable .
+	$(ALONE)/$(SCRIPTS)/pip install --quiet --no-deps optimum --editable .
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(EXPLORER) $(SIGNING) $(LOWEST) $(NEWEST) $(WINML) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf .venv .venv-newest $(EXPLORER) $(SIGNING) $(LOWEST) $(ALONE) $(WINML) .mypy_cache .ruff_cache .pytest_cache dist out

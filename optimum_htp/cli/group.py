@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "compare": "CompareCommand",
     "embed": "EmbedCommand",
     "endpoint": "EndpointCommand",
+    "env": "EnvCommand",
     "extract": "ExtractCommand",
     "info": "InfoCommand",
     "inject": "InjectCommand",

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Final
 
-__all__ = ["BRIDGED", "bridge", "lending"]
+__all__ = ["BRIDGED", "bridge", "is_needed", "lending"]
 
 BRIDGED: Final = frozenset(
     {
@@ -32,12 +32,12 @@ BRIDGED: Final = frozenset(
 
 def lending(name: str) -> AbstractContextManager[None]:
     """While a module of Optimum is imported, lend transformers the names that it wants and transformers lacks."""
-    return _lending(name) if name in BRIDGED and _is_needed() else nullcontext()
+    return _lending(name) if name in BRIDGED and is_needed() else nullcontext()
 
 
 def bridge(module: ModuleType) -> None:
     """Bridge what is broken in a module of Optimum, right after its import."""
-    if module.__name__ in BRIDGED and _is_needed():
+    if module.__name__ in BRIDGED and is_needed():
         importlib.import_module(f"{__name__}.breaks").apply(module)
 
 
@@ -47,7 +47,7 @@ def _lending(name: str) -> Iterator[None]:
         yield
 
 
-def _is_needed() -> bool:
+def is_needed() -> bool:
     """Whether transformers 5 is here: every module in `BRIDGED` imports transformers, so it is imported anyway."""
     transformers = sys.modules.get("transformers") or importlib.import_module("transformers")
     return int(str(transformers.__version__).partition(".")[0]) >= 5

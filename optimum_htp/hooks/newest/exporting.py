@@ -31,9 +31,10 @@ def removed_generation_parameters(module: ModuleType) -> bool:
     callers = [getattr(module, "onnx_export_from_model", None)]
     for owner in _classes(module):
         callers.append(vars(owner).get("_from_pretrained"))
-    if hasattr(PretrainedConfig, name) or not any(mentions(caller, name) for caller in callers):
+    present = getattr(PretrainedConfig, name, _no_parameters)
+    if present is not _no_parameters or not any(mentions(caller, name) for caller in callers):
         return False
-    replace_attribute(PretrainedConfig, name, lambda self: {})
+    replace_attribute(PretrainedConfig, name, _no_parameters)
     return True
 
 
@@ -100,6 +101,10 @@ def cache_use_left_in_configs(module: ModuleType) -> bool:
     """
     wrap_function(module, "onnx_export_from_model", _keeping_configs)
     return True
+
+
+def _no_parameters(self: Any) -> dict[str, Any]:
+    return {}
 
 
 class _Outputs(dict[str, Any]):

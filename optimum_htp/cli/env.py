@@ -1,0 +1,61 @@
+"""`optimum-cli htp env`: the versions that are installed, and what is bridged between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from optimum.commands.base import CommandInfo
+
+from optimum_htp.cli.base import Command
+from optimum_htp.cli.display import show, show_json
+
+if TYPE_CHECKING:
+    from optimum_htp.hooks.newest.stack import Stack
+
+__all__ = ["EnvCommand"]
+
+
+class EnvCommand(Command):
+    """Prints what a report of a problem needs."""
+
+    COMMAND = CommandInfo(name="env", help="Print the installed versions, and which breaks between them are bridged.")
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+
+    def execute(self) -> None:
+        """Import Optimum's ONNX code and print what was found."""
+        from optimum_htp.hooks.newest.stack import inspect_stack
+
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        stack = inspect_stack()
+        if self.args.json:
+            show_json(dataclasses.asdict(stack))
+            return
+        for line in _lines(stack):
+            show(line)
+
+
+def _lines(stack: Stack) -> Iterator[str]:
+    width = max(len(package.name) for package in stack.packages)
+    for package in stack.packages:
+        newer = f"  newer than {package.tested}, the newest that was tested" if package.is_newer else ""
+        yield f"{package.name:<{width}}  {package.version or 'not installed'}{newer}"
+    yield ""
+    if not stack.enabled:
+        yield "optimum-htp is switched off (OPTIMUM_HTP_DISABLE)."
+    bridged = [item for item in stack.breaks if item["bridged"]]
+    if not stack.breaks:
+        yield "No bridge is needed: optimum-onnx knows this transformers."
+    elif stack.enabled:
+        yield f"{len(bridged)} of {len(stack.breaks)} known breaks between optimum-onnx and transformers are bridged:"
+    for item in bridged:
+        yield f"  {item['name']} ({item['module']}): {item['summary']}"
+    for module, fault in stack.faults.items():
+        yield f"Cannot import {module}: {fault}"

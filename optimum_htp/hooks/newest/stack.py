@@ -1,0 +1,107 @@
+"""The versions that are installed, those that were tested, and the breaks between them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final
+
+from optimum_htp.hooks.newest import BRIDGED
+from optimum_htp.version import __version__
+
+__all__ = ["Package", "Stack", "inspect_stack"]
+
+# The newest version of each package that the test suite ran with.
+TESTED: Final = {
+    "torch": "2.13.0",
+    "transformers": "5.24.0",
+    "huggingface_hub": "2.4.0",
+    "optimum": "2.3.0",
+    "optimum-onnx": "0.1.0",
+    "onnx": "1.23.2",
+    "onnxruntime": "1.32.0",
+    "diffusers": "0.42.1",
+    "sentence-transformers": "6.2.0",
+}
+_OTHER_NAMES: Final = {"optimum-onnx": ("optimum-onnx-naf",), "onnxruntime": ("onnxruntime-gpu",)}
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package.
+
+    Attributes:
+        name: The distribution.
+        version: Its version; None where it is not installed.
+        tested: The newest version that was tested.
+        is_newer: Whether it is newer than that.
+    """
+
+    name: str
+    version: str | None
+    tested: str | None
+    is_newer: bool
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What is installed, and what is done about it.
+
+    Attributes:
+        packages: The packages, this one first.
+        breaks: Name, module and summary of each break, and whether it is bridged.
+        faults: Modules of Optimum that cannot be imported, and why.
+        enabled: Whether optimum-htp is switched on.
+    """
+
+    packages: tuple[Package, ...]
+    breaks: tuple[dict[str, Any], ...]
+    faults: dict[str, str]
+    enabled: bool
+
+
+def inspect_stack() -> Stack:
+    """Import Optimum's ONNX code, and say which breaks had to be bridged for that."""
+    from optimum_htp.hooks import newest
+    from optimum_htp.hooks.activation import activate
+    from optimum_htp.hooks.patching import is_active
+
+    packages = (Package("optimum-htp", __version__, None, False), *map(_package, TESTED))
+    logging.getLogger("optimum").setLevel(logging.ERROR)
+    activate()
+    faults = {}
+    for name in sorted(BRIDGED):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - it is what is asked about
+            faults[name] = f"{type(error).__name__}: {error}"
+    return Stack(packages, tuple(_breaks() if newest.is_needed() else ()), faults, is_active())
+
+
+def _breaks() -> list[dict[str, Any]]:
+    from optimum_htp.hooks.newest.breaks import breaks
+
+    return [
+        {"name": item.name, "module": item.module, "summary": item.summary, "bridged": bridged}
+        for item, bridged in breaks().items()
+    ]
+
+
+def _package(name: str) -> Package:
+    version = None
+    for candidate in (name, *_OTHER_NAMES.get(name, ())):
+        try:
+            version, name = metadata.version(candidate), candidate
+            break
+        except metadata.PackageNotFoundError:
+            continue
+    tested = TESTED.get(name)
+    return Package(name, version, tested, version is not None and tested is not None and _is_newer(version, tested))
+
+
+def _is_newer(version: str, tested: str) -> bool:
+    from packaging.version import Version
+
+    return Version(Version(version).public) > Version(tested)
