@@ -13,7 +13,7 @@ from optimum_htp.version import __version__
 
 __all__ = ["Package", "Stack", "inspect_stack"]
 
-# The newest version of each package that the test suite ran with.
+# The newest version of each package that the tests of the bridges ran with.
 TESTED: Final = {
     "torch": "2.13.0",
     "transformers": "5.24.0",
