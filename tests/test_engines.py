@@ -58,7 +58,13 @@ def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(
     pytest.importorskip("onnxscript")
     result = HTPExporter().export(funnel, tmp_path / "out")
     assert (result.engine, result.task) == ("transformers", "text-classification")
-    assert "is exported with transformers' own exporters" in caplog.text
+    assert "with transformers' own exporters. Optimum" in caplog.text
+    from transformers.exporters import ExportedModel
+
+    loaded = ExportedModel.from_pretrained(tmp_path / "out")
+    assert loaded(
+        input_ids=torch.full((2, 16), 5), attention_mask=torch.ones(2, 16, dtype=torch.long)
+    ).logits.shape == (2, 2)
 
 
 @pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")

@@ -19,12 +19,14 @@ import optimum_htp
 from optimum_htp import (
     HTPExporter,
     compare_models,
+    embed_files,
     extract_module,
     inject_hub_metadata,
     prove_weights,
     report_document,
     strip_metadata,
     tag_file,
+    unembed_files,
 )
 from optimum_htp.errors import (
     ConfigLoadError,
@@ -172,6 +174,15 @@ def test_prefill_and_decode_make_the_tokens_that_the_model_makes(gpt2, model_fol
     assert len({*torch.cat(made[1:], 1).flatten().tolist()}) >= 3
 
 
+def test_open_sizes_have_names(bert, gpt2):
+    shapes = {spec.name: spec.shape for spec in read_signature(bert / "model.onnx")[0]}
+    assert shapes["input_ids"] == shapes["token_type_ids"] == ("batch_size", "sequence_length")
+    shapes = {spec.name: spec.shape for spec in read_signature(gpt2 / "decode.onnx")[0]}
+    assert shapes["input_ids"] == ("batch_size", 1)
+    assert shapes["input.cache.layers.0.keys"] == ("batch_size", 4, "past_sequence_length", 8)
+    assert shapes["attention_mask"] == ("batch_size", "past_sequence_length + 1")
+
+
 def test_the_masks_of_a_decoder_are_inputs(gpt2):
     for name in ("prefill", "decode"):
         assert "attention_mask" in {spec.name for spec in read_signature(gpt2 / f"{name}.onnx")[0]}
@@ -274,6 +285,25 @@ def test_the_command_line_takes_the_engine_and_says_it(published, tmp_path):
         check=False,
     )
     assert refused.returncode != 0
+
+
+def test_what_is_embedded_anew_still_loads(bert, model_folder, tmp_path):
+    file = Path(shutil.copy(bert / "model.onnx", tmp_path))
+    assert "export.json" in {embedded.name for embedded in embed_files(file)}
+    assert "export.json" in {embedded.name for embedded in embed_files(file, model_folder("bert"))}
+    assert verify_metadata(file).status is Status.OK
+    assert unembed_files(file, tmp_path)
+    assert {*ExportedModel.from_pretrained(file).components} == {"model"}
+    assert "export.json" in {embedded.name for embedded in embed_files(file)}
+
+
+def test_a_repo_of_such_files_loads_by_its_name(gpt2, hub):
+    hub.add("me/stamped", gpt2)
+    loaded = ExportedModel.from_pretrained("me/stamped")
+    assert {*loaded.components} == {"prefill", "decode"}
+    assert loaded.config.model_type == "gpt2"
+    by_file = ExportedModel.from_pretrained("hf://me/stamped/decode.onnx")
+    assert {*by_file.components} == {"prefill", "decode"}
 
 
 def test_auto_hf_exporter_writes_such_a_file_in_the_format_htp(published, tmp_path):

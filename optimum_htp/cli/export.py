@@ -60,8 +60,8 @@ class HTPExportCommand(Command):
         parser.add_argument(
             "--engine",
             choices=("optimum", "transformers"),
-            help="What exports: Optimum's exporter, or transformers' own exporters, which know every architecture and "
-            "need transformers 5.24. Without it: Optimum's if it can export the model, else transformers' own.",
+            help="Exporter to use. Default: optimum if it supports the model, else transformers' own exporters "
+            "(transformers 5.24 or newer).",
         )
         group = parser.add_argument_group("Provenance arguments")
         group.add_argument("--revision", help="Branch, tag, commit or refs/pr/N of the model to export.")
@@ -149,19 +149,19 @@ def _has_other_engine() -> bool:
 
 
 def _other_engines_own(parser: ArgumentParser) -> None:
-    """Declare the arguments of an export where Optimum's cannot be had: those that the other engine takes."""
+    """Declare the arguments of the transformers engine, for when Optimum's parser cannot be imported."""
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("output")
-    parser.add_argument("--task", default="auto", help="What to export the model for; inferred if it is left out.")
+    parser.add_argument("--task", default="auto", help="Task to export the model for. Default: inferred.")
     parser.add_argument("--opset", type=int, help="ONNX opset version.")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="Precision of the weights.")
-    parser.add_argument("--device", default="cpu", help="Where to trace the model.")
+    parser.add_argument("--device", default="cpu", help="Device to trace the model on.")
     parser.add_argument("--cache_dir", help="Root of the Hub's cache.")
-    parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
-    parser.add_argument("--no-dynamic-axes", action="store_true", help="Fix all sizes to those of the sample inputs.")
+    parser.add_argument("--trust-remote-code", action="store_true", help="Allow custom code from the model's repo.")
+    parser.add_argument("--no-dynamic-axes", action="store_true", help="Export with fixed input sizes.")
     parser.add_argument("--library", dest="library_name", choices=("transformers",))
-    for name in ("batch_size", "sequence_length"):
-        parser.add_argument(f"--{name}", type=int, help="Of the sample inputs.")
+    parser.add_argument("--batch_size", type=int, help="Batch size of the sample inputs.")
+    parser.add_argument("--sequence_length", type=int, help="Sequence length of the sample inputs.")
 
 
 class _Refusal(Action):

@@ -1,7 +1,7 @@
-"""A program of transformers' `OnnxExporter` as one of our files: what `AutoHfExporter` writes in the format `htp`.
+"""Saves a program of transformers' `OnnxExporter` as a stamped file, for the format `htp` of `AutoHfExporter`.
 
-transformers saves each component on its own, and says nothing of the others. So each file is a model for itself, with
-an `export.json` of one component.
+transformers saves each component separately. Each file is therefore stamped as a model of its own, with an
+`export.json` that lists one component.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ logger = get_logger(__name__)
 
 
 def save_stamped(program: onnx_ir.Model, metadata: Any, model: Any, path: Path) -> ExportMetadata:
-    """Write a program to one file, tagged and stamped with what is known of its model.
+    """Write a program to one file, with tags and a record.
 
     Args:
         program: The program, as it is to be saved.
@@ -52,8 +52,8 @@ def save_stamped(program: onnx_ir.Model, metadata: Any, model: Any, path: Path) 
     """
     if not fits_inline(program):
         raise ExportError(
-            f"The weights of {path.name} are too large for one file, and the format htp is one: export in the format "
-            "onnx, and stamp the files with `optimum-cli htp inject`."
+            f"The weights of {path.name} do not fit into one ONNX file. Export with export_format='onnx', and stamp "
+            "the files with `optimum-cli htp inject`."
         )
     save_inline(program, path)
     subject = _subject(model)

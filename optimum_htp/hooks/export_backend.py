@@ -51,10 +51,11 @@ def _backend() -> tuple[Any, Any]:
         def export_program(self, model: Any, sample_inputs: Any, config: Any) -> Any:
             from transformers.exporters import OnnxExporter
 
-            from optimum_htp.export.engines.programs import clean
+            from optimum_htp.export.engines.programs import clean, name_sizes
 
             program, metadata = OnnxExporter().export_program(model, sample_inputs, config=config)
             clean(program)
+            name_sizes(program)
             program.meta[_NOTED] = (metadata, model)
             return program, metadata
 

@@ -142,8 +142,8 @@ def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> Mode
         )
     if metadata is not None and metadata.onnx_files and carries_manifest(metadata):
         raise WrongTaskError(
-            f"{path} is one of {len(metadata.onnx_files)} components that transformers' own exporters made: "
-            "load it with transformers.exporters.ExportedModel, or export the model again with --engine optimum."
+            f"{path} is one of {len(metadata.onnx_files)} components of a model exported with transformers' "
+            "exporters. Load it with transformers.exporters.ExportedModel, or export again with --engine optimum."
         )
     given = {name: asked.options[name] for name in _PART_NAMES if asked.options.get(name) is not None}
     files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)

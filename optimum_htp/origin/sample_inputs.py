@@ -1,7 +1,7 @@
-"""Sample inputs for transformers' exporters: what a model is traced with. Shapes count, values mean nothing.
+"""Sample inputs to trace a model with. Only shapes matter, values are random.
 
-Images, sounds and texts with pictures in them go through the model's own processor if it has one; everything else is
-made from the config. A row is padded, so that no attention mask is all ones: transformers would leave that out.
+Images, audio and multimodal inputs are made by the model's own processor if it has one; all other inputs are made from
+the config. The first row is padded, because transformers drops an attention mask of ones.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def sample_inputs(
         made.setdefault("decoder_input_ids", made.get(_TEXT, _ids(model.config, batch_size, sequence_length)))
     if not made:
         raise ExportError(
-            f"No sample inputs are known for {type(model).__name__}, which takes {', '.join(sorted(modalities))}. "
-            "Pass sample_inputs= to HTPExporter().export: what its forward takes, by name."
+            f"Cannot make sample inputs for {type(model).__name__} (modalities: {', '.join(sorted(modalities))}). "
+            "Pass sample_inputs= to HTPExporter().export."
         )
     return made
 
@@ -83,9 +83,11 @@ def traced_parts(model: Any, inputs: dict[str, Any], *, generates: bool) -> dict
     """
     if not generates:
         return {WHOLE: (model, inputs)}
-    from transformers.exporters.utils import decompose_for_generation
+    from transformers.exporters.utils import decompose_for_generation, decompose_multimodal, is_multimodal
 
     stages: dict[str, tuple[Any, dict[str, Any]]] = dict(decompose_for_generation(model, inputs))
+    if is_multimodal(model):  # generate runs the encoders before the first stage, so that they are not among these
+        stages = {**decompose_multimodal(model, inputs), **stages}
     if model.config.is_encoder_decoder:  # generate runs it before the stages, which take what it returns
         encoder = model.get_encoder()
         taken = inspect.signature(encoder.forward).parameters

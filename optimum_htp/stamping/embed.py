@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -34,9 +34,10 @@ from optimum_htp.origin.code_references import references_in
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.evidence import require_unchanged
+from optimum_htp.origin.export_manifest import manifest_of
 from optimum_htp.origin.fit import misfit
 from optimum_htp.origin.model_files import model_root
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import config_files, read_json
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
 from optimum_htp.stamping.proof import differing
@@ -137,11 +138,13 @@ def embed_files(
             "embedded. Put them together."
         )
     source, names = _source(path, record, None if folder is None else Path(folder), access)
-    embedding = embedding_of(source, names, record.export_library, strict=True)
+    manifest = manifest_of(path, record)
+    own = {} if manifest is None else {EXPORT_MANIFEST: manifest.to_bytes()}
+    embedding = embedding_of(source, names, record.export_library, strict=True, own=own)
     if embedding is None:
         raise EmbeddedFilesError(f"{source} has neither a config nor files of preprocessors to embed into {path}.")
     if folder is not None and record.model_type == "hub" and record.hub_sha is not None:
-        _check_commits(path, record, source, embedding, access)
+        _check_commits(path, record, source, [file.name for file in embedding.files if file.name not in own], access)
     with _files_in_turn(path, record) as files:
         for file, known in sorted(files.items(), key=lambda item: item[1].onnx_file != first):
             new = with_embedded(known, embedding)
@@ -246,7 +249,9 @@ def _source(
     return folder, tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
 
 
-def _check_commits(path: Path, record: ExportMetadata, folder: Path, embedding: Embedding, access: HubAccess) -> None:
+def _check_commits(
+    path: Path, record: ExportMetadata, folder: Path, embedded: Sequence[str], access: HubAccess
+) -> None:
     """Refuse files that are not those of the commit that a record names: loaders would take them for these.
 
     Raises:
@@ -264,7 +269,7 @@ def _check_commits(path: Path, record: ExportMetadata, folder: Path, embedding: 
     if digests is None:
         logger.warning("Whether the files in %s are those of %s was not checked: %s", folder, record.source, reason)
         return
-    names = differing({file.name: (folder / file.name).read_bytes() for file in embedding.files}, digests)
+    names = differing({name: (folder / name).read_bytes() for name in embedded}, digests)
     if names:
         raise MisfitError(
             f"{', '.join(names)} in {folder} {'is' if len(names) == 1 else 'are'} not what {record.source} has, which "

@@ -1,4 +1,4 @@
-"""The engines that export: Optimum's exporter, and transformers' own. Which one a model is exported with."""
+"""The engines: Optimum's exporter and transformers' own exporters, and the choice between them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def engine_named(name: str) -> Engine:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse, before anything is fetched, what cannot be exported with any engine.
+    """Check options before anything is downloaded.
 
     Raises:
         MissingDependencyError: No engine can run here.
@@ -81,7 +81,7 @@ def chosen_engine(subject: LoadedModel, task: str | None, options: Mapping[str, 
         if known or subject.library != "transformers" or options.get("custom_onnx_configs"):
             return optimum
         if (lacking := other.missing()) is not None:  # Optimum's exporter refuses the model in its own words
-            return OptimumEngine(f" transformers' own exporters know every architecture. {lacking}")
+            return OptimumEngine(f" transformers' own exporters support all architectures. {lacking}")
         reason = f"Optimum's exporter does not export {model_type} models{f' for {task}' if task else ''}."
-    logger.warning("%s is exported with transformers' own exporters. %s", subject.name, reason)
+    logger.warning("Exporting %s with transformers' own exporters. %s", subject.name, reason)
     return other

@@ -1,4 +1,4 @@
-"""What an engine is: a library that turns a PyTorch model into ONNX files."""
+"""The interface of an engine: a library that exports PyTorch models to ONNX files."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Engine(Protocol):
 
 @contextmanager
 def refusals_as_export_errors(exporter: str, model: object, hint: str = "") -> Iterator[None]:
-    """Turn what an exporter raises into one type.
+    """Convert the exceptions of an exporter to `ExportError`.
 
     Args:
         exporter: Begins the message.
@@ -94,4 +94,5 @@ def refusals_as_export_errors(exporter: str, model: object, hint: str = "") -> I
         raise
     except Exception as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ExportError(f"{exporter} cannot export {model}: {type(error).__name__}: {text}{hint}") from error
+        message = f"{exporter} cannot export {model}: {type(error).__name__}: {text}"
+        raise ExportError(message.rstrip(".") + "." + hint if hint else message) from error

@@ -1,13 +1,14 @@
-"""Programs of transformers' `OnnxExporter` (`onnx_ir.Model`) as files: without paths of this machine, weights once.
+"""Saves programs of transformers' `OnnxExporter` (`onnx_ir.Model`): without local paths, and with shared weights.
 
-`ExportedModel.save_pretrained` writes the weights of each component to a file of its own, and beside each node where
-in the Python sources it came from: most of a small model's file, and the absolute paths of the machine.
+`ExportedModel.save_pretrained` writes a copy of the weights for each component, and stack traces with absolute paths
+for each node, which are most of a small model's file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -17,7 +18,7 @@ from optimum_htp.hierarchy.assign import DYNAMO_SCOPES
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["DATA_FILE", "clean", "fits_inline", "save_inline", "save_programs"]
+__all__ = ["DATA_FILE", "clean", "fits_inline", "name_sizes", "save_inline", "save_programs"]
 
 DATA_FILE: Final = "model.onnx.data"
 _NAMESPACE: Final = "namespace"
@@ -25,19 +26,39 @@ _PACKAGES: Final = "pkg."  # begins the keys of what PyTorch and onnxscript note
 _INLINE: Final = (1 << 31) - (1 << 27)  # bytes of weights; a file of 2 GiB also holds its graph and what is embedded
 _OUTSIDE: Final = 1 << 10  # bytes of a tensor from which it goes to the data file
 _PAGE: Final = 1 << 12
+_SYMBOL: Final = re.compile(r"\bs\d+\b")
+_BATCH: Final = "batch_size"
+_MASK: Final = "attention_mask"
+# The sizes of inputs, by a part of the input's name; the first that fits counts.
+_SIZES_OF_MASK: Final = (_BATCH, "past_sequence_length + 1")  # in a decoding step
+_SIZES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("cross_attention_cache", (_BATCH, "", "encoder_sequence_length")),
+    ("cache", (_BATCH, "", "past_sequence_length")),
+    ("encoder_outputs", (_BATCH, "encoder_sequence_length")),
+    ("decoder_input_ids", (_BATCH, "decoder_sequence_length")),
+    ("input_ids", (_BATCH, "sequence_length")),
+    ("inputs_embeds", (_BATCH, "sequence_length")),
+    (_MASK, (_BATCH, "sequence_length")),
+    ("token_type_ids", (_BATCH,)),
+    ("pixel_values", (_BATCH, "num_channels", "height", "width")),
+    ("input_features", (_BATCH, "feature_size", "nb_max_frames")),
+    ("input_values", (_BATCH, "sequence_length")),
+)
 
 
 def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
-    """Write each program to `<name>.onnx`: one alone with its weights, larger or several ones with a data file.
+    """Write each program to `<name>.onnx`.
 
-    Several share that file: a weight that several use, or that is tied, is in it once.
+    A single program below 2 GiB contains its weights. Otherwise all programs share one data file, in which equal
+    weights are stored once.
 
     Args:
-        programs: By name of the component. They are changed: what is not to be saved is taken out.
-        folder: Where to.
+        programs: Programs by component name. They are modified in place.
+        folder: Output folder.
     """
     for program in programs.values():
         clean(program)
+        name_sizes(program)
     if len(programs) == 1:
         name, program = next(iter(programs.items()))
         if fits_inline(program):
@@ -54,7 +75,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
 
 
 def fits_inline(program: onnx_ir.Model) -> bool:
-    """Whether a program and its weights are one file."""
+    """Whether a program and its weights fit into one file."""
     return sum(int(tensor.nbytes) for _, tensor in _weights(program)) < _INLINE
 
 
@@ -64,7 +85,7 @@ def save_inline(program: onnx_ir.Model, path: Path) -> None:
 
 
 def clean(program: onnx_ir.Model) -> None:
-    """Take out of a program what PyTorch notes beside its nodes and values, but the modules around each node."""
+    """Remove PyTorch's metadata from nodes and values, except the module scopes of each node."""
     graphs: list[Any] = [*program.graphs(), *program.functions.values()]
     for graph in graphs:
         _forget(graph.metadata_props)
@@ -78,6 +99,41 @@ def clean(program: onnx_ir.Model) -> None:
                 _forget(value.metadata_props)
         for value in (*graph.inputs, *getattr(graph, "initializers", {}).values()):
             _forget(value.metadata_props)
+
+
+def name_sizes(program: onnx_ir.Model) -> None:
+    """Name open sizes as Optimum's exporter does (`batch_size`), where PyTorch numbers them (`s72`)."""
+    names: dict[str, str] = {}
+    has_past = any("cache" in (value.name or "") for value in program.graph.inputs)
+    for value in program.graph.inputs:
+        known = next((sizes for part, sizes in _SIZES if part in (value.name or "")), ())
+        if has_past and value.name == _MASK:
+            known = _SIZES_OF_MASK
+        for symbol, name in zip(_symbols(value), known, strict=False):
+            alike = name == _BATCH or value.name == _MASK  # sizes that PyTorch may have numbered twice
+            if _SYMBOL.fullmatch(symbol) and name and (alike or name not in names.values()):
+                names.setdefault(symbol, name)
+    for graph in program.graphs():
+        for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+            if value.shape is not None and any(_SYMBOL.search(symbol) for symbol in _symbols(value)):
+                value.shape = _renamed(value.shape, names)
+
+
+def _symbols(value: onnx_ir.Value) -> list[str]:
+    """Return the sizes of a value as text, empty where they are numbers."""
+    return ["" if isinstance(size, int) else str(size.value) for size in value.shape or ()]
+
+
+def _renamed(shape: onnx_ir.Shape, names: Mapping[str, str]) -> onnx_ir.Shape:
+    import onnx_ir
+
+    def renamed(size: Any) -> Any:
+        if isinstance(size, int) or size.value is None:
+            return size
+        text = _SYMBOL.sub(lambda found: names.get(found[0], found[0]), str(size.value))
+        return int(text) if text.isdigit() else text
+
+    return onnx_ir.Shape([renamed(size) for size in shape])
 
 
 def _forget(properties: Any) -> None:
@@ -94,7 +150,7 @@ def _weights(program: onnx_ir.Model) -> Iterator[tuple[Any, Any]]:
 
 
 def _moved(tensor: Any, stream: BinaryIO, places: dict[tuple[Any, ...], int], folder: Path) -> onnx_ir.ExternalTensor:
-    """Return a tensor as one of the data file, which is written to that where it is not in it yet."""
+    """Return a tensor that refers to the data file; append its content to that file if it is new."""
     import onnx_ir
 
     content = tensor.tobytes()

@@ -1,7 +1,7 @@
-"""transformers' own exporters (`transformers.exporters`): every architecture, and files for its `ExportedModel`.
+"""transformers' own exporters (`transformers.exporters`): all architectures, and files for its `ExportedModel`.
 
-They trace one graph, or one for each stage of generation: `prefill` and `decode`, and of a model with pictures its
-encoder, projector and language model. They need inputs to trace with, and a class; both are chosen here.
+They trace one graph, or one graph per generation stage (`prefill`, `decode`; for multimodal models also encoder,
+projector and language model). The model class and the sample inputs are chosen here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +35,7 @@ logger = get_logger(__name__)
 
 _NEEDED: Final = ("onnx", "onnxscript")
 _SINCE: Final = "5.24"
-_HINT: Final = " Where it takes other inputs than those made up for it, pass sample_inputs= to HTPExporter().export."
+_HINT: Final = " If the model needs other inputs, pass sample_inputs= to HTPExporter().export."
 _DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LOADING_ONLY: Final = ("dtype", "trust_remote_code")
 # What Optimum's exporter does around its export, and this engine does not.
@@ -44,15 +46,15 @@ _FEATURES: Final = "feature-extraction"
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What the engine can be told.
+    """The options of the engine.
 
     Attributes:
-        sample_inputs: What the model is traced with, by name; of `generate` where it generates.
-        dynamic: Whether all sizes are left open.
+        sample_inputs: Inputs to trace the model with, by name; inputs of `generate` for a generative task.
+        dynamic: Whether input sizes are dynamic.
         opset: ONNX opset version.
         optimize: Whether onnxscript optimizes the graph.
         dtype: `fp32`, `fp16` or `bf16`.
-        device: Where to trace.
+        device: Device to trace on.
         trust_remote_code: Whether code of the model's repo may run.
         batch_size, sequence_length: Of the sample inputs.
     """
@@ -69,7 +71,7 @@ class _Options:
 
 
 class TransformersEngine:
-    """transformers' own exporters: their files are for `ExportedModel`, and where they can be, for `ORTModel`."""
+    """transformers' own exporters. `ExportedModel` loads their files; `ORTModel` loads those of a single graph."""
 
     name = "transformers"
 
@@ -93,7 +95,7 @@ class TransformersEngine:
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a user's options, named as on the command line of Optimum's exporter.
 
-        One that is not set there, so that it has its default, counts for nothing.
+        Options that have the default of that command line are ignored.
         """
         known = {field.name for field in dataclasses.fields(_Options)}
         given = {name: value for name, value in options.items() if value is not None and name not in _IGNORED}
@@ -133,30 +135,51 @@ class TransformersEngine:
         hint = "" if options.sample_inputs is not None else _HINT
         with EXPORTING.held(), refusals_as_export_errors("transformers", work.subject.name, hint):
             model = _loaded(work.subject, work.task, work.options)
-            checkpoint = work.subject.checkpoint
             config = OnnxConfig(dynamic=options.dynamic, opset_version=options.opset, optimize=options.optimize)
-            generates = work.task.endswith(WITH_PAST)
-            inputs = options.sample_inputs or sample_inputs(
-                model,
-                checkpoint.folder if checkpoint is not None else None,
-                generates=generates,
-                batch_size=options.batch_size,
-                sequence_length=options.sequence_length,
-            )
-            parts = traced_parts(model, dict(inputs), generates=generates)
-            exporter = OnnxExporter()
-            components = {
-                name: exporter.export(part, given, config).components[WHOLE] for name, (part, given) in parts.items()
-            }
+            with _repeatable(model), redirect_stdout(sys.stderr):  # PyTorch prints its progress
+                parts = _parts(model, work, options)
+                exporter = OnnxExporter()
+                components = {
+                    name: exporter.export(part, given, config).components[WHOLE]
+                    for name, (part, given) in parts.items()
+                }
             save_programs({name: component.program for name, component in components.items()}, work.folder)
             manifest = manifest_of_components({name: component.metadata for name, component in components.items()})
             (work.folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-            if work.subject.model is not None or checkpoint is None:
+            if work.subject.model is not None or work.subject.checkpoint is None:
                 _save_configs(model, work.folder)
         noted = ExportedParts(work.folder, lambda: model)
         for name, (part, _) in parts.items() if work.hierarchy else ():
             noted.try_to_add(f"{name}.onnx", part, {})
         return type(model), noted
+
+
+def _parts(model: Any, work: Work, options: _Options) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return the modules that are traced, with their inputs, by the name of the component."""
+    generates, checkpoint = work.task.endswith(WITH_PAST), work.subject.checkpoint
+    inputs = options.sample_inputs or sample_inputs(
+        model,
+        checkpoint.folder if checkpoint is not None else None,
+        generates=generates,
+        batch_size=options.batch_size,
+        sequence_length=options.sequence_length,
+    )
+    return traced_parts(model, dict(inputs), generates=generates)
+
+
+@contextmanager
+def _repeatable(model: Any) -> Iterator[None]:
+    """Trace in evaluation mode with fixed random inputs; restore the model's mode and PyTorch's random state."""
+    import torch
+
+    training = model.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
 
 
 def _installed() -> str:
@@ -176,7 +199,7 @@ def _optimums_defaults() -> dict[str, Any]:
 
 
 def _quietly(exporter: Any) -> None:
-    """Make an exporter, which checks what is installed, without its warning about versions."""
+    """Create an exporter, which checks the installed packages, without its warning about versions."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
