@@ -30,7 +30,7 @@ _MARKS: Final = (
 # RFC 3986, section 3.2.1: `user:password@`. People also type passwords with `/` and `@` as they are. A number and a
 # slash after the colon are the port of an address whose path has an @.
 _PASSWORD: Final = r"""(?<=://)[^/\s:@'"<>\[]{0,200}:(?!\d{1,5}(?:[/?#]|$))[^\s<>]{0,300}@"""
-_USER: Final = r"""(?i)\b((?:[a-z+]*(?:https?|ftps?|tcp|tls|ssh|ws|wss|smb|dav|davs|git)|s3a?)://)[^/\s'"<>]+@"""
+_USER: Final = r"""(?i)\b((?:[a-z+]*(?:https?|ftps?|tcp|tls|ssh|ws|wss|smb|dav|davs|git)|s3a?|gc?s|minio|abfss?|az)://)[^/\s'"<>]+@"""
 # A proxy may stand in a variable without a scheme: `user:password@host:port`.
 _BARE: Final = r"""(?<![^\s'"(=,])[^\s/:@'"<>]{1,200}:[^\s/@'"<>]{1,200}@(?=[\w.\-\[\]]+:\d)"""
 # The same inside another address, as in `?url=https%3A%2F%2Fuser%3Apassword%40host`.

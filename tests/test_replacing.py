@@ -439,7 +439,17 @@ def test_tags_from_names_alone_are_the_same_in_every_process(tmp_path):
     assert len(results) == 1
 
 
-LAYOUTS = ["hub", "blob", "copied links", "hub without links", "modelscope", "git-annex", "dvc", "read-only"]
+LAYOUTS = [
+    "hub",
+    "folder of a digest",
+    "blob",
+    "copied links",
+    "hub without links",
+    "modelscope",
+    "git-annex",
+    "dvc",
+    "read-only",
+]
 
 
 def cached(root, layout):
@@ -454,6 +464,7 @@ def cached(root, layout):
         "modelscope": (root / "models" / "org--name" / "snapshots" / commit / "model.onnx",) * 2,
         "git-annex": (root / "work" / "model.onnx", root / "work/.git/annex/objects/X/y" / f"SHA256E-{digest}.onnx"),
         "dvc": (root / "work" / "model.onnx", root / "cache" / "files" / "md5" / "ab" / digest[:30]),
+        "folder of a digest": (root / "work" / "model.onnx", root / "store" / digest / "model.onnx"),
         "read-only": (root / "work" / "model.onnx", root / "store" / "model.onnx"),
     }[layout]
     real.parent.mkdir(parents=True)

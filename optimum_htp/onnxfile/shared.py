@@ -73,7 +73,8 @@ def _is_foreign_content(link: Path, real: Path) -> bool:
         read_only = not real.stat().st_mode & _WRITABLE
     except OSError:
         return False
-    return read_only or (real.name != link.name and _DIGEST.fullmatch(real.name) is not None)
+    named = (real.parent.name,) if real.name == link.name else (real.name, real.parent.name)
+    return read_only or any(map(_DIGEST.fullmatch, named))
 
 
 def _modelscope() -> Path:
