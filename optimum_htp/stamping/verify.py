@@ -228,13 +228,10 @@ def _with_config(
             return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
         checks.note("config", "the parts of a pipeline have configs of their own")
         return _with_graph(path, record, {}, success, None, checks)
-    if record.submodule is not None:
-        for what in ("config", "outputs", "shapes"):
-            checks.note(what, "the file is a module of the model, and the config is the whole model's")
-        return checks.ok(f"says that it is the module {record.submodule}; the whole {success}", record)
-    if (reason := misfit(config, record, path)) is not None:
-        return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {reason}.", record)
-    checks.note("config", None)
+    if record.submodule is None:
+        if (reason := misfit(config, record, path)) is not None:
+            return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {reason}.", record)
+        checks.note("config", None)
     return _with_graph(path, record, config, success, parameters, checks)
 
 
@@ -247,6 +244,10 @@ def _with_graph(
     checks: _Checks,
 ) -> Verdict:
     """Compare the graph with the task and, where the config is known, with the model."""
+    if record.submodule is not None:
+        for what in ("config", "outputs", "shapes"):
+            checks.note(what, "the file is a module of the model, and the config is the whole model's")
+        return checks.ok(f"says that it is the module {record.submodule}; the whole {success}", record)
     try:
         graph, library = read_graph(path), record.export_library
         if config or library == "diffusers":
