@@ -156,9 +156,8 @@ def test_dynamo_export_agrees(name, zoo_export, tmp_path):
     shared = theirs.keys() & ours.keys()
     assert len(shared) >= 5
     assert {owner: theirs[owner] for owner in shared} == {owner: ours[owner] for owner in shared}
-    assert not [
-        key for node in onnx.load(tmp_path / "dynamo.onnx").graph.node for key in _keys(node) if "stack" in key
-    ]
+    # What somebody else wrote stays, so that `strip` gives back the same file.
+    assert any("stack" in key for node in onnx.load(tmp_path / "dynamo.onnx").graph.node for key in _keys(node))
 
 
 def _keys(node):

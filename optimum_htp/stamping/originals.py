@@ -103,9 +103,12 @@ def original_of(header: ModelHeader) -> Original:
 
 
 def ir_version_note(header: ModelHeader, version: int) -> dict[str, str]:
-    """Return the property that notes which IR version a file had; nothing where tags do not raise it."""
+    """Return the property that notes which IR version a file had; the note that it has where tags do not raise it.
+
+    It is written again behind the tags, so that tagging a file twice gives the same bytes.
+    """
     if version == header.ir_version:
-        return {}
+        return {key: value for key, value in header.metadata.items() if key == ORIGINAL}
     known = {name: value for name, value in _noted(header).items() if name != _IR_VERSION}
     return {ORIGINAL: _encoded({**known, _IR_VERSION: header.ir_version})}
 
