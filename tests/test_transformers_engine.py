@@ -212,7 +212,6 @@ def test_what_transformers_alone_wrote_can_be_tagged_without_its_model(plain):
     assert assignment.coverage.get("root", 0) + assignment.coverage.get("partial_name", 0) == 0
     assert "bert.encoder.layer.1.attention.self.query" in assignment.modules
     assert assignment.tree.classes["bert.encoder.layer.1.attention.self.query"] == "Linear"
-    assert says_nothing_of_this_machine(plain)
 
 
 @pytest.mark.parametrize("which", ["bert", "plain"])
