@@ -22,7 +22,7 @@ import optimum_htp
 from optimum_htp.hooks.newest.breaks import breaks
 from optimum_htp.hooks.newest.caches import fill_cache, new_cache
 from tests.conftest import optimum_cli, run_python
-from tests.support.zoo import ZOO
+from tests.support.zoo import DEMANDING, ZOO
 
 
 def built(name: str):
@@ -159,6 +159,17 @@ def test_experts_in_one_tensor(tmp_path):
         mask = torch.ones_like(ids)
         got = exported(input_ids=ids, attention_mask=mask).logits
         torch.testing.assert_close(got, model(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_mask_in_encoder_outputs(tmp_path):
+    animal = DEMANDING["moonshine"]
+    model = getattr(transformers, animal.model)(animal.config()).eval()
+    onnx_export_from_model(model, tmp_path, task=animal.task, do_validation=False)
+    exported = modeling_seq2seq.ORTModelForSpeechSeq2Seq.from_pretrained(tmp_path)
+    sound = torch.randn(1, 8000, generator=torch.Generator().manual_seed(1))
+    given = {"input_values": sound, "attention_mask": torch.ones(1, 8000, dtype=torch.long)}
+    expected = model.generate(**given, max_new_tokens=5)
+    assert torch.equal(exported.generate(**given, max_new_tokens=5), expected)
 
 
 def test_cache_use_left_in_configs(translator):
