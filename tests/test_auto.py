@@ -56,7 +56,9 @@ def test_class_is_the_one_for_the_task(name, exported, cache):
 def test_model_comes_with_its_preprocessor(name, exported, cache):
     model, preprocessor = OptimumONNXModel.from_onnx(exported(name), cache_dir=cache)
     assert type(model).__name__ == ARCHITECTURES[name].ort_class
-    assert type(preprocessor).__name__.removesuffix("Fast") == PREPROCESSORS[name].removesuffix("Fast")
+    made = type(preprocessor).__name__.removesuffix("Fast").removesuffix("Pil")
+    expected = PREPROCESSORS[name].removesuffix("Fast")
+    assert made in (expected, {"PreTrainedTokenizer": "TokenizersBackend"}.get(expected))  # its name in transformers 5
 
 
 def test_given_task_and_device_count(exported, cache):
@@ -157,7 +159,7 @@ def test_preprocessors_are_fetched_when_first_looked_at(exported, cache, hub):
         assert "AutoTokenizer" in repr(model.preprocessors)
     assert requests == []
     (tokenizer,) = model.preprocessors
-    assert type(tokenizer).__name__ == "BertTokenizerFast"
+    assert type(tokenizer).__name__.removesuffix("Fast") == "BertTokenizer"
     with hub.recorded() as requests:
         assert model.preprocessors[0] is tokenizer
     assert requests == []

@@ -150,6 +150,18 @@ def test_masks_without_cache_position(decoder):
     assert torch.equal(exported.generate(ids, attention_mask=mask, max_new_tokens=5, pad_token_id=0), expected)
 
 
+def test_boolean_masks_in_half_precision(tmp_path):
+    model = built("bert").half()
+    onnx_export_from_model(model, tmp_path, task="fill-mask", do_validation=False)
+    exported = modeling.ORTModelForMaskedLM.from_pretrained(tmp_path)
+    ids, mask = tokens(), torch.ones(2, 7, dtype=torch.long)
+    mask[0, 4:] = 0
+    expected = model(ids, attention_mask=mask).logits[mask == 1]
+    got = exported(ids, attention_mask=mask, token_type_ids=torch.zeros_like(ids)).logits[mask == 1]
+    assert got.dtype is torch.float16
+    torch.testing.assert_close(got, expected, atol=1e-2, rtol=1e-2)
+
+
 def test_experts_in_one_tensor(tmp_path):
     model = built("qwen3_moe")
     onnx_export_from_model(model, tmp_path, task="text-generation-with-past", do_validation=False)

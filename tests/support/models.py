@@ -202,9 +202,9 @@ def stable_diffusion(folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in letters), *letters]
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in letters), *letters, "ab"]
     vocabulary = folder.with_name("vocabulary")
-    vocabulary.mkdir()
+    vocabulary.mkdir(exist_ok=True)
     (vocabulary / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (vocabulary / "merges.txt").write_text("#version: 0.2\na b")
     tokenizer = CLIPTokenizer(str(vocabulary / "vocab.json"), str(vocabulary / "merges.txt"), model_max_length=16)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from types import ModuleType
+from typing import Any
 
 from optimum_htp.hooks.newest.breaks import mends
 from optimum_htp.hooks.patching import replace_attribute
@@ -25,3 +27,33 @@ def masks_without_cache_position(module: ModuleType) -> bool:
     replace_attribute(module, "sdpa_mask_without_vmap", theirs)
     replace_attribute(module, "eager_mask_without_vmap", module.eager_mask)
     return True
+
+
+@mends("optimum.exporters.onnx.model_patcher")
+def boolean_masks_in_half_precision(module: ModuleType) -> bool:
+    """Masks of attention are boolean, and PyTorch's exporter writes those as float32 into files in half precision.
+
+    The masks of transformers 4 had the model's own type. So a boolean mask gets that type while a model that is not
+    float32 is exported.
+    Needless once torch.onnx writes such masks in the type of the query.
+    """
+    theirs = getattr(module, "sdpa_mask", None)
+    if theirs is None or "q_length" not in inspect.signature(theirs).parameters:
+        return False
+    specs = [spec for spec in module.UNSUPPORTED_OPS_PATCHING_SPEC if spec.name == "scaled_dot_product_attention"]
+    for spec in specs:
+        replace_attribute(spec, "custom_op", _with_typed_mask(spec.custom_op))
+    return bool(specs)
+
+
+def _with_typed_mask(attention: Any) -> Any:
+    import torch
+
+    @functools.wraps(attention)
+    def typed(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if attn_mask is not None and attn_mask.dtype is torch.bool and query.dtype is not torch.float32:
+            lowest = torch.full((), torch.finfo(query.dtype).min, dtype=query.dtype, device=query.device)
+            attn_mask = torch.where(attn_mask, torch.zeros_like(lowest), lowest)
+        return attention(query, key, value, attn_mask, *args, **kwargs)
+
+    return typed

@@ -40,14 +40,9 @@ def removed_parameter_dtype() -> Any:
 
     Needless once optimum-onnx reads `model.dtype` (its newest commit does).
     """
+    from transformers import PreTrainedModel
 
-    def get_parameter_dtype(module: Any) -> Any:
-        dtypes = [parameter.dtype for parameter in module.parameters()] or [
-            buffer.dtype for buffer in module.buffers()
-        ]
-        return next((dtype for dtype in dtypes if dtype.is_floating_point), dtypes[-1] if dtypes else None)
-
-    return get_parameter_dtype
+    return PreTrainedModel.dtype.fget  # works on any module
 
 
 @lends("optimum.onnxruntime.modeling", missing=("transformers.utils", "is_offline_mode"))
