@@ -46,7 +46,15 @@ def test_task_may_be_left_out(given, exported, reference):
     ("name", "task", "options"),
     [
         ("gpt2", "text-generation", {"max_new_tokens": 6, "do_sample": False}),
-        ("t5", "text2text-generation", {"max_new_tokens": 6, "do_sample": False}),
+        pytest.param(
+            "t5",
+            "text2text-generation",
+            {"max_new_tokens": 6, "do_sample": False},
+            marks=pytest.mark.skipif(
+                "text2text-generation" not in transformers.pipelines.get_supported_tasks(),
+                reason="transformers 5 has no such pipeline",
+            ),
+        ),
         ("wav2vec2", "automatic-speech-recognition", {}),
     ],
 )

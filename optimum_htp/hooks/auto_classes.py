@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,9 @@ _AUTO_CLASSES: Final = {
     "transformers.models.auto.tokenization_auto": "AutoTokenizer",
     "transformers.generation.configuration_utils": "GenerationConfig",
 }
+# What these make up for a repo without files, and from which files they read it otherwise: AutoConfig takes the
+# model's type from the repo's name, and AutoTokenizer of transformers 5 then makes a tokenizer without words.
+_MADE_UP: Final = {"AutoConfig": (CONFIG,), "AutoTokenizer": (CONFIG, *SAVED_AS["AutoTokenizer"])}
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 # The options that have played their part where a folder has been found.
 _RESOLVED: Final = ("revision", "force_download", "subfolder")
@@ -60,7 +63,7 @@ def _loading_beside(name: str, call: Call) -> Any:
         return call.pass_on() if folder is None else _of_folder(name, folder, call)
     try:
         result = call.pass_on()
-        if name != "AutoConfig" or not _lacks_config(model_id, call):
+        if name not in _MADE_UP or not _lacks_files(model_id, _MADE_UP[name], call):
             return result
     except FAILURES:
         options = call.options()
@@ -98,13 +101,14 @@ def _of_folder(name: str, folder: Path, call: Call) -> Any:
         ) from error
 
 
-def _lacks_config(model_id: Any, call: Call) -> bool:
-    """Whether a config was made up: for a repo without one, AutoConfig takes the model's type from its name."""
+def _lacks_files(model_id: Any, names: Sequence[str], call: Call) -> bool:
+    """Whether what was loaded is made up, because the repo has none of the files that it is read from."""
     if os.path.exists(model_id):  # noqa: PTH110 - for every config that is loaded; pathlib takes three times as long
         return False
     from optimum_htp.hubs.huggingface.cache import is_known_missing
 
-    return is_known_missing(os.fspath(model_id), CONFIG, call.get("cache_dir"), call.get("revision"))
+    repo, cache_dir, revision = os.fspath(model_id), call.get("cache_dir"), call.get("revision")
+    return all(is_known_missing(repo, name, cache_dir, revision) for name in names)
 
 
 def _folder_of_repo(model_id: Any, options: Mapping[str, Any], *, is_config: bool) -> Any:

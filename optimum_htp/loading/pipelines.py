@@ -78,9 +78,23 @@ def _with_preprocessors(
     made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
     if any(arguments.get(kind) is not None for kind in _KINDS.values()):  # whoever brings one wants it in its place
         processor = made.pop("processor", None)  # it has all of them
-        parts = {kind: getattr(processor, kind, None) for kind in _KINDS.values() if kind != "processor"}
-        made = {**{kind: part for kind, part in parts.items() if part is not None}, **made}
+        made = {**_parts(processor), **made}
+    elif "processor" in made and _wants_parts():
+        made = {**_parts(made["processor"]), **made}
     return {**arguments, **{kind: loaded for kind, loaded in made.items() if arguments.get(kind) is None}}
+
+
+def _parts(processor: Any) -> dict[str, Any]:
+    """Return the preprocessors that a processor consists of, by the arguments of a pipeline that take them."""
+    parts = {kind: getattr(processor, kind, None) for kind in _KINDS.values() if kind != "processor"}
+    return {kind: part for kind, part in parts.items() if part is not None}
+
+
+def _wants_parts() -> bool:
+    """Whether a pipeline does not take them from its processor by itself: transformers 5 does not."""
+    from transformers import pipelines
+
+    return hasattr(pipelines, "_resolve_feature_extractor")
 
 
 def _lacks(arguments: dict[str, Any], names: Sequence[str]) -> bool:
