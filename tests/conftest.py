@@ -116,6 +116,12 @@ without_bridges = pytest.mark.skipif(
 )
 
 
+one_engine = pytest.mark.skipif(
+    int(metadata.version("transformers").partition(".")[0]) >= 5,
+    reason="with transformers 5 its own exporters take over where optimum-onnx cannot export",
+)
+
+
 def slowly(*parameters: str) -> list[ParameterSet]:
     """Return parameters of a test that run with the slow ones."""
     return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]

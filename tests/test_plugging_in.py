@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run, run_python, slowly, without_bridges
+from tests.conftest import ROOT, one_engine, run, run_python, slowly, without_bridges
 from tests.support.environments import NOT_NEEDED, linked
 
 LOAD = """
@@ -302,7 +302,7 @@ def without_optimum_onnx(wheel, tmp_path_factory):
     return environment
 
 
-@without_bridges
+@one_engine
 def test_without_optimum_onnx_the_command_line_lives(without_optimum_onnx):
     assert "export" in without_optimum_onnx.cli("--help").stdout
     assert "optimum" in without_optimum_onnx.cli("env").stdout
@@ -353,7 +353,7 @@ for call in (
     assert all('pip install "optimum-onnx[onnxruntime]"' in line for line in done[2:])
 
 
-@without_bridges
+@one_engine
 def test_optimum_onnx_that_cannot_be_imported_is_named_with_the_reason(taken_apart, exported):
     broken = taken_apart.site_packages / "optimum" / "exporters" / "onnx" / "__init__.py"
     broken.write_text("raise ImportError('cannot import name \\'Gone\\' from \\'transformers\\'')")

@@ -207,7 +207,7 @@ def test_of_two_writers_that_read_the_same_file_only_one_reports_success(tmp_pat
     assert [process.stdout.readline() for process in crowd] == ["ready\n"] * 2
     both = lost = 0
     for number in range(80):
-        path = save(tmp_path / f"{number}.onnx", hf_old="x")
+        path = save(tmp_path / f"{number}.onnx", hf_model_type="local")
         for process in crowd:
             process.stdin.write(f"{path}\n")
         results = [process.stdout.readline() for process in crowd]
@@ -217,7 +217,7 @@ def test_of_two_writers_that_read_the_same_file_only_one_reports_success(tmp_pat
             lost += not read_metadata(path).keys() >= {*keys}
     for process in crowd:
         process.communicate()
-    assert lost == 0, both
+    assert (lost, both < 80) == (0, True)
     assert names_in(tmp_path) == sorted(f"{number}.onnx" for number in range(80))
 
 

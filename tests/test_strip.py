@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import onnx
 import pytest
@@ -226,3 +227,13 @@ def test_stripping_elsewhere_copies_nothing_from_outside_the_folder(plain_bert, 
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidOnnxFileError, match="outside its folder"):
         strip_metadata(plain_bert, tmp_path / "out" / "m.onnx")
+
+
+def test_node_keys_of_other_tools_stay_in_files_without_our_tags(plain_bert):
+    model = onnx.load(plain_bert)
+    for key, value in {"htp.tag": "theirs", "namespace": "theirs/too"}.items():
+        model.graph.node[0].metadata_props.add(key=key, value=value)
+    onnx.save(model, plain_bert)
+    before = Path(plain_bert).read_bytes()
+    assert strip_metadata(plain_bert) == 0
+    assert Path(plain_bert).read_bytes() == before

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from optimum_htp import errors
+from optimum_htp.hubs.huggingface.transfers import Transfers
 from optimum_htp.hubs.writing import commit_files, look_at
 from optimum_htp.plugins import hub as huggingface
 from tests.support.hub.xet import XetStore, xet_server
@@ -101,3 +102,20 @@ def test_missing_hf_transfer_is_reported(hub, access, monkeypatch):
     repo = hub.add("org/transfer", {"model.safetensors": WEIGHTS})
     with pytest.raises(errors.DownloadError, match="HF_HUB_ENABLE_HF_TRANSFER"):
         huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
+
+
+def test_progress_bars_are_given_back_after_transfers():
+    from huggingface_hub.utils import tqdm
+
+    before = dict(vars(tqdm))
+    first, second = Transfers(), Transfers()
+    updates = []
+
+    def transfer():
+        updates.append(vars(tqdm).get("update"))
+        return 1
+
+    (one,) = first.run([lambda: list(second.run([transfer], 1))], 1)
+    assert one == [1]
+    assert updates[0] is not None
+    assert dict(vars(tqdm)) == before

@@ -126,7 +126,7 @@ def check_taggable(model: OpenModel) -> None:
     if both:
         raise OnnxWriteError(
             f"{model.path} has IR version {model.header.ir_version}, and {len(both)} of its weights are inputs too, "
-            f"such as {both[0][:_SHOWN]!r}. In the IR version {TAGGED_IR_VERSION} that tags need, whoever runs it "
+            f"such as {both[0][:_SHOWN]!r}. In the IR version {TAGGED_IR_VERSION} that tags need, a caller "
             "could set them, and ONNX Runtime would not take them as constant: nothing was written. Export the model "
             "again with a newer exporter; or load it with onnx, take the weights out of graph.input, set ir_version "
             f"to {_OVERRIDABLE} or more, save it, and tag that."
@@ -134,8 +134,11 @@ def check_taggable(model: OpenModel) -> None:
 
 
 def untagged(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a node's properties without those of its tags, and as they were before it was tagged."""
-    if _NODE_KEYS.isdisjoint(metadata):
+    """Return a node's properties without those of its tags, and as they were before it was tagged.
+
+    Every node that this package tags has a module; other keys alone are somebody else's.
+    """
+    if MODULE not in metadata:
         return metadata
     kept = {key: value for key, value in metadata.items() if key not in _NODE_KEYS and key != NAMESPACE}
     foreign = metadata.get(_FOREIGN_NAMESPACE)

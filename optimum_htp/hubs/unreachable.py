@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-__all__ = ["asked_server", "causes", "failing_at_once", "is_unreachable", "proxy_of"]
+__all__ = ["asked_server", "causes", "failing_at_once", "heard", "is_unreachable", "proxy_of"]
 
 # Another try would only take longer to fail. urllib3 has time-outs that are caused by these.
 _FINAL: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
@@ -46,7 +46,7 @@ def asked_server(chain: Sequence[BaseException]) -> str | None:
     for cause in chain:
         try:
             parts = urlsplit(str(cause.request.url))  # type: ignore[attr-defined]
-        except (AttributeError, RuntimeError, ValueError):  # httpx raises RuntimeError where there is none
+        except (AttributeError, RuntimeError, ValueError):  # httpx raises RuntimeError if there is no request
             continue
         if parts.netloc:
             return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -68,12 +68,19 @@ def failing_at_once() -> Iterator[None]:
 
     It waits 23 seconds between six tries. Before each it logs a warning while it handles the error.
     """
-    handler, client = _Unreachable(), logging.getLogger(_CLIENT)
-    client.addHandler(handler)
+    with heard(_CLIENT, _Unreachable()):
+        yield
+
+
+@contextmanager
+def heard(name: str, handler: logging.Handler) -> Iterator[None]:
+    """Give what a logger logs to a handler while the block runs."""
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        client.removeHandler(handler)
+        logger.removeHandler(handler)
 
 
 class _Unreachable(logging.Handler):

@@ -69,7 +69,7 @@ def contained_files(path: str | os.PathLike[str], window: ByteWindow | None = No
 
     A link may lead to another folder only if the ONNX file itself is a link to the same one, as in the Hub's cache.
 
-    They are named as `plain_location` does, each once.
+    Their names are those of `plain_location`, without repetition.
 
     Args:
         path: The ONNX file.

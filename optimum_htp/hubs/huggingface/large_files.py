@@ -32,7 +32,7 @@ from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.refusals import translated_errors
-from optimum_htp.hubs.unreachable import causes
+from optimum_htp.hubs.unreachable import causes, heard
 from optimum_htp.masking import get_logger
 
 __all__ = ["fetch_large_files"]
@@ -140,13 +140,8 @@ def _giving_up_stalls(blobs: Path) -> Iterator[None]:
     Raises:
         TimeoutError: Nothing has arrived, and one more try would take too long.
     """
-    handler = _Stalls(blobs)
-    client = logging.getLogger("huggingface_hub.file_download")
-    client.addHandler(handler)
-    try:
+    with heard("huggingface_hub.file_download", _Stalls(blobs)):
         yield
-    finally:
-        client.removeHandler(handler)
 
 
 class _Stalls(logging.Handler):

@@ -6,11 +6,10 @@ huggingface_hub's progress bars are what Xet reports to, also where they are not
 
 from __future__ import annotations
 
-import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from optimum_htp.forking import ForkSafeLock
@@ -23,6 +22,7 @@ _BUILT_IN: Final = (RuntimeError, ConnectionError, TimeoutError, PermissionError
 _TOO_MANY: Final = re.compile(r"\b429\b|Too Many Requests")
 
 _running: Final[set[Transfers]] = set()
+_wrapper: Final[list[Any]] = []  # ours, while it is there
 _lock: Final = ForkSafeLock()
 
 T = TypeVar("T")
@@ -75,18 +75,13 @@ class Transfers(Patience):
             TimeoutError: A transfer by Xet makes no progress.
             BaseException: What the first call that fails raises.
         """
-        _listen()
-        with _lock.held():
-            _running.add(self)
-        try:
-            yield from side_by_side(calls, self, threads)
-        except TimeoutError:
-            if self.left <= 0:
-                _abort()
-            raise
-        finally:
-            with _lock.held():
-                _running.discard(self)
+        with _hearing(self):
+            try:
+                yield from side_by_side(calls, self, threads)
+            except TimeoutError:
+                if self.left <= 0:
+                    _abort()
+                raise
 
     def stalled(self) -> str:
         """Return what to say where a transfer was given up."""
@@ -95,12 +90,29 @@ class Transfers(Patience):
         )
 
 
-@functools.cache
-def _listen() -> None:
-    """Hear of all progress of huggingface_hub's transfers. Its bars do what they did."""
+@contextmanager
+def _hearing(transfers: Transfers) -> Iterator[None]:
+    """Note the progress of all of huggingface_hub's transfers while the block runs. Its bars do what they did."""
     from huggingface_hub.utils import tqdm
 
-    update = tqdm.update
+    with _lock.held():
+        if not _running:
+            _wrap_update(tqdm)
+        _running.add(transfers)
+    try:
+        yield
+    finally:
+        with _lock.held():
+            _running.discard(transfers)
+            if not _running and vars(tqdm).get("update") is _wrapper[0]:  # else somebody has wrapped ours: it stays
+                del tqdm.update
+                _wrapper.clear()
+
+
+def _wrap_update(tqdm: Any) -> None:
+    if _wrapper:
+        return
+    update = tqdm.update  # inherited, so that ours is deleted afterwards
 
     def heard(bar: Any, n: float | None = 1) -> Any:
         if n and _running:
@@ -110,6 +122,7 @@ def _listen() -> None:
         return update(bar, n)
 
     tqdm.update = heard
+    _wrapper.append(heard)
 
 
 def _abort() -> None:
