@@ -125,11 +125,12 @@ def configs_of(file: OnnxFile, access: HubAccess) -> Mapping[str, Path]:
     return found
 
 
-def refuse_code_among(configs: Mapping[str, Path], what: str) -> None:
+def refuse_code_among(configs: Mapping[str, Path], holder: object, what: str) -> None:
     """Refuse configs that would make a library import code where they are written to.
 
     Args:
         configs: Configs, by the names that they get.
+        holder: The model that they belong to, for the message.
         what: What they are for, for the message.
 
     Raises:
@@ -137,7 +138,7 @@ def refuse_code_among(configs: Mapping[str, Path], what: str) -> None:
     """
     for name, path in configs.items():
         if may_refer_to_code(name):
-            refuse_code({name: path.read_bytes()}, path.parent, f"Remove that from the file, or the file, for {what}.")
+            refuse_code({name: path.read_bytes()}, holder, f"Remove the value, or {name}, to make {what}.")
 
 
 def _parts(path: Path, watch: Watch) -> Mapping[str, Path]:

@@ -98,7 +98,7 @@ def write_endpoint(
     first = _only_model(files, given)
     home = given if given.is_dir() else model_root(first.path, first.record)
     configs = dict(configs_of(first, access))
-    refuse_code_among(configs, "an endpoint")
+    refuse_code_among(configs, first.path, "an endpoint")
     for file in files:
         refuse_code_in_axes({spec.name: spec.shape for spec in read_signature(file.path)[1]}, file.path)
     settings = _settings(first, files, configs)

@@ -149,7 +149,7 @@ def _configs(
     if layout == TRANSFORMERS_JS:
         for model in models:
             found = {**configs_of(model, access), **found}
-    refuse_code_among(found, "a repo of ONNX files")
+    refuse_code_among(found, paths[0], "a repo of ONNX files")
     return found
 
 
@@ -161,8 +161,8 @@ def _endpoint_in(folder: Path) -> dict[str, Path]:
     others = [path for name, path in files.items() if not is_own(name, path.read_bytes())]
     if others:
         logger.warning(
-            "%s is not pushed: `optimum-cli htp endpoint` does not write it so. Write it again or upload it yourself.",
-            " and ".join(map(str, others)),
+            "Not pushed: %s. `optimum-cli htp endpoint` writes other content. Run it again, or upload the file.",
+            ", ".join(map(str, others)),
         )
     return files if len(files) == len(_ENDPOINT) and not others else {}
 
