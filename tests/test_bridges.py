@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import pytest
 import transformers
@@ -266,8 +267,10 @@ def test_renamed_image_task():
 
 
 IMPORTS = """
-import {module}
-import transformers.utils, transformers.modeling_utils
+import sys, {modules}
+assert sys.modules["{modules}".split()[-1]].__doc__ != 0  # names that are lent are given back at the latest by its use
+import transformers, transformers.utils, transformers.modeling_utils
+assert not hasattr(transformers, "CLIPFeatureExtractor")
 assert not hasattr(transformers.modeling_utils, "get_parameter_dtype")
 assert not hasattr(transformers.utils, "is_offline_mode")
 """
@@ -275,8 +278,10 @@ assert not hasattr(transformers.utils, "is_offline_mode")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module",
+    "modules",
     [
+        "optimum_htp, optimum.exporters.onnx._traceable_decorator",
+        "optimum_htp, optimum.onnxruntime.modeling_diffusion",
         "optimum.exporters.onnx.convert",
         "optimum.exporters.onnx.model_patcher",
         "optimum.exporters.onnx.__main__",
@@ -290,8 +295,13 @@ assert not hasattr(transformers.utils, "is_offline_mode")
         "optimum.pipelines",
     ],
 )
-def test_every_module_can_be_the_first_import(module):
-    run_python(IMPORTS.format(module=module))
+def test_every_module_can_be_the_first_import(modules):
+    assert "optimum-htp" not in run_python(IMPORTS.format(modules=modules), python=sys.executable).stderr
+
+
+def test_exporter_can_be_imported_right_after_this_package():
+    done = run_python(IMPORTS.format(modules="optimum_htp, optimum.exporters.onnx.convert"))
+    assert "optimum-htp" not in done.stderr
 
 
 OFF = """
