@@ -18,6 +18,7 @@ import torch
 from optimum.exporters.onnx import main_export, onnx_export_from_model
 from optimum.onnxruntime import modeling, modeling_decoder, modeling_diffusion, modeling_seq2seq, pipelines
 from optimum.pipelines import pipeline
+from optimum.utils import save_utils
 
 import optimum_htp
 from optimum_htp.hooks.newest.breaks import breaks
@@ -241,13 +242,35 @@ def test_renamed_model_loader(decoder):
     assert transformers.pipelines.load_model.__module__ == "transformers.pipelines.base"
 
 
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory):
+def test_adapter_beside_a_config(tmp_path):
+    """The folder of an adapter has a config too, and the weights of its base model are elsewhere."""
+    import peft
+
+    ZOO["bert"].save(tmp_path / "base")
+    base = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["query"], r=2, init_lora_weights=False)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    base.config.save_pretrained(tmp_path / "adapter")
+    main_export(str(tmp_path / "adapter"), tmp_path / "onnx", task="fill-mask", do_validation=False)
+    exported = modeling.ORTModelForMaskedLM.from_pretrained(tmp_path / "onnx")
+    inputs = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    torch.testing.assert_close(exported(**inputs).logits, adapted(**inputs).logits, atol=1e-4, rtol=0)
+
+
+def test_tokenizer_made_of_nothing(masked):
+    model, _ = masked
+    assert save_utils.maybe_load_preprocessors(model)
+    for file in (*model.glob("*token*"), *model.glob("vocab*")):
+        file.unlink()
+    assert save_utils.maybe_load_preprocessors(model) == []
+
+
+@pytest.fixture
+def masked(tmp_path):
     """A folder with a tiny BERT, and one with its export."""
-    folder = tmp_path_factory.mktemp("bert")
-    ZOO["bert"].save(folder / "model")
-    main_export(str(folder / "model"), folder / "onnx", task="fill-mask", do_validation=False)
-    return folder / "model", folder / "onnx"
+    ZOO["bert"].save(tmp_path / "model")
+    main_export(str(tmp_path / "model"), tmp_path / "onnx", task="fill-mask", do_validation=False)
+    return tmp_path / "model", tmp_path / "onnx"
 
 
 def test_removed_framework_option(masked):

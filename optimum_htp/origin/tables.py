@@ -26,6 +26,7 @@ __all__ = [
     "config_names",
     "diffusion_classes",
     "image_processor_names",
+    "is_tokenizer_of_backend",
     "loaders_by_task",
     "model_names",
     "module_of",
@@ -138,6 +139,15 @@ def tokenizer_names() -> Mapping[str, Any]:
     """Return the names of transformers' slow and fast tokenizer classes by model type."""
     names: Mapping[str, Any] = _constants(_TOKENIZERS)["TOKENIZER_MAPPING_NAMES"]
     return names
+
+
+@functools.cache
+def is_tokenizer_of_backend(name: str) -> bool:
+    """Whether transformers 5 defines a tokenizer class that reads `tokenizer.json` alone where there is one."""
+    package = module_file("transformers")
+    files = [] if package is None else package.parent.glob("models/*/tokenization_*.py")
+    definition = f"class {name}(TokenizersBackend)"
+    return name == "TokenizersBackend" or any(definition in file.read_text(encoding="utf-8") for file in files)
 
 
 def tokenizer_of_processor(name: str) -> Any:
