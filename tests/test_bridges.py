@@ -198,6 +198,13 @@ def test_methods_that_generate_calls():
     assert modeling.ORTModel.get_experts_implementation(None) == {}
 
 
+def test_modalities_that_pipelines_show(masked):
+    _, exported = masked
+    loaded = modeling.ORTModelForMaskedLM.from_pretrained(exported)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    assert "text" in repr(transformers.pipeline("fill-mask", model=loaded, tokenizer=tokenizer))
+
+
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}, {"use_cache": False}])
 @pytest.mark.parametrize("name", ["decoder", "translator"])
 def test_cache_objects_in_generate(name, how, request):

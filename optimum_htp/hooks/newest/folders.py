@@ -40,18 +40,18 @@ def tokenizer_made_of_nothing(module: ModuleType) -> bool:
 
 
 def _leaving_made_up_ones_out(call: Call) -> Any:
-    """Answer `maybe_load_preprocessors`: without tokenizers of which a local folder has no file."""
-    folder = Path(str(call.subject), call.get("subfolder") or "")
-    found = call.pass_on()
-    if not folder.is_dir():
-        return found
-    return [one for one in found if _has_files_in(folder, getattr(one, "tokenizer", one))]
+    """Answer `maybe_load_preprocessors`: without tokenizers of which the local folder they are from has no file."""
+    subfolder = call.get("subfolder") or ""
+    return [one for one in call.pass_on() if _has_files(getattr(one, "tokenizer", one), subfolder)]
 
 
-def _has_files_in(folder: Path, tokenizer: Any) -> bool:
-    """Whether a folder has a file of a tokenizer; True where it needs none, and for what is no tokenizer."""
+def _has_files(tokenizer: Any, subfolder: str) -> bool:
+    """Whether a tokenizer has a file in its folder; True where it needs none or is from a Hub, and for others."""
     names = {*getattr(tokenizer, "vocab_files_names", {}).values()}
-    return not names or any((folder / name).is_file() for name in (*names, "tokenizer_config.json", "tokenizer.json"))
+    folder = Path(str(getattr(tokenizer, "name_or_path", "")), subfolder)
+    if not names or not folder.is_dir():
+        return True
+    return any((folder / name).is_file() for name in (*names, "tokenizer_config.json", "tokenizer.json"))
 
 
 def _adding_adapter(call: Call) -> Any:
