@@ -138,7 +138,15 @@ def pytest_xdist_auto_num_workers() -> int:
 LONGEST = ("plugging_in", "cluster", "batch", "bystanders", "without_connection", "release_action", "pipelines", "cli")
 
 
+# The files whose slow tests are run with every stack.
+OF_THE_STACK = ("bridges", "classes", "diffusion", "end_to_end", "stacks", "without_connection")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in OF_THE_STACK:
+            item.add_marker("stack")
     places = {f"test_{name}": at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

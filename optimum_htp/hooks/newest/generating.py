@@ -122,7 +122,7 @@ def no_attention_mask_for_encoders(module: ModuleType) -> bool:
 
 def _input_modality(model: Any) -> str:
     names = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
-    given = getattr(model, "main_input_name", None) or next(iter(model.input_names), None)
+    given = getattr(model, "main_input_name", None) or next(iter(model.input_names), "")
     return names.get(given, "text")
 
 
