@@ -1,7 +1,7 @@
 """Files of one stack on the other: they give the logits and tokens that PyTorch gives there.
 
-T5 is compared with what the file gives on its own stack: PyTorch's T5 of the other stack scales the outputs of its decoder
-differently where a config does not say it.
+T5 is compared with what the file gives on its own stack: PyTorch's T5 scales the outputs of its decoder differently on
+the other, where a config does not say it.
 
 The other environment is one that `make demo` and `make demo STACK=newest` make.
 """
