@@ -6,6 +6,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from optimum.onnxruntime import ORTModelForSequenceClassification
 
 from optimum_htp import HTPExporter
 from optimum_htp.hubs.base import HubAccess
@@ -23,7 +25,9 @@ def test_adapter_is_not_pinned_to_its_commit(published, model_folder, hub, tmp_p
 
     published("bert")
     base = AutoModelForSequenceClassification.from_pretrained(model_folder("bert"))
-    adapted = get_peft_model(base, LoraConfig(target_modules=["query"], r=2, task_type="SEQ_CLS"))
+    adapted = get_peft_model(
+        base, LoraConfig(target_modules=["query"], r=2, task_type="SEQ_CLS", init_lora_weights=False)
+    )
     adapted.peft_config["default"].base_model_name_or_path = "tiny/bert"
     adapted.save_pretrained(tmp_path / "adapter")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -34,6 +38,11 @@ def test_adapter_is_not_pinned_to_its_commit(published, model_folder, hub, tmp_p
     assert (record.model_type, record.hub_sha, record.weight_files) == ("local", None, None)
     assert record.base_model == "me/adapter"
     assert "adapter, added to tiny/bert" in result.reason
+    inputs = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    got = ORTModelForSequenceClassification.from_pretrained(result.files[0])(**inputs).logits
+    assert torch.allclose(got, adapted.eval()(**inputs).logits, atol=1e-4)
+    with adapted.disable_adapter():
+        assert not torch.allclose(got, adapted(**inputs).logits, atol=1e-4)
 
 
 def test_code_of_the_tokenizer_alone_belongs_to_the_commit(hub, tmp_path):

