@@ -10,16 +10,19 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.origin.names import CONFIG
-
 if TYPE_CHECKING:
     from optimum_htp.origin.model_files import ModelFiles
 
-__all__ = ["files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
+__all__ = ["ONNX_FOLDERS", "chosen_file", "files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
 
+ONNX_FOLDERS: Final = ("", "onnx")
+"""Where Optimum looks for ONNX files, in a folder and in a repo."""
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
 """What Optimum's search for files is answered with; None outside a load of ours."""
+
+chosen_file: Final[ContextVar[tuple[Any, str] | None]] = ContextVar("optimum_htp_chosen", default=None)
+"""A folder, and the file in it that a load is about whose parts name the folder alone."""
 
 
 def names_a_file(model_id: Any) -> bool:
@@ -40,19 +43,24 @@ def names_a_remote_file(model_id: Any) -> bool:
 
 
 def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file, or a folder without the config that it needs.
+    """Whether what was given to `from_pretrained` is an ONNX file, or a folder in which there is one.
 
     Args:
         model_id: A path, a repo, or anything else.
-        subfolder: Where in a folder to look. Optimum takes the folder's own config too.
+        subfolder: Where in a folder to look.
     """
     if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
-    if names_a_file(model_id):
+    if names_a_file(model_id) or names_a_remote_file(model_id):
         return True
     # Every load goes through here, and os.path takes a third of pathlib's time.
-    folder = os.path.join(model_id, subfolder or "")  # noqa: PTH118
-    return os.path.isdir(folder) and not any(  # noqa: PTH112
-        os.path.isfile(os.path.join(place, CONFIG))  # noqa: PTH113, PTH118
-        for place in (folder, model_id)
-    )
+    folder = os.path.join(model_id, subfolder) if subfolder else model_id  # noqa: PTH118
+    return bool(model_id) and any(_has_onnx_files(folder, inside) for inside in ONNX_FOLDERS)
+
+
+def _has_onnx_files(folder: Any, inside: str) -> bool:
+    try:
+        names = os.listdir(os.path.join(folder, inside) if inside else folder)  # noqa: PTH118, PTH208
+    except (OSError, ValueError):  # there is none, or can be none of that name
+        return False
+    return any(name.endswith(".onnx") for name in names)

@@ -1,0 +1,65 @@
+"""Whether a call of a loader is ours to answer: at once, or because the library has found nothing in a repo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from optimum_htp.hooks.patching import Call
+from optimum_htp.loading.recognize import may_be_ours
+
+if TYPE_CHECKING:
+    from optimum_htp.loading.named import Named
+
+__all__ = ["FAILURES", "Answer", "asked"]
+
+FAILURES: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
+"""What loaders raise for a repo without configs; a tokenizer without files fails as it happens to."""
+
+# What is being passed on: the loaders inside of a loader that are sent to the same place do not look again.
+_passed_on: Final[ContextVar[Any]] = ContextVar("optimum_htp_passed_on", default=None)
+
+
+class Answer(NamedTuple):
+    """What a call of others came to."""
+
+    result: Any
+
+
+def asked(
+    call: Call, *, opens: bool = False, bare: bool = False, is_made_up: Callable[[Call], bool] = lambda call: False
+) -> Named | Answer:
+    """Return the ONNX file that a call names, or what came of a call that names none.
+
+    Args:
+        call: Of a loader.
+        opens, bare: As of `named`.
+        is_made_up: Whether what the library loads from a repo is made up, although it does not fail.
+    """
+    subject = call.subject
+    if may_be_ours(subject, call.get("subfolder")):
+        found = _named(call, failed=False, opens=opens, bare=bare)
+        return Answer(call.pass_on()) if found is None else found
+    if not isinstance(subject, str) or _passed_on.get() == subject:
+        return Answer(call.pass_on())
+    token = _passed_on.set(subject)
+    try:
+        result = call.pass_on()
+    except FAILURES:
+        found = _named(call, failed=True, opens=opens, bare=bare)
+        if found is None:
+            raise
+        return found
+    finally:
+        _passed_on.reset(token)
+    found = _named(call, failed=True, opens=opens, bare=bare) if is_made_up(call) else None
+    return Answer(result) if found is None else found
+
+
+def _named(call: Call, **how: bool) -> Named | None:
+    if (options := call.options()) is None:
+        return None
+    from optimum_htp.loading.named import named
+
+    return named(call.subject, options, **how)
