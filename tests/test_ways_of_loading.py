@@ -379,3 +379,37 @@ def test_errors_of_the_kind_are_typed(tmp_path):
         AutoTokenizer.from_pretrained(tmp_path / "none.onnx")
     with pytest.raises(HFHubIntegrationError):
         transformers.BertConfig.from_pretrained(tmp_path / "none.onnx")
+
+
+# Names of files as registries, caches and other programs have them
+
+
+def test_file_is_taken_by_whatever_name_it_has(exported, tmp_path, hub):
+    file = exported("bert") / "model.onnx"
+    blob = tmp_path / "blobs" / "3b1f"
+    blob.parent.mkdir()
+    shutil.copy(file, blob)
+    shouted = Path(shutil.copy(file, tmp_path / "MODEL.ONNX"))
+    hub.status = 503
+    for source in (blob, shouted, f"file://{file}", f"file://{file.parent}", blob.as_uri()):
+        model = ORTModelForSequenceClassification.from_pretrained(source)
+        assert model.config.id2label[0] == "LABEL 0"
+        assert AutoTokenizer.from_pretrained(source).tokenize("the cat") == ["the", "cat"]
+        assert transformers.BertConfig.from_pretrained(source).hidden_size == 32
+        assert "LABEL" in pipeline(model=str(source))("the cat")[0]["label"]
+
+
+def test_slow_tokenizer_without_a_network_says_why_a_hub_is_asked(exported, tmp_path, hub, monkeypatch):
+    hub.status = 503
+    with pytest.raises(HFHubIntegrationError, match=r"use_fast=False.*does not carry.*Leave out use_fast=False"):
+        AutoTokenizer.from_pretrained(exported("bert") / "model.onnx", use_fast=False, cache_dir=tmp_path)
+
+
+def test_config_in_a_subfolder_costs_no_request_more(hub, published, model_folder, tmp_path):
+    config = (model_folder("bert") / "config.json").read_bytes()
+    hub.add("shipped/parts", {"text/config.json": config})
+    with pytest.raises((OSError, ValueError), match="shipped/parts"):
+        AutoConfig.from_pretrained("shipped/parts", cache_dir=tmp_path)  # now it is known that the root has none
+    with hub.recorded() as requests:
+        assert AutoConfig.from_pretrained("shipped/parts", subfolder="text", cache_dir=tmp_path).hidden_size == 32
+    assert not [request.path for request in requests if "/api/" in request.path]

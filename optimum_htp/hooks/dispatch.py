@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -37,13 +38,13 @@ def asked(
         opens, bare: As of `named`.
         is_made_up: Whether what the library loads from a repo is made up, although it does not fail.
     """
-    subject = call.subject
-    if may_be_ours(subject, call.get("subfolder")):
+    subject, subfolder = call.subject, call.get("subfolder")
+    if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _passed_on.get():
+        return Answer(call.pass_on())
+    if may_be_ours(subject, subfolder):
         found = _named(call, failed=False, opens=opens, bare=bare)
         return Answer(call.pass_on()) if found is None else found
-    if not isinstance(subject, str) or _passed_on.get() == subject:
-        return Answer(call.pass_on())
-    token = _passed_on.set(subject)
+    token = _passed_on.set((subject, subfolder))
     try:
         result = call.pass_on()
     except FAILURES:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loading.recognize import names_a_file
+from optimum_htp.loading.recognize import local_path, names_a_file
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
 
 __all__ = ["install"]
@@ -29,7 +29,7 @@ def _optimizing_files(call: Call) -> Any:
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
     names = list(options.get("file_names") or [ONNX_FILE])
-    paths = [Path(source).expanduser()] if names_a_file(source) else [Path(source, name) for name in names]
+    paths = [Path(local_path(source)).expanduser()] if names_a_file(source) else [Path(source, name) for name in names]
     if not names_a_file(source) and (Path(source, CONFIG).exists() or not _are_stamped(source, names[:1])):
         return call.pass_on()  # where it fails, Optimum's own error says it
     from transformers import AutoConfig
@@ -43,7 +43,7 @@ def _quantizing_files(call: Call) -> Any:
         return call.pass_on()
     name = options.get("file_name")
     if name is None and names_a_file(source):
-        path = Path(source).expanduser()
+        path = Path(local_path(source)).expanduser()
         source, name = path.parent, path.name
     if name is None:
         return call.pass_on()

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import chosen_file, names_a_file
+from optimum_htp.loading.recognize import chosen_file, local_path, names_a_file
 from optimum_htp.origin.names import CONFIG
 
 __all__ = ["install"]
@@ -36,8 +36,8 @@ def _loading_files(call: Call) -> Any:
     if options is None or options.get("backend") != "onnx" or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
     given = dict(options.get("model_kwargs") or {})
-    if names_a_file(source) and Path(source).is_file():
-        source, given["file_name"] = os.fspath(Path(source).parent), Path(source).name
+    if names_a_file(source) and (file := Path(local_path(source))).is_file():
+        source, given["file_name"] = os.fspath(file.parent), file.name
     token, chosen = _load.set(options), None
     if isinstance(name := given.get("file_name"), str):
         chosen = chosen_file.set((source, PurePosixPath(given.get("subfolder") or "", name).as_posix()))

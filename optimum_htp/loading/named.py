@@ -15,7 +15,7 @@ from optimum_htp.errors import OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.callers import is_spelled_by_the_caller
 from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
-from optimum_htp.loading.recognize import names_a_file, names_a_remote_file
+from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
@@ -105,7 +105,7 @@ def named(
         return None
     if names_a_file(model_id):
         return Named(path, None, None, _with_wishes(path, options))
-    folder = Path(model_id, options.get("subfolder") or "")
+    folder = Path(local_path(model_id), options.get("subfolder") or "")
     return Named(path, None, folder, _with_wishes(path, _without(options, _OF_FOLDERS)))
 
 

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from optimum_htp.origin.model_files import ModelFiles
 
-__all__ = ["ONNX_FOLDERS", "chosen_file", "files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
+__all__ = [
+    "ONNX_FOLDERS",
+    "chosen_file",
+    "files_being_loaded",
+    "local_path",
+    "may_be_ours",
+    "names_a_file",
+    "names_a_remote_file",
+]
 
 ONNX_FOLDERS: Final = ("", "onnx")
 """Where Optimum looks for ONNX files, in a folder and in a repo."""
@@ -25,12 +33,27 @@ chosen_file: Final[ContextVar[tuple[Any, str] | None]] = ContextVar("optimum_htp
 """A folder, and the file in it that a load is about whose parts name the folder alone."""
 
 
+def local_path(model_id: str | os.PathLike[str]) -> str:
+    """Return a path as the system knows it, of a `file://` URL too."""
+    text = os.fspath(model_id)
+    if not text.startswith("file://"):
+        return text
+    from urllib.parse import unquote, urlsplit
+
+    return unquote(urlsplit(text).path)
+
+
 def names_a_file(model_id: Any) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo."""
+    """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo.
+
+    A name without a suffix, as caches and registries have them, is one where a stamped file has it.
+    """
     if not isinstance(model_id, (str, os.PathLike)):
         return False  # Optimum's own error says it
-    text = os.fspath(model_id)
-    return text.endswith(".onnx") and not Path(text).is_dir() and not names_a_remote_file(model_id)
+    text = local_path(model_id)
+    if _has_suffix(text):
+        return not Path(text).is_dir() and not names_a_remote_file(model_id)
+    return os.path.isfile(text) and _is_stamped(text)  # noqa: PTH113
 
 
 def names_a_remote_file(model_id: Any) -> bool:
@@ -45,22 +68,40 @@ def names_a_remote_file(model_id: Any) -> bool:
 def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
     """Whether what was given to `from_pretrained` is an ONNX file, or a folder in which there is one.
 
+    Every load goes through here: it costs who loads something else one look into the folder.
+
     Args:
         model_id: A path, a repo, or anything else.
         subfolder: Where in a folder to look.
     """
     if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
-    if names_a_file(model_id) or names_a_remote_file(model_id):
-        return True
-    # Every load goes through here, and os.path takes a third of pathlib's time.
-    folder = os.path.join(model_id, subfolder) if subfolder else model_id  # noqa: PTH118
-    return bool(model_id) and any(_has_onnx_files(folder, inside) for inside in ONNX_FOLDERS)
-
-
-def _has_onnx_files(folder: Any, inside: str) -> bool:
+    path = local_path(model_id)
+    if _has_suffix(path):
+        return names_a_file(model_id) or names_a_remote_file(model_id)
+    if not path:
+        return False
+    place = os.path.join(path, subfolder) if subfolder else path  # noqa: PTH118
     try:
-        names = os.listdir(os.path.join(folder, inside) if inside else folder)  # noqa: PTH118, PTH208
+        names = os.listdir(place)  # noqa: PTH208
+    except NotADirectoryError:
+        return not subfolder and _is_stamped(path)
     except (OSError, ValueError):  # there is none, or can be none of that name
         return False
-    return any(name.endswith(".onnx") for name in names)
+    if any(map(_has_suffix, names)):
+        return True
+    nested = ONNX_FOLDERS[1]
+    return nested in names and may_be_ours(place, nested)
+
+
+def _has_suffix(text: str) -> bool:
+    return text[-5:].lower() == ".onnx"
+
+
+def _is_stamped(path: str) -> bool:
+    """Whether a file is an ONNX file with a record; of those with another suffix none is opened."""
+    if "." in path.rpartition("/")[2]:
+        return False
+    from optimum_htp.metadata import record_if_any
+
+    return record_if_any(Path(path)) is not None

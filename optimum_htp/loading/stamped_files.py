@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
-from optimum_htp.loading.recognize import ONNX_FOLDERS, chosen_file, may_be_ours, names_a_file
+from optimum_htp.loading.recognize import ONNX_FOLDERS, chosen_file, local_path, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
@@ -37,13 +37,13 @@ def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = Tru
         OnnxFileNotFoundError: The folder has no file of the name that is asked for.
     """
     if names_a_file(model_id):
-        return Path(os.fspath(model_id)).expanduser()
+        return Path(local_path(model_id)).expanduser()
     if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
     if name is None and (chosen := chosen_file.get()) is not None and chosen[0] == os.fspath(model_id):
         name = chosen[1]
-    root = Path(model_id, options.get("subfolder") or "")
+    root = Path(local_path(model_id), options.get("subfolder") or "")
     folders = [place for inside in ONNX_FOLDERS if any((place := root / inside).glob("*.onnx"))]
     folder = next((place for place in folders if name and (place / name).is_file()), (folders or [root])[0])
     if name and not (folder / name).is_file() and (root / name).is_file():
