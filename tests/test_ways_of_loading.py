@@ -160,7 +160,7 @@ def test_processor_stays_at_the_commit_although_its_class_names_the_main_branch(
     with hub.recorded() as requests:
         for source in (output, sorted(output.glob("*.onnx"))[0]):
             processor = transformers.TrOCRProcessor.from_pretrained(source)
-            assert processor.image_processor.image_mean == [0.48145466, 0.4578275, 0.40821073]
+            assert list(processor.image_processor.image_mean) == [0.48145466, 0.4578275, 0.40821073]
             assert processor.tokenizer.tokenize("cat") == ["cat"]
     assert requests == []
 
@@ -209,7 +209,8 @@ def described(loaded):
     if isinstance(loaded, transformers.PreTrainedTokenizerBase):
         return loaded("the cat sat").input_ids, loaded.all_special_tokens
     if isinstance(loaded, transformers.ProcessorMixin):
-        return [described(getattr(loaded, name)) for name in loaded.attributes]
+        parts = [getattr(loaded, name, None) for name in ("tokenizer", "image_processor", "feature_extractor")]
+        return [described(part) for part in parts if part is not None]
     content = json.loads(loaded.to_json_string())
     for name in ("_name_or_path", "processor_class", "transformers_version"):
         content.pop(name, None)
@@ -237,7 +238,7 @@ def test_class_that_does_not_fit_says_so(exported):
     for source in (exported("bert"), exported("bert") / "model.onnx"):
         with pytest.raises(ConfigLoadError, match=r"T5Config does not fit .*of type bert\. AutoConfig"):
             transformers.T5Config.from_pretrained(source)
-        with pytest.raises(PreprocessorLoadError, match=r"ViTImageProcessor does not fit .* AutoTokenizer"):
+        with pytest.raises(PreprocessorLoadError, match=r"ViTImageProcessor(Pil)? does not fit .* AutoTokenizer"):
             transformers.ViTImageProcessor.from_pretrained(source)
     with pytest.raises(PreprocessorLoadError, match="BertTokenizerFast does not fit"):
         transformers.BertTokenizerFast.from_pretrained(exported("vit"))
@@ -399,6 +400,7 @@ def test_file_is_taken_by_whatever_name_it_has(exported, tmp_path, hub):
         assert "LABEL" in pipeline(model=str(source))("the cat")[0]["label"]
 
 
+@pytest.mark.skipif(int(transformers.__version__.split(".")[0]) > 4, reason="transformers 5 has one kind")
 def test_slow_tokenizer_without_a_network_says_why_a_hub_is_asked(exported, tmp_path, hub, monkeypatch):
     hub.status = 503
     with pytest.raises(HFHubIntegrationError, match=r"use_fast=False.*does not carry.*Leave out use_fast=False"):

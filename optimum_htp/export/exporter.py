@@ -19,6 +19,7 @@ from optimum_htp.export.output_files import (
     forget_paths,
     move_models,
     move_rest,
+    naming_the_output,
     onnx_files,
     refuse_foreign_configs,
 )
@@ -161,7 +162,8 @@ class HTPExporter:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
+            with naming_the_output(exported, folder):
+                model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
             written = onnx_files(exported)
             paths = [exported / name for name in written]
             subject = as_exported(subject, model_class, paths, parts.modules)

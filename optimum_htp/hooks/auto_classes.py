@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,10 +38,18 @@ _LOADERS: Final = {
     "transformers.processing_utils": {"ProcessorMixin": "AutoProcessor"},
     "transformers.tokenization_utils_base": {"PreTrainedTokenizerBase": "AutoTokenizer"},
 }
-# What these make up for a repo without files, and from which files they read it otherwise: AutoConfig takes the
-# model's type from the repo's name, and AutoTokenizer of transformers 5 then makes a tokenizer without words.
-_MADE_UP: Final = {"AutoConfig": (CONFIG,), "AutoTokenizer": (CONFIG, *SAVED_AS["AutoTokenizer"])}
+_FAST: Final = ("tokenizer.json",)
+# What somebody has saved into a folder that is named counts: with these files all that each needs is there.
+_SAVED: Final = {
+    "AutoConfig": (CONFIG,),
+    "AutoFeatureExtractor": SAVED_AS["AutoFeatureExtractor"],
+    "AutoImageProcessor": SAVED_AS["AutoImageProcessor"],
+    "AutoTokenizer": (*SAVED_AS["AutoTokenizer"], *_FAST),
+    "GenerationConfig": SAVED_AS["GenerationConfig"],
+}
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
+_is_inside: Final[ContextVar[bool]] = ContextVar("optimum_htp_inside", default=False)
+"""Whether a load of ours runs: loaders inside it, which may find nothing, are answered as far as a file has it."""
 # The options that have played their part where a folder has been found.
 _RESOLVED: Final = ("revision", "force_download", "subfolder")
 
@@ -56,10 +64,8 @@ def install(module: ModuleType) -> None:
 
 def _loading(what: str, is_auto: bool, call: Call) -> Any:
     """Answer a loader: for an ONNX file it gets the folder of its model, or what is embedded."""
-    made_up = _MADE_UP.get(what) if is_auto else None
-    is_made_up = functools.partial(_lacks_files, made_up) if made_up else lambda call: False
     try:
-        found = asked(call, bare=what in _CONFIG_CLASSES, is_made_up=is_made_up)
+        found = asked(call, bare=what in _CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
     except FAILURES as error:
         folder = _folder_of_reference(call, error)
         if folder is None:
@@ -75,11 +81,20 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
     carrier, options = found.carrier(), found.options
     trusted = bool(options.get("trust_remote_code"))
     slow = options.get("use_fast") is False or (not is_auto and wants_slow(call.args[0], what))
-    source = find(carrier, what, found.access, options.get("revision"), with_code=trusted, slow=slow)
-    assert source is not None  # it is needed
+    source = find(
+        carrier,
+        what,
+        found.access,
+        options.get("revision"),
+        with_code=trusted,
+        slow=slow,
+        needed=not _is_inside.get(),
+    )
+    if source is None:
+        return call.pass_on()
     if is_auto and isinstance(source, EmbeddedFiles) and what in _CONFIG_CLASSES:
         return _from_memory(what, source, found, call)
-    if not is_auto:
+    if not is_auto and not _is_inside.get():
         refuse_misfit(call.args[0], what, carrier, folder_of(source))
     return _of_folder(what, folder_of(source), call)
 
@@ -88,6 +103,7 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
     """Load from the folder that belongs to an ONNX file, which knows what it is of: transformers names the folder."""
     from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, PreprocessorLoadError
 
+    token = _is_inside.set(True)
     try:
         return call.pass_on_with(folder, _RESOLVED)
     except (HFHubIntegrationError, ImportError):  # the latter says what to install
@@ -100,6 +116,8 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
             f"{name} of {call.subject} cannot be loaded from {folder} (where a file in the cache is damaged, "
             f"force_download=True fetches it anew): {type(error).__name__}: {error}{other}"
         ) from error
+    finally:
+        _is_inside.reset(token)
 
 
 def _folder_of_reference(call: Call, error: Exception) -> Path | None:
@@ -118,16 +136,25 @@ def _folder_of_reference(call: Call, error: Exception) -> Path | None:
     return fetch_configs(model_id, options.get("revision"), HubAccess.from_options(options), with_code=trusted)
 
 
-def _lacks_files(names: Sequence[str], call: Call) -> bool:
-    """Whether what was loaded is made up, because the repo has none of the files that it is read from."""
-    model_id, subfolder = call.subject, call.get("subfolder")
-    if os.path.exists(model_id):  # noqa: PTH110 - for every config that is loaded; pathlib takes three times as long
+def _is_made_up(call: Call, loaded: Any) -> bool:
+    """Whether a repo has none of the files that something was loaded from.
+
+    A config's class takes its defaults then, `AutoConfig` the type of model in the repo's name; and a tokenizer of
+    transformers 5 has no words.
+    """
+    loaded = loaded[0] if isinstance(loaded, tuple) else loaded  # with the arguments that it did not need
+    names = getattr(type(loaded), "vocab_files_names", None)
+    if names is not None:
+        names = [*SAVED_AS["AutoTokenizer"], *_FAST, *names.values()]
+    elif hasattr(type(loaded), "get_config_dict"):
+        names = [CONFIG]
+    else:
         return False
     from optimum_htp.hubs.huggingface.cache import is_known_missing
 
-    repo, cache_dir, revision = os.fspath(model_id), call.get("cache_dir"), call.get("revision")
+    subfolder, where = call.get("subfolder"), (call.get("cache_dir"), call.get("revision"))
     places = [f"{subfolder}/{name}" if subfolder else name for name in names]
-    return all(is_known_missing(repo, name, cache_dir, revision) for name in places)
+    return all(is_known_missing(os.fspath(call.subject), name, *where) for name in places)
 
 
 def _from_memory(what: str, source: EmbeddedFiles, found: Named, call: Call) -> Any:

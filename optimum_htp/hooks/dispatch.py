@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from optimum_htp.hooks.patching import Call
-from optimum_htp.loading.recognize import may_be_ours
+from optimum_htp.loading.recognize import looked_at
 
 if TYPE_CHECKING:
     from optimum_htp.loading.named import Named
@@ -29,20 +29,27 @@ class Answer(NamedTuple):
 
 
 def asked(
-    call: Call, *, opens: bool = False, bare: bool = False, is_made_up: Callable[[Call], bool] = lambda call: False
+    call: Call,
+    *,
+    opens: bool = False,
+    bare: bool = False,
+    enough: Collection[str] = (),
+    is_made_up: Callable[[Call, Any], bool] | None = None,
 ) -> Named | Answer:
     """Return the ONNX file that a call names, or what came of a call that names none.
 
     Args:
         call: Of a loader.
         opens, bare: As of `named`.
-        is_made_up: Whether what the library loads from a repo is made up, although it does not fail.
+        enough: Files that are all that is wanted, where a folder that is named has them.
+        is_made_up: Whether what the library has loaded from a repo is made up: it does not always fail.
     """
     subject, subfolder = call.subject, call.get("subfolder")
     if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _passed_on.get():
         return Answer(call.pass_on())
-    if may_be_ours(subject, subfolder):
-        found = _named(call, failed=False, opens=opens, bare=bare)
+    seen = looked_at(subject, subfolder, enough)
+    if seen is not None:
+        found = _named(call, failed=False, opens=opens, bare=bare) if seen else None
         return Answer(call.pass_on()) if found is None else found
     token = _passed_on.set((subject, subfolder))
     try:
@@ -54,8 +61,9 @@ def asked(
         return found
     finally:
         _passed_on.reset(token)
-    found = _named(call, failed=True, opens=opens, bare=bare) if is_made_up(call) else None
-    return Answer(result) if found is None else found
+    if is_made_up is None or not is_made_up(call, result):
+        return Answer(result)
+    return _named(call, failed=True, opens=opens, bare=bare) or Answer(result)
 
 
 def _named(call: Call, **how: bool) -> Named | None:

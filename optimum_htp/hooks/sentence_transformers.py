@@ -72,13 +72,14 @@ def _finding_files(call: Call) -> str | None:
 
 
 def _deciding_to_export(call: Call) -> Any:
-    """Answer whether a model has to be exported: not one whose stamped file is in its repo, also at its root."""
+    """Answer whether a model has to be exported: not one that a stamped file is of, whatever it is called."""
     export, given = call.pass_on()
     load, source = _load.get({}), call.subject
-    if not export or not load or (load.get("model_kwargs") or {}).get("export") or call.get("is_local"):
+    if not export or not load or (load.get("model_kwargs") or {}).get("export"):
         return export, given
     from optimum_htp.loading.named import named
 
     options = {name: load[name] for name in ("token", "revision", "local_files_only") if load.get(name) is not None}
-    found = named(Path(source).as_posix(), {**options, "cache_dir": load.get("cache_folder"), **given}, failed=True)
+    options |= {"cache_dir": load.get("cache_folder"), **given}
+    found = named(Path(source).as_posix(), options, failed=not call.get("is_local"), opens=True)
     return export and found is None, given

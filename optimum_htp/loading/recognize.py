@@ -6,6 +6,7 @@ Which names are worth a second look, and which files Optimum's search is answere
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ __all__ = [
     "chosen_file",
     "files_being_loaded",
     "local_path",
+    "looked_at",
     "may_be_ours",
     "names_a_file",
     "names_a_remote_file",
@@ -68,11 +70,21 @@ def names_a_remote_file(model_id: Any) -> bool:
 def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
     """Whether what was given to `from_pretrained` is an ONNX file, or a folder in which there is one.
 
-    Every load goes through here: it costs who loads something else one look into the folder.
-
     Args:
         model_id: A path, a repo, or anything else.
         subfolder: Where in a folder to look.
+    """
+    return looked_at(model_id, subfolder) is True
+
+
+def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()) -> bool | None:
+    """Return the same; None where nothing is there, so that a repo may be meant.
+
+    Every load goes through here: it costs who loads something else one look into the folder.
+
+    Args:
+        model_id, subfolder: As of `may_be_ours`.
+        enough: Files that are all that is wanted: a folder that has them is answered for by the library.
     """
     if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
@@ -87,6 +99,8 @@ def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
     except NotADirectoryError:
         return not subfolder and _is_stamped(path)
     except (OSError, ValueError):  # there is none, or can be none of that name
+        return None
+    if enough and all(name in names for name in enough):
         return False
     if any(map(_has_suffix, names)):
         return True
