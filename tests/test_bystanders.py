@@ -70,6 +70,27 @@ FUNCTIONS = {
     "AutoProcessor": ("transformers.AutoProcessor", "from_pretrained", "pretrained_model_name_or_path"),
     "AutoTokenizer": ("transformers.AutoTokenizer", "from_pretrained", "pretrained_model_name_or_path"),
     "GenerationConfig": ("transformers.GenerationConfig", "from_pretrained", "pretrained_model_name"),
+    "PretrainedConfig": ("transformers.PretrainedConfig", "from_pretrained", "pretrained_model_name_or_path"),
+    "BertConfig": ("transformers.BertConfig", "from_pretrained", "pretrained_model_name_or_path"),
+    "PreTrainedTokenizerBase": (
+        "transformers.PreTrainedTokenizerBase",
+        "from_pretrained",
+        "pretrained_model_name_or_path",
+    ),
+    "BertTokenizerFast": ("transformers.BertTokenizerFast", "from_pretrained", "pretrained_model_name_or_path"),
+    "ImageProcessingMixin": (
+        "transformers.ImageProcessingMixin",
+        "from_pretrained",
+        "pretrained_model_name_or_path",
+    ),
+    "FeatureExtractionMixin": (
+        "transformers.FeatureExtractionMixin",
+        "from_pretrained",
+        "pretrained_model_name_or_path",
+    ),
+    "ProcessorMixin": ("transformers.ProcessorMixin", "from_pretrained", "pretrained_model_name_or_path"),
+    "SentenceTransformer": ("sentence_transformers", "SentenceTransformer", "model_name_or_path"),
+    "backend_should_export": ("sentence_transformers.backend.utils", "backend_should_export", "load_path"),
     "ORTModel": ("optimum.onnxruntime.ORTModelForSequenceClassification", "from_pretrained", "model_id"),
     "ORTDiffusionPipeline": ("optimum.onnxruntime.ORTDiffusionPipeline", "from_pretrained", "model_name_or_path"),
     "ORTPipelineForTask": (
@@ -89,6 +110,13 @@ REST = {
     "find_files_matching_pattern": {"pattern": r".*\.onnx"},
     "_cached_file": {"filename": "config.json"},
     "load_file_path": {"filename": "config.json"},
+    "backend_should_export": {
+        "is_local": True,
+        "model_kwargs": {},
+        "target_file_name": "model.onnx",
+        "target_file_glob": "*.onnx",
+        "backend_name": "ONNX",
+    },
 }
 # Tried on each of them: on the folder, and with what none of them can do anything with.
 WRONG = {
@@ -164,6 +192,7 @@ def test_every_hooked_function_is_tried():
     tried = {(getattr(owner, "__name__", ""), attribute) for owner, attribute, _ in map(resolved, FUNCTIONS)}
     tried |= {("ORTModel", "from_pretrained"), ("ORTPipelineForTask", "from_pretrained")}
     tried.add(("ExportedModel", "from_pretrained"))  # in test_transformers_engine.py
+    tried.add(("BaseModel", "__init__"))  # of SentenceTransformer
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
     methods |= {("ONNXRuntimeQuantizeCommand", "parse_args"), ("ONNXRuntimeQuantizeCommand", "run")}

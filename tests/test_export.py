@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -501,3 +502,14 @@ def test_date_that_is_none_is_refused(export, bert, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "99999999999999999999")
     with pytest.raises(HFHubIntegrationError, match="SOURCE_DATE_EPOCH"):
         export("tiny/bert", tmp_path / "out")
+
+
+def test_warnings_of_an_export_name_the_folder_of_the_user(published, tmp_path, caplog, monkeypatch):
+    """Optimum warns of outputs that differ by more than `atol`, and names the folder that it has written to."""
+    repo_id = published("bert").repo_id
+    logger = logging.getLogger("optimum")
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level("WARNING", logger="optimum"):
+        HTPExporter().export(repo_id, tmp_path / "out", atol=1e-12)
+    assert f"saved at: {(tmp_path / 'out').as_posix()}" in caplog.text
+    assert "/exported" not in caplog.text

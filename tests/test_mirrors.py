@@ -355,3 +355,17 @@ def test_password_of_a_mirror_is_told_nobody(bert, web, folder, tmp_path, monkey
     with pytest.raises(MirrorError, match=r"\*\*\*@127") as caught:
         mirror_model(str(bert), url, access)
     assert "secret" not in caplog.text + str(caught.value)
+
+
+def test_verify_asks_a_mirror_where_the_hub_is_gone(bert, mirrored, hub, tmp_path, monkeypatch):
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.stamping.verify import Status, verify_metadata
+
+    access = HubAccess(cache_dir=tmp_path / "empty")
+    hub.status = 503
+    verdict = verify_metadata(bert, access)
+    assert verdict.status is Status.OK, verdict.reason
+    assert "config" in verdict.checked
+    assert "a mirror has files of the commit" in verdict.unchecked["commit"]
+    monkeypatch.delenv("OPTIMUM_HTP_MIRRORS")
+    assert verify_metadata(bert, access).status is Status.UNREACHABLE

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import HTPExporter
 from optimum_htp.hierarchy.summary import summarize
@@ -92,6 +93,34 @@ def test_time_of_a_subgraph_is_counted_once():
     kinds = {"if": "If", "inner": "Add", "after": "Mul"}
     graph = Graph(nodes=tuple(Node(name, kind, "", (), (), {}) for name, kind in kinds.items()))
     assert _by_node(events, graph, 0, 1) == {0: 30.0, 1: 20.0, 2: 7.0}
+
+
+def test_nodes_without_names_are_told_apart_by_their_place(tmp_path):
+    """ONNX Runtime names them itself, and says which node of the graph each was; constants are none to it."""
+    large, small = (
+        numpy_helper.from_array(np.ones(shape, "f"), name) for shape, name in (((512, 512), "l"), ((512, 1), "s"))
+    )
+    made = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(1, "f"))),
+        helper.make_node("MatMul", ["x", "l"], ["a"]),
+        helper.make_node("MatMul", ["a", "s"], ["b"]),
+        helper.make_node("Add", ["b", "c"], ["y"]),
+    ]
+    sides = (helper.make_tensor_value_info("x", 1, [256, 512]),), (helper.make_tensor_value_info("y", 1, [256, 1]),)
+    graph = helper.make_graph(made, "g", *sides, [large, small])
+    path = tmp_path / "nameless.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(str(path), options)
+    for _ in range(3):
+        session.run(None, {"x": np.ones((256, 512), "f")})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    times = _by_node(events, read_graph(path), 0, 3)
+    assert set(times) == {1, 2, 3}
+    assert times[1] > 3 * times[2]
 
 
 def _events(runs, kernels_of_the_next=0):

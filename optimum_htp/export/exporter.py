@@ -19,6 +19,7 @@ from optimum_htp.export.output_files import (
     forget_paths,
     move_models,
     move_rest,
+    naming_the_output,
     onnx_files,
     refuse_foreign_configs,
 )
@@ -161,7 +162,8 @@ class HTPExporter:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
+            with naming_the_output(exported, folder):
+                model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
             written = onnx_files(exported)
             paths = [exported / name for name in written]
             subject = as_exported(subject, model_class, paths, parts.modules)
@@ -232,7 +234,7 @@ def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
 def _embedding(
     subject: LoadedModel, record: ExportMetadata, staged: Path, what: str, own: Mapping[str, bytes]
 ) -> Embedding | None:
-    """Return the files that travel in the first ONNX file: the commit's, or those that lie beside a local model's."""
+    """Return the files that travel with the ONNX files: the commit's, or those that lie beside a local model's."""
     if record.model_type == "hub" and subject.checkpoint is not None:
         checkpoint = subject.checkpoint
         return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what, own=own)
@@ -253,18 +255,20 @@ def _stamp(
     extra = plugin_properties(record, info)
     if len(names) > 1:
         record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
-    written = [
-        stamp(
-            staged / name,
-            with_embedded(dataclasses.replace(record, onnx_file=name) if record.onnx_files else record, embedding),
-            author=info.author if info is not None else None,
-            extra=extra,
-            tags=tags.get(name),
-            archive=embedding.archive if embedding is not None and name == names[0] else None,
-            external_data=None,
+    written = []
+    for name in names:
+        own = with_embedded(dataclasses.replace(record, onnx_file=name) if record.onnx_files else record, embedding)
+        written.append(
+            stamp(
+                staged / name,
+                own,
+                author=info.author if info is not None else None,
+                extra=extra,
+                tags=tags.get(name),
+                archive=embedding.archive if embedding is not None and own.embedded_in is None else None,
+                external_data=None,
+            )
         )
-        for name in names
-    ]
     return written[0]
 
 
