@@ -26,7 +26,7 @@ test: $(if $(filter newest,$(STACK)),$(VENV)/installed,lint)
 test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
-# The slow tests that have to do with the stack; `make test-stack STACK=newest` belongs to what .ci/run does.
+# The slow tests that depend on the stack, for `make test-stack STACK=newest`.
 test-stack: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "slow and stack"
 
