@@ -127,5 +127,5 @@ def _table(rows):
 def _cell(ways):
     if ways is None:
         return NOT_THERE
-    others = sorted({f"{way}: {answer}" for way, answer in ways.items() if answer != SAME})
+    others = sorted({f"`{answer}`" for answer in ways.values() if answer != SAME})
     return "; ".join(others) or SAME

@@ -49,7 +49,7 @@ _SAVED: Final = {
 }
 _CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 _is_inside: Final[ContextVar[bool]] = ContextVar("optimum_htp_inside", default=False)
-"""Whether a load of ours runs: loaders inside it, which may find nothing, are answered as far as a file has it."""
+"""Whether another of these loaders runs: one inside it may find nothing, and is answered as far as a file has it."""
 # The options that have played their part where a folder has been found.
 _RESOLVED: Final = ("revision", "force_download", "subfolder")
 
@@ -64,6 +64,8 @@ def install(module: ModuleType) -> None:
 
 def _loading(what: str, is_auto: bool, call: Call) -> Any:
     """Answer a loader: for an ONNX file it gets the folder of its model, or what is embedded."""
+    inside = _is_inside.get()
+    token = _is_inside.set(True)
     try:
         found = asked(call, bare=what in _CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
     except FAILURES as error:
@@ -71,6 +73,8 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
         if folder is None:
             raise
         return _of_folder(what, folder, call)
+    finally:
+        _is_inside.reset(token)
     if isinstance(found, Answer):
         return found.result
     from optimum_htp.loading.direct import refuse_misfit, wants_slow
@@ -88,13 +92,13 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
         options.get("revision"),
         with_code=trusted,
         slow=slow,
-        needed=not _is_inside.get(),
+        needed=not inside,
     )
     if source is None:
         return call.pass_on()
     if is_auto and isinstance(source, EmbeddedFiles) and what in _CONFIG_CLASSES:
         return _from_memory(what, source, found, call)
-    if not is_auto and not _is_inside.get():
+    if not is_auto and not inside:
         refuse_misfit(call.args[0], what, carrier, folder_of(source))
     return _of_folder(what, folder_of(source), call)
 

@@ -35,7 +35,7 @@ def _constants(frame: FrameType) -> list[Any]:
     return [
         one.argval
         for one in dis.get_instructions(code)
-        if one.opname == "LOAD_CONST" and (at := one.positions) is not None
+        if one.opname.startswith("LOAD_CONST") and (at := one.positions) is not None
         if (first, start) <= (at.lineno, at.col_offset) and (at.end_lineno, at.end_col_offset) <= (last, end)
     ]
 

@@ -40,9 +40,10 @@ def local_path(model_id: str | os.PathLike[str]) -> str:
     text = os.fspath(model_id)
     if not text.startswith("file://"):
         return text
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
 
-    return unquote(urlsplit(text).path)
+    return url2pathname(urlsplit(text).path)
 
 
 def names_a_file(model_id: Any) -> bool:

@@ -33,7 +33,6 @@ __all__ = [
     "config_source",
     "find",
     "find_folder",
-    "pipeline_configs",
     "preprocessor_folder",
 ]
 
@@ -176,26 +175,6 @@ def preprocessor_folder(
     return find_folder(carrier_of(path, metadata), PREPROCESSORS, access, revision, **options)
 
 
-def pipeline_configs(
-    path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None, *, with_code: bool = False
-) -> tuple[Path | None, tuple[str, ...]]:
-    """Return a folder with the configs of a diffusion pipeline, and their names where those are known.
-
-    Args:
-        path: One of its ONNX files.
-        metadata, access, revision, with_code: As of `find`.
-
-    Returns:
-        None for the folder where the pipeline is of no commit and does not carry its configs.
-    """
-    carrier = carrier_of(path, metadata)
-    needed = metadata.model_type == "hub"
-    source = find(carrier, PIPELINE, access, revision, with_code=with_code, needed=needed)
-    if isinstance(source, EmbeddedFiles):
-        return source.folder(), source.names
-    return (None, ()) if source is None else (source.folder, metadata.config_files or ())
-
-
 def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> EmbeddedFiles | None:
     """Return what is embedded, unless the user asks for something newer."""
     record = carrier.record
@@ -286,9 +265,9 @@ def _with_code(
 
 def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnreachableError:
     return type(error)(
-        f"A slow tokenizer (use_fast=False) reads files that {carrier.name} does not carry, because the fast one does "
-        f"without them; so the Hub was asked. Leave out use_fast=False, or save the slow tokenizer once, with the Hub "
-        f"at hand, and load it from its folder. {error}"
+        f"A slow tokenizer (use_fast=False, or a class of that kind) reads files that {carrier.name} does not carry, "
+        "because the fast one does without them; so the Hub was asked. Take the fast one, or save the slow one once "
+        f"with the Hub at hand, and load it from its folder. {error}"
     )
 
 
