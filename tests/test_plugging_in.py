@@ -164,7 +164,7 @@ AutoConfig.from_pretrained({str(model_folder("bert"))!r})
 AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
-    hooks = ("activation", "auto_classes", "loading", "newest", "patching", "sessions")
+    hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching", "sessions")
     rooms = ("forking", "hooks", "loading", "origin")
     light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "origin.names", "version")
     loaded = set(ast.literal_eval(environment.run(code).stdout.splitlines()[-1]))
