@@ -64,31 +64,24 @@ def with_and_without_us(make_call):
 
 # Of each hooked function: its owner, its name, and the name of its first parameter.
 FUNCTIONS = {
-    "AutoConfig": ("transformers.AutoConfig", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoFeatureExtractor": ("transformers.AutoFeatureExtractor", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoImageProcessor": ("transformers.AutoImageProcessor", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoProcessor": ("transformers.AutoProcessor", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoTokenizer": ("transformers.AutoTokenizer", "from_pretrained", "pretrained_model_name_or_path"),
+    **{
+        name: (f"transformers.{name}", "from_pretrained", "pretrained_model_name_or_path")
+        for name in (
+            "AutoConfig",
+            "AutoFeatureExtractor",
+            "AutoImageProcessor",
+            "AutoProcessor",
+            "AutoTokenizer",
+            "PretrainedConfig",
+            "BertConfig",
+            "PreTrainedTokenizerBase",
+            "BertTokenizerFast",
+            "ImageProcessingMixin",
+            "FeatureExtractionMixin",
+            "ProcessorMixin",
+        )
+    },
     "GenerationConfig": ("transformers.GenerationConfig", "from_pretrained", "pretrained_model_name"),
-    "PretrainedConfig": ("transformers.PretrainedConfig", "from_pretrained", "pretrained_model_name_or_path"),
-    "BertConfig": ("transformers.BertConfig", "from_pretrained", "pretrained_model_name_or_path"),
-    "PreTrainedTokenizerBase": (
-        "transformers.PreTrainedTokenizerBase",
-        "from_pretrained",
-        "pretrained_model_name_or_path",
-    ),
-    "BertTokenizerFast": ("transformers.BertTokenizerFast", "from_pretrained", "pretrained_model_name_or_path"),
-    "ImageProcessingMixin": (
-        "transformers.ImageProcessingMixin",
-        "from_pretrained",
-        "pretrained_model_name_or_path",
-    ),
-    "FeatureExtractionMixin": (
-        "transformers.FeatureExtractionMixin",
-        "from_pretrained",
-        "pretrained_model_name_or_path",
-    ),
-    "ProcessorMixin": ("transformers.ProcessorMixin", "from_pretrained", "pretrained_model_name_or_path"),
     "SentenceTransformer": ("sentence_transformers", "SentenceTransformer", "model_name_or_path"),
     "backend_should_export": ("sentence_transformers.backend.utils", "backend_should_export", "load_path"),
     "ORTModel": ("optimum.onnxruntime.ORTModelForSequenceClassification", "from_pretrained", "model_id"),

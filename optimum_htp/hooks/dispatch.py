@@ -23,7 +23,7 @@ _passed_on: Final[ContextVar[Any]] = ContextVar("optimum_htp_passed_on", default
 
 
 class Answer(NamedTuple):
-    """What a call of others came to."""
+    """The result of a call that the library itself has answered."""
 
     result: Any
 
@@ -36,7 +36,7 @@ def asked(
     enough: Collection[str] = (),
     is_made_up: Callable[[Call, Any], bool] | None = None,
 ) -> Named | Answer:
-    """Return the ONNX file that a call names, or what came of a call that names none.
+    """Return the ONNX file that a call names, or the library's result if it names none.
 
     Args:
         call: Of a loader.

@@ -81,7 +81,7 @@ def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
 def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()) -> bool | None:
     """Return the same; None where nothing is there, so that a repo may be meant.
 
-    Every load goes through here: it costs who loads something else one look into the folder.
+    Every load goes through here: a load of anything else costs one listing of the folder.
 
     Args:
         model_id, subfolder: As of `may_be_ours`.
@@ -99,7 +99,7 @@ def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()
         names = os.listdir(place)  # noqa: PTH208
     except NotADirectoryError:
         return not subfolder and _is_stamped(path)
-    except (OSError, ValueError):  # there is none, or can be none of that name
+    except (OSError, ValueError):  # no such folder, or no legal name
         return None
     if enough and all(name in names for name in enough):
         return False

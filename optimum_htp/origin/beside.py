@@ -1,4 +1,4 @@
-"""What lies beside an ONNX file, or in the folder that was named: whether it is the file's own, and complete."""
+"""Whether the files beside an ONNX file, or in the folder that was named, belong to its model and are complete."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lies_in(folder: Path, asked: Beside, known: Collection[str] | None, *, alone
         asked: What is looked for.
         known: The config and preprocessor files that the model has; None where nobody knows.
         alone: Whether it is not embedded too.
-        needed: Whether it is an error that there is none.
+        needed: Whether a config of another model is an error.
 
     Raises:
         ConfigLoadError: The config is another model's, is `needed`, and could come from nowhere else.

@@ -154,10 +154,11 @@ def _refuse_adapter(checkpoint: Checkpoint) -> None:
     content = read_json(checkpoint.folder / ADAPTER_CONFIG)
     base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
     name = checkpoint.folder if isinstance(checkpoint.source, LocalSource) else checkpoint.source.reference
+    is_named = isinstance(base, str) and bool(base)
     raise ExportError(
-        f"{name} is an adapter of {base}, and no model by itself. Merge them first: peft's AutoPeftModelFor… class of "
-        "its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a model to export. Or "
-        f"name the model without the adapter: --model {base}."
+        f"{name} is an adapter{f' of {base}' if is_named else ''}, and no model by itself. Merge them first: peft's "
+        "AutoPeftModelFor… class of its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a "
+        "model to export." + (f" Or name the model without the adapter: --model {base}." if is_named else "")
     )
 
 

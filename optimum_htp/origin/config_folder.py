@@ -1,8 +1,7 @@
 """Where the files of an ONNX file's model are: beside it, in it, in the cache, in a mirror or on the Hub.
 
 `find` is the only walk over these places, for configs, preprocessors, pipelines and modules alike. The record of the
-file decides; what lies beside the file is used for what it really has. `origin/resolution.py` says which place is
-asked first.
+file decides. A file beside it is used only for its own kind. `origin/resolution.py` has the order of the places.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def find(
         revision: Overrides the commit of the file.
         with_code: Whether code of the repo may run.
         slow: Whether a slow tokenizer is wanted, whose files may have been left out of what is embedded.
-        needed: Whether it is an error that there is none; of files of sentence_transformers, that they cannot be had.
+        needed: Whether a missing file is an error. For a file of sentence_transformers: whether an unreachable Hub is.
 
     Returns:
         A folder, or the embedded files. None where it is not needed and cannot be had.

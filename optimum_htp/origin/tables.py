@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -144,13 +145,19 @@ def tokenizer_names() -> Mapping[str, Any]:
     return {**dict.fromkeys(known.get("MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ()), _BACKEND), **names}
 
 
-@functools.cache
 def is_tokenizer_of_backend(name: str) -> bool:
     """Whether transformers 5 defines a tokenizer class that reads `tokenizer.json` alone where there is one."""
+    return name in _tokenizers_of_backend()
+
+
+@functools.cache
+def _tokenizers_of_backend() -> frozenset[str]:
     package = module_file("transformers")
     files = [] if package is None else package.parent.glob("models/*/tokenization_*.py")
-    definition = f"class {name}({_BACKEND})"
-    return name == _BACKEND or any(definition in file.read_text(encoding="utf-8") for file in files)
+    defined = re.compile(rf"class (\w+)\({_BACKEND}\)")
+    return frozenset(
+        {_BACKEND, *(name for file in files for name in defined.findall(file.read_text(encoding="utf-8")))}
+    )
 
 
 def tokenizer_of_processor(name: str) -> Any:

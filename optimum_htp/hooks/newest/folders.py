@@ -30,7 +30,7 @@ def adapter_beside_a_config(module: ModuleType) -> bool:
 def tokenizer_made_of_nothing(module: ModuleType) -> bool:
     """`AutoTokenizer` makes an empty tokenizer for a folder that has a config and no tokenizer.
 
-    transformers 4 raises an error, which Optimum takes as a sign that there is none.
+    transformers 4 raises an error. Optimum then exports the model without a tokenizer.
     Needless once maybe_load_preprocessors, or transformers, looks for the files of a tokenizer.
     """
     wrap_function(module, "maybe_load_preprocessors", _leaving_made_up_ones_out)
