@@ -416,7 +416,8 @@ def test_config_in_a_subfolder_costs_no_request_more(hub, published, model_folde
             AutoConfig.from_pretrained("shipped/parts", cache_dir=cache)  # now it is known that the root has none
         with hub.recorded() as requests:
             assert AutoConfig.from_pretrained("shipped/parts", subfolder="text", cache_dir=cache).hidden_size == 32
-        return [(request.method, request.path) for request in requests]
+        # A download that an earlier test gave up may still go on, of another repo.
+        return [(request.method, request.path) for request in requests if "/shipped/parts/" in request.path]
 
     hooked = asked(tmp_path / "with")
     optimum_htp.deactivate()

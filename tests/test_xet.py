@@ -55,6 +55,7 @@ def test_weights_come_through_xet(hub, fetch):
 
 
 def test_files_are_pushed_through_xet(hub, push):
+    hub.stored = {}
     push()
     repo = hub.repos["me/xet"]
     assert repo.commits[repo.refs["main"]]["model.onnx"] == WEIGHTS[::-1]
