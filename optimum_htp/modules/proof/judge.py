@@ -186,7 +186,7 @@ class Judge:
             groups = expectations(tensor.name, size, self._uses.get(tensor.name, ()), self._tensors)
             expected = list(dict.fromkeys(key for group in groups for key in group))
             strict = self._strict(groups)
-            others = [] if strict else [key for key in self._tensors.sizes[size] if key not in expected]
+            others = [] if strict else [key for key in self._tensors.sizes.get(size, ()) if key not in expected]
             for key in (*expected, *others[:_MOST_TRIED]):
                 excess = missed_steps(weight, integers, self._tensors.values(key), steps)
                 if excess == 0:
@@ -246,7 +246,7 @@ class Judge:
         return any(len(group) == 1 for group in groups)
 
     def _readable(self, keys: Iterable[str]) -> list[str]:
-        return [key for key in keys if key in self._tensors.sizes.get(self._tensors[key].size, ())]
+        return [key for key in keys if self._tensors.is_readable(key)]
 
     def _by_value(self, array: Any, dtype: str, size: int, tried: set[str]) -> tuple[str, Layout] | None:
         for key in self._tensors.sizes.get(size, [])[:_MOST_TRIED]:
