@@ -162,23 +162,28 @@ class _Stalls(logging.Handler):
         super().__init__(logging.WARNING)
         self._blobs = blobs
         self._thread = threading.get_ident()
-        self._size = -1
-        self._since = 0.0
+        self._size = self._arrived()
+        self._since = self._last = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
         from huggingface_hub import constants
 
         if threading.get_ident() != self._thread:
             return
-        now, one_try = time.monotonic(), float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        now, size = time.monotonic(), self._arrived()
+        took = min(now - self._last, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))  # this try, and the next one
+        self._last = now
+        if size != self._size:
+            self._size, self._since = size, now - took
+        elif now - self._since + took > Patience().seconds:
+            raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
+
+    def _arrived(self) -> int:
         size = 0
         for path in self._blobs.glob("*.incomplete"):
             with suppress(FileNotFoundError):  # another file has just become whole
                 size += path.stat().st_size
-        if size != self._size:
-            self._size, self._since = size, now - one_try
-        elif now - self._since + one_try > Patience().seconds:
-            raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
+        return size
 
 
 @contextmanager
