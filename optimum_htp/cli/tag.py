@@ -32,6 +32,11 @@ class TagCommand(FilesCommand):
         parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
         parser.add_argument("-o", "--output", help="Where to write instead of in place; one file only.")
         add_external_data_argument(parser)
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="Tag files that do not fit the model or ORIGINAL, and replace tags that are more exact.",
+        )
         parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
         add_hub_arguments(parser)
 
@@ -51,6 +56,7 @@ class TagCommand(FilesCommand):
             revision=self.args.revision,
             access=hub_access(self.args),
             trust_remote_code=self.args.trust_remote_code,
+            force=self.args.force,
             on_building=lambda: show(f"Building {self.args.model} in PyTorch, without weights ...", sys.stderr),
         )
         if self.args.dry_run:

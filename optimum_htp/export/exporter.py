@@ -24,8 +24,8 @@ from optimum_htp.export.output_files import (
     refuse_foreign_configs,
 )
 from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
-from optimum_htp.hierarchy.assign import LAST_RESORTS
 from optimum_htp.hierarchy.capture import ExportedParts
+from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger

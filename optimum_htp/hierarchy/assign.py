@@ -6,44 +6,24 @@ A rule that reads what the exporter wrote comes before one that concludes; the r
 from __future__ import annotations
 
 import ast
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from optimum_htp.hierarchy.bounds import is_within_bounds
+from optimum_htp.hierarchy.neighbours import follow_neighbours
+from optimum_htp.hierarchy.rules import INFERRED, Found, Rule
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside, loose_shape
 from optimum_htp.onnxfile import Graph, Node
 
-__all__ = ["DYNAMO_SCOPES", "LAST_RESORTS", "Assignment", "Rule", "assign", "complete", "dynamo_scopes", "dynamo_tree"]
+__all__ = ["DYNAMO_SCOPES", "Assignment", "assign", "complete", "dynamo_scopes", "dynamo_tree", "keep_exact"]
 
 DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _DYNAMO_CLASSES: Final = "pkg.torch.onnx.class_hierarchy"
 _LONGEST: Final = 1 << 14  # characters of these
 _LONGEST_CLASS: Final = 256
-_MAKERS: Final = 16  # of a value that are looked at: a graph has one, its branches another each
-
-
-class Rule(str, Enum):
-    """How a node's module was found, in the order in which the rules are tried."""
-
-    NAME = "name"  # the scope in the node's name
-    REPEATED = "repeated_call"  # the same, through a second call of a module
-    PARAMETER = "parameter"  # what owns the parameter that it uses, where its scope is a module around or inside that
-    DYNAMO = "dynamo"  # what the dynamo exporter wrote beside the node
-    CARRIED_NAME = "carried_by_name"  # the node of this name before a pass
-    FUSED = "fused"  # the common module of the nodes that it replaced
-    VALUE = "value_name"  # the scope in the name of a value that it makes
-    DATA_FLOW = "data_flow"  # the common module of the nodes that use its values, or make them
-    ORDER = "order"  # the common module of its neighbours in the file: constants that nobody uses
-    PARTIAL = "partial_name"  # the innermost module that the scope in its name leads to
-    ROOT = "root"  # none of these
-
-
-LAST_RESORTS: Final = (Rule.PARTIAL, Rule.ROOT)
-"""The rules that place a node where it surely is not wrong, and perhaps not where it is."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +39,6 @@ class Assignment:
         """How many nodes each rule found."""
         counted = Counter(rule.value for rule in self.rules)
         return {rule.value: counted[rule.value] for rule in Rule if counted[rule.value]}
-
-
-Found = dict[int, tuple[str, Rule]]
 
 
 def assign(
@@ -109,16 +86,33 @@ def complete(
             or weights.goes_before(owner, said[0], node)
         ):
             found[index] = owner, Rule.PARAMETER
-    _follow_data(graph.nodes, tree, found)
-    _follow_order(graph.nodes, tree, found)
+    follow_neighbours(graph, tree, found)
     root = tree.names.get(ROOT, ROOT)
     for index, node in enumerate(graph.nodes):
-        if index not in found:
-            scope = scope_of(node.name)
-            module = resolver.resolve(scope).module if scope else root
-            found[index] = (module, Rule.PARTIAL) if module != root else (root, Rule.ROOT)
+        module, rule = found.get(index, (root, Rule.ROOT))
+        if rule in INFERRED and (scope := scope_of(node.name)):
+            led = resolver.resolve(scope).module
+            if led != root and not is_inside(module, led):
+                module, rule = led, Rule.PARTIAL
+        found[index] = module, rule
     pairs = [found[index] for index in range(len(graph.nodes))]
     return Assignment(tree, tuple(tree.caller(module) for module, _ in pairs), tuple(rule for _, rule in pairs))
+
+
+def keep_exact(assignment: Assignment, before: Assignment) -> Assignment:
+    """Return an assignment with the tags that nodes had before, where new ones are inferred and no more exact.
+
+    Args:
+        assignment: The new modules.
+        before: Those that the nodes of the same graph had.
+    """
+    tree = assignment.tree
+    known = tree.classes.keys() or set(tree.names.values())
+    pairs = [
+        (had, Rule.KEPT) if rule in INFERRED and had in known and not is_inside(module, had) else (module, rule)
+        for module, rule, had in zip(assignment.modules, assignment.rules, before.modules, strict=True)
+    ]
+    return Assignment(tree, tuple(module for module, _ in pairs), tuple(rule for _, rule in pairs))
 
 
 class _Weights:
@@ -168,13 +162,14 @@ def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, R
     """Return what a node itself says: its name, the dynamo exporter's metadata, the names of its values."""
     scope = scope_of(node.name)
     if scope is not None and (known := resolver.resolve(scope)).whole:
-        return known.module, Rule.REPEATED if known.again else Rule.NAME
+        rule = Rule.REPEATED if known.again else Rule.NAME
+        return known.module, rule if known.certain else Rule.PARTIAL
     if (module := _dynamo_module(node.metadata, tree)) is not None:
         return module, Rule.DYNAMO
     for value in node.outputs:
         scope = scope_of(value)
         if scope is not None and (known := resolver.resolve(scope)).whole:
-            return known.module, Rule.VALUE
+            return known.module, Rule.VALUE if known.certain else Rule.PARTIAL
     return None
 
 
@@ -231,70 +226,3 @@ def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
         if scope in tree.names:
             return tree.names[scope]
     return None if named else tree.names.get(ROOT, ROOT)
-
-
-def _follow_data(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
-    """Find nodes by their neighbours: those that use their values, then those that make what they use.
-
-    A node with subgraphs belongs to the common module of the nodes inside.
-    """
-    users: dict[str, list[int]] = defaultdict(list)
-    makers: dict[str, list[int]] = defaultdict(list)
-    for index, node in enumerate(nodes):
-        for value in filter(None, node.inputs):
-            users[value].append(index)
-        for value in filter(None, node.outputs):
-            if len(makers[value]) < _MAKERS:
-                makers[value].append(index)
-    inside = _nodes_inside(nodes)
-
-    def modules(indexes: Iterable[int]) -> list[str] | None:
-        """Return the modules of all of these; None while one is not known, or where there are none."""
-        known = [found[index][0] for index in indexes if index in found]
-        return known if known else None
-
-    def used_by(index: int) -> Iterable[int]:
-        made = [value for value in dict.fromkeys(nodes[index].outputs) if index in makers.get(value, ())]
-        return (user for value in made for user in users.get(value, ()) if user != index)
-
-    def made_by(index: int) -> Iterable[int]:
-        return (maker for value in nodes[index].inputs for maker in makers.get(value, ()) if maker != index)
-
-    neighbours: tuple[Callable[[int], Iterable[int]], ...] = (lambda index: inside.get(index, ()), used_by, made_by)
-    open_ones = [index for index in range(len(nodes)) if index not in found]
-    for look in neighbours:
-        order = open_ones if look is made_by else list(reversed(open_ones))  # graphs are sorted by data flow
-        for _ in range(2):  # what lies in subgraphs may be out of order
-            for index in order:
-                if index not in found and (known := modules(look(index))) is not None:
-                    found[index] = tree.common(known), Rule.DATA_FLOW
-        open_ones = [index for index in open_ones if index not in found]
-
-
-def _follow_order(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
-    """Find nodes that nobody uses and that use nothing: exporters write nodes in the order of execution."""
-    behind: list[int | None] = [None] * len(nodes)
-    for index in range(len(nodes) - 1, 0, -1):
-        behind[index - 1] = index if index in found else behind[index]
-    for index, node in enumerate(nodes):
-        if index in found or node.inputs or not index:
-            continue
-        around = [
-            found[neighbour][0]
-            for neighbour in (index - 1, behind[index])
-            if neighbour is not None and neighbour in found
-        ]
-        if around:
-            found[index] = tree.common(around), Rule.ORDER
-
-
-def _nodes_inside(nodes: Sequence[Node]) -> dict[int, list[int]]:
-    """Return the nodes in the subgraphs of each node that has some."""
-    inside: dict[int, list[int]] = defaultdict(list)
-    around: list[int] = []
-    for index, node in enumerate(nodes):
-        del around[len(node.within) :]
-        for outer in around:
-            inside[outer].append(index)
-        around.append(index)
-    return inside

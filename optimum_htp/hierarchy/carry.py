@@ -12,12 +12,13 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from optimum_htp.hierarchy.assign import Assignment, Found, Rule, complete
+from optimum_htp.hierarchy.assign import Assignment, complete
+from optimum_htp.hierarchy.rules import Found, Rule
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tree import ModuleTree, shared_path
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["Original", "carry"]
+__all__ = ["Original", "carry", "shared_values"]
 
 _UNPLACED: Final = ("Constant",)  # they are where they are used, and say nothing of where a fused node is
 _MUCH: Final = 0.5
@@ -50,6 +51,12 @@ def carry(originals: Sequence[Original], graph: Graph, resolver: ScopeResolver, 
             if index not in found or found[index][1] is Rule.FUSED:  # another original may have the node itself
                 found[index] = module
     return complete(graph, resolver, tree, found)
+
+
+def shared_values(original: Graph, graph: Graph) -> float:
+    """Return the share of the smaller graph's values whose names both graphs have, from 0 to 1."""
+    ours, theirs = ({value for node in one.nodes for value in node.outputs if value} for one in (original, graph))
+    return len(ours & theirs) / max(min(len(ours), len(theirs)), 1)
 
 
 def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTree) -> Found:

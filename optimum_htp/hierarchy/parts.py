@@ -12,7 +12,7 @@ from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["COMPONENTS", "part_tree", "scopes_of"]
+__all__ = ["COMPONENTS", "part_fit", "part_tree", "scopes_of"]
 
 COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
 """The parts of a diffusion pipeline that Optimum makes of one component of it."""
@@ -26,6 +26,13 @@ def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
     """Return the scopes in the names of a graph's nodes and values."""
     names = (name for node in graph.nodes for name in (node.name, *node.outputs))
     return {scope for name in names if (scope := scope_of(name)) is not None}
+
+
+def part_fit(graph: Graph, tree: ModuleTree) -> float:
+    """Return the share of the scopes in a graph's names that lead to a module, from 0 to 1."""
+    scopes = scopes_of(graph) - {()}
+    resolver = ScopeResolver(part_tree(graph, tree))
+    return sum(resolver.resolve(scope).whole for scope in scopes) / max(len(scopes), 1)
 
 
 def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,17 +27,18 @@ class Resolved:
     """What a scope leads to.
 
     Attributes:
-        module: Name in the whole model.
+        module: Name in the whole model; where that is not certain, of the module around all that it may be.
         again: Whether a second call of a module is on the way.
         whole: Whether every piece of the scope is a module.
-        others: Modules that it could as well lead to, perhaps beside `module` itself: those of the same attribute
-            name that are called alike.
+        others: The modules that it could lead to: those of the same attribute name that are called alike.
+        certain: Whether `module` is the only one.
     """
 
     module: str
     again: bool = False
     whole: bool = True
     others: frozenset[str] = frozenset()
+    certain: bool = True
 
 
 def scope_of(name: str) -> tuple[str, ...] | None:
@@ -107,17 +108,35 @@ class ScopeResolver:
         """Return the module that a scope leads to, as far as it leads."""
         if (seen := self._seen(scope)) is not None:
             return seen
-        here, again = ROOT, False
+        heres = {ROOT: False}
         for piece in scope:
-            found = self._called(here, piece)
-            if found is None and (bare := _SECOND_CALL.sub("", piece)) != piece:
-                found, again = self._called(here, bare), True
-            if found is None:
+            led = dict(step for here, again in heres.items() for step in self._steps(here, piece, again))
+            if not led:
+                here, again = next(iter(heres.items()))
                 return Resolved(self._tree.names.get(here, here), again, whole=False)
-            here = found
+            heres = led
+        here, again = next(iter(heres.items()))
+        modules = frozenset(self._tree.names.get(one, one) for one in heres)
         skipped = any(atom.isdigit() for atom in here.split(".")) and not any("." in piece for piece in scope)
-        alike = self._like(short_name(here))[_without_items(here)] if skipped else frozenset()
-        return Resolved(self._tree.names.get(here, here), again, others=alike)
+        if skipped:
+            modules |= self._like(short_name(here))[_without_items(here)]
+        return self._one_of(modules, again)
+
+    def _one_of(self, modules: frozenset[str], again: bool) -> Resolved:
+        return Resolved(self._tree.common(modules), again, others=modules, certain=len(modules) == 1)
+
+    def _steps(self, here: str, piece: str, again: bool) -> Iterator[tuple[str, bool]]:
+        """Yield the modules that a piece of a scope may mean, and whether it counts a second call on the way.
+
+        `conv_1` is the module `conv_1`, or the second call of the module `conv` beside it.
+        """
+        found = self._called(here, piece)
+        if found is not None:
+            yield found, again
+        if (bare := _SECOND_CALL.sub("", piece)) != piece:
+            repeated = self._called(here, bare)
+            if repeated is not None and (found is None or parent_of(repeated) == parent_of(found)):
+                yield repeated, True
 
     def _like_of(self, short: str) -> dict[str, frozenset[str]]:
         """Return the modules of an attribute name, grouped with those of the same name in the other items of a list:
@@ -130,13 +149,13 @@ class ScopeResolver:
 
     def _seen(self, scope: tuple[str, ...]) -> Resolved | None:
         """Return the module that was called in a scope; the suffix of the last piece counts the calls."""
-        if scope in self._calls:
-            return self._call(self._calls[scope], 0)
         bare, _, number = scope[-1].rpartition("_") if scope else ("", "", "")
         calls = self._calls.get((*scope[:-1], bare), ()) if number.isdigit() else ()
-        if not calls or int(number) >= len(calls):
-            return None
-        return self._call(calls, int(number))
+        repeated = self._call(calls, int(number)) if calls and int(number) < len(calls) else None
+        first = self._call(self._calls[scope], 0) if scope in self._calls else None
+        if first is None or repeated is None:
+            return first or repeated
+        return self._one_of(first.others | repeated.others, again=True)
 
     def _call(self, calls: Sequence[str], index: int) -> Resolved:
         """Return one of the modules that were called in a scope.

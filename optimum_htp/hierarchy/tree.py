@@ -15,7 +15,7 @@ from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.bounds import check_class, check_module
 from optimum_htp.parsing import parse_json
 
-__all__ = ["ROOT", "ModuleTree", "ancestors", "loose_shape", "parent_of", "shared_path"]
+__all__ = ["ROOT", "ModuleTree", "ancestors", "is_inside", "loose_shape", "parent_of", "shared_path"]
 
 ROOT = ""
 """The name of the whole model."""
@@ -143,6 +143,14 @@ class ModuleTree:
             return unique.pop()
         return self.caller(functools.reduce(shared_path, unique) if unique else ROOT)
 
+    @functools.cached_property
+    def _holders(self) -> frozenset[str]:
+        return frozenset(parent_of(name) for name in self.names.values() if name)
+
+    def holder(self, name: str) -> str:
+        """Return a module itself where others are in it, else the module around it."""
+        return name if name in self._holders else self.caller(parent_of(name))
+
     def caller(self, name: str) -> str:
         """Return a module itself, or the one that holds it where it is a container or no module at all."""
         while name and (name in self.containers or (self.classes and name not in self.classes)):
@@ -158,6 +166,11 @@ def loose_shape(shape: Iterable[int]) -> tuple[int, ...]:
 def parent_of(name: str) -> str:
     """Return the name of the module that holds another; the root's for one of the first level."""
     return name.rpartition(".")[0]
+
+
+def is_inside(name: str, around: str) -> bool:
+    """Whether a module is another, or in it."""
+    return name == around or not around or name.startswith(f"{around}.")
 
 
 def shared_path(one: str, other: str) -> str:

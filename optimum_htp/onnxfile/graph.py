@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened, short_entry
@@ -80,7 +80,10 @@ class Initializer:
 
 @dataclass(frozen=True)
 class Graph:
-    """The structure of a model's graph. Nodes include those of subgraphs and functions."""
+    """The structure of a model's graph. Nodes include those of subgraphs and functions.
+
+    A function's values have names of their own here: ` (function 1)` is behind those that the file has.
+    """
 
     name: str = ""
     inputs: tuple[TensorSpec, ...] = ()
@@ -103,7 +106,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
 def graph_of(window: ByteWindow) -> Graph:
     """Return the structure of a ModelProto's graph."""
     window.begin_pass()
-    name, has_graph = "", False
+    name, has_graph, functions = "", False, 0
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     nodes: list[Node] = []
@@ -113,7 +116,8 @@ def graph_of(window: ByteWindow) -> Graph:
             continue
         kind = CHILDREN["model"][graph.number]
         if kind != "graph":
-            nodes += _nodes(window, graph, kind, (), 1)
+            functions += 1
+            nodes += (_in_function(node, functions) for node in _nodes(window, graph, kind, (), 1))
             continue
         has_graph = True
         for part in walk(window, graph.payload, graph.end):
@@ -135,6 +139,15 @@ def graph_of(window: ByteWindow) -> Graph:
     weights = {tensor.name for tensor in initializers}
     given = tuple(spec for spec in inputs if spec.name not in weights)
     return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers))
+
+
+def _in_function(node: Node, number: int) -> Node:
+    """Return a node of a function's body with other names of its values: names of the graph mean something else."""
+
+    def own(values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{value} (function {number})" if value else "" for value in values)
+
+    return replace(node, inputs=own(node.inputs), outputs=own(node.outputs))
 
 
 def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import MetadataError, MisfitError
-from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree
-from optimum_htp.hierarchy.carry import Original, carry
-from optimum_htp.hierarchy.parts import part_tree, scopes_of
+from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree, keep_exact
+from optimum_htp.hierarchy.carry import Original, carry, shared_values
+from optimum_htp.hierarchy.parts import part_fit, part_tree, scopes_of
+from optimum_htp.hierarchy.prefixes import without_prefix
 from optimum_htp.hierarchy.renamed import owners_by_shape
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment
@@ -21,7 +22,8 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
 from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.onnxfile.outputs import ONNX, check_output
-from optimum_htp.origin.checkpoint import fetch_checkpoint
+from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
+from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.source import locate
 from optimum_htp.origin.weightless import tree_of_checkpoint
 from optimum_htp.stamping.originals import ir_version_note
@@ -29,6 +31,7 @@ from optimum_htp.stamping.originals import ir_version_note
 __all__ = ["Tagger", "carried_tags", "tag_file"]
 
 _SHOWN: Final = 80  # characters of a name in a message
+_RELATED: Final = 0.1  # of the values of the smaller graph have the names of the other's
 
 
 class Tagger:
@@ -40,6 +43,7 @@ class Tagger:
         revision: Branch, tag or commit of that model.
         access: How to reach its Hub.
         trust_remote_code: Whether code of its repo may run.
+        force: Whether files are tagged that do not fit, and tags replaced that are more exact than the new ones.
         on_building: Called before the model is built in PyTorch, without weights, which takes seconds.
     """
 
@@ -51,6 +55,7 @@ class Tagger:
         revision: str | None = None,
         access: HubAccess | None = None,
         trust_remote_code: bool = False,
+        force: bool = False,
         on_building: Callable[[], object] | None = None,
     ) -> None:
         self._on_building = on_building
@@ -59,6 +64,8 @@ class Tagger:
         self._revision = revision
         self._access = access or HubAccess()
         self._trusted = trust_remote_code
+        self._force = force
+        self._checkpoint = functools.cache(self._fetch_checkpoint)
         self._tree = functools.cache(self._look_up_tree)
 
     def assignment(self, path: str | os.PathLike[str]) -> Assignment:
@@ -69,11 +76,12 @@ class Tagger:
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
-            MisfitError: No name in the file leads to a module.
+            MisfitError: The file is no export of the model, was not made from the original, or no name in it leads
+                to a module.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
         """
         with OpenModel.at(path) as model:
-            return self._assignment(model.header, model.graph)
+            return self._assignment(str(path), model.header, model.graph)
 
     def write(
         self,
@@ -91,7 +99,7 @@ class Tagger:
         if output is not None and self._original is not None:
             check_output(output, ONNX, inputs=[self._original])
         with OpenModel.at(path) as model:
-            tags = TagWriter(self._assignment(model.header, model.graph), is_export=False)
+            tags = TagWriter(self._assignment(str(path), model.header, model.graph), is_export=False)
             check_taggable(model)
             version = tags.ir_version(model.header.ir_version)
             if output is not None:
@@ -105,10 +113,27 @@ class Tagger:
             )
         return tags.assignment
 
-    def _assignment(self, header: ModelHeader, graph: Graph) -> Assignment:
+    def _assignment(self, path: str, header: ModelHeader, graph: Graph) -> Assignment:
+        standing = None if self._force else _standing(header, graph)
         if self._original is not None:
-            return self._carried(graph, header)
-        tree = self._tree_for(header, graph)
+            assignment = self._carried(path, graph, header)
+        else:
+            assignment = self._resolved(path, graph, header)
+        return assignment if standing is None else keep_exact(assignment, standing)
+
+    def _resolved(self, path: str, graph: Graph, header: ModelHeader) -> Assignment:
+        whole = self._whole_tree(header)
+        if whole is not None:
+            graph = without_prefix(graph, lambda candidate: part_fit(candidate, whole))
+        if self._model is not None and not self._force:
+            checkpoint = self._checkpoint()
+            reason = graph_misfit(checkpoint.config, _task_of(header), graph, checkpoint.library)
+            if reason is not None:
+                raise MisfitError(
+                    f"{path} does not look like an export of {self._model}: {reason}. Nothing was written. Name the "
+                    "right model, or give --force."
+                )
+        tree = part_tree(graph, whole) if whole is not None else _named_tree(graph)
         assignment = _resolved(graph, tree)
         if graph.nodes and not any(assignment.modules) and (self._model is None or len(tree.classes) > 1):
             whose = f" of {self._model}" if self._model is not None else ""
@@ -121,7 +146,7 @@ class Tagger:
             )
         return assignment
 
-    def _carried(self, graph: Graph, header: ModelHeader) -> Assignment:
+    def _carried(self, path: str, graph: Graph, header: ModelHeader) -> Assignment:
         with OpenModel.at(str(self._original)) as source:
             before, original = source.header, source.graph
         try:
@@ -129,22 +154,31 @@ class Tagger:
         except MetadataError as error:
             raise MetadataError(f"{self._original}: {error}", error.key) from error
         if known is None:
-            tree = self._tree_for(before if MODULES in before.metadata else header, original)
-            known = _resolved(original, tree)
+            whole = self._whole_tree(before if MODULES in before.metadata else header)
+            known = _resolved(original, part_tree(original, whole) if whole is not None else _named_tree(original))
         tree = known.tree if self._model is None else self._tree(_task_of(header))
         tree = part_tree(original, tree)
+        graph = without_prefix(graph, lambda candidate: shared_values(original, candidate))
+        share = shared_values(original, graph)
+        if share < _RELATED and not self._force:
+            raise MisfitError(
+                f"{path} does not look as if it was made from {self._original}: only {share:.0%} of the values have "
+                "names that both have. Nothing was written. Name the right file, or give --force."
+            )
         return carry([Original(original, known)], graph, ScopeResolver(tree), tree)
 
-    def _tree_for(self, header: ModelHeader, graph: Graph) -> ModuleTree:
+    def _whole_tree(self, header: ModelHeader) -> ModuleTree | None:
+        """Return the tree of the model that was named, or that a file names; None without."""
         if self._model is not None:
-            return part_tree(graph, self._tree(_task_of(header)))
-        if MODULES in header.metadata:
-            return part_tree(graph, ModuleTree.from_json(header.metadata[MODULES]))
-        return dynamo_tree(graph) or ModuleTree.of_scopes(scopes_of(graph))
+            return self._tree(_task_of(header))
+        return ModuleTree.from_json(header.metadata[MODULES]) if MODULES in header.metadata else None
+
+    def _fetch_checkpoint(self) -> Checkpoint:
+        source = locate(self._model or "", self._revision, self._access)
+        return fetch_checkpoint(source, self._access, None, weights=False)
 
     def _look_up_tree(self, task: str | None) -> ModuleTree:
-        source = locate(self._model or "", self._revision, self._access)
-        checkpoint = fetch_checkpoint(source, self._access, None, weights=False)
+        checkpoint = self._checkpoint()
         if self._on_building is not None:
             self._on_building()
         return tree_of_checkpoint(checkpoint, task, trust_remote_code=self._trusted)
@@ -157,9 +191,10 @@ def tag_file(
     model: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     external_data: bool = False,
+    force: bool = False,
 ) -> Assignment:
     """Write into each node of an ONNX file which module it came from; see `Tagger`."""
-    return Tagger(original, model).write(path, output, external_data=external_data)
+    return Tagger(original, model, force=force).write(path, output, external_data=external_data)
 
 
 def carried_tags(source: Path, made: Path) -> TagWriter | None:
@@ -167,6 +202,19 @@ def carried_tags(source: Path, made: Path) -> TagWriter | None:
     if MODULES not in read_header(source).metadata:
         return None
     return TagWriter(Tagger(source).assignment(made), is_export=False)
+
+
+def _standing(header: ModelHeader, graph: Graph) -> Assignment | None:
+    """Return what a file's tags say, None where there are none, or none that can be read: these are replaced."""
+    try:
+        return tagged_assignment(header, graph)
+    except MetadataError:
+        return None
+
+
+def _named_tree(graph: Graph) -> ModuleTree:
+    """Return the tree that a graph's names make up."""
+    return dynamo_tree(graph) or ModuleTree.of_scopes(scopes_of(graph))
 
 
 def _resolved(graph: Graph, tree: ModuleTree) -> Assignment:

@@ -1,0 +1,168 @@
+"""Tags of files whose names say little: no node gets the module of another, and unknown nodes count as such."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from optimum_htp import tag_file
+from optimum_htp.errors import MisfitError
+from optimum_htp.hierarchy.capture import watched_exports
+from optimum_htp.hierarchy.rules import LAST_RESORTS, Rule
+from optimum_htp.hierarchy.tags import MODULE
+from optimum_htp.hierarchy.tree import is_inside
+from optimum_htp.onnxfile import read_graph
+from optimum_htp.stamping.tag import Tagger
+from tests.conftest import optimum_cli
+
+
+def modules_of(path):
+    return [node.metadata[MODULE] for node in read_graph(path).nodes]
+
+
+def untagged(source, change=lambda model: model):
+    """Return a model without tags; its record stays."""
+    model = onnx.load(source)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    kept = [entry for entry in model.metadata_props if not entry.key.startswith("htp.")]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return change(model)
+
+
+def without_names(model, *, weights=False):
+    """Take names of nodes and values away, as other exporters and optimizers do, and those of weights."""
+    ends = {spec.name for spec in (*model.graph.input, *model.graph.output)}
+    if not weights:
+        ends |= {tensor.name for tensor in model.graph.initializer}
+    names = {}
+
+    def other(name):
+        return name if not name or name in ends else names.setdefault(name, f"v{len(names)}")
+
+    for tensor in model.graph.initializer:
+        tensor.name = other(tensor.name)
+    for node in model.graph.node:
+        node.name = ""
+        node.input[:] = map(other, node.input)
+        node.output[:] = map(other, node.output)
+    del model.graph.value_info[:]
+    return model
+
+
+def prefixed(model, prefix="p/"):
+    return onnx.compose.add_prefix(model, prefix)
+
+
+@pytest.fixture
+def tagged(zoo_export):
+    """Return the file of a model of the zoo, and the model's folder."""
+
+    def export(name):
+        made = zoo_export(name)
+        return made.output / "model.onnx", made.model
+
+    return export
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "swin"])
+def test_nodes_without_names_are_never_of_a_wrong_module(name, weights, tagged, tmp_path):
+    path, model = tagged(name)
+    onnx.save(untagged(path, lambda graph: without_names(graph, weights=weights)), tmp_path / "bare.onnx")
+    assignment = Tagger(model=model).assignment(tmp_path / "bare.onnx")
+    truth = modules_of(path)
+    assert [pair for pair in zip(truth, assignment.modules, strict=True) if not is_inside(*pair)] == []
+    inexact = [
+        rule for module, had, rule in zip(assignment.modules, truth, assignment.rules, strict=True) if module != had
+    ]
+    assert set(inexact) <= {*LAST_RESORTS, Rule.DATA_FLOW}
+    if not weights:
+        assert len(inexact) < 0.9 * len(truth)
+
+
+@pytest.mark.parametrize("prefix", ["p/", "net_", "a/b"])
+@pytest.mark.parametrize("name", ["bert", "swin"])
+def test_prefix_of_all_names_is_recognized(name, prefix, tagged, tmp_path):
+    path, model = tagged(name)
+    onnx.save(untagged(path, lambda graph: prefixed(graph, prefix)), tmp_path / "prefixed.onnx")
+    truth = modules_of(path)
+    assert list(Tagger(model=model).assignment(tmp_path / "prefixed.onnx").modules) == truth
+    assert list(Tagger(path).assignment(tmp_path / "prefixed.onnx").modules) == truth
+
+
+def test_file_of_another_model_is_refused(tagged, tmp_path):
+    path, _ = tagged("bert")
+    other, other_model = tagged("swin")
+    file = tmp_path / "model.onnx"
+    file.write_bytes(path.read_bytes())
+    before = file.read_bytes()
+    for named in ({"original": other}, {"model": other_model}):
+        with pytest.raises(MisfitError, match=r"model\.onnx does not look .* give --force\."):
+            tag_file(file, **named)
+    done = optimum_cli("htp", "tag", "--from", other, file, check=False)
+    assert done.returncode == 1
+    assert "does not look as if it was made from" in done.stderr
+    assert file.read_bytes() == before
+    tag_file(file, original=other, force=True)
+    assert file.read_bytes() != before
+
+
+def test_exact_tags_are_not_replaced_by_inferred_ones(tagged, tmp_path):
+    path, model = tagged("bert")
+    file = tmp_path / "model.onnx"
+    bare = without_names(onnx.load(path))
+    onnx.save(bare, file)
+    truth = modules_of(path)
+    assert tag_file(file, model=model).coverage.get("kept", 0) > 0
+    assert modules_of(file) == truth
+    tag_file(file, model=model, force=True)
+    assert modules_of(file) != truth
+
+
+class Twins(nn.Module):
+    """`conv` is called twice: its second call has the scope `conv_1`, as the first of the module of that name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.conv_1 = nn.Conv1d(3, 3, 1), nn.Conv1d(3, 3, 1)
+        self.act, self.act_1 = nn.Softplus(), nn.SiLU()
+
+    def forward(self, x):
+        return self.conv_1(self.act_1(self.conv(self.act(self.act(self.conv(x))))))
+
+
+def test_second_call_is_not_taken_for_the_module_of_that_name(tmp_path):
+    model = Twins().eval()
+    with watched_exports(tmp_path, lambda: model, wanted=True) as parts:
+        torch.onnx.export(model, (torch.ones(1, 3, 5),), str(tmp_path / "model.onnx"), dynamo=False)
+    assignment = parts.assignment("model.onnx", tmp_path / "model.onnx")
+    nodes = read_graph(tmp_path / "model.onnx").nodes
+    found = [(node.op_type, module) for node, module in zip(nodes, assignment.modules, strict=True)]
+    assert [module for operator, module in found if operator == "Conv"] == ["conv", "conv", "conv_1"]
+    assert {module for operator, module in found if operator == "Softplus"} <= {"act", ""}
+    assert {module for operator, module in found if operator == "Sigmoid"} <= {"act_1", ""}
+
+
+def test_values_of_functions_are_not_those_of_the_graph(tmp_path):
+    body = [helper.make_node("Constant", [], ["c"], value_float=2.0), helper.make_node("Mul", ["x", "c"], ["y"])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "F", ["x"], ["y"], body, opsets[:1])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], name="/a/Constant", value_float=3.0),
+        helper.make_node("Mul", ["x", "c"], ["m"], name="/a/Mul"),
+        helper.make_node("F", ["m"], ["out"], name="/b/F", domain="own"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "out")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, functions=[function], opset_imports=opsets), tmp_path / "f.onnx")
+    assignment = Tagger().assignment(tmp_path / "f.onnx")
+    by_operator = dict(
+        zip([(n.op_type, n.name) for n in read_graph(tmp_path / "f.onnx").nodes], assignment.modules, strict=True)
+    )
+    assert by_operator["Mul", ""] in ("b", "")
+    assert by_operator["Constant", ""] in ("b", "")
