@@ -10,20 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp import plugins
 from optimum_htp.errors import OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.callers import is_spelled_by_the_caller
 from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
 from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
-from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.metadata import read_record
 from optimum_htp.origin.config_folder import Carrier, carrier_of
 
 __all__ = ["Named", "named"]
-
-logger = get_logger(__name__)
 
 _OF_FOLDERS: Final = ("subfolder", "file_name")
 _OF_REPOS: Final = (*_OF_FOLDERS, "revision", "force_download")
@@ -104,24 +99,10 @@ def named(
     if path is None:
         return None
     if names_a_file(model_id):
-        return Named(path, None, None, _with_wishes(path, options))
+        return Named(path, None, None, options)
     folder = Path(local_path(model_id), options.get("subfolder") or "")
-    return Named(path, None, folder, _with_wishes(path, _without(options, _OF_FOLDERS)))
+    return Named(path, None, folder, _without(options, _OF_FOLDERS))
 
 
 def _without(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
-
-
-def _with_wishes(path: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out a revision that nobody has asked for: libraries name the main branch, and the file its commit."""
-    revision = options.get("revision")
-    record = read_record(path) if isinstance(revision, str) and path.is_file() else None
-    if record is None or not _is_default(revision, record) or is_spelled_by_the_caller(str(revision)):
-        return options
-    logger.info("%s stays at its commit: revision=%r is taken for a default.", path, revision)
-    return _without(options, ("revision",))
-
-
-def _is_default(revision: Any, record: ExportMetadata) -> bool:
-    return record.hub_sha is not None and revision == plugins.hub(record.hub_provider).default_revision
