@@ -231,8 +231,14 @@ def test_class_that_does_not_fit_says_so(exported):
             transformers.T5Config.from_pretrained(source)
         with pytest.raises(PreprocessorLoadError, match=r"ViTImageProcessor(Pil)? does not fit .* AutoTokenizer"):
             transformers.ViTImageProcessor.from_pretrained(source)
+        with pytest.raises(PreprocessorLoadError, match=r"WhisperProcessor does not fit .* AutoTokenizer"):
+            transformers.WhisperProcessor.from_pretrained(source)
     with pytest.raises(PreprocessorLoadError, match=r"BertTokenizer(Fast)? does not fit"):
         transformers.BertTokenizerFast.from_pretrained(exported("vit"))
+    with pytest.raises(PreprocessorLoadError, match=r"CLIPImageProcessor(Pil)? does not fit .* AutoImageProcessor"):
+        transformers.CLIPImageProcessor.from_pretrained(exported("vit"))
+    with pytest.raises(PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* AutoFeatureExtractor"):
+        transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
 
 
 # An encoder and a merged decoder, alone

@@ -17,7 +17,12 @@ _PARTS: Final = {
     "AutoTokenizer": ("AutoTokenizer", "AutoProcessor"),
     "AutoImageProcessor": ("AutoImageProcessor", "AutoProcessor"),
     "AutoFeatureExtractor": ("AutoFeatureExtractor", "AutoProcessor"),
+    "AutoProcessor": ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor"),
 }
+
+
+_EXTRACTORS: Final = ("AutoImageProcessor", "AutoFeatureExtractor")
+_EXTRACTOR_CONFIG: Final = "preprocessor_config.json"
 
 
 def wants_slow(cls: type, what: str) -> bool:
@@ -49,12 +54,30 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "AutoConfig picks the class that fits."
             )
         return
+    if what in _EXTRACTORS and not _is_of_type(cls, read_json(folder / _EXTRACTOR_CONFIG)):
+        raise PreprocessorLoadError(
+            f"{cls.__name__} does not fit {carrier.name}, whose {_EXTRACTOR_CONFIG} is of another class. {what} picks "
+            "the class that fits."
+        )
     known = record.preprocessors if record is not None else ()
     if known and what in _PARTS and not {*_PARTS[what]} & {*known}:
         raise PreprocessorLoadError(
             f"{cls.__name__} does not fit {carrier.name}: its model has no preprocessor of that kind, but what "
             f"{', '.join(known)} loads."
         )
+
+
+def _is_of_type(cls: type, content: Any) -> bool:
+    """Whether a class reads an extractor's config: the one that it names, a base of that, or another version."""
+    content = content if isinstance(content, dict) else {}
+    named = content.get("image_processor_type") or content.get("feature_extractor_type")
+    return not isinstance(named, str) or _stem(named) in {_stem(base.__name__) for base in cls.__mro__}
+
+
+def _stem(name: str) -> str:
+    for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def _takes(cls: Any, content: dict[str, Any]) -> bool:

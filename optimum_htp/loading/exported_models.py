@@ -6,14 +6,13 @@ config is fetched at the file's commit, and `export.json` is next to it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.recognize import names_a_file
+from optimum_htp.loading.recognize import local_path, names_a_file
 from optimum_htp.metadata import ExportMetadata, read_record, record_if_any
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["exported_file", "load"]
 
 
-def exported_file(model_id: Any, subfolder: Any = None) -> Path | None:
+def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     """Return the ONNX file that a call of `ExportedModel.from_pretrained` means if it is ours to load, else None.
 
     Ours are paths that end in `.onnx`, folders without `export.json` that hold files which carry it, and folders
@@ -38,18 +37,14 @@ def exported_file(model_id: Any, subfolder: Any = None) -> Path | None:
 
     Args:
         model_id: What was given to `from_pretrained`.
-        subfolder: Where in a folder to look.
+        options: Its keyword arguments.
 
     Raises:
         SeveralModelsError: The folder holds files of several models.
     """
     if names_a_file(model_id):
-        return Path(os.fspath(model_id)).expanduser()
-    if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
-        return None
-    folder = Path(model_id, subfolder or "")
-    if not folder.is_dir():
-        return None
+        return Path(local_path(model_id)).expanduser()
+    folder = Path(local_path(model_id), options.get("subfolder") or "")
     if (folder / EXPORT_MANIFEST).is_file():
         manifest = ExportManifest.of(read_json(folder / EXPORT_MANIFEST))
         if manifest is None:

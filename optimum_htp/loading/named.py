@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,9 @@ from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.config_folder import Carrier, carrier_of
 
-__all__ = ["Named", "named"]
+__all__ = ["Local", "Named", "named"]
+
+Local = Callable[[Any, Mapping[str, Any]], Path | None]
 
 _OF_FOLDERS: Final = ("subfolder", "file_name")
 _OF_REPOS: Final = (*_OF_FOLDERS, "revision", "force_download")
@@ -74,7 +76,13 @@ class Named:
 
 
 def named(
-    model_id: Any, options: Mapping[str, Any], *, failed: bool = False, opens: bool = False, bare: bool = False
+    model_id: Any,
+    options: Mapping[str, Any],
+    *,
+    failed: bool = False,
+    opens: bool = False,
+    bare: bool = False,
+    local: Local | None = None,
 ) -> Named | None:
     """Return the ONNX file that a call names where it is ours to answer, else None.
 
@@ -84,6 +92,7 @@ def named(
         failed: Whether the library has found nothing there; only then is a repo looked into.
         opens: Whether the call opens the file, rather than what belongs to its model.
         bare: Whether a repo that has a config is answered for by the library alone.
+        local: What finds the file in a folder here; None for `stamped_file`.
 
     Raises:
         SeveralModelsError: A folder or a repo holds several models.
@@ -95,7 +104,7 @@ def named(
         if repo is None or (repo.has_config and repo.record_if_any() is None):
             return None
         return Named(None, repo, None, _without(options, _OF_REPOS))
-    path = stamped_file(model_id, options, opens=opens)
+    path = stamped_file(model_id, options, opens=opens) if local is None else local(model_id, options)
     if path is None:
         return None
     if names_a_file(model_id):

@@ -9,9 +9,19 @@ from typing import Final, NamedTuple, TypeVar
 from optimum_htp.errors import MissingSiblingError
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.origin.names import ONNX_FILE
 
-__all__ = ["ModelFiles", "absolute", "folder_above", "holder_of", "model_root", "parts_of", "require_parts"]
+__all__ = [
+    "ModelFiles",
+    "absolute",
+    "folder_above",
+    "holder_of",
+    "model_root",
+    "parts_of",
+    "require_parts",
+]
 
+_IMAGE_ENCODER: Final = f"vae_encoder/{ONNX_FILE}"  # only some classes of pipelines open it
 _SHOWN: Final = 60  # characters of a name in a message
 
 AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
@@ -35,14 +45,17 @@ def holder_of(names: Sequence[str]) -> str | None:
 
 
 def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
-    """Refuse a model that no class could open: with a merged decoder, the other decoders are not needed.
+    """Refuse a model that no class could open.
+
+    With a merged decoder, the other decoders are not needed. A pipeline that makes images of texts needs no encoder of
+    images.
 
     Raises:
         MissingSiblingError: A file is missing.
     """
     decoders = {name for name in record.onnx_files if "decoder" in PurePosixPath(name).name}
     merged = {name for name in decoders if "merged" in PurePosixPath(name).name}
-    needed = {*record.onnx_files} - (decoders if merged & {*parts.by_name} else merged)
+    needed = {*record.onnx_files} - (decoders if merged & {*parts.by_name} else merged) - {_IMAGE_ENCODER}
     if parts.missing is not None and not needed <= {*parts.by_name}:
         raise parts.missing
 
@@ -113,9 +126,10 @@ def _missing(
     missing = [folder / name for name in metadata.onnx_files if name not in found]
     if not missing:
         return None
+    merged = " Of the decoders, a merged one alone is enough." if any("merged" in one.name for one in missing) else ""
     names = ", ".join(f"{one}{' (the one there is of another export)' if one.is_file() else ''}" for one in missing)
     return MissingSiblingError(
         f"{names} {'is' if len(missing) == 1 else 'are'} missing: {path.name} is part of a model of "
         f"{len(metadata.onnx_files)} files ({', '.join(metadata.onnx_files)}), which have to stay together. Copy what "
-        "is missing there, or export again. Of the decoders, a merged one alone is enough."
+        f"is missing there, or export again.{merged}"
     )
