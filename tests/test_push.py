@@ -126,6 +126,7 @@ def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, expor
     assert card.data.base_model == ["tiny/vit", "tiny/bert"]
     assert card.data.pipeline_tag is None
     assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["b.onnx", "model.onnx"]
+    assert 'AutoTokenizer.from_pretrained("hf://me/model/b.onnx")' in card.text  # the repo alone would be ambiguous
     body = pushed_files(org)["README.md"].decode().replace("- tiny/bert", "- mine/model")
     org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
     push([exported("bert")], "me/model", access=access)

@@ -155,7 +155,7 @@ def _section(repo_id: str, files: Sequence[Pushed], layout: str, told: Mapping[s
             "",
             "## How to load",
             "",
-            *_loading(repo_id, files, layout),
+            *_loading(repo_id, files, layout, alone=told.keys() <= {pushed.name for pushed in files}),
             "",
             "## Files",
             "",
@@ -188,7 +188,7 @@ def _origins(files: Sequence[Pushed]) -> Iterator[str]:
         )
 
 
-def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str]:
+def _loading(repo_id: str, files: Sequence[Pushed], layout: str, *, alone: bool) -> Iterator[str]:
     if layout == TRANSFORMERS_JS:
         file = files[0].file
         task = str(file.record.pipeline_tag or file.record.task).removesuffix(WITH_PAST)
@@ -199,7 +199,7 @@ def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str
     for index, pushed in enumerate(models):
         yield from ([""] if index else [])
         yield from ([f"# {as_cell(pushed.name)}"] if len(models) > 1 else [])
-        yield from _python(repo_id, pushed, alone=len(models) == 1)
+        yield from _python(repo_id, pushed, alone=alone and len(models) == 1)
     yield "```"
 
 
