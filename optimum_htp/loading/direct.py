@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, PreprocessorLoadError
 from optimum_htp.origin.config_folder import Carrier
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, SAVED_AS
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["refuse_misfit", "wants_slow"]
@@ -22,7 +22,6 @@ _PARTS: Final = {
 
 
 _EXTRACTORS: Final = ("AutoImageProcessor", "AutoFeatureExtractor")
-_EXTRACTOR_CONFIG: Final = "preprocessor_config.json"
 
 
 def wants_slow(cls: type, what: str) -> bool:
@@ -54,9 +53,9 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "AutoConfig picks the class that fits."
             )
         return
-    if what in _EXTRACTORS and not _is_of_type(cls, read_json(folder / _EXTRACTOR_CONFIG)):
+    if what in _EXTRACTORS and not _is_of_type(cls, read_json(folder / SAVED_AS[what][0])):
         raise PreprocessorLoadError(
-            f"{cls.__name__} does not fit {carrier.name}, whose {_EXTRACTOR_CONFIG} is of another class. {what} picks "
+            f"{cls.__name__} does not fit {carrier.name}, whose {SAVED_AS[what][0]} is of another class. {what} picks "
             "the class that fits."
         )
     known = record.preprocessors if record is not None else ()

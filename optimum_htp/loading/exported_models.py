@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.recognize import local_path, names_a_file
-from optimum_htp.metadata import ExportMetadata, read_record, record_if_any
+from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
 from optimum_htp.origin.config_folder import config_source
 from optimum_htp.origin.configs import folder_of, load_config, load_generation_config
 from optimum_htp.origin.export_manifest import ExportManifest, carries_manifest, manifest_of
-from optimum_htp.origin.model_files import parts_of
+from optimum_htp.origin.model_files import parts_of, stamped_in
 from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG
 from optimum_htp.origin.repo_files import read_json
 
@@ -54,8 +54,7 @@ def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
         if complete and any(not file.with_name(f"{file.name}.data").exists() for file in files):
             return files[0]
         return None
-    records = {path: record for path in sorted(folder.glob("*.onnx")) if (record := record_if_any(path)) is not None}
-    carrying = {path: record for path, record in records.items() if carries_manifest(record)}
+    carrying = {path: record for path, record in stamped_in(folder).items() if carries_manifest(record)}
     if not carrying:
         return None
     first, *others = carrying

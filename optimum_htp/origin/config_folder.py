@@ -17,12 +17,12 @@ from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableErr
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.beside import CONFIG_CLASSES, PIPELINE, PREPROCESSORS, Beside, lies_in
+from optimum_htp.origin.beside import PIPELINE, PREPROCESSORS, Beside, lies_in
 from optimum_htp.origin.code_references import may_refer_to_code, names_own_code, references_in
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
 from optimum_htp.origin.configs import ConfigSource, folder_of
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG, MODEL_INDEX, WEIGHTS
+from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, EXPORT_MANIFEST, GENERATION_CONFIG, MODEL_INDEX, WEIGHTS
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, is_sentence_transformers_file
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 from optimum_htp.parsing import json_or_none

@@ -19,6 +19,8 @@ __all__ = [
     "model_root",
     "parts_of",
     "require_parts",
+    "sibling",
+    "stamped_in",
 ]
 
 _IMAGE_ENCODER: Final = f"vae_encoder/{ONNX_FILE}"  # only some classes of pipelines open it
@@ -98,22 +100,29 @@ def _is_folder(path: Path, folder: Path) -> bool:
         return False
 
 
+def stamped_in(folder: Path) -> dict[Path, ExportMetadata]:
+    """Return the stamped ONNX files of a folder with their records, by name."""
+    found = ((path, record_if_any(path)) for path in sorted(folder.glob("*.onnx")))
+    return {path: record for path, record in found if record is not None}
+
+
 def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
     """Return the files of a multi-file model that are there, by the names that they had at export."""
     folder, found = model_root(path, metadata), {}
     watch.see_folder(folder)
     for name in metadata.onnx_files:
-        file = path if name == metadata.onnx_file else _sibling(folder, name, metadata, watch)
+        file = path if name == metadata.onnx_file else sibling(folder, name, metadata, watch)
         if file is not None:
             found[name] = file
     return ModelFiles(folder, found, _missing(path, metadata, folder, found))
 
 
-def _sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch) -> Path | None:
+def sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch | None = None) -> Path | None:
     """Return the file that had this name in the same export, renamed or not; None where it is not there."""
     expected = folder / name
     for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
-        watch.see(candidate)
+        if watch is not None:
+            watch.see(candidate)
         other = record_if_any(candidate)
         if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
             return candidate
