@@ -237,7 +237,9 @@ def test_class_that_does_not_fit_says_so(exported):
         transformers.BertTokenizerFast.from_pretrained(exported("vit"))
     with pytest.raises(PreprocessorLoadError, match=r"CLIPImageProcessor(Pil)? does not fit .* AutoImageProcessor"):
         transformers.CLIPImageProcessor.from_pretrained(exported("vit"))
-    with pytest.raises(PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* AutoFeatureExtractor"):
+    with pytest.raises(
+        PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Auto"
+    ):
         transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
 
 

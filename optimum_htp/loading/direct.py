@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, PreprocessorLoadError
 from optimum_htp.origin.config_folder import Carrier
-from optimum_htp.origin.names import CONFIG, SAVED_AS
+from optimum_htp.origin.names import CONFIG, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["refuse_misfit", "wants_slow"]
@@ -21,7 +21,8 @@ _PARTS: Final = {
 }
 
 
-_EXTRACTORS: Final = ("AutoImageProcessor", "AutoFeatureExtractor")
+# What extractors are called in a processor's config.
+_EXTRACTORS: Final = {"AutoImageProcessor": "image_processor", "AutoFeatureExtractor": "feature_extractor"}
 
 
 def wants_slow(cls: type, what: str) -> bool:
@@ -53,10 +54,10 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "AutoConfig picks the class that fits."
             )
         return
-    if what in _EXTRACTORS and not _is_of_type(cls, read_json(folder / SAVED_AS[what][0])):
+    named = _extractor_named(folder, _EXTRACTORS[what]) if what in _EXTRACTORS else None
+    if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
         raise PreprocessorLoadError(
-            f"{cls.__name__} does not fit {carrier.name}, whose {SAVED_AS[what][0]} is of another class. {what} picks "
-            "the class that fits."
+            f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. {what} picks the class that fits."
         )
     known = record.preprocessors if record is not None else ()
     if known and what in _PARTS and not {*_PARTS[what]} & {*known}:
@@ -66,11 +67,15 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
         )
 
 
-def _is_of_type(cls: type, content: Any) -> bool:
-    """Whether a class reads an extractor's config: the one that it names, a base of that, or another version."""
-    content = content if isinstance(content, dict) else {}
-    named = content.get("image_processor_type") or content.get("feature_extractor_type")
-    return not isinstance(named, str) or _stem(named) in {_stem(base.__name__) for base in cls.__mro__}
+def _extractor_named(folder: Path, key: str) -> str | None:
+    """Return the class that a config names for an extractor; since transformers 5 a processor's config may."""
+    processor, own, _ = (read_json(folder / name) for name in PREPROCESSOR_CONFIGS)
+    for content in (own, processor.get(key) if isinstance(processor, dict) else None):
+        if isinstance(content, dict):
+            named = content.get("image_processor_type") or content.get("feature_extractor_type")
+            if isinstance(named, str):
+                return named
+    return None
 
 
 def _stem(name: str) -> str:
