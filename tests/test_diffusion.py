@@ -108,6 +108,15 @@ def test_missing_part_is_named(copy):
         OptimumONNXModel.from_pretrained(copy)
 
 
+def test_only_pipelines_that_start_from_images_need_the_encoder_of_images(copy):
+    from optimum.onnxruntime import ORTDiffusionPipeline, ORTPipelineForImage2Image
+
+    (copy / "vae_encoder" / "model.onnx").unlink()
+    assert images(ORTDiffusionPipeline.from_pretrained(copy)).shape == (1, 16, 16, 3)
+    with pytest.raises(MissingSiblingError, match="vae_encoder"):
+        ORTPipelineForImage2Image.from_pretrained(copy)
+
+
 def test_local_pipeline_keeps_its_configs(published_diffusion, tmp_path):
     HTPExporter().export(published_diffusion, tmp_path / "out")
     assert "model_index.json" in files_below(tmp_path / "out")

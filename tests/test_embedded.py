@@ -349,7 +349,7 @@ def test_revision_and_force_download_go_past_what_is_embedded(bert, published, h
             AutoTokenizer.from_pretrained(bert, cache_dir=access.cache_dir, **options)
         assert requests, options
     with hub.recorded() as requests:
-        AutoConfig.from_pretrained(bert, cache_dir=access.cache_dir, revision="main")
+        AutoConfig.from_pretrained(bert, cache_dir=access.cache_dir, revision="refs/heads/main")
     assert requests
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from transformers import SegformerImageProcessor
 
+import optimum_htp
 from optimum_htp import HTPExporter
 from optimum_htp.delivery.endpoint import write_endpoint
 from optimum_htp.delivery.push import push
@@ -121,15 +122,35 @@ def test_command_writes_what_the_hub_then_holds(exported, hub, tmp_path):
     del hub.repos["me/served"]
 
 
+def answered(folder, body):
+    """Return what the handler in a folder answers."""
+    scope = {"__name__": "handler"}
+    exec(compile((folder / "handler.py").read_text(), "handler.py", "exec"), scope)
+    return scope["EndpointHandler"](str(folder))(body)
+
+
+def test_encoder_and_merged_decoder_are_served(exported, model_folder, tmp_path):
+    """Other decoders are not there: Optimum's `save_pretrained` keeps these two."""
+    import transformers
+
+    for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
+        shutil.copy(exported("t5") / name, tmp_path)
+    write_endpoint(tmp_path, tmp_path / "out")
+    options = {"max_new_tokens": 6, "do_sample": False}
+    optimum_htp.deactivate()
+    try:
+        answer = answered(tmp_path / "out", {"inputs": "the cat", "parameters": options})
+    finally:
+        optimum_htp.activate()
+    assert answer == transformers.pipeline("text2text-generation", model=str(model_folder("t5")))("the cat", **options)
+
+
 def test_pair_of_texts_is_answered_as_in_a_list(exported, model_folder, tmp_path):
     import transformers
 
     write_endpoint(exported("bert"), tmp_path / "out")
-    code = compile((tmp_path / "out" / "handler.py").read_text(), "handler.py", "exec")
-    scope = {"__name__": "handler"}
-    exec(code, scope)
     pair = {"text": "the big cat", "text_pair": "the dog"}
-    answer = scope["EndpointHandler"](str(tmp_path / "out"))({"inputs": pair})
+    answer = answered(tmp_path / "out", {"inputs": pair})
     expected = transformers.pipeline("text-classification", model=str(model_folder("bert")))(pair)
     assert answer["label"] == expected["label"]
     assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)

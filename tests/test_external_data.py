@@ -123,6 +123,7 @@ def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypa
     from optimum_htp.hubs import HubAccess
     from optimum_htp.loading.diffusion import presented
     from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.origin.model_files import ModelFiles
 
     sha = hub.add("tiny/points-out", {"model_index.json": b"{}"}).refs["main"]
     save(tmp_path / "pipe" / "unet" / "model.onnx", "../../../x/data", stamped=False)
@@ -133,8 +134,9 @@ def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypa
         model_type="hub", hub_id="tiny/points-out", hub_sha=sha, export_library="diffusers",
         onnx_files=("unet/model.onnx",), onnx_file="unet/model.onnx", config_files=("model_index.json",),
     )  # fmt: skip
+    parts = ModelFiles(tmp_path / "pipe", {"unet/model.onnx": tmp_path / "pipe" / "unet" / "model.onnx"})
     with pytest.raises(InvalidOnnxFileError):
-        presented(tmp_path / "pipe", record, HubAccess(cache_dir=tmp_path / "cache"))
+        presented(parts, record, HubAccess(cache_dir=tmp_path / "cache"))
     assert list((tmp_path / "scratch").rglob("*")) == [scratch]
 
 

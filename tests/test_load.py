@@ -357,13 +357,14 @@ def test_file_exported_from_the_cache_loads_from_the_cache(exported, hub, tmp_pa
 
     exported("bert")
     cache = tmp_path / "cache"
-    HTPExporter().export("tiny/bert", tmp_path / "online", cache_dir=cache, do_validation=False)
+    hub.repos["tiny/bert"].refs["next"] = hub.repos["tiny/bert"].refs["main"]
+    HTPExporter().export("tiny/bert@next", tmp_path / "online", cache_dir=cache, do_validation=False)
     HTPExporter().export(
-        "tiny/bert", tmp_path / "offline", cache_dir=cache, local_files_only=True, do_validation=False
+        "tiny/bert@next", tmp_path / "offline", cache_dir=cache, local_files_only=True, do_validation=False
     )
     with hub.recorded() as requests:
         model = load(tmp_path / "offline" / "model.onnx", cache_dir=cache, local_files_only=True)
-        assert load(tmp_path / "online" / "model.onnx", cache_dir=cache, local_files_only=True, revision="main")
+        assert load(tmp_path / "online" / "model.onnx", cache_dir=cache, local_files_only=True, revision="next")
     assert model.config.id2label == LABELS
     assert requests == []
 

@@ -258,8 +258,8 @@ def test_token_does_not_reach_a_mirror(bert, mirrored, hub, tmp_path, monkeypatc
 
 def test_branch_is_asked_of_the_hub(bert, mirrored, hub, tmp_path):
     with hub.recorded() as requests:
-        OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty", revision="main")
-    assert any("/api/models/tiny/bert/revision/main" in request.path for request in requests)
+        OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty", revision="refs/heads/main")
+    assert any(request.path.startswith("/api/models/tiny/bert/revision/refs") for request in requests)
 
 
 def test_only_folders_are_asked_where_connections_are_forbidden(bert, mirrored, tmp_path, monkeypatch, s3, access):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -124,11 +125,18 @@ def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, expor
     card = ModelCard(pushed_files(org)["README.md"].decode())
     assert card.data.base_model == ["tiny/vit", "tiny/bert"]
     assert card.data.pipeline_tag is None
+    assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["b.onnx", "model.onnx"]
+    assert 'AutoTokenizer.from_pretrained("hf://me/model/b.onnx")' in card.text  # the repo alone would be ambiguous
     body = pushed_files(org)["README.md"].decode().replace("- tiny/bert", "- mine/model")
     org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
     push([exported("bert")], "me/model", access=access)
     card = ModelCard(pushed_files(org)["README.md"].decode())
     assert card.data.base_model == ["tiny/vit", "mine/model"]  # what somebody has written stays
+    left = {name: content for name, content in pushed_files(org).items() if name != "b.onnx"}
+    org.repos["me/model"].commit(left)
+    push([exported("vit")], "me/model", access=access)
+    card = ModelCard(pushed_files(org)["README.md"].decode())
+    assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["model.onnx"]
 
 
 def test_license_of_one_model_is_not_that_of_another(org, bert, exported, access, tmp_path):

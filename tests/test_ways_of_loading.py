@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -166,28 +165,19 @@ def test_processor_stays_at_the_commit_although_its_class_names_the_main_branch(
     assert requests == []
 
 
-def a_wrapper(loader, path, revision="main"):
-    return loader.from_pretrained(path, revision=revision)
-
-
-@dataclass
-class Settings:
-    revision: str = "main"
-
-
-def test_default_of_a_wrapper_does_not_leave_the_commit(exported, published, moved, hub, tmp_path):
+def test_only_another_revision_than_the_default_one_overrides_the_commit(exported, published, moved, hub, tmp_path):
     published("bert")
-    settings = Settings()
+    folder = exported("bert")
     moved("tiny/bert")
-    for source in (exported("bert"), exported("bert") / "model.onnx"):
+    for source in (folder, folder / "model.onnx"):
         with hub.recorded() as requests:
-            assert a_wrapper(AutoTokenizer, source).tokenize("cat") == ["cat"]
-            assert AutoTokenizer.from_pretrained(source, revision=settings.revision).tokenize("cat") == ["cat"]
-            assert a_wrapper(AutoConfig, source).hidden_size == 32
-            a_wrapper(ORTModelForSequenceClassification, source)
+            assert AutoTokenizer.from_pretrained(source, revision="main").tokenize("cat") == ["cat"]
+            assert AutoConfig.from_pretrained(source, revision="main").hidden_size == 32
+            ORTModelForSequenceClassification.from_pretrained(source, revision="main")
         assert requests == []
-        wished = AutoTokenizer.from_pretrained(source, revision="main", cache_dir=tmp_path)
-        assert wished.tokenize("cow") == ["cow"]
+        for revision in ("refs/heads/main", hub.repos["tiny/bert"].refs["main"]):
+            other = AutoTokenizer.from_pretrained(source, revision=revision, cache_dir=tmp_path)
+            assert other.tokenize("cow") == ["cow"]
 
 
 # Classes that are named directly
@@ -241,8 +231,16 @@ def test_class_that_does_not_fit_says_so(exported):
             transformers.T5Config.from_pretrained(source)
         with pytest.raises(PreprocessorLoadError, match=r"ViTImageProcessor(Pil)? does not fit .* AutoTokenizer"):
             transformers.ViTImageProcessor.from_pretrained(source)
+        with pytest.raises(PreprocessorLoadError, match=r"WhisperProcessor does not fit .* AutoTokenizer"):
+            transformers.WhisperProcessor.from_pretrained(source)
     with pytest.raises(PreprocessorLoadError, match=r"BertTokenizer(Fast)? does not fit"):
         transformers.BertTokenizerFast.from_pretrained(exported("vit"))
+    with pytest.raises(PreprocessorLoadError, match=r"CLIPImageProcessor(Pil)? does not fit .* AutoImageProcessor"):
+        transformers.CLIPImageProcessor.from_pretrained(exported("vit"))
+    with pytest.raises(
+        PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Auto"
+    ):
+        transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
 
 
 # An encoder and a merged decoder, alone

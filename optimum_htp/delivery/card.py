@@ -10,14 +10,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from optimum_htp.delivery.contents import OnnxFile
 from optimum_htp.delivery.layouts import TRANSFORMERS_JS
 from optimum_htp.errors import MetadataError, PushError
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
-from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_header
 from optimum_htp.origin.names import ONNX_FILE
 from optimum_htp.origin.ort_classes import class_for
@@ -38,7 +37,14 @@ _NOTE: Final = re.compile(f"<!-- {_FILES}(.*?) -->")
 _LARGEST: Final = 12  # modules of a file that are listed
 _HUGGING_FACE: Final = (None, "huggingface")
 
-Told = tuple[str | None, str | None, str | None]
+
+class Told(NamedTuple):
+    """What a card says of a file: its model, license and task in the metadata, and its row in the table."""
+
+    model: str | None
+    license: str | None
+    task: str | None
+    row: str
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,17 @@ class Pushed:
     size: int
 
 
-def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str) -> str:
-    """Return a model card that tells of these files.
+def completed_card(
+    repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str] = ()
+) -> str:
+    """Return a model card that tells of these files, and of those of earlier pushes.
 
     Args:
         repo_id: The repo that it is for.
         files: What is pushed, at least one.
         card: The card that is there; None for a new one.
         layout: Where the files are in the repo.
+        there: Names of the files that the repo has now.
 
     Raises:
         PushError: The card that is there cannot be read.
@@ -72,8 +81,9 @@ def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, l
     from huggingface_hub import ModelCard
 
     before = _noted(card or "")
-    told = {**before, **{pushed.name: _told(pushed.file.record) for pushed in files}}
-    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, files, layout)}\n{_END}"
+    kept = {name: one for name, one in before.items() if name in there}
+    told = {**kept, **{pushed.name: _told(pushed) for pushed in files}}
+    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, files, layout, told)}\n{_END}"
     try:
         made = ModelCard(card if card is not None else f"---\n{{}}\n---\n\n# {as_cell(repo_id.split('/')[-1])}\n")
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -97,10 +107,11 @@ def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, l
     return str(made)
 
 
-def _told(record: ExportMetadata) -> Told:
-    """Return what a card's metadata says of a file: model, license and task."""
+def _told(pushed: Pushed) -> Told:
+    record = pushed.file.record
     model = record.hub_id if record.hub_provider in _HUGGING_FACE else None
-    return model, record.license, record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) or None
+    task = record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) or None
+    return Told(model, record.license, task, _row(pushed))
 
 
 def _note(told: Mapping[str, Told]) -> str:
@@ -114,9 +125,10 @@ def _noted(card: str) -> dict[str, Told]:
     content = json_or_none(found[1].encode()) if found is not None else None
     entries = content.items() if isinstance(content, dict) else ()
     return {
-        name: (entry[0], entry[1], entry[2])
+        name: Told(*entry)
         for name, entry in entries
-        if isinstance(entry, list) and len(entry) == 3 and all(isinstance(one, str | None) for one in entry)
+        if isinstance(entry, list) and len(entry) == 4 and all(isinstance(one, str | None) for one in entry)
+        if isinstance(entry[-1], str) and entry[-1].isprintable()
     }
 
 
@@ -126,7 +138,7 @@ def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
         known["tags"].append(TRANSFORMERS_JS)
     if not told:
         return known
-    models, licenses, tasks = ([*dict.fromkeys(values)] for values in zip(*told, strict=True))
+    models, licenses, tasks, _ = ([*dict.fromkeys(values)] for values in zip(*told, strict=True))
     bases = [model for model in models if model is not None]
     known |= {"base_model": bases[0] if len(bases) == 1 else bases} if bases else {}
     if licenses[0] is not None and len(licenses) == 1:  # of a model without one nobody knows it
@@ -136,18 +148,20 @@ def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
     return known
 
 
-def _section(repo_id: str, files: Sequence[Pushed], layout: str) -> str:
+def _section(repo_id: str, files: Sequence[Pushed], layout: str, told: Mapping[str, Told]) -> str:
     return "\n".join(
         [
             *_origins(files),
             "",
             "## How to load",
             "",
-            *_loading(repo_id, files, layout),
+            *_loading(repo_id, files, layout, alone=told.keys() <= {pushed.name for pushed in files}),
             "",
             "## Files",
             "",
-            *_table(files),
+            "| file | task | opset | size | nodes | whose module is known |",
+            "| --- | --- | --- | ---: | ---: | ---: |",
+            *(told[name].row for name in sorted(told)),
             "",
             *_modules(files),
         ]
@@ -174,7 +188,7 @@ def _origins(files: Sequence[Pushed]) -> Iterator[str]:
         )
 
 
-def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str]:
+def _loading(repo_id: str, files: Sequence[Pushed], layout: str, *, alone: bool) -> Iterator[str]:
     if layout == TRANSFORMERS_JS:
         file = files[0].file
         task = str(file.record.pipeline_tag or file.record.task).removesuffix(WITH_PAST)
@@ -185,7 +199,7 @@ def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str
     for index, pushed in enumerate(models):
         yield from ([""] if index else [])
         yield from ([f"# {as_cell(pushed.name)}"] if len(models) > 1 else [])
-        yield from _python(repo_id, pushed, alone=len(models) == 1)
+        yield from _python(repo_id, pushed, alone=alone and len(models) == 1)
     yield "```"
 
 
@@ -221,25 +235,22 @@ def _models(files: Sequence[Pushed]) -> list[Pushed]:
     return list(found.values())
 
 
-def _table(files: Sequence[Pushed]) -> Iterator[str]:
-    yield "| file | task | opset | size | nodes | whose module is known |"
-    yield "| --- | --- | --- | ---: | ---: | ---: |"
-    for pushed in files:
-        header = read_header(pushed.file.path)
-        coverage = coverage_of(header)
-        nodes = sum(coverage.values())
-        known = nodes - coverage.get("root", 0)
-        opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
-        share = f"{known / nodes:.0%}" if nodes else ""
-        cells = [
-            as_cell(pushed.name),
-            as_cell(pushed.file.record.task or ""),
-            as_cell(opset),
-            size_text(pushed.size),
-            f"{nodes:,}" if nodes else "",
-            share,
-        ]
-        yield f"| {' | '.join(cells)} |"
+def _row(pushed: Pushed) -> str:
+    header = read_header(pushed.file.path)
+    coverage = coverage_of(header)
+    nodes = sum(coverage.values())
+    known = nodes - coverage.get("root", 0)
+    opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
+    share = f"{known / nodes:.0%}" if nodes else ""
+    cells = [
+        as_cell(pushed.name),
+        as_cell(pushed.file.record.task or ""),
+        as_cell(opset),
+        size_text(pushed.size),
+        f"{nodes:,}" if nodes else "",
+        share,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _modules(files: Sequence[Pushed]) -> Iterator[str]:

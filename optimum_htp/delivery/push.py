@@ -98,7 +98,8 @@ def push(
             Pushed(model, next(iter(parts)), sum(path.stat().st_size for path in parts.values()))
             for model, parts in placed
         ]
-        card = completed_card(target.repo_id, pushed, _own_card(paths, models) or target.card, layout=layout)
+        card = _own_card(paths, models) or target.card
+        card = completed_card(target.repo_id, pushed, card, layout=layout, there=target.files)
         if not watch.undisturbed:
             raise ModelBeingReplacedError(f"Files in {paths[0]} were replaced while they were read. Push again.")
         if private is None and any(model.record.private or model.record.gated for model in models):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES, Answer, asked
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, SAVED_AS
+from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, SAVED_AS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,6 @@ _SAVED: Final = {
     "AutoTokenizer": (*SAVED_AS["AutoTokenizer"], *_FAST),
     "GenerationConfig": SAVED_AS["GenerationConfig"],
 }
-_CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 _is_inside: Final[ContextVar[bool]] = ContextVar("optimum_htp_inside", default=False)
 """Whether another of these loaders runs: one inside it may find nothing, and is answered as far as a file has it."""
 # The options that have played their part where a folder has been found.
@@ -67,7 +66,7 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
     inside = _is_inside.get()
     token = _is_inside.set(True)
     try:
-        found = asked(call, bare=what in _CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
+        found = asked(call, bare=what in CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
     except FAILURES as error:
         folder = _folder_of_reference(call, error)
         if folder is None:
@@ -96,7 +95,7 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
     )
     if source is None:
         return call.pass_on()
-    if is_auto and isinstance(source, EmbeddedFiles) and what in _CONFIG_CLASSES:
+    if is_auto and isinstance(source, EmbeddedFiles) and what in CONFIG_CLASSES:
         return _from_memory(what, source, found, call)
     if not is_auto and not inside:
         refuse_misfit(call.args[0], what, carrier, folder_of(source))
@@ -113,7 +112,7 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
     except (HFHubIntegrationError, ImportError):  # the latter says what to install
         raise
     except Exception as error:  # a class is given what the files say, and raises anything
-        kind = ConfigLoadError if what in _CONFIG_CLASSES else PreprocessorLoadError
+        kind = ConfigLoadError if what in CONFIG_CLASSES else PreprocessorLoadError
         name = getattr(call.args[0] if call.args else None, "__name__", what)
         other = f" {what} picks the class that fits." if name != what else ""
         raise kind(

@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.hooks.sessions import opening_sessions
 from optimum_htp.loading.recognize import names_a_file
 
+if TYPE_CHECKING:
+    from optimum_htp.origin.model_files import ModelFiles
+
 __all__ = ["install"]
 
 _RESOLVED: Final = ("token", "cache_dir", "local_files_only", "force_download", "revision")
+_OF_TEXTS: Final = "text-to-image"
 _SESSION_OPTIONS: Final = ("provider", "providers", "provider_options", "session_options")
 
 
@@ -51,17 +55,16 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
     """Load a pipeline; again where an export replaced its files meanwhile."""
     from optimum_htp.loading.diffusion import pipeline_record
     from optimum_htp.onnxfile.publication import Watch, read_whole
+    from optimum_htp.origin.model_files import parts_of
 
     def load(watch: Watch) -> Any:
-        for name in record.onnx_files:
-            watch.see(folder / name)
         _, current = pipeline_record(folder) or (folder, record)
-        return _loaded(call, folder, current, options)
+        return _loaded(call, parts_of(folder / str(current.onnx_file), current, watch), current, options)
 
     return read_whole(folder, load)
 
 
-def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
+def _loaded(call: Call, parts: ModelFiles, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.diffusion import presented
     from optimum_htp.onnxfile import external_files, read_signature
@@ -69,26 +72,27 @@ def _loaded(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -
 
     access = HubAccess.from_options(options)
     trusted = bool(options.get("trust_remote_code"))
-    made = presented(folder, record, access, options.get("revision"), trust_remote_code=trusted)
+    made = presented(parts, record, access, options.get("revision"), trust_remote_code=trusted)
     sessions, inside = {}, []
     with ExitStack() as undo:
         undo.callback(made.cleanup)
-        for name in record.onnx_files:
-            outputs = read_signature(folder / name)[1]
-            refuse_code_in_axes({spec.name: spec.shape for spec in outputs}, folder / name)
+        for name, file in parts.by_name.items():
+            refuse_code_in_axes({spec.name: spec.shape for spec in read_signature(file)[1]}, file)
             part = PurePosixPath(name).parent.as_posix()
             session = f"{part}_session"
             if part in options or session in options:
                 continue
-            if external_files(folder / name):
-                sessions[session] = _session(folder / name, Path(made.name, name), options)
+            if external_files(file):
+                sessions[session] = _session(file, Path(made.name, name), options)
             else:
                 inside.append(Path(made.name, name))
         with opening_sessions(inside):
             pipeline = call.pass_on_with(made.name, _RESOLVED, export=False, **sessions)
+        if parts.missing is not None and pipeline.task != _OF_TEXTS and pipeline.vae_encoder is None:
+            raise parts.missing
         undo.pop_all()  # it lives as long as the pipeline
     pipeline.model_save_dir = made  # as Optimum keeps its own temporary folders alive
-    pipeline.register_to_config(_name_or_path=os.fspath(folder))
+    pipeline.register_to_config(_name_or_path=os.fspath(parts.folder))
     return pipeline
 
 

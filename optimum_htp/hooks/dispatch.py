@@ -11,7 +11,7 @@ from optimum_htp.hooks.patching import Call
 from optimum_htp.loading.recognize import looked_at
 
 if TYPE_CHECKING:
-    from optimum_htp.loading.named import Named
+    from optimum_htp.loading.named import Local, Named
 
 __all__ = ["FAILURES", "Answer", "asked"]
 
@@ -35,27 +35,29 @@ def asked(
     bare: bool = False,
     enough: Collection[str] = (),
     is_made_up: Callable[[Call, Any], bool] | None = None,
+    local: Local | None = None,
 ) -> Named | Answer:
     """Return the ONNX file that a call names, or the library's result if it names none.
 
     Args:
         call: Of a loader.
-        opens, bare: As of `named`.
+        opens, bare, local: As of `named`.
         enough: Files that are all that is wanted, where a folder that is named has them.
         is_made_up: Whether what the library has loaded from a repo is made up: it does not always fail.
     """
     subject, subfolder = call.subject, call.get("subfolder")
     if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _passed_on.get():
         return Answer(call.pass_on())
+    how = {"opens": opens, "bare": bare, "local": local}
     seen = looked_at(subject, subfolder, enough)
     if seen is not None:
-        found = _named(call, failed=False, opens=opens, bare=bare) if seen else None
+        found = _named(call, failed=False, **how) if seen else None
         return Answer(call.pass_on()) if found is None else found
     token = _passed_on.set((subject, subfolder))
     try:
         result = call.pass_on()
     except FAILURES:
-        found = _named(call, failed=True, opens=opens, bare=bare)
+        found = _named(call, failed=True, **how)
         if found is None:
             raise
         return found
@@ -63,10 +65,10 @@ def asked(
         _passed_on.reset(token)
     if is_made_up is None or not is_made_up(call, result):
         return Answer(result)
-    return _named(call, failed=True, opens=opens, bare=bare) or Answer(result)
+    return _named(call, failed=True, **how) or Answer(result)
 
 
-def _named(call: Call, **how: bool) -> Named | None:
+def _named(call: Call, **how: Any) -> Named | None:
     if (options := call.options()) is None:
         return None
     from optimum_htp.loading.named import named

@@ -55,11 +55,13 @@ class Target:
         repo_id: With the user or organization.
         commit: Of its main branch; None where there is no such repo, or none that may be seen.
         card: Its model card, None where it has none.
+        files: Names of its files.
     """
 
     repo_id: str
     commit: str | None = None
     card: str | None = None
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,9 @@ def look_at(repo_id: str, token: str | bool | None = None) -> Target:
             info = api.repo_info(repo_id)
         except RepositoryNotFoundError:
             return Target(repo_id)
-        target = Target(info.id, info.sha)  # under the name that it has now
-        if not any(file.rfilename == CARD for file in info.siblings or ()):
+        names = frozenset(file.rfilename for file in info.siblings or ())
+        target = Target(info.id, info.sha, files=names)  # under the name that it has now
+        if CARD not in names:
             return target
         folder = HuggingFaceHub().snapshot(info.id, str(info.sha), [CARD], HubAccess(token=token))
         return replace(target, card=(folder / CARD).read_text(encoding="utf-8"))

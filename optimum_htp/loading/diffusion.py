@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from optimum_htp.errors import ConfigLoadError, MissingSiblingError
+from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.onnx_repos import find_onnx_repo
@@ -23,7 +23,7 @@ from optimum_htp.origin.beside import PIPELINE
 from optimum_htp.origin.config_folder import carrier_of, find
 from optimum_htp.origin.configs import folder_of
 from optimum_htp.origin.embedded import EmbeddedFiles
-from optimum_htp.origin.model_files import model_root
+from optimum_htp.origin.model_files import ModelFiles, model_root, require_parts
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, ONNX_FILE
 
 __all__ = ["fetched_pipeline", "pipeline_record", "presented"]
@@ -63,7 +63,7 @@ def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, Ex
 
 
 def presented(
-    folder: Path,
+    parts: ModelFiles,
     record: ExportMetadata,
     access: HubAccess,
     revision: str | None = None,
@@ -79,13 +79,14 @@ def presented(
         UntrustedCodeError: The configs refer to code, and are embedded, or code is not trusted.
         HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
     """
-    path = folder / str(record.onnx_file)
+    require_parts(parts, record)
+    path = parts.by_name[str(record.onnx_file)]
     needed = record.model_type == "hub"
     source = find(carrier_of(path, record), PIPELINE, access, revision, with_code=trust_remote_code, needed=needed)
     if source is None:
         raise ConfigLoadError(
-            f"{folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs of the "
-            "pipeline and of its parts there, or export it again."
+            f"{parts.folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs "
+            "of the pipeline and of its parts there, or export it again."
         )
     configs = folder_of(source)
     names = source.names if isinstance(source, EmbeddedFiles) else record.config_files
@@ -94,14 +95,10 @@ def presented(
     for name in names or _names_below(configs):
         if (configs / name).is_file():
             _link(configs / name, root / name)
-    for name in record.onnx_files:
-        file, part = folder / name, PurePosixPath(name).parent.as_posix()
-        if not file.is_file():
-            raise MissingSiblingError(
-                f"{file} is missing: it is part of a pipeline of {len(record.onnx_files)} files, which have to stay "
-                "together. Copy it there, or export again."
-            )
-        for location in (PurePosixPath(name).name, *contained_files(file)):
+    for name, file in parts.by_name.items():
+        part = PurePosixPath(name).parent.as_posix()
+        _link(file, root / name)
+        for location in contained_files(file):
             _link(file.parent / location, root / part / location)
         config = configs / COMPONENTS.get(part, part) / CONFIG
         if config.is_file() and not (root / part / CONFIG).exists():

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, PreprocessorLoadError
 from optimum_htp.origin.config_folder import Carrier
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.names import CONFIG, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = ["refuse_misfit", "wants_slow"]
@@ -17,7 +17,12 @@ _PARTS: Final = {
     "AutoTokenizer": ("AutoTokenizer", "AutoProcessor"),
     "AutoImageProcessor": ("AutoImageProcessor", "AutoProcessor"),
     "AutoFeatureExtractor": ("AutoFeatureExtractor", "AutoProcessor"),
+    "AutoProcessor": ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor"),
 }
+
+
+# What extractors are called in a processor's config.
+_EXTRACTORS: Final = {"AutoImageProcessor": "image_processor", "AutoFeatureExtractor": "feature_extractor"}
 
 
 def wants_slow(cls: type, what: str) -> bool:
@@ -49,12 +54,34 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "AutoConfig picks the class that fits."
             )
         return
+    named = _extractor_named(folder, _EXTRACTORS[what]) if what in _EXTRACTORS else None
+    if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
+        raise PreprocessorLoadError(
+            f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. {what} picks the class that fits."
+        )
     known = record.preprocessors if record is not None else ()
     if known and what in _PARTS and not {*_PARTS[what]} & {*known}:
         raise PreprocessorLoadError(
             f"{cls.__name__} does not fit {carrier.name}: its model has no preprocessor of that kind, but what "
             f"{', '.join(known)} loads."
         )
+
+
+def _extractor_named(folder: Path, key: str) -> str | None:
+    """Return the class that a config names for an extractor; since transformers 5 a processor's config may."""
+    processor, own, _ = (read_json(folder / name) for name in PREPROCESSOR_CONFIGS)
+    for content in (own, processor.get(key) if isinstance(processor, dict) else None):
+        if isinstance(content, dict):
+            named = content.get("image_processor_type") or content.get("feature_extractor_type")
+            if isinstance(named, str):
+                return named
+    return None
+
+
+def _stem(name: str) -> str:
+    for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def _takes(cls: Any, content: dict[str, Any]) -> bool:

@@ -6,21 +6,20 @@ config is fetched at the file's commit, and `export.json` is next to it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.recognize import names_a_file
-from optimum_htp.metadata import ExportMetadata, read_record, record_if_any
+from optimum_htp.loading.recognize import local_path, names_a_file
+from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
 from optimum_htp.origin.config_folder import config_source
 from optimum_htp.origin.configs import folder_of, load_config, load_generation_config
 from optimum_htp.origin.export_manifest import ExportManifest, carries_manifest, manifest_of
-from optimum_htp.origin.model_files import parts_of
+from optimum_htp.origin.model_files import parts_of, stamped_in
 from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG
 from optimum_htp.origin.repo_files import read_json
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["exported_file", "load"]
 
 
-def exported_file(model_id: Any, subfolder: Any = None) -> Path | None:
+def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     """Return the ONNX file that a call of `ExportedModel.from_pretrained` means if it is ours to load, else None.
 
     Ours are paths that end in `.onnx`, folders without `export.json` that hold files which carry it, and folders
@@ -38,18 +37,14 @@ def exported_file(model_id: Any, subfolder: Any = None) -> Path | None:
 
     Args:
         model_id: What was given to `from_pretrained`.
-        subfolder: Where in a folder to look.
+        options: Its keyword arguments.
 
     Raises:
         SeveralModelsError: The folder holds files of several models.
     """
     if names_a_file(model_id):
-        return Path(os.fspath(model_id)).expanduser()
-    if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
-        return None
-    folder = Path(model_id, subfolder or "")
-    if not folder.is_dir():
-        return None
+        return Path(local_path(model_id)).expanduser()
+    folder = Path(local_path(model_id), options.get("subfolder") or "")
     if (folder / EXPORT_MANIFEST).is_file():
         manifest = ExportManifest.of(read_json(folder / EXPORT_MANIFEST))
         if manifest is None:
@@ -59,8 +54,7 @@ def exported_file(model_id: Any, subfolder: Any = None) -> Path | None:
         if complete and any(not file.with_name(f"{file.name}.data").exists() for file in files):
             return files[0]
         return None
-    records = {path: record for path in sorted(folder.glob("*.onnx")) if (record := record_if_any(path)) is not None}
-    carrying = {path: record for path, record in records.items() if carries_manifest(record)}
+    carrying = {path: record for path, record in stamped_in(folder).items() if carries_manifest(record)}
     if not carrying:
         return None
     first, *others = carrying

@@ -5,25 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp import plugins
 from optimum_htp.errors import OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.callers import is_spelled_by_the_caller
 from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
 from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
-from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.metadata import read_record
 from optimum_htp.origin.config_folder import Carrier, carrier_of
 
-__all__ = ["Named", "named"]
+__all__ = ["Local", "Named", "named"]
 
-logger = get_logger(__name__)
+Local = Callable[[Any, Mapping[str, Any]], Path | None]
 
 _OF_FOLDERS: Final = ("subfolder", "file_name")
 _OF_REPOS: Final = (*_OF_FOLDERS, "revision", "force_download")
@@ -79,7 +76,13 @@ class Named:
 
 
 def named(
-    model_id: Any, options: Mapping[str, Any], *, failed: bool = False, opens: bool = False, bare: bool = False
+    model_id: Any,
+    options: Mapping[str, Any],
+    *,
+    failed: bool = False,
+    opens: bool = False,
+    bare: bool = False,
+    local: Local | None = None,
 ) -> Named | None:
     """Return the ONNX file that a call names where it is ours to answer, else None.
 
@@ -89,6 +92,7 @@ def named(
         failed: Whether the library has found nothing there; only then is a repo looked into.
         opens: Whether the call opens the file, rather than what belongs to its model.
         bare: Whether a repo that has a config is answered for by the library alone.
+        local: What finds the file in a folder here; None for `stamped_file`.
 
     Raises:
         SeveralModelsError: A folder or a repo holds several models.
@@ -100,28 +104,14 @@ def named(
         if repo is None or (repo.has_config and repo.record_if_any() is None):
             return None
         return Named(None, repo, None, _without(options, _OF_REPOS))
-    path = stamped_file(model_id, options, opens=opens)
+    path = stamped_file(model_id, options, opens=opens) if local is None else local(model_id, options)
     if path is None:
         return None
     if names_a_file(model_id):
-        return Named(path, None, None, _with_wishes(path, options))
+        return Named(path, None, None, options)
     folder = Path(local_path(model_id), options.get("subfolder") or "")
-    return Named(path, None, folder, _with_wishes(path, _without(options, _OF_FOLDERS)))
+    return Named(path, None, folder, _without(options, _OF_FOLDERS))
 
 
 def _without(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
-
-
-def _with_wishes(path: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out a revision that nobody has asked for: libraries name the main branch, and the file its commit."""
-    revision = options.get("revision")
-    record = read_record(path) if isinstance(revision, str) and path.is_file() else None
-    if record is None or not _is_default(revision, record) or is_spelled_by_the_caller(str(revision)):
-        return options
-    logger.info("%s stays at its commit: revision=%r is taken for a default.", path, revision)
-    return _without(options, ("revision",))
-
-
-def _is_default(revision: Any, record: ExportMetadata) -> bool:
-    return record.hub_sha is not None and revision == plugins.hub(record.hub_provider).default_revision

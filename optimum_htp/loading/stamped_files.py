@@ -12,7 +12,7 @@ from optimum_htp.loading.recognize import ONNX_FOLDERS, chosen_file, local_path,
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
-from optimum_htp.origin.model_files import ModelFiles, parts_of
+from optimum_htp.origin.model_files import ModelFiles, parts_of, stamped_in
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
 from optimum_htp.origin.ort_classes import is_a
 
@@ -71,7 +71,7 @@ def file_in_folder(folder: Path, name: str | None = None, *, opens: bool = True)
         SeveralModelsError: The folder holds files of several models, and no config that belongs to one of them.
         OnnxFileNotFoundError: There are stamped files, and none of that name.
     """
-    records = {path: record for path in sorted(folder.glob("*.onnx")) if (record := record_if_any(path)) is not None}
+    records = stamped_in(folder)
     if not records:
         return None
     wanted = folder / (name or ONNX_FILE)

@@ -11,15 +11,13 @@ from optimum_htp.errors import ConfigLoadError
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 
-__all__ = ["CONFIG_CLASSES", "PIPELINE", "PREPROCESSORS", "Beside", "lies_in"]
+__all__ = ["PIPELINE", "PREPROCESSORS", "Beside", "lies_in"]
 
 logger = get_logger(__name__)
 
-CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
-"""What loads the files that every load of a model needs."""
 PIPELINE: Final = "DiffusionPipeline"
 PREPROCESSORS: Final = "preprocessors"
 """All preprocessors of a model, whichever there are."""

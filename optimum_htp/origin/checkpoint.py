@@ -158,7 +158,8 @@ def _refuse_adapter(checkpoint: Checkpoint) -> None:
     raise ExportError(
         f"{name} is an adapter{f' of {base}' if is_named else ''}, and no model by itself. Merge them first: peft's "
         "AutoPeftModelFor… class of its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a "
-        "model to export." + (f" Or name the model without the adapter: --model {base}." if is_named else "")
+        "model to export. Save its tokenizer there too."
+        + (f" Or name the model without the adapter: --model {base}." if is_named else "")
     )
 
 

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.beside import CONFIG_CLASSES, PIPELINE, PREPROCESSORS, Beside, lies_in
+from optimum_htp.origin.beside import PIPELINE, PREPROCESSORS, Beside, lies_in
 from optimum_htp.origin.code_references import may_refer_to_code, names_own_code, references_in
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
 from optimum_htp.origin.configs import ConfigSource, folder_of
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG, MODEL_INDEX, WEIGHTS
+from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, EXPORT_MANIFEST, GENERATION_CONFIG, MODEL_INDEX, WEIGHTS
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, is_sentence_transformers_file
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 from optimum_htp.parsing import json_or_none
@@ -89,7 +90,8 @@ def find(
         carrier: The file.
         what: The Auto class or `GenerationConfig` that loads it, or the name of a file of sentence_transformers.
         access: How to reach the Hub.
-        revision: Overrides the commit of the file.
+        revision: Overrides the commit of the file. The Hub's default branch does not: libraries and wrappers name it
+            for a user who has named none.
         with_code: Whether code of the repo may run.
         slow: Whether a slow tokenizer is wanted, whose files may have been left out of what is embedded.
         needed: Whether a missing file is an error. For a file of sentence_transformers: whether an unreachable Hub is.
@@ -104,6 +106,7 @@ def find(
     """
     record = carrier.record
     from_hub = record is not None and record.model_type == "hub"
+    revision = _overriding(carrier, revision)
     carried = _carried(carrier, access, revision)
     embedded = carried if carried is not None and _has(carried, what, record, slow=slow and from_hub) else None
 
@@ -172,6 +175,17 @@ def preprocessor_folder(
 ) -> Path:
     """Return a folder with all preprocessors of an ONNX file here; see `find`."""
     return find_folder(carrier_of(path, metadata), PREPROCESSORS, access, revision, **options)
+
+
+def _overriding(carrier: Carrier, revision: str | None) -> str | None:
+    """Return the revision if it overrides the commit of the file."""
+    record = carrier.record
+    if revision is None or record is None or record.model_type != "hub":
+        return revision
+    if revision != plugins.hub(record.hub_provider).default_revision:
+        return revision
+    logger.info("%s stays at its commit: revision=%r is what libraries pass by default.", carrier.name, revision)
+    return None
 
 
 def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> EmbeddedFiles | None:

@@ -26,14 +26,14 @@ from optimum_htp.errors import (
     MissingSiblingError,
 )
 from optimum_htp.masking import get_logger
-from optimum_htp.metadata import EMBEDDED_ZIP, EmbeddedFile, ExportMetadata, record_if_any
+from optimum_htp.metadata import EMBEDDED_ZIP, EmbeddedFile, ExportMetadata
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.reader import archive_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.archive import longest_text, unpack
 from optimum_htp.origin.code_references import refuse_code
 from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.model_files import model_root
+from optimum_htp.origin.model_files import model_root, sibling
 from optimum_htp.origin.names import EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import config_files, is_sentence_transformers_file
 
@@ -262,14 +262,9 @@ def _holder(path: Path, record: ExportMetadata) -> Path | None:
     if record.embedded_in == record.onnx_file:
         return path
     try:
-        expected = model_root(path, record) / str(record.embedded_in)
+        return sibling(model_root(path, record), str(record.embedded_in), record)
     except MissingSiblingError:
         return None
-    for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
-        other = record_if_any(candidate)
-        if other is not None and other.belongs_with(record) and other.onnx_file in (None, record.embedded_in):
-            return candidate
-    return None
 
 
 def _root() -> Path | None:

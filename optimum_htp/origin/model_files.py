@@ -9,9 +9,21 @@ from typing import Final, NamedTuple, TypeVar
 from optimum_htp.errors import MissingSiblingError
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.origin.names import ONNX_FILE
 
-__all__ = ["ModelFiles", "absolute", "folder_above", "holder_of", "model_root", "parts_of", "require_parts"]
+__all__ = [
+    "ModelFiles",
+    "absolute",
+    "folder_above",
+    "holder_of",
+    "model_root",
+    "parts_of",
+    "require_parts",
+    "sibling",
+    "stamped_in",
+]
 
+_IMAGE_ENCODER: Final = f"vae_encoder/{ONNX_FILE}"  # only some classes of pipelines open it
 _SHOWN: Final = 60  # characters of a name in a message
 
 AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
@@ -35,14 +47,17 @@ def holder_of(names: Sequence[str]) -> str | None:
 
 
 def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
-    """Refuse a model that no class could open: with a merged decoder, the other decoders are not needed.
+    """Refuse a model that no class could open.
+
+    With a merged decoder, the other decoders are not needed. A pipeline that makes images of texts needs no encoder of
+    images.
 
     Raises:
         MissingSiblingError: A file is missing.
     """
     decoders = {name for name in record.onnx_files if "decoder" in PurePosixPath(name).name}
     merged = {name for name in decoders if "merged" in PurePosixPath(name).name}
-    needed = {*record.onnx_files} - (decoders if merged & {*parts.by_name} else merged)
+    needed = {*record.onnx_files} - (decoders if merged & {*parts.by_name} else merged) - {_IMAGE_ENCODER}
     if parts.missing is not None and not needed <= {*parts.by_name}:
         raise parts.missing
 
@@ -85,22 +100,29 @@ def _is_folder(path: Path, folder: Path) -> bool:
         return False
 
 
+def stamped_in(folder: Path) -> dict[Path, ExportMetadata]:
+    """Return the stamped ONNX files of a folder with their records, by name."""
+    found = ((path, record_if_any(path)) for path in sorted(folder.glob("*.onnx")))
+    return {path: record for path, record in found if record is not None}
+
+
 def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
     """Return the files of a multi-file model that are there, by the names that they had at export."""
     folder, found = model_root(path, metadata), {}
     watch.see_folder(folder)
     for name in metadata.onnx_files:
-        file = path if name == metadata.onnx_file else _sibling(folder, name, metadata, watch)
+        file = path if name == metadata.onnx_file else sibling(folder, name, metadata, watch)
         if file is not None:
             found[name] = file
     return ModelFiles(folder, found, _missing(path, metadata, folder, found))
 
 
-def _sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch) -> Path | None:
+def sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch | None = None) -> Path | None:
     """Return the file that had this name in the same export, renamed or not; None where it is not there."""
     expected = folder / name
     for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
-        watch.see(candidate)
+        if watch is not None:
+            watch.see(candidate)
         other = record_if_any(candidate)
         if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
             return candidate
@@ -113,9 +135,10 @@ def _missing(
     missing = [folder / name for name in metadata.onnx_files if name not in found]
     if not missing:
         return None
+    merged = " Of the decoders, a merged one alone is enough." if any("merged" in one.name for one in missing) else ""
     names = ", ".join(f"{one}{' (the one there is of another export)' if one.is_file() else ''}" for one in missing)
     return MissingSiblingError(
         f"{names} {'is' if len(missing) == 1 else 'are'} missing: {path.name} is part of a model of "
         f"{len(metadata.onnx_files)} files ({', '.join(metadata.onnx_files)}), which have to stay together. Copy what "
-        "is missing there, or export again. Of the decoders, a merged one alone is enough."
+        f"is missing there, or export again.{merged}"
     )

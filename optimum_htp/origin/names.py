@@ -4,6 +4,7 @@ from typing import Final
 
 __all__ = [
     "CONFIG",
+    "CONFIG_CLASSES",
     "EXPORT_MANIFEST",
     "GENERATION_CONFIG",
     "MODEL_INDEX",
@@ -20,6 +21,8 @@ CONFIG: Final = "config.json"
 EXPORT_MANIFEST: Final = "export.json"
 """What `ExportedModel` of transformers needs beside the files of a model: their names, and how their inputs nest."""
 GENERATION_CONFIG: Final = "generation_config.json"
+CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
+"""What loads the files that every load of a model needs."""
 MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""
 PREPROCESSOR_CONFIGS: Final = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")

@@ -36,7 +36,7 @@ from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.export_manifest import manifest_of
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.model_files import holder_of, model_root
+from optimum_htp.origin.model_files import holder_of, model_root, stamped_in
 from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import config_files, read_json
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
@@ -71,9 +71,8 @@ def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetad
         return found
     root = model_root(path, record)
     for folder in sorted({(root / name).parent for name in record.onnx_files}):
-        for file in sorted(folder.glob("*.onnx")):
-            other = record_if_any(file)
-            if other is not None and other.belongs_with(record) and other.onnx_file != record.onnx_file:
+        for file, other in stamped_in(folder).items():
+            if other.belongs_with(record) and other.onnx_file != record.onnx_file:
                 found[file] = other
     return found
 
