@@ -335,7 +335,7 @@ def test_exporter_can_be_imported_right_after_this_package():
 
 
 OFF = """
-import optimum_htp
+import optimum_htp, torch
 optimum_htp.deactivate()
 import transformers
 before = dict(vars(transformers.PretrainedConfig))
