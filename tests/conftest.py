@@ -123,12 +123,6 @@ one_engine = pytest.mark.skipif(
 )
 
 
-token_behind_redirects = pytest.mark.skipif(
-    int(metadata.version("huggingface_hub").partition(".")[0]) >= 1,
-    reason="huggingface_hub 1 and newer send no token to the host that a mirror redirects a download to",
-)
-
-
 def slowly(*parameters: str) -> list[ParameterSet]:
     """Return parameters of a test that run with the slow ones."""
     return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]

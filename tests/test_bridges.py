@@ -335,9 +335,12 @@ def test_exporter_can_be_imported_right_after_this_package():
 
 
 OFF = """
+import optimum_htp, torch
+optimum_htp.deactivate()
 import transformers
 before = dict(vars(transformers.PretrainedConfig))
-import optimum_htp, optimum.onnxruntime.modeling_decoder as decoder
+optimum_htp.activate()
+import optimum.onnxruntime.modeling_decoder as decoder
 assert dict(vars(transformers.PretrainedConfig)) != before
 forward = decoder.ORTModelForCausalLM.forward
 optimum_htp.deactivate()

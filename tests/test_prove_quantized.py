@@ -9,6 +9,7 @@ import onnx
 import onnx.numpy_helper as nh
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from safetensors.numpy import load_file, save_file
 
 from optimum_htp.modules.prove import prove_weights
 from optimum_htp.profiling.inputs import sample_inputs
@@ -152,37 +153,53 @@ def test_few_numbers_of_a_block_that_say_nothing_prove_nothing(bert, tmp_path):
 )
 def test_honest_steps_of_all_kinds_are_taken(bert, tmp_path, options):
     """Channels without weights, and with hardly any, are among them."""
-    path, _ = bert
-    from safetensors.numpy import load_file, save_file
 
-    folder = shutil.copytree(bert[1], tmp_path / "pruned")
-    weights = {key: value.copy() for key, value in load_file(folder / "model.safetensors").items()}
-    dense = f"{QUERY.format(0)}.weight"
-    weights[dense][0], weights[dense][1], weights[dense][2] = 0, 1e-40, weights[dense][2] * 1e-6
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    def prune(weight):
+        weight[0], weight[1], weight[2] = 0, 1e-40, weight[2] * 1e-6
 
-    def change(arrays, model):
-        arrays[weight_of(model, QUERY.format(0))][:] = weights[dense].T
-
-    plain = changed(path, tmp_path / "m.onnx", change)
+    plain, folder = with_other_weight(bert, tmp_path, prune)
     assert not prove_weights(plain, folder).foreign
     quantize_dynamic(plain, tmp_path / "q.onnx", **options)
     assert not prove_weights(tmp_path / "q.onnx", folder).foreign
 
 
-@pytest.mark.parametrize(("least", "is_honest"), [(-127, True), (-126, False)])
-def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path, least, is_honest):
-    """1.20 makes asymmetric steps for 256 numbers, and uses 255 of them."""
-    path, folder = bert
+def with_other_weight(bert, tmp_path, change):
+    """Return a file and its model, with the weight of the first layer's queries changed in both."""
+    folder = shutil.copytree(bert[1], tmp_path / "changed")
+    weights = {key: value.copy() for key, value in load_file(folder / "model.safetensors").items()}
+    weight = weights[f"{QUERY.format(0)}.weight"]
+    change(weight)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    def take(arrays, model):
+        arrays[weight_of(model, QUERY.format(0))][:] = weight.T
+
+    return changed(bert[0], tmp_path / "m.onnx", take), folder
+
+
+@pytest.mark.parametrize(
+    ("least", "moved", "is_honest"), [(-127, (), True), (-126, (), False), (-127, (-126,), False)]
+)
+@pytest.mark.parametrize("lowest", [-128.3, -131.3])
+def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path, lowest, least, moved, is_honest):
+    """1.20.0 makes asymmetric steps for 256 numbers, and uses 255 of them. None moves away from its value for that.
+
+    Where the least value is that of the least number, the zero point is 0, as that of symmetric steps is.
+    """
+
+    def spread(weight):
+        weight[:] = 0.01 * np.linspace(lowest, lowest + 255, weight.size).reshape(weight.shape)
+
+    plain, folder = with_other_weight(bert, tmp_path, spread)
     options = {"weight_type": QuantType.QInt8, "extra_options": {"WeightSymmetric": False}}
-    quantize_dynamic(path, tmp_path / "q.onnx", **options)
+    quantize_dynamic(plain, tmp_path / "q.onnx", **options)
 
     def change(arrays, model):
         for name in [name for name in arrays if name.endswith("_quantized") and arrays[name].dtype == np.int8]:
-            if arrays[name.removesuffix("quantized") + "zero_point"].any():  # its steps are asymmetric
-                np.maximum(arrays[name], least, out=arrays[name])
+            np.maximum(arrays[name], least, out=arrays[name])
+            arrays[name][np.isin(arrays[name], moved)] -= 1
 
-    assert (not prove_weights(changed(tmp_path / "q.onnx", tmp_path / "m.onnx", change), folder).foreign) == is_honest
+    assert (not prove_weights(changed(tmp_path / "q.onnx", tmp_path / "c.onnx", change), folder).foreign) == is_honest
 
 
 @pytest.mark.parametrize("form", list(QuantFormat))

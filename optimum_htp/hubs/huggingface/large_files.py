@@ -55,7 +55,12 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
         HFHubIntegrationError: The Hub does not give them; the subclass says why.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, FileMetadataError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        FileMetadataError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     blobs = RepoCache(repo_id, access).folder / "blobs"
     for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
@@ -78,9 +83,10 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
                         endpoint=endpoint,
                         **_without_hf_transfer(),
                     )
-            except (FileMetadataError, LocalEntryNotFoundError) as error:
-                is_unknown = any(isinstance(cause, FileMetadataError) for cause in causes(error))
-                hub = _behind_mirror(repo_id, commit, name, access) if is_unknown and endpoint is None else None
+            except (FileMetadataError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+                lost = (FileMetadataError, RepositoryNotFoundError)
+                is_lost = any(isinstance(cause, lost) for cause in causes(error))
+                hub = _behind_mirror(repo_id, commit, name, access) if is_lost and endpoint is None else None
                 if hub is None:
                     raise
                 fetch(name, hub)
@@ -110,7 +116,11 @@ def _without_hf_transfer() -> dict[str, Any]:
 
 
 def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> str | None:
-    """Return the Hub that a mirror redirects to, which huggingface_hub before 1.30 does not follow; None without."""
+    """Return the Hub that a mirror redirects to; None without.
+
+    huggingface_hub before 1.30 does not follow it. Newer ones follow it without the token where they download what
+    Xet has over HTTP.
+    """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 

@@ -1,7 +1,7 @@
 """Whether integers give a tensor of the commit back: each within half a step of quantization.
 
-At the ends of their range within a whole one: the number beyond, to which a value would have been rounded, is none of
-the type's.
+A number at an end of its range may also stand for a value up to a whole one beyond it: the number to which that would
+have been rounded is none of the type's.
 
 A step also has to be one that a quantizer takes for such a tensor. Half of a large enough one is more than any weight,
 and integers that are all zero would give every tensor back.
@@ -96,23 +96,24 @@ def missed_steps(weight: QuantizedWeight, integers: tuple[Any, Any, Any], values
 
     numbers, scale, zero = integers
     lowest, highest = weight.range
-    allowed = np.where((numbers == lowest) | (numbers == highest), 1.0, 0.5)
+    above = np.where(numbers == highest, 1.0, 0.5)
+    below = np.where(numbers == lowest, 1.0, 0.5)
     if lowest < 0 and not np.any(numbers == lowest):  # ONNX Runtime 1.20 takes a step for it, and then the next number
-        allowed = np.where((numbers == lowest + 1) & (zero != 0), 1.5, allowed)
-    allowed = allowed + _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
+        below = np.where(numbers == lowest + 1, 1.5, below)
+    slack = _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
     signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
     given, step = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)
     least, coarse = float("inf"), False
     for ours in _as_orders(values, numbers.shape):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            apart = np.abs(given - ours)
-            missed = np.where(apart <= _TINY, 0.0, apart / step)  # of a step of 0 infinitely many
-        excess = float(np.max(missed - allowed, initial=0.0))
+            apart = ours - given
+            missed = np.where(np.abs(apart) <= _TINY, 0.0, apart / signed)  # of a step of 0 infinitely many
+        excess = float(np.max(np.abs(missed) - np.where(missed > 0, above, below) - slack, initial=0.0))
         if excess > 0 or excess != excess:
             least = min(least, excess)
             continue
         coarsest = _coarsest(ours, weight.groups(numbers.shape), steps) if steps is not None else step
-        if not np.any((step > coarsest) & (apart > _TINY)):
+        if not np.any((step > coarsest) & (np.abs(apart) > _TINY)):
             return 0.0
         coarse = True
     return TOO_COARSE if coarse else least
