@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from optimum_htp import tag_file
 from optimum_htp.errors import MisfitError
 from optimum_htp.hierarchy.capture import watched_exports
 from optimum_htp.hierarchy.rules import LAST_RESORTS, Rule
+from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.hierarchy.tags import MODULE
 from optimum_htp.hierarchy.tree import is_inside
 from optimum_htp.onnxfile import read_graph
@@ -166,3 +168,42 @@ def test_values_of_functions_are_not_those_of_the_graph(tmp_path):
     )
     assert by_operator["Mul", ""] in ("b", "")
     assert by_operator["Constant", ""] in ("b", "")
+
+
+def test_weights_count_wherever_a_file_keeps_them(tmp_path):
+    weight = numpy_helper.from_array(np.full((20, 20), 0.5, "float32"), "w")
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(3, "float32"), "s"),
+        numpy_helper.from_array(np.array([[0, 1], [2, 3], [4, 5]]), "s_at"),
+        [20, 20],
+    )
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 20]) for name in ("x", "out")]
+    condition = helper.make_tensor_value_info("on", TensorProto.BOOL, [])
+
+    def branch(node, tensors=()):
+        made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 20])]
+        return helper.make_graph([node], "branch", [], made, tensors)
+
+    nodes = [
+        helper.make_node("Constant", [], ["c"], name="/a/Constant", value=weight),
+        helper.make_node("MatMul", ["x", "c"], ["h"], name="/a/MatMul"),
+        helper.make_node("MatMul", ["h", "s"], ["z"], name="/s/MatMul"),
+        helper.make_node(
+            "If",
+            ["on"],
+            ["out"],
+            name="/b/If",
+            then_branch=branch(helper.make_node("MatMul", ["z", "w"], ["y"], name="/b/inner/MatMul"), [weight]),
+            else_branch=branch(helper.make_node("Identity", ["z"], ["y"], name="/b/Identity")),
+        ),
+    ]
+    graph = helper.make_graph(nodes, "g", [ends[0], condition], ends[1:], sparse_initializer=[sparse])
+    path = tmp_path / "kept.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    modules = summarize(read_graph(path), Tagger().assignment(path))
+    assert {name: modules[name].parameters for name in ("", "a", "b.inner", "s")} == {
+        "": 1200,
+        "a": 400,
+        "b.inner": 400,
+        "s": 400,
+    }

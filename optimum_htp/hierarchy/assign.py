@@ -121,7 +121,7 @@ class _Weights:
     def __init__(self, graph: Graph, tree: ModuleTree, by_value: Mapping[str, frozenset[str]]) -> None:
         self._shapes = {
             tensor.name: loose_shape(tensor.shape)
-            for tensor in graph.initializers
+            for tensor in graph.tensors
             if "float" in tensor.dtype and loose_shape(tensor.shape)
         }
         self._named = {name: owners for name in self._shapes if (owners := tree.owners(name))}

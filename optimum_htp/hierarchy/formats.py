@@ -61,7 +61,7 @@ class Kept:
 
 def kept_weights(graph: Graph) -> dict[str, Kept]:
     """Return how each initializer of a graph is kept, by its name."""
-    names = {tensor.name for tensor in graph.initializers}
+    names = {tensor.name for tensor in graph.tensors}
     quantized: dict[str, Node] = {}
     scales = {
         name
@@ -74,9 +74,7 @@ def kept_weights(graph: Graph) -> dict[str, Kept]:
         if 0 <= place < len(node.inputs):
             quantized.setdefault(node.inputs[place], node)
         scales.update(node.inputs[other] for other in others if other < len(node.inputs))
-    return {
-        tensor.name: _kept(tensor, quantized.get(tensor.name), tensor.name in scales) for tensor in graph.initializers
-    }
+    return {tensor.name: _kept(tensor, quantized.get(tensor.name), tensor.name in scales) for tensor in graph.tensors}
 
 
 def _kept(tensor: Initializer, user: Node | None, scales: bool) -> Kept:

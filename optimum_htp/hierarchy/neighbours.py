@@ -92,7 +92,7 @@ class _Links:
                 if len(self._makers[value]) < _MAKERS:
                     self._makers[value].append(index)
         self._results = {spec.name for spec in graph.outputs}
-        self._weights = {tensor.name for tensor in graph.initializers}
+        self._weights = {tensor.name for tensor in graph.tensors}
         self.holders, self.inside = _nesting(self.nodes)
         self.is_computed = [False] * len(self.nodes)
         for _ in range(2):  # what lies in subgraphs may be out of order

@@ -71,4 +71,5 @@ def _stripped(graph: Graph, prefix: str) -> Graph:
         outputs=tuple(replace(spec, name=bare(spec.name)) for spec in graph.outputs),
         nodes=tuple(nodes),
         initializers=tuple(replace(tensor, name=bare(tensor.name)) for tensor in graph.initializers),
+        others=tuple(replace(tensor, name=bare(tensor.name)) for tensor in graph.others),
     )

@@ -69,7 +69,7 @@ def _strange(graph: Graph, assignment: Assignment) -> dict[str, tuple[int, ...]]
     tree = assignment.tree
     unnamed = {
         tensor.name: loose_shape(tensor.shape)
-        for tensor in graph.initializers
+        for tensor in graph.tensors
         if tensor.dtype in _FLOATS and loose_shape(tensor.shape) and not tree.owners(tensor.name)
     }
     return {

@@ -139,7 +139,7 @@ def _owners_of(graph: Graph, assignment: Assignment) -> dict[str, str]:
 
     homes: dict[str, str | None] = {}
     started: set[str] = set()
-    waiting = [tensor.name for tensor in graph.initializers]
+    waiting = [tensor.name for tensor in graph.tensors]
     while waiting:
         value = waiting[-1]
         if value in started:
@@ -152,7 +152,7 @@ def _owners_of(graph: Graph, assignment: Assignment) -> dict[str, str]:
             started.add(value)
             waiting += [made for made in passed_on(value) if made not in started]
     known = set(assignment.modules)
-    found = {tensor.name: homes[tensor.name] for tensor in graph.initializers}
+    found = {tensor.name: homes[tensor.name] for tensor in graph.tensors}
     return {
         name: home if home in known else assignment.tree.caller(home)
         for name, home in found.items()

@@ -21,6 +21,7 @@ __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
 INITIALIZER: Final = 5  # in GraphProto
+SPARSE_INITIALIZER: Final = 15
 ATTRIBUTE: Final = 5  # in NodeProto
 _PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})  # of ONNX Runtime
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
@@ -83,6 +84,10 @@ class Graph:
     """The structure of a model's graph. Nodes include those of subgraphs and functions.
 
     A function's values have names of their own here: ` (function 1)` is behind those that the file has.
+
+    Attributes:
+        initializers: The graph's own, of those that are dense.
+        others: The sparse ones, those of subgraphs, and the values of `Constant` nodes of more than a kilobyte.
     """
 
     name: str = ""
@@ -90,6 +95,12 @@ class Graph:
     outputs: tuple[TensorSpec, ...] = ()
     nodes: tuple[Node, ...] = field(default=(), repr=False)
     initializers: tuple[Initializer, ...] = field(default=(), repr=False)
+    others: tuple[Initializer, ...] = field(default=(), repr=False)
+
+    @property
+    def tensors(self) -> tuple[Initializer, ...]:
+        """All that a weight may be."""
+        return (*self.initializers, *self.others)
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
@@ -111,13 +122,14 @@ def graph_of(window: ByteWindow) -> Graph:
     outputs: list[TensorSpec] = []
     nodes: list[Node] = []
     initializers: list[Initializer] = []
+    others: list[Initializer] = []
     for graph in walk(window, 0, window.size):
         if graph.wire_type != LENGTH_DELIMITED or graph.number not in CHILDREN["model"]:
             continue
         kind = CHILDREN["model"][graph.number]
         if kind != "graph":
             functions += 1
-            nodes += (_in_function(node, functions) for node in _nodes(window, graph, kind, (), 1))
+            nodes += (_in_function(node, functions) for node in _nodes(window, graph, kind, (), 1, []))
             continue
         has_graph = True
         for part in walk(window, graph.payload, graph.end):
@@ -131,14 +143,16 @@ def graph_of(window: ByteWindow) -> Graph:
                 outputs.append(tensor_spec(window, part))
             elif part.number == INITIALIZER:
                 initializers.append(_initializer(window, part))
+            elif part.number == SPARSE_INITIALIZER:
+                others += _sparse(window, part)
             elif part.number in CHILDREN["graph"]:
-                nodes += _read_node(window, part, (), 1)
+                nodes += _read_node(window, part, (), 1, others)
     if not has_graph:
         raise window.invalid("it has no graph")
     # Files of IR version 3 list them among the inputs; ONNX Runtime does not call them so.
     weights = {tensor.name for tensor in initializers}
     given = tuple(spec for spec in inputs if spec.name not in weights)
-    return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers))
+    return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers), tuple(others))
 
 
 def _in_function(node: Node, number: int) -> Node:
@@ -255,21 +269,30 @@ def _integers(window: ByteWindow, fields: Iterable[Field]) -> dict[str, int]:
     return found
 
 
-def _nodes(window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int) -> Iterator[Node]:
+def _nodes(
+    window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int, tensors: list[Initializer]
+) -> Iterator[Node]:
+    """Yield the nodes in a message; its tensors are added to a list."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     children = CHILDREN[kind]
     for part in walk(window, message.payload, message.end):
-        if part.wire_type != LENGTH_DELIMITED or part.number not in children:
+        if part.wire_type != LENGTH_DELIMITED:
             continue
-        if children[part.number] == "node":
-            yield from _read_node(window, part, within, depth)
-        else:
-            yield from _nodes(window, part, children[part.number], within, depth + 1)
+        if kind == "graph" and part.number == INITIALIZER:
+            tensors.append(_initializer(window, part))
+        elif kind == "graph" and part.number == SPARSE_INITIALIZER:
+            tensors += _sparse(window, part)
+        elif children.get(part.number) == "node":
+            yield from _read_node(window, part, within, depth, tensors)
+        elif part.number in children:
+            yield from _nodes(window, part, children[part.number], within, depth + 1, tensors)
 
 
-def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: int) -> Iterator[Node]:
-    """Yield a node, and the nodes in its subgraphs."""
+def _read_node(
+    window: ByteWindow, part: Field, within: tuple[str, ...], depth: int, tensors: list[Initializer]
+) -> Iterator[Node]:
+    """Yield a node, and the nodes in its subgraphs; its tensors are added to a list."""
     short = _short_node_decoded(window, part, within)
     if short is not None:
         yield short
@@ -278,25 +301,42 @@ def _read_node(window: ByteWindow, part: Field, within: tuple[str, ...], depth: 
     fields = list(walk(window, part.payload, part.end))
     node = _node(window, fields, within)
     yield node
+    attributes = [one for one in fields if one.number == ATTRIBUTE and one.wire_type == LENGTH_DELIMITED]
+    if node.op_type == "Constant" and node.outputs:
+        tensors += (replace(tensor, name=node.outputs[0]) for one in attributes for tensor in _constant(window, one))
+        return
     inside = (*within, node.name or node.op_type)
-    for field_in in fields:
-        if (
-            field_in.number == ATTRIBUTE
-            and field_in.wire_type == LENGTH_DELIMITED
-            and may_hold_graph(window, field_in)
-        ):
-            yield from _nodes(window, field_in, "attribute", inside, depth + 2)
+    for attribute in attributes:
+        if may_hold_graph(window, attribute):
+            yield from _nodes(window, attribute, "attribute", inside, depth + 2, tensors)
 
 
-def _initializer(window: ByteWindow, part: Field) -> Initializer:
+def _constant(window: ByteWindow, attribute: Field) -> Iterator[Initializer]:
+    """Yield the tensor of an attribute of a `Constant`. AttributeProto: t = 5, sparse_tensor = 22."""
+    for part in walk(window, attribute.payload, attribute.end):
+        if part.wire_type == LENGTH_DELIMITED and part.number == 5:
+            yield _initializer(window, part)
+        elif part.wire_type == LENGTH_DELIMITED and part.number == 22:
+            yield from _sparse(window, part)
+
+
+def _sparse(window: ByteWindow, part: Field) -> Iterator[Initializer]:
+    """Decode a SparseTensorProto: values = 1, whose name is the tensor's, and dims = 3. Its shape is the dense one."""
+    dense = _initializer(window, part, dims=3)
+    for inner in walk(window, part.payload, part.end):
+        if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
+            yield replace(_initializer(window, inner), shape=dense.shape)
+
+
+def _initializer(window: ByteWindow, part: Field, dims: int = 1) -> Initializer:
     """Decode a TensorProto's dims = 1 (packed or not), data_type = 2 and name = 8."""
     window.allow_text_of(part)
     name, dtype = "", dtype_name(0)
     shape: list[int] = []
     for inner in walk(window, part.payload, part.end):
-        if inner.number == 1 and inner.wire_type == VARINT:
+        if inner.number == dims and inner.wire_type == VARINT:
             shape.append(integer(window, inner))
-        elif inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
+        elif inner.number == dims and inner.wire_type == LENGTH_DELIMITED:
             position = inner.payload
             while position < inner.end:
                 size, position = window.varint(position, inner.end)

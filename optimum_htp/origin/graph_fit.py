@@ -153,7 +153,7 @@ def _model_misfit(
 
 def _misfit(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:
     """Hold a graph against a model; without its blueprint only against its config."""
-    weights = [tensor for tensor in graph.initializers if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
+    weights = [tensor for tensor in graph.tensors if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
     if reason := _input_misfit(graph, weights, blueprint, config):
         return reason
     if task in LABELLED_TASKS and (reason := label_misfit(config, graph.outputs)) is not None:
@@ -196,7 +196,7 @@ def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
     """Compare the names of weights where the exporter kept them: whole, or behind the name of a model around it."""
     if blueprint is None:
         return None
-    named = [found[0] for tensor in graph.initializers if (found := _PARAMETER.match(tensor.name))]
+    named = [found[0] for tensor in graph.tensors if (found := _PARAMETER.match(tensor.name))]
     if len(named) < _FEW:
         return None
     own = blueprint.prefixes | {name.partition(".")[0] for name in blueprint.names}
@@ -289,7 +289,7 @@ def _size(tensor: Initializer) -> int:
 def _looked_up_rows(graph: Graph) -> Iterator[int]:
     """Yield the numbers of rows of the tables that `input_ids` is looked up in."""
     made_by: dict[str, Node] = {output: node for node in graph.nodes for output in node.outputs}
-    shapes = {tensor.name: tensor.shape for tensor in graph.initializers}
+    shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
 
     def origin(name: str) -> str:
         for _ in range(len(_PASSED_THROUGH)):  # chains are short, and a hostile graph may have a cycle
