@@ -69,6 +69,8 @@ class TagCommand(FilesCommand):
         counted = ", ".join(f"{rule} {count}" for rule, count in outcome.value.coverage.items())
         nodes, modules = len(outcome.value.modules), len(set(outcome.value.modules))
         show(f"{outcome.file}: {nodes} nodes of {modules} modules {would}tagged ({counted})")
+        if inexact := outcome.value.inexact:
+            show(f"  {inexact} of them have a module around the one that they came from, which is not known")
         if not any(outcome.value.tree.classes.values()):
             show("  the classes are not known: name the model with --model to have them")
 
@@ -80,4 +82,5 @@ class TagCommand(FilesCommand):
             "nodes": len(assignment.modules),
             "modules": len(set(assignment.modules)),
             "coverage": assignment.coverage,
+            "inexact": assignment.inexact,
         }

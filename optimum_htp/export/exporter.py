@@ -25,7 +25,6 @@ from optimum_htp.export.output_files import (
 )
 from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
@@ -299,7 +298,7 @@ def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, stric
             logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
             continue
         tags[name] = writer
-        if unplaced := sum(assignment.coverage.get(rule.value, 0) for rule in LAST_RESORTS):
+        if unplaced := assignment.inexact:
             logger.warning(
                 "%d of %d nodes of %s could not be placed exactly: htp.coverage says how each was.",
                 unplaced,

@@ -13,7 +13,7 @@ from typing import Final
 
 from optimum_htp.hierarchy.bounds import is_within_bounds
 from optimum_htp.hierarchy.neighbours import follow_neighbours
-from optimum_htp.hierarchy.rules import INFERRED, Found, Rule
+from optimum_htp.hierarchy.rules import INFERRED, LAST_RESORTS, Found, Rule
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside, loose_shape
 from optimum_htp.onnxfile import Graph, Node
@@ -39,6 +39,11 @@ class Assignment:
         """How many nodes each rule found."""
         counted = Counter(rule.value for rule in self.rules)
         return {rule.value: counted[rule.value] for rule in Rule if counted[rule.value]}
+
+    @property
+    def inexact(self) -> int:
+        """How many nodes may have a module around the one that they came from."""
+        return sum(rule in LAST_RESORTS for rule in self.rules)
 
 
 def assign(

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from optimum_htp.hierarchy.rules import Found, Rule
+from optimum_htp.hierarchy.rules import LAST_RESORTS, Found, Rule
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside
 from optimum_htp.onnxfile import Graph, Node
 
@@ -151,7 +151,7 @@ def _place_computed(
         if index in links.inside:
             inner = [found[one][0] for one in links.inside[index] if one in found]
             if inner:
-                found[index] = tree.common(inner), Rule.ENCLOSING
+                found[index] = tree.common(inner), Rule.DATA_FLOW
                 continue
         modules = [module for module in (before[index], behind[index]) if module is not None]
         if not modules or links.nodes[index].op_type in _IN_FRONT:
@@ -178,11 +178,11 @@ def _place_constant(
             users = [found[user] for user in links.users(index) if user in found]
             if index in found or not users:
                 continue
-            modules = {module for module, _ in users}
+            module = tree.common(module for module, _ in users)
+            is_sure = all(rule not in LAST_RESORTS for _, rule in users)
             if links.nodes[index].op_type not in _AT_USERS and (during := executed.during(index, tree)) is not None:
-                modules.add(during)
-            module = tree.common(modules)
-            is_sure = len(modules) == 1 and all(rule is not Rule.ENCLOSING for _, rule in users)
+                module, users_module = tree.common((module, during)), module
+                is_sure = is_sure and module == users_module
             if _may_be_in(links.nodes[index], module, tree):
                 found[index] = module, Rule.DATA_FLOW if is_sure else Rule.ENCLOSING
             else:
