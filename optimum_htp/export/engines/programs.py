@@ -53,7 +53,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
     weights are stored once.
 
     Args:
-        programs: Programs by component name. They are modified in place.
+        programs: Programs by component name. They are cleaned in place; their weights stay where they are.
         folder: Output folder.
     """
     for program in programs.values():
@@ -64,14 +64,18 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
         if fits_inline(program):
             save_inline(program, folder / f"{name}.onnx")
             return
-    with (folder / DATA_FILE).open("wb") as stream:
-        places: dict[tuple[Any, ...], int] = {}
-        for program in programs.values():
-            for value, tensor in _weights(program):
+    weights = [(value, tensor) for program in programs.values() for value, tensor in _weights(program)]
+    try:
+        with (folder / DATA_FILE).open("wb") as stream:
+            places: dict[tuple[Any, ...], int] = {}
+            for value, tensor in weights:
                 if tensor.nbytes >= _OUTSIDE:
                     value.const_value = _moved(tensor, stream, places, folder)
-    for name, program in programs.items():
-        _save(program, folder / f"{name}.onnx")
+        for name, program in programs.items():
+            _save(program, folder / f"{name}.onnx")
+    finally:
+        for value, tensor in weights:
+            value.const_value = tensor
 
 
 def fits_inline(program: onnx_ir.Model) -> bool:
@@ -86,7 +90,13 @@ def save_inline(program: onnx_ir.Model, path: Path) -> None:
 
 def clean(program: onnx_ir.Model) -> None:
     """Remove PyTorch's metadata from nodes and values, except the module scopes of each node."""
-    graphs: list[Any] = [*program.graphs(), *program.functions.values()]
+    functions = program.functions.values()
+    graphs: list[Any] = [
+        *program.graphs(),
+        *functions,
+        *(one for function in functions for one in function.subgraphs()),
+    ]
+    _forget(program.metadata_props)
     for graph in graphs:
         _forget(graph.metadata_props)
         for node in graph:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import RangesNotServedError, UnprovableWeightsError
-from optimum_htp.hierarchy.tree import parent_of
+from optimum_htp.hierarchy.tree import ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.safetensors import (
     SafetensorsFile,
@@ -58,7 +58,15 @@ class CommitTensors:
                 self.sizes[self[key].size].append(key)
             module, _, leaf = key.rpartition(".")
             self.modules[module][leaf] = key
+        self._renamed: Mapping[str, str] = {}
         self._prefixes = tuple(dict.fromkeys(key.partition(".")[0] for key in self._homes if "." in key))
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Note under which names parameters of the model are tensors of the commit."""
+        self._renamed = {name: key for name, key in names.items() if key in self._homes}
+        for name, key in self._renamed.items():
+            module, _, leaf = name.rpartition(".")
+            self.modules[module].setdefault(leaf, key)
 
     def __contains__(self, key: object) -> bool:
         return key in self._homes
@@ -89,12 +97,18 @@ class CommitTensors:
         """Return the tensors that a parameter's name may mean: checkpoints of a base model lack a head's first word,
         others have one more, and a part that was exported alone names its parameters from itself on.
         """
-        return self._spelled(name, self._homes)
+        return self._spelled(name, self._homes) or [key for key in (self._renamed.get(name),) if key is not None]
 
     def owned(self, module: str) -> Mapping[str, str]:
         """Return the own tensors of a module, by what they are called there; none for one that has none."""
         found = self._spelled(module, self.modules)
         return self.modules[found[0]] if len(found) == 1 else {}
+
+    def within(self, module: str) -> list[str]:
+        """Return the tensors of a module and of the modules in it; none for the whole model."""
+        inside = {part: key for key in self._homes for part in ancestors(key)} if module else {}
+        found = self._spelled(module, inside)
+        return [key for key in self._homes if key.startswith(f"{found[0]}.")] if len(found) == 1 else []
 
     def _spelled(self, name: str, known: Container[str]) -> list[str]:
         first, _, rest = name.partition(".")
