@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, MetadataError, UnprovableWeightsError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.tags import tagged_assignment
 from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
@@ -44,6 +45,7 @@ __all__ = ["Evidence", "Proof", "WeightFinding", "prove_weights"]
 
 _THREADS: Final = 8  # side by side: most of the time each waits for its bytes
 _ORDER: Final = list(Evidence)
+_LOADING: Final = ForkSafeLock()
 
 Progress = Callable[[int, int], object]
 
@@ -177,12 +179,13 @@ class _Origin:
 
     def blank_model(self) -> Any:
         """Return the model without weights; None where it cannot be built."""
-        try:
-            config = load_config(ConfigFolder(self.config()), self.record)
-            named = next(iter(getattr(config, "architectures", None) or ()), None)
-            return blank_model((self.record.model_class if self.record else None) or named, config)
-        except HFHubIntegrationError:
-            return None
+        with _LOADING.held():  # transformers cannot be imported by several threads at once
+            try:
+                config = load_config(ConfigFolder(self.config()), self.record)
+                named = next(iter(getattr(config, "architectures", None) or ()), None)
+                return blank_model((self.record.model_class if self.record else None) or named, config)
+            except HFHubIntegrationError:
+                return None
 
 
 def _origin(

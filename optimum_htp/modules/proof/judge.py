@@ -123,11 +123,11 @@ class Judge:
             for name, values in self._computed:
                 if values.size == tensor.size and _same_values(array, dtype, values):
                     return self._finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {name}")
-            module = functools.reduce(shared_path, modules) if modules else None
-            if (experts := self._experts(array, dtype, module)) is not None:
+            shared = functools.reduce(shared_path, modules) if modules else None
+            if (experts := self._experts(array, dtype, shared)) is not None:
                 return self._finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
             parts = None
-            if array.ndim and EXPERTS not in (module or "").split("."):  # whose order counts
+            if array.ndim and EXPERTS not in (shared or "").split("."):  # whose order counts
                 parts = put_together(array, functools.partial(self._part, dtype=dtype))
             if parts is not None:
                 return self._finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)

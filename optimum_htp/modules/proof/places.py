@@ -120,8 +120,13 @@ def expectations(name: str, size: int, uses: Sequence[Use], tensors: CommitTenso
 
 
 def is_unknown_place(use: Use, tensors: CommitTensors) -> bool:
-    """Whether a weight is used in a module that the commit has no tensors of; the model may call it otherwise."""
-    return use.module is not None and (use.op_type, use.position) in _OF_LAYERS and not tensors.owned(use.module)
+    """Whether a weight is used in a layer that the commit has no tensors of; the model may call it otherwise.
+
+    Layers are numbered. A head that shares the table of the embeddings is not, and has no tensor of its own.
+    """
+    if use.module is None or (use.op_type, use.position) not in _OF_LAYERS:
+        return False
+    return any(part.isdecimal() for part in use.module.split(".")) and not tensors.owned(use.module)
 
 
 def _of_use(use: Use, size: int, tensors: CommitTensors) -> list[str]:
