@@ -42,6 +42,7 @@ from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.stamping.verify import Status, verify_metadata
 from tests.conftest import run
 from tests.support.models import _seeded
+from tests.support.zoo import ZOO
 
 TOKENS = torch.tensor([[2, 6, 7, 8, 3], [2, 9, 10, 3, 0]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long(), "token_type_ids": torch.zeros_like(TOKENS)}
@@ -173,6 +174,59 @@ def test_prefill_and_decode_make_the_tokens_that_the_model_makes(gpt2, model_fol
         result = runners["decode"](input_ids=made[-1], attention_mask=mask, position_ids=place, cache=cache)
     assert torch.equal(torch.cat(made, 1), expected)
     assert len({*torch.cat(made[1:], 1).flatten().tolist()}) >= 3
+
+
+@pytest.mark.parametrize("name", ["t5", "whisper"])
+def test_encoder_prefill_and_decode_make_the_tokens_that_the_model_makes(name, made_once, tmp_path):
+    animal = ZOO[name]
+    source = made_once(f"zoo/{name}", animal.save)
+    folder = made_once(
+        f"engine/zoo-{name}", lambda folder: HTPExporter().export(source, folder, engine="transformers")
+    )
+    assert {file.name for file in folder.iterdir()} >= {
+        "decode.onnx",
+        "encoder.onnx",
+        "model.onnx.data",
+        "prefill.onnx",
+    }
+    model = getattr(transformers, animal.model).from_pretrained(source).eval()
+    if name == "t5":
+        inputs = {"input_ids": TOKENS, "attention_mask": INPUTS["attention_mask"]}
+    else:
+        torch.manual_seed(2)
+        inputs = {"input_features": torch.rand(3, 16, 3000)}
+    start = torch.tensor([[model.config.decoder_start_token_id, 5]] * len(next(iter(inputs.values()))))
+    begun = {**inputs, "decoder_input_ids": start}
+    runners = ExportedModel.from_pretrained(folder).runners
+    encoded = runners["encoder"](**inputs)
+    result = runners["prefill"](encoder_outputs=encoded, **begun)
+    tokens = start
+    for _ in range(5):
+        with torch.inference_mode():
+            expected = model(**{**inputs, "decoder_input_ids": tokens}).logits[:, -1]
+        assert torch.allclose(result.logits[:, -1], expected, atol=1e-4)
+        step = {**inputs, "decoder_input_ids": expected.argmax(-1, keepdim=True)}
+        cache = getattr(result, "cache", None) or result.past_key_values
+        result = runners["decode"](encoder_outputs=encoded, cache=cache, **step)
+        tokens = torch.cat([tokens, step["decoder_input_ids"]], 1)
+    shapes = {spec.name: spec.shape for spec in read_signature(folder / "decode.onnx")[0]}
+    past = shapes["input.cache.self_attention_cache.layers.0.keys"][2]
+    assert past == "past_sequence_length"
+    encoder = shapes["input.cache.cross_attention_cache.layers.0.keys"][2]
+    assert encoder == shapes.get("attention_mask", ("", "encoder_sequence_length"))[1] == "encoder_sequence_length"
+
+
+def test_weights_whose_names_transformers_5_changed_have_to_be_in_their_place(model_folder, made_once, tmp_path):
+    source = model_folder("vit")
+    folder = made_once("engine/vit", lambda folder: HTPExporter().export(source, folder, engine="transformers"))
+    proof = prove_weights(folder / "model.onnx", source)
+    assert proof.counts["foreign"] == 0
+    assert not any(finding.by_value for finding in proof.findings if finding.module and ".layers." in finding.module)
+    model = onnx.load(folder / "model.onnx")
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    name, other = (f"vit.layers.{layer}.layernorm_before.weight" for layer in (0, 1))
+    swapped = changed(folder / "model.onnx", tmp_path / "swapped.onnx", name, lambda _: values[other])
+    assert [finding.name for finding in prove_weights(swapped, source).foreign] == [name]
 
 
 def test_open_sizes_have_names(bert, gpt2):

@@ -28,13 +28,15 @@ _OUTSIDE: Final = 1 << 10  # bytes of a tensor from which it goes to the data fi
 _PAGE: Final = 1 << 12
 _SYMBOL: Final = re.compile(r"\bs\d+\b")
 _BATCH: Final = "batch_size"
+_ENCODER: Final = "encoder_sequence_length"
 _MASK: Final = "attention_mask"
 # The sizes of inputs, by a part of the input's name; the first that fits counts.
 _SIZES_OF_MASK: Final = (_BATCH, "past_sequence_length + 1")  # in a decoding step
+_ENCODED: Final = ("cross_attention_cache", "encoder_outputs")  # parts of the inputs of a decoder with an encoder
 _SIZES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("cross_attention_cache", (_BATCH, "", "encoder_sequence_length")),
+    ("cross_attention_cache", (_BATCH, "", _ENCODER)),
     ("cache", (_BATCH, "", "past_sequence_length")),
-    ("encoder_outputs", (_BATCH, "encoder_sequence_length")),
+    ("encoder_outputs", (_BATCH, _ENCODER, "hidden_size")),
     ("decoder_input_ids", (_BATCH, "decoder_sequence_length")),
     ("input_ids", (_BATCH, "sequence_length")),
     ("inputs_embeds", (_BATCH, "sequence_length")),
@@ -114,19 +116,26 @@ def clean(program: onnx_ir.Model) -> None:
 def name_sizes(program: onnx_ir.Model) -> None:
     """Name open sizes as Optimum's exporter does (`batch_size`), where PyTorch numbers them (`s72`)."""
     names: dict[str, str] = {}
-    has_past = any("cache" in (value.name or "") for value in program.graph.inputs)
+    inputs = [value.name or "" for value in program.graph.inputs]
+    has_encoder = any(part in name for part in _ENCODED for name in inputs)
+    masks = {"decoder_attention_mask" if has_encoder else _MASK: _SIZES_OF_MASK} if any(map(_is_past, inputs)) else {}
+    if has_encoder:
+        masks[_MASK] = (_BATCH, _ENCODER)
     for value in program.graph.inputs:
         known = next((sizes for part, sizes in _SIZES if part in (value.name or "")), ())
-        if has_past and value.name == _MASK:
-            known = _SIZES_OF_MASK
+        known = masks.get(value.name or "", known)
         for symbol, name in zip(_symbols(value), known, strict=False):
-            alike = name == _BATCH or value.name == _MASK  # sizes that PyTorch may have numbered twice
+            alike = name in (_BATCH, _ENCODER) or value.name == _MASK  # sizes that PyTorch may have numbered twice
             if _SYMBOL.fullmatch(symbol) and name and (alike or name not in names.values()):
                 names.setdefault(symbol, name)
     for graph in program.graphs():
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             if value.shape is not None and any(_SYMBOL.search(symbol) for symbol in _symbols(value)):
                 value.shape = _renamed(value.shape, names)
+
+
+def _is_past(name: str) -> bool:
+    return "cache" in name
 
 
 def _symbols(value: onnx_ir.Value) -> list[str]:
