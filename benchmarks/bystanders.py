@@ -3,7 +3,8 @@
     python -m benchmarks.bystanders [--quick] [--json]
 
 Each figure comes from processes of its own, with and without the plugin in turn: the interpreter's start, the command
-line's, and Optimum's and transformers' loads of an ordinary folder with its configs.
+line's, Optimum's and transformers' loads of an ordinary folder with its configs, and the hooks of classes that are
+named directly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from tests.support.environments import python_of_users
 
 WITHOUT = "the same with OPTIMUM_HTP_DISABLE=1"
 LOADS = 11  # of each kind in a process
+CALLS = 501
+HOOK = 20e-6  # seconds that a hook may cost a call that is not ours
 
 STARTS = {
     "interpreter": ("-c", "pass"),
@@ -41,6 +44,24 @@ for loader in (AutoConfig, AutoTokenizer, ORTModelForFeatureExtraction):
         loaded = loader.from_pretrained(sys.argv[1])
         times.setdefault(loader.__name__, []).append(time.perf_counter() - start)
 print(json.dumps({{name: sorted(each)[len(each) // 2] for name, each in times.items()}}))
+"""
+PROBE = f"""
+import gc, sys, time
+from transformers import PretrainedConfig
+class Probe(PretrainedConfig):
+    @classmethod
+    def get_config_dict(cls, *names, **options):
+        return {{}}, {{}}
+    @classmethod
+    def from_dict(cls, content, **options):
+        return content
+gc.disable()
+times = []
+for _ in range({CALLS}):
+    start = time.perf_counter()
+    Probe.from_pretrained(sys.argv[1])
+    times.append(time.perf_counter() - start)
+print(sorted(times)[len(times) // 2])
 """
 START = "import subprocess, sys, time; s = time.perf_counter(); subprocess.run(sys.argv[1:], capture_output=True, \
 check=True); print(time.perf_counter() - s)"
@@ -96,12 +117,21 @@ def loads(folder: Path, rounds: int) -> Iterator[Row]:
         yield paired(f"{name} of an ordinary folder, with the plugin", pairs, WITHOUT, target=1.05)
 
 
+def hooks(folder: Path, rounds: int) -> Iterator[Row]:
+    """Tell what the hook of a class that is named directly adds to a call that does nothing else."""
+    for what, name in (("an ordinary folder", str(folder)), ("a repo's name", "org/name")):
+        pairs = [both(("-c", PROBE, name), index) for index in range(rounds)]
+        added = min(float(mine) - float(theirs) for mine, theirs in pairs)
+        yield single(f"a direct class of {what}, what the hook adds", added, HOOK, "20 µs", unit="s", target=1.0)
+
+
 def rows(quick: bool) -> Iterator[Row]:
     rounds = 2 if quick else 6
     with empty_hub() as (hub, home):
         folder = minilm.served(hub, home).with_configs()
         yield from starts(rounds)
         yield imports(1 if quick else 4)
+        yield from hooks(folder, 1 if quick else rounds)
         yield from loads(folder, 1 if quick else rounds)
 
 

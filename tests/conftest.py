@@ -110,6 +110,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# What cannot be had with transformers 5 and huggingface_hub 2; .github/CONTRIBUTING.md lists it.
 without_bridges = pytest.mark.skipif(
     int(metadata.version("transformers").partition(".")[0]) >= 5,
     reason="optimum-onnx cannot be imported with transformers 5 where this package is switched off or broken",
@@ -119,6 +120,12 @@ without_bridges = pytest.mark.skipif(
 one_engine = pytest.mark.skipif(
     int(metadata.version("transformers").partition(".")[0]) >= 5,
     reason="with transformers 5 its own exporters take over where optimum-onnx cannot export",
+)
+
+
+token_behind_redirects = pytest.mark.skipif(
+    int(metadata.version("huggingface_hub").partition(".")[0]) >= 1,
+    reason="huggingface_hub 1 and newer send no token to the host that a mirror redirects a download to",
 )
 
 
@@ -138,7 +145,15 @@ def pytest_xdist_auto_num_workers() -> int:
 LONGEST = ("plugging_in", "cluster", "batch", "bystanders", "without_connection", "release_action", "pipelines", "cli")
 
 
+# The files whose slow tests are run with every stack.
+OF_THE_STACK = ("bridges", "classes", "diffusion", "end_to_end", "stacks", "without_connection")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in OF_THE_STACK:
+            item.add_marker("stack")
     places = {f"test_{name}": at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

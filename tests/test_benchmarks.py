@@ -41,8 +41,7 @@ def test_the_quick_form_judges_nothing(results):
 def test_what_got_slower_is_named(results, tmp_path):
     content = json.loads((results / "results.json").read_text(encoding="utf-8"))
     worse = content["sections"][0]["rows"][0]
-    for figure in ("ratio", "low", "high"):
-        worse[figure] *= 3
+    worse |= dict.fromkeys(("ratio", "low", "high"), 3 * worse["high"])
     later = tmp_path / "later.json"
     later.write_text(json.dumps(content), encoding="utf-8")
     same = run(sys.executable, "-m", "benchmarks", "--compare", str(later), str(later))

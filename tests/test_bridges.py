@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import pytest
 import transformers
@@ -17,6 +18,7 @@ import torch
 from optimum.exporters.onnx import main_export, onnx_export_from_model
 from optimum.onnxruntime import modeling, modeling_decoder, modeling_diffusion, modeling_seq2seq, pipelines
 from optimum.pipelines import pipeline
+from optimum.utils import save_utils
 
 import optimum_htp
 from optimum_htp.hooks.newest.breaks import breaks
@@ -196,6 +198,13 @@ def test_methods_that_generate_calls():
     assert modeling.ORTModel.get_experts_implementation(None) == {}
 
 
+def test_modalities_that_pipelines_show(masked):
+    _, exported = masked
+    loaded = modeling.ORTModelForMaskedLM.from_pretrained(exported)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    assert "text" in repr(transformers.pipeline("fill-mask", model=loaded, tokenizer=tokenizer))
+
+
 @pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True}, {"use_cache": False}])
 @pytest.mark.parametrize("name", ["decoder", "translator"])
 def test_cache_objects_in_generate(name, how, request):
@@ -240,13 +249,35 @@ def test_renamed_model_loader(decoder):
     assert transformers.pipelines.load_model.__module__ == "transformers.pipelines.base"
 
 
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory):
+def test_adapter_beside_a_config(tmp_path):
+    """The folder of an adapter has a config too, and the weights of its base model are elsewhere."""
+    import peft
+
+    ZOO["bert"].save(tmp_path / "base")
+    base = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=["query"], r=2, init_lora_weights=False)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    base.config.save_pretrained(tmp_path / "adapter")
+    main_export(str(tmp_path / "adapter"), tmp_path / "onnx", task="fill-mask", do_validation=False)
+    exported = modeling.ORTModelForMaskedLM.from_pretrained(tmp_path / "onnx")
+    inputs = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    torch.testing.assert_close(exported(**inputs).logits, adapted(**inputs).logits, atol=1e-4, rtol=0)
+
+
+def test_tokenizer_made_of_nothing(masked):
+    model, _ = masked
+    assert save_utils.maybe_load_preprocessors(model)
+    for file in (*model.glob("*token*"), *model.glob("vocab*")):
+        file.unlink()
+    assert save_utils.maybe_load_preprocessors(model) == []
+
+
+@pytest.fixture
+def masked(tmp_path):
     """A folder with a tiny BERT, and one with its export."""
-    folder = tmp_path_factory.mktemp("bert")
-    ZOO["bert"].save(folder / "model")
-    main_export(str(folder / "model"), folder / "onnx", task="fill-mask", do_validation=False)
-    return folder / "model", folder / "onnx"
+    ZOO["bert"].save(tmp_path / "model")
+    main_export(str(tmp_path / "model"), tmp_path / "onnx", task="fill-mask", do_validation=False)
+    return tmp_path / "model", tmp_path / "onnx"
 
 
 def test_removed_framework_option(masked):
@@ -266,8 +297,10 @@ def test_renamed_image_task():
 
 
 IMPORTS = """
-import {module}
-import transformers.utils, transformers.modeling_utils
+import sys, {modules}
+assert sys.modules["{modules}".split()[-1]].__doc__ != 0  # names that are lent are given back at the latest by its use
+import transformers, transformers.utils, transformers.modeling_utils
+assert not hasattr(transformers, "CLIPFeatureExtractor")
 assert not hasattr(transformers.modeling_utils, "get_parameter_dtype")
 assert not hasattr(transformers.utils, "is_offline_mode")
 """
@@ -275,8 +308,10 @@ assert not hasattr(transformers.utils, "is_offline_mode")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module",
+    "modules",
     [
+        "optimum_htp, optimum.exporters.onnx._traceable_decorator",
+        "optimum_htp, optimum.onnxruntime.modeling_diffusion",
         "optimum.exporters.onnx.convert",
         "optimum.exporters.onnx.model_patcher",
         "optimum.exporters.onnx.__main__",
@@ -290,8 +325,13 @@ assert not hasattr(transformers.utils, "is_offline_mode")
         "optimum.pipelines",
     ],
 )
-def test_every_module_can_be_the_first_import(module):
-    run_python(IMPORTS.format(module=module))
+def test_every_module_can_be_the_first_import(modules):
+    assert "optimum-htp" not in run_python(IMPORTS.format(modules=modules), python=sys.executable).stderr
+
+
+def test_exporter_can_be_imported_right_after_this_package():
+    done = run_python(IMPORTS.format(modules="optimum_htp, optimum.exporters.onnx.convert"))
+    assert "optimum-htp" not in done.stderr
 
 
 OFF = """

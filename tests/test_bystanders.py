@@ -64,12 +64,26 @@ def with_and_without_us(make_call):
 
 # Of each hooked function: its owner, its name, and the name of its first parameter.
 FUNCTIONS = {
-    "AutoConfig": ("transformers.AutoConfig", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoFeatureExtractor": ("transformers.AutoFeatureExtractor", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoImageProcessor": ("transformers.AutoImageProcessor", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoProcessor": ("transformers.AutoProcessor", "from_pretrained", "pretrained_model_name_or_path"),
-    "AutoTokenizer": ("transformers.AutoTokenizer", "from_pretrained", "pretrained_model_name_or_path"),
+    **{
+        name: (f"transformers.{name}", "from_pretrained", "pretrained_model_name_or_path")
+        for name in (
+            "AutoConfig",
+            "AutoFeatureExtractor",
+            "AutoImageProcessor",
+            "AutoProcessor",
+            "AutoTokenizer",
+            "PretrainedConfig",
+            "BertConfig",
+            "PreTrainedTokenizerBase",
+            "BertTokenizerFast",
+            "ImageProcessingMixin",
+            "FeatureExtractionMixin",
+            "ProcessorMixin",
+        )
+    },
     "GenerationConfig": ("transformers.GenerationConfig", "from_pretrained", "pretrained_model_name"),
+    "SentenceTransformer": ("sentence_transformers", "SentenceTransformer", "model_name_or_path"),
+    "backend_should_export": ("sentence_transformers.backend.utils", "backend_should_export", "load_path"),
     "ORTModel": ("optimum.onnxruntime.ORTModelForSequenceClassification", "from_pretrained", "model_id"),
     "ORTDiffusionPipeline": ("optimum.onnxruntime.ORTDiffusionPipeline", "from_pretrained", "model_name_or_path"),
     "ORTPipelineForTask": (
@@ -89,6 +103,13 @@ REST = {
     "find_files_matching_pattern": {"pattern": r".*\.onnx"},
     "_cached_file": {"filename": "config.json"},
     "load_file_path": {"filename": "config.json"},
+    "backend_should_export": {
+        "is_local": True,
+        "model_kwargs": {},
+        "target_file_name": "model.onnx",
+        "target_file_glob": "*.onnx",
+        "backend_name": "ONNX",
+    },
 }
 # Tried on each of them: on the folder, and with what none of them can do anything with.
 WRONG = {
@@ -164,6 +185,7 @@ def test_every_hooked_function_is_tried():
     tried = {(getattr(owner, "__name__", ""), attribute) for owner, attribute, _ in map(resolved, FUNCTIONS)}
     tried |= {("ORTModel", "from_pretrained"), ("ORTPipelineForTask", "from_pretrained")}
     tried.add(("ExportedModel", "from_pretrained"))  # in test_transformers_engine.py
+    tried.add(("BaseModel", "__init__"))  # of SentenceTransformer
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
     methods |= {("ONNXRuntimeQuantizeCommand", "parse_args"), ("ONNXRuntimeQuantizeCommand", "run")}

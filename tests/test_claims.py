@@ -6,8 +6,11 @@ import json
 import shutil
 
 import pytest
+import torch
+from optimum.onnxruntime import ORTModelForSequenceClassification
 
 from optimum_htp import HTPExporter
+from optimum_htp.errors import ExportError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_metadata
@@ -23,7 +26,9 @@ def test_adapter_is_not_pinned_to_its_commit(published, model_folder, hub, tmp_p
 
     published("bert")
     base = AutoModelForSequenceClassification.from_pretrained(model_folder("bert"))
-    adapted = get_peft_model(base, LoraConfig(target_modules=["query"], r=2, task_type="SEQ_CLS"))
+    adapted = get_peft_model(
+        base, LoraConfig(target_modules=["query"], r=2, task_type="SEQ_CLS", init_lora_weights=False)
+    )
     adapted.peft_config["default"].base_model_name_or_path = "tiny/bert"
     adapted.save_pretrained(tmp_path / "adapter")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -34,6 +39,27 @@ def test_adapter_is_not_pinned_to_its_commit(published, model_folder, hub, tmp_p
     assert (record.model_type, record.hub_sha, record.weight_files) == ("local", None, None)
     assert record.base_model == "me/adapter"
     assert "adapter, added to tiny/bert" in result.reason
+    inputs = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    got = ORTModelForSequenceClassification.from_pretrained(result.files[0])(**inputs).logits
+    assert torch.allclose(got, adapted.eval()(**inputs).logits, atol=1e-4)
+    with adapted.disable_adapter():
+        assert not torch.allclose(got, adapted(**inputs).logits, atol=1e-4)
+
+
+def test_adapter_as_peft_saves_it_is_answered_with_how_to_merge_it(published, model_folder, hub, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    published("bert")
+    base = AutoModelForSequenceClassification.from_pretrained(model_folder("bert"))
+    adapted = get_peft_model(base, LoraConfig(target_modules=["query"], r=2, task_type="SEQ_CLS"))
+    adapted.peft_config["default"].base_model_name_or_path = "tiny/bert"
+    adapted.save_pretrained(tmp_path / "adapter")
+    hub.add("me/lora", tmp_path / "adapter")
+    for model in ("me/lora", str(tmp_path / "adapter")):
+        for task in ("auto", "text-classification"):
+            with pytest.raises(ExportError, match=r"adapter of tiny/bert.*merge_and_unload.*--model tiny/bert"):
+                HTPExporter().export(model, tmp_path / "out", task=task)
 
 
 def test_code_of_the_tokenizer_alone_belongs_to_the_commit(hub, tmp_path):

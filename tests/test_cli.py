@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -54,7 +55,7 @@ def test_downloads_show_their_progress_to_a_terminal(published, tmp_path, empty_
         while piece := os.read(terminal, 4096):
             shown += piece
     process.wait(timeout=120)
-    assert b"Fetching 5 files" in shown
+    assert re.search(rb"Fetching \d files", shown)
     assert b"100%" in shown
 
 
@@ -65,7 +66,7 @@ def test_downloads_show_their_progress_to_a_terminal(published, tmp_path, empty_
         (["--model", "tiny/bert@main", "--revision", "v1"], "give one of them"),
         (["--model", "./missing"], "There is no folder ./missing"),
         (
-            ["--model", "tiny/bert", "--task", "image-to-text"],
+            ["--model", "tiny/bert", "--engine", "optimum", "--task", "image-to-text"],
             "Asked to export a bert model for the task image-to-text",
         ),
     ],

@@ -121,6 +121,20 @@ def test_command_writes_what_the_hub_then_holds(exported, hub, tmp_path):
     del hub.repos["me/served"]
 
 
+def test_pair_of_texts_is_answered_as_in_a_list(exported, model_folder, tmp_path):
+    import transformers
+
+    write_endpoint(exported("bert"), tmp_path / "out")
+    code = compile((tmp_path / "out" / "handler.py").read_text(), "handler.py", "exec")
+    scope = {"__name__": "handler"}
+    exec(code, scope)
+    pair = {"text": "the big cat", "text_pair": "the dog"}
+    answer = scope["EndpointHandler"](str(tmp_path / "out"))({"inputs": pair})
+    expected = transformers.pipeline("text-classification", model=str(model_folder("bert")))(pair)
+    assert answer["label"] == expected["label"]
+    assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
 class Served:
     def __init__(self, python, port):
         self.python, self.address = python, f"http://127.0.0.1:{port}"
@@ -195,6 +209,10 @@ class TestServing:
         status, answer = served("bert", {"inputs": texts[0], "parameters": {"top_k": 2}})
         assert len(answer) == 2
         assert len(served("bert", {"inputs": texts[0]}, query="?top_k=3")[1]) == 3
+        pair = {"text": texts[0], "text_pair": texts[1]}
+        expected = transformers.pipeline("text-classification", model=str(model_folder("bert")))(pair)
+        status, answer = served("bert", {"inputs": pair})
+        assert (status, answer["label"]) == (200, expected["label"])
 
     def test_texts_are_generated_as_pytorch_does(self, served, model_folder):
         import transformers

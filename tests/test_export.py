@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -64,13 +65,8 @@ def test_record_says_where_the_model_came_from(export, bert, tmp_path):
     assert record.task == result.task == "text-classification"
     assert (record.model_class, record.export_library) == ("BertForSequenceClassification", "transformers")
     assert record.preprocessors == ("AutoTokenizer",)
-    assert record.config_files == (
-        "config.json",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-    )
+    assert record.config_files == tuple(sorted({*bert.commits[commit]} - {"README.md", "model.safetensors"}))
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"} <= {*record.config_files}
     assert (record.pipeline_tag, record.license, record.private, record.gated) == (
         "text-classification",
         "mit",
@@ -146,14 +142,8 @@ def test_local_model_keeps_its_configs_beside(export, model_folder, hub, tmp_pat
     with hub.recorded() as requests:
         result = export(model_folder("bert"), tmp_path / "out")
     assert requests == []
-    assert files_in(tmp_path / "out") == [
-        "config.json",
-        "model.onnx",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-    ]
+    configs = {path.name for path in model_folder("bert").iterdir()} - {"model.safetensors"}
+    assert files_in(tmp_path / "out") == sorted({*configs, "model.onnx"})
     assert (result.metadata.model_type, result.metadata.hub_id) == ("local", None)
     original, copied = model_folder("bert") / "config.json", tmp_path / "out" / "config.json"
     assert original.read_bytes() == copied.read_bytes()
@@ -221,7 +211,7 @@ def test_failed_export_leaves_what_was_there(export, bert, tmp_path):
     output.mkdir()
     (output / "model.onnx").write_bytes(b"the one from before")
     with pytest.raises(ExportError, match=r"tiny/bert.*object-detection"):
-        export("tiny/bert", output, task="object-detection")
+        export("tiny/bert", output, task="object-detection", engine="optimum")
     assert files_in(output) == ["model.onnx"]
     assert (output / "model.onnx").read_bytes() == b"the one from before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
@@ -512,3 +502,16 @@ def test_date_that_is_none_is_refused(export, bert, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "99999999999999999999")
     with pytest.raises(HFHubIntegrationError, match="SOURCE_DATE_EPOCH"):
         export("tiny/bert", tmp_path / "out")
+
+
+def test_warnings_of_an_export_name_the_folder_of_the_user(published, tmp_path, caplog):
+    """Optimum warns of outputs that differ by more than `atol` (below zero: all), and names the folder."""
+    repo_id = published("bert").repo_id
+    logger = logging.getLogger("optimum.exporters.onnx.convert")  # Optimum's root logger may not propagate
+    logger.addHandler(caplog.handler)
+    try:
+        HTPExporter().export(repo_id, tmp_path / "out", atol=-1.0)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert f"saved at: {(tmp_path / 'out').as_posix()}" in caplog.text
+    assert "/exported" not in caplog.text

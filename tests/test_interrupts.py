@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from optimum_htp.onnxfile import read_metadata
 from tests.support.environments import python_of_users
+from tests.support.hub.xet import XetStore, xet_server
 from tests.vectors import make
 
 CLI = python_of_users().with_name("optimum-cli")
@@ -149,6 +151,51 @@ def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub
     assert {read_metadata(path)["hf_hub_id"] for path in folder.iterdir()} == {make.HUB["hf_hub_id"]}
 
 
+IN_PYTHON = """
+import sys
+try:
+    {}
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def name_of(command):
+    return (
+        " ".join(command[:2]) if command[0] != "-c" else "python " + command[1].rpartition("; ")[2].partition("(")[0]
+    )
+
+
+@pytest.fixture
+def transfers():
+    """Is set when a transfer begins."""
+    return threading.Event()
+
+
+@pytest.fixture
+def files(exported, hub, published, tmp_path):
+    """Return what stands for names in commands; the Hub has the model, and somebody who may write there."""
+    published("bert")
+    (tmp_path / "list.txt").write_text("tiny/bert\n")
+    file = shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")
+    hub.tokens, hub.writers = {"hf_writer": set()}, {"hf_writer": {"me"}}
+    return {"OUT": str(tmp_path / "out"), "LIST": str(tmp_path / "list.txt"), "FILE": str(file)}
+
+
+def interrupted_in_a_transfer(command, files, transfers, env):
+    """Run a command, and send it SIGINT while it transfers a file."""
+    program = [sys.executable] if command[0] == "-c" else [CLI]
+    arguments = [functools.reduce(lambda text, name: text.replace(name, files[name]), files, one) for one in command]
+    env = {**env, "HF_TOKEN": "hf_writer"}
+    process = subprocess.Popen([*program, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+    assert transfers.wait(timeout=120)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr, time.monotonic() - start
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -157,43 +204,48 @@ def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub
         ("htp", "verify", "--weights", "FILE"),
         ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
-        (
-            "-c",
-            "import os\nfrom optimum_htp import HTPExporter\n"
-            "try:\n    HTPExporter().export('tiny/bert', 'OUT')\n"
-            "except KeyboardInterrupt:\n    os._exit(130)",
-        ),
+        ("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')")),
     ],
-    ids=lambda command: " ".join(command[:2]).split("\n")[0],
+    ids=name_of,
 )
-def test_transfer_of_weights_does_not_hold_the_command(command, exported, hub, published, empty_home, tmp_path):
-    published("bert")
-    (tmp_path / "list.txt").write_text("tiny/bert\n")
-    file = shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")
-    places = {"OUT": str(tmp_path / "out"), "LIST": str(tmp_path / "list.txt"), "FILE": str(file)}
-    transfers = threading.Event()
-
+def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, transfers, empty_home):
     def slowly(method, path):
         if (method == "GET" and path.endswith("model.safetensors")) or method == "PUT":
             transfers.set()
             time.sleep(20)
 
     hub.before_answer = slowly
-    hub.tokens, hub.writers = {"hf_writer": set()}, {"hf_writer": {"me"}}
-    program = [sys.executable] if command[0] == "-c" else [CLI]
-    arguments = [places.get(one, one.replace("'OUT'", repr(places["OUT"]))) for one in command]
-    env = {**os.environ, **empty_home, "HF_TOKEN": "hf_writer"}
-    process = subprocess.Popen([*program, *arguments], env=env, stderr=subprocess.PIPE, text=True)
-    assert transfers.wait(timeout=120)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    _, stderr = process.communicate(timeout=60)
-    took = time.monotonic() - start
+    code, stderr, took = interrupted_in_a_transfer(command, files, transfers, {**os.environ, **empty_home})
     hub.before_answer = None
-    assert process.returncode == 130, stderr
+    assert code == 130, stderr
     assert took < 5  # seconds: 1 to 2 where nothing else runs
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "htp", "--model", "tiny/bert", "OUT"),
+        ("htp", "verify", "--weights", "FILE"),
+        ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
+        ("htp", "push", "FILE", "me/pushed"),
+        ("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')")),
+        ("-c", IN_PYTHON.format("from optimum_htp.delivery.push import push; push(['FILE'], 'me/pushed')")),
+    ],
+    ids=name_of,
+)
+def test_silent_xet_server_does_not_hold_the_command(command, files, hub, transfers, empty_home, tmp_path):
+    pytest.importorskip("hf_xet")
+    hub.xet = XetStore(tmp_path / "cas")
+    hub.serve_ranges = False  # so that verify has to download
+    env = {**os.environ, **empty_home, "HF_HUB_DISABLE_XET": "0"}
+    with xet_server(None, transfers.set) as hub.xet.url:
+        code, stderr, took = interrupted_in_a_transfer(command, files, transfers, env)
+    assert code == 130, stderr
+    assert took < 5
+    assert "Traceback" not in stderr
+    assert not [path for path in Path(files["OUT"]).rglob("*") if path.is_file()]
+    assert "me/pushed" not in hub.repos
 
 
 _AT_A_MOMENT = """

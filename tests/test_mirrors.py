@@ -28,7 +28,7 @@ from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.manifest import MANIFEST
 from optimum_htp.origin.mirroring import mirror_model
 from optimum_htp.origin.mirrors import Place, fetch
-from tests.conftest import optimum_cli, run, run_python
+from tests.conftest import optimum_cli, run, run_python, token_behind_redirects
 from tests.support.s3 import serving_bucket
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
@@ -49,6 +49,7 @@ def redirecting(hub, monkeypatch):
     return hub
 
 
+@token_behind_redirects
 def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting, access):
     from optimum_htp.plugins import hub as huggingface
 
@@ -354,3 +355,17 @@ def test_password_of_a_mirror_is_told_nobody(bert, web, folder, tmp_path, monkey
     with pytest.raises(MirrorError, match=r"\*\*\*@127") as caught:
         mirror_model(str(bert), url, access)
     assert "secret" not in caplog.text + str(caught.value)
+
+
+def test_verify_asks_a_mirror_where_the_hub_is_gone(bert, mirrored, hub, tmp_path, monkeypatch):
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.stamping.verify import Status, verify_metadata
+
+    access = HubAccess(cache_dir=tmp_path / "empty")
+    hub.status = 503
+    verdict = verify_metadata(bert, access)
+    assert verdict.status is Status.OK, verdict.reason
+    assert "config" in verdict.checked
+    assert "a mirror has files of the commit" in verdict.unchecked["commit"]
+    monkeypatch.delenv("OPTIMUM_HTP_MIRRORS")
+    assert verify_metadata(bert, access).status is Status.UNREACHABLE

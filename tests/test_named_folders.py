@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import transformers
 from optimum.onnxruntime import (
     ORTModelForFeatureExtraction,
     ORTModelForSequenceClassification,
@@ -111,7 +112,8 @@ def test_preprocessors_that_are_left_out_come_with_the_file(exported):
 def test_slow_tokenizer_is_one_that_is_asked_for(exported):
     file = str(exported("bert") / "model.onnx")
     assert pipeline(model=file, accelerator="ort").tokenizer.is_fast
-    assert not pipeline(model=file, use_fast=False, accelerator="ort").tokenizer.is_fast
+    slow = pipeline(model=file, use_fast=False, accelerator="ort").tokenizer
+    assert slow.is_fast is hasattr(transformers, "TokenizersBackend")  # transformers 5 has one class for both
 
 
 def test_config_of_a_repo_is_of_the_revision_that_is_asked_for(hub, exported, model_folder, tmp_path):

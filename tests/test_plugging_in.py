@@ -164,7 +164,7 @@ AutoConfig.from_pretrained({str(model_folder("bert"))!r})
 AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
-    hooks = ("activation", "auto_classes", "loading", "newest", "patching", "sessions")
+    hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching", "sessions")
     rooms = ("forking", "hooks", "loading", "origin")
     light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "origin.names", "version")
     loaded = set(ast.literal_eval(environment.run(code).stdout.splitlines()[-1]))
@@ -196,20 +196,18 @@ def test_other_loads_make_the_same_requests_with_and_without_us(hub, exported, m
             files[path.name] = path.read_bytes()
     hub.add("org/with-config", files)
     code = """
-from huggingface_hub import snapshot_download
 from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
 model = ORTModelForSequenceClassification.from_pretrained("org/with-config")
 tokenizer = AutoTokenizer.from_pretrained("org/with-config")
 classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
 print(type(model), model.config.to_diff_dict().get("id2label"), model.preprocessors, classify("the cat"))
-for source in ("org/with-config", snapshot_download("org/with-config")):  # the config is not in the subfolder
-    model = ORTModelForSequenceClassification.from_pretrained(source, subfolder="onnx")
-    print(model.path.name, type(model.preprocessors))
-    try:
-        ORTModelForSequenceClassification.from_pretrained(source, file_name="test.onnx")
-    except Exception as error:
-        print(type(error), error)
+model = ORTModelForSequenceClassification.from_pretrained("org/with-config", subfolder="onnx")  # no config is in there
+print(model.path.name, type(model.preprocessors))
+try:
+    ORTModelForSequenceClassification.from_pretrained("org/with-config", file_name="test.onnx")
+except Exception as error:
+    print(type(error), error)
 """
     seen = []
     for switch in ("0", "1"):
@@ -340,7 +338,7 @@ print(HFHubConfigLoader().load_from_onnx({file!r})[0].model_type)
 for call in (
     lambda: OptimumONNXModel.from_onnx({file!r}),
     lambda: pipeline(model={file!r}),
-    lambda: HTPExporter().export("tiny/bert", "out"),
+    lambda: HTPExporter().export("tiny/bert", "out", engine="optimum"),
 ):
     try:
         call()

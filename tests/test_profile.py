@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import HTPExporter
 from optimum_htp.hierarchy.summary import summarize
@@ -55,17 +56,22 @@ def test_inputs_are_those_that_the_model_needs(name, tmp_path):
         assert set(profile.shapes) == {spec.name for spec in read_signature(path)[0]}
 
 
-def test_total_is_the_profilers_own(zoo_export, tmp_path):
-    path = zoo_export("bert").output / "model.onnx"
-    profile = profile_file(path, runs=3, warmup=0, optimize=False)
+def recorded(path, inputs, runs, folder):
+    """Return what ONNX Runtime's own profiler records of runs of an unoptimized graph."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_profiling = True
-    options.profile_file_prefix = str(tmp_path / "profile")
+    options.profile_file_prefix = str(folder / "profile")
     session = onnxruntime.InferenceSession(str(path), options)
-    for _ in range(4):
-        session.run(None, sample_inputs(path))
-    events = json.loads(Path(session.end_profiling()).read_text())
+    for _ in range(runs):
+        session.run(None, inputs)
+    return json.loads(Path(session.end_profiling()).read_text())
+
+
+def test_total_is_the_profilers_own(zoo_export, tmp_path):
+    path = zoo_export("bert").output / "model.onnx"
+    profile = profile_file(path, runs=3, warmup=0, optimize=False)
+    events = recorded(path, sample_inputs(path), 4, tmp_path)
     kernels = [one for one in events if one.get("cat") == "Node" and one["name"].endswith("_kernel_time")]
     assert len(kernels) == 4 * len({one["name"] for one in kernels})
     ours = _by_node(events, profile.graph, 0, 4)
@@ -92,6 +98,27 @@ def test_time_of_a_subgraph_is_counted_once():
     kinds = {"if": "If", "inner": "Add", "after": "Mul"}
     graph = Graph(nodes=tuple(Node(name, kind, "", (), (), {}) for name, kind in kinds.items()))
     assert _by_node(events, graph, 0, 1) == {0: 30.0, 1: 20.0, 2: 7.0}
+
+
+def test_nodes_without_names_are_told_apart_by_their_place(tmp_path):
+    """ONNX Runtime names them itself, and says which node of the graph each was; constants are none to it."""
+    large, small = (
+        numpy_helper.from_array(np.ones(shape, "f"), name) for shape, name in (((512, 512), "l"), ((512, 1), "s"))
+    )
+    made = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(1, "f"))),
+        helper.make_node("MatMul", ["x", "l"], ["a"]),
+        helper.make_node("MatMul", ["a", "s"], ["b"]),
+        helper.make_node("Add", ["b", "c"], ["y"]),
+    ]
+    sides = (helper.make_tensor_value_info("x", 1, [256, 512]),), (helper.make_tensor_value_info("y", 1, [256, 1]),)
+    graph = helper.make_graph(made, "g", *sides, [large, small])
+    path = tmp_path / "nameless.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    events = recorded(path, {"x": np.ones((256, 512), "f")}, 3, tmp_path)
+    times = _by_node(events, read_graph(path), 0, 3)
+    assert set(times) == {1, 2, 3}
+    assert times[1] > 3 * times[2]
 
 
 def _events(runs, kernels_of_the_next=0):

@@ -33,6 +33,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
+from optimum_htp.onnxfile import rewrite_model
 from tests.conftest import optimum_cli, run
 from tests.test_batch import CLI
 
@@ -111,6 +112,45 @@ def test_card_that_is_there_is_completed(org, bert, access):
     assert card.data.base_model == "tiny/bert"
     assert card.text.count("# My words\n\nStay.") == card.text.count("## Files") == 1
     assert len(org.repos["me/model"].commits) == 2  # the second push had nothing to say
+
+
+def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, exported, access, tmp_path):
+    push([bert.parent], "me/model", access=access)
+    push([exported("vit")], "me/model", access=access)  # over the first
+    card = ModelCard(pushed_files(org)["README.md"].decode())
+    assert (card.data.base_model, card.data.pipeline_tag) == ("tiny/vit", "image-classification")
+    other = Path(shutil.copy(bert, tmp_path / "b.onnx"))
+    push([other], "me/model", access=access)  # beside it
+    card = ModelCard(pushed_files(org)["README.md"].decode())
+    assert card.data.base_model == ["tiny/vit", "tiny/bert"]
+    assert card.data.pipeline_tag is None
+    body = pushed_files(org)["README.md"].decode().replace("- tiny/bert", "- mine/model")
+    org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
+    push([exported("bert")], "me/model", access=access)
+    card = ModelCard(pushed_files(org)["README.md"].decode())
+    assert card.data.base_model == ["tiny/vit", "mine/model"]  # what somebody has written stays
+
+
+def test_license_of_one_model_is_not_that_of_another(org, bert, exported, access, tmp_path):
+    other = Path(shutil.copy(exported("vit") / "model.onnx", tmp_path / "vit.onnx"))
+    rewrite_model(other, drop=lambda key: key == "hf_license")
+    push([bert, other], "me/two", access=access)
+    assert ModelCard(pushed_files(org, "me/two")["README.md"].decode()).data.license is None
+
+
+def test_code_of_the_card_loads_each_model(org, bert, exported, access, tmp_path, monkeypatch):
+    other = Path(shutil.copy(exported("vit") / "model.onnx", tmp_path / "vit.onnx"))
+    push([bert, other], "me/two", access=access)
+    text = pushed_files(org, "me/two")["README.md"].decode()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    found = {}
+    exec(code, found)
+    assert {type(value).__name__.removesuffix("Fast") for value in found.values()} >= {
+        "ORTModelForImageClassification",
+        "BertTokenizer",
+        "ViTImageProcessor",
+    }
+    assert "ORTModelForSequenceClassification" in code
 
 
 @pytest.mark.parametrize(

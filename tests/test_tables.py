@@ -78,7 +78,7 @@ def test_tokenizers_are_those_of_transformers():
         if (ours := tables.tokenizer_of_processor(name)) is not None:
             assert ours == vars(theirs).get("tokenizer_class", ours), name
             seen += 1
-    assert seen > 50
+    assert seen > (3 if hasattr(transformers, "TokenizersBackend") else 50)  # few of transformers 5 name theirs
     assert tables.tokenizer_of_processor("Unheard") is None
 
 

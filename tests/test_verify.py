@@ -216,3 +216,26 @@ def test_each_check_that_is_left_out_has_a_reason(exported, published, model_fol
     assert {*verify_metadata(local).unchecked} == {"commit", "config", "shapes"}
     part = extract_module(exported("bert") / "model.onnx", "bert.pooler", tmp_path / "pooler.onnx")
     assert {"config", "outputs", "shapes"} <= {*verify_metadata(tmp_path / "pooler.onnx").unchecked}, part
+
+
+def test_shapes_of_weights_are_asked_again_after_a_failure_and_for_each_token(
+    hub, model_folder, tmp_path, monkeypatch
+):
+    from optimum_htp.hubs import HubAccess
+    from optimum_htp.origin.parameters import forget, parameters_of
+
+    forget()
+    hub.tokens["hf_reader"] = {"me/secret"}
+    repo = hub.add("me/secret", model_folder("bert"), private=True)
+    commit, files = ("me/secret", repo.refs["main"]), ["model.safetensors"]
+
+    def shapes(token):
+        return parameters_of(None, files, HubAccess(token=token, cache_dir=tmp_path), commit)
+
+    hub.status = 503
+    assert shapes("hf_reader") is None
+    hub.status = None
+    assert len(shapes("hf_reader")) > 10
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert shapes(False) is None
+    assert shapes("hf_other") is None

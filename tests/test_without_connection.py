@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import transformers
 
 from tests.support.alone import moved, run_alone
 from tests.support.zoo import ZOO
@@ -84,7 +85,10 @@ TASKS = {
 def test_both_pipeline_functions_answer_as_pytorch_does(zoo_export, exported, model_folder, tmp_path):
     ctc = moved(exported("wav2vec2"), tmp_path / "wav2vec2")
     pipelines = {"wav2vec2": (str(ctc), str(model_folder("wav2vec2")), "automatic-speech-recognition", "sound", {})}
-    for name, (task, what, options) in TASKS.items():
+    supported = transformers.pipelines.get_supported_tasks()
+    kept = {name: about for name, about in TASKS.items() if about[0] in supported}  # transformers 5 removed some
+    assert len(kept) >= 8
+    for name, (task, what, options) in kept.items():
         made = zoo_export(name)
         pipelines[name] = str(moved(made.output, tmp_path / name)), str(made.model), task, what, options
     assert run_alone(PIPELINES.format(pipelines=pipelines), tmp_path / "home").endswith("all\n")

@@ -7,9 +7,9 @@ written anew.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.delivery.contents import OnnxFile
@@ -17,10 +17,12 @@ from optimum_htp.delivery.layouts import TRANSFORMERS_JS
 from optimum_htp.errors import MetadataError, PushError
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
+from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_header
 from optimum_htp.origin.names import ONNX_FILE
 from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.tasks import WITH_PAST
+from optimum_htp.parsing import json_or_none
 from optimum_htp.report.markdown import as_cell, module_cell
 from optimum_htp.report.outline import size_text
 from optimum_htp.report.texts import json_text
@@ -31,8 +33,12 @@ _BEGIN: Final = "<!-- optimum-htp: begin. What is between these two lines is wri
 _END: Final = "<!-- optimum-htp: end -->"
 _OURS: Final = re.compile(re.escape(_BEGIN) + r".*?" + re.escape(_END), re.DOTALL)
 _HUB: Final = "https://huggingface.co"
+_FILES: Final = "optimum-htp: files "
+_NOTE: Final = re.compile(f"<!-- {_FILES}(.*?) -->")
 _LARGEST: Final = 12  # modules of a file that are listed
 _HUGGING_FACE: Final = (None, "huggingface")
+
+Told = tuple[str | None, str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,9 @@ def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, l
     import yaml
     from huggingface_hub import ModelCard
 
-    section = f"{_BEGIN}\n{_section(repo_id, files, layout)}\n{_END}"
+    before = _noted(card or "")
+    told = {**before, **{pushed.name: _told(pushed.file.record) for pushed in files}}
+    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, files, layout)}\n{_END}"
     try:
         made = ModelCard(card if card is not None else f"---\n{{}}\n---\n\n# {as_cell(repo_id.split('/')[-1])}\n")
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -73,13 +81,15 @@ def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, l
             f"Nothing was pushed to {repo_id}: the metadata of its README.md cannot be read "
             f"({' '.join(str(error).split())}). Correct that first."
         ) from error
-    for name, value in _metadata(files, layout).items():
-        if name == "tags":
-            there = made.data.get("tags") or []
-            there = [there] if isinstance(there, str) else there
-            made.data["tags"] = [*there, *(tag for tag in value if tag not in there)]
-        elif not made.data.get(name):
-            made.data[name] = value
+    known, ours = _metadata(told.values(), layout), _metadata(before.values(), layout)
+    for name in {*known, *ours} - {"tags"}:
+        if made.data.get(name) in (None, "", [], ours.get(name)):  # what somebody else has written stays
+            made.data.pop(name)
+            if name in known:
+                made.data[name] = known[name]
+    there = made.data.get("tags") or []
+    there = [there] if isinstance(there, str) else there
+    made.data["tags"] = [*there, *(tag for tag in known["tags"] if tag not in there)]
     if _OURS.search(made.text):
         made.text = _OURS.sub(lambda _: section, made.text, count=1)
     else:
@@ -87,23 +97,42 @@ def completed_card(repo_id: str, files: Sequence[Pushed], card: str | None, *, l
     return str(made)
 
 
-def _metadata(files: Sequence[Pushed], layout: str) -> dict[str, Any]:
-    records = [pushed.file.record for pushed in files]
-    bases = list(
-        dict.fromkeys(
-            record.hub_id for record in records if record.hub_id is not None and record.hub_provider in _HUGGING_FACE
-        )
-    )
-    licenses = {record.license for record in records if record.license}
-    tasks = {record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) for record in records} - {""}
-    known: dict[str, Any] = {"library_name": "optimum"}
-    if bases:
-        known["base_model"] = bases[0] if len(bases) == 1 else bases
-    if len(licenses) == 1:
-        known["license"] = licenses.pop()
-    if len(tasks) == 1:
-        known["pipeline_tag"] = tasks.pop()
-    known["tags"] = ["onnx", *([TRANSFORMERS_JS] if layout == TRANSFORMERS_JS else [])]
+def _told(record: ExportMetadata) -> Told:
+    """Return what a card's metadata says of a file: model, license and task."""
+    model = record.hub_id if record.hub_provider in _HUGGING_FACE else None
+    return model, record.license, record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) or None
+
+
+def _note(told: Mapping[str, Told]) -> str:
+    """Return the comment that tells the next push what is ours in the metadata: of each file that was pushed."""
+    return f"<!-- {_FILES}{json_text(told).replace('>', chr(92) + 'u003e')} -->"
+
+
+def _noted(card: str) -> dict[str, Told]:
+    """Return what the pushes before have said of their files; empty for a card that has no such note."""
+    found = _NOTE.search(card)
+    content = json_or_none(found[1].encode()) if found is not None else None
+    entries = content.items() if isinstance(content, dict) else ()
+    return {
+        name: (entry[0], entry[1], entry[2])
+        for name, entry in entries
+        if isinstance(entry, list) and len(entry) == 3 and all(isinstance(one, str | None) for one in entry)
+    }
+
+
+def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
+    known: dict[str, Any] = {"library_name": "optimum", "tags": ["onnx"]}
+    if layout == TRANSFORMERS_JS:
+        known["tags"].append(TRANSFORMERS_JS)
+    if not told:
+        return known
+    models, licenses, tasks = ([*dict.fromkeys(values)] for values in zip(*told, strict=True))
+    bases = [model for model in models if model is not None]
+    known |= {"base_model": bases[0] if len(bases) == 1 else bases} if bases else {}
+    if licenses[0] is not None and len(licenses) == 1:  # of a model without one nobody knows it
+        known["license"] = licenses[0]
+    if tasks[0] is not None and len(tasks) == 1:
+        known["pipeline_tag"] = tasks[0]
     return known
 
 
@@ -146,31 +175,41 @@ def _origins(files: Sequence[Pushed]) -> Iterator[str]:
 
 
 def _loading(repo_id: str, files: Sequence[Pushed], layout: str) -> Iterator[str]:
-    file = files[0].file
     if layout == TRANSFORMERS_JS:
+        file = files[0].file
         task = str(file.record.pipeline_tag or file.record.task).removesuffix(WITH_PAST)
         yield from ("```js", 'import { pipeline } from "@huggingface/transformers";', "")
         yield from (f'const run = await pipeline({json_text(task)}, "{repo_id}");', "```", "")
+    models = _models(files)
     yield "```python"
-    if file.record.export_library == "diffusers":
+    for index, pushed in enumerate(models):
+        yield from ([""] if index else [])
+        yield from ([f"# {as_cell(pushed.name)}"] if len(models) > 1 else [])
+        yield from _python(repo_id, pushed, alone=len(models) == 1)
+    yield "```"
+
+
+def _python(repo_id: str, pushed: Pushed, *, alone: bool) -> Iterator[str]:
+    """Yield the code that loads a model of a repo, and its preprocessors."""
+    record = pushed.file.record
+    if record.export_library == "diffusers":
         yield from ("from optimum.onnxruntime import ORTDiffusionPipeline", "")
         yield f'pipe = ORTDiffusionPipeline.from_pretrained("{repo_id}")  # with optimum-htp installed'
-    elif file.record.submodule is not None or file.record.task is None:
+    elif record.submodule is not None or record.task is None:
         yield from ("import onnxruntime", "from huggingface_hub import hf_hub_download", "")
-        yield f'session = onnxruntime.InferenceSession(hf_hub_download("{repo_id}", {json_text(files[0].name)}))'
+        yield f'session = onnxruntime.InferenceSession(hf_hub_download("{repo_id}", {json_text(pushed.name)}))'
     else:
-        names = [class_for(file.path, file.record).__name__]
-        yield f"from optimum.onnxruntime import {names[0]}  # pip install optimum-htp optimum-onnx[onnxruntime]"
-        for auto in file.record.preprocessors:
+        cls, file = class_for(pushed.file.path, record).__name__, PurePosixPath(pushed.name)
+        yield f"from optimum.onnxruntime import {cls}  # pip install optimum-htp optimum-onnx[onnxruntime]"
+        for auto in record.preprocessors:
             yield f"from transformers import {auto}"
         yield ""
-        for pushed in _models(files):
-            name = Path(pushed.name).name
-            named = f", file_name={json_text(name)}" if name != ONNX_FILE and not pushed.file.record.onnx_files else ""
-            yield f'model = {names[0]}.from_pretrained("{repo_id}"{named})'
-        for auto in file.record.preprocessors:
-            yield f'{auto.removeprefix("Auto").lower()} = {auto}.from_pretrained("{repo_id}")'
-    yield "```"
+        named = f", file_name={json_text(file.name)}" if file.name != ONNX_FILE and not record.onnx_files else ""
+        inside = f", subfolder={json_text(str(file.parent))}" if str(file.parent) not in (".", "onnx") else ""
+        yield f'model = {cls}.from_pretrained("{repo_id}"{inside}{named})'
+        source = json_text(repo_id if alone and not inside else f"hf://{repo_id}/{pushed.name}")
+        for auto in record.preprocessors:
+            yield f"{auto.removeprefix('Auto').lower()} = {auto}.from_pretrained({source})"
 
 
 def _models(files: Sequence[Pushed]) -> list[Pushed]:

@@ -17,7 +17,7 @@ from optimum_htp.origin.code_references import may_refer_to_code, refuse_code
 from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.model_files import absolute, parts_of
+from optimum_htp.origin.model_files import absolute, parts_of, require_parts
 from optimum_htp.origin.repo_files import config_files
 
 __all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_code_among", "refuse_link_out"]
@@ -143,7 +143,11 @@ def refuse_code_among(configs: Mapping[str, Path], holder: object, what: str) ->
 
 def _parts(path: Path, watch: Watch) -> Mapping[str, Path]:
     record = _record(path)
-    return parts_of(path, record, watch).by_name if record.onnx_files else {path.name: path}
+    if not record.onnx_files:
+        return {path.name: path}
+    parts = parts_of(path, record, watch)
+    require_parts(parts, record)
+    return parts.by_name
 
 
 def _record(path: Path) -> ExportMetadata:

@@ -52,7 +52,7 @@ class EndpointHandler:
         if self._task == "sentence-similarity":
             return _plain(_similar(self._run, inputs, parameters))
         inputs = [self._readable(item) for item in inputs] if isinstance(inputs, list) else self._readable(inputs)
-        if isinstance(inputs, dict) and "raw" not in inputs:
+        if isinstance(inputs, dict) and "raw" not in inputs and not {*inputs} <= {"text", "text_pair"}:
             return _plain(self._run(**inputs, **parameters))
         return _plain(self._run(inputs, **parameters))
 

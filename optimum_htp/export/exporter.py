@@ -17,6 +17,7 @@ from optimum_htp.export.output_files import (
     forget_paths,
     move_models,
     move_rest,
+    naming_the_output,
     onnx_files,
     refuse_foreign_configs,
 )
@@ -153,7 +154,8 @@ class HTPExporter:
             exported, staged = staging / "exported", staging / "output"
             exported.mkdir()
             staged.mkdir()
-            model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
+            with naming_the_output(exported, folder):
+                model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
             written = onnx_files(exported)
             paths = [exported / name for name in written]
             subject = as_exported(subject, model_class, paths, parts.modules)
@@ -224,7 +226,7 @@ def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
 def _embedding(
     subject: LoadedModel, record: ExportMetadata, staged: Path, what: str, own: Mapping[str, bytes]
 ) -> Embedding | None:
-    """Return the files that travel in the first ONNX file: the commit's, or those that lie beside a local model's."""
+    """Return the files that travel with the ONNX files: the commit's, or those that lie beside a local model's."""
     if record.model_type == "hub" and subject.checkpoint is not None:
         checkpoint = subject.checkpoint
         return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what, own=own)

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import filecmp
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
 from optimum_htp.origin.repo_files import read_json
 
-__all__ = ["copy_configs", "forget_paths", "move_models", "move_rest", "onnx_files", "refuse_foreign_configs"]
+__all__ = [
+    "copy_configs",
+    "forget_paths",
+    "move_models",
+    "move_rest",
+    "naming_the_output",
+    "onnx_files",
+    "refuse_foreign_configs",
+]
+
+
+@contextmanager
+def naming_the_output(exported: Path, output: Path) -> Iterator[None]:
+    """Let what Optimum's exporter logs name the folder that is published, and not the one that it writes to."""
+    logger = logging.getLogger("optimum.exporters.onnx.convert")
+
+    def rename(record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str):
+            record.msg = record.msg.replace(exported.as_posix(), output.as_posix())
+        return True
+
+    logger.addFilter(rename)
+    try:
+        yield
+    finally:
+        logger.removeFilter(rename)
 
 
 def onnx_files(folder: Path) -> list[str]:

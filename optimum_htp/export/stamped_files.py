@@ -47,18 +47,20 @@ def stamp_all(
     extra = plugin_properties(record, info)
     if len(names) > 1:
         record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
-    written = [
-        stamp(
-            staged / name,
-            with_embedded(dataclasses.replace(record, onnx_file=name) if record.onnx_files else record, embedding),
-            author=info.author if info is not None else None,
-            extra=extra,
-            tags=tags.get(name),
-            archive=embedding.archive if embedding is not None and name == names[0] else None,
-            external_data=None,
+    written = []
+    for name in names:
+        own = with_embedded(dataclasses.replace(record, onnx_file=name) if record.onnx_files else record, embedding)
+        written.append(
+            stamp(
+                staged / name,
+                own,
+                author=info.author if info is not None else None,
+                extra=extra,
+                tags=tags.get(name),
+                archive=embedding.archive if embedding is not None and own.embedded_in is None else None,
+                external_data=None,
+            )
         )
-        for name in names
-    ]
     return written[0]
 
 

@@ -30,13 +30,14 @@ def activate() -> None:
     """
     if os.environ.get("OPTIMUM_HTP_DISABLE", "0").lower() not in _OFF:
         return
+    was_active = _is_active()
     for name in hooked_modules():
         if (module := sys.modules.get(name)) is not None:
-            if getattr(module.__spec__, "_initializing", False):  # it is what has imported PyTorch just now
-                _begin_unfinished(module)
-            else:
+            if not getattr(module.__spec__, "_initializing", False):
                 install(module)
-    if not _is_active():
+            elif not was_active:  # it is what has imported PyTorch just now; otherwise the finder imports it
+                _begin_unfinished(module)
+    if not was_active:
         sys.meta_path.insert(0, _PostImportFinder())
 
 

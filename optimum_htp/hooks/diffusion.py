@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.loading import FAILURES
+from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.hooks.sessions import opening_sessions
 from optimum_htp.loading.recognize import names_a_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.loading import FAILURES, onnx_repo
+from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import names_a_remote_file
 
@@ -22,6 +22,7 @@ def install(module: ModuleType) -> None:
 
 def _loading_files(call: Call) -> Any:
     from optimum_htp.loading.exported_models import exported_file, load
+    from optimum_htp.loading.onnx_repos import find_onnx_repo
 
     model_id = call.subject
     path = None if names_a_remote_file(model_id) else exported_file(model_id, call.get("subfolder"))
@@ -30,12 +31,12 @@ def _loading_files(call: Call) -> Any:
         return call.pass_on()
     resolved: tuple[str, ...] = _RESOLVED
     if path is None:
-        repo = onnx_repo(model_id, options) if names_a_remote_file(model_id) else None
+        repo = find_onnx_repo(model_id, options) if names_a_remote_file(model_id) else None
         if repo is None:
             try:
                 return call.pass_on()
             except FAILURES:
-                repo = onnx_repo(model_id, options)
+                repo = find_onnx_repo(model_id, options)
                 if repo is None:
                     raise
         repo.record()  # says why it cannot be loaded, before anything is fetched

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks import sessions
+from optimum_htp.hooks.dispatch import Answer, asked
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import files_being_loaded, may_be_ours, names_a_file, names_a_remote_file
+from optimum_htp.loading.recognize import files_being_loaded
 
 if TYPE_CHECKING:
-    from optimum_htp.loading.onnx_repos import OnnxRepo
     from optimum_htp.origin.model_files import ModelFiles
 
-__all__ = ["FAILURES", "install", "onnx_repo"]
-
-FAILURES: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
-"""What loaders raise for a repo without configs; a tokenizer without files fails as it happens to."""
+__all__ = ["install"]
 
 # Optimum's search for files; each module of its classes holds it under a global name of its own.
 _SEARCHING: Final = "optimum.utils.file_utils"
@@ -38,43 +34,12 @@ def install(module: ModuleType) -> None:
 
 
 def _loading_files(call: Call) -> Any:
-    model_id = call.subject
-    ours, remote = may_be_ours(model_id, call.get("subfolder")), names_a_remote_file(model_id)
-    options = call.options() if ours or remote else None
-    path = _stamped_file(model_id, options) if ours and options is not None else None
-    repo = onnx_repo(model_id, options) if remote and options is not None else None
-    resolved: tuple[str, ...] = ()  # the options that have played their part
-    if path is None:
-        if repo is None:
-            try:
-                return call.pass_on()
-            except FAILURES:
-                options = call.options()
-                repo = onnx_repo(model_id, options) if options is not None else None
-                if repo is None:
-                    raise
-        if (options or {}).get("config") is None:
-            repo.record()  # says why it cannot be loaded, before anything is fetched
-        path = repo.fetch()
-        resolved = ("subfolder", "file_name", "revision", "force_download")
-    elif not names_a_file(model_id):  # the folder has been looked into
-        resolved = ("subfolder", "file_name")
+    found = asked(call, opens=True, bare=True)
+    if isinstance(found, Answer):
+        return found.result
     from optimum_htp.loading.ort_model import load
 
-    return load(call.args[0], path, **{name: value for name, value in (options or {}).items() if name not in resolved})
-
-
-def _stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
-    from optimum_htp.loading.stamped_files import stamped_file
-
-    return stamped_file(model_id, options)
-
-
-def onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
-    """Return the repo of ONNX files that a call of `from_pretrained` means; see `find_onnx_repo`."""
-    from optimum_htp.loading.onnx_repos import find_onnx_repo
-
-    return find_onnx_repo(model_id, options)
+    return load(call.args[0], found.fetched(), folder=found.folder, **found.options)
 
 
 def _serving_files(call: Call) -> Any:

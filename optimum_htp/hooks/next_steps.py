@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.loading.recognize import names_a_file
+from optimum_htp.loading.recognize import local_path, names_a_file
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
 
 __all__ = ["install"]
@@ -25,45 +25,44 @@ def install(module: ModuleType) -> None:
 
 
 def _optimizing_files(call: Call) -> Any:
-    from transformers import AutoConfig
-
-    from optimum_htp.loading.stamped_files import stamped_file
-
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
-    if names_a_file(source):
-        path = Path(source).expanduser()
-        return call.args[0]([path], config=AutoConfig.from_pretrained(path), from_ortmodel=False)
     names = list(options.get("file_names") or [ONNX_FILE])
-    if Path(source, CONFIG).exists() or stamped_file(source, {"file_name": names[0]}) is None:
+    paths = [Path(local_path(source)).expanduser()] if names_a_file(source) else [Path(source, name) for name in names]
+    if not names_a_file(source) and (Path(source, CONFIG).exists() or not _are_stamped(source, names[:1])):
         return call.pass_on()  # where it fails, Optimum's own error says it
-    paths = [Path(source, name) for name in names]
+    from transformers import AutoConfig
+
     return call.args[0](paths, config=AutoConfig.from_pretrained(paths[0]), from_ortmodel=False)
 
 
 def _quantizing_files(call: Call) -> Any:
-    from transformers import AutoConfig
-
-    from optimum_htp.loading.stamped_files import stamped_file
-
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
     name = options.get("file_name")
     if name is None and names_a_file(source):
-        path = Path(source).expanduser()
+        path = Path(local_path(source)).expanduser()
         source, name = path.parent, path.name
     if name is None:
         return call.pass_on()
-    if stamped_file(source, {"file_name": name}) is None:
+    if Path(source, CONFIG).exists() or not _are_stamped(source, [name]):
         return call.pass_on_with(source, file_name=name)
+    from transformers import AutoConfig
+
     path = Path(source, name)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError):  # of what cannot be had, Optimum warns, and quantizes all the same
         return call.pass_on_with(source, file_name=name)
     return call.args[0](path, config=config)
+
+
+def _are_stamped(folder: str | os.PathLike[str], names: list[str]) -> bool:
+    from optimum_htp.metadata import record_if_any
+
+    return all(Path(folder, name).is_file() and record_if_any(Path(folder, name)) is not None for name in names)
 
 
 def _quantizing(call: Call) -> Any:

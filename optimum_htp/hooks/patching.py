@@ -115,7 +115,7 @@ class Call:
             given.pop(name, None)
             extra.pop(name, None)
         for name, value in changed.items():
-            (given if name in self._function.positions else extra)[name] = value
+            (given if name in self._function.signature.parameters else extra)[name] = value
         return self._function.original(*bound.args, **bound.kwargs)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, Final
 
+from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loading.recognize import may_be_ours, names_a_remote_file
+from optimum_htp.loading.recognize import may_be_ours
 
 __all__ = ["install"]
 
@@ -21,15 +22,26 @@ def install(module: ModuleType) -> None:
 
 def _completing(call: Call) -> Any:
     model = call.get("model")
-    ours = may_be_ours(model) or names_a_remote_file(model) or _brings_preprocessors(model)
-    options = call.options() if ours else None
-    if options is None:
+    if may_be_ours(model) or _brings_preprocessors(model):
+        completed = _completed(call, failed=False)
+        return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
+    try:
         return call.pass_on()
+    except (*FAILURES, RuntimeError):  # the latter says of a repo that it does not name its task
+        named_alone = isinstance(model, str) and call.subject is None
+        completed = _completed(call, failed=True) if named_alone else None
+        if completed is None:
+            raise
+    return call.pass_on_with(completed.pop("task", None), **completed)
+
+
+def _completed(call: Call, *, failed: bool) -> dict[str, Any] | None:
+    if (options := call.options()) is None:
+        return None
     from optimum_htp.loading.pipelines import completed_arguments
 
     task = {"task": call.subject} if call.subject is not None else {}
-    completed = completed_arguments({**task, **options})
-    return call.pass_on_with(completed.pop("task", None), **completed)
+    return completed_arguments({**task, **options}, failed=failed)
 
 
 def _brings_preprocessors(model: Any) -> bool:

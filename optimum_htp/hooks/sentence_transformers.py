@@ -1,30 +1,62 @@
-"""sentence_transformers' search for a model's files: those that a folder of ONNX files lacks are its commit's."""
+"""sentence_transformers: it takes an ONNX file, and what a folder or a repo of such lacks is the model's own."""
 
 from __future__ import annotations
 
 import os
-import sys
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import Any, Final
 
-from optimum_htp.hooks.patching import Call, wrap_function
+from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
+from optimum_htp.loading.recognize import chosen_file, local_path, names_a_file
 from optimum_htp.origin.names import CONFIG
 
 __all__ = ["install"]
 
+_MODELS: Final = ("BaseModel", "CrossEncoder", "SentenceTransformer")
+# The options of the load that searches for files: the search is told only some of them.
+_load: Final[ContextVar[dict[str, Any]]] = ContextVar("optimum_htp_sentence_load")
+
 
 def install(module: ModuleType) -> None:
-    """Hook into the module that defines the function, and those that have bound it."""
-    wrap_function(module, "load_file_path", _finding_files)
+    """Hook into the module that defines the search for files, or the classes of models."""
+    if module.__name__.endswith(".file_io"):
+        wrap_function(module, "load_file_path", _finding_files)
+    elif module.__name__.endswith(".utils"):
+        wrap_function(module, "backend_should_export", _deciding_to_export)
+    for name in _MODELS:
+        cls = vars(module).get(name)
+        if isinstance(cls, type) and cls.__module__ == module.__name__:
+            wrap_attribute(cls, "__init__", _loading_files)
+
+
+def _loading_files(call: Call) -> Any:
+    options, source = call.options(), call.subject
+    if options is None or options.get("backend") != "onnx" or not isinstance(source, (str, os.PathLike)):
+        return call.pass_on()
+    given = dict(options.get("model_kwargs") or {})
+    if names_a_file(source) and (file := Path(local_path(source))).is_file():
+        source, given["file_name"] = os.fspath(file.parent), file.name
+    token, chosen = _load.set(options), None
+    if isinstance(name := given.get("file_name"), str):
+        chosen = chosen_file.set((source, PurePosixPath(given.get("subfolder") or "", name).as_posix()))
+    try:
+        return call.pass_on_with(source, model_kwargs=given)
+    finally:
+        _load.reset(token)
+        if chosen is not None:
+            chosen_file.reset(chosen)
 
 
 def _finding_files(call: Call) -> str | None:
     found: str | None = call.pass_on()
-    if found is not None:
+    source, options = call.subject, call.options() if found is None else None
+    if options is None or not isinstance(source, (str, os.PathLike)):
         return found
-    folder, options = Path(call.subject), call.options()
-    if options is None or not folder.is_dir() or (folder / CONFIG).is_file():
-        return None
+    load = _load.get({})
+    if not load and (not Path(source).is_dir() or Path(source, CONFIG).is_file()):
+        return None  # of a model in PyTorch
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.sentence_transformers import sentence_file
 
@@ -34,16 +66,20 @@ def _finding_files(call: Call) -> str | None:
         local_files_only=bool(options.get("local_files_only")),
     )
     name = PurePosixPath(options.get("subfolder") or "", options["filename"]).as_posix()
-    path = sentence_file(folder, name, access, _code_is_trusted)
+    trusted = load.get("trust_remote_code") is True
+    path = sentence_file(source, name, access, options.get("revision"), with_code=trusted)
     return os.fspath(path) if path is not None else None
 
 
-def _code_is_trusted() -> bool:
-    """Whether the load that wants a file was given `trust_remote_code=True`: the search for files is not told."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__"))
-        if module.startswith("sentence_transformers.") and "trust_remote_code" in frame.f_locals:
-            return frame.f_locals["trust_remote_code"] is True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+def _deciding_to_export(call: Call) -> Any:
+    """Answer whether a model has to be exported: not one that a stamped file is of, whatever it is called."""
+    export, given = call.pass_on()
+    load, source = _load.get({}), call.subject
+    if not export or not load or (load.get("model_kwargs") or {}).get("export"):
+        return export, given
+    from optimum_htp.loading.named import named
+
+    options = {name: load[name] for name in ("token", "revision", "local_files_only") if load.get(name) is not None}
+    options |= {"cache_dir": load.get("cache_folder"), **given}
+    found = named(Path(source).as_posix(), options, failed=not call.get("is_local"), opens=True)
+    return export and found is None, given

@@ -103,8 +103,11 @@ def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: 
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 future.set_exception(error)
 
-    for _ in range(min(threads, len(calls))):
-        threading.Thread(target=work, name="optimum-htp-hub", daemon=True).start()
+    workers = [
+        threading.Thread(target=work, name="optimum-htp-hub", daemon=True) for _ in range(min(threads, len(calls)))
+    ]
+    for worker in workers:
+        worker.start()
     try:
         pending = set(futures)
         while pending:
@@ -113,6 +116,8 @@ def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: 
                 raise TimeoutError(f"no end after {patience.seconds:g} seconds")
             for future in done:
                 yield future.result()
+        for worker in workers:  # an exit would end them where they hold a lock, as that of progress bars
+            worker.join()
     finally:
         stopped.set()
 

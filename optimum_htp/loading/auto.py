@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import DeviceError, MissingDependencyError, OnnxFileNotFoundError
-from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.diffusion import pipeline_record
-from optimum_htp.loading.onnx_repos import find_onnx_repo
+from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
-from optimum_htp.loading.preprocessors import class_names, load_preprocessor
-from optimum_htp.loading.recognize import names_a_file
-from optimum_htp.loading.stamped_files import stamped_file
-from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata, read_record
-from optimum_htp.origin.config_folder import embedded_preprocessors, has_preprocessors, preprocessor_folder
+from optimum_htp.loading.preprocessors import first_preprocessor
+from optimum_htp.metadata import read_record
+from optimum_htp.origin.config_folder import carrier_of
 from optimum_htp.origin.dependencies import needing_optimum_onnx
 from optimum_htp.origin.ort_classes import AUTO, class_for
 
@@ -25,8 +20,6 @@ if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
 __all__ = ["OptimumONNXModel"]
-
-logger = get_logger(__name__)
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -50,8 +43,9 @@ class OptimumONNXModel:
         """
         if pipeline_record(path) is not None:
             return _diffusion_pipeline(path, kwargs)
-        file, record = _file_and_record(path, kwargs)
-        return load(class_for(file, record, task), file, **kwargs)
+        found = _named(path, kwargs)
+        file = found.fetched()
+        return load(class_for(file, read_record(file), task), file, folder=found.folder, **found.options)
 
     @classmethod
     def from_onnx(
@@ -77,22 +71,18 @@ class OptimumONNXModel:
         if pipeline_record(onnx_path) is not None:
             pipeline = _diffusion_pipeline(onnx_path, {**_provider(device), **kwargs})
             return pipeline, getattr(pipeline, "tokenizer", None)
-        file, record = _file_and_record(onnx_path, kwargs)
-        cls_for_file, provider = class_for(file, record, task), _provider(device)
-        if record is None:
-            return load(cls_for_file, file, **provider, **kwargs), None
-        access = HubAccess.from_options(kwargs)
-        trusted = bool(kwargs.get("trust_remote_code"))
-        bare = not has_preprocessors(file.parent) and embedded_preprocessors(file, record, access) is None
-        if kwargs.get("config") is not None and record.model_type == "local" and bare:
-            logger.warning("%s is of a local model, and there are no preprocessors beside it.", file)
-            return load(cls_for_file, file, **provider, **kwargs), None
-        folder = preprocessor_folder(file, record, access, kwargs.get("revision"), with_code=trusted)  # and the config
-        if not (names := class_names(record, folder)):
-            return load(cls_for_file, file, **provider, **kwargs), None
+        found = _named(onnx_path, kwargs)
+        file, options = found.fetched(), {"folder": found.folder, **_provider(device), **found.options}
+        carrier = carrier_of(file, read_record(file), found.folder)
+        cls_for_file = class_for(file, carrier.record, task)
+        trusted, revision = bool(options.get("trust_remote_code")), options.get("revision")
+        needed = options.get("config") is None
+        make = first_preprocessor(carrier, found.access, revision, trusted=trusted, needed=needed)
+        if make is None:
+            return load(cls_for_file, file, **options), None
         with ThreadPoolExecutor(1) as pool:  # onnxruntime makes its session without the interpreter's lock
-            preprocessor = pool.submit(load_preprocessor, names[0], folder, record, trust_remote_code=trusted)
-            return load(cls_for_file, file, **provider, **kwargs), preprocessor.result()
+            preprocessor = pool.submit(make)
+            return load(cls_for_file, file, **options), preprocessor.result()
 
 
 def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -> Any:
@@ -106,20 +96,11 @@ def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -
         ) from error
 
 
-def _file_and_record(path: str | os.PathLike[str], options: dict[str, Any]) -> tuple[Path, ExportMetadata | None]:
-    file = stamped_file(path, options)
-    if file is None and (repo := find_onnx_repo(path, options)) is not None:
-        if options.get("config") is None:
-            repo.record()  # says why it cannot be loaded, before anything is fetched
-        file = repo.fetch()
-        for name in ("revision", "force_download", "file_name", "subfolder"):  # were those of the repo
-            options.pop(name, None)
-    if file is None or not file.is_file():
+def _named(path: str | os.PathLike[str], options: dict[str, Any]) -> Named:
+    found = named(path, options, opens=True) or named(path, options, failed=True, opens=True, bare=True)
+    if found is None or (found.path is not None and not found.path.is_file()):
         raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {path}. Check the path.")
-    if not names_a_file(path):  # of a file, the load says that they are too much
-        options.pop("file_name", None)
-        options.pop("subfolder", None)
-    return file, read_record(file)
+    return found
 
 
 def _provider(device: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,13 +10,11 @@ from typing import Any
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.preprocessors import class_names, load_preprocessor
+from optimum_htp.loading.preprocessors import first_preprocessor
 from optimum_htp.metadata import PREFIX, ExportMetadata, read_record, typed_property
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.origin.commit_files import resolve_preprocessors
-from optimum_htp.origin.config_folder import embedded_preprocessors
-from optimum_htp.origin.configs import ConfigSource, load_config
-from optimum_htp.origin.names import CONFIG
+from optimum_htp.origin.config_folder import carrier_of, find
+from optimum_htp.origin.configs import load_config
 
 __all__ = ["HFHubConfigLoader"]
 
@@ -71,31 +70,20 @@ class HFHubConfigLoader:
             HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         """
         record = self.read_record(onnx_path)
-        access = HubAccess(
-            token=self._access.token,
-            cache_dir=self._access.cache_dir,
-            local_files_only=self._access.local_files_only,
-            force_download=force_download,
-        )
-        embedded = embedded_preprocessors(Path(onnx_path), record, access)
-        if embedded is not None and CONFIG not in embedded.names:
-            embedded = None
-        if record is None or (record.model_type != "hub" and embedded is None):
+        if record is None:
             raise ConfigLoadError(
                 f"{onnx_path} does not come from a Hub: load its config from the folder of its model instead."
             )
-        source: ConfigSource
-        if embedded is not None:
-            source, folder = embedded, embedded.folder()
-        else:
-            source = resolve_preprocessors(record, access)
-            folder = source.folder
-        names = class_names(record, folder)
+        access = dataclasses.replace(self._access, force_download=force_download)
+        carrier = carrier_of(Path(onnx_path), record)
+        source = find(carrier, "AutoConfig", access)
+        assert source is not None  # it is needed
+        preprocessor = first_preprocessor(carrier, access)
         import transformers
 
-        for name in ("AutoConfig", *names[:1]):  # its lazy modules are not made for two threads at a time
+        for name in ("AutoConfig", *record.preprocessors[:1]):  # lazy modules are not made for two threads at a time
             getattr(transformers, name, None)
         with ThreadPoolExecutor(2) as pool:
             config = pool.submit(load_config, source, record, anew=force_download)
-            preprocessor = pool.submit(load_preprocessor, names[0], folder, record) if names else None
-            return config.result(), preprocessor.result() if preprocessor is not None else None
+            made = pool.submit(preprocessor) if preprocessor is not None else None
+            return config.result(), made.result() if made is not None else None

@@ -19,7 +19,10 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
-from optimum_htp.origin.config_folder import pipeline_configs
+from optimum_htp.origin.beside import PIPELINE
+from optimum_htp.origin.config_folder import carrier_of, find
+from optimum_htp.origin.configs import folder_of
+from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.model_files import model_root
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, ONNX_FILE
 
@@ -77,12 +80,15 @@ def presented(
         HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
     """
     path = folder / str(record.onnx_file)
-    configs, names = pipeline_configs(path, record, access, revision, with_code=trust_remote_code)
-    if configs is None:
+    needed = record.model_type == "hub"
+    source = find(carrier_of(path, record), PIPELINE, access, revision, with_code=trust_remote_code, needed=needed)
+    if source is None:
         raise ConfigLoadError(
             f"{folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs of the "
             "pipeline and of its parts there, or export it again."
         )
+    configs = folder_of(source)
+    names = source.names if isinstance(source, EmbeddedFiles) else record.config_files
     made = TemporaryDirectory(prefix="optimum-htp-")
     root = Path(made.name)
     for name in names or _names_below(configs):

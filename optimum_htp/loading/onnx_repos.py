@@ -1,4 +1,4 @@
-"""Repos of a Hub that hold stamped ONNX files and no config: which file a name means, and fetching it.
+"""Repos of a Hub that hold stamped ONNX files: which file a name means, and fetching it.
 
 Nobody asks for this before Optimum or transformers have failed on a repo, so loads of other repos make no request
 more than without us.
@@ -23,11 +23,12 @@ from optimum_htp.errors import (
     SeveralModelsError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.loading.recognize import names_a_remote_file
+from optimum_htp.loading.recognize import ONNX_FOLDERS, names_a_remote_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import external_files, is_contained, read_metadata
 from optimum_htp.origin.commits import find_commit
+from optimum_htp.origin.config_folder import Carrier
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.origin.model_files import folder_above
 from optimum_htp.origin.names import CONFIG, ONNX_FILE
@@ -39,13 +40,15 @@ __all__ = ["OnnxRepo", "find_onnx_repo"]
 
 logger = get_logger(__name__)
 
-_FOLDERS: Final = ("", "onnx")  # where Optimum looks
+_SHOWN: Final = 10  # names in a message
+_REMEMBERED: Final = 4096
+_without_onnx: Final[set[tuple[str, str, str | None]]] = set()  # Hubs, repos and commits
 _NAME_OPTIONS: Final = ("file_name", "encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
 
 @dataclass(frozen=True)
 class OnnxRepo:
-    """A repo without a config, at a commit, and the ONNX file in it that stands for a model.
+    """A repo at a commit, and the ONNX file in it that stands for a model.
 
     Attributes:
         hub: The Hub that it is on.
@@ -55,6 +58,8 @@ class OnnxRepo:
         named: Further files that the user named.
         access: How to reach the Hub.
         ref: The branch or tag that led to the commit.
+        there: All ONNX files of the repo.
+        has_config: Whether it has a config too.
     """
 
     hub: Hub
@@ -64,19 +69,25 @@ class OnnxRepo:
     named: tuple[str, ...]
     access: HubAccess
     ref: str
+    there: tuple[str, ...]
+    has_config: bool = False
 
-    def record(self) -> ExportMetadata:
-        """Return what the file says of itself, without downloading it where it is not in the cache.
-
-        Raises:
-            ConfigLoadError: It says nothing.
-        """
+    def record_if_any(self) -> ExportMetadata | None:
+        """Return what the file says of itself, without downloading it where it is not in the cache."""
         cached = self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file
         if cached.is_file():
             properties = read_metadata(cached)
         else:
             properties = read_hub_header(self.hub, self.repo_id, self.commit, self.file, self.access).metadata
-        record = ExportMetadata.from_properties(properties)
+        return ExportMetadata.from_properties(properties)
+
+    def record(self) -> ExportMetadata:
+        """Return what the file says of itself.
+
+        Raises:
+            ConfigLoadError: It says nothing.
+        """
+        record = self.record_if_any()
         if record is None:
             raise ConfigLoadError(
                 f"{self.file} of {self.repo_id} does not say which model it came from. If that "
@@ -114,6 +125,15 @@ class OnnxRepo:
             self.access,
         )
 
+    def carrier(self) -> Carrier:
+        """Return the file as one whose model's files are looked for.
+
+        Raises:
+            ConfigLoadError: It says nothing of itself.
+        """
+        record = self.record()
+        return Carrier(f"{self.repo_id}/{self.file}", record, None, (), True, lambda: self.embedded(record))
+
     def fetch(self) -> Path:
         """Fetch the file, the others of its model, and their external data; return its path in the cache."""
         folder = self._snapshot((self.file, *self.named))
@@ -126,7 +146,8 @@ class OnnxRepo:
                     f"{self.file} of {self.repo_id} says that it is {record.onnx_file} of a model of several files, "
                     "and does not lie where that could be. Upload the export's folder as it is."
                 )
-            names += [(root / name).as_posix() for name in record.onnx_files]
+            parts = [(root / name).as_posix() for name in record.onnx_files]
+            names += [name for name in parts if name in self.there]  # a class may do without the others
             self._snapshot(names)
         data = []
         for name in dict.fromkeys(names):
@@ -148,15 +169,17 @@ class OnnxRepo:
         return self.hub.snapshot(self.repo_id, self.commit, names, self.access, ref=self.ref, progress=True)
 
 
-def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None:
-    """Return the repo that a call of `from_pretrained` means where it holds ONNX files and no config, else None.
+def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = True) -> OnnxRepo | None:
+    """Return the repo that a call of `from_pretrained` means where it holds ONNX files, else None.
 
     Args:
         model_id: What was given to `from_pretrained`.
         options: Its keyword arguments; `revision` is that of this repo.
+        bare: Whether only a repo without a config is meant: with one, Optimum and `AutoConfig` say what is wrong.
 
     Raises:
         SeveralModelsError: The repo holds several models.
+        OnnxFileNotFoundError: It has no file of the name that the options have.
         HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
     """
     if not isinstance(model_id, str) or options.get("export"):
@@ -168,7 +191,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         if names_a_remote_file(model_id):
             return _named_file(model_id, options.get("revision"), access)
         asked = parse_reference(model_id, options.get("revision"))
-        if _has_config(asked, access):
+        if (bare and _has_config(asked, access)) or _is_known_without_onnx(asked, access):
             return None
         commit, files = _contents(asked, access)
     except HFHubIntegrationError as error:
@@ -177,20 +200,27 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any]) -> OnnxRepo | None
         # What has failed before us says it in its own words.
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
-    hub, repo_id, ref = asked.hub, asked.repo_id, asked.revision or asked.hub.default_revision
+    there = tuple(sorted(name for name in files if name.endswith(".onnx")))
+    ref = asked.revision or asked.hub.default_revision
     subfolder = str(options.get("subfolder") or "")
-    if (PurePosixPath(subfolder) / CONFIG).as_posix() in files or CONFIG in files:
+    has_config = (PurePosixPath(subfolder) / CONFIG).as_posix() in files or CONFIG in files
+    if bare and has_config:
         return None
+    repo = OnnxRepo(asked.hub, asked.repo_id, commit, "", (), access, ref, there, has_config)
     given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
-    named = [(PurePosixPath(subfolder) / name).as_posix() for name in given]
-    if named:
-        return OnnxRepo(hub, repo_id, commit, named[0], tuple(named[1:]), access, ref) if named[0] in files else None
-    for folder in (subfolder,) if subfolder else _FOLDERS:
-        inside = sorted(
-            name for name in files if name.endswith(".onnx") and PurePosixPath(name).parent == PurePosixPath(folder)
+    for folder in ONNX_FOLDERS:
+        place = PurePosixPath(subfolder, folder)
+        named = [(place / name).as_posix() for name in given]
+        if named and named[0] in files:
+            return dataclasses.replace(repo, file=named[0], named=tuple(named[1:]))
+        inside = [name for name in there if PurePosixPath(name).parent == place]
+        if inside and not named:
+            return _chosen(inside, dataclasses.replace(repo, file=inside[0]))
+    if given and there:
+        raise OnnxFileNotFoundError(
+            f"There is no {PurePosixPath(subfolder, given[0])} in {asked.repo_id}, but {', '.join(there[:_SHOWN])}. "
+            "Give one of these as file_name=, and its folder as subfolder=."
         )
-        if inside:
-            return _chosen(inside, OnnxRepo(hub, repo_id, commit, inside[0], (), access, ref))
     return None
 
 
@@ -213,7 +243,9 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
             continue
         if file not in files:
             raise OnnxFileNotFoundError(f"There is no file {file} in {repo_id} at {commit}. Check repo and path.")
-        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, asked.revision or asked.hub.default_revision)
+        there = tuple(name for name in files if name.endswith(".onnx"))
+        ref = asked.revision or asked.hub.default_revision
+        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, there)
     if missing is not None:
         raise missing
     raise InvalidModelReferenceError(f"{url} names no file: write {prefix}://organization/repo[@revision]/model.onnx.")
@@ -225,10 +257,18 @@ def _has_config(asked: Reference, access: HubAccess) -> bool:
     return commit is not None and (asked.hub.snapshot(asked.repo_id, commit, (), access) / CONFIG).is_file()
 
 
+def _is_known_without_onnx(asked: Reference, access: HubAccess) -> bool:
+    """Whether the commit that the cache has just been told of was found to hold no ONNX file: it never will."""
+    commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
+    return (asked.hub.name, asked.repo_id, commit) in _without_onnx
+
+
 def _contents(asked: Reference, access: HubAccess) -> tuple[str, tuple[str, ...]]:
     """Return commit and files of a repo, as the Hub says, or as far as the cache knows."""
     found = find_commit(asked.hub, asked.repo_id, asked.revision, access)
     if found.info is not None:
+        if not any(name.endswith(".onnx") for name in found.info.files) and len(_without_onnx) < _REMEMBERED:
+            _without_onnx.add((asked.hub.name, asked.repo_id, found.commit))
         return found.commit, found.info.files
     folder = asked.hub.snapshot(asked.repo_id, found.commit, (), access)
     return found.commit, tuple(

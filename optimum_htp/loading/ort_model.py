@@ -25,7 +25,7 @@ from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
 from optimum_htp.origin.axes import refuse_code_in_axes
-from optimum_htp.origin.config_folder import config_source
+from optimum_htp.origin.config_folder import Carrier, carrier_of, find
 from optimum_htp.origin.configs import ConfigSource, load_config, load_generation_config
 from optimum_htp.origin.export_manifest import carries_manifest
 from optimum_htp.origin.model_files import ModelFiles
@@ -56,13 +56,14 @@ def load(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     preprocessors_too: bool = False,
+    folder: Path | None = None,
     **options: Any,
 ) -> ORTModel:
     """Load an ONNX file with one of Optimum's `ORTModel` classes; the other arguments are Optimum's.
 
     `revision` overrides the commit that the file is pinned to. While an export replaces the model's files, this waits,
     and what it loads is the old model or the new one. With `preprocessors_too`, `model.preprocessors` are loaded
-    meanwhile; one that cannot be says so when it is looked at.
+    meanwhile; one that cannot be says so when it is looked at. `folder` is the one that the user named, if it was one.
 
     Raises:
         OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
@@ -85,7 +86,7 @@ def load(
     access = HubAccess(
         token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
     )
-    asked = _Asked(cls, path, config, access, revision, trust_remote_code, preprocessors_too, options)
+    asked = _Asked(cls, path, folder, config, access, revision, trust_remote_code, preprocessors_too, options)
     return read_whole(path.parent, lambda watch: _loaded(asked, watch))
 
 
@@ -95,6 +96,7 @@ class _Asked:
 
     cls: type[ORTModel]
     path: Path
+    folder: Path | None
     config: Any
     access: HubAccess
     revision: str | None
@@ -108,10 +110,11 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
     watch.see(path)
     metadata = read_record(path)
     files = _files(asked, metadata, watch)
-    config, options = _configured(asked, metadata)
+    carrier = carrier_of(path, metadata, asked.folder)
+    config, options = _configured(asked, carrier)
     preprocessors = None
     if metadata is not None and metadata.preprocessors:
-        preprocessors = LazyPreprocessors(path, metadata, asked.access, asked.revision, asked.trust_remote_code)
+        preprocessors = LazyPreprocessors(carrier, metadata, asked.access, asked.revision, asked.trust_remote_code)
     try:
         with _answering_with(files), ThreadPoolExecutor(1) as pool:
             if preprocessors is not None and asked.preprocessors_too:
@@ -122,6 +125,8 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
             contained_files(file)  # ONNX Runtime repeats a location as it is, control characters included
         if (wrong := _wrong_task(cls, path, metadata)) is not None:
             raise wrong from error
+        if isinstance(error, FileNotFoundError) and files.missing is not None:  # the class opens one that is not there
+            raise files.missing from error
         raise
     for part in getattr(model, "parts", None) or [model]:
         refuse_code_in_axes(getattr(part, "output_shapes", {}), path)
@@ -153,22 +158,16 @@ def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> Mode
     return files
 
 
-def _configured(asked: _Asked, metadata: ExportMetadata | None) -> tuple[Any, Mapping[str, Any]]:
+def _configured(asked: _Asked, carrier: Carrier) -> tuple[Any, Mapping[str, Any]]:
     """Return the config, and the options with the generation config, where the model generates."""
-    source, options = None, asked.options
-    generates = _is_generator(asked.cls)
-    if generates or asked.config is None:
-        source = config_source(
-            asked.path,
-            metadata,
-            asked.access,
-            asked.revision,
-            asked.trust_remote_code,
-            needed=asked.config is None,
-        )
-    config = _config(asked, source, metadata)
-    if generates and options.get("generation_config") is None:
-        options = {**options, "generation_config": load_generation_config(source, config)}
+    options, trusted = asked.options, asked.trust_remote_code
+    source = None
+    if asked.config is None:
+        source = find(carrier, "AutoConfig", asked.access, asked.revision, with_code=trusted)
+    config = _config(asked, source, carrier.record)
+    if _is_generator(asked.cls) and options.get("generation_config") is None:
+        own = find(carrier, "GenerationConfig", asked.access, asked.revision, with_code=trusted, needed=False)
+        options = {**options, "generation_config": load_generation_config(own, config)}
     return config, options
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.loading.onnx_repos import find_onnx_repo
+from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import LazyPreprocessors
-from optimum_htp.loading.recognize import names_a_file, names_a_remote_file
-from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.ort_classes import AUTO, class_for
 from optimum_htp.origin.tasks import WITH_PAST
@@ -24,57 +21,49 @@ _KINDS: Final = {
     "AutoProcessor": "processor",
 }
 """The arguments of a pipeline that take what these classes load."""
-_LOADING: Final = ("token", "revision", "trust_remote_code")
-_WHERE: Final = ("file_name", "subfolder")  # options that have played their part where a folder was looked into
+_LOADING: Final = ("config", "token", "revision", "trust_remote_code")
 
 
-def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def completed_arguments(arguments: dict[str, Any], *, failed: bool = False) -> dict[str, Any] | None:
     """Return the arguments of `transformers.pipeline` with what an ONNX file says filled in.
 
     A path becomes the loaded model, a task that was left out the file's, and preprocessors that were left out the
     model's own. Everything else is passed on as it is.
-    """
-    model = arguments.get("model")
-    given, folder = dict(arguments.get("model_kwargs") or {}), None
-    path = stamped_file(model, given) if model is not None else None
-    if names_a_remote_file(model) and (repo := find_onnx_repo(model, {**given, **arguments})):
-        repo.record()  # says why it cannot be loaded, before anything is fetched
-        path, arguments = repo.fetch(), {**arguments, "revision": None}
-    elif path is not None and not names_a_file(model):
-        folder = path.parent
-    if path is not None:
-        record = read_record(path)
-        options = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}
-        task, wanted = arguments.get("task"), False
-        if record is not None:
-            wanted = _lacks(arguments, record.preprocessors) and not _wants_slow(arguments)
-            if record.task is not None:
-                arguments, task = {**arguments, "task": task or record.task.removesuffix(WITH_PAST)}, None
-        options |= {"config": arguments.get("config")}
-        options |= {name: value for name, value in given.items() if folder is None or name not in _WHERE}
-        model = load(class_for(path, record, task or AUTO), path, preprocessors_too=wanted, **options)
-        arguments = {**arguments, "model": model, "config": None, "model_kwargs": None, "revision": None}
-    preprocessors = getattr(model, "preprocessors", None)
-    if not isinstance(preprocessors, LazyPreprocessors):
-        return arguments
-    return _with_preprocessors(arguments, preprocessors, folder)
-
-
-def _with_preprocessors(
-    arguments: dict[str, Any], preprocessors: LazyPreprocessors, saved_in: Path | None
-) -> dict[str, Any]:
-    """Return the arguments with those preprocessors of a model that were left out.
 
     Args:
-        arguments: Of the pipeline.
-        preprocessors: The model's.
-        saved_in: The folder that was named, if one was: what somebody has saved into it counts for more.
+        arguments: As they were given.
+        failed: Whether the function has failed on them: then a repo may be meant, and None is returned for any other.
     """
+    given = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}
+    options = {**given, **(arguments.get("model_kwargs") or {})}
+    found = named(arguments.get("model"), options, failed=failed, opens=True)
+    if found is not None:
+        arguments = _with_model(found, arguments)
+    elif failed:
+        return None
+    preprocessors = getattr(arguments.get("model"), "preprocessors", None)
+    return _with_preprocessors(arguments, preprocessors) if isinstance(preprocessors, LazyPreprocessors) else arguments
+
+
+def _with_model(found: Named, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments with the model that a file is of, and its task."""
+    path = found.fetched()
+    record = read_record(path)
+    task, wanted = arguments.get("task"), False
+    if record is not None:
+        wanted = _lacks(arguments, record.preprocessors) and not _wants_slow(arguments)
+        if record.task is not None:
+            arguments, task = {**arguments, "task": task or record.task.removesuffix(WITH_PAST)}, None
+    cls = class_for(path, record, task or AUTO)
+    model = load(cls, path, preprocessors_too=wanted, folder=found.folder, **found.options)
+    return {**arguments, "model": model, "config": None, "model_kwargs": None, "revision": None}
+
+
+def _with_preprocessors(arguments: dict[str, Any], preprocessors: LazyPreprocessors) -> dict[str, Any]:
+    """Return the arguments with those preprocessors of a model that were left out."""
     if not _lacks(arguments, preprocessors.names):
         return arguments
-    slow = _wants_slow(arguments)
-    loaded = preprocessors.slow() if slow else list(preprocessors)
-    loaded = [*(preprocessors.saved_in(saved_in, slow=slow) if saved_in is not None else ()), *loaded]
+    loaded = preprocessors.slow() if _wants_slow(arguments) else list(preprocessors)
     made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
     if any(arguments.get(kind) is not None for kind in _KINDS.values()):  # whoever brings one wants it in its place
         processor = made.pop("processor", None)  # it has all of them

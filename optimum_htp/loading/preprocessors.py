@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.config_folder import preprocessor_folder
-from optimum_htp.origin.names import SAVED_AS
+from optimum_htp.origin.beside import PREPROCESSORS
+from optimum_htp.origin.config_folder import Carrier, find, find_folder
+from optimum_htp.origin.configs import folder_of
 from optimum_htp.origin.repo_files import preprocessor_classes, read_json
 
-__all__ = ["LazyPreprocessors", "class_names", "load_preprocessor"]
+__all__ = ["LazyPreprocessors", "first_preprocessor", "load_preprocessor"]
+
+logger = get_logger(__name__)
 
 _TEXT: Final = ("AutoTokenizer",)
 _IMAGE: Final = ("AutoImageProcessor",)
@@ -80,7 +85,36 @@ _BY_PIPELINE_TAG: Final = {
 (https://huggingface.co/tasks)."""
 
 
-def class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
+def first_preprocessor(
+    carrier: Carrier, access: HubAccess, revision: str | None = None, *, trusted: bool = False, needed: bool = True
+) -> Callable[[], Any] | None:
+    """Return what loads the first preprocessor of an ONNX file's model; None where it has none.
+
+    Args:
+        carrier: The file.
+        access: How to reach the Hub.
+        revision: Overrides the commit of the file.
+        trusted: Whether code of the repo may run.
+        needed: Whether it is an error that a local model's are not there.
+
+    Raises:
+        ConfigLoadError: They are needed, and not there.
+        HFHubIntegrationError: The Hub does not give them; the subclass says why.
+    """
+    record = carrier.record
+    if record is None:
+        return None
+    what = record.preprocessors[0] if record.preprocessors else PREPROCESSORS
+    place = find(carrier, what, access, revision, with_code=trusted, needed=needed or record.model_type == "hub")
+    if place is None:
+        logger.warning("%s is of a local model, and there are no preprocessors beside it.", carrier.name)
+        return None
+    folder = folder_of(place)
+    names = _class_names(record, folder)
+    return functools.partial(load_preprocessor, names[0], folder, record, trust_remote_code=trusted) if names else None
+
+
+def _class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
     """Return the Auto classes that load a model's preprocessors.
 
     As the file says; where it does not, as the model's files say, or at last as models of its pipeline tag have them.
@@ -126,9 +160,14 @@ class LazyPreprocessors(Sequence[Any]):
     """The preprocessors of a loaded model, as `model.preprocessors`: fetched and loaded when first looked at."""
 
     def __init__(
-        self, path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None, trust_remote_code: bool
+        self,
+        carrier: Carrier,
+        metadata: ExportMetadata,
+        access: HubAccess,
+        revision: str | None,
+        trust_remote_code: bool,
     ) -> None:
-        self._path = path
+        self._carrier = carrier
         self._metadata = metadata
         self._access = access
         self._revision = revision
@@ -157,15 +196,6 @@ class LazyPreprocessors(Sequence[Any]):
         """The Auto classes that the file names; nothing is loaded for that."""
         return self._metadata.preprocessors
 
-    def saved_in(self, folder: Path, *, slow: bool) -> list[Any]:
-        """Load those that somebody has saved into a folder."""
-        names = preprocessor_classes(*_files_and_configs(folder))
-        return [
-            load_preprocessor(name, folder, self._metadata, trust_remote_code=self._trust_remote_code, slow=slow)
-            for name in names
-            if any((folder / file).is_file() for file in SAVED_AS.get(name, ()))
-        ]
-
     def slow(self) -> list[Any]:
         """Load them, new, with tokenizers written in Python (`use_fast=False`)."""
         return self._load(slow=True)
@@ -178,10 +208,10 @@ class LazyPreprocessors(Sequence[Any]):
 
     def _load(self, *, slow: bool) -> list[Any]:
         trusted = self._trust_remote_code
-        folder = preprocessor_folder(
-            self._path, self._metadata, self._access, self._revision, with_code=trusted, slow=slow
-        )
-        return [
-            load_preprocessor(name, folder, self._metadata, trust_remote_code=trusted, slow=slow)
-            for name in class_names(self._metadata, folder)
-        ]
+        loaded = []
+        for name in self._metadata.preprocessors:
+            folder = find_folder(
+                self._carrier, name, self._access, self._revision, with_code=trusted, slow=slow and name in _TEXT
+            )
+            loaded.append(load_preprocessor(name, folder, self._metadata, trust_remote_code=trusted, slow=slow))
+        return loaded

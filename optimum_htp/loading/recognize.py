@@ -6,28 +6,57 @@ Which names are worth a second look, and which files Optimum's search is answere
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.origin.names import CONFIG
-
 if TYPE_CHECKING:
     from optimum_htp.origin.model_files import ModelFiles
 
-__all__ = ["files_being_loaded", "may_be_ours", "names_a_file", "names_a_remote_file"]
+__all__ = [
+    "ONNX_FOLDERS",
+    "chosen_file",
+    "files_being_loaded",
+    "local_path",
+    "looked_at",
+    "may_be_ours",
+    "names_a_file",
+    "names_a_remote_file",
+]
 
+ONNX_FOLDERS: Final = ("", "onnx")
+"""Where Optimum looks for ONNX files, in a folder and in a repo."""
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
 """What Optimum's search for files is answered with; None outside a load of ours."""
 
+chosen_file: Final[ContextVar[tuple[Any, str] | None]] = ContextVar("optimum_htp_chosen", default=None)
+"""A folder, and the file in it that a load is about whose parts name the folder alone."""
+
+
+def local_path(model_id: str | os.PathLike[str]) -> str:
+    """Return a path as the system knows it, of a `file://` URL too."""
+    text = os.fspath(model_id)
+    if not text.startswith("file://"):
+        return text
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    return url2pathname(urlsplit(text).path)
+
 
 def names_a_file(model_id: Any) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo."""
+    """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo.
+
+    A name without a suffix, as caches and registries have them, is one where a stamped file has it.
+    """
     if not isinstance(model_id, (str, os.PathLike)):
         return False  # Optimum's own error says it
-    text = os.fspath(model_id)
-    return text.endswith(".onnx") and not Path(text).is_dir() and not names_a_remote_file(model_id)
+    text = local_path(model_id)
+    if _has_suffix(text):
+        return not Path(text).is_dir() and not names_a_remote_file(model_id)
+    return os.path.isfile(text) and _is_stamped(text)  # noqa: PTH113
 
 
 def names_a_remote_file(model_id: Any) -> bool:
@@ -40,19 +69,54 @@ def names_a_remote_file(model_id: Any) -> bool:
 
 
 def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file, or a folder without the config that it needs.
+    """Whether what was given to `from_pretrained` is an ONNX file, or a folder in which there is one.
 
     Args:
         model_id: A path, a repo, or anything else.
-        subfolder: Where in a folder to look. Optimum takes the folder's own config too.
+        subfolder: Where in a folder to look.
+    """
+    return looked_at(model_id, subfolder) is True
+
+
+def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()) -> bool | None:
+    """Return the same; None where nothing is there, so that a repo may be meant.
+
+    Every load goes through here: a load of anything else costs one listing of the folder.
+
+    Args:
+        model_id, subfolder: As of `may_be_ours`.
+        enough: Files that are all that is wanted: a folder that has them is answered for by the library.
     """
     if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
-    if names_a_file(model_id):
+    path = local_path(model_id)
+    if _has_suffix(path):
+        return names_a_file(model_id) or names_a_remote_file(model_id)
+    if not path:
+        return False
+    place = os.path.join(path, subfolder) if subfolder else path  # noqa: PTH118
+    try:
+        names = os.listdir(place)  # noqa: PTH208
+    except NotADirectoryError:
+        return not subfolder and _is_stamped(path)
+    except (OSError, ValueError):  # no such folder, or no legal name
+        return None
+    if enough and all(name in names for name in enough):
+        return False
+    if any(map(_has_suffix, names)):
         return True
-    # Every load goes through here, and os.path takes a third of pathlib's time.
-    folder = os.path.join(model_id, subfolder or "")  # noqa: PTH118
-    return os.path.isdir(folder) and not any(  # noqa: PTH112
-        os.path.isfile(os.path.join(place, CONFIG))  # noqa: PTH113, PTH118
-        for place in (folder, model_id)
-    )
+    nested = ONNX_FOLDERS[1]
+    return nested in names and may_be_ours(place, nested)
+
+
+def _has_suffix(text: str) -> bool:
+    return text[-5:].lower() == ".onnx"
+
+
+def _is_stamped(path: str) -> bool:
+    """Whether a file is an ONNX file with a record; of those with another suffix none is opened."""
+    if "." in path.rpartition("/")[2]:
+        return False
+    from optimum_htp.metadata import record_if_any
+
+    return record_if_any(Path(path)) is not None

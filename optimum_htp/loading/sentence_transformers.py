@@ -6,74 +6,61 @@ asks: configs that travel in the ONNX file from there, the others and weights fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+import dataclasses
+import os
+from pathlib import Path
 
-from optimum_htp import plugins
-from optimum_htp.errors import SeveralModelsError, UntrustedCodeError
+from optimum_htp.errors import ConfigLoadError, SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.loading.stamped_files import file_in_folder
-from optimum_htp.metadata import read_record
+from optimum_htp.loading.named import named
 from optimum_htp.origin.code_references import refuse_code, refuse_code_in
-from optimum_htp.origin.embedded import NOT_RUN, embedded_in
-from optimum_htp.origin.names import CONFIG, WEIGHTS
-from optimum_htp.origin.repo_files import is_sentence_transformers_file
-from optimum_htp.origin.resolution import EMBEDDED, CommitFiles, asks, find_files
+from optimum_htp.origin.config_folder import find
+from optimum_htp.origin.embedded import NOT_RUN, EmbeddedFiles
 
 __all__ = ["sentence_file"]
 
 
 def sentence_file(
-    folder: Path, name: str, access: HubAccess, is_trusted: Callable[[], bool] = lambda: False
+    source: str | os.PathLike[str],
+    name: str,
+    access: HubAccess,
+    revision: str | None = None,
+    *,
+    with_code: bool = False,
 ) -> Path | None:
-    """Return a file that sentence_transformers misses in a folder of stamped ONNX files.
+    """Return a file that sentence_transformers misses in a folder or a repo of stamped ONNX files.
 
     Args:
-        folder: The folder.
-        name: The file, relative to the folder, with `/`.
+        source: The folder or the repo.
+        name: The file, relative to it, with `/`.
         access: How to reach the Hub.
-        is_trusted: Tells whether the user trusts code of the repo; asked only for a file that refers to some.
+        revision: Of the repo; for a folder it overrides the commit of the file.
+        with_code: Whether the user trusts code of the model's repo.
 
     Returns:
-        Its path, in a folder of embedded files or in the cache; None for a folder that is not of a
-        sentence_transformers model, and for files that the commit does not have.
+        Its path, in a folder of embedded files or in the cache; None for what is not of a sentence_transformers
+        model, and for files that the commit does not have.
 
     Raises:
         UntrustedCodeError: The file refers to code, and is embedded, or code is not trusted.
         HFHubIntegrationError: The Hub does not give the file; the subclass says why.
     """
+    options = {**dataclasses.asdict(access), "revision": revision}
     try:
-        file = file_in_folder(folder)
-    except SeveralModelsError:  # whose file it would be cannot be told: sentence_transformers does without it
+        found = named(source, options, failed=not Path(source).is_dir())
+        carrier = found.carrier() if found is not None else None
+    except (SeveralModelsError, ConfigLoadError):  # whose file it would be cannot be told
         return None
-    record = read_record(file) if file is not None else None
-    if file is None or record is None:
+    if found is None or carrier is None or carrier.record is None:
         return None
-    embedded = embedded_in(file, record) if asks(EMBEDDED) and not access.force_download else None
-    if embedded is not None and name in embedded.names and is_sentence_transformers_file(name):
-        path = embedded.folder() / name
-        try:
-            refuse_code({name: path.read_bytes()}, embedded.holder, NOT_RUN.format(file=embedded.holder))
-        except UntrustedCodeError:
-            if record.model_type != "hub" or not is_trusted():
-                raise
-        else:
-            return path
-    if record.model_type != "hub" or record.hub_sha is None:
+    with_code = with_code and carrier.record.model_type == "hub"  # no other code could be trusted
+    place = find(carrier, name, found.access, found.options.get("revision"), with_code=with_code)
+    if isinstance(place, EmbeddedFiles):
+        path = place.folder() / name
+        refuse_code({name: path.read_bytes()}, place.holder, NOT_RUN.format(file=place.holder))
+        return path
+    if place is None:
         return None
-    known = [file for file in record.config_files or () if is_sentence_transformers_file(file)]
-    wanted = known
-    if name not in known:
-        module = PurePosixPath(name).parent  # only a module has weights of its own
-        if PurePosixPath(name).name != WEIGHTS or str(module / CONFIG) not in known:
-            return None
-        wanted = [name]
-    hub = plugins.hub(record.hub_provider)
-    wanted_files = CommitFiles(hub, str(record.hub_id), record.hub_sha, wanted, access)
-    commit = find_files(wanted_files)
-    try:
-        refuse_code_in(commit, [name], f"{record.hub_id} at {record.hub_sha}")
-    except UntrustedCodeError:
-        if not is_trusted():
-            raise
-    return commit / name if (commit / name).is_file() else None
+    if place.commit is not None and not with_code:
+        refuse_code_in(place.folder, [name], f"{carrier.record.hub_id} at {place.commit[2]}")
+    return place.folder / name if (place.folder / name).is_file() else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
-from optimum_htp.loading.recognize import may_be_ours, names_a_file
+from optimum_htp.loading.recognize import ONNX_FOLDERS, chosen_file, local_path, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
@@ -22,56 +22,85 @@ if TYPE_CHECKING:
 __all__ = ["file_in_folder", "files_of_names", "model_files", "stamped_file"]
 
 
-def stamped_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
+def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = True) -> Path | None:
     """Return the ONNX file that a call of `from_pretrained` means where it is ours to load, else None.
 
-    Ours are paths that end in `.onnx`, and folders of stamped files without the configs that Optimum needs.
+    Ours are paths that end in `.onnx`, and folders of stamped files.
 
     Args:
         model_id: What was given to `from_pretrained`.
         options: Its keyword arguments.
+        opens: Whether the call opens the file, rather than what belongs to its model.
+
+    Raises:
+        SeveralModelsError: The folder holds files of several models, and nothing else says what is meant.
+        OnnxFileNotFoundError: The folder has no file of the name that is asked for.
     """
     if names_a_file(model_id):
-        return Path(os.fspath(model_id)).expanduser()
+        return Path(local_path(model_id)).expanduser()
     if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
-    folder = Path(model_id, options.get("subfolder") or "")
+    if name is None and (chosen := chosen_file.get()) is not None and chosen[0] == os.fspath(model_id):
+        name = chosen[1]
+    root = Path(local_path(model_id), options.get("subfolder") or "")
+    folders = [place for inside in ONNX_FOLDERS if any((place := root / inside).glob("*.onnx"))]
+    folder = next((place for place in folders if name and (place / name).is_file()), (folders or [root])[0])
+    if name and not (folder / name).is_file() and (root / name).is_file():
+        folder, name = (root / name).parent, Path(name).name
 
     def search(watch: Watch) -> Path | None:
         for file in folder.glob("*.onnx"):
             watch.see(file)
-        return file_in_folder(folder, name)
+        return file_in_folder(folder, name, opens=opens)
 
     return read_whole(folder, search)
 
 
-def file_in_folder(folder: Path, name: str | None = None) -> Path | None:
-    """Return the stamped ONNX file that stands for a folder without configs, None where none does.
+def file_in_folder(folder: Path, name: str | None = None, *, opens: bool = True) -> Path | None:
+    """Return the stamped ONNX file that stands for a folder, None where none does.
 
     It is the one that was asked for, `model.onnx`, or any if all belong to one model.
 
+    Args:
+        folder: The folder.
+        name: The file that was asked for.
+        opens: Whether it is to be opened: files that were made of one model are as good as each other otherwise.
+
     Raises:
-        SeveralModelsError: The folder holds files of several models.
+        SeveralModelsError: The folder holds files of several models, and no config that belongs to one of them.
+        OnnxFileNotFoundError: There are stamped files, and none of that name.
     """
-    if not folder.is_dir() or (folder / CONFIG).is_file():
-        return None
-    if name is not None:
-        named = folder / name
-        return named if named.is_file() and record_if_any(named) is not None else None
     records = {path: record for path in sorted(folder.glob("*.onnx")) if (record := record_if_any(path)) is not None}
     if not records:
         return None
-    first, *others = records
-    standard = folder / ONNX_FILE
-    if standard in records:
-        return standard
-    if any(not records[other].belongs_with(records[first]) or not records[first].onnx_files for other in others):
-        raise SeveralModelsError(
-            f"{folder} holds {len(records)} models ({', '.join(path.name for path in records)}): name one of these "
-            "files, or give file_name=."
+    wanted = folder / (name or ONNX_FILE)
+    if wanted.is_file():
+        return wanted if wanted in records or record_if_any(wanted) is not None else None
+    if name is not None and opens:
+        if any(folder.rglob(PurePosixPath(name).name)):  # Optimum looks there too
+            return None
+        raise OnnxFileNotFoundError(
+            f"There is no {name} in {folder}. It has {', '.join(path.name for path in records)}: give one of these as "
+            "file_name=."
         )
-    return first
+    first, *others = records
+    if all(_are_of_one(records[other], records[first], opens=opens) for other in others):
+        return first
+    if (folder / CONFIG).is_file():
+        return None  # Optimum's own error says it, where it is one
+    raise SeveralModelsError(
+        f"{folder} holds {len(records)} models ({', '.join(path.name for path in records)}): name one of these "
+        "files, or give file_name=."
+    )
+
+
+def _are_of_one(record: ExportMetadata, other: ExportMetadata, *, opens: bool) -> bool:
+    """Whether two files are parts of one model; where none is opened, whether they were made of one."""
+    if record.belongs_with(other) and other.onnx_files:
+        return True
+    same = record.hub_id is not None and (record.hub_id, record.hub_sha) == (other.hub_id, other.hub_sha)
+    return not opens and (same or (bool(record.embedded_files) and record.embedded_files == other.embedded_files))
 
 
 def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
@@ -86,7 +115,7 @@ def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
             f"exported for the task {metadata.task}: export it for another one, without --monolith."
         )
     parts = parts_of(path, metadata, watch)
-    return ModelFiles(parts.folder, {name: _openable(file) for name, file in parts.by_name.items()})
+    return parts._replace(by_name={name: _openable(file) for name, file in parts.by_name.items()})
 
 
 def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:

@@ -22,6 +22,7 @@ from optimum_htp.origin.config_faults import config_fault
 from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SAVED_AS
 from optimum_htp.origin.repo_files import (
+    ADAPTER_CONFIG,
     config_files,
     index_shards,
     is_sentence_transformers_file,
@@ -134,11 +135,31 @@ def fetch_checkpoint(
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
     checkpoint = _fetched(source, access, library, weights=weights)
+    _refuse_adapter(checkpoint)
     if isinstance(source, HubSource) and source.folder is None and source.mirrored is None:
         folder, library = checkpoint.folder, checkpoint.library
         names = loaded_files(folder, library, weights=weights)
         require_unchanged(source.hub, source.repo_id, source.commit, folder, names, access, source.info)
     return checkpoint
+
+
+def _refuse_adapter(checkpoint: Checkpoint) -> None:
+    """Refuse a repo or a folder as peft saves it: with the weights of an adapter, and no model to add them to.
+
+    Raises:
+        ExportError: It is one.
+    """
+    if ADAPTER_CONFIG not in checkpoint.files or checkpoint.config:
+        return
+    content = read_json(checkpoint.folder / ADAPTER_CONFIG)
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    name = checkpoint.folder if isinstance(checkpoint.source, LocalSource) else checkpoint.source.reference
+    is_named = isinstance(base, str) and bool(base)
+    raise ExportError(
+        f"{name} is an adapter{f' of {base}' if is_named else ''}, and no model by itself. Merge them first: peft's "
+        "AutoPeftModelFor… class of its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a "
+        "model to export." + (f" Or name the model without the adapter: --model {base}." if is_named else "")
+    )
 
 
 def _fetched(source: HubSource | LocalSource, access: HubAccess, library: str | None, *, weights: bool) -> Checkpoint:
@@ -205,6 +226,7 @@ def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
     if path is None or not path.is_dir():
         raise ExportError(f"{path} is not a folder. Name the folder that holds the model's config.json.")
     checkpoint = _opened(source, path, names_below(path), library, complete=True)
+    _refuse_adapter(checkpoint)
     if not checkpoint.config:
         raise ExportError(
             f"{path} has no readable config.json (or model_index.json): it does not hold a Hugging Face model. "

@@ -33,7 +33,7 @@ from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
 
-__all__ = ["ConfigFolder", "forget", "resolve_configs", "resolve_preprocessors"]
+__all__ = ["ConfigFolder", "forget", "resolve_configs", "resolve_file", "resolve_preprocessors"]
 
 logger = get_logger(__name__)
 
@@ -162,6 +162,31 @@ def resolve_preprocessors(
         return folder
 
     return _remembered(metadata, asking, revision, ("preprocessors", with_code), find)
+
+
+def resolve_file(
+    metadata: ExportMetadata,
+    name: str,
+    access: HubAccess,
+    *,
+    revision: str | None = None,
+    places: Sequence[str] | None = None,
+) -> ConfigFolder:
+    """Return a folder with a file that only sentence_transformers reads: with all of these that are known, or itself.
+
+    Args:
+        metadata, access, revision, places: As of `resolve_configs`.
+        name: The file, relative to the repo.
+
+    Raises:
+        HFHubIntegrationError: It cannot be had; the subclass says why.
+    """
+
+    def find(pin: _Pin) -> Path:
+        known = [file for file in pin.files or () if is_sentence_transformers_file(file)]
+        return _snapshot(metadata, pin.commit, known if name in known else [name], access, places=places)
+
+    return _remembered(metadata, within_order(access, places), revision, ("file", name), find)
 
 
 def _remembered(

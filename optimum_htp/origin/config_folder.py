@@ -1,41 +1,156 @@
-"""Where the configs and preprocessors of an ONNX file are: beside it, in it, or on the Hub at its commit.
+"""Where the files of an ONNX file's model are: beside it, in it, in the cache, in a mirror or on the Hub.
 
-Which of these is asked first is said in `origin/resolution.py`.
+`find` is the only walk over these places, for configs, preprocessors, pipelines and modules alike. The record of the
+file decides. A file beside it is used only for its own kind. `origin/resolution.py` has the order of the places.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.beside import CONFIG_CLASSES, PIPELINE, PREPROCESSORS, Beside, lies_in
 from optimum_htp.origin.code_references import may_refer_to_code, names_own_code, references_in
-from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_preprocessors
-from optimum_htp.origin.configs import ConfigSource
+from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
+from optimum_htp.origin.configs import ConfigSource, folder_of
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import EXPORT_MANIFEST, MODEL_INDEX
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
+from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG, MODEL_INDEX, WEIGHTS
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, is_sentence_transformers_file
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 from optimum_htp.parsing import json_or_none
 
 __all__ = [
+    "Carrier",
+    "carrier_of",
     "config_source",
-    "embedded_preprocessors",
-    "folder_of_record",
-    "has_preprocessors",
-    "pipeline_configs",
+    "find",
+    "find_folder",
     "preprocessor_folder",
 ]
 
 logger = get_logger(__name__)
 
-_CONFIG, _ = MODEL_CONFIGS
 _ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """An ONNX file whose model's files are looked for.
+
+    Attributes:
+        name: What messages call it.
+        record: What it says of itself.
+        path: Where it is; None for one on a Hub.
+        folders: Where files of its model may lie beside it, the nearest first.
+        is_named: Whether the user named the file itself. In a folder that was named, what somebody has saved counts.
+        carried: Returns what is embedded in it, or in another file of its model.
+    """
+
+    name: str
+    record: ExportMetadata | None
+    path: Path | None
+    folders: tuple[Path, ...]
+    is_named: bool
+    carried: Callable[[], EmbeddedFiles | None]
+
+
+def carrier_of(path: Path, record: ExportMetadata | None, named: Path | None = None) -> Carrier:
+    """Return a file here as one whose model's files are looked for.
+
+    Args:
+        path: The file.
+        record: What it says of itself.
+        named: The folder that the user named, if it was one.
+    """
+    folders = (path.parent,) if named is None else tuple(dict.fromkeys((path.parent, named)))
+    return Carrier(str(path), record, path, folders, named is None, lambda: embedded_in(path, record))
+
+
+def find(
+    carrier: Carrier,
+    what: str,
+    access: HubAccess,
+    revision: str | None = None,
+    *,
+    with_code: bool = False,
+    slow: bool = False,
+    needed: bool = True,
+) -> ConfigSource | None:
+    """Return where something of an ONNX file's model is, from the first place that has it.
+
+    Args:
+        carrier: The file.
+        what: The Auto class or `GenerationConfig` that loads it, or the name of a file of sentence_transformers.
+        access: How to reach the Hub.
+        revision: Overrides the commit of the file.
+        with_code: Whether code of the repo may run.
+        slow: Whether a slow tokenizer is wanted, whose files may have been left out of what is embedded.
+        needed: Whether a missing file is an error. For a file of sentence_transformers: whether an unreachable Hub is.
+
+    Returns:
+        A folder, or the embedded files. None where it is not needed and cannot be had.
+
+    Raises:
+        ConfigLoadError: There is none, or it needs code that is not to be had.
+        EmbeddedFilesError: What is embedded is not what the file says.
+        HFHubIntegrationError: The Hub does not give it; the subclass says why.
+    """
+    record = carrier.record
+    from_hub = record is not None and record.model_type == "hub"
+    carried = _carried(carrier, access, revision)
+    embedded = carried if carried is not None and _has(carried, what, record, slow=slow and from_hub) else None
+
+    def fetched(places: Sequence[str] | None = None) -> ConfigFolder:
+        assert record is not None
+        return _of_commit(record, what, access, revision, with_code=with_code, places=places)
+
+    for stage in stages():
+        if BESIDE in stage:
+            known = _known_names(record, carried)
+            asked = Beside(carrier.path, record, what, carrier.is_named, revision)
+            for folder in carrier.folders:
+                if lies_in(folder, asked, known, alone=embedded is None, needed=needed):
+                    return ConfigFolder(folder)
+        elif EMBEDDED in stage:
+            if embedded is not None and with_code and _has_code(embedded, what):
+                return _with_code(embedded, record, fetched)
+            if embedded is not None:
+                return embedded
+        elif from_hub and _may_have(record, what):
+            with suppress(*_ELSEWHERE):
+                return fetched(stage)
+    if record is not None and from_hub and _may_have(record, what):
+        if revision not in (None, record.hub_sha) and what == "AutoConfig":
+            logger.warning(
+                "%s was exported from %s, and revision=%r overrides that.", carrier.name, record.source, revision
+            )
+        try:
+            return fetched()
+        except HubUnreachableError as error:
+            if not needed:
+                return None
+            if slow and carried is not None and embedded is None:
+                raise _no_slow_tokenizer(carrier, error) from error
+            raise
+    if not needed or "." in what:
+        return None
+    if what not in (*CONFIG_CLASSES, PIPELINE):  # in a folder with its config, transformers says what is missing
+        return find(carrier, "AutoConfig", access, revision)
+    raise ConfigLoadError(_none_at_all(carrier))
+
+
+def find_folder(carrier: Carrier, what: str, access: HubAccess, revision: str | None = None, **options: bool) -> Path:
+    """Return a folder with something of an ONNX file's model; the arguments and errors are those of `find`."""
+    source = find(carrier, what, access, revision, **options)
+    assert source is not None  # it is needed
+    return folder_of(source)
 
 
 def config_source(
@@ -47,266 +162,123 @@ def config_source(
     *,
     needed: bool,
 ) -> ConfigSource | None:
-    """Return where an ONNX file's config comes from: its own folder, itself, or a snapshot of its commit.
-
-    None only where nothing is `needed` and nothing can be had.
-
-    Raises:
-        ConfigLoadError: There is none, or it needs code that is not to be had.
-        EmbeddedFilesError: What is embedded is not what the file says.
-        HFHubIntegrationError: The Hub does not give the config; the subclass says why.
-    """
-    from_hub = metadata is not None and metadata.model_type == "hub"
-    embedded = _embedded(path, metadata, access, revision)
-    if embedded is not None and _CONFIG not in embedded.names:
-        embedded = None
-    for stage in stages():
-        if BESIDE in stage:
-            if has_own_config(path, metadata, revision, needed=needed and embedded is None):
-                return ConfigFolder(path.parent)
-        elif EMBEDDED in stage:
-            if embedded is not None and trust_remote_code and _has_code(embedded, (_CONFIG,)):
-                return _with_code(embedded, metadata, access)
-            if embedded is not None:
-                return embedded
-        elif metadata is not None and from_hub:
-            with suppress(*_ELSEWHERE):
-                return resolve_configs(metadata, access, revision=revision, with_code=trust_remote_code, places=stage)
-    if metadata is not None and from_hub:
-        if revision not in (None, metadata.hub_sha):
-            logger.warning("%s was exported from %s, and revision=%r overrides that.", path, metadata.source, revision)
-        try:
-            return resolve_configs(metadata, access, revision=revision, with_code=trust_remote_code)
-        except HubUnreachableError:
-            if needed:
-                raise
-            return None
-    if not needed:
-        return None
-    if metadata is not None:
-        raise ConfigLoadError(
-            f"{path} was exported from a local model, and its {_CONFIG} is not beside it. Copy the model's "
-            f"{_CONFIG} into {path.parent}, or pass config=."
-        )
-    raise ConfigLoadError(
-        f"{path} does not say which model it came from, and there is no {_CONFIG} beside it. Do one of these: "
-        f"export the model again with `optimum-cli export htp`; say which it is with `optimum-cli htp inject {path} "
-        f"--model ID`; copy its {_CONFIG} into {path.parent}; or pass config=."
-    )
-
-
-def has_own_config(path: Path, metadata: ExportMetadata | None, revision: str | None, *, needed: bool = True) -> bool:
-    """Whether the `config.json` beside a file is there and is the file's own.
-
-    Raises:
-        ConfigLoadError: It is another model's, is `needed`, and could come from nowhere else.
-    """
-    beside = path.parent / _CONFIG
-    if not beside.is_file():
-        return False
-    if metadata is None:
-        return True
-    if revision is not None and metadata.model_type == "hub":
-        return False
-    content = read_json(beside)
-    reason = misfit(content, metadata, path) if isinstance(content, dict) else "it is not a JSON object"
-    if reason is not None and metadata.model_type == "local" and needed:
-        raise ConfigLoadError(
-            f"{beside} is not the config of {path.name}: {reason}. Copy the right one there, or pass config=."
-        )
-    if reason is not None:
-        logger.warning("%s is not used for %s (%s): %s", beside, path.name, metadata.source, reason)
-    return reason is None
+    """Return where the config of an ONNX file here is; see `find`."""
+    carrier = carrier_of(path, metadata)
+    return find(carrier, "AutoConfig", access, revision, with_code=trust_remote_code, needed=needed)
 
 
 def preprocessor_folder(
-    path: Path,
-    metadata: ExportMetadata | None,
-    access: HubAccess,
-    revision: str | None = None,
-    *,
-    with_code: bool = False,
-    slow: bool = False,
+    path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None = None, **options: bool
 ) -> Path:
-    """Return the folder that a file's preprocessors come from.
-
-    It is the file's own where its config is there, and with it a preprocessor; then one with what is embedded; then
-    that of its commit. A file that is of no commit has them beside it, with its config or without.
-
-    Args:
-        path: The file.
-        metadata: What it says of itself.
-        access: How to reach the Hub.
-        revision: Overrides the commit of the file.
-        with_code: Whether code of the repo may run.
-        slow: Whether a slow tokenizer is wanted, whose files may have been left out of what is embedded.
-
-    Raises:
-        ConfigLoadError: The file is of no commit, and has neither a config nor preprocessors beside it.
-        EmbeddedFilesError: What is embedded is not what the file says.
-        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
-    """
-    embedded = embedded_preprocessors(path, metadata, access, revision)
-    if embedded is not None and slow and metadata is not None and not _has_all(embedded, metadata):
-        embedded = None
-    local = metadata is None or metadata.model_type == "local"
-    for stage in stages():
-        if BESIDE in stage:
-            if _are_beside(path, metadata, revision, fallback=embedded is not None):
-                return path.parent
-        elif EMBEDDED in stage:
-            if embedded is not None and with_code and _has_code(embedded):
-                return _with_code(embedded, metadata, access, preprocessors=True).folder
-            if embedded is not None:
-                return embedded.folder()
-        elif metadata is not None and not local:
-            with suppress(*_ELSEWHERE):
-                return resolve_preprocessors(
-                    metadata, access, revision=revision, with_code=with_code, places=stage
-                ).folder
-    if metadata is None or local:
-        source = config_source(path, metadata, access, revision, False, needed=True)
-        assert source is not None  # it raises where there is none
-        return source.folder() if isinstance(source, EmbeddedFiles) else source.folder
-    return resolve_preprocessors(metadata, access, revision=revision, with_code=with_code).folder
+    """Return a folder with all preprocessors of an ONNX file here; see `find`."""
+    return find_folder(carrier_of(path, metadata), PREPROCESSORS, access, revision, **options)
 
 
-def embedded_preprocessors(
-    path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None = None
-) -> EmbeddedFiles | None:
-    """Return what is embedded where that is all that a model is loaded with beside its weights, else None.
-
-    A file may also carry its config alone; or nothing else, because its model has no preprocessors.
-    """
-    embedded = _embedded(path, metadata, access, revision)
-    return embedded if embedded is not None and metadata is not None and _is_enough(embedded, metadata) else None
-
-
-def folder_of_record(
-    metadata: ExportMetadata,
-    embedded: EmbeddedFiles | None,
-    access: HubAccess,
-    *,
-    is_config: bool,
-    with_code: bool = False,
-    slow: bool = False,
-) -> Path | None:
-    """Return the folder with what belongs to an ONNX file in a repo: with what is embedded in it, or of its commit.
-
-    Args:
-        metadata: What the file says of itself.
-        embedded: What is embedded in it.
-        access: How to reach the Hub.
-        is_config: Whether the configs are wanted, or what preprocessors are loaded from.
-        with_code, slow: As of `preprocessor_folder`.
-
-    Returns:
-        None for a file of no commit in which it is not.
-
-    Raises:
-        ConfigLoadError: It needs code that is not to be had.
-        EmbeddedFilesError: What is embedded is not what the file says.
-        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
-    """
-    from_hub = metadata.model_type == "hub"
-    resolve = resolve_configs if is_config else resolve_preprocessors
-    if embedded is not None:
-        fits = _CONFIG in embedded.names if is_config else _is_enough(embedded, metadata)
-        passed_over = from_hub and (access.force_download or (slow and not _has_all(embedded, metadata)))
-        embedded = embedded if fits and asks(EMBEDDED) and not passed_over else None
-    for stage in stages():
-        if EMBEDDED in stage and embedded is not None:
-            if with_code and _has_code(embedded, (_CONFIG,) if is_config else None):
-                return _with_code(embedded, metadata, access, preprocessors=not is_config).folder
-            return embedded.folder()
-        if from_hub and BESIDE not in stage and EMBEDDED not in stage:
-            with suppress(*_ELSEWHERE):
-                return resolve(metadata, access, with_code=with_code, places=stage).folder
-    return resolve(metadata, access, with_code=with_code).folder if from_hub else None
-
-
-def _is_enough(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:
-    """Whether a model's preprocessors are loaded from what is embedded: not where that is its config alone."""
-    return not {*embedded.names} <= {*MODEL_CONFIGS, EXPORT_MANIFEST} or not metadata.preprocessors
-
-
-def _has_all(embedded: EmbeddedFiles, metadata: ExportMetadata) -> bool:
-    """Whether nothing was left out of what is embedded because a fast tokenizer does without it."""
-    names = metadata.config_files
-    return names is None or {name for name in names if not name.endswith(".py")} <= {*embedded.names}
-
-
-def pipeline_configs(
-    path: Path, metadata: ExportMetadata, access: HubAccess, revision: str | None, *, with_code: bool = False
-) -> tuple[Path | None, tuple[str, ...]]:
-    """Return a folder with the configs of a diffusion pipeline, and their names where those are known.
-
-    Args:
-        path: One of its ONNX files.
-        metadata, access, revision, with_code: As of `preprocessor_folder`.
-
-    Returns:
-        None for the folder where the pipeline is of no commit and does not carry its configs.
-    """
-    embedded = _embedded(path, metadata, access, revision)
-    if embedded is not None and MODEL_INDEX in embedded.names and not (with_code and _has_code(embedded)):
-        return embedded.folder(), embedded.names
-    if metadata.model_type != "hub":
-        return None, ()
-    folder = resolve_preprocessors(metadata, access, revision=revision, with_code=with_code).folder
-    return folder, metadata.config_files or ()
-
-
-def has_preprocessors(folder: Path) -> bool:
-    """Whether a folder holds files that preprocessors are loaded from."""
-    return not {*config_files([file.name for file in folder.iterdir()])} <= {*MODEL_CONFIGS}
-
-
-def _are_beside(path: Path, metadata: ExportMetadata | None, revision: str | None, *, fallback: bool) -> bool:
-    if metadata is None or metadata.model_type == "local":
-        if (path.parent / _CONFIG).is_file():
-            return has_own_config(path, metadata, revision, needed=not fallback)
-        return not fallback and has_preprocessors(path.parent)  # nobody can tell whether they fit
-    names = [name for name in metadata.config_files or () if name not in MODEL_CONFIGS]
-    return any((path.parent / name).is_file() for name in names) and has_own_config(path, metadata, revision)
-
-
-def _embedded(
-    path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None
-) -> EmbeddedFiles | None:
+def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> EmbeddedFiles | None:
     """Return what is embedded, unless the user asks for something newer."""
-    if metadata is None or not metadata.embedded_files or not asks(EMBEDDED):
+    record = carrier.record
+    if record is None or not record.embedded_files or not asks(EMBEDDED):
         return None
-    if metadata.model_type == "hub" and (revision is not None or access.force_download):
+    if record.model_type == "hub" and (revision is not None or access.force_download):
         return None
-    return embedded_in(path, metadata)
+    return carrier.carried()
 
 
-def _has_code(embedded: EmbeddedFiles, names: tuple[str, ...] | None = None) -> bool:
-    """Whether one of the embedded configs names code; all configs but sentence_transformers' where none are named."""
-    if names is None:
-        names = tuple(name for name in embedded.names if not is_sentence_transformers_file(name))
+def _has(embedded: EmbeddedFiles, what: str, record: ExportMetadata | None, *, slow: bool) -> bool:
+    """Whether something can be loaded from what is embedded."""
+    names = {*embedded.names}
+    if what in CONFIG_CLASSES:  # without a generation config of its own, a model's is made of its config
+        return CONFIG in names or (what != "AutoConfig" and GENERATION_CONFIG in names)
+    if what == PIPELINE:
+        return MODEL_INDEX in names
+    if "." in what:
+        return what in names and is_sentence_transformers_file(what)
+    if names <= {*MODEL_CONFIGS, EXPORT_MANIFEST} and record is not None and record.preprocessors:
+        return False  # its config alone was embedded
+    if slow and record is not None and record.config_files is not None:  # a fast tokenizer needs only some of them
+        return {name for name in record.config_files if not name.endswith(".py")} <= names
+    return True
+
+
+def _of_commit(
+    record: ExportMetadata,
+    what: str,
+    access: HubAccess,
+    revision: str | None,
+    *,
+    with_code: bool,
+    places: Sequence[str] | None,
+) -> ConfigFolder:
+    if "." in what:
+        return resolve_file(record, what, access, revision=revision, places=places)
+    resolve = resolve_configs if what in CONFIG_CLASSES else resolve_preprocessors
+    return resolve(record, access, revision=revision, with_code=with_code, places=places)
+
+
+def _may_have(record: ExportMetadata | None, what: str) -> bool:
+    """Whether the commit may have something: the file lists what it has."""
+    names = record.config_files if record is not None else None
+    if "." in what:  # only a module has weights of its own
+        module = PurePosixPath(what).parent / CONFIG
+        known = [name for name in names or () if is_sentence_transformers_file(name)]
+        return what in known or (PurePosixPath(what).name == WEIGHTS and module.as_posix() in known)
+    return what != "GenerationConfig" or names is None or GENERATION_CONFIG in names
+
+
+def _known_names(record: ExportMetadata | None, carried: EmbeddedFiles | None) -> Collection[str] | None:
+    if record is not None and record.config_files is not None:
+        return record.config_files
+    return None if carried is None else carried.names
+
+
+def _has_code(embedded: EmbeddedFiles, what: str) -> bool:
+    """Whether one of the embedded configs that something is loaded from names code."""
+    if what in CONFIG_CLASSES or "." in what:
+        names = [CONFIG if what in CONFIG_CLASSES else what]
+    else:
+        names = [name for name in embedded.names if not is_sentence_transformers_file(name)]
     there = embedded.read([name for name in names if may_refer_to_code(name)], with_code=True)
     return bool(references_in(there)) or any(names_own_code(json_or_none(text)) for text in there.values())
 
 
 def _with_code(
-    embedded: EmbeddedFiles, metadata: ExportMetadata | None, access: HubAccess, *, preprocessors: bool = False
+    embedded: EmbeddedFiles, record: ExportMetadata | None, fetched: Callable[[], ConfigFolder]
 ) -> ConfigFolder:
-    """Return the configs of a commit together with the code that they name, which is never embedded.
+    """Return the files of a commit together with the code that they name, which is never embedded.
 
     Raises:
         ConfigLoadError: The file is of no commit.
         HFHubIntegrationError: The Hub does not give the code; the subclass says why.
     """
     what = f"{embedded.path} carries its configs, and not the code that they name"
-    if metadata is None or metadata.model_type != "hub":
+    if record is None or record.model_type != "hub":
         raise ConfigLoadError(
             f"{what}; it is of a local model, so that cannot be fetched. Copy the model's files, code included, into "
             f"{Path(embedded.path).parent}, or leave out trust_remote_code=True."
         )
-    resolve = resolve_preprocessors if preprocessors else resolve_configs
     try:
-        return resolve(metadata, access, with_code=True)
+        return fetched()
     except HubUnreachableError as error:
         raise type(error)(f"{what}, and that cannot be fetched. {error}") from error
+
+
+def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnreachableError:
+    return type(error)(
+        f"A slow tokenizer (use_fast=False, or a class of that kind) reads files that {carrier.name} does not carry, "
+        "because the fast one does without them; so the Hub was asked. Take the fast one, or save the slow one once "
+        f"with the Hub at hand, and load it from its folder. {error}"
+    )
+
+
+def _none_at_all(carrier: Carrier) -> str:
+    where = carrier.folders[0] if carrier.folders else "the folder of its model"
+    if carrier.record is not None:
+        return (
+            f"{carrier.name} was exported from a local model, and its {CONFIG} is not beside it. Copy the model's "
+            f"{CONFIG} into {where}, or pass config=."
+        )
+    return (
+        f"{carrier.name} does not say which model it came from, and there is no {CONFIG} beside it. Do one of these: "
+        f"export the model again with `optimum-cli export htp`; say which it is with `optimum-cli htp inject "
+        f"{carrier.name} --model ID`; copy its {CONFIG} into {where}; or pass config=."
+    )

@@ -45,13 +45,17 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        raise MissingDependencyError(
-            f"{what} needs {_NAME}, which {_state(error)}. Run `{_command(error)}`."
-        ) from error
+        lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
+        if lacking is not None:  # of a library that optimum-onnx imports, such as diffusers
+            reason = " ".join(str(error).split())
+            text = f"{what} needs {lacking}, which is not installed ({reason}). Run `pip install {lacking}`."
+        else:
+            text = f"{what} needs {_NAME}, which {_state(error)}. Run `{_command()}`."
+        raise MissingDependencyError(text) from error
 
 
-def _command(error: BaseException) -> str:
-    """Return what to type: what optimum-onnx asks for and is installed in another version, or not at all."""
+def _command() -> str:
+    """Return what to type: what optimum-onnx asks for and is installed in another version."""
     command = f'pip install "{_NAME}[onnxruntime]"'
     try:
         wanted = [Requirement(text) for text in metadata.requires(_NAME) or ()]
@@ -60,8 +64,7 @@ def _command(error: BaseException) -> str:
     others = [req for req in wanted if req.marker is None and req.specifier and not _is_met(req)]
     if others:
         return " ".join([command, *(f'"{req.name}{req.specifier}"' for req in others)])
-    lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
-    return f"pip install {lacking}" if lacking is not None else f"{command} --upgrade --force-reinstall"
+    return f"{command} --upgrade --force-reinstall"
 
 
 def _is_met(requirement: Requirement) -> bool:

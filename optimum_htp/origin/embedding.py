@@ -161,9 +161,10 @@ def _is_fast(folder: Path, home: str, settings: Mapping[str, Any]) -> bool:
     pairs = [pair for pair in names.values() if isinstance(pair, tuple)]
     name = settings.get("tokenizer_class")
     if isinstance(name, str):
-        return name.endswith("Fast") or any(pair[0] == name and pair[1] for pair in pairs)
+        known = name.endswith("Fast") or any(pair[0] == name and pair[1] for pair in pairs)
+        return known or tables.is_tokenizer_of_backend(name)
     pair = names.get(str(_object(folder / home / CONFIG).get("model_type")))
-    return isinstance(pair, tuple) and bool(pair[1])
+    return tables.is_tokenizer_of_backend(pair) if isinstance(pair, str) else bool(pair and pair[1])
 
 
 def _takes_slow(path: Path) -> bool:

@@ -228,6 +228,10 @@ def _made(call: ast.Call, names: Mapping[str, Any]) -> Any:
     name = function.id if isinstance(function, ast.Name) else ""
     if name == _LAZY_MAPPING and len(call.args) == 2:
         return _value(call.args[1], names)
+    if isinstance(function, ast.Attribute) and function.attr == "items" and not call.args:
+        mapping = _value(function.value, names)
+        if isinstance(mapping, dict):
+            return [*mapping.items()]
     if name not in _COLLECTIONS:
         raise _NotConstantError
     made = _COLLECTIONS[name](*(_value(argument, names) for argument in call.args))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple, TypeVar
 
@@ -10,7 +10,7 @@ from optimum_htp.errors import MissingSiblingError
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile.publication import Watch
 
-__all__ = ["ModelFiles", "absolute", "folder_above", "model_root", "parts_of"]
+__all__ = ["ModelFiles", "absolute", "folder_above", "holder_of", "model_root", "parts_of", "require_parts"]
 
 _SHOWN: Final = 60  # characters of a name in a message
 
@@ -18,10 +18,33 @@ AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 
 
 class ModelFiles(NamedTuple):
-    """The ONNX files of a model: the path of each, by the name that it had at export."""
+    """The ONNX files of a model that are there: the path of each, by the name that it had at export.
+
+    What `missing` says is raised where a file is needed that is not there.
+    """
 
     folder: Path
     by_name: Mapping[str, Path]
+    missing: MissingSiblingError | None = None
+
+
+def holder_of(names: Sequence[str]) -> str | None:
+    """Return which file of a model carries what is embedded: one that every class opens."""
+    encoders = (name for name in names if "encoder" in PurePosixPath(name).name)
+    return next(encoders, names[0] if names else None)
+
+
+def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
+    """Refuse a model that no class could open: with a merged decoder, the other decoders are not needed.
+
+    Raises:
+        MissingSiblingError: A file is missing.
+    """
+    decoders = {name for name in record.onnx_files if "decoder" in PurePosixPath(name).name}
+    merged = {name for name in decoders if "merged" in PurePosixPath(name).name}
+    needed = {*record.onnx_files} - (decoders if merged & {*parts.by_name} else merged)
+    if parts.missing is not None and not needed <= {*parts.by_name}:
+        raise parts.missing
 
 
 def model_root(path: Path, record: ExportMetadata) -> Path:
@@ -63,28 +86,36 @@ def _is_folder(path: Path, folder: Path) -> bool:
 
 
 def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
-    """Return the files of a multi-file model, by the names that they had at export.
-
-    Raises:
-        MissingSiblingError: One is not there.
-    """
+    """Return the files of a multi-file model that are there, by the names that they had at export."""
     folder, found = model_root(path, metadata), {}
     watch.see_folder(folder)
     for name in metadata.onnx_files:
-        found[name] = path if name == metadata.onnx_file else _sibling(folder, name, path, metadata, watch)
-    return ModelFiles(folder, found)
+        file = path if name == metadata.onnx_file else _sibling(folder, name, metadata, watch)
+        if file is not None:
+            found[name] = file
+    return ModelFiles(folder, found, _missing(path, metadata, folder, found))
 
 
-def _sibling(folder: Path, name: str, path: Path, metadata: ExportMetadata, watch: Watch) -> Path:
-    """Return the file that had this name in the same export, renamed or not."""
+def _sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch) -> Path | None:
+    """Return the file that had this name in the same export, renamed or not; None where it is not there."""
     expected = folder / name
     for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
         watch.see(candidate)
         other = record_if_any(candidate)
         if other is not None and other.belongs_with(metadata) and other.onnx_file in (None, name):
             return candidate
-    stranger = " (the one there is of another export)" if expected.is_file() else ""
-    raise MissingSiblingError(
-        f"{expected} is missing{stranger}: {path.name} is part of a model of {len(metadata.onnx_files)} files "
-        f"({', '.join(metadata.onnx_files)}), which have to stay together. Copy it there, or export again."
+    return None
+
+
+def _missing(
+    path: Path, metadata: ExportMetadata, folder: Path, found: Mapping[str, Path]
+) -> MissingSiblingError | None:
+    missing = [folder / name for name in metadata.onnx_files if name not in found]
+    if not missing:
+        return None
+    names = ", ".join(f"{one}{' (the one there is of another export)' if one.is_file() else ''}" for one in missing)
+    return MissingSiblingError(
+        f"{names} {'is' if len(missing) == 1 else 'are'} missing: {path.name} is part of a model of "
+        f"{len(metadata.onnx_files)} files ({', '.join(metadata.onnx_files)}), which have to stay together. Copy what "
+        "is missing there, or export again. Of the decoders, a merged one alone is enough."
     )

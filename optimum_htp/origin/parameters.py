@@ -26,7 +26,7 @@ _MOST_SHARDS: Final = 8  # to ask the Hub for: one request each
 _OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # which transformers renames as it loads
 _REMEMBERED: Final = 16  # models, of some 100 KiB each
 
-_found: Final[Memory[tuple[str, str], Parameters | None]] = Memory(_REMEMBERED)
+_found: Final[Memory[tuple[str, str, str | bool | None], Parameters]] = Memory(_REMEMBERED)
 
 
 def forget() -> None:
@@ -49,11 +49,23 @@ def parameters_of(
     names = _weight_files({*files, *here})
     if not names:
         return None
-    if folder is not None and all((folder / name).is_file() for name in names):
-        return _read(names, lambda name: open_local_safetensors(folder / name))
-    if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
+    try:
+        if folder is not None and all((folder / name).is_file() for name in names):
+            return _read(names, lambda name: open_local_safetensors(folder / name))
+        if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
+            return None
+        return _found.get_or_make(  # what fails is asked again, and what one token may see, with that token alone
+            (*commit, _token(access)), lambda: _read(names, lambda name: open_hub_safetensors(*commit, name, access))
+        )
+    except (HFHubIntegrationError, InvalidOnnxFileError, OSError, ValueError) as error:
+        logger.debug("the shapes of the weights cannot be read: %s", error)
         return None
-    return _found.get_or_make(commit, lambda: _read(names, lambda name: open_hub_safetensors(*commit, name, access)))
+
+
+def _token(access: HubAccess) -> str | bool | None:
+    from huggingface_hub import get_token
+
+    return get_token() if access.token in (None, True) else access.token
 
 
 def _weight_files(files: set[str]) -> tuple[str, ...]:
@@ -66,13 +78,9 @@ def _weight_files(files: set[str]) -> tuple[str, ...]:
     return tuple(shards) if complete else ()
 
 
-def _read(names: tuple[str, ...], opened: Callable[[str], SafetensorsFile]) -> Parameters | None:
-    try:
-        with DaemonThreads(_MOST_SHARDS) as pool:
-            files = [*pool.map(opened, names)]
-    except (HFHubIntegrationError, InvalidOnnxFileError, OSError, ValueError) as error:
-        logger.debug("the shapes of the weights cannot be read: %s", error)
-        return None
+def _read(names: tuple[str, ...], opened: Callable[[str], SafetensorsFile]) -> Parameters:
+    with DaemonThreads(_MOST_SHARDS) as pool:
+        files = [*pool.map(opened, names)]
     return {_present_name(name): tensor.shape for file in files for name, tensor in file.tensors.items()}
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "is_sentence_transformers_file",
     "preprocessor_classes",
     "read_json",
+    "shards_of_tensors",
     "weight_files",
     "weight_indexes",
 ]
@@ -180,16 +181,24 @@ def weight_files(
 
 
 def index_shards(index: Path) -> tuple[str, ...]:
-    """Return the shards that a checkpoint's index lists. An index that cannot be read lists none.
+    """Return the shards that a checkpoint's index lists. An index that cannot be read lists none."""
+    return tuple(sorted({*shards_of_tensors(index).values()}))
+
+
+def shards_of_tensors(index: Path) -> Mapping[str, str]:
+    """Return the shard of each tensor that a checkpoint's index lists.
 
     What is no name of a file in the index's folder is no shard.
     """
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
-        return ()
-    names = {name for name in weight_map.values() if isinstance(name, str)}
-    return tuple(sorted(name for name in names if name and ".." not in name.split("/") and name[0] not in "/\\"))
+        return {}
+    return {key: name for key, name in weight_map.items() if isinstance(name, str) and _is_below(name)}
+
+
+def _is_below(name: str) -> bool:
+    return name != "" and ".." not in name.split("/") and name[0] not in "/\\"
 
 
 def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ __all__ = [
     "config_names",
     "diffusion_classes",
     "image_processor_names",
+    "is_tokenizer_of_backend",
     "loaders_by_task",
     "model_names",
     "module_of",
@@ -46,6 +48,7 @@ _CONFIGS: Final = "transformers.models.auto.configuration_auto"
 _PROCESSORS: Final = "transformers.models.auto.processing_auto"
 _IMAGE_PROCESSORS: Final = "transformers.models.auto.image_processing_auto"
 _TOKENIZERS: Final = "transformers.models.auto.tokenization_auto"
+_BACKEND: Final = "TokenizersBackend"  # transformers 5: the class, and the base of the classes, that are fast
 # What has to be in each of these sources, or it has been read in vain.
 _EXPECTED: Final = {
     _MODELS: "MODEL_MAPPING_NAMES",
@@ -136,8 +139,25 @@ def processor_names() -> Mapping[str, Any]:
 @functools.cache
 def tokenizer_names() -> Mapping[str, Any]:
     """Return the names of transformers' slow and fast tokenizer classes by model type."""
-    names: Mapping[str, Any] = _constants(_TOKENIZERS)["TOKENIZER_MAPPING_NAMES"]
-    return names
+    known = _constants(_TOKENIZERS)
+    names: Mapping[str, Any] = known["TOKENIZER_MAPPING_NAMES"]
+    # transformers 5 adds these in a loop.
+    return {**dict.fromkeys(known.get("MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ()), _BACKEND), **names}
+
+
+def is_tokenizer_of_backend(name: str) -> bool:
+    """Whether transformers 5 defines a tokenizer class that reads `tokenizer.json` alone where there is one."""
+    return name in _tokenizers_of_backend()
+
+
+@functools.cache
+def _tokenizers_of_backend() -> frozenset[str]:
+    package = module_file("transformers")
+    files = [] if package is None else package.parent.glob("models/*/tokenization_*.py")
+    defined = re.compile(rf"class (\w+)\({_BACKEND}\)")
+    return frozenset(
+        {_BACKEND, *(name for file in files for name in defined.findall(file.read_text(encoding="utf-8")))}
+    )
 
 
 def tokenizer_of_processor(name: str) -> Any:

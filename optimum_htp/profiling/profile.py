@@ -179,14 +179,24 @@ def _by_node(events: Sequence[Mapping[str, Any]], graph: Graph, warmup: int, run
     indexes: dict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         indexes[node.name].append(index)
+    # ONNX Runtime makes initializers of constants before it counts the nodes of a graph.
+    places = [index for index, node in enumerate(graph.nodes) if not node.within and node.op_type != "Constant"]
     spent: dict[int, float] = defaultdict(float)
-    for event, own in _own_times(kernels):
-        name = str(event["name"]).removesuffix(_KERNEL)
-        operator = event.get("args", {}).get("op_name")
-        known = indexes.get(name) or [index for index, node in enumerate(graph.nodes) if node.op_type == operator]
+    for event, own, is_inside in _own_times(kernels):
+        known = indexes.get(str(event["name"]).removesuffix(_KERNEL)) or _alike(graph, event, is_inside)
+        place = str(event.get("args", {}).get("node_index", ""))
+        if not is_inside and place.isdecimal() and int(place) < len(places) and places[int(place)] in known:
+            known = [places[int(place)]]
         for index in known:  # nodes of one name (the branches of a merged decoder) share
             spent[index] += own / len(known) / len(counted)
     return dict(spent)
+
+
+def _alike(graph: Graph, event: Mapping[str, Any], is_inside: bool) -> list[int]:
+    """Return the nodes that a nameless one may be: those of its operator, in subgraphs or not in any."""
+    operator = event.get("args", {}).get("op_name")
+    found = [index for index, node in enumerate(graph.nodes) if node.op_type == operator]
+    return [index for index in found if bool(graph.nodes[index].within) == is_inside] or found
 
 
 def _model_runs(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
@@ -200,9 +210,12 @@ def _recorded(events: Sequence[Mapping[str, Any]], warmup: int) -> int:
     return len(_model_runs(events)) - warmup
 
 
-def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
-    """Return each event with its duration without those of events inside it on the same thread."""
-    own = {id(kernel): float(kernel["dur"]) for kernel in kernels}
+def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float, bool]]:
+    """Return each event with its duration without those of events inside it on the same thread.
+
+    The last value tells whether it is inside another event itself.
+    """
+    own, inside = {id(kernel): float(kernel["dur"]) for kernel in kernels}, set()
     threads: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for kernel in kernels:
         threads[kernel.get("pid"), kernel.get("tid")].append(kernel)
@@ -215,5 +228,6 @@ def _own_times(kernels: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, 
                 around.pop()
             if around:
                 own[id(around[-1])] -= float(event["dur"])
+                inside.add(id(event))
             around.append(event)
-    return [(kernel, own[id(kernel)]) for kernel in kernels]
+    return [(kernel, own[id(kernel)], id(kernel) in inside) for kernel in kernels]

@@ -1,7 +1,7 @@
 """Putting files into ONNX files that have a record, and taking them out: `optimum-cli htp embed` and `unembed`.
 
-A model of several files carries them once, in the first; the others say where. So both work on all files of a model
-that lie together, whichever of them is named.
+A model of several files carries them once, in one that every class opens; the others say where. So both work on all
+files of a model that lie together, whichever of them is named.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.export_manifest import manifest_of
 from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.model_files import model_root
+from optimum_htp.origin.model_files import holder_of, model_root
 from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import config_files, read_json
 from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
@@ -52,11 +52,11 @@ _KEYS: Final = frozenset((f"{PREFIX}embedded_files", f"{PREFIX}embedded_in", EMB
 
 
 def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> ExportMetadata:
-    """Return a file's record with what travels with its model, and where: in the first file."""
+    """Return a file's record with what travels with its model, and where: in a file that every class opens."""
     if embedding is None:
         return dataclasses.replace(record, embedded_files=(), embedded_in=None)
-    first = record.onnx_files[0] if record.onnx_files else None
-    holder = None if first == record.onnx_file or not record.onnx_files else first
+    first = holder_of(record.onnx_files)
+    holder = None if first == record.onnx_file else first
     return dataclasses.replace(record, embedded_files=embedding.files, embedded_in=holder)
 
 
@@ -108,7 +108,7 @@ def embed_files(
     access: HubAccess | None = None,
     external_data: bool = False,
 ) -> tuple[EmbeddedFile, ...]:
-    """Put config and preprocessor files into an ONNX file that has a record; into the first of its model's.
+    """Put config and preprocessor files into an ONNX file that has a record; into one file of its model's.
 
     Args:
         path: The file, or one of a model of several.
@@ -124,18 +124,18 @@ def embed_files(
         MisfitError: The config in the folder is another model's, or a file there is not the one of the commit in the
             record. Where the Hub does not tell, a warning says so.
         FileChangedError: A file was replaced meanwhile. It is as it was.
-        MissingSiblingError: The first file of the model is not there.
+        MissingSiblingError: The file of the model that is to carry them is not there.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         OnnxWriteError: A file cannot be written. It is as it was.
     """
     path, access = Path(path), access or HubAccess()
     record = _record(path)
     files = files_of_model(path, record)
-    first = record.onnx_files[0] if record.onnx_files else None
+    first = holder_of(record.onnx_files)
     if first is not None and first not in {other.onnx_file for other in files.values()}:
         raise MissingSiblingError(
-            f"{first} is missing: it is the first file of the model that {path} belongs to, and carries what is "
-            "embedded. Put them together."
+            f"{first} is missing: it is the file of the model that {path} belongs to which carries what is embedded. "
+            "Put them together."
         )
     source, names = _source(path, record, None if folder is None else Path(folder), access)
     manifest = manifest_of(path, record)

@@ -54,9 +54,7 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
         return None
     found = embedded_in(path, record)
     if found is None:
-        return Proof(
-            f"Its files are embedded in {record.embedded_in}, which is not here: put the files of the model together."
-        )
+        return Proof(unproven=f"they are in {record.embedded_in}, which is not here")
     try:
         contents = found.read(with_code=True)
     except EmbeddedFilesError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from optimum_htp.errors import (
     MetadataError,
     ModelNotFoundError,
 )
-from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.onnxfile.unchanged import unchanged
+from optimum_htp.origin import mirrors
 from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.origin.fit import misfit
@@ -36,6 +37,7 @@ from optimum_htp.origin.graph_fit import graph_fit, task_fit
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.repo_files import read_json
+from optimum_htp.origin.resolution import MIRROR, asks
 from optimum_htp.stamping.embed import files_of_model
 from optimum_htp.stamping.proof import prove
 
@@ -118,8 +120,12 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
     changed: str | None = None
     try:
         hub = plugins.hub(record.hub_provider)
-        if record.hub_sha is not None:
-            info = hub.info(str(record.hub_id), record.hub_sha, access)
+        info, mirrored = _asked(hub, record, access)
+        if mirrored is not None:
+            files = mirrored
+            for what in ("commit", "weight files"):
+                checks.note(what, "the Hub cannot be asked; a mirror has files of the commit")
+        elif info is not None:
             if info.commit != record.hub_sha:
                 return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
             files, changed = info.files, _changed_weights(record, info)
@@ -127,7 +133,9 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
             checks.note("weight files", _why_not_weights(record, info))
         else:
             checks.note("commit", "the record has only its first characters")
-        proof = prove(path, record, access)
+        proof = prove(path, record, access if mirrored is None else None)
+        if proof is not None and mirrored is not None:
+            proof = replace(proof, unproven="the Hub cannot be asked")
         if proof is not None and proof.fault is not None:
             return Verdict(Status.INVALID, proof.fault, record)
         if proof is not None:
@@ -155,6 +163,23 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
         checks,
     )
     return Verdict(Status.MISFIT, changed, record) if changed and verdict.status is Status.OK else verdict
+
+
+def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInfo | None, tuple[str, ...] | None]:
+    """Return what the Hub says of a file's commit; where it cannot be reached, the files of it that a mirror has.
+
+    Raises:
+        HFHubIntegrationError: It says that there is no such commit, or cannot be reached, and no mirror has it.
+    """
+    if record.hub_sha is None:
+        return None, None
+    try:
+        return hub.info(str(record.hub_id), record.hub_sha, access), None
+    except HubUnreachableError:
+        there = mirrors.listed(hub.name, str(record.hub_id), record.hub_sha, access) if asks(MIRROR) else None
+        if there is None:
+            raise
+        return None, tuple(sorted(there))
 
 
 def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:

@@ -57,6 +57,7 @@ def main(class_name: str, onnx_file: str, folder: str) -> None:
             "return_dict_in_generate": True,
         }
         mine, reference = ours.generate(**inputs, **options), theirs.generate(**inputs, **options)
+        report["values"] = torch.stack(mine.logits).flatten().tolist()
         report["same_tokens"] = mine.sequences.tolist() == reference.sequences.tolist()
         report["distinct"] = len(reference.sequences[:, -12:].unique())
         report["difference"] = max(_difference(a, b) for a, b in zip(mine.logits, reference.logits, strict=True))

@@ -20,11 +20,13 @@ BRIDGED: Final = frozenset(
         "optimum.exporters.onnx._traceable_decorator",
         "optimum.exporters.onnx.convert",
         "optimum.exporters.onnx.model_patcher",
+        "optimum.exporters.tasks",
         "optimum.onnxruntime.modeling",
         "optimum.onnxruntime.modeling_decoder",
         "optimum.onnxruntime.modeling_diffusion",
         "optimum.onnxruntime.modeling_seq2seq",
         "optimum.onnxruntime.pipelines",
+        "optimum.utils.save_utils",
     }
 )
 """The modules of Optimum that need a bridge."""

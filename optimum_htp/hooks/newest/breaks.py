@@ -15,7 +15,7 @@ from optimum_htp.hooks.patching import is_active
 __all__ = ["Break", "apply", "breaks", "lent_names", "lends", "mends", "mentions"]
 
 # The modules in this package that define breaks.
-_SOURCES: Final = ("names", "exporting", "experts", "masks", "moonshine", "generating", "pipelines")
+_SOURCES: Final = ("names", "folders", "exporting", "experts", "masks", "moonshine", "generating", "pipelines")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def lent_names(name: str) -> Iterator[None]:
     try:
         for item in _breaks:
             if item.module == name and item.missing is not None:
+                if item.missing[0] == "transformers":  # this puts another module of that name into sys.modules
+                    importlib.import_module("transformers.processing_utils")
                 holder, attribute = importlib.import_module(item.missing[0]), item.missing[1]
                 if not hasattr(holder, attribute):
                     setattr(holder, attribute, value := item.function())

@@ -42,6 +42,21 @@ def methods_that_generate_calls(module: ModuleType) -> bool:
     return added
 
 
+@mends("optimum.onnxruntime.modeling")
+def modalities_that_pipelines_show(module: ModuleType) -> bool:
+    """The text of a pipeline (`repr`) shows `model.input_modalities`, which ORTModel does not have.
+
+    Needless once ORTModel has it.
+    """
+    from transformers import PreTrainedModel
+
+    name = "input_modalities"
+    if not hasattr(PreTrainedModel, name) or hasattr(module.ORTModel, name):
+        return False
+    replace_attribute(module.ORTModel, name, property(_input_modality))
+    return True
+
+
 @mends(*_GENERATING)
 def cache_objects_in_generate(module: ModuleType) -> bool:
     """`generate` keeps a cache object, passes it as `cache`, and reads it from the outputs.
@@ -103,6 +118,12 @@ def no_attention_mask_for_encoders(module: ModuleType) -> bool:
 
     replace_attribute(owner, _ENCODE, with_mask)
     return True
+
+
+def _input_modality(model: Any) -> str:
+    names = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+    given = getattr(model, "main_input_name", None) or next(iter(model.input_names), "")
+    return names.get(given, "text")
 
 
 def _forwarding(call: Call) -> Any:

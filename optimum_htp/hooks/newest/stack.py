@@ -25,6 +25,7 @@ TESTED: Final = {
     "diffusers": "0.42.1",
     "sentence-transformers": "6.2.0",
 }
+_OPTIONAL: Final = "diffusers"  # a module of Optimum needs it; where it is not installed, that is no fault
 _OTHER_NAMES: Final = {"optimum-onnx": ("optimum-onnx-naf",), "onnxruntime": ("onnxruntime-gpu",)}
 
 
@@ -76,6 +77,8 @@ def inspect_stack() -> Stack:
         try:
             importlib.import_module(name)
         except Exception as error:  # noqa: BLE001 - it is what is asked about
+            if getattr(error, "name", None) == _OPTIONAL:
+                continue
             faults[name] = f"{type(error).__name__}: {error}"
     return Stack(packages, tuple(_breaks() if newest.is_needed() else ()), faults, is_active())
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import RangesNotServedError, UnprovableWeightsError
+from optimum_htp.errors import InvalidWeightsError, RangesNotServedError, UnprovableWeightsError
 from optimum_htp.hierarchy.tree import ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.hubs.safetensors import (
     SafetensorsFile,
     TensorEntry,
@@ -18,7 +21,7 @@ from optimum_htp.hubs.safetensors import (
     open_local_safetensors,
 )
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.repo_files import index_shards, weight_files, weight_indexes
+from optimum_htp.origin.repo_files import index_shards, shards_of_tensors, weight_files, weight_indexes
 
 __all__ = ["READABLE", "CommitTensors", "open_folder", "open_hub_commit"]
 
@@ -28,34 +31,63 @@ READABLE: Final = frozenset({"F64", "F32", "F16", "BF16"})
 """Types whose values are compared."""
 
 _SUFFIX: Final = ".safetensors"
+_THREADS: Final = 8  # that open files side by side
 _PACKED: Final = (".qweight", ".weight_packed", ".absmax")  # GPTQ and AWQ, compressed-tensors, bitsandbytes
 # The part of a pipeline that a file belongs to, where its folder has another name than that of the weights.
 _FOLDERS: Final = {"vae_decoder": "vae", "vae_encoder": "vae"}
 
 
+class _Shard:
+    """A safetensors file that is opened when it is first needed; from any thread."""
+
+    def __init__(self, name: str, open_it: Callable[[str], SafetensorsFile]) -> None:
+        self._name, self._open = name, open_it
+        self._lock = threading.Lock()
+        self._file: SafetensorsFile | None = None
+
+    @property
+    def file(self) -> SafetensorsFile:
+        with self._lock:
+            if self._file is None:
+                self._file = self._open(self._name)
+            return self._file
+
+    @property
+    def fetched(self) -> int:
+        return 0 if self._file is None else self._file.fetched
+
+
 class CommitTensors:
-    """The tensors of some safetensors files.
+    """The tensors of some safetensors files. Those that an index lists are opened when they are needed.
 
     Args:
         name: Of the model and the commit, for people.
-        files: The files.
+        files: Names of the files.
+        open_it: Opens one of them.
+        indexed: The file of each tensor, as the checkpoint's indexes have it.
 
     Attributes:
-        sizes: Names of tensors by their number of elements.
         modules: For each module of the checkpoint its own tensors: what they are called there, and their names.
     """
 
-    def __init__(self, name: str, files: Sequence[SafetensorsFile]) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[str],
+        open_it: Callable[[str], SafetensorsFile],
+        indexed: Mapping[str, str],
+    ) -> None:
         self.name = name
-        self._files = tuple(files)
-        self._homes: dict[str, SafetensorsFile] = {}
-        for file in files:
-            self._homes.update(dict.fromkeys(file.tensors, file))
-        self.sizes: dict[int, list[str]] = defaultdict(list)
+        self._shards = {file: _Shard(file, open_it) for file in files}
+        self._homes: dict[str, _Shard] = {}
+        listed = {*indexed.values()}
+        for shard in (shard for file, shard in self._shards.items() if file not in listed):
+            self._homes.update(dict.fromkeys(shard.file.tensors, shard))
+        self._homes |= {key: self._shards[file] for key, file in indexed.items() if file in self._shards}
+        self._lock = threading.Lock()
+        self._sizes: dict[int, list[str]] = {}
         self.modules: dict[str, dict[str, str]] = defaultdict(dict)
         for key in self._homes:
-            if self[key].dtype in READABLE:
-                self.sizes[self[key].size].append(key)
             module, _, leaf = key.rpartition(".")
             self.modules[module][leaf] = key
         self._renamed: Mapping[str, str] = {}
@@ -72,19 +104,40 @@ class CommitTensors:
         return key in self._homes
 
     def __getitem__(self, key: str) -> TensorEntry:
-        return self._homes[key].tensors[key]
+        file = self._homes[key].file
+        if key not in file.tensors:
+            raise InvalidWeightsError(f"{file.name} has no tensor {key[:80]!r}, which its index says it has.")
+        return file.tensors[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)
 
     @property
+    def sizes(self) -> Mapping[int, Sequence[str]]:
+        """Names of the tensors whose values are compared, by their number of elements. All files are opened for it."""
+        with self._lock:
+            if not self._sizes:
+                with DaemonThreads(_THREADS) as pool:
+                    list(pool.map(lambda shard: shard.file, self._shards.values()))
+                sizes = defaultdict(list)
+                for key in self._homes:
+                    if self.is_readable(key):
+                        sizes[self[key].size].append(key)
+                self._sizes = dict(sizes)
+            return self._sizes
+
+    def is_readable(self, key: str) -> bool:
+        """Whether the values of a tensor are compared."""
+        return self[key].dtype in READABLE
+
+    @property
     def fetched(self) -> int:
         """Bytes that came over the network."""
-        return sum(file.fetched for file in self._files)
+        return sum(shard.fetched for shard in self._shards.values())
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """Return bytes of a tensor."""
-        return self._homes[key].read(self[key], start, length)
+        return self._homes[key].file.read(self[key], start, length)
 
     def values(self, key: str) -> Any:
         """Return a whole tensor, in its precision; bfloat16 as float32."""
@@ -106,9 +159,16 @@ class CommitTensors:
 
     def within(self, module: str) -> list[str]:
         """Return the tensors of a module and of the modules in it; none for the whole model."""
-        inside = {part: key for key in self._homes for part in ancestors(key)} if module else {}
-        found = self._spelled(module, inside)
-        return [key for key in self._homes if key.startswith(f"{found[0]}.")] if len(found) == 1 else []
+        found = self._spelled(module, self._inside) if module else []
+        return self._inside[found[0]] if len(found) == 1 else []
+
+    @functools.cached_property
+    def _inside(self) -> Mapping[str, list[str]]:
+        inside = defaultdict(list)
+        for key in self._homes:
+            for module in ancestors(key):
+                inside[module].append(key)
+        return dict(inside)
 
     def _spelled(self, name: str, known: Container[str]) -> list[str]:
         first, _, rest = name.partition(".")
@@ -151,13 +211,16 @@ def open_hub_commit(
     )
     name = f"{repo_id} at {commit[:8]}"
     wanted = _safetensors(chosen, name, part if library == "diffusers" else None)
-    if hub.name == plugins.HUGGING_FACE:
-        try:
-            return _checked(name, [open_hub_safetensors(repo_id, commit, file, access) for file in wanted])
-        except RangesNotServedError as error:
-            logger.info("%s They are downloaded.", error)
-    folder = hub.snapshot(repo_id, commit, wanted, access)
-    return _checked(name, [open_local_safetensors(folder / file) for file in wanted])
+
+    def open_it(file: str) -> SafetensorsFile:
+        if hub.name == plugins.HUGGING_FACE:
+            try:
+                return open_hub_safetensors(repo_id, commit, file, access)
+            except RangesNotServedError as error:
+                logger.info("%s It is downloaded.", error)
+        return open_local_safetensors(hub.snapshot(repo_id, commit, [file], access) / file)
+
+    return _checked(name, wanted, open_it, {} if folder is None else _indexed(folder, indexes))
 
 
 def open_folder(folder: Path, files: Iterable[str], library: str, *, part: str | None = None) -> CommitTensors:
@@ -168,7 +231,17 @@ def open_folder(folder: Path, files: Iterable[str], library: str, *, part: str |
     """
     chosen = weight_files(files, lambda name: index_shards(folder / name), library=library)
     wanted = _safetensors(chosen, str(folder), part if library == "diffusers" else None)
-    return _checked(str(folder), [open_local_safetensors(folder / file) for file in wanted])
+    indexed = _indexed(folder, (file for file in chosen if file.endswith(".index.json")))
+    return _checked(str(folder), wanted, lambda file: open_local_safetensors(folder / file), indexed)
+
+
+def _indexed(folder: Path, indexes: Iterable[str]) -> dict[str, str]:
+    """Return the file of each tensor that indexes list."""
+    return {
+        key: index[: index.rfind("/") + 1] + shard
+        for index in indexes
+        for key, shard in shards_of_tensors(folder / index).items()
+    }
 
 
 def _safetensors(chosen: Sequence[str], name: str, part: str | None) -> list[str]:
@@ -192,8 +265,10 @@ def _safetensors(chosen: Sequence[str], name: str, part: str | None) -> list[str
     )
 
 
-def _checked(name: str, files: Sequence[SafetensorsFile]) -> CommitTensors:
-    tensors = CommitTensors(name, files)
+def _checked(
+    name: str, files: Sequence[str], open_it: Callable[[str], SafetensorsFile], indexed: Mapping[str, str]
+) -> CommitTensors:
+    tensors = CommitTensors(name, files, open_it, indexed)
     if packed := next((key for key in tensors if key.endswith(_PACKED)), None):
         raise UnprovableWeightsError(
             f"{name} is quantized ({packed} of {parent_of(packed)} is packed): an export's weights are no tensors of "

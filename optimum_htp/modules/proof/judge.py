@@ -116,8 +116,7 @@ class Judge:
                 return self._finding(tensor, _evidence(found[1]), found[1].name, (found[0],), by_value=True)
             if (rule := _rule_of(array, dtype)) is not None:
                 return self._finding(tensor, Evidence.CONSTANT, rule)
-            inside = [key for module in modules for key in self._tensors.within(module)]
-            table = looked_up(array, dtype, self._readable(dict.fromkeys(inside)), self._tensors)
+            table = looked_up(array, dtype, self._tables(tensor, modules), self._tensors)
             if table is not None:
                 return self._finding(tensor, Evidence.DERIVED, "rows of a table", (table,))
             for name, values in self._computed:
@@ -203,7 +202,7 @@ class Judge:
             groups = expectations(tensor.name, size, self._uses.get(tensor.name, ()), self._tensors)
             expected = list(dict.fromkeys(key for group in groups for key in group))
             strict = self._strict(groups)
-            others = [] if strict else [key for key in self._tensors.sizes[size] if key not in expected]
+            others = [] if strict else [key for key in self._tensors.sizes.get(size, ()) if key not in expected]
             for key in (*expected, *others[:_MOST_TRIED]):
                 excess = missed_steps(weight, integers, self._tensors.values(key), steps)
                 if excess == 0:
@@ -263,7 +262,7 @@ class Judge:
         return any(len(group) == 1 for group in groups)
 
     def _readable(self, keys: Iterable[str]) -> list[str]:
-        return [key for key in keys if key in self._tensors.sizes.get(self._tensors[key].size, ())]
+        return [key for key in keys if self._tensors.is_readable(key)]
 
     def _by_value(self, array: Any, dtype: str, size: int, tried: set[str]) -> tuple[str, Layout] | None:
         for key in self._tensors.sizes.get(size, [])[:_MOST_TRIED]:
@@ -272,6 +271,20 @@ class Judge:
                 if isinstance(layout, Layout):
                     return key, layout
         return None
+
+    def _tables(self, tensor: StoredTensor, modules: Iterable[str]) -> list[str]:
+        """Return the tensors whose rows a tensor may be made of: those of the modules in which it is used.
+
+        A newer transformers may have put a table into the module around its own. All rows of a weight in another order
+        are a weight that was changed.
+        """
+        inside = dict.fromkeys(key for module in modules for key in self._tensors.within(module))
+        owned = {key for module in modules for key in self._tensors.owned(module).values()}
+        return [
+            key
+            for key in self._readable(inside | dict.fromkeys(owned))
+            if key in owned or not key.endswith((".weight", ".bias")) or tensor.size < self._tensors[key].size
+        ]
 
     def _experts(self, array: Any, dtype: str, module: str | None) -> tuple[str, ...] | None:
         def is_same(part: Any, key: str) -> bool:

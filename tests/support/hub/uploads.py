@@ -83,7 +83,11 @@ class Uploads(Handler):
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
         if repo_id in self.hub.repos:
             return self._json({**answer, "error": "You already created this model repo"}, status=409)
-        self.hub.add(repo_id, {".gitattributes": ATTRIBUTES}, private=bool(asked.get("private")))
+        self.hub.add(
+            repo_id,
+            {".gitattributes": ATTRIBUTES},
+            private=asked.get("visibility") == "private" or bool(asked.get("private")),
+        )
         self.hub.tokens.setdefault(self.token, set()).add(repo_id)
         self._json(answer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,14 +53,18 @@ class XetStore:
 
 
 @contextmanager
-def xet_server(status: int | None) -> Iterator[str]:
-    """Serve an address at which Xet answers every request with this status, or accepts and is silent (None)."""
+def xet_server(status: int | None, asked: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """Serve an address at which Xet answers every request with this status, or accepts and is silent (None).
+
+    `asked` is called at each request.
+    """
     ended = threading.Event()
 
     class Answering(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def _fail(self) -> None:
+            asked()
             if status is None:
                 ended.wait()
                 self.close_connection = True

@@ -1,0 +1,127 @@
+"""What a call of `from_pretrained` names: an ONNX file, a folder of such, a file of a Hub or a repo.
+
+`named` is the only place that tells, and that knows which options of the call have played their part with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp import plugins
+from optimum_htp.errors import OnnxFileNotFoundError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.loading.callers import is_spelled_by_the_caller
+from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
+from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file
+from optimum_htp.loading.stamped_files import stamped_file
+from optimum_htp.masking import get_logger
+from optimum_htp.metadata import ExportMetadata, read_record
+from optimum_htp.origin.config_folder import Carrier, carrier_of
+
+__all__ = ["Named", "named"]
+
+logger = get_logger(__name__)
+
+_OF_FOLDERS: Final = ("subfolder", "file_name")
+_OF_REPOS: Final = (*_OF_FOLDERS, "revision", "force_download")
+
+
+@dataclass(frozen=True)
+class Named:
+    """An ONNX file that stands for a model.
+
+    Attributes:
+        path: The file; None for one on a Hub.
+        repo: The repo that it is in; None for a file here.
+        folder: The folder that was named, if it was one.
+        options: The options of the call that are still to be looked at.
+    """
+
+    path: Path | None
+    repo: OnnxRepo | None
+    folder: Path | None
+    options: Mapping[str, Any]
+
+    def fetched(self) -> Path:
+        """Return the file, fetched with the others of its model where it is on a Hub.
+
+        Raises:
+            ConfigLoadError: A file on a Hub says nothing of itself, and no config was given.
+        """
+        if self.path is not None:
+            return self.path
+        assert self.repo is not None
+        if self.options.get("config") is None:
+            self.repo.record()  # says why it cannot be loaded, before anything is fetched
+        return self.repo.fetch()
+
+    def carrier(self) -> Carrier:
+        """Return the file as one whose model's files are looked for; one on a Hub is not fetched for that.
+
+        Raises:
+            OnnxFileNotFoundError: There is no such file.
+            ConfigLoadError: A file on a Hub says nothing of itself.
+        """
+        if self.repo is not None:
+            return self.repo.carrier()
+        assert self.path is not None
+        if not self.path.is_file():
+            raise OnnxFileNotFoundError(f"There is no ONNX file at {self.path}. Check the path.")
+        return carrier_of(self.path, read_record(self.path), self.folder)
+
+    @property
+    def access(self) -> HubAccess:
+        """How to reach the Hub that its configs are on."""
+        return self.repo.access if self.repo is not None else HubAccess.from_options(self.options)
+
+
+def named(
+    model_id: Any, options: Mapping[str, Any], *, failed: bool = False, opens: bool = False, bare: bool = False
+) -> Named | None:
+    """Return the ONNX file that a call names where it is ours to answer, else None.
+
+    Args:
+        model_id: What was given to `from_pretrained`.
+        options: Its keyword arguments.
+        failed: Whether the library has found nothing there; only then is a repo looked into.
+        opens: Whether the call opens the file, rather than what belongs to its model.
+        bare: Whether a repo that has a config is answered for by the library alone.
+
+    Raises:
+        SeveralModelsError: A folder or a repo holds several models.
+        OnnxFileNotFoundError: A file that the options name is not there.
+        HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
+    """
+    if failed or names_a_remote_file(model_id):
+        repo = find_onnx_repo(model_id, options, bare=bare)
+        if repo is None or (repo.has_config and repo.record_if_any() is None):
+            return None
+        return Named(None, repo, None, _without(options, _OF_REPOS))
+    path = stamped_file(model_id, options, opens=opens)
+    if path is None:
+        return None
+    if names_a_file(model_id):
+        return Named(path, None, None, _with_wishes(path, options))
+    folder = Path(local_path(model_id), options.get("subfolder") or "")
+    return Named(path, None, folder, _with_wishes(path, _without(options, _OF_FOLDERS)))
+
+
+def _without(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _with_wishes(path: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave out a revision that nobody has asked for: libraries name the main branch, and the file its commit."""
+    revision = options.get("revision")
+    record = read_record(path) if isinstance(revision, str) and path.is_file() else None
+    if record is None or not _is_default(revision, record) or is_spelled_by_the_caller(str(revision)):
+        return options
+    logger.info("%s stays at its commit: revision=%r is taken for a default.", path, revision)
+    return _without(options, ("revision",))
+
+
+def _is_default(revision: Any, record: ExportMetadata) -> bool:
+    return record.hub_sha is not None and revision == plugins.hub(record.hub_provider).default_revision

@@ -1,0 +1,125 @@
+"""Whether the files beside an ONNX file, or in the folder that was named, belong to its model and are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import ConfigLoadError
+from optimum_htp.masking import get_logger
+from optimum_htp.metadata import ExportMetadata
+from optimum_htp.origin.fit import misfit
+from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
+
+__all__ = ["CONFIG_CLASSES", "PIPELINE", "PREPROCESSORS", "Beside", "lies_in"]
+
+logger = get_logger(__name__)
+
+CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
+"""What loads the files that every load of a model needs."""
+PIPELINE: Final = "DiffusionPipeline"
+PREPROCESSORS: Final = "preprocessors"
+"""All preprocessors of a model, whichever there are."""
+
+_EXTRACTORS: Final = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoVideoProcessor")
+_PROCESSOR, _EXTRACTOR, _TOKENIZER = PREPROCESSOR_CONFIGS
+_NO_VOCABULARY: Final = frozenset(
+    (
+        *PREPROCESSOR_CONFIGS,
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "image_processor_config.json",
+        "special_tokens_map.json",
+        "video_preprocessor_config.json",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is looked for beside a file.
+
+    Attributes:
+        path: The file; None for one on a Hub.
+        record: What it says of itself.
+        what: As of `find`.
+        is_named: Whether the user named the file rather than the folder.
+        revision: Overrides the commit of the file.
+    """
+
+    path: Path | None
+    record: ExportMetadata | None
+    what: str
+    is_named: bool
+    revision: str | None
+
+
+def lies_in(folder: Path, asked: Beside, known: Collection[str] | None, *, alone: bool, needed: bool) -> bool:
+    """Whether what is looked for is in a folder, and is the file's own.
+
+    Args:
+        folder: The folder.
+        asked: What is looked for.
+        known: The config and preprocessor files that the model has; None where nobody knows.
+        alone: Whether it is not embedded too.
+        needed: Whether a config of another model is an error.
+
+    Raises:
+        ConfigLoadError: The config is another model's, is `needed`, and could come from nowhere else.
+    """
+    what, record = asked.what, asked.record
+    if what == "AutoConfig":
+        return _has_own_config(folder, asked, needed=needed and alone)
+    if what == PIPELINE or "." in what:
+        return (folder / (MODEL_INDEX if what == PIPELINE else what)).is_file()
+    is_there = (folder / GENERATION_CONFIG).is_file() if what in CONFIG_CLASSES else _holds(folder, what, known)
+    if not is_there or not asked.is_named:
+        return is_there  # what somebody has saved into a folder that was named counts
+    if (record is None or record.model_type == "local") and not (folder / CONFIG).is_file():
+        return alone  # nobody can tell whether it fits
+    return _has_own_config(folder, asked, needed=needed and alone)
+
+
+def _has_own_config(folder: Path, asked: Beside, *, needed: bool) -> bool:
+    """Whether the `config.json` in a folder is there and is the file's own."""
+    beside, record, path = folder / CONFIG, asked.record, asked.path
+    if not beside.is_file():
+        return False
+    if record is None or path is None:
+        return True
+    if asked.revision is not None and record.model_type == "hub":
+        return False
+    content = read_json(beside)
+    reason = misfit(content, record, path) if isinstance(content, dict) else "it is not a JSON object"
+    if reason is not None and record.model_type == "local" and needed:
+        raise ConfigLoadError(
+            f"{beside} is not the config of {path.name}: {reason}. Copy the right one there, or pass config=."
+        )
+    if reason is not None:
+        logger.warning("%s is not used for %s (%s): %s", beside, path.name, record.source, reason)
+    return reason is None
+
+
+def _holds(folder: Path, what: str, known: Collection[str] | None) -> bool:
+    """Whether a folder has all that a class of preprocessors reads."""
+    there = _preprocessor_files([file.name for file in folder.iterdir()])
+    expected = there if known is None else _preprocessor_files([name for name in known if "/" not in name])
+    nested = {"feature_extractor", "image_processor"} & {*(read_json(folder / _PROCESSOR) or ())}
+    has_extractor = _EXTRACTOR in there or bool(nested)  # since transformers 5 a processor's config has it
+    if what in _EXTRACTORS:
+        return has_extractor
+    words, own = expected - _NO_VOCABULARY, there - _NO_VOCABULARY
+    has_tokenizer = (_TOKENIZER in there or (_TOKENIZER not in expected and bool(own))) and bool(own or not words)
+    if what == "AutoTokenizer":
+        return has_tokenizer
+    wants_tokenizer = bool(words or _TOKENIZER in expected)
+    return bool(there) and (has_extractor or _EXTRACTOR not in expected) and (has_tokenizer or not wants_tokenizer)
+
+
+def _preprocessor_files(names: Collection[str]) -> set[str]:
+    found = {*config_files(names)} - {*MODEL_CONFIGS}
+    return {name for name in found if not is_sentence_transformers_file(name)}
