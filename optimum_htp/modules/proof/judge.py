@@ -17,9 +17,9 @@ from optimum_htp.modules.proof.layouts import Difference, Layout, compare, float
 from optimum_htp.modules.proof.places import Use, expectations, is_unknown_place, uses_of
 from optimum_htp.modules.proof.quantized import is_parameter_input, parameter_names, quantized_weights
 from optimum_htp.modules.proof.recomputed import (
-    EXPERTS,
     first_experts,
     folded_batch_norm,
+    is_allowed,
     looked_up,
     multiplied_out,
     put_together,
@@ -125,10 +125,8 @@ class Judge:
             shared = functools.reduce(shared_path, modules) if modules else None
             if (experts := self._experts(array, dtype, shared)) is not None:
                 return self._finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
-            parts = None
-            if array.ndim and EXPERTS not in (shared or "").split("."):  # whose order counts
-                parts = put_together(array, functools.partial(self._part, dtype=dtype))
-            if parts is not None:
+            parts = put_together(array, functools.partial(self._part, dtype=dtype)) if array.ndim else None
+            if parts is not None and is_allowed(parts, shared):
                 return self._finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
         return self._foreign(tensor, array, groups)
 

@@ -16,9 +16,9 @@ from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.layouts import cast
 
 __all__ = [
-    "EXPERTS",
     "first_experts",
     "folded_batch_norm",
+    "is_allowed",
     "looked_up",
     "multiplied_out",
     "near",
@@ -32,8 +32,7 @@ _RTOL: Final = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1
 _ATOL: Final = 0.1  # of the relative tolerance, of the largest element
 _LARGEST_TABLE: Final = 1 << 28  # bytes
 _PARTS: Final = (2, 3, 4)
-EXPERTS: Final = "experts"
-"""The list of a layer's experts, in the names of tensors."""
+_EXPERTS: Final = "experts"  # the list of a layer's experts, in the names of tensors
 
 
 def near(keys: Iterable[str], module: str) -> list[str]:
@@ -178,18 +177,32 @@ def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list
     return [
         key
         for key in tensors.sizes.get(size, ())
-        if f".{EXPERTS}.0." in key and wanted in (None, _numbers(key.rpartition(f".{EXPERTS}.")[0]))
+        if f".{_EXPERTS}.0." in key and wanted in (None, _numbers(_at_experts(key)[0]))
     ]
+
+
+def is_allowed(parts: Sequence[str], module: str | None) -> bool:
+    """Whether a weight of a module may be made of parts: in a layer's experts all are one expert's, in their order."""
+    if module is None or _EXPERTS not in module.split("."):
+        return True
+    layer, at, rest = _at_experts(parts[0])
+    expert = f"{layer}{at}{rest.partition('.')[0]}."
+    in_order = list(parts) == sorted({*parts}) and all(key.startswith(expert) for key in parts)
+    return in_order and _numbers(layer) == _numbers(module.partition(f".{_EXPERTS}")[0])
 
 
 def _numbers(name: str) -> list[int]:
     return [int(part) for part in name.split(".") if part.isdecimal()]
 
 
+def _at_experts(key: str) -> tuple[str, str, str]:
+    return key.rpartition(f".{_EXPERTS}.")
+
+
 def _of_expert(key: str, number: int) -> str:
     """Return the tensor of another expert than the first one."""
-    before, _, after = key.rpartition(f".{EXPERTS}.0.")
-    return f"{before}.{EXPERTS}.{number}.{after}"
+    before, _, after = key.rpartition(f".{_EXPERTS}.0.")
+    return f"{before}.{_EXPERTS}.{number}.{after}"
 
 
 def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ...] | None:
