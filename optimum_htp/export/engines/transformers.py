@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from pathlib import Path
@@ -260,10 +260,14 @@ def _quietly(exporter: Any) -> None:
 
 
 def _is_served(task: str, config: Mapping[str, Any]) -> bool:
-    """Whether transformers has a class of a type of model for a task; also where Optimum's tables cannot be read."""
-    if not all_tasks() or class_for_task(task, config, "transformers") is not None:
+    """Whether transformers has a class of a type of model for a task; also where Optimum's tables cannot be read.
+
+    Optimum loads models for some tasks with `AutoModel`, which has a base model of every type.
+    """
+    if not all_tasks() or task.removesuffix(WITH_PAST) in (_FEATURES, _task_of_class(config), *tasks_of_class(config)):
         return True
-    return task.removesuffix(WITH_PAST) in (_task_of_class(config), *tasks_of_class(config))
+    name = class_for_task(task, config, "transformers")
+    return name is not None and name not in _names(model_names()["MODEL_MAPPING_NAMES"].get(model_type_of(config)))
 
 
 def _fitting(config: Mapping[str, Any]) -> str:
@@ -277,9 +281,13 @@ def _task_of_class(config: Mapping[str, Any]) -> str:
     names = set(architectures(config))
     for table, classes in model_names().items():
         found = classes.get(model_type_of(config))
-        if names & ({found} if isinstance(found, str) else set(found or ())) and table.startswith(_TABLE[0]):
+        if names & _names(found) and table.startswith(_TABLE[0]):
             return table.removeprefix(_TABLE[0]).removesuffix(_TABLE[1]).lower().replace("_", "-")
     return _FEATURES
+
+
+def _names(names: str | Iterable[str] | None) -> set[str]:
+    return {names} if isinstance(names, str) else set(names or ())
 
 
 def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
