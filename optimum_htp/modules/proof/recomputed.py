@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from optimum_htp.hierarchy.tree import parent_of, shared_path
+from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.layouts import cast
 
@@ -32,7 +32,6 @@ _RTOL: Final = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1
 _ATOL: Final = 0.1  # of the relative tolerance, of the largest element
 _LARGEST_TABLE: Final = 1 << 28  # bytes
 _PARTS: Final = (2, 3, 4)
-_EXPERTS: Final = "experts"  # the list of a layer's experts, in the names of tensors
 
 
 def near(keys: Iterable[str], module: str) -> list[str]:
@@ -177,18 +176,18 @@ def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list
     return [
         key
         for key in tensors.sizes.get(size, ())
-        if f".{_EXPERTS}.0." in key and wanted in (None, _numbers(_at_experts(key)[0]))
+        if f".{EXPERTS}.0." in key and wanted in (None, _numbers(_at_experts(key)[0]))
     ]
 
 
 def is_allowed(parts: Sequence[str], module: str | None) -> bool:
     """Whether a weight of a module may be made of parts: in a layer's experts all are one expert's, in their order."""
-    if module is None or _EXPERTS not in module.split("."):
+    if module is None or EXPERTS not in module.split("."):
         return True
     layer, at, rest = _at_experts(parts[0])
     expert = f"{layer}{at}{rest.partition('.')[0]}."
     in_order = list(parts) == sorted({*parts}) and all(key.startswith(expert) for key in parts)
-    return in_order and _numbers(layer) == _numbers(module.partition(f".{_EXPERTS}")[0])
+    return in_order and _numbers(layer) == _numbers(module.partition(f".{EXPERTS}")[0])
 
 
 def _numbers(name: str) -> list[int]:
@@ -196,13 +195,13 @@ def _numbers(name: str) -> list[int]:
 
 
 def _at_experts(key: str) -> tuple[str, str, str]:
-    return key.rpartition(f".{_EXPERTS}.")
+    return key.rpartition(f".{EXPERTS}.")
 
 
 def _of_expert(key: str, number: int) -> str:
     """Return the tensor of another expert than the first one."""
-    before, _, after = key.rpartition(f".{_EXPERTS}.0.")
-    return f"{before}.{_EXPERTS}.{number}.{after}"
+    before, _, after = key.rpartition(f".{EXPERTS}.0.")
+    return f"{before}.{EXPERTS}.{number}.{after}"
 
 
 def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ...] | None:
