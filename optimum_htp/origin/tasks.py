@@ -26,6 +26,7 @@ from optimum_htp.origin.tables import (
 __all__ = [
     "WITH_PAST",
     "architectures",
+    "as_set",
     "canonical_task",
     "tasks_of_class",
     "class_for_task",
@@ -128,10 +129,10 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
 def tasks_of_class(config: Mapping[str, Any]) -> list[str]:
     """Return the Optimum tasks that the class in `config.architectures` serves, none where that is not known."""
     model_type, names = model_type_of(config), set(architectures(config))
-    tasks = [task for task, classes in task_classes().items() if names & _as_set(classes.get(model_type))]
+    tasks = [task for task, classes in task_classes().items() if names & as_set(classes.get(model_type))]
     if tasks:
         return tasks
-    if names & _as_set(model_names()["MODEL_FOR_PRETRAINING_MAPPING_NAMES"].get(model_type)):
+    if names & as_set(model_names()["MODEL_FOR_PRETRAINING_MAPPING_NAMES"].get(model_type)):
         return [_FEATURES]  # Optimum's synonym of "pretraining"
     return _tasks_of_auto_map(config, names)
 
@@ -141,7 +142,7 @@ def _tasks_of_auto_map(config: Mapping[str, Any], names: set[str]) -> list[str]:
     auto_map = config.get("auto_map")
     autos = auto_map.items() if isinstance(auto_map, dict) else ()
     mapped = {auto_class for auto_class, path in autos if str(path).rpartition(".")[2] in names}
-    return [task for task, loaders in loaders_by_task().items() if mapped & _as_set(loaders)]
+    return [task for task, loaders in loaders_by_task().items() if mapped & as_set(loaders)]
 
 
 def _diffusers_task(class_name: str) -> str | None:
@@ -157,7 +158,8 @@ def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def _as_set(names: str | Iterable[str] | None) -> set[str]:
+def as_set(names: str | Iterable[str] | None) -> set[str]:
+    """Return the class names in an entry of transformers' tables."""
     return {names} if isinstance(names, str) else set(names or ())
 
 
@@ -167,5 +169,5 @@ def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | 
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None
     mapping = task_classes().get(task.removesuffix(WITH_PAST), {})
-    classes = _as_set(mapping.get(model_type_of(config)))
+    classes = as_set(mapping.get(model_type_of(config)))
     return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)

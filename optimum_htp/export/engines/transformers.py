@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +30,7 @@ from optimum_htp.origin.tables import all_tasks, model_names
 from optimum_htp.origin.tasks import (
     WITH_PAST,
     architectures,
+    as_set,
     class_for_task,
     infer_task,
     model_type_of,
@@ -267,7 +268,7 @@ def _is_served(task: str, config: Mapping[str, Any]) -> bool:
     if not all_tasks() or task.removesuffix(WITH_PAST) in (_FEATURES, _task_of_class(config), *tasks_of_class(config)):
         return True
     name = class_for_task(task, config, "transformers")
-    return name is not None and name not in _names(model_names()["MODEL_MAPPING_NAMES"].get(model_type_of(config)))
+    return name is not None and name not in as_set(model_names()["MODEL_MAPPING_NAMES"].get(model_type_of(config)))
 
 
 def _fitting(config: Mapping[str, Any]) -> str:
@@ -281,13 +282,9 @@ def _task_of_class(config: Mapping[str, Any]) -> str:
     names = set(architectures(config))
     for table, classes in model_names().items():
         found = classes.get(model_type_of(config))
-        if names & _names(found) and table.startswith(_TABLE[0]):
+        if names & as_set(found) and table.startswith(_TABLE[0]):
             return table.removeprefix(_TABLE[0]).removesuffix(_TABLE[1]).lower().replace("_", "-")
     return _FEATURES
-
-
-def _names(names: str | Iterable[str] | None) -> set[str]:
-    return {names} if isinstance(names, str) else set(names or ())
 
 
 def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
