@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Event
 
 import pytest
 from huggingface_hub import constants
@@ -100,11 +101,29 @@ def test_weights_come_without_xet_where_it_is_disabled(stored, hub, fetch, monke
 @pytest.mark.skipif(
     not hasattr(constants, "HF_HUB_ENABLE_HF_TRANSFER"), reason="huggingface_hub 1 knows no hf_transfer"
 )
-def test_missing_hf_transfer_is_reported(hub, access, monkeypatch):
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_hf_transfer_is_not_used_because_nothing_interrupts_it(hub, access, monkeypatch, is_silent):
+    pytest.importorskip("hf_transfer")
     monkeypatch.setattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", True)
-    repo = hub.add("org/transfer", {"model.safetensors": WEIGHTS})
-    with pytest.raises(errors.DownloadError, match="HF_HUB_ENABLE_HF_TRANSFER"):
-        huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "3")
+    weights = WEIGHTS * 110  # huggingface_hub takes it for files above 50 MB
+    repo = hub.add("org/transfer", {"model.safetensors": weights})
+
+    def fetch():
+        return huggingface().snapshot(repo.repo_id, repo.refs["main"], ["model.safetensors"], access)
+
+    if is_silent:
+        over, asked = Event(), []
+        monkeypatch.setattr(
+            hub, "before_answer", lambda method, path: method == "GET" and (asked.append(path), over.wait(30))
+        )
+        with pytest.raises(errors.HubTimeoutError, match="org/transfer"):
+            fetch()
+        over.set()
+        assert 1 < len(asked) < 6  # huggingface_hub tries six times
+    else:
+        assert (fetch() / "model.safetensors").read_bytes() == weights
 
 
 def test_progress_bars_are_given_back_after_transfers():

@@ -14,13 +14,14 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-__all__ = ["asked_server", "causes", "failing_at_once", "heard", "is_unreachable", "proxy_of"]
+__all__ = ["CLIENT_LOGGER", "asked_server", "causes", "failing_at_once", "heard", "is_unreachable", "proxy_of"]
 
 # Another try would only take longer to fail. urllib3 has time-outs that are caused by these.
 _FINAL: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 _NUMBERS: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 _PROXY: Final = "ProxyError"  # of requests, urllib3, httpx and httpx2
-_CLIENT: Final = "huggingface_hub.utils._http"
+CLIENT_LOGGER: Final = "huggingface_hub.utils._http"
+"""The logger of huggingface_hub that warns before it sends a request again."""
 
 
 def causes(error: BaseException) -> list[BaseException]:
@@ -68,7 +69,7 @@ def failing_at_once() -> Iterator[None]:
 
     It waits 23 seconds between six tries. Before each it logs a warning while it handles the error.
     """
-    with heard(_CLIENT, _Unreachable()):
+    with heard(CLIENT_LOGGER, _Unreachable()):
         yield
 
 

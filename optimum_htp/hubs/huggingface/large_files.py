@@ -32,7 +32,7 @@ from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import redirection
 from optimum_htp.hubs.refusals import translated_errors
-from optimum_htp.hubs.unreachable import causes, heard
+from optimum_htp.hubs.unreachable import CLIENT_LOGGER, causes, heard
 from optimum_htp.masking import get_logger
 
 __all__ = ["fetch_large_files"]
@@ -76,6 +76,7 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
                         force_download=access.force_download,
                         etag_timeout=min(constants.HF_HUB_ETAG_TIMEOUT, for_each),
                         endpoint=endpoint,
+                        **_without_hf_transfer(),
                     )
             except (FileMetadataError, LocalEntryNotFoundError) as error:
                 is_unknown = any(isinstance(cause, FileMetadataError) for cause in causes(error))
@@ -97,6 +98,17 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
         ) from error
 
 
+def _without_hf_transfer() -> dict[str, Any]:
+    """Return the arguments that keep huggingface_hub before 1.0 from using hf_transfer, where that is enabled.
+
+    hf_transfer holds the interpreter's lock during a transfer: no timeout ends it where a server is silent, and no
+    Ctrl-C. `proxies` is the one argument that rules it out; empty, it leaves the proxies of the environment in use.
+    """
+    from huggingface_hub import constants
+
+    return {"proxies": {}} if getattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", False) else {}
+
+
 def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> str | None:
     """Return the Hub that a mirror redirects to, which huggingface_hub before 1.30 does not follow; None without."""
     from huggingface_hub import constants, hf_hub_url
@@ -111,7 +123,7 @@ def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> s
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Explain the failures of what transfers files below HTTP: Xet and hf_transfer."""
+    """Explain the failures of what transfers files below HTTP: Xet."""
     try:
         yield
     except Exception as error:
@@ -119,7 +131,7 @@ def _explained(what: str) -> Iterator[None]:
         if failure is None or isinstance(error, (HFHubIntegrationError, *http_errors().transport)):
             raise
         text, too_many = failure
-        if not _expected.by_xet:  # hf_transfer, whose errors name its variable; or another failure of the client
+        if not _expected.by_xet:  # another failure of huggingface_hub
             if isinstance(error, TimeoutError) or error.__cause__ is not None:
                 raise
             raise DownloadError(f"{what} could not be downloaded: {text}") from error
@@ -131,8 +143,8 @@ def _explained(what: str) -> Iterator[None]:
 def _giving_up_stalls(blobs: Path) -> Iterator[None]:
     """Keep huggingface_hub from waiting for the same bytes longer than `Patience` has it.
 
-    It tries a download that stalls six times, whatever that takes, and takes no other number. Before each further try
-    it warns, in the thread that waits: this is the one moment at which it can be stopped.
+    It tries a request that is not answered, and a download that stalls, six times, whatever that takes, and takes no
+    other number. Before each further try it warns, in the thread that waits: only then it can be stopped.
 
     Args:
         blobs: The folder that it writes to.
@@ -140,7 +152,8 @@ def _giving_up_stalls(blobs: Path) -> Iterator[None]:
     Raises:
         TimeoutError: Nothing has arrived, and one more try would take too long.
     """
-    with heard("huggingface_hub.file_download", _Stalls(blobs)):
+    stalls = _Stalls(blobs)
+    with heard("huggingface_hub.file_download", stalls), heard(CLIENT_LOGGER, stalls):
         yield
 
 
@@ -149,23 +162,28 @@ class _Stalls(logging.Handler):
         super().__init__(logging.WARNING)
         self._blobs = blobs
         self._thread = threading.get_ident()
-        self._size = -1
-        self._since = 0.0
+        self._size = self._arrived()
+        self._since = self._last = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
         from huggingface_hub import constants
 
         if threading.get_ident() != self._thread:
             return
-        now, one_try = time.monotonic(), float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        now, size = time.monotonic(), self._arrived()
+        took = min(now - self._last, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))  # this try, and the next one
+        self._last = now
+        if size != self._size:
+            self._size, self._since = size, now - took
+        elif now - self._since + took > Patience().seconds:
+            raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
+
+    def _arrived(self) -> int:
         size = 0
         for path in self._blobs.glob("*.incomplete"):
             with suppress(FileNotFoundError):  # another file has just become whole
                 size += path.stat().st_size
-        if size != self._size:
-            self._size, self._since = size, now - one_try
-        elif now - self._since + one_try > Patience().seconds:
-            raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
+        return size
 
 
 @contextmanager
