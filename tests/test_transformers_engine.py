@@ -488,10 +488,8 @@ def offsets_in(path):
 
 
 def test_the_stages_of_a_decoder_in_the_format_htp_are_one_model_with_one_data_file(stages, gpt2, hub):
-    files = ["config.json", "decode.onnx", "export.json", "generation_config.json", "model.onnx.data", "prefill.onnx"]
-    assert [name for name in names_in(stages) if name != "generation_config.json"] == [
-        name for name in files if name != "generation_config.json"
-    ]
+    files = ["config.json", "decode.onnx", "export.json", "model.onnx.data", "prefill.onnx"]
+    assert [name for name in names_in(stages) if name != "generation_config.json"] == files
     assert (stages / "model.onnx.data").stat().st_size <= (gpt2 / "model.onnx.data").stat().st_size
     decode, prefill = offsets_in(stages / "decode.onnx"), offsets_in(stages / "prefill.onnx")
     shared = [name for name in decode if name.startswith("transformer.")]
@@ -505,6 +503,14 @@ def test_the_stages_of_a_decoder_in_the_format_htp_are_one_model_with_one_data_f
         assert verify_metadata(stages / f"{name}.onnx").status is Status.OK
         assert "transformer.h.1.attn" in read_modules(stages / f"{name}.onnx")[1].modules
         assert says_nothing_of_this_machine(stages / f"{name}.onnx")
+
+
+def test_stages_without_a_mask_are_compared_without_one(stages):
+    for name in ("prefill", "decode"):
+        assert "attention_mask" not in {spec.name for spec in read_signature(stages / f"{name}.onnx")[0]}
+        comparison = compare_models(stages / f"{name}.onnx", pytorch=True)
+        assert comparison.compared > 10
+        assert not comparison.exceeds
 
 
 def test_stages_in_the_format_htp_load_from_a_folder_a_file_and_a_repo(stages, model_folder, hub, tmp_path):

@@ -89,8 +89,7 @@ class TracedModel:
 
 def _save_stamped(components: Mapping[str, Traced], model: Any, folder: Path) -> None:
     programs = {name: component.program for name, component in components.items()}
-    alone = len(programs) == 1
-    if alone and not all(map(fits_inline, programs.values())):
+    if len(programs) == 1 and not all(map(fits_inline, programs.values())):
         raise ExportError(
             f"The weights of {type(model).__name__} do not fit into one ONNX file. Export with export_format='onnx', "
             "and stamp the files with `optimum-cli htp inject`."

@@ -84,7 +84,7 @@ def tags_of(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, str
             fault = f"{name} cannot be tagged: {step} failed ({type(error).__name__}: {error})."
             if strict:
                 raise VerificationError(f"{fault} Leave out --verify-hub, or give --no-hierarchy.") from error
-            logger.warning("%s The export goes on without its tags; try `optimum-cli htp tag` on it.", fault)
+            logger.warning("%s It gets no tags; try `optimum-cli htp tag` on it.", fault)
             logger.debug("The fault in tagging %s", name, exc_info=error)
             continue
         if assignment is None or writer is None:

@@ -118,7 +118,9 @@ def name_sizes(program: onnx_ir.Model) -> None:
     names: dict[str, str] = {}
     inputs = [value.name or "" for value in program.graph.inputs]
     has_encoder = any(part in name for part in _ENCODED for name in inputs)
-    masks = {"decoder_attention_mask" if has_encoder else _MASK: _SIZES_OF_MASK} if any(map(_is_past, inputs)) else {}
+    masks: dict[str, tuple[str, ...]] = {}
+    if any("cache" in name for name in inputs):
+        masks["decoder_attention_mask" if has_encoder else _MASK] = _SIZES_OF_MASK
     if has_encoder:
         masks[_MASK] = (_BATCH, _ENCODER)
     for value in program.graph.inputs:
@@ -132,10 +134,6 @@ def name_sizes(program: onnx_ir.Model) -> None:
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             if value.shape is not None and any(_SYMBOL.search(symbol) for symbol in _symbols(value)):
                 value.shape = _renamed(value.shape, names)
-
-
-def _is_past(name: str) -> bool:
-    return "cache" in name
 
 
 def _symbols(value: onnx_ir.Value) -> list[str]:
