@@ -261,9 +261,9 @@ def _quietly(exporter: Any) -> None:
 
 
 def _is_served(task: str, config: Mapping[str, Any]) -> bool:
-    """Whether transformers has a class of a type of model for a task; also where Optimum's tables cannot be read.
+    """Whether transformers has a class of a type of model for a task; true where Optimum's tables cannot be read.
 
-    Optimum loads models for some tasks with `AutoModel`, which has a base model of every type.
+    A base model does not count: Optimum loads models for some tasks with `AutoModel`, which has one of every type.
     """
     if not all_tasks() or task.removesuffix(WITH_PAST) in (_FEATURES, _task_of_class(config), *tasks_of_class(config)):
         return True
