@@ -11,6 +11,7 @@ from optimum_htp.errors import ArgumentError, ExportError, MissingDependencyErro
 from optimum_htp.origin.dependencies import has_transformers_exporters
 
 classic = pytest.mark.skipif(has_transformers_exporters(), reason="this transformers has exporters of its own")
+newest = pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_optimums_exporter_is_the_default(model_folder, tmp_path):
     assert HTPExporter().export(model_folder("bert"), tmp_path / "out").engine == "optimum"
 
 
-@pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")
+@newest
 def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(funnel, tmp_path, caplog):
     pytest.importorskip("onnxscript")
     result = HTPExporter().export(funnel, tmp_path / "out")
@@ -67,7 +68,34 @@ def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(
     ).logits.shape == (2, 2)
 
 
-@pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")
+@newest
+def test_a_class_whose_weights_the_checkpoint_lacks_is_only_exported_where_the_engine_is_named(funnel, tmp_path):
+    with pytest.raises(ExportError, match=r"has no funnel\.decoder\.\S+, .+ more\), which FunnelForQ") as caught:
+        HTPExporter().export(funnel, tmp_path / "out", "question-answering")
+    assert "(FunnelForSequenceClassification): text-classification." in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    result = HTPExporter().export(funnel, tmp_path / "out", "question-answering", engine="transformers")
+    assert result.task == "question-answering"
+
+
+@newest
+@pytest.mark.parametrize("task", ["text-generation", "image-to-text"])  # the latter is one of AutoModel's
+@pytest.mark.parametrize("engine", [None, "transformers"])
+def test_a_task_that_no_class_of_the_model_serves_is_refused(task, engine, funnel, tmp_path):
+    with pytest.raises(ExportError, match=f"no class of funnel models for {task}.*: text-classification") as caught:
+        HTPExporter().export(funnel, tmp_path / "out", task, engine=engine)
+    assert not isinstance(caught.value, MissingDependencyError)
+    assert not (tmp_path / "out").exists()
+
+
+@newest
+def test_a_pipeline_tag_that_no_class_serves_counts_for_nothing(funnel, hub, access, tmp_path):
+    hub.add("me/funnel", funnel, pipeline_tag="image-to-text", library_name="transformers")
+    result = HTPExporter().export("me/funnel", tmp_path / "out", cache_dir=access.cache_dir)
+    assert (result.task, result.metadata.model_class) == ("text-classification", "FunnelForSequenceClassification")
+
+
+@newest
 def test_a_missing_package_is_named_with_its_command(funnel, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingDependencyError, match=r"needs onnxscript\. Run `pip install onnxscript`"):

@@ -21,6 +21,7 @@ from optimum_htp import extract_module, inject_hub_metadata
 from optimum_htp.errors import InvalidWeightsError, OfflineError, UnprovableWeightsError
 from optimum_htp.hubs import HubAccess
 from optimum_htp.modules.prove import prove_weights
+from optimum_htp.origin.dependencies import has_transformers_exporters
 from tests.conftest import optimum_cli
 from tests.support.zoo import ZOO
 
@@ -119,6 +120,19 @@ def test_exchanged_vectors_of_one_module_are_found(bert, tmp_path):
 
     proof = prove_weights(changed(path, tmp_path / "m.onnx", change), folder)
     assert {finding.name for finding in proof.foreign} == {f"{norm}.weight", f"{norm}.bias"}
+
+
+@pytest.mark.skipif(not has_transformers_exporters(), reason="transformers 4 has two tensors for them")
+def test_exchanged_projections_of_an_expert_in_one_tensor_are_found(zoo_export, tmp_path):
+    made = zoo_export("qwen3_moe")
+    path = next(made.output.rglob("*.onnx"))
+    name = next(finding.name for finding in prove_weights(path, made.model).findings if finding.how == "put together")
+
+    def change(arrays, model):
+        arrays[name][:] = np.roll(arrays[name], arrays[name].shape[1] // 2, axis=1)
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", change), made.model)
+    assert [finding.name for finding in proof.foreign] == [name]
 
 
 def test_weight_that_was_wiped_is_no_constant(bert, tmp_path):

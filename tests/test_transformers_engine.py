@@ -41,6 +41,8 @@ from optimum_htp.onnxfile import external_files, read_signature
 from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.stamping.verify import Status, verify_metadata
 from tests.conftest import run
+from tests.support.models import _seeded
+from tests.support.zoo import ZOO
 
 TOKENS = torch.tensor([[2, 6, 7, 8, 3], [2, 9, 10, 3, 0]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long(), "token_type_ids": torch.zeros_like(TOKENS)}
@@ -174,6 +176,59 @@ def test_prefill_and_decode_make_the_tokens_that_the_model_makes(gpt2, model_fol
     assert len({*torch.cat(made[1:], 1).flatten().tolist()}) >= 3
 
 
+@pytest.mark.parametrize("name", ["t5", "whisper"])
+def test_encoder_prefill_and_decode_make_the_tokens_that_the_model_makes(name, made_once, tmp_path):
+    animal = ZOO[name]
+    source = made_once(f"zoo/{name}", animal.save)
+    folder = made_once(
+        f"engine/zoo-{name}", lambda folder: HTPExporter().export(source, folder, engine="transformers")
+    )
+    assert {file.name for file in folder.iterdir()} >= {
+        "decode.onnx",
+        "encoder.onnx",
+        "model.onnx.data",
+        "prefill.onnx",
+    }
+    model = getattr(transformers, animal.model).from_pretrained(source).eval()
+    if name == "t5":
+        inputs = {"input_ids": TOKENS, "attention_mask": INPUTS["attention_mask"]}
+    else:
+        torch.manual_seed(2)
+        inputs = {"input_features": torch.rand(3, 16, 3000)}
+    start = torch.tensor([[model.config.decoder_start_token_id, 5]] * len(next(iter(inputs.values()))))
+    begun = {**inputs, "decoder_input_ids": start}
+    runners = ExportedModel.from_pretrained(folder).runners
+    encoded = runners["encoder"](**inputs)
+    result = runners["prefill"](encoder_outputs=encoded, **begun)
+    tokens = start
+    for _ in range(5):
+        with torch.inference_mode():
+            expected = model(**{**inputs, "decoder_input_ids": tokens}).logits[:, -1]
+        assert torch.allclose(result.logits[:, -1], expected, atol=1e-4)
+        step = {**inputs, "decoder_input_ids": expected.argmax(-1, keepdim=True)}
+        cache = getattr(result, "cache", None) or result.past_key_values
+        result = runners["decode"](encoder_outputs=encoded, cache=cache, **step)
+        tokens = torch.cat([tokens, step["decoder_input_ids"]], 1)
+    shapes = {spec.name: spec.shape for spec in read_signature(folder / "decode.onnx")[0]}
+    past = shapes["input.cache.self_attention_cache.layers.0.keys"][2]
+    assert past == "past_sequence_length"
+    encoder = shapes["input.cache.cross_attention_cache.layers.0.keys"][2]
+    assert encoder == shapes.get("attention_mask", ("", "encoder_sequence_length"))[1] == "encoder_sequence_length"
+
+
+def test_weights_whose_names_transformers_5_changed_have_to_be_in_their_place(model_folder, made_once, tmp_path):
+    source = model_folder("vit")
+    folder = made_once("engine/vit", lambda folder: HTPExporter().export(source, folder, engine="transformers"))
+    proof = prove_weights(folder / "model.onnx", source)
+    assert proof.counts["foreign"] == 0
+    assert not any(finding.by_value for finding in proof.findings if finding.module and ".layers." in finding.module)
+    model = onnx.load(folder / "model.onnx")
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    name, other = (f"vit.layers.{layer}.layernorm_before.weight" for layer in (0, 1))
+    swapped = changed(folder / "model.onnx", tmp_path / "swapped.onnx", name, lambda _: values[other])
+    assert [finding.name for finding in prove_weights(swapped, source).foreign] == [name]
+
+
 def test_open_sizes_have_names(bert, gpt2):
     shapes = {spec.name: spec.shape for spec in read_signature(bert / "model.onnx")[0]}
     assert shapes["input_ids"] == shapes["token_type_ids"] == ("batch_size", "sequence_length")
@@ -233,6 +288,90 @@ def test_files_are_proven_compared_cut_and_described(which, request, published, 
     assert module
     names = {row["name"] for row in report_document([file])["files"][0]["modules"]}
     assert "bert.encoder.layer.1.attention.self.query" in names
+
+
+@pytest.fixture(scope="module")
+def mixtral(made_once):
+    """A mixture of experts, and what transformers alone wrote for it."""
+    config = transformers.MixtralConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=32,
+    )
+
+    def make(folder):
+        model = _seeded(transformers.MixtralForCausalLM, config)
+        model.save_pretrained(folder / "model")
+        inputs = {"input_ids": TOKENS, "attention_mask": INPUTS["attention_mask"], "use_cache": False}
+        OnnxExporter().export(model, inputs, OnnxConfig(dynamic=True)).save_pretrained(folder / "plain")
+        tag_file(folder / "plain" / "model.onnx")
+
+    return made_once("engine/mixtral", make)
+
+
+def changed(source, target, name, change):
+    """A copy of a model in which the values of one weight are changed."""
+    model = onnx.load(source)
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(change(onnx.numpy_helper.to_array(tensor).copy()), name))
+    onnx.save(model, target)
+    return target
+
+
+def test_the_experts_of_a_layer_in_one_tensor_are_proven_and_a_change_of_them_is_found(mixtral, tmp_path):
+    file = mixtral / "plain" / "model.onnx"
+    proof = prove_weights(file, mixtral / "model")
+    assert proof.counts["foreign"] == 0
+    stacks = [finding for finding in proof.findings if "experts" in finding.how]
+    assert len(stacks) == 4
+    assert {finding.tensors[0] for finding in stacks if len(finding.tensors) == 8} == {
+        f"model.layers.{layer}.block_sparse_moe.experts.0.w1.weight" for layer in (0, 1)
+    }
+    first, other = (next(one for one in stacks if f"layers.{layer}." in one.module).name for layer in (0, 1))
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer}
+
+    def one_number(array):
+        array[(3,) * array.ndim] += 1e-3
+        return array
+
+    for change in (one_number, lambda array: array[[0, 2, 1, 3]], lambda array: values[other]):
+        assert change(values[first].copy()).shape == values[first].shape
+        found = prove_weights(changed(file, tmp_path / "changed.onnx", first, change), mixtral / "model")
+        assert [finding.name for finding in found.foreign] == [first]
+
+
+def test_experts_that_take_equal_tokens_in_another_order_are_no_difference(mixtral, hub, tmp_path):
+    hub.add("me/mixtral", mixtral / "model", pipeline_tag="text-generation", library_name="transformers")
+    shutil.copytree(mixtral / "plain", tmp_path / "plain")
+    file = tmp_path / "plain" / "model.onnx"
+    inject_hub_metadata(file, "me/mixtral")
+    comparison = compare_models(file, pytorch=True)
+    assert any(".experts." in module.name and module.values for module in comparison.modules)
+    assert not [module.name for module in comparison.modules if module.exceeds]
+
+
+def test_a_row_that_the_exporter_looked_up_in_a_table_is_proven(model_folder, made_once, tmp_path):
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(model_folder("t5")).eval()
+    inputs = {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :1], "use_cache": False}
+
+    def make(folder):
+        OnnxExporter().export(model, inputs, OnnxConfig(dynamic=True)).save_pretrained(folder)
+        tag_file(folder / "model.onnx")
+
+    file = made_once("engine/plain-t5", make) / "model.onnx"
+    proof = prove_weights(file, model_folder("t5"))
+    assert proof.counts["foreign"] == 0
+    [row] = [finding for finding in proof.findings if finding.how == "rows of a table"]
+    assert row.tensors == ("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",)
+    found = prove_weights(
+        changed(file, tmp_path / "changed.onnx", row.name, lambda array: array * 1.001), model_folder("t5")
+    )
+    assert [finding.name for finding in found.foreign] == [row.name]
 
 
 def test_decoders_are_compared_with_pytorch_stage_by_stage(gpt2):
@@ -324,6 +463,70 @@ def test_auto_hf_exporter_writes_such_a_file_in_the_format_htp(published, tmp_pa
     again = ExportedModel.from_pretrained(tmp_path)
     again.save_pretrained(tmp_path / "again")
     assert read_record(tmp_path / "again" / "model.onnx") == read_record(file)
+
+
+@pytest.fixture(scope="module")
+def stages(published, made_once):
+    """What `AutoHfExporter` wrote for a decoder on the Hub, and what it answered before and after that."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(published("gpt2").repo_id).eval()
+    config = AutoExportConfig.from_dict({"export_format": "htp", "dynamic": True})
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]]), "attention_mask": torch.ones(2, 4).long()}
+
+    def make(folder):
+        exported = AutoHfExporter.from_config(config).export_for_generation(model, inputs, config)
+        exported.save_pretrained(folder)
+        assert exported.runners["prefill"](**inputs, position_ids=torch.arange(4).expand(2, -1)).logits.shape[0] == 2
+        exported.save_pretrained(folder.with_name("twice"))
+
+    return made_once("engine/stages", make)
+
+
+def offsets_in(path):
+    """Where in the data file each weight of a graph is that does not lie in the graph."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return {one.name: {e.key: e.value for e in one.external_data}["offset"] for one in tensors if one.external_data}
+
+
+def test_the_stages_of_a_decoder_in_the_format_htp_are_one_model_with_one_data_file(stages, gpt2, hub):
+    files = ["config.json", "decode.onnx", "export.json", "model.onnx.data", "prefill.onnx"]
+    assert [name for name in names_in(stages) if name != "generation_config.json"] == files
+    assert (stages / "model.onnx.data").stat().st_size <= (gpt2 / "model.onnx.data").stat().st_size
+    decode, prefill = offsets_in(stages / "decode.onnx"), offsets_in(stages / "prefill.onnx")
+    shared = [name for name in decode if name.startswith("transformer.")]
+    assert shared
+    assert all(decode[name] == prefill[name] for name in shared)
+    first, second = (read_record(stages / f"{name}.onnx") for name in ("decode", "prefill"))
+    assert first.onnx_files == ("decode.onnx", "prefill.onnx")
+    assert first.belongs_with(second)
+    assert (first.hub_id, first.task) == ("tiny/gpt2", "text-generation-with-past")
+    for name in ("decode", "prefill"):
+        assert verify_metadata(stages / f"{name}.onnx").status is Status.OK
+        assert "transformer.h.1.attn" in read_modules(stages / f"{name}.onnx")[1].modules
+        assert says_nothing_of_this_machine(stages / f"{name}.onnx")
+
+
+def test_stages_without_a_mask_are_compared_without_one(stages):
+    for name in ("prefill", "decode"):
+        assert "attention_mask" not in {spec.name for spec in read_signature(stages / f"{name}.onnx")[0]}
+        comparison = compare_models(stages / f"{name}.onnx", pytorch=True)
+        assert comparison.compared > 10
+        assert not comparison.exceeds
+
+
+def test_stages_in_the_format_htp_load_from_a_folder_a_file_and_a_repo(stages, model_folder, hub, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder("gpt2")).eval()
+    inputs = {"input_ids": torch.tensor([[7, 8, 9]]), "attention_mask": torch.ones(1, 3).long()}
+    with torch.inference_mode():
+        expected = model(**inputs).logits[:, -1]
+    hub.add("me/stages", stages)
+    again = ExportedModel.from_pretrained(stages)
+    again.save_pretrained(tmp_path / "again")
+    for name in (stages, stages.with_name("twice"), stages / "prefill.onnx", "me/stages", tmp_path / "again"):
+        loaded = ExportedModel.from_pretrained(name)
+        assert {*loaded.components} == {"prefill", "decode"}
+        answer = loaded.runners["prefill"](**inputs, position_ids=torch.arange(3)[None]).logits[:, -1]
+        assert torch.allclose(answer, expected, atol=1e-5)
+    assert names_in(tmp_path / "again") == names_in(stages)
 
 
 def test_the_format_goes_when_we_do():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import VerificationError
 from optimum_htp.export.confirming import confirm_files, require_confirmed
 from optimum_htp.export.engines import check_options, chosen_engine, engine_named
 from optimum_htp.export.engines.base import Work
@@ -23,11 +21,9 @@ from optimum_htp.export.output_files import (
     onnx_files,
     refuse_foreign_configs,
 )
+from optimum_htp.export.stamped_files import stamp_all, tags_of
 from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
-from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.staging import publish, staging_folder
@@ -36,15 +32,12 @@ from optimum_htp.origin.embedding import ALL, NONE, Embedding, check_choice, emb
 from optimum_htp.origin.export_manifest import ExportManifest
 from optimum_htp.origin.names import EXPORT_MANIFEST
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
-from optimum_htp.origin.source import HubSource, locate
+from optimum_htp.origin.source import locate
 from optimum_htp.origin.tasks import canonical_task
-from optimum_htp.stamping.embed import with_embedded
-from optimum_htp.stamping.new_record import export_id, export_record, plugin_properties
-from optimum_htp.stamping.stamp import is_reproducible, stamp
+from optimum_htp.stamping.new_record import export_record
+from optimum_htp.stamping.stamp import is_reproducible
 
 __all__ = ["ExportResult", "HTPExporter"]
-
-logger = get_logger(__name__)
 
 _AUTO: Final = "auto"
 
@@ -183,9 +176,9 @@ class HTPExporter:
             for name, content in own.items() if beside or embed == NONE else ():
                 (staged / name).write_bytes(content)
             refuse_foreign_configs(staged, folder, names)
-            tags = _tags(staged, originals, parts, strict=verify_hub) if hierarchy else {}
+            tags = tags_of(staged, originals, parts, strict=verify_hub) if hierarchy else {}
             embedding = _embedding(subject, record, staged, embed, own)
-            record = _stamp(staged, names, record, subject, tags, embedding)
+            record = stamp_all(staged, names, record, subject, tags, embedding)
             if verify_hub:
                 confirm_files(staged, names, record, access)
             publish(staged, folder)
@@ -239,73 +232,6 @@ def _embedding(
         return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what, own=own)
     names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
     return embedding_of(staged, names, subject.library, what, own=own)
-
-
-def _stamp(
-    staged: Path,
-    names: Sequence[str],
-    record: ExportMetadata,
-    subject: LoadedModel,
-    tags: Mapping[str, TagWriter],
-    embedding: Embedding | None,
-) -> ExportMetadata:
-    source = subject.checkpoint.source if subject.checkpoint is not None else None
-    info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
-    extra = plugin_properties(record, info)
-    if len(names) > 1:
-        record = dataclasses.replace(record, onnx_files=tuple(names), export_id=export_id(staged, names))
-    written = []
-    for name in names:
-        own = with_embedded(dataclasses.replace(record, onnx_file=name) if record.onnx_files else record, embedding)
-        written.append(
-            stamp(
-                staged / name,
-                own,
-                author=info.author if info is not None else None,
-                extra=extra,
-                tags=tags.get(name),
-                archive=embedding.archive if embedding is not None and own.embedded_in is None else None,
-                external_data=None,
-            )
-        )
-    return written[0]
-
-
-def _tags(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, strict: bool) -> dict[str, TagWriter]:
-    """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it.
-
-    Tags are an extra: a file that cannot be tagged is worth a warning, unless everything is to be as it is promised.
-
-    Raises:
-        VerificationError: A file cannot be tagged, and that is `strict`ly forbidden.
-    """
-    tags = {}
-    for name, written in names.items():
-        try:
-            assignment = parts.assignment(written, staged / name)
-            writer = TagWriter(assignment) if assignment is not None else None
-        except Exception as error:
-            step = (
-                "noting its modules in PyTorch's export" if error in parts.faults.values() else "following its passes"
-            )
-            fault = f"{name} cannot be tagged: {step} failed ({type(error).__name__}: {error})."
-            if strict:
-                raise VerificationError(f"{fault} Leave out --verify-hub, or give --no-hierarchy.") from error
-            logger.warning("%s The export goes on without its tags; try `optimum-cli htp tag` on it.", fault)
-            logger.debug("The fault in tagging %s", name, exc_info=error)
-            continue
-        if assignment is None or writer is None:
-            logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
-            continue
-        tags[name] = writer
-        if unplaced := assignment.inexact:
-            logger.warning(
-                "%d of %d nodes of %s could not be placed exactly: htp.coverage says how each was.",
-                unplaced,
-                len(assignment.modules),
-                name,
-            )
-    return tags
 
 
 def _split_output(output: Path) -> tuple[Path, str | None]:

@@ -1,89 +1,141 @@
-"""Saves a program of transformers' `OnnxExporter` as a stamped file, for the format `htp` of `AutoHfExporter`.
+"""Saves programs of transformers' `OnnxExporter` as stamped files, for the format `htp` of `AutoHfExporter`.
 
-transformers saves each component separately. Each file is therefore stamped as a model of its own, with an
-`export.json` that lists one component.
+The components of a model are one model of several files, as the engine `transformers` writes it: they share their
+weights, and the first of them carries config, preprocessors and `export.json`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
-from optimum_htp.export.engines.programs import fits_inline, save_inline
+from optimum_htp.export.engines.programs import DATA_FILE, fits_inline, save_inline, save_programs
 from optimum_htp.export.engines.transformers import TransformersEngine, manifest_of_components
+from optimum_htp.export.stamped_files import stamp_all, tags_of
 from optimum_htp.export.subject import LoadedModel, inspect_loaded_model
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.embedding import embedding_of
 from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
-from optimum_htp.origin.source import HubSource
 from optimum_htp.origin.tasks import WITH_PAST
-from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.inject import with_past_of
-from optimum_htp.stamping.new_record import export_record, plugin_properties
-from optimum_htp.stamping.stamp import stamp
+from optimum_htp.stamping.new_record import export_record
 
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["save_stamped"]
+__all__ = ["Traced", "TracedModel", "save_again"]
 
 logger = get_logger(__name__)
 
 
-def save_stamped(program: onnx_ir.Model, metadata: Any, model: Any, path: Path) -> ExportMetadata:
-    """Write a program to one file, with tags and a record.
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A component of a model.
 
-    Args:
-        program: The program, as it is to be saved.
+    Attributes:
+        program: Its graph.
         metadata: What transformers' exporter noted of it.
-        model: What it was traced from.
-        path: The file.
-
-    Raises:
-        ExportError: The weights are too large for one file.
+        module: What it was traced from.
     """
-    if not fits_inline(program):
+
+    program: onnx_ir.Model
+    metadata: Any
+    module: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedModel:
+    """A model whose components are saved together.
+
+    Attributes:
+        model: The model.
+        components: By their names.
+        written: Files that were written together with another component's.
+    """
+
+    model: Any
+    components: Mapping[str, Traced]
+    written: set[Path] = dataclasses.field(default_factory=set)
+
+    def save(self, program: onnx_ir.Model, path: Path) -> None:
+        """Write the file of a component, and with it those of the other components of its model.
+
+        transformers asks for each file; what was written with an earlier one is not written again.
+
+        Args:
+            program: Of the component.
+            path: The file. Under another name than the component's it is a model of its own.
+
+        Raises:
+            ExportError: The weights of the only component are too large for one file.
+        """
+        if path in self.written and path.is_file():
+            self.written.discard(path)
+            return
+        components = self.components
+        if components.get(path.stem) is None or components[path.stem].program is not program:
+            components = {path.stem: next(one for one in components.values() if one.program is program)}
+        _save_stamped(components, self.model, path.parent)
+        self.written.update(path.with_name(f"{name}.onnx") for name in components if name != path.stem)
+
+
+def _save_stamped(components: Mapping[str, Traced], model: Any, folder: Path) -> None:
+    programs = {name: component.program for name, component in components.items()}
+    if len(programs) == 1 and not all(map(fits_inline, programs.values())):
         raise ExportError(
-            f"The weights of {path.name} do not fit into one ONNX file. Export with export_format='onnx', and stamp "
-            "the files with `optimum-cli htp inject`."
+            f"The weights of {type(model).__name__} do not fit into one ONNX file. Export with export_format='onnx', "
+            "and stamp the files with `optimum-cli htp inject`."
         )
-    save_inline(program, path)
+    save_programs(programs, folder)
     subject = _subject(model)
     checkpoint = subject.checkpoint
+    names = sorted(f"{name}.onnx" for name in components)
     task = TransformersEngine().infer_task(subject, {}).removesuffix(WITH_PAST)
+    for name in names:
+        task = with_past_of(task, read_graph(folder / name))
     record = export_record(
         checkpoint,
-        task=with_past_of(task, read_graph(path)),
+        task=task,
         library=subject.library,
         model_class=type(model).__name__,
         base_model=subject.derived_from,
     )
-    own = {EXPORT_MANIFEST: json.dumps(manifest_of_components({path.stem: metadata}), indent=2).encode()}
+    manifest = manifest_of_components({name: component.metadata for name, component in components.items()})
+    own = {EXPORT_MANIFEST: json.dumps(manifest, indent=2).encode()}
     if record.model_type == "local" and hasattr(model, "config"):
         own[CONFIG] = model.config.to_json_string().encode()
     embedding = (
         embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, own=own)
         if checkpoint is not None
-        else embedding_of(path.parent, (), subject.library, own=own)
+        else embedding_of(folder, (), subject.library, own=own)
     )
-    source = checkpoint.source if checkpoint is not None else None
-    info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
-    return stamp(
-        path,
-        with_embedded(record, embedding),
-        author=info.author if info is not None else None,
-        extra=plugin_properties(record, info),
-        tags=_tags(model, path),
-        archive=embedding.archive if embedding is not None else None,
-    )
+    parts = ExportedParts(folder, lambda: model)
+    for name, component in components.items():
+        parts.try_to_add(f"{name}.onnx", component.module, {})
+    tags = tags_of(folder, {name: name for name in names}, parts, strict=False)
+    stamp_all(folder, names, record, subject, tags, embedding)
+
+
+def save_again(program: onnx_ir.Model, path: Path) -> None:
+    """Write a program that was loaded from a file: it has its tags and its record.
+
+    Args:
+        program: The program; the path of its file is in `meta`.
+        path: The file. The weights that its model shares are copied next to it, if they are not there.
+    """
+    save_inline(program, path)
+    loaded = program.meta.get("path")
+    shared = Path(loaded).with_name(DATA_FILE) if loaded is not None else None
+    if shared is not None and shared.is_file() and not path.with_name(DATA_FILE).exists():
+        shutil.copyfile(shared, path.with_name(DATA_FILE))
 
 
 def _subject(model: Any) -> LoadedModel:
@@ -93,13 +145,3 @@ def _subject(model: Any) -> LoadedModel:
     except HFHubIntegrationError as error:
         logger.warning("%s is saved as a local model: %s", type(model).__name__, error)
         return dataclasses.replace(LoadedModel(model, None), reason=str(error))
-
-
-def _tags(model: Any, path: Path) -> TagWriter | None:
-    parts = ExportedParts(path.parent, lambda: model)
-    parts.try_to_add(path.name, model, {})
-    if fault := parts.faults.get(path.name):
-        logger.warning("%s cannot be tagged: %s: %s", path.name, type(fault).__name__, fault)
-        return None
-    assignment = parts.assignment(path.name, path)
-    return TagWriter(assignment) if assignment is not None else None

@@ -15,10 +15,12 @@ from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.bounds import check_class, check_module
 from optimum_htp.parsing import parse_json
 
-__all__ = ["ROOT", "ModuleTree", "ancestors", "is_inside", "loose_shape", "parent_of", "shared_path"]
+__all__ = ["EXPERTS", "ROOT", "ModuleTree", "ancestors", "is_inside", "loose_shape", "parent_of", "shared_path"]
 
 ROOT = ""
 """The name of the whole model."""
+EXPERTS = "experts"
+"""The name of a layer's experts in it, and in the names of their tensors."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def _backend() -> tuple[Any, Any]:
         export_format: str = FORMAT
 
     class HTPOnnxExporter(HfExporter):  # type: ignore[misc]
-        """Exports as `OnnxExporter` does, and saves one file that says which model it came from."""
+        """Exports as `OnnxExporter` does, and saves files that say which model they came from."""
 
         export_format = FORMAT
         config_class = HTPOnnxConfig
@@ -52,23 +52,41 @@ def _backend() -> tuple[Any, Any]:
             from transformers.exporters import OnnxExporter
 
             from optimum_htp.export.engines.programs import clean, name_sizes
+            from optimum_htp.export.saved_programs import Traced, TracedModel
+            from optimum_htp.origin.sample_inputs import WHOLE
 
             program, metadata = OnnxExporter().export_program(model, sample_inputs, config=config)
             clean(program)
             name_sizes(program)
-            program.meta[_NOTED] = (metadata, model)
+            program.meta[_NOTED] = TracedModel(model, {WHOLE: Traced(program, metadata, model)})
             return program, metadata
+
+        def export_for_generation(self, model: Any, *args: Any, **options: Any) -> Any:
+            from optimum_htp.export.saved_programs import TracedModel
+
+            exported = super().export_for_generation(model, *args, **options)
+            programs = {name: component.program for name, component in exported.components.items()}
+            parts = {name: next(iter(one.meta[_NOTED].components.values())) for name, one in programs.items()}
+            together = TracedModel(model, parts)
+            for program in programs.values():
+                program.meta[_NOTED] = together
+            return exported
 
         @classmethod
         def save_program(cls, program: Any, path: Any) -> None:
-            from optimum_htp.export.engines.programs import save_inline
-            from optimum_htp.export.saved_programs import save_stamped
+            from optimum_htp.export.saved_programs import save_again
 
             if _NOTED in program.meta:
-                metadata, model = program.meta[_NOTED]
-                save_stamped(program, metadata, model, Path(path))
-            else:  # it was loaded from a file, and has all that in it
-                save_inline(program, Path(path))
+                program.meta[_NOTED].save(program, Path(path))
+            else:
+                save_again(program, Path(path))
+
+        @classmethod
+        def program_files(cls, filename: str) -> list[str]:
+            from optimum_htp.export.engines.programs import DATA_FILE
+            from optimum_htp.origin.sample_inputs import WHOLE
+
+            return [filename] if Path(filename).stem == WHOLE else [filename, DATA_FILE]
 
         @classmethod
         def load_program(cls, path: Any) -> Any:

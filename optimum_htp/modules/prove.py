@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, MetadataError, UnprovableWeightsError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.tags import tagged_assignment
 from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
@@ -33,7 +34,7 @@ from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.origin.commit_files import ConfigFolder
-from optimum_htp.origin.computed import computed_tensors
+from optimum_htp.origin.computed import blank_model
 from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.evidence import names_below
 from optimum_htp.origin.names import CONFIG
@@ -44,6 +45,7 @@ __all__ = ["Evidence", "Proof", "WeightFinding", "prove_weights"]
 
 _THREADS: Final = 8  # side by side: most of the time each waits for its bytes
 _ORDER: Final = list(Evidence)
+_LOADING: Final = ForkSafeLock()
 
 Progress = Callable[[int, int], object]
 
@@ -136,7 +138,7 @@ def prove_weights(
             origin = _origin(path, record, model, revision, access)
             tagged = tagged_assignment(header, graph) is not None
             stored = tensors_of(window, path)
-        judge = Judge(graph, stored, origin.tensors, origin.computed, tagged=tagged)
+        judge = Judge(graph, stored, origin.tensors, origin.blank_model, tagged=tagged)
         findings = _judged(judge, stored, progress)
     return Proof(origin.tensors.name, tuple(findings), origin.tensors.fetched, tagged)
 
@@ -175,14 +177,15 @@ class _Origin:
     config: Callable[[], Path]
     record: ExportMetadata | None
 
-    def computed(self) -> Sequence[tuple[str, Any]]:
-        """Return the tensors that the model's code computes; none where it cannot be built."""
-        try:
-            config = load_config(ConfigFolder(self.config()), self.record)
-            named = next(iter(getattr(config, "architectures", None) or ()), None)
-            return computed_tensors((self.record.model_class if self.record else None) or named, config)
-        except HFHubIntegrationError:
-            return ()
+    def blank_model(self) -> Any:
+        """Return the model without weights; None where it cannot be built."""
+        with _LOADING.held():  # transformers cannot be imported by several threads at once
+            try:
+                config = load_config(ConfigFolder(self.config()), self.record)
+                named = next(iter(getattr(config, "architectures", None) or ()), None)
+                return blank_model((self.record.model_class if self.record else None) or named, config)
+            except HFHubIntegrationError:
+                return None
 
 
 def _origin(

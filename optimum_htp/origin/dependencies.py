@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from optimum_htp.errors import MissingDependencyError
 
 __all__ = ["has_transformers_exporters", "needing_optimum_onnx"]
 
 _NAME: Final = "optimum-onnx"
+_BRIDGED: Final = 5  # the major version of transformers from which on optimum-onnx needs bridges
 _OWN: Final = ("optimum", "transformers")  # what a missing module of theirs says is their version
 # What its modules, and the lazy ones of Optimum and transformers, raise where they cannot be imported.
 _FAILURES: Final = (ImportError, AttributeError, RuntimeError)
@@ -55,7 +57,14 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
 
 
 def _command() -> str:
-    """Return what to type: what optimum-onnx asks for and is installed in another version."""
+    """Return what to type: what optimum-onnx asks for and is installed in another version.
+
+    It asks for transformers 4. A transformers 5 that is installed stays: this package bridges what is between them.
+    """
+    if _major("transformers") >= _BRIDGED:
+        command = f'pip install --no-deps "optimum>=2.3" {_NAME}'
+        again = " --upgrade --force-reinstall"
+        return f"{command}{again}" if _major(_NAME) >= 0 else f"{command} && pip install onnx onnxruntime requests"
     command = f'pip install "{_NAME}[onnxruntime]"'
     try:
         wanted = [Requirement(text) for text in metadata.requires(_NAME) or ()]
@@ -65,6 +74,14 @@ def _command() -> str:
     if others:
         return " ".join([command, *(f'"{req.name}{req.specifier}"' for req in others)])
     return f"{command} --upgrade --force-reinstall"
+
+
+def _major(name: str) -> int:
+    """Return the major version of a package, -1 where it is not installed."""
+    try:
+        return Version(metadata.version(name)).major
+    except metadata.PackageNotFoundError:
+        return -1
 
 
 def _is_met(requirement: Requirement) -> bool:

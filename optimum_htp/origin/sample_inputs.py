@@ -30,6 +30,8 @@ _RATE: Final = 16_000
 _FRAMES: Final = 3000
 _MELS: Final = 80
 _TEXT: Final = "input_ids"
+_DECODERS: Final = "decoder_input_ids"
+_BEGUN: Final = 3  # tokens that the decoder begins with
 _PICTURE_TOKENS: Final = ("image_token_id", "image_token_index")
 _PARTS: Final = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
@@ -56,6 +58,8 @@ def sample_inputs(
     given = getattr(model, "input_modalities", None) or "text"
     modalities = {given} if isinstance(given, str) else set(given)
     taken = inspect.signature(model.forward).parameters
+    if _TEXT not in taken:  # text is what such a model writes: a processor would pad sounds as it pads text
+        modalities = modalities - {"text"} or modalities
     made: dict[str, Any] = {}
     if modalities - {"text"} and folder is not None:
         made = _processed(folder, modalities, batch_size)
@@ -63,8 +67,10 @@ def sample_inputs(
         for modality in sorted(modalities):
             made |= _BY_MODALITY.get(modality, _nothing)(model.config, taken, batch_size, sequence_length)
     made = {name: value for name, value in made.items() if name in taken}
-    if "decoder_input_ids" in taken and not generates:
-        made.setdefault("decoder_input_ids", made.get(_TEXT, _ids(model.config, batch_size, sequence_length)))
+    if _DECODERS in taken and not generates:
+        made.setdefault(_DECODERS, made.get(_TEXT, _ids(model.config, batch_size, sequence_length)))
+    elif _DECODERS in taken and model.config.is_encoder_decoder:  # of a single token the number would be fixed
+        made.setdefault(_DECODERS, _ids(model.config, batch_size, _BEGUN))
     if not made:
         raise ExportError(
             f"Cannot make sample inputs for {type(model).__name__} (modalities: {', '.join(sorted(modalities))}). "

@@ -26,7 +26,9 @@ from optimum_htp.origin.tables import (
 __all__ = [
     "WITH_PAST",
     "architectures",
+    "as_set",
     "canonical_task",
+    "tasks_of_class",
     "class_for_task",
     "is_task",
     "infer_library",
@@ -118,28 +120,29 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
 
     A class that serves several tasks (`CLIPModel`) is taken for the most specific.
     """
-    model_type, names = model_type_of(config), set(architectures(config))
-    tasks = [task for task, classes in task_classes().items() if names & _as_set(classes.get(model_type))]
+    tasks = tasks_of_class(config)
     allowed = [task for task in tasks if task in supported] or tasks
     specific = [task for task in allowed if task != _FEATURES]
-    if allowed:
-        return str((specific or allowed)[0])
-    if names & _as_set(model_names()["MODEL_FOR_PRETRAINING_MAPPING_NAMES"].get(model_type)):
-        return _FEATURES  # Optimum's synonym of "pretraining"
-    return _task_of_auto_map(config, names)
+    return next(iter(specific or allowed), None)
 
 
-def _task_of_auto_map(config: Mapping[str, Any], names: set[str]) -> str | None:
-    """Return the task of a class that comes with the repo, by the Auto class that it is mapped from."""
+def tasks_of_class(config: Mapping[str, Any]) -> list[str]:
+    """Return the Optimum tasks that the class in `config.architectures` serves, none where that is not known."""
+    model_type, names = model_type_of(config), set(architectures(config))
+    tasks = [task for task, classes in task_classes().items() if names & as_set(classes.get(model_type))]
+    if tasks:
+        return tasks
+    if names & as_set(model_names()["MODEL_FOR_PRETRAINING_MAPPING_NAMES"].get(model_type)):
+        return [_FEATURES]  # Optimum's synonym of "pretraining"
+    return _tasks_of_auto_map(config, names)
+
+
+def _tasks_of_auto_map(config: Mapping[str, Any], names: set[str]) -> list[str]:
+    """Return the tasks of a class that comes with the repo, by the Auto class that it is mapped from."""
     auto_map = config.get("auto_map")
-    if not isinstance(auto_map, dict):
-        return None
-    for auto_class, path in auto_map.items():
-        if str(path).rpartition(".")[2] in names:
-            for task, loaders in loaders_by_task().items():
-                if auto_class in _as_set(loaders):
-                    return str(task)
-    return None
+    autos = auto_map.items() if isinstance(auto_map, dict) else ()
+    mapped = {auto_class for auto_class, path in autos if str(path).rpartition(".")[2] in names}
+    return [task for task, loaders in loaders_by_task().items() if mapped & as_set(loaders)]
 
 
 def _diffusers_task(class_name: str) -> str | None:
@@ -155,7 +158,8 @@ def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def _as_set(names: str | Iterable[str] | None) -> set[str]:
+def as_set(names: str | Iterable[str] | None) -> set[str]:
+    """Return the class names in an entry of transformers' tables."""
     return {names} if isinstance(names, str) else set(names or ())
 
 
@@ -165,5 +169,5 @@ def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | 
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None
     mapping = task_classes().get(task.removesuffix(WITH_PAST), {})
-    classes = _as_set(mapping.get(model_type_of(config)))
+    classes = as_set(mapping.get(model_type_of(config)))
     return next((name for name in names if name in classes), None) or next(iter(sorted(classes)), None)

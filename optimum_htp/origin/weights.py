@@ -6,7 +6,7 @@ loads them (renamed, split, tied, cast) has been done to both sides.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 from optimum_htp.origin.names import SCHEDULER, SCHEDULER_CONFIG
 from optimum_htp.origin.repo_files import read_json
 
-__all__ = ["Comparison", "compare", "made_up_tensors"]
+__all__ = ["Comparison", "compare", "lacking", "made_up_tensors"]
 
 # What may differ between two configs of one model, and does not change the graph.
 _VOLATILE: Final = frozenset(
@@ -94,9 +94,19 @@ def _loaded(model_class: Any, folder: Path) -> tuple[Any, tuple[str, ...]]:
 
     with torch.random.fork_rng(devices=[]):  # tensors that the checkpoint lacks are drawn by chance
         loaded, report = model_class.from_pretrained(folder, output_loading_info=True)
+    return loaded, lacking(loaded, report)
+
+
+def lacking(model: Any, report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a model's tensors that its checkpoint lacks.
+
+    Args:
+        model: The model.
+        report: What `from_pretrained` of transformers said of loading it.
+    """
     missing = report["missing_keys"]  # older versions of transformers put the base model's name before them
     known = {ending for key in missing for ending in (key, key.partition(".")[2])}
-    return loaded, tuple(sorted({name for name, _ in _tensors(loaded) if name in known}))
+    return tuple(sorted({name for name, _ in _tensors(model) if name in known}))
 
 
 def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | None:

@@ -70,7 +70,7 @@ def chosen_engine(subject: LoadedModel, task: str | None, options: Mapping[str, 
     Raises:
         MissingDependencyError: Optimum's exporter cannot run here, and no other exports models of this library.
     """
-    optimum, other = OptimumEngine(), TransformersEngine()
+    optimum, other = OptimumEngine(), TransformersEngine(asked_for=False)
     reason = optimum.missing()
     if reason is not None and subject.library != "transformers":
         raise MissingDependencyError(reason)

@@ -28,13 +28,15 @@ _OUTSIDE: Final = 1 << 10  # bytes of a tensor from which it goes to the data fi
 _PAGE: Final = 1 << 12
 _SYMBOL: Final = re.compile(r"\bs\d+\b")
 _BATCH: Final = "batch_size"
+_ENCODER: Final = "encoder_sequence_length"
 _MASK: Final = "attention_mask"
 # The sizes of inputs, by a part of the input's name; the first that fits counts.
 _SIZES_OF_MASK: Final = (_BATCH, "past_sequence_length + 1")  # in a decoding step
+_ENCODED: Final = ("cross_attention_cache", "encoder_outputs")  # parts of the inputs of a decoder with an encoder
 _SIZES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("cross_attention_cache", (_BATCH, "", "encoder_sequence_length")),
+    ("cross_attention_cache", (_BATCH, "", _ENCODER)),
     ("cache", (_BATCH, "", "past_sequence_length")),
-    ("encoder_outputs", (_BATCH, "encoder_sequence_length")),
+    ("encoder_outputs", (_BATCH, _ENCODER, "hidden_size")),
     ("decoder_input_ids", (_BATCH, "decoder_sequence_length")),
     ("input_ids", (_BATCH, "sequence_length")),
     ("inputs_embeds", (_BATCH, "sequence_length")),
@@ -53,7 +55,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
     weights are stored once.
 
     Args:
-        programs: Programs by component name. They are modified in place.
+        programs: Programs by component name. They are cleaned in place; their weights stay where they are.
         folder: Output folder.
     """
     for program in programs.values():
@@ -64,14 +66,18 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
         if fits_inline(program):
             save_inline(program, folder / f"{name}.onnx")
             return
-    with (folder / DATA_FILE).open("wb") as stream:
-        places: dict[tuple[Any, ...], int] = {}
-        for program in programs.values():
-            for value, tensor in _weights(program):
+    weights = [(value, tensor) for program in programs.values() for value, tensor in _weights(program)]
+    try:
+        with (folder / DATA_FILE).open("wb") as stream:
+            places: dict[tuple[Any, ...], int] = {}
+            for value, tensor in weights:
                 if tensor.nbytes >= _OUTSIDE:
                     value.const_value = _moved(tensor, stream, places, folder)
-    for name, program in programs.items():
-        _save(program, folder / f"{name}.onnx")
+        for name, program in programs.items():
+            _save(program, folder / f"{name}.onnx")
+    finally:
+        for value, tensor in weights:
+            value.const_value = tensor
 
 
 def fits_inline(program: onnx_ir.Model) -> bool:
@@ -86,7 +92,13 @@ def save_inline(program: onnx_ir.Model, path: Path) -> None:
 
 def clean(program: onnx_ir.Model) -> None:
     """Remove PyTorch's metadata from nodes and values, except the module scopes of each node."""
-    graphs: list[Any] = [*program.graphs(), *program.functions.values()]
+    functions = program.functions.values()
+    graphs: list[Any] = [
+        *program.graphs(),
+        *functions,
+        *(one for function in functions for one in function.subgraphs()),
+    ]
+    _forget(program.metadata_props)
     for graph in graphs:
         _forget(graph.metadata_props)
         for node in graph:
@@ -104,13 +116,18 @@ def clean(program: onnx_ir.Model) -> None:
 def name_sizes(program: onnx_ir.Model) -> None:
     """Name open sizes as Optimum's exporter does (`batch_size`), where PyTorch numbers them (`s72`)."""
     names: dict[str, str] = {}
-    has_past = any("cache" in (value.name or "") for value in program.graph.inputs)
+    inputs = [value.name or "" for value in program.graph.inputs]
+    has_encoder = any(part in name for part in _ENCODED for name in inputs)
+    masks: dict[str, tuple[str, ...]] = {}
+    if any("cache" in name for name in inputs):
+        masks["decoder_attention_mask" if has_encoder else _MASK] = _SIZES_OF_MASK
+    if has_encoder:
+        masks[_MASK] = (_BATCH, _ENCODER)
     for value in program.graph.inputs:
         known = next((sizes for part, sizes in _SIZES if part in (value.name or "")), ())
-        if has_past and value.name == _MASK:
-            known = _SIZES_OF_MASK
+        known = masks.get(value.name or "", known)
         for symbol, name in zip(_symbols(value), known, strict=False):
-            alike = name == _BATCH or value.name == _MASK  # sizes that PyTorch may have numbered twice
+            alike = name in (_BATCH, _ENCODER) or value.name == _MASK  # sizes that PyTorch may have numbered twice
             if _SYMBOL.fullmatch(symbol) and name and (alike or name not in names.values()):
                 names.setdefault(symbol, name)
     for graph in program.graphs():

@@ -26,8 +26,17 @@ from optimum_htp.origin.dependencies import has_transformers_exporters
 from optimum_htp.origin.names import EXPORT_MANIFEST
 from optimum_htp.origin.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
 from optimum_htp.origin.source import HubSource
-from optimum_htp.origin.tables import model_names
-from optimum_htp.origin.tasks import WITH_PAST, architectures, class_for_task, infer_task, model_type_of
+from optimum_htp.origin.tables import all_tasks, model_names
+from optimum_htp.origin.tasks import (
+    WITH_PAST,
+    architectures,
+    as_set,
+    class_for_task,
+    infer_task,
+    model_type_of,
+    tasks_of_class,
+)
+from optimum_htp.origin.weights import lacking
 
 __all__ = ["TransformersEngine", "manifest_of_components"]
 
@@ -42,6 +51,7 @@ _LOADING_ONLY: Final = ("dtype", "trust_remote_code")
 _IGNORED: Final = ("use_subprocess", "framework", "do_validation", "atol", "no_post_process")
 _TABLE: Final = ("MODEL_FOR_", "_MAPPING_NAMES")
 _FEATURES: Final = "feature-extraction"
+_LISTED: Final = 3  # weights that an error names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +81,16 @@ class _Options:
 
 
 class TransformersEngine:
-    """transformers' own exporters. `ExportedModel` loads their files; `ORTModel` loads those of a single graph."""
+    """transformers' own exporters. `ExportedModel` loads their files; `ORTModel` loads those of a single graph.
+
+    Args:
+        asked_for: Whether the user named it. Otherwise it refuses a class whose weights a checkpoint lacks.
+    """
 
     name = "transformers"
+
+    def __init__(self, *, asked_for: bool = True) -> None:
+        self._asked_for = asked_for
 
     def missing(self) -> str | None:
         """Return which transformers or which package is missing, with the command that helps."""
@@ -118,6 +135,8 @@ class TransformersEngine:
             task = infer_task(subject.config, subject.library, info.pipeline_tag if info is not None else None)
         except ExportError:
             task = _task_of_class(subject.config)
+        if not _is_served(task, subject.config):  # the pipeline tag is what somebody wrote into a model card
+            task = _task_of_class(subject.config)
         if subject.model is not None:
             model_class = type(subject.model)
         else:
@@ -134,7 +153,7 @@ class TransformersEngine:
         options = _Options(**work.options)
         hint = "" if options.sample_inputs is not None else _HINT
         with EXPORTING.held(), refusals_as_export_errors("transformers", work.subject.name, hint):
-            model = _loaded(work.subject, work.task, work.options)
+            model = self._loaded(work.subject, work.task, work.options)
             config = OnnxConfig(dynamic=options.dynamic, opset_version=options.opset, optimize=options.optimize)
             with _repeatable(model), redirect_stdout(sys.stderr):  # PyTorch prints its progress
                 parts = _parts(model, work, options)
@@ -152,6 +171,37 @@ class TransformersEngine:
         for name, (part, _) in parts.items() if work.hierarchy else ():
             noted.try_to_add(f"{name}.onnx", part, {})
         return type(model), noted
+
+    def _loaded(self, subject: LoadedModel, task: str, options: Mapping[str, Any]) -> Any:
+        """Return the model, ready to be traced."""
+        import torch
+
+        if subject.model is not None:
+            if refused := [name for name in _LOADING_ONLY if options.get(name)]:
+                raise TypeError(
+                    f"{', '.join(refused)} cannot be given for a model in memory: change the model before you export "
+                    "it."
+                )
+            return subject.model
+        assert subject.checkpoint is not None  # a subject has a model or a checkpoint
+        config, trusted = subject.checkpoint.config, bool(options.get("trust_remote_code"))
+        if not _is_served(task, config):
+            raise ExportError(
+                f"transformers has no class of {model_type_of(config)} models for {task}. {_fitting(config)}"
+            )
+        model_class = _class_for(task, config, trusted=trusted)
+        dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
+        model, report = model_class.from_pretrained(
+            subject.checkpoint.folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
+        )
+        if not self._asked_for and (missing := lacking(model, report)):
+            more = f" (and {len(missing) - _LISTED} more)" if len(missing) > _LISTED else ""
+            raise ExportError(
+                f"The checkpoint of {subject.name} has no {', '.join(missing[:_LISTED])}{more}, which "
+                f"{type(model).__name__} needs for {task}. {_fitting(config)} To export the model with random values "
+                "for these weights, give --engine transformers."
+            )
+        return model.eval().to(options.get("device", "cpu"))
 
 
 def _parts(model: Any, work: Work, options: _Options) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -210,12 +260,29 @@ def _quietly(exporter: Any) -> None:
         transformers_logging.set_verbosity(level)
 
 
+def _is_served(task: str, config: Mapping[str, Any]) -> bool:
+    """Whether transformers has a class of a type of model for a task; true where Optimum's tables cannot be read.
+
+    A base model does not count: Optimum loads models for some tasks with `AutoModel`, which has one of every type.
+    """
+    if not all_tasks() or task.removesuffix(WITH_PAST) in (_FEATURES, _task_of_class(config), *tasks_of_class(config)):
+        return True
+    name = class_for_task(task, config, "transformers")
+    return name is not None and name not in as_set(model_names()["MODEL_MAPPING_NAMES"].get(model_type_of(config)))
+
+
+def _fitting(config: Mapping[str, Any]) -> str:
+    """Return a sentence on the tasks that a checkpoint has all weights for."""
+    tasks = tasks_of_class(config) or [_task_of_class(config)]
+    return f"Tasks that fit the checkpoint ({', '.join(architectures(config))}): {', '.join(sorted(tasks))}."
+
+
 def _task_of_class(config: Mapping[str, Any]) -> str:
     """Return a task for a class that Optimum has none for: what transformers' table of such classes is called."""
     names = set(architectures(config))
     for table, classes in model_names().items():
         found = classes.get(model_type_of(config))
-        if names & ({found} if isinstance(found, str) else set(found or ())) and table.startswith(_TABLE[0]):
+        if names & as_set(found) and table.startswith(_TABLE[0]):
             return table.removeprefix(_TABLE[0]).removesuffix(_TABLE[1]).lower().replace("_", "-")
     return _FEATURES
 
@@ -232,24 +299,6 @@ def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
         autos = [auto for auto, path in auto_map.items() if str(path).rpartition(".")[2] in names]
         found = next((getattr(transformers, auto, None) for auto in autos), None)
     return found if found is not None else transformers.AutoModel
-
-
-def _loaded(subject: LoadedModel, task: str, options: Mapping[str, Any]) -> Any:
-    """Return the model, ready to be traced."""
-    import torch
-
-    if subject.model is not None:
-        if refused := [name for name in _LOADING_ONLY if options.get(name)]:
-            raise TypeError(
-                f"{', '.join(refused)} cannot be given for a model in memory: change the model before you export it."
-            )
-        return subject.model
-    assert subject.checkpoint is not None  # a subject has a model or a checkpoint
-    trusted = bool(options.get("trust_remote_code"))
-    model_class = _class_for(task, subject.checkpoint.config, trusted=trusted)
-    dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
-    model = model_class.from_pretrained(subject.checkpoint.folder, dtype=dtype, trust_remote_code=trusted)
-    return model.eval().to(options.get("device", "cpu"))
 
 
 def manifest_of_components(components: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,11 +15,11 @@ from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULE, read_modules, tagged_assignment
-from optimum_htp.hierarchy.tree import ROOT, parent_of
+from optimum_htp.hierarchy.tree import EXPERTS, ROOT, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
 from optimum_htp.modules.comparison.leaving import Leaving, leaving_values
-from optimum_htp.modules.comparison.measures import Distance, distance, incomparable
+from optimum_htp.modules.comparison.measures import Distance, distance, distance_of_rows, incomparable
 from optimum_htp.modules.comparison.onnx_side import OnnxValues
 from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
 from optimum_htp.modules.comparison.torch_side import open_torch_model
@@ -208,13 +209,20 @@ def _with_torch(
         for name in batch:
             others = {gone: expected.get(gone, []) for gone in vanished.get(parent_of(name), ())}
             arrays = {value: found[value] for value in leaving[name] if value in found}
-            modules[name].values += _matched(arrays, expected.get(name, []), others, atol, rtol)
+            # Experts take their tokens in the order of a sort that leaves open which of two equals is first.
+            apart = distance_of_rows if EXPERTS in parent_of(name).split(".") else distance
+            modules[name].values += _matched(
+                arrays, expected.get(name, []), others, functools.partial(apart, atol=atol, rtol=rtol)
+            )
         batch.used = sum(array.nbytes for array in found.values())
     return modules
 
 
 def _matched(
-    found: Mapping[str, Any], expected: Sequence[Any], others: Mapping[str, Sequence[Any]], atol: float, rtol: float
+    found: Mapping[str, Any],
+    expected: Sequence[Any],
+    others: Mapping[str, Sequence[Any]],
+    apart: Callable[[Any, Any], Distance],
 ) -> Iterator[ValueComparison]:
     """Yield what leaves the file's module with the nearest that PyTorch's returns, each once.
 
@@ -222,11 +230,11 @@ def _matched(
         found: The file's.
         expected: PyTorch's.
         others: What modules beside it return that the file does not have: a batch norm may be folded into this one.
-        atol, rtol: The tolerances.
+        apart: Returns how far two arrays of one shape are from each other.
     """
     pairs = sorted(
         (
-            ((near := distance(array, tensor, atol, rtol)).exceeded, near.norm, at, value, near)
+            ((near := apart(array, tensor)).exceeded, near.norm, at, value, near)
             for at, tensor in enumerate(expected)
             for value, array in found.items()
             if array.shape == tensor.shape
@@ -240,17 +248,17 @@ def _matched(
             continue
         tensors.add(at)
         values.add(value)
-        folded = _folded(found[value], others, atol, rtol) if exceeded else None
+        folded = _folded(found[value], others, apart) if exceeded else None
         yield ValueComparison(value, *(folded or (near, None)))
 
 
 def _folded(
-    array: Any, others: Mapping[str, Sequence[Any]], atol: float, rtol: float
+    array: Any, others: Mapping[str, Sequence[Any]], apart: Callable[[Any, Any], Distance]
 ) -> tuple[Distance, str | None] | None:
     """Return the module beside one whose value is the one's, and how near; None where there is none."""
     for module, tensors in others.items():
         for tensor in tensors:
-            if tensor.shape == array.shape and not (near := distance(array, tensor, atol, rtol)).exceeded:
+            if tensor.shape == array.shape and not (near := apart(array, tensor)).exceeded:
                 return near, module
     return None
 

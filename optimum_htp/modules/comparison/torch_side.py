@@ -20,6 +20,7 @@ __all__ = ["TorchValues", "open_torch_model"]
 
 _WHOLE: Final = "model"
 _BRANCH: Final = "use_cache_branch"
+_MASK: Final = "attention_mask"  # ends the names of all masks
 _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError)
 
 
@@ -160,6 +161,8 @@ def _traced(
         torch.manual_seed(0)
         made: dict[str, Any] = sample_inputs(model, folder, generates=generates)
         part, made = traced_parts(model, made, generates=generates)[component]
+    # A stage of generation that was traced with a mask of ones takes no mask.
+    made = {name: value for name, value in made.items() if name in inputs or not name.endswith(_MASK)}
     if given is not None:
         if unknown := [name for name in given if name not in made]:
             raise ValueError(f"{unknown[0]} cannot be given to PyTorch: leave out --inputs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import InvalidWeightsError, RangesNotServedError, UnprovableWeightsError
-from optimum_htp.hierarchy.tree import parent_of
+from optimum_htp.hierarchy.tree import ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.hubs.safetensors import (
@@ -89,7 +90,15 @@ class CommitTensors:
         for key in self._homes:
             module, _, leaf = key.rpartition(".")
             self.modules[module][leaf] = key
+        self._renamed: Mapping[str, str] = {}
         self._prefixes = tuple(dict.fromkeys(key.partition(".")[0] for key in self._homes if "." in key))
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Note under which names parameters of the model are tensors of the commit."""
+        self._renamed = {name: key for name, key in names.items() if key in self._homes}
+        for name, key in self._renamed.items():
+            module, _, leaf = name.rpartition(".")
+            self.modules[module].setdefault(leaf, key)
 
     def __contains__(self, key: object) -> bool:
         return key in self._homes
@@ -141,24 +150,25 @@ class CommitTensors:
         """Return the tensors that a parameter's name may mean: checkpoints of a base model lack a head's first word,
         others have one more, and a part that was exported alone names its parameters from itself on.
         """
-        return self._spelled(name, self._homes)
+        return self._spelled(name, self._homes) or [key for key in (self._renamed.get(name),) if key is not None]
 
     def owned(self, module: str) -> Mapping[str, str]:
         """Return the own tensors of a module, by what they are called there; none for one that has none."""
         found = self._spelled(module, self.modules)
         return self.modules[found[0]] if len(found) == 1 else {}
 
-    def below(self, module: str) -> list[str]:
-        """Return what the modules below one that has no tensors have, but for weights and biases.
+    def within(self, module: str) -> list[str]:
+        """Return the tensors of a module and of the modules in it; none for the whole model."""
+        found = self._spelled(module, self._inside) if module else []
+        return self._inside[found[0]] if len(found) == 1 else []
 
-        A newer transformers may have put them into the module itself, and reads the names of older checkpoints.
-        """
-        if self.owned(module):
-            return []
-        _, _, rest = module.partition(".")
-        starts = tuple(f"{name}." for name in (module, rest, *(f"{prefix}.{module}" for prefix in self._prefixes)))
-        homes = [leaves for home, leaves in self.modules.items() if home.startswith(starts)]
-        return [key for leaves in homes for leaf, key in leaves.items() if leaf not in ("weight", "bias")]
+    @functools.cached_property
+    def _inside(self) -> Mapping[str, list[str]]:
+        inside = defaultdict(list)
+        for key in self._homes:
+            for module in ancestors(key):
+                inside[module].append(key)
+        return dict(inside)
 
     def _spelled(self, name: str, known: Container[str]) -> list[str]:
         first, _, rest = name.partition(".")

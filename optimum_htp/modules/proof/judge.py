@@ -14,17 +14,21 @@ from optimum_htp.hierarchy.tree import shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, compare, float_dtypes
-from optimum_htp.modules.proof.places import Use, expectations, uses_of
+from optimum_htp.modules.proof.places import Use, expectations, is_unknown_place, uses_of
 from optimum_htp.modules.proof.quantized import is_parameter_input, parameter_names, quantized_weights
 from optimum_htp.modules.proof.recomputed import (
+    first_experts,
     folded_batch_norm,
+    is_allowed,
     looked_up,
     multiplied_out,
     put_together,
+    stacked,
 )
 from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
+from optimum_htp.origin.computed import computed_tensors, saved_names
 
 __all__ = ["Judge"]
 
@@ -32,8 +36,6 @@ _CONVOLUTIONS: Final = ("Conv", "ConvTranspose")
 _MOST_TRIED: Final = 1024  # tensors of one size that are looked at for one weight
 _SAMPLE: Final = 1 << 16  # elements that are looked at before all are
 _SMALLEST_PART: Final = 2
-
-Computed = Callable[[], Sequence[tuple[str, Any]]]
 
 
 class Judge:
@@ -43,7 +45,8 @@ class Judge:
         graph: Of the file.
         stored: Its tensors.
         tensors: Of the commit.
-        computed: Returns the tensors that the model's code computes; asked only where something is unexplained.
+        blank: Returns the model without weights, None where it cannot be built; asked only where something is
+            unexplained.
         tagged: Whether its nodes say their modules.
     """
 
@@ -52,7 +55,7 @@ class Judge:
         graph: Graph,
         stored: Sequence[StoredTensor],
         tensors: CommitTensors,
-        computed: Computed,
+        blank: Callable[[], Any],
         *,
         tagged: bool,
     ) -> None:
@@ -60,11 +63,15 @@ class Judge:
         self._uses = uses_of(graph, tagged=tagged)
         self._stored = {tensor.name: tensor for tensor in stored}
         self._tensors = tensors
-        self._computed = functools.cache(computed)
+        self._blank = functools.cache(blank)
         self._quantized = quantized_weights(graph, self._stored)
         self._parameters = parameter_names(graph, self._stored)
         self._steps = PlainSteps(graph, self._stored, self._uses)
         self._folded: dict[str, tuple[str, ...]] = {}
+        weights = (tensor.name for tensor in stored if tensor.dtype in float_dtypes and tensor.size > 1)
+        if any(is_unknown_place(use, tensors) for name in weights for use in self._uses.get(name, ())):
+            model = self._blank()
+            tensors.rename(saved_names(model) if model is not None else {})
 
     def direct(self, tensor: StoredTensor) -> WeightFinding | None:
         """Return what is known of a tensor by itself; None where that is nothing. From any thread."""
@@ -109,16 +116,17 @@ class Judge:
                 return self._finding(tensor, _evidence(found[1]), found[1].name, (found[0],), by_value=True)
             if (rule := _rule_of(array, dtype)) is not None:
                 return self._finding(tensor, Evidence.CONSTANT, rule)
-            owned = [key for module in modules for key in self._tensors.owned(module).values()]
-            owned += [key for module in modules for key in self._tensors.below(module)]
-            table = looked_up(array, dtype, self._readable(owned), self._tensors)
+            table = looked_up(array, dtype, self._tables(tensor, modules), self._tensors)
             if table is not None:
                 return self._finding(tensor, Evidence.DERIVED, "rows of a table", (table,))
-            for name, values in self._computed():
+            for name, values in self._computed:
                 if values.size == tensor.size and _same_values(array, dtype, values):
                     return self._finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {name}")
+            shared = functools.reduce(shared_path, modules) if modules else None
+            if (experts := self._experts(array, dtype, shared)) is not None:
+                return self._finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
             parts = put_together(array, functools.partial(self._part, dtype=dtype)) if array.ndim else None
-            if parts is not None:
+            if parts is not None and is_allowed(parts, shared):
                 return self._finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
         return self._foreign(tensor, array, groups)
 
@@ -151,6 +159,12 @@ class Judge:
         key, last = min(differences, key=lambda one: one[1].share)
         how = f"element {last.index} of {key} is {last.theirs:.6g} in the commit, and {last.ours:.6g} here"
         return self._finding(tensor, Evidence.FOREIGN, how, tuple(expected))
+
+    @functools.cached_property
+    def _computed(self) -> Sequence[tuple[str, Any]]:
+        """The tensors that the model's code computes."""
+        model = self._blank()
+        return computed_tensors(model) if model is not None else ()
 
     def _is_parameter(self, tensor: StoredTensor) -> bool:
         """Whether nothing but quantization takes a scale or zero point: a weight may bear such a name, or be both."""
@@ -255,6 +269,28 @@ class Judge:
                 if isinstance(layout, Layout):
                     return key, layout
         return None
+
+    def _tables(self, tensor: StoredTensor, modules: Iterable[str]) -> list[str]:
+        """Return the tensors whose rows a tensor may be made of: those of the modules in which it is used.
+
+        A newer transformers may have put a table into the module around its own. All rows of a weight in another order
+        are a weight that was changed.
+        """
+        inside = dict.fromkeys(key for module in modules for key in self._tensors.within(module))
+        owned = {key for module in modules for key in self._tensors.owned(module).values()}
+        return [
+            key
+            for key in self._readable(inside | dict.fromkeys(owned))
+            if key in owned or not key.endswith((".weight", ".bias")) or tensor.size < self._tensors[key].size
+        ]
+
+    def _experts(self, array: Any, dtype: str, module: str | None) -> tuple[str, ...] | None:
+        def is_same(part: Any, key: str) -> bool:
+            return self._tensors[key].size == part.size and isinstance(
+                self._compare(part, dtype, key, likely=True), Layout
+            )
+
+        return stacked(array, lambda size: first_experts(self._tensors, size, module), self._tensors, is_same)
 
     def _part(self, array: Any, *, dtype: str) -> str | None:
         if array.size < _SMALLEST_PART or array.size not in self._tensors.sizes:

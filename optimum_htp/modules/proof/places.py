@@ -16,7 +16,7 @@ from optimum_htp.hierarchy.tags import MODULE
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["PASSED_THROUGH", "Use", "expectations", "plain_name", "uses_of"]
+__all__ = ["PASSED_THROUGH", "Use", "expectations", "is_unknown_place", "plain_name", "uses_of"]
 
 PASSED_THROUGH: Final = frozenset(
     {"Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
@@ -46,6 +46,7 @@ _ROLES: Final[Mapping[tuple[str, int], tuple[str, ...]]] = {
     ("QLinearMatMul", 3): _WEIGHT,
     ("QLinearConv", 3): _WEIGHT,
 }
+_OF_LAYERS: Final = frozenset({("LayerNormalization", 1), ("Conv", 1), ("Gemm", 1), ("MatMul", 1), ("Gather", 0)})
 _QUANTIZERS_SUFFIX: Final = re.compile(r"_(?:quantized|Q\dG?\w*|DequantizeLinear|fp16|merged.*|transposed)+$")
 
 
@@ -116,6 +117,16 @@ def expectations(name: str, size: int, uses: Sequence[Use], tensors: CommitTenso
         if group and group not in groups:
             groups.append(group)
     return groups
+
+
+def is_unknown_place(use: Use, tensors: CommitTensors) -> bool:
+    """Whether a weight is used in a layer that the commit has no tensors of; the model may call it otherwise.
+
+    Layers are numbered. A head that shares the table of the embeddings is not, and has no tensor of its own.
+    """
+    if use.module is None or (use.op_type, use.position) not in _OF_LAYERS:
+        return False
+    return any(part.isdecimal() for part in use.module.split(".")) and not tensors.owned(use.module)
 
 
 def _of_use(use: Use, size: int, tensors: CommitTensors) -> list[str]:

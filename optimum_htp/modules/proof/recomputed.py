@@ -1,19 +1,30 @@
 """Weights that an exporter or a quantizer has made of a commit's tensors, made again and compared.
 
 A batch norm that was folded into the convolution before it; a weight norm that was multiplied out; rows that were
-looked up in a table; several tensors put side by side. Integers have a file of their own, `steps`.
+looked up in a table; several tensors put side by side, or those of all experts in one. Integers have a file of their
+own, `steps`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from optimum_htp.hierarchy.tree import parent_of, shared_path
+from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.layouts import cast
 
-__all__ = ["folded_batch_norm", "looked_up", "multiplied_out", "near", "put_together"]
+__all__ = [
+    "first_experts",
+    "folded_batch_norm",
+    "is_allowed",
+    "looked_up",
+    "multiplied_out",
+    "near",
+    "put_together",
+    "stacked",
+]
 
 # What torch, TensorFlow and papers add to a variance; no checkpoint says it.
 _EPSILONS: Final = (1e-5, 1e-3, 1e-6, 1e-12)
@@ -113,6 +124,84 @@ def looked_up(array: Any, dtype: str, candidates: Iterable[str], tensors: Commit
                 if all(bytes(row) in known for row in rows):
                     return key
     return None
+
+
+def stacked(
+    array: Any, expected: Callable[[int], Sequence[str]], tensors: CommitTensors, is_same: Callable[[Any, str], bool]
+) -> tuple[str, ...] | None:
+    """Return the tensors of all experts of a layer that an array is made of; None where it is not.
+
+    transformers 5 has one tensor for all experts, and for the two projections that an expert begins with; a checkpoint
+    has one for each, numbered from 0.
+
+    Args:
+        array: Of the file.
+        expected: Returns the tensors of the first expert that have some number of elements.
+        tensors: Of the commit.
+        is_same: Whether a part of the array is a tensor.
+    """
+    import numpy as np
+
+    for axis in range(array.ndim):
+        experts = np.moveaxis(array, axis, 0)
+        if not len(experts) or experts[0].size < _PARTS[0]:
+            continue
+        for count, inner in ((1, 0), *((_PARTS[0], inner) for inner in range(experts.ndim - 1))):
+            if experts[0].shape[inner : inner + 1] and experts[0].shape[inner] % count:
+                continue
+            first = sorted(expected(experts[0].size // count))  # the gate is before what it is for, by name too
+            for keys in itertools.combinations(first, count):
+                named = [[_of_expert(key, number) for key in keys] for number in range(len(experts))]
+                if any(key not in tensors for names in named for key in names):
+                    continue
+                parts = (
+                    pair
+                    for expert, names in zip(experts, named, strict=True)
+                    for pair in zip(np.split(expert, count, inner), names, strict=True)
+                )
+                if all(is_same(part, key) for part, key in parts):
+                    return tuple(key for names in named for key in names)
+    return None
+
+
+def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list[str]:
+    """Return the tensors of a size that the first expert of a layer owns.
+
+    Args:
+        tensors: Of the commit.
+        size: Number of elements.
+        module: Of the layer or its experts; None where it is not known, then those of all layers.
+    """
+    wanted = _numbers(module) if module is not None else None
+    return [
+        key
+        for key in tensors.sizes.get(size, ())
+        if f".{EXPERTS}.0." in key and wanted in (None, _numbers(_at_experts(key)[0]))
+    ]
+
+
+def is_allowed(parts: Sequence[str], module: str | None) -> bool:
+    """Whether a weight of a module may be made of parts: in a layer's experts all are one expert's, in their order."""
+    if module is None or EXPERTS not in module.split("."):
+        return True
+    layer, at, rest = _at_experts(parts[0])
+    expert = f"{layer}{at}{rest.partition('.')[0]}."
+    in_order = list(parts) == sorted({*parts}) and all(key.startswith(expert) for key in parts)
+    return in_order and _numbers(layer) == _numbers(module.partition(f".{EXPERTS}")[0])
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(part) for part in name.split(".") if part.isdecimal()]
+
+
+def _at_experts(key: str) -> tuple[str, str, str]:
+    return key.rpartition(f".{EXPERTS}.")
+
+
+def _of_expert(key: str, number: int) -> str:
+    """Return the tensor of another expert than the first one."""
+    before, _, after = key.rpartition(f".{EXPERTS}.0.")
+    return f"{before}.{EXPERTS}.{number}.{after}"
 
 
 def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ...] | None:
