@@ -89,7 +89,7 @@ class CallFinder:
         for index in call.nodes:
             scope = scope_of(call.level.nodes[index].name)
             if scope is not None and (resolved := self._resolver.resolve(scope)).whole:
-                if _is_inside(resolved.module, module) or module in resolved.others:
+                if any(_is_inside(one, module) for one in resolved.others):
                     return None
                 known.add(resolved.module)
         return known.pop() if len(known) == 1 else None
@@ -118,7 +118,8 @@ class CallFinder:
         """Return how much of a scope leads to a module; None where it does not."""
         for length in range(len(scope) + 1):
             resolved = self._resolver.resolve(scope[:length])
-            if resolved.whole and self._tree.caller(resolved.module) == callee:
+            # Which of several modules it is, the node's tag says.
+            if resolved.whole and callee in map(self._tree.caller, resolved.others):
                 return length
         return None
 
