@@ -343,6 +343,11 @@ def test_the_experts_of_a_layer_in_one_tensor_are_proven_and_a_change_of_them_is
         assert change(values[first].copy()).shape == values[first].shape
         found = prove_weights(changed(file, tmp_path / "changed.onnx", first, change), mixtral / "model")
         assert [finding.name for finding in found.foreign] == [first]
+    both, down = sorted((one for one in stacks if "layers.0." in one.module), key=lambda one: -len(one.tensors))
+    gates = values[both.name][..., : values[both.name].shape[-1] // 2].swapaxes(1, 2)  # are of the same size
+    assert gates.shape == values[down.name].shape
+    exchanged = changed(file, tmp_path / "changed.onnx", down.name, lambda array: gates)
+    assert prove_weights(exchanged, mixtral / "model").foreign
 
 
 def test_experts_that_take_equal_tokens_in_another_order_are_no_difference(mixtral, hub, tmp_path):

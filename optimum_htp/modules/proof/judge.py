@@ -68,6 +68,7 @@ class Judge:
         self._parameters = parameter_names(graph, self._stored)
         self._steps = PlainSteps(graph, self._stored, self._uses)
         self._folded: dict[str, tuple[str, ...]] = {}
+        self._stacked: dict[str, str] = {}
         weights = (tensor.name for tensor in stored if tensor.dtype in float_dtypes and tensor.size > 1)
         if any(is_unknown_place(use, tensors) for name in weights for use in self._uses.get(name, ())):
             model = self._blank()
@@ -123,7 +124,7 @@ class Judge:
                 if values.size == tensor.size and _same_values(array, dtype, values):
                     return self._finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {name}")
             shared = functools.reduce(shared_path, modules) if modules else None
-            if (experts := self._experts(array, dtype, shared)) is not None:
+            if (experts := self._experts(tensor, array, shared)) is not None:
                 return self._finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
             parts = put_together(array, functools.partial(self._part, dtype=dtype)) if array.ndim else None
             if parts is not None and is_allowed(parts, shared):
@@ -284,13 +285,16 @@ class Judge:
             if key in owned or not key.endswith((".weight", ".bias")) or tensor.size < self._tensors[key].size
         ]
 
-    def _experts(self, array: Any, dtype: str, module: str | None) -> tuple[str, ...] | None:
-        def is_same(part: Any, key: str) -> bool:
-            return self._tensors[key].size == part.size and isinstance(
-                self._compare(part, dtype, key, likely=True), Layout
-            )
+    def _experts(self, tensor: StoredTensor, array: Any, module: str | None) -> tuple[str, ...] | None:
+        def layout_of(part: Any, key: str) -> Layout | None:
+            if self._tensors[key].size != part.size or self._stacked.get(key, tensor.name) != tensor.name:
+                return None  # a projection has one place, and those of an expert may be of one size
+            layout = self._compare(part, tensor.dtype, key, likely=True)
+            return layout if isinstance(layout, Layout) else None
 
-        return stacked(array, lambda size: first_experts(self._tensors, size, module), self._tensors, is_same)
+        found = stacked(array, lambda size: first_experts(self._tensors, size, module), self._tensors, layout_of)
+        self._stacked.update(dict.fromkeys(found or (), tensor.name))
+        return found
 
     def _part(self, array: Any, *, dtype: str) -> str | None:
         if array.size < _SMALLEST_PART or array.size not in self._tensors.sizes:

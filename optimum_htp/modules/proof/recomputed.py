@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
-from optimum_htp.modules.proof.layouts import cast
+from optimum_htp.modules.proof.layouts import Layout, cast
 
 __all__ = [
     "first_experts",
@@ -127,7 +127,10 @@ def looked_up(array: Any, dtype: str, candidates: Iterable[str], tensors: Commit
 
 
 def stacked(
-    array: Any, expected: Callable[[int], Sequence[str]], tensors: CommitTensors, is_same: Callable[[Any, str], bool]
+    array: Any,
+    expected: Callable[[int], Sequence[str]],
+    tensors: CommitTensors,
+    layout_of: Callable[[Any, str], Layout | None],
 ) -> tuple[str, ...] | None:
     """Return the tensors of all experts of a layer that an array is made of; None where it is not.
 
@@ -138,7 +141,7 @@ def stacked(
         array: Of the file.
         expected: Returns the tensors of the first expert that have some number of elements.
         tensors: Of the commit.
-        is_same: Whether a part of the array is a tensor.
+        layout_of: Returns how a part of the array is a tensor, None where it is not. All parts have to be so alike.
     """
     import numpy as np
 
@@ -159,7 +162,8 @@ def stacked(
                     for expert, names in zip(experts, named, strict=True)
                     for pair in zip(np.split(expert, count, inner), names, strict=True)
                 )
-                if all(is_same(part, key) for part, key in parts):
+                layouts = {layout_of(part, key) for part, key in parts}
+                if None not in layouts and len(layouts) == 1:
                     return tuple(key for names in named for key in names)
     return None
 
