@@ -201,7 +201,7 @@ def carried_tags(source: Path, made: Path) -> TagWriter | None:
     """Return the tags of a file that was made from a tagged one; None where that has none."""
     if MODULES not in read_header(source).metadata:
         return None
-    return TagWriter(Tagger(source).assignment(made), is_export=False)
+    return TagWriter(Tagger(source, force=True).assignment(made), is_export=False)  # it is known what it was made of
 
 
 def _standing(header: ModelHeader, graph: Graph) -> Assignment | None:
