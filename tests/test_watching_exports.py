@@ -149,7 +149,7 @@ def test_fault_in_tagging_behind_the_export_costs_the_tags_too(monkeypatch, mode
     def broken(*_):
         raise IndexError("a fault on purpose")
 
-    monkeypatch.setattr("optimum_htp.export.exporter.TagWriter", broken)
+    monkeypatch.setattr("optimum_htp.export.stamped_files.TagWriter", broken)
     result = HTPExporter().export(model_folder("bert"), tmp_path / "out", do_validation=False)
     assert "htp.modules" not in read_metadata(result.files[0])
     assert "following its passes failed" in caplog.text
