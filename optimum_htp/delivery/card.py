@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from optimum_htp.delivery.contents import OnnxFile
 from optimum_htp.delivery.layouts import TRANSFORMERS_JS
 from optimum_htp.errors import MetadataError, PushError
+from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
 from optimum_htp.onnxfile import read_header
@@ -65,7 +66,7 @@ class Pushed:
 def completed_card(
     repo_id: str, files: Sequence[Pushed], card: str | None, *, layout: str, there: Collection[str] = ()
 ) -> str:
-    """Return a model card that tells of these files, and of those of earlier pushes.
+    """Return a model card that lists these files, and those of earlier pushes.
 
     Args:
         repo_id: The repo that it is for.
@@ -239,7 +240,7 @@ def _row(pushed: Pushed) -> str:
     header = read_header(pushed.file.path)
     coverage = coverage_of(header)
     nodes = sum(coverage.values())
-    known = nodes - coverage.get("root", 0)
+    known = nodes - sum(coverage.get(rule.value, 0) for rule in LAST_RESORTS)
     opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in header.opsets.items())
     share = f"{known / nodes:.0%}" if nodes else ""
     cells = [

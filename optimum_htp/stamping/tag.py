@@ -133,7 +133,7 @@ class Tagger:
                     f"{path} does not look like an export of {self._model}: {reason}. Nothing was written. Name the "
                     "right model, or give --force."
                 )
-        tree = part_tree(graph, whole) if whole is not None else _named_tree(graph)
+        tree = _tree_in(graph, whole)
         assignment = _resolved(graph, tree)
         if graph.nodes and not any(assignment.modules) and (self._model is None or len(tree.classes) > 1):
             whose = f" of {self._model}" if self._model is not None else ""
@@ -155,7 +155,7 @@ class Tagger:
             raise MetadataError(f"{self._original}: {error}", error.key) from error
         if known is None:
             whole = self._whole_tree(before if MODULES in before.metadata else header)
-            known = _resolved(original, part_tree(original, whole) if whole is not None else _named_tree(original))
+            known = _resolved(original, _tree_in(original, whole))
         tree = known.tree if self._model is None else self._tree(_task_of(header))
         tree = part_tree(original, tree)
         graph = without_prefix(graph, lambda candidate: shared_values(original, candidate))
@@ -212,8 +212,10 @@ def _standing(header: ModelHeader, graph: Graph) -> Assignment | None:
         return None
 
 
-def _named_tree(graph: Graph) -> ModuleTree:
-    """Return the tree that a graph's names make up."""
+def _tree_in(graph: Graph, whole: ModuleTree | None) -> ModuleTree:
+    """Return the tree of the part of a model that a graph is; without the model, the one that its names make up."""
+    if whole is not None:
+        return part_tree(graph, whole)
     return dynamo_tree(graph) or ModuleTree.of_scopes(scopes_of(graph))
 
 

@@ -1,7 +1,7 @@
 """Whether integers give a tensor of the commit back: each within half a step of quantization.
 
-A number at an end of its range may also stand for a value up to a whole one beyond it: the number to which that would
-have been rounded is none of the type's.
+A number at an end of its range may also stand for a value up to one step beyond it. That value would have been rounded
+to a number that the type does not have.
 
 A step also has to be one that a quantizer takes for such a tensor. Half of a large enough one is more than any weight,
 and integers that are all zero would give every tensor back.
