@@ -43,7 +43,7 @@ test-newest: $(ALONE)/installed
 	$(ALONE)/$(SCRIPTS)/python -m pytest tests/test_commands_alone.py
 
 # `make bench ARGUMENTS=--quick` has fewer runs and smaller files; done within three minutes, it writes to out/benchmarks.
-bench: $(VENV)/installed $(WINML)/installed
+bench: $(VENV)/installed $(if $(filter newest,$(STACK)),,$(WINML)/installed)
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
 # Half an hour of kills, full disks, crowds, misbehaving Hubs, strangers' files and fuzzing.

@@ -18,6 +18,8 @@ PACKAGES = (
     *("optimum-htp", "optimum", "optimum-onnx", "transformers", "huggingface_hub", "onnx", "onnxruntime", "torch"),
     "diffusers",
 )
+NEWEST = "results-newest.json"
+"""The results with transformers 5; `results.json` has all others."""
 
 
 @dataclass
@@ -51,6 +53,11 @@ class Results:
     def rows(self) -> dict[str, Row]:
         """Return all rows by what was done and against whom."""
         return {f"{row.name} | {row.against}": row for section in self.sections for row in section.rows}
+
+    @property
+    def file(self) -> str:
+        """The name of the file that the results are kept in."""
+        return NEWEST if int(self.machine["versions"]["transformers"].partition(".")[0]) >= 5 else "results.json"
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -88,7 +95,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(results: Results, folder: Path, plots: Sequence[str] = ()) -> None:
-    """Write `RESULTS.md`, which shows these plots, and `results.json` into a folder."""
+    """Write the results of a run into a folder, and `RESULTS.md` with those of both stacks and these plots."""
     content = {
         "machine": results.machine,
         "form": results.form,
@@ -96,39 +103,40 @@ def write(results: Results, folder: Path, plots: Sequence[str] = ()) -> None:
             {**asdict(section), "rows": [row.as_dict() for row in section.rows]} for section in results.sections
         ],
     }
-    (folder / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "RESULTS.md").write_text(markdown(results, plots), encoding="utf-8")
+    (folder / results.file).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    kept = (folder / name for name in ("results.json", NEWEST))
+    stacks = [Results.read(path) for path in kept if path.exists()]
+    (folder / "RESULTS.md").write_text(markdown(stacks, plots), encoding="utf-8")
 
 
-def markdown(results: Results, plots: Sequence[str]) -> str:
-    """Return the report."""
-    box = results.machine
-    hardware = f"{box['cores']} cores of {box['cpu']}, {box['memory_gib']} GiB"
-    rows = list(results.rows().values())
-    promised = [row for row in rows if row.holds is not None]
-    held = sum(row.holds is True for row in promised)
+def markdown(stacks: Sequence[Results], plots: Sequence[str]) -> str:
+    """Return the report on one or both stacks; the plots are those of the first."""
     lines = [
         "# Results",
         "",
-        f"`make bench` ({results.form}) on {box['date']}: {hardware}, {box['system']}, Python {box['python']}.",
-        ", ".join(f"{name} {version}" for name, version in box["versions"].items()) + ".",
-        "",
         "Each figure stands beside the peer's from the same run; a ratio is ours over theirs, the median of pairs",
-        "with its 95 % interval where runs vary. "
-        + (f"{held} of {len(promised)} targets hold." if promised else "Targets are those of the full form."),
-        "",
-        *(f"![{Path(name).stem}](plots/{name})" for name in plots),
+        "with its 95 % interval where runs vary.",
     ]
-    for section in results.sections:
+    for results in stacks:
+        box, is_newest = results.machine, results.file == NEWEST
+        promised = [row for row in results.rows().values() if row.holds is not None]
+        held = sum(row.holds is True for row in promised)
+        command = "make bench STACK=newest" if is_newest else "make bench"
+        hardware = f"{box['cores']} cores of {box['cpu']}, {box['memory_gib']} GiB"
         lines += [
             "",
-            f"## {section.title}",
-            "",
-            f"`python -m benchmarks.{section.name}` ({section.seconds:.0f} s)",
-            "",
+            *(("# With transformers 5", "") if is_newest else ()),
+            f"`{command}` ({results.form}) on {box['date']}: {hardware}, {box['system']}, Python {box['python']}.",
+            ", ".join(f"{name} {version}" for name, version in box["versions"].items()) + ".",
+            f"{held} of {len(promised)} targets hold." if promised else "Targets are those of the full form.",
         ]
-        lines += ["| | ours | theirs | ratio | target | against |", "|---|---:|---:|---:|---:|---|"]
-        lines += [_line(row) for row in section.rows]
+        if results is stacks[0] and plots:
+            lines += ["", *(f"![{Path(name).stem}](plots/{name})" for name in plots)]
+        for section in results.sections:
+            seconds = f"`python -m benchmarks.{section.name}` ({section.seconds:.0f} s)"
+            lines += ["", f"## {section.title}", "", seconds, ""]
+            lines += ["| | ours | theirs | ratio | target | against |", "|---|---:|---:|---:|---:|---|"]
+            lines += [_line(row) for row in section.rows]
     return "\n".join(lines) + "\n"
 
 
