@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.pairs import SHARED
+from optimum_htp import strip_metadata
 from tests.support import models
 from tests.support.hub import LoopbackHub
 
@@ -28,8 +29,10 @@ class MiniLM:
         return self._exported(f"minilm-{embed}", embed=embed) / "model.onnx"
 
     def with_configs(self) -> Path:
-        """Return a folder with the file and its configs, as Optimum's own exports are."""
-        return self._exported("minilm-with-configs", with_config=True)
+        """Return a folder as Optimum exports it: the file has no record, and its configs are beside it."""
+        folder = self._exported("minilm-with-configs", with_config=True)
+        strip_metadata(folder / "model.onnx")
+        return folder
 
     def _exported(self, name: str, **options: object) -> Path:
         if not (folder := self.place / name).exists():

@@ -33,17 +33,18 @@ if TYPE_CHECKING:
 __all__ = ["VerifyCommand"]
 
 _MISFIT: Final = 3
+_UNCHECKED: Final = 5
 _SHOWN: Final = 20  # weights that are named
 
 
 class VerifyCommand(FilesCommand):
-    """Checks records; its exit code says what is wrong: 1 invalid, 3 does not fit, 4 cannot be reached."""
+    """Checks records; its exit code says what is wrong: 1 invalid, 3 does not fit, 4 not reached, 5 unchecked."""
 
     COMMAND = CommandInfo(
         name="verify",
         help="Check that what ONNX files say about themselves holds. Exit code: 0 nothing is wrong (the output says "
         "what could not be checked), 1 invalid (or several things are wrong), 3 the model does not fit the graph or a "
-        "weight is not from the commit, 4 the Hub cannot be reached.",
+        "weight is not from the commit, 4 the Hub cannot be reached, 5 a weight cannot be checked.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -177,7 +178,9 @@ class _Checked:
     def code(self) -> int:
         if self.verdict is not None and self.verdict.status.value:
             return int(self.verdict.status.value)
-        return _MISFIT if self.proof is not None and self.proof.foreign else 0
+        if self.proof is None:
+            return 0
+        return _MISFIT if self.proof.foreign else _UNCHECKED if self.proof.unchecked else 0
 
 
 def _lines(file: str, proof: Proof) -> Iterable[str]:
@@ -185,20 +188,27 @@ def _lines(file: str, proof: Proof) -> Iterable[str]:
     from optimum_htp.report.outline import size_text
 
     counts = proof.counts
-    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count and name != "foreign")
-    summary += f", {counts['foreign']} NOT FROM THIS COMMIT" if counts["foreign"] else ""
+    bad = {"unchecked": "not checkable", "foreign": "NOT FROM THIS COMMIT"}
+    summary = ", ".join(f"{count} {bad.get(name, name)}" for name, count in counts.items() if count)
     yield f"{file}: weights: {summary} ({proof.source}; {size_text(proof.fetched)} fetched)"
     if not proof.tagged:
         yield "  the file has no tags: which tensor belongs where was told by names, else by value alone"
     for module, evidence in _outermost(proof):
         yield f"  {module or '(model)':<40} {_WORDS[evidence]}"
-    for finding in proof.foreign[:_SHOWN]:
+    shown = (*proof.foreign, *proof.unchecked)
+    for finding in shown[:_SHOWN]:
         yield f"  {finding.name}: {finding.how}"
-    if len(proof.foreign) > _SHOWN:
-        yield f"  and {len(proof.foreign) - _SHOWN} more: --json has all"
+    if len(shown) > _SHOWN:
+        yield f"  and {len(shown) - _SHOWN} more: --json has all"
 
 
-_WORDS: Final = {"constant": "constant", "proven": "proven", "derived": "derived", "foreign": "not from this commit"}
+_WORDS: Final = {
+    "constant": "constant",
+    "proven": "proven",
+    "derived": "derived",
+    "unchecked": "not checkable",
+    "foreign": "not from this commit",
+}
 
 
 def _outermost(proof: Proof) -> Iterable[tuple[str, str]]:

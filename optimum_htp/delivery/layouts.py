@@ -14,6 +14,7 @@ from typing import Final
 from optimum_htp.delivery.contents import OnnxFile
 from optimum_htp.errors import PushError
 from optimum_htp.onnxfile import read_graph, rename_model
+from optimum_htp.onnxfile.operators import PACKED, is_quantization, number_of_bits
 
 __all__ = ["LAYOUTS", "OPTIMUM", "TRANSFORMERS_JS", "web_file"]
 
@@ -23,10 +24,6 @@ LAYOUTS: Final = (OPTIMUM, TRANSFORMERS_JS)
 
 _FOLDER: Final = "onnx"
 _SUFFIXES: Final = ("_quantized", "_int8", "_uint8", "_fp16", "_q4f16", "_q4", "_bnb4")
-_QUANTIZED: Final = frozenset(
-    {"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
-)
-_FOUR_BITS: Final = "MatMulNBits"
 
 
 def web_file(file: OnnxFile, workspace: Path) -> dict[str, Path]:
@@ -66,9 +63,11 @@ def _weights(file: OnnxFile) -> str:
         return named
     graph = read_graph(file.path)
     operators = {node.op_type for node in graph.nodes}
-    if _FOUR_BITS in operators:
+    if "MatMulBnb4" in operators:
+        return "_bnb4"
+    if any(node.op_type in PACKED and number_of_bits(node.op_type, node.integers) == 4 for node in graph.nodes):
         return "_q4"
-    if operators & _QUANTIZED:
+    if any(is_quantization(operator) for operator in operators):
         return "_quantized"
     kinds = Counter(tensor.dtype for tensor in graph.initializers)
     return "_fp16" if kinds["float16"] > kinds["float32"] else ""

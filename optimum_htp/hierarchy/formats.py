@@ -9,11 +9,12 @@ belong to what they scale. So operators are asked, by the place of an input: tho
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp.onnxfile import Graph, Initializer, Node
+from optimum_htp.onnxfile.operators import PACKED, number_of_bits, quantized_inputs
 from optimum_htp.onnxfile.tensors import bits_of
 
 __all__ = ["Kept", "elements_of", "kept_weights"]
@@ -21,22 +22,6 @@ __all__ = ["Kept", "elements_of", "kept_weights"]
 _FULL: Final = 4  # bytes of a float32, against which is saved
 _MOST: Final = 1 << 63  # elements of a tensor
 
-# For each operator the input that may be a quantized weight, and those that say how it is scaled.
-_QUANTIZED: Final[Mapping[str, tuple[int, tuple[int, ...]]]] = {
-    "DequantizeLinear": (0, (1, 2)),
-    "QuantizeLinear": (-1, (1, 2)),
-    "MatMulInteger": (1, (3,)),
-    "ConvInteger": (1, (3,)),
-    "QLinearMatMul": (3, (1, 2, 4, 5, 6, 7)),
-    "QLinearConv": (3, (1, 2, 4, 5, 6, 7)),
-    "QGemm": (3, (1, 2, 4, 5, 7, 8)),
-    "QAttention": (1, (3, 4, 6, 7)),
-    "DynamicQuantizeMatMul": (1, (2, 3)),
-    "MatMulIntegerToFloat": (1, (2, 3, 4, 5)),
-    "MatMulNBits": (1, (2, 3, 4)),
-    "GatherBlockQuantized": (0, (2, 3)),
-    "Gather": (0, ()),
-}
 _FLOATS: Final = ("float", "bfloat")
 _SUFFIXES: Final = ("_scale", "_zero_point")  # of the names that ONNX Runtime's quantizer gives, beside `_quantized`
 
@@ -70,10 +55,11 @@ def kept_weights(graph: Graph) -> dict[str, Kept]:
         if name.endswith(suffix) and f"{name.removesuffix(suffix)}_quantized" in names
     }
     for node in graph.nodes:
-        place, others = _QUANTIZED.get(node.op_type, (-1, ()))
-        if 0 <= place < len(node.inputs):
-            quantized.setdefault(node.inputs[place], node)
-        scales.update(node.inputs[other] for other in others if other < len(node.inputs))
+        for one in quantized_inputs(node.op_type):
+            if one.weight is not None and one.weight < len(node.inputs):
+                quantized.setdefault(node.inputs[one.weight], node)
+            places = (one.scale, one.zero, *one.indexes)
+            scales.update(node.inputs[place] for place in places if place is not None and place < len(node.inputs))
     return {tensor.name: _kept(tensor, quantized.get(tensor.name), tensor.name in scales) for tensor in graph.tensors}
 
 
@@ -90,13 +76,15 @@ def _kept(tensor: Initializer, user: Node | None, scales: bool) -> Kept:
         return Kept(None, elements, size)
     if user.op_type == "Gather" and bits_of(tensor.dtype) > 8:
         return Kept(None, elements, size)
-    bits = user.integers.get("bits", 0) if user.op_type in ("MatMulNBits", "GatherBlockQuantized") else 0
-    if user.op_type == "MatMulNBits":
-        bits = bits or 4
-        elements = elements_of((user.integers.get("K", 0), user.integers.get("N", 0)))
-    elif bits and bits < bits_of(tensor.dtype):  # packed into bytes
-        elements = elements * bits_of(tensor.dtype) // bits
-    return Kept(f"int{bits or bits_of(tensor.dtype)}", elements, size, elements * _FULL - size)
+    bits = bits_of(tensor.dtype)
+    if user.op_type in PACKED:
+        packed = number_of_bits(user.op_type, user.integers)
+        if user.op_type == "GatherBlockQuantized":
+            elements = elements * bits // packed
+        else:
+            elements = elements_of((user.integers.get("K", 0), user.integers.get("N", 0)))
+        bits = packed
+    return Kept(f"int{bits}", elements, size, elements * _FULL - size)
 
 
 def elements_of(shape: Sequence[int]) -> int:

@@ -21,6 +21,7 @@ from optimum_htp.errors import BillOfMaterialsError, MissingDependencyError
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, contained_files, read_graph, read_header
 from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.operators import is_quantization
 from optimum_htp.onnxfile.outputs import OutputKind
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.parsing import json_or_none
@@ -165,7 +166,7 @@ def _facts(path: Path, header: ModelHeader, record: ExportMetadata | None) -> It
     graph = read_graph(path)
     kinds = Counter(tensor.dtype for tensor in graph.initializers)
     yield "initializers", ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds)) or "none"
-    quantized = sorted({node.op_type for node in graph.nodes if _is_quantized(node.op_type)})
+    quantized = sorted({node.op_type for node in graph.nodes if is_quantization(node.op_type)})
     integers = [kind for kind in _INTEGERS if kinds[kind]]
     yield "quantization", f"{', '.join(integers)} ({', '.join(quantized)})" if quantized else "none"
     if record is not None:
@@ -178,12 +179,6 @@ def _facts(path: Path, header: ModelHeader, record: ExportMetadata | None) -> It
             "original_producer": record.original_producer,
         }
         yield from ((key, value) for key, value in known.items() if value)
-
-
-def _is_quantized(operator: str) -> bool:
-    return operator in ("MatMulNBits", "GatherBlockQuantized", "QGemm") or any(
-        part in operator for part in ("QuantizeLinear", "Integer", "QLinear", "DynamicQuantize")
-    )
 
 
 def _model(record: ExportMetadata | None) -> Component | None:

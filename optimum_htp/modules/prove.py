@@ -2,7 +2,8 @@
 
 A pin is a claim. This reads the commit's tensors that a file needs, by range requests or from the cache, and says of
 each weight, and of each module, what is known: `proven` (a tensor of the commit, element for element, as it is or
-transposed), `derived` (made of some: cast, folded, quantized), `constant` (no weight, and why), or `foreign`.
+transposed), `derived` (made of some: cast, folded, quantized), `constant` (no weight, and why), `unchecked` (it cannot
+be decoded, or the code that makes it cannot run), or `foreign`.
 
 A tensor has to be the one of its place: that after which it is named, and that of the module in which it is used. In
 files without tags and names it may be any of the commit's.
@@ -29,6 +30,7 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.modules.proof.commit_tensors import CommitTensors, open_folder, open_hub_commit
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.judge import Judge
+from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.onnxfile.contents import StoredTensor, tensors_of
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
@@ -40,6 +42,7 @@ from optimum_htp.origin.evidence import names_below
 from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 from optimum_htp.origin.tasks import infer_library
+from optimum_htp.parsing import json_or_none
 
 __all__ = ["Evidence", "Proof", "WeightFinding", "prove_weights"]
 
@@ -78,16 +81,22 @@ class Proof:
         return tuple(finding for finding in self.findings if finding.evidence is Evidence.FOREIGN)
 
     @property
+    def unchecked(self) -> tuple[WeightFinding, ...]:
+        """The tensors that cannot be checked."""
+        return tuple(finding for finding in self.findings if finding.evidence is Evidence.UNCHECKED)
+
+    @property
     def modules(self) -> dict[str, Evidence]:
-        """The worst that is known of the weights in each module, those of the modules in it too."""
+        """The worst that is known of the weights in each module, those of the modules in it too.
+
+        The root has the worst of all weights, those without a module too.
+        """
         worst: dict[str, Evidence] = {}
         for finding in self.findings:
             module_of = finding.module
             if module_of is None and finding.tensors:  # a quantizer's node without a tag: its tensor tells
                 module_of = parent_of(finding.tensors[0])
-            if module_of is None:
-                continue
-            for module in (module_of, *ancestors(module_of), ROOT):
+            for module in {ROOT, *((module_of, *ancestors(module_of)) if module_of is not None else ())}:
                 worst[module] = max(worst.get(module, Evidence.CONSTANT), finding.evidence, key=_ORDER.index)
         return dict(sorted(worst.items()))
 
@@ -138,7 +147,8 @@ def prove_weights(
             origin = _origin(path, record, model, revision, access)
             tagged = tagged_assignment(header, graph) is not None
             stored = tensors_of(window, path)
-        judge = Judge(graph, stored, origin.tensors, origin.blank_model, tagged=tagged)
+        code = ModelCode(origin.library, origin.model_type, origin.blank_model, origin.tensors)
+        judge = Judge(graph, stored, origin.tensors, code, tagged=tagged)
         findings = _judged(judge, stored, progress)
     return Proof(origin.tensors.name, tuple(findings), origin.tensors.fetched, tagged)
 
@@ -156,6 +166,7 @@ def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | N
                 found[waiting[future]] = finding
                 if progress is not None:
                     progress(len(found), len(stored))
+    judge.prepare(stored[index] for index in open_ones)
     for index in sorted(open_ones):
         found[index] = judge.derived(stored[index])
         if progress is not None:
@@ -176,16 +187,26 @@ class _Origin:
     tensors: CommitTensors
     config: Callable[[], Path]
     record: ExportMetadata | None
+    library: str
+
+    def model_type(self) -> str:
+        """Return the type that the config names; empty where there is none."""
+        try:
+            content = json_or_none((self.config() / CONFIG).read_bytes())
+        except (HFHubIntegrationError, OSError):
+            return ""
+        return str(content.get("model_type", "")) if isinstance(content, dict) else ""
 
     def blank_model(self) -> Any:
-        """Return the model without weights; None where it cannot be built."""
+        """Return the model without weights.
+
+        Raises:
+            HFHubIntegrationError: It cannot be built.
+        """
         with _LOADING.held():  # transformers cannot be imported by several threads at once
-            try:
-                config = load_config(ConfigFolder(self.config()), self.record)
-                named = next(iter(getattr(config, "architectures", None) or ()), None)
-                return blank_model((self.record.model_class if self.record else None) or named, config)
-            except HFHubIntegrationError:
-                return None
+            config = load_config(ConfigFolder(self.config()), self.record)
+            named = next(iter(getattr(config, "architectures", None) or ()), None)
+            return blank_model((self.record.model_class if self.record else None) or named, config)
 
 
 def _origin(
@@ -217,8 +238,8 @@ def _origin(
                 raise UnprovableWeightsError(f"{model} is no folder: name the one that holds the model's weights.")
             names = names_below(folder)
             part = record.onnx_file if record is not None else None
-            tensors = open_folder(folder, names, infer_library(names, {}), part=part)
-            return _Origin(tensors, lambda: folder, record)
+            library = infer_library(names, {})
+            return _Origin(open_folder(folder, names, library, part=part), lambda: folder, record, library)
         repo_id, commit, provider = source.repo_id, source.commit, source.provider
         files = source.info.files if source.info is not None else _files(repo_id, commit, provider, access)
     library = (record.export_library if record is not None else None) or infer_library(files, {})
@@ -231,7 +252,7 @@ def _origin(
         provider=provider,
         part=record.onnx_file if record is not None else None,
     )
-    return _Origin(tensors, lambda: plugins.hub(provider).snapshot(repo_id, commit, [CONFIG], access), record)
+    return _Origin(tensors, lambda: plugins.hub(provider).snapshot(repo_id, commit, [CONFIG], access), record, library)
 
 
 def _files(repo_id: str, commit: str, provider: str | None, access: HubAccess) -> Sequence[str]:

@@ -125,9 +125,23 @@ class StoredTensor:
                 return _written_out(message, self.shape)
             if self.form is _Form.NUMBERS:
                 return _numbers(message, self.dtype).reshape(self.shape)
-            return onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message))
+            return _as_mapped(onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message)), bits_of(self.dtype))
         except (ValueError, TypeError, IndexError, DecodeError) as error:
             raise InvalidOnnxFileError(f"{self.path}: the tensor {self.name!r} cannot be read: {error}") from error
+
+
+def _as_mapped(array: Any, bits: int) -> Any:
+    """Return values as they are mapped: of types that numpy does not have as unsigned integers, or as packed bytes."""
+    import numpy as np
+
+    if array.dtype.kind in "biufc" and bits >= 8:
+        return array
+    if bits >= 8:
+        return array.view(_AS_BITS[bits])
+    numbers = array.reshape(-1).view("u1") & ((1 << bits) - 1)  # one in a byte
+    per_byte = 8 // bits
+    padded = np.concatenate([numbers, np.zeros(-len(numbers) % per_byte, "u1")]).reshape(-1, per_byte)
+    return (padded << (np.arange(per_byte, dtype="u1") * bits)).sum(1, dtype="u1")
 
 
 def _written_out(message: bytes, shape: tuple[int, ...]) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
+from optimum_htp.onnxfile.operators import WITH_INTEGERS
 from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened, short_entry
 from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, short_fields, walk
@@ -23,7 +24,6 @@ NODE_METADATA: Final = 9
 INITIALIZER: Final = 5  # in GraphProto
 SPARSE_INITIALIZER: Final = 15
 ATTRIBUTE: Final = 5  # in NodeProto
-_PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized"})  # of ONNX Runtime
 MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
 
 MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
@@ -53,11 +53,11 @@ _SUBGRAPH: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A NodeProto, of its attributes only what packed weights cannot be understood without.
+    """A NodeProto, of its attributes only what its weights cannot be understood without.
 
     Attributes:
         within: Names of the nodes whose subgraphs it lies in, outermost first.
-        integers: Of operators on packed weights the attributes that are integers, which say how; else empty.
+        integers: Of `WITH_INTEGERS` the attributes that are integers; else empty.
     """
 
     name: str
@@ -225,7 +225,7 @@ def _short_node_decoded(window: ByteWindow, part: Field, within: tuple[str, ...]
                 texts[number] = content[start:end].decode()
     except UnicodeDecodeError:  # the long way tells where
         return None
-    if texts[4] in _PACKED:
+    if texts[4] in WITH_INTEGERS:
         return None
     return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), short.metadata, within)
 
@@ -248,7 +248,7 @@ def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) 
         elif inner.number == NODE_METADATA:
             key, value = entry(window, inner)
             metadata[key] = value
-    integers = _integers(window, fields) if texts[4] in _PACKED else {}
+    integers = _integers(window, fields) if texts[4] in WITH_INTEGERS else {}
     return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), metadata, within, integers)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from optimum_htp.origin.literals import import_target, module_file, parsed
 from optimum_htp.origin.tables import config_names, model_names, module_of
 
-__all__ = ["ModelSource", "default_in_config", "source_of_model"]
+__all__ = ["ModelSource", "default_in_config", "is_named_in_source", "source_of_model"]
 
 _PLAIN: Final = {"main_input_name": "input_ids", "base_model_prefix": ""}  # of PreTrainedModel
 _GENERATES: Final = "GenerationMixin"
@@ -59,6 +59,17 @@ def source_of_model(model_type: str, class_name: str | None) -> ModelSource | No
         return _described(found) if found is not None else None
     except (OSError, SyntaxError, ValueError):  # a source that is not there, or that this Python cannot parse
         return None
+
+
+def is_named_in_source(model_type: str, name: str) -> bool | None:
+    """Whether the source of a type of model has a name in it; None where transformers does not have that source."""
+    if model_type not in config_names():
+        return None
+    try:
+        texts = [file.read_text("utf-8") for file in _files(model_type, "modeling")]
+    except (OSError, ValueError):
+        return None
+    return any(name in text for text in texts) if texts else None
 
 
 def default_in_config(model_type: str, name: str) -> tuple[str, Any] | None:
@@ -186,13 +197,18 @@ def _names(file: Path) -> tuple[dict[str, ast.ClassDef], dict[str, tuple[str, as
 
 def _defined(model_type: str, name: str, kind: str) -> _Class | None:
     """Return the class of a name in the files of a type of model: `modeling` or `configuration`."""
+    for file in _files(model_type, kind) if name else ():
+        if f"class {name}(" in file.read_text("utf-8"):
+            return _named(name, file)
+    return None
+
+
+def _files(model_type: str, kind: str) -> list[Path]:
     package = module_file("transformers")
     module = module_of(model_type)
-    for folder in (module, f"deprecated/{module}"):
-        below = (package.parent / "models" / folder).glob(f"{kind}_*.py") if package is not None and name else ()
-        for file in sorted(below):
-            if not file.name.startswith((f"{kind}_tf_", f"{kind}_flax_")) and f"class {name}(" in file.read_text(
-                "utf-8"
-            ):
-                return _named(name, file)
-    return None
+    return [
+        file
+        for folder in (module, f"deprecated/{module}")
+        for file in sorted((package.parent / "models" / folder).glob(f"{kind}_*.py") if package is not None else ())
+        if not file.name.startswith((f"{kind}_tf_", f"{kind}_flax_"))
+    ]

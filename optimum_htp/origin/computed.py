@@ -6,6 +6,9 @@ checkpoint has them, and exports do. Some parameters have another name in a chec
 
 from __future__ import annotations
 
+import copy
+import re
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
@@ -45,32 +48,72 @@ def blank_model(class_name: str | None, config: Any) -> Any:
     known: Any = found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
     try:
         with _BUILDING.held(), torch.random.fork_rng(devices=[]), _EmptyOnMeta(), torch.no_grad():
-            return known._from_config(config) if known is not None else transformers.AutoModel.from_config(config)
+            auto = transformers.AutoModel
+            return (known._from_config(config) if known is not None else auto.from_config(config)).eval()
     except _FAILURES as error:
         raise ConfigLoadError(f"{class_name or 'The model'} cannot be built from its config: {error}") from error
 
 
-def computed_tensors(model: Any) -> list[tuple[str, Any]]:
-    """Return the tensors that a blank model has, by name, as numpy arrays."""
+def computed_tensors(model: Any, is_saved: Callable[[str], bool]) -> list[tuple[str, Any]]:
+    """Return the tensors that a blank model has or makes of its config, by name, as numpy arrays.
+
+    Args:
+        model: The model.
+        is_saved: Whether a checkpoint has a parameter; others get what the model's code begins with.
+    """
     import torch
 
     tensors = []
     for name, module in model.named_modules():
-        parts = {**dict(module.named_buffers(recurse=False)), **vars(module)}
+        parts = {**dict(module.named_buffers(recurse=False)), **vars(module), **_begun(model, module, name, is_saved)}
         for leaf, tensor in parts.items():
-            whole = isinstance(tensor, torch.Tensor) and not isinstance(tensor, torch.nn.Parameter)
-            if whole and not tensor.is_meta and tensor.is_floating_point() and 1 < tensor.numel() < _LARGEST:
-                tensors.append((f"{name}.{leaf}" if name else leaf, tensor.detach().float().numpy()))
+            if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.is_floating_point():
+                continue
+            if 1 < tensor.numel() < _LARGEST:
+                tensors.append((_joined(name, leaf), tensor.detach().float().numpy()))
     return tensors
 
 
-def saved_names(model: Any) -> dict[str, str]:
-    """Return the names under which transformers saves the parameters of a blank model, where those are others."""
+def _begun(model: Any, module: Any, name: str, is_saved: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the parameters of a module that no checkpoint has, as the model's code fills them."""
+    import torch
+
+    lacking = [leaf for leaf, _ in module.named_parameters(recurse=False) if not is_saved(_joined(name, leaf))]
+    initialize = getattr(model, "_init_weights", None)
+    if not lacking or initialize is None:
+        return {}
+    parameters = dict(module.named_parameters(recurse=False))
+    if sum(parameter.numel() for parameter in parameters.values()) > _LARGEST:
+        return {}
+    own = copy.copy(module)
+    own._parameters = {
+        leaf: torch.nn.Parameter(torch.zeros(at.shape), at.requires_grad) for leaf, at in parameters.items()
+    }
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            initialize(own)
+    except _FAILURES:
+        return {}
+    return {leaf: own._parameters[leaf].data for leaf in lacking}
+
+
+def _joined(module: str, leaf: str) -> str:
+    return f"{module}.{leaf}" if module else leaf
+
+
+def saved_names(model: Any, keys: Iterable[str]) -> dict[str, str]:
+    """Return the names that parameters of a blank model have in a checkpoint, where those are others.
+
+    Args:
+        model: The model.
+        keys: Names of the checkpoint's tensors.
+    """
+    own = dict(model.named_parameters(remove_duplicate=False))
     try:
         from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # transformers 4 saves all parameters under their own names
-        return {}
-    own = dict(model.named_parameters(remove_duplicate=False))
+    except ImportError:  # transformers 4 renames the checkpoint's tensors one by one
+        renamed = {_loaded_as(model, key): key for key in keys}
+        return {name: key for name, key in renamed.items() if name != key}
     names = {id(parameter): name for name, parameter in own.items()}
     try:
         saved = revert_weight_conversion(model, own)
@@ -78,3 +121,14 @@ def saved_names(model: Any) -> dict[str, str]:
         return {}
     pairs = ((names.get(id(tensor)), name) for name, tensor in saved.items())
     return {name: saved_as for name, saved_as in pairs if name is not None and name != saved_as}
+
+
+def _loaded_as(model: Any, key: str) -> str:
+    """Return the name that transformers 4 gives a tensor of a checkpoint in a model."""
+    for pattern, name in getattr(model, "_checkpoint_conversion_mapping", {}).items():
+        renamed, count = re.subn(pattern, name, key)
+        if count:
+            key = renamed
+            break
+    fixed = getattr(model, "_fix_state_dict_key_on_load", None)
+    return str(fixed(key)[0]) if fixed is not None else key

@@ -32,6 +32,8 @@ _MELS: Final = 80
 _TEXT: Final = "input_ids"
 _DECODERS: Final = "decoder_input_ids"
 _BEGUN: Final = 3  # tokens that the decoder begins with
+_OF_INPUT: Final = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+"""The modality of a model's main input, for versions of transformers that do not say it."""
 _PICTURE_TOKENS: Final = ("image_token_id", "image_token_index")
 _PARTS: Final = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
@@ -55,7 +57,7 @@ def sample_inputs(
     Raises:
         ExportError: What the model takes is not known.
     """
-    given = getattr(model, "input_modalities", None) or "text"
+    given = getattr(model, "input_modalities", None) or _OF_INPUT.get(model.main_input_name, "text")
     modalities = {given} if isinstance(given, str) else set(given)
     taken = inspect.signature(model.forward).parameters
     if _TEXT not in taken:  # text is what such a model writes: a processor would pad sounds as it pads text

@@ -15,6 +15,7 @@ class Evidence(Enum):
     CONSTANT = "constant"
     PROVEN = "proven"
     DERIVED = "derived"
+    UNCHECKED = "unchecked"
     FOREIGN = "foreign"
 
 
@@ -26,7 +27,7 @@ class WeightFinding:
         name: Of the tensor.
         module: The innermost module around its uses; None where the file has no tags.
         evidence: What is known.
-        how: By which comparison or rule; of a foreign one what is wrong.
+        how: By which comparison or rule; of a foreign one what is wrong, of an unchecked one why.
         tensors: Those of the commit that it was matched to.
         elements: How many it has.
         by_value: Whether neither its name nor its module says which tensor it has to be.

@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from optimum_htp.hubs.safetensors import TensorEntry
 
-__all__ = ["Difference", "Layout", "cast", "compare", "decoded", "float_dtypes"]
+__all__ = ["Difference", "Layout", "Order", "cast", "compare", "decoded", "float_dtypes", "orders_of"]
 
 float_dtypes: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """Types of ONNX whose values are compared, and what safetensors calls them."""
@@ -27,6 +28,13 @@ _MOST_AXES: Final = 4  # of which all orders are tried
 # (`convert_np_to_float16` of onnxconverter-common and of ONNX Runtime).
 _SMALL: Final = 1.2e-7
 _LARGE: Final = (65504.0, 10000.0)
+
+
+class Order(Enum):
+    """The order of the axes of a file's tensor, sizes of 1 left aside."""
+
+    SAME = "same"
+    REVERSED = "reversed"
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,13 @@ def cast(values: Any, dtype: str) -> Any:
 
 
 def compare(
-    array: Any, dtype: str, entry: TensorEntry, read: Callable[[int, int], bytes], *, likely: bool
+    array: Any,
+    dtype: str,
+    entry: TensorEntry,
+    read: Callable[[int, int], bytes],
+    *,
+    likely: bool,
+    order: Order | None = None,
 ) -> Layout | Difference:
     """Compare a tensor of a file with one of a checkpoint, of as many elements.
 
@@ -95,10 +109,11 @@ def compare(
         entry: Of the checkpoint.
         read: Returns bytes of that: start, length.
         likely: Whether it is expected to be the same: then it is read in large blocks at once.
+        order: The order that the axes have to have; None for any.
     """
     width = entry.length // max(entry.size, 1)
     same_type = float_dtypes[dtype] == entry.dtype
-    alive = list(_orders(array, entry))
+    alive = list(_orders(array, entry, order))
     start, size = 0, (_BLOCK if likely else _FIRST) // width
     while start < entry.size:
         count = min(size, entry.size - start)
@@ -117,14 +132,21 @@ def _plain(array: Any) -> Any:
     return array.reshape([size for size in array.shape if size != 1] or [1])
 
 
-def _orders(array: Any, entry: TensorEntry) -> Iterator[Any]:
-    """Yield the array with its axes in each order that is worth a try, the likeliest first."""
+def orders_of(array: Any) -> Iterator[Any]:
+    """Yield an array with its axes in each order that is worth a try, those of one element left out."""
     plain = _plain(array)
     axes = range(plain.ndim)
     orders = itertools.permutations(axes) if plain.ndim <= _MOST_AXES else iter((tuple(axes), tuple(axes)[::-1]))
-    views = [plain.transpose(order) for order in orders]
+    yield from (plain.transpose(order) for order in orders)
+
+
+def _orders(array: Any, entry: TensorEntry, order: Order | None) -> Iterator[Any]:
+    """Yield the array in the order that is asked for, or in each, the likeliest first."""
+    if order is not None:
+        yield _plain(array) if order is Order.SAME else _plain(array).transpose()
+        return
     shape = tuple(size for size in entry.shape if size != 1)
-    yield from sorted(views, key=lambda view: view.shape != shape)
+    yield from sorted(orders_of(array), key=lambda view: view.shape != shape)
 
 
 def _flat(view: Any, start: int, count: int) -> Any:

@@ -8,44 +8,26 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp.hierarchy.tags import MODULE
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.onnxfile import Graph
+from optimum_htp.onnxfile.operators import CONVOLUTIONS, PASSED_THROUGH, Role, role_of
 
-__all__ = ["PASSED_THROUGH", "Use", "expectations", "is_unknown_place", "plain_name", "uses_of"]
+__all__ = ["Use", "expectations", "is_unknown_place", "plain_name", "uses_of"]
 
-PASSED_THROUGH: Final = frozenset(
-    {"Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
-)
-"""Operators that a weight passes through, as their first input, on its way to the node that uses it."""
-
-# Which parameter of a module an operator takes as which input. Of others the number of elements tells.
-_WEIGHT: Final = ("weight", "gamma", "g")
-_BIAS: Final = ("bias", "beta", "b")
-_ROLES: Final[Mapping[tuple[str, int], tuple[str, ...]]] = {
-    **{
-        (operator, position): role
-        for operator in ("LayerNormalization", "Conv", "ConvTranspose", "Gemm")
-        for position, role in ((1, _WEIGHT), (2, _BIAS))
-    },
-    ("BatchNormalization", 1): _WEIGHT,
-    ("BatchNormalization", 2): _BIAS,
-    ("BatchNormalization", 3): ("running_mean",),
-    ("BatchNormalization", 4): ("running_var",),
-    **{(operator, position): _WEIGHT for operator in ("MatMul", "Mul") for position in (0, 1)},
-    **{("Add", position): _BIAS for position in (0, 1)},
-    ("Gather", 0): _WEIGHT,
-    ("MatMulInteger", 1): _WEIGHT,
-    ("ConvInteger", 1): _WEIGHT,
-    ("DynamicQuantizeMatMul", 1): _WEIGHT,
-    ("MatMulNBits", 1): _WEIGHT,
-    ("QLinearMatMul", 3): _WEIGHT,
-    ("QLinearConv", 3): _WEIGHT,
+# What the parameters of a layer are called.
+_NAMES: Final = {
+    Role.WEIGHT: ("weight", "gamma", "g"),
+    Role.BIAS: ("bias", "beta", "b"),
+    Role.MEAN: ("running_mean",),
+    Role.VARIANCE: ("running_var",),
 }
+_EXACT: Final = frozenset({"LayerNormalization", "BatchNormalization", "Gemm", *CONVOLUTIONS})
+"""Operators that take a layer's weight and bias as different inputs: one is not the other."""
 _OF_LAYERS: Final = frozenset({("LayerNormalization", 1), ("Conv", 1), ("Gemm", 1), ("MatMul", 1), ("Gather", 0)})
 _QUANTIZERS_SUFFIX: Final = re.compile(r"_(?:quantized|Q\dG?\w*|DequantizeLinear|fp16|merged.*|transposed)+$")
 
@@ -132,8 +114,12 @@ def is_unknown_place(use: Use, tensors: CommitTensors) -> bool:
 def _of_use(use: Use, size: int, tensors: CommitTensors) -> list[str]:
     if use.module is None:
         return []
-    owned = tensors.owned(use.module)
-    for leaf in _ROLES.get((use.op_type, use.position), ()):
-        if leaf in owned and tensors[owned[leaf]].size == size:
+    role = role_of(use.op_type, use.position)
+    owned = {leaf: key for leaf, key in tensors.owned(use.module).items() if tensors[key].size == size}
+    for leaf in _NAMES[role] if role is not None else ():
+        if leaf in owned:
             return [owned[leaf]]
-    return [key for key in owned.values() if tensors[key].size == size]
+    if role is not None and use.op_type in _EXACT:
+        others = {name for other, names in _NAMES.items() if other is not role for name in names}
+        return [key for leaf, key in owned.items() if leaf not in others]
+    return list(owned.values())

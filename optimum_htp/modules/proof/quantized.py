@@ -12,28 +12,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
-from optimum_htp.onnxfile import Graph
+from optimum_htp.onnxfile import Graph, Node
 from optimum_htp.onnxfile.contents import StoredTensor
+from optimum_htp.onnxfile.operators import PACKED, number_of_bits, quantized_inputs
 
-__all__ = ["QuantizedWeight", "is_parameter_input", "parameter_names", "quantized_weights"]
+__all__ = ["QuantizedWeight", "parameter_names", "quantized_weights"]
 
-# For each operator: which input is a quantized weight, and which are its scale and zero point. -1 is none: of
-# activations and results, only the scale and the zero point are tensors of the file.
-_INPUTS: Final[Mapping[str, tuple[tuple[int, int | None, int], ...]]] = {
-    "DequantizeLinear": ((0, 1, 2),),
-    "DynamicQuantizeMatMul": ((1, 2, 3),),
-    "QLinearMatMul": ((0, 1, 2), (3, 4, 5), (-1, 6, 7)),
-    "QLinearConv": ((0, 1, 2), (3, 4, 5), (-1, 6, 7)),
-    "MatMulIntegerToFloat": ((1, 3, 5), (-1, 2, 4)),
-    "QGemm": ((3, 4, 5), (-1, 1, 2), (-1, 7, 8)),
-    "QAttention": ((-1, 3, 6), (-1, 4, 7)),
-    "DynamicQuantizeLSTM": ((-1, 8, 9), (-1, 10, 11)),
-    "MatMulNBits": ((1, 2, 3),),
-    "MatMulInteger": ((1, None, 3),),
-    "ConvInteger": ((1, None, 3),),
-    "Gather": ((0, None, -1),),  # whose result is de-quantized
-    "QuantizeLinear": ((-1, 1, 2),),
-}
 _RANGES: Final = {
     "int8": (-128, 127),
     "uint8": (0, 255),
@@ -52,18 +36,48 @@ class QuantizedWeight:
     """A tensor of integers, its scale and its zero point.
 
     Attributes:
-        packed: Whether it is a MatMulNBits' blocks.
+        node: Uses it.
+        is_arranged: Whether another input of the node says in which order the integers are; that is not decoded.
     """
 
     tensor: StoredTensor
     scale: StoredTensor
     zero: StoredTensor | None
-    packed: bool
+    node: Node
+    is_arranged: bool = False
+
+    @property
+    def bits(self) -> int:
+        """How many bits a number has."""
+        if self.node.op_type not in PACKED:
+            return int(self.tensor.dtype.removeprefix("u").removeprefix("int"))
+        return number_of_bits(self.node.op_type, self.node.integers)
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why the integers cannot be decoded; None where they can."""
+        if self.is_arranged:
+            return f"{self.node.op_type} with an index of groups cannot be decoded"
+        if self.node.op_type in PACKED and self.bits not in (4, 8):
+            return f"{self.bits} bits of {self.node.op_type} cannot be decoded"
+        if self.is_coded and self.node.integers.get("quant_type", 1) not in (0, 1):
+            return f"a type of {self.node.op_type} that is neither FP4 nor NF4 cannot be decoded"
+        return None
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the numbers stand for values of a table."""
+        return self.node.op_type == "MatMulBnb4"
+
+    @property
+    def packed(self) -> bool:
+        """Whether the shape does not say how many numbers there are."""
+        return self.node.op_type in PACKED and self.tensor.dtype == "uint8"
 
     @property
     def range(self) -> tuple[int, int]:
-        """The least and the greatest number of its type; of blocks those of four bits."""
-        return _RANGES["uint4" if self.packed else self.tensor.dtype]
+        """The least and the greatest number of its type."""
+        return (0, (1 << self.bits) - 1) if self.packed else _RANGES[self.tensor.dtype]
 
     def numbers(self, size: int) -> tuple[Any, Any, Any]:
         """Return the integers, and what broadcasts to them: scales and zero points.
@@ -74,8 +88,10 @@ class QuantizedWeight:
         Raises:
             ValueError: They cannot stand for so many.
         """
-        if self.packed:
+        if self.node.op_type == "MatMulNBits":
             return self._blocks(size)
+        if self.node.op_type == "GatherBlockQuantized":
+            return self._rows(size)
         if self.tensor.size != size:
             raise ValueError("of another size")
         numbers = _unpacked(self.tensor).reshape(self.tensor.shape)
@@ -83,51 +99,83 @@ class QuantizedWeight:
         zero = _unpacked(self.zero).reshape(self.zero.shape) if self.zero is not None else scale * 0
         return numbers, _spread(scale, numbers.shape), _spread(zero, numbers.shape)
 
+    def codes(self, size: int) -> tuple[Any, Any, int]:
+        """Return the numbers of a tensor that stand for values of a table, the largest of each block, and its length.
+
+        Raises:
+            ValueError: They cannot stand for so many.
+        """
+        import numpy as np
+
+        block = self.node.integers.get("block_size", 0)
+        shape = self.node.integers.get("N", 0), self.node.integers.get("K", 0)
+        if prod(shape) != size or block <= 0 or self.scale.size != -(-size // block):
+            raise ValueError("of another size")
+        content = self.tensor.array().reshape(-1)
+        numbers = np.stack([content >> 4, content & 15], -1).reshape(-1)[:size]
+        return numbers, self.scale.array().reshape(-1).astype(np.float32), block
+
     def groups(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return how many numbers share a scale along each axis of the integers' shape, as `numbers` gives them."""
-        if self.packed:
-            return 1, self.tensor.shape[-1] * 2
+        if self.node.op_type == "MatMulNBits":
+            return 1, self.tensor.shape[-1] * 8 // self.bits
         few = _spread_shape(self.scale.shape, tuple(shape)) or (1,) * len(shape)
         return tuple(-(-size // count) if size else 1 for size, count in zip(shape, few, strict=True))
 
     def _blocks(self, size: int) -> tuple[Any, Any, Any]:
-        """Unpack blocks [rows, blocks, bytes] of two numbers a byte, the lower four bits first."""
+        """Unpack blocks [rows, blocks, bytes], the lower bits of a byte first."""
         import numpy as np
 
+        if len(self.tensor.shape) != 3:
+            raise ValueError("no blocks")
         rows, blocks, width = self.tensor.shape
-        columns, block = size // rows, width * 2
-        if size % rows or -(-columns // block) != blocks:
-            raise ValueError("of another size, or not of four bits")
-        numbers = _nibbles(self.tensor.array()).reshape(rows, blocks * block)[:, :columns]
+        block = width * 8 // self.bits
+        columns = size // rows if rows else 0
+        if not rows or size % rows or -(-columns // block) != blocks:
+            raise ValueError("of another size")
+        numbers = _of_bytes(self.tensor.array(), self.bits).reshape(rows, blocks * block)[:, :columns]
         scale = np.repeat(self.scale.array().reshape(rows, blocks).astype(np.float32), block, 1)[:, :columns]
+        zeros = self._zeros((rows, blocks))
+        return numbers, scale, zeros if zeros.ndim == 0 else np.repeat(zeros, block, 1)[:, :columns]
+
+    def _rows(self, size: int) -> tuple[Any, Any, Any]:
+        """Unpack a table whose rows are quantized in blocks along one axis."""
+        *outer, last = self.tensor.shape
+        shape = (*outer, last * 8 // self.bits) if self.packed else self.tensor.shape
+        if prod(shape) != size:
+            raise ValueError("of another size")
+        content = self.tensor.array()
+        numbers = (_of_bytes(content, self.bits) if self.packed else _unpacked(self.tensor)).reshape(shape)
+        zeros = self._zeros(self.scale.shape) if self.zero is not None or self.packed else self.scale.array() * 0
+        return numbers, _spread(self.scale.array(), shape), zeros if zeros.ndim == 0 else _spread(zeros, shape)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Any:
+        """Return the zero points of blocks; those of packed numbers are packed along the last axis."""
+        import numpy as np
+
         if self.zero is None:
-            return numbers, scale, np.float32(8)
-        if self.zero.dtype == "uint8":
-            zeros = _nibbles(self.zero.array()).reshape(rows, -1)[:, :blocks]
-        else:
-            zeros = self.zero.array().reshape(rows, blocks)
-        return numbers, scale, np.repeat(zeros.astype(np.float32), block, 1)[:, :columns]
+            return np.float32(1 << (self.bits - 1))
+        if self.zero.dtype != "uint8":
+            return _unpacked(self.zero).reshape(shape).astype(np.float32)
+        unpacked = _of_bytes(self.zero.array(), self.bits).reshape(*shape[:-1], -1)
+        return unpacked[..., : shape[-1]].astype(np.float32)
 
 
 def quantized_weights(graph: Graph, tensors: Mapping[str, StoredTensor]) -> dict[str, QuantizedWeight]:
     """Return the quantized weights of a file, by name."""
     found: dict[str, QuantizedWeight] = {}
     for node in graph.nodes:
-        for weight, scale, zero in _INPUTS.get(node.op_type, ()):
-            name = node.inputs[weight] if 0 <= weight < len(node.inputs) else ""
-            tensor = tensors.get(name)
-            if tensor is None or tensor.dtype not in _RANGES or name in found:
+        for one in quantized_inputs(node.op_type):
+            tensor = _input(node, one.weight, tensors)
+            if tensor is None or tensor.dtype not in _RANGES or tensor.name in found:
                 continue
-            step = _input(node.inputs, scale, tensors) or tensors.get(_parameter(name, _PARAMETERS[0]))
-            offset = _input(node.inputs, zero, tensors) or tensors.get(_parameter(name, _PARAMETERS[1]))
+            name = tensor.name
+            step = _input(node, one.scale, tensors) or tensors.get(_parameter(name, _PARAMETERS[0]))
+            offset = _input(node, one.zero, tensors) or tensors.get(_parameter(name, _PARAMETERS[1]))
             if step is not None:
-                found[name] = QuantizedWeight(tensor, step, offset, node.op_type == "MatMulNBits")
+                arranged = any(_input(node, position, tensors) is not None for position in one.indexes)
+                found[name] = QuantizedWeight(tensor, step, offset, node, arranged)
     return found
-
-
-def is_parameter_input(operator: str, position: int) -> bool:
-    """Whether an operator takes a scale or a zero point as an input."""
-    return any(position in places[1:] for places in _INPUTS.get(operator, ()))
 
 
 def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[str]:
@@ -139,9 +187,9 @@ def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[st
     names = {
         node.inputs[position]
         for node in graph.nodes
-        for places in _INPUTS.get(node.op_type, ())
-        for position in places[1:]
-        if position is not None and 0 <= position < len(node.inputs)
+        for one in quantized_inputs(node.op_type)
+        for position in (one.scale, one.zero)
+        if position is not None and position < len(node.inputs)
     }
     for weight in quantized_weights(graph, tensors).values():
         names.add(weight.scale.name)
@@ -155,8 +203,8 @@ def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[st
     return names
 
 
-def _input(inputs: tuple[str, ...], position: int | None, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    return tensors.get(inputs[position]) if position is not None and 0 <= position < len(inputs) else None
+def _input(node: Node, position: int | None, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    return tensors.get(node.inputs[position]) if position is not None and position < len(node.inputs) else None
 
 
 def _parameter(name: str, suffix: str) -> str:
@@ -167,15 +215,18 @@ def _unpacked(tensor: StoredTensor) -> Any:
     import numpy as np
 
     array = tensor.array()
-    if tensor.dtype not in ("int4", "uint4") or not tensor.raw:
+    if tensor.dtype not in ("int4", "uint4"):
         return array.astype(np.int64) if array.dtype.kind in "iu" else array
-    numbers = _nibbles(array)[: tensor.size]
+    numbers = _of_bytes(array, 4)[: tensor.size]
     return np.where(numbers > 7, numbers - 16, numbers) if tensor.dtype == "int4" else numbers
 
 
-def _nibbles(array: Any) -> Any:
+def _of_bytes(array: Any, bits: int) -> Any:
+    """Return the numbers of bytes, the lower bits first."""
     import numpy as np
 
+    if bits == 8:
+        return array.reshape(-1).astype(np.int16)
     return np.stack([array & 15, array >> 4], -1).reshape(-1).astype(np.int16)
 
 

@@ -8,7 +8,8 @@ own, `steps`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
@@ -16,8 +17,10 @@ from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.layouts import Layout, cast
 
 __all__ = [
+    "Fold",
     "first_experts",
     "folded_batch_norm",
+    "folds",
     "is_allowed",
     "looked_up",
     "multiplied_out",
@@ -40,34 +43,48 @@ def near(keys: Iterable[str], module: str) -> list[str]:
     return sorted(depth, key=lambda key: -depth[key])
 
 
-def folded_batch_norm(
-    weight: Any, bias: Any | None, dtype: str, candidates: Sequence[str], tensors: CommitTensors, *, transposed: bool
-) -> tuple[str, ...] | None:
-    """Return the tensors that a convolution's weight and bias were made of; None where none fit.
+@dataclass(frozen=True)
+class Fold:
+    """A convolution into which the batch norm behind it is folded.
+
+    Attributes:
+        weight, bias: What it has then.
+        tensors: Of the commit, that they are made of.
+    """
+
+    weight: Any
+    bias: Any
+    tensors: tuple[str, ...]
+
+
+def folds(
+    shape: Sequence[int], candidates: Iterable[str], tensors: CommitTensors, *, transposed: bool
+) -> Iterator[Fold]:
+    """Yield what a convolution and a batch norm of its channels may be together, the likeliest first.
 
     Args:
-        weight: Of the file: output channels first, or second where it is transposed.
-        bias: Of the file.
-        dtype: Of both.
-        candidates: Tensors that may be the convolution's weight, the likeliest first.
+        shape: Of the weight in the file: output channels first, or second where it is transposed.
+        candidates: Tensors that may be the convolution's weight.
         tensors: Of the commit.
         transposed: Whether it is a transposed convolution.
     """
     import numpy as np
 
     axis = 1 if transposed else 0
-    channels = weight.shape[axis]
+    channels = shape[axis]
     norms = [
         module
         for module, leaves in tensors.modules.items()
         if {"running_mean", "running_var"} <= leaves.keys() and tensors[leaves["running_var"]].size == channels
     ]
-    broadcast = [1] * weight.ndim
+    broadcast = [1] * len(shape)
     broadcast[axis] = channels
     for key in candidates:
-        if sorted(tensors[key].shape) != sorted(weight.shape):
+        if sorted(tensors[key].shape) != sorted(shape):
             continue
-        plain = tensors.values(key).reshape(weight.shape).astype(np.float64)
+        plain = tensors.values(key).reshape(shape).astype(np.float64)
+        own = tensors.modules[parent_of(key)].get("bias")
+        before = tensors.values(own).astype(np.float64) if own is not None else 0.0
         for norm in near(norms, parent_of(key)):
             leaves = tensors.modules[norm]
             mean, variance = (
@@ -75,15 +92,25 @@ def folded_batch_norm(
             )
             gain = tensors.values(leaves["weight"]).astype(np.float64) if "weight" in leaves else 1.0
             shift = tensors.values(leaves["bias"]).astype(np.float64) if "bias" in leaves else 0.0
+            used = (key, *(leaf for leaf in leaves.values() if tensors[leaf].dtype in READABLE))
             for epsilon in _EPSILONS:
                 scale = gain / np.sqrt(variance + epsilon)
-                if not _close(weight, plain * np.broadcast_to(scale, channels).reshape(broadcast), dtype):
-                    continue
-                used = [key, *(leaf for leaf in leaves.values() if tensors[leaf].dtype in READABLE)]
-                own = tensors.modules[parent_of(key)].get("bias")
-                before = tensors.values(own).astype(np.float64) if own is not None else 0.0
-                if bias is None or _close(bias, (before - mean) * scale + shift, dtype):
-                    return (*used, *((own,) if own is not None else ()))
+                weight = plain * np.broadcast_to(scale, channels).reshape(broadcast)
+                yield Fold(weight, (before - mean) * scale + shift, (*used, *((own,) if own is not None else ())))
+
+
+def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable[Fold]) -> tuple[str, ...] | None:
+    """Return the tensors that a convolution's weight and bias were made of; None where none fit.
+
+    Args:
+        weight: Of the file.
+        bias: Of the file; None where it has none.
+        dtype: Of both.
+        found: What they may be.
+    """
+    for fold in found:
+        if _close(weight, fold.weight, dtype) and (bias is None or _close(bias, fold.bias, dtype)):
+            return fold.tensors
     return None
 
 

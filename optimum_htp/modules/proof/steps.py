@@ -13,10 +13,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from optimum_htp.modules.proof.places import PASSED_THROUGH, Use
+from optimum_htp.modules.proof.layouts import Order
+from optimum_htp.modules.proof.places import Use
 from optimum_htp.modules.proof.quantized import QuantizedWeight
 from optimum_htp.onnxfile import Graph, Node
 from optimum_htp.onnxfile.contents import StoredTensor
+from optimum_htp.onnxfile.operators import PASSED_THROUGH
 
 __all__ = ["TOO_COARSE", "PlainSteps", "missed_steps"]
 
@@ -81,7 +83,13 @@ class PlainSteps:
         return self._stored.get(node.inputs[1])
 
 
-def missed_steps(weight: QuantizedWeight, integers: tuple[Any, Any, Any], values: Any, steps: int | None) -> float:
+def missed_steps(
+    weight: QuantizedWeight,
+    integers: tuple[Any, Any, Any],
+    values: Any,
+    steps: int | None,
+    order: Order | None = None,
+) -> float:
     """Return by how many steps more than allowed integers miss a tensor at most; 0 where they give it back.
 
     It is infinite where a step is 0 and the tensor is not, and `TOO_COARSE` where steps are too coarse to tell.
@@ -89,8 +97,9 @@ def missed_steps(weight: QuantizedWeight, integers: tuple[Any, Any, Any], values
     Args:
         weight: The integers, their scale and zero point.
         integers: These as `weight.numbers` gives them.
-        values: The tensor; its axes in any order.
+        values: The tensor.
         steps: How many the values of a group are apart at most, as `PlainSteps.range` has it.
+        order: The order that the axes have to have; None for any.
     """
     import numpy as np
 
@@ -104,7 +113,7 @@ def missed_steps(weight: QuantizedWeight, integers: tuple[Any, Any, Any], values
     signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
     given, step = (numbers.astype(np.float32) - zero) * signed, np.abs(signed)
     least, coarse = float("inf"), False
-    for ours in _as_orders(values, numbers.shape):
+    for ours in _as_orders(values, numbers.shape, order):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             apart = ours - given
             missed = np.where(np.abs(apart) <= _TINY, 0.0, apart / signed)  # of a step of 0 infinitely many
@@ -139,9 +148,12 @@ def _coarsest(values: Any, groups: Sequence[int], steps: int) -> Any:
     return _COARSEST * np.maximum(2 * largest, _LEAST_RANGE) / steps
 
 
-def _as_orders(values: Any, shape: Sequence[int]) -> Iterator[Any]:
+def _as_orders(values: Any, shape: Sequence[int], only: Order | None) -> Iterator[Any]:
     """Yield a tensor in the shape of a file's, in each order of the axes that it may have there."""
     wide = [size for size in shape if size != 1]
+    if only is not None:
+        yield (values if only is Order.SAME else values.reshape(wide[::-1]).transpose()).reshape(shape)
+        return
     if len(wide) > 4:
         yield values.reshape(shape)
         return

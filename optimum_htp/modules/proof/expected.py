@@ -1,0 +1,189 @@
+"""What the tensors of a file have to be: by their names, by the nodes that use them, and by the classes of layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from optimum_htp.hierarchy.tree import parent_of, shared_path
+from optimum_htp.modules.proof.commit_tensors import CommitTensors
+from optimum_htp.modules.proof.findings import Evidence, WeightFinding
+from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
+from optimum_htp.modules.proof.model_code import ModelCode
+from optimum_htp.modules.proof.places import Use, expectations
+from optimum_htp.onnxfile import Graph
+from optimum_htp.onnxfile.contents import StoredTensor
+from optimum_htp.onnxfile.operators import CONVOLUTIONS
+
+__all__ = ["MOST_TRIED", "Expected"]
+
+MOST_TRIED: Final = 1024
+"""Tensors of one size that are looked at for one weight."""
+
+# The inputs that a matrix is multiplied by from the right.
+_PRODUCTS: Final = frozenset(
+    {"MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
+)
+_KEEPING: Final = frozenset({"Identity", "Cast", "DequantizeLinear"})
+
+
+class Expected:
+    """Says of a file's tensors which of the commit's they have to be, and in which order.
+
+    Args:
+        graph: Of the file.
+        uses: Of its tensors, by name.
+        tensors: Of the commit.
+        code: Of the model.
+    """
+
+    def __init__(
+        self, graph: Graph, uses: Mapping[str, Sequence[Use]], tensors: CommitTensors, code: ModelCode
+    ) -> None:
+        self._graph = graph
+        self._uses = uses
+        self._tensors = tensors
+        self._code = code
+
+    def uses(self, tensor: StoredTensor) -> Sequence[Use]:
+        """Return the uses of a tensor."""
+        return self._uses.get(tensor.name, ())
+
+    def modules(self, tensor: StoredTensor) -> list[str]:
+        """Return the modules that use a tensor."""
+        modules = (use.module for use in self.uses(tensor))
+        return list(dict.fromkeys(module for module in modules if module is not None))
+
+    def module(self, tensor: StoredTensor) -> str | None:
+        """Return the innermost module around the uses of a tensor; None where there are no tags."""
+        modules = self.modules(tensor)
+        return functools.reduce(shared_path, modules) if modules else None
+
+    def groups(self, tensor: StoredTensor, size: int | None = None) -> list[list[str]]:
+        """Return for the name and for each use of a tensor the tensors of the commit that it may be there.
+
+        Args:
+            tensor: Of the file.
+            size: Its number of elements, where its shape does not say it.
+        """
+        found = expectations(tensor.name, tensor.size if size is None else size, self.uses(tensor), self._tensors)
+        readable = ([key for key in group if self._tensors.is_readable(key)] for group in found)
+        return [group for group in readable if group]
+
+    def is_certain(self, groups: Iterable[Sequence[str]]) -> bool:
+        """Whether a name or a place says which tensor a tensor has to be: then it is nothing else."""
+        return any(len(group) == 1 for group in groups)
+
+    def order(self, tensor: StoredTensor, key: str) -> Order | None:
+        """Return the order in which a tensor has to have the elements of one of the commit; None where any will do.
+
+        The shape says it unless sizes are equal. Then the operator says how it reads its input, and the layer's class
+        how the commit's tensor is arranged: a `Linear` has its outputs first, transformers' `Conv1D` has them last.
+        """
+        sizes = [size for size in self._tensors[key].shape if size != 1]
+        if len({*sizes}) == len(sizes):
+            return None
+        orders = {self._order_of(use, key, len(sizes)) for use in self.uses(tensor)}
+        return orders.pop() if len(orders) == 1 else None
+
+    def _order_of(self, use: Use, key: str, rank: int) -> Order | None:
+        transposed = use.passed.count("Transpose")
+        if not _KEEPING.issuperset({*use.passed} - {"Transpose"}) or (transposed and rank != 2):
+            return None
+        if use.op_type in CONVOLUTIONS and use.position == 1:
+            return None if transposed else Order.SAME
+        if rank != 2 or use.op_type not in _PRODUCTS:
+            return None
+        outputs_first = self._code.has_outputs_first(key)
+        if outputs_first is None:
+            return None
+        integers = self._graph.nodes[use.node].integers
+        right = use.position != 0
+        flipped = bool(integers.get("transB" if right else "transA")) or use.op_type == "MatMulNBits"
+        same = (outputs_first != right) ^ flipped ^ (transposed % 2 == 1)
+        return Order.SAME if same else Order.REVERSED
+
+    def tables(self, tensor: StoredTensor) -> list[str]:
+        """Return the tensors whose rows a tensor may be made of: those of the modules in which it is used.
+
+        A newer transformers may have put a table into the module around its own. All rows of a weight in another order
+        are a weight that was changed. Where no module is known, any table is one.
+        """
+        modules = self.modules(tensor)
+        if not modules:
+            return [key for key in self._tensors if self._tensors.is_readable(key) and self._is_table(key, tensor)]
+        inside = dict.fromkeys(key for module in modules for key in self._tensors.within(module))
+        owned = {key for module in modules for key in self._tensors.owned(module).values()}
+        candidates = [key for key in inside | dict.fromkeys(owned) if self._tensors.is_readable(key)]
+        return [
+            key
+            for key in candidates
+            if key in owned or not key.endswith((".weight", ".bias")) or tensor.size < self._tensors[key].size
+        ]
+
+    def _is_table(self, key: str, tensor: StoredTensor) -> bool:
+        shape = self._tensors[key].shape
+        return len(shape) >= 2 and shape[-1] in tensor.shape and tensor.size != self._tensors[key].size
+
+    def is_added_bias(self, tensor: StoredTensor, groups: Sequence[Sequence[str]]) -> bool:
+        """Whether a tensor is the bias of a convolution that has none in the commit: folding a batch norm adds it."""
+        return not groups and any(use.op_type in CONVOLUTIONS and use.position == 2 for use in self.uses(tensor))
+
+    def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
+        """Whether a product may be that of integers and their scale: in a module that has the weight, or has nothing
+        else of the scale's size."""
+        owned = self._tensors.owned(use.module).values() if use.module is not None else ()
+        sizes = {self._tensors[key].size for key in owned}
+        return weight.size in sizes or scale.size not in sizes
+
+    def is_recipe_of(self, module: str, tensor: StoredTensor, parameters: Sequence[str]) -> bool:
+        """Whether a tensor that a module makes may be one that the file uses: in it, or in a module around or in it.
+
+        Args:
+            module: That makes it, as the model calls it.
+            tensor: Of the file.
+            parameters: That it is made of.
+        """
+        places = self.modules(tensor)
+        homes = {module, *(parent_of(name) for name in parameters)}
+        return not places or any(
+            place == home or place.startswith(f"{home}.") or home.startswith(f"{place}.") or not home
+            for place in places
+            for home in homes
+        )
+
+    def compare(
+        self, tensor: StoredTensor, array: Any, dtype: str, key: str, *, likely: bool = True
+    ) -> Layout | Difference:
+        """Compare a tensor, or a part of it, with one of the commit in the order that its users expect."""
+        entry = self._tensors[key]
+        return compare(array, dtype, entry, self.reader(key), likely=likely, order=self.order(tensor, key))
+
+    def reader(self, key: str) -> Callable[[int, int], bytes]:
+        """Return a function that reads bytes of a tensor of the commit: start, length."""
+        return functools.partial(self._tensors.read, key)
+
+    def by_value(
+        self, tensor: StoredTensor, array: Any, dtype: str, tried: Container[str]
+    ) -> tuple[str, Layout] | None:
+        """Return the tensor of the commit that has the values of a tensor, or of a part of it; None where none has.
+
+        Args:
+            tensor: Of the file.
+            array: Its content, or the part's.
+            dtype: As ONNX calls it.
+            tried: Tensors that are left out.
+        """
+        for key in self._tensors.sizes.get(array.size, [])[:MOST_TRIED]:
+            if key not in tried:
+                layout = self.compare(tensor, array, dtype, key, likely=False)
+                if isinstance(layout, Layout):
+                    return key, layout
+        return None
+
+    def finding(
+        self, tensor: StoredTensor, evidence: Evidence, how: str, keys: tuple[str, ...] = (), *, by_value: bool = False
+    ) -> WeightFinding:
+        """Return what is found out about a tensor."""
+        return WeightFinding(tensor.name, self.module(tensor), evidence, how, keys, tensor.size, by_value)

@@ -1,0 +1,223 @@
+"""What a tensor that is none of the commit's was made of: by an exporter, a quantizer, or the model's code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from optimum_htp.modules.proof.commit_tensors import CommitTensors
+from optimum_htp.modules.proof.expected import MOST_TRIED, Expected
+from optimum_htp.modules.proof.findings import Evidence, WeightFinding
+from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of
+from optimum_htp.modules.proof.model_code import ModelCode
+from optimum_htp.modules.proof.quantized import QuantizedWeight
+from optimum_htp.modules.proof.recomputed import (
+    Fold,
+    first_experts,
+    folded_batch_norm,
+    folds,
+    is_allowed,
+    looked_up,
+    multiplied_out,
+    put_together,
+    stacked,
+)
+from optimum_htp.modules.proof.steps import PlainSteps
+from optimum_htp.modules.proof.stored_integers import is_given_back
+from optimum_htp.modules.proof.traced import Recipe, UnreadableParameterError
+from optimum_htp.onnxfile import Graph
+from optimum_htp.onnxfile.contents import StoredTensor
+from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
+
+__all__ = ["Explanations"]
+
+_SMALLEST_PART: Final = 2
+_CONVOLVED: Final = CONVOLUTIONS | {"ConvInteger", "QLinearConv"}
+
+
+class Explanations:
+    """Finds what tensors were made of.
+
+    Args:
+        graph: Of the file.
+        stored: Its tensors, by name.
+        tensors: Of the commit.
+        expected: Says which of these a tensor has to be.
+        code: Of the model.
+        steps: Of the file's integers.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        stored: Mapping[str, StoredTensor],
+        tensors: CommitTensors,
+        expected: Expected,
+        code: ModelCode,
+        steps: PlainSteps,
+    ) -> None:
+        self._graph = graph
+        self._stored = stored
+        self._tensors = tensors
+        self._expected = expected
+        self._code = code
+        self._steps = steps
+        self._folded: dict[str, tuple[str, ...]] = {}
+        self._stacked: dict[str, str] = {}
+        self._recipes: Mapping[int, Sequence[Recipe]] = {}
+
+    def prepare(self, sizes: Iterable[int]) -> None:
+        """Have the model's code make tensors of these numbers of elements, before any is asked about."""
+        if wanted := {size for size in sizes if size > 1}:
+            self._recipes = self._code.recipes(wanted)
+
+    def of_integers(self, weight: QuantizedWeight) -> WeightFinding | None:
+        """Return the finding on integers that give back what was made of tensors; None where they do not."""
+
+        def is_it(values: Any) -> bool:
+            return is_given_back(weight, values, self._steps)
+
+        tensor = weight.tensor
+        operators = {use.op_type for use in self._expected.uses(tensor)} & _CONVOLVED
+        for fold in self._folds(tensor, operators.pop()) if operators and len(tensor.shape) > 2 else ():
+            if is_it(fold.weight):
+                return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm, quantized", fold.tensors)
+        return self._made_by_code(tensor, is_it, certain=False)
+
+    def certain(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
+        """Return the finding on what was made of the tensors of its own place; None where it was not."""
+        if (norm := self._batch_norm(tensor)) is not None:
+            return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm)
+        is_certain = self._expected.is_certain(self._expected.groups(tensor))
+        if (made := self._made_by_code(tensor, _equal_to(array, dtype), certain=is_certain)) is not None:
+            return made
+        for module in self._expected.modules(tensor) or self._normed(tensor):
+            if (pair := multiplied_out(array, dtype, module, self._tensors)) is not None:
+                return self._expected.finding(tensor, Evidence.DERIVED, "weight norm, multiplied out", pair)
+        return None
+
+    def likely(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
+        """Return the finding on what was made of any tensors, for one of which no place is known; None where not."""
+        if (bias := self._shifted(tensor, array, dtype)) is not None:
+            how = "a bias and a constant of the model, added"
+            return self._expected.finding(tensor, Evidence.DERIVED, how, (bias,))
+        table = looked_up(array, dtype, self._expected.tables(tensor), self._tensors)
+        if table is not None:
+            return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table", (table,))
+        module = self._expected.module(tensor)
+        if (experts := self._experts(tensor, array, dtype, module)) is not None:
+            return self._expected.finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
+        parts = put_together(array, functools.partial(self._part, tensor, dtype)) if array.ndim else None
+        if parts is not None and is_allowed(parts, module):
+            return self._expected.finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
+        return None
+
+    def _made_by_code(
+        self, tensor: StoredTensor, is_it: Callable[[Any], bool], *, certain: bool
+    ) -> WeightFinding | None:
+        """Return the finding on what the model's code makes of parameters and constants; None for what it does not.
+
+        Args:
+            tensor: Of the file.
+            is_it: Whether it has some values.
+            certain: Whether name or place say which tensor it has to be: then it has to be made in its own module.
+        """
+        for name, values in self._code.constants(tensor.size) if not certain else ():
+            if is_it(values):
+                return self._expected.finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {name}")
+        for recipe in self._recipes.get(tensor.size, ()):
+            if certain and not recipe.parameters:
+                continue
+            if not self._expected.is_recipe_of(recipe.module, tensor, recipe.parameters):
+                continue
+            try:
+                values = recipe.values()
+            except UnreadableParameterError:
+                continue
+            if is_it(values):
+                how = f"computed by the model's code: {recipe.operator} in {recipe.module or 'the model'}"
+                keys = tuple(key for name in recipe.parameters for key in self._tensors.spelled(name)[:1])
+                return self._expected.finding(tensor, Evidence.DERIVED if keys else Evidence.CONSTANT, how, keys)
+        return None
+
+    def _batch_norm(self, tensor: StoredTensor) -> tuple[str, ...] | None:
+        """Return the tensors that a convolution's weight or bias was made of; None where it is no such thing."""
+        if tensor.name in self._folded:
+            return self._folded[tensor.name]
+        for use in self._expected.uses(tensor):
+            if use.op_type not in CONVOLUTIONS or use.position not in (1, 2):
+                continue
+            inputs = self._graph.nodes[use.node].inputs
+            weight = self._stored.get(inputs[1])
+            bias = self._stored.get(inputs[2]) if len(inputs) > 2 else None
+            if weight is None or weight.dtype not in float_dtypes:
+                continue
+            biases = bias.array() if bias is not None else None
+            found = folded_batch_norm(weight.array(), biases, weight.dtype, self._folds(weight, use.op_type))
+            if found is not None:
+                self._folded[weight.name] = found
+                if bias is not None:
+                    self._folded[bias.name] = found
+                return found
+        return None
+
+    def _folds(self, weight: StoredTensor, operator: str) -> Iterator[Fold]:
+        named = [key for group in self._expected.groups(weight) for key in group]
+        candidates = (named or self._tensors.sizes.get(weight.size, []))[:MOST_TRIED]
+        return folds(weight.shape, candidates, self._tensors, transposed=operator == "ConvTranspose")
+
+    def _normed(self, tensor: StoredTensor) -> list[str]:
+        """Return the modules with a weight norm, for a convolution of a file without tags."""
+        if not any(use.op_type in CONVOLUTIONS and use.position == 1 for use in self._expected.uses(tensor)):
+            return []
+        return [
+            module.removesuffix(".parametrizations.weight")
+            for module, leaves in self._tensors.modules.items()
+            if {"weight_g", "original0"} & leaves.keys()
+        ]
+
+    def _shifted(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
+        """Return the bias that a tensor is, with a constant of the model's code added; None where it is none."""
+        if not any(role_of(use.op_type, use.position) is Role.BIAS for use in self._expected.uses(tensor)):
+            return None
+        is_it = _equal_to(array, dtype)
+        named = [key for group in self._expected.groups(tensor) for key in group]
+        for key in named or self._tensors.sizes.get(tensor.size, ())[:MOST_TRIED]:
+            bias = self._tensors.values(key).reshape(-1)
+            if any(is_it(bias + values.reshape(-1)) for _, values in self._code.constants(tensor.size)):
+                return key
+        return None
+
+    def _experts(self, tensor: StoredTensor, array: Any, dtype: str, module: str | None) -> tuple[str, ...] | None:
+        def layout_of(part: Any, key: str) -> Layout | None:
+            if self._tensors[key].size != part.size or self._stacked.get(key, tensor.name) != tensor.name:
+                return None  # a projection has one place, and those of an expert may be of one size
+            layout = compare(part, dtype, self._tensors[key], self._expected.reader(key), likely=True)
+            return layout if isinstance(layout, Layout) else None
+
+        found = stacked(array, lambda size: first_experts(self._tensors, size, module), self._tensors, layout_of)
+        self._stacked.update(dict.fromkeys(found or (), tensor.name))
+        return found
+
+    def _part(self, tensor: StoredTensor, dtype: str, array: Any) -> str | None:
+        if array.size < _SMALLEST_PART or array.size not in self._tensors.sizes:
+            return None
+        found = self._expected.by_value(tensor, array, dtype, ())
+        return found[0] if found is not None else None
+
+
+def _equal_to(array: Any, dtype: str) -> Callable[[Any], bool]:
+    """Return a function that says whether an array has some values, in any order of its axes."""
+    import numpy as np
+
+    if dtype == "bfloat16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    rtol = 1e-5 if dtype in ("float32", "float64") else 1e-2
+
+    def is_equal(values: Any) -> bool:
+        wanted = values.reshape(-1)
+        atol = max(1e-6, 0.1 * rtol * float(np.abs(wanted).max(initial=0.0)))
+        return any(np.allclose(view.reshape(-1), wanted, rtol=rtol, atol=atol) for view in orders_of(array))
+
+    return is_equal

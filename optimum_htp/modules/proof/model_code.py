@@ -1,0 +1,124 @@
+"""What a model's code says of a commit's tensors: their other names, their layers' classes, and what it makes of them.
+
+The model is built from its config when something is first asked; it has no weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
+from optimum_htp.modules.proof.traced import Recipe, UnreadableParameterError, recipes_of
+from optimum_htp.origin.class_sources import is_named_in_source
+from optimum_htp.origin.computed import computed_tensors, saved_names
+from optimum_htp.origin.sample_inputs import sample_inputs
+
+__all__ = ["ModelCode"]
+
+_INPUTS_FIRST: Final = "Conv1D"
+"""The class of transformers' layers whose weight has a row for each input."""
+
+
+class ModelCode:
+    """The code of the model that a commit is of.
+
+    Args:
+        library: That loads it.
+        model_type: Returns the type that its config names.
+        build: Returns the model without weights.
+        tensors: Of the commit.
+
+    Attributes:
+        failure: Why the model could not be built, or not be run to its end; None where it could, or nobody asked.
+    """
+
+    def __init__(
+        self, library: str, model_type: Callable[[], str], build: Callable[[], Any], tensors: CommitTensors
+    ) -> None:
+        self._library = library
+        self._model_type = functools.cache(model_type)
+        self._build = build
+        self._tensors = tensors
+        self.failure: str | None = None
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The model without weights; None where it cannot be built."""
+        try:
+            return self._build()
+        except HFHubIntegrationError as error:
+            self.failure = str(error)
+            return None
+
+    def rename(self) -> None:
+        """Let the commit's tensors be found under the names that the model's parameters have."""
+        if self.model is not None:
+            self._tensors.rename(saved_names(self.model, self._tensors))
+
+    @functools.cached_property
+    def _classes(self) -> Mapping[str, str]:
+        """The class of each module that owns tensors of the commit, by its name there."""
+        if self.model is None:
+            return {}
+        found: dict[str, str] = {}
+        for name, module in self.model.named_modules():
+            for leaf, _ in module.named_parameters(recurse=False):
+                for key in self._tensors.spelled(f"{name}.{leaf}" if name else leaf):
+                    found[key.rpartition(".")[0]] = type(module).__name__
+        return found
+
+    def constants(self, size: int) -> Sequence[tuple[str, Any]]:
+        """Return the tensors of a size that the model has before it runs, by name."""
+        return self._constants.get(size, ())
+
+    @functools.cached_property
+    def _constants(self) -> Mapping[int, list[tuple[str, Any]]]:
+        found = defaultdict(list)
+        if self.model is not None:
+            for name, values in computed_tensors(self.model, self._is_saved):
+                found[values.size].append((name, values))
+        return found
+
+    def recipes(self, sizes: Collection[int]) -> Mapping[int, list[Recipe]]:
+        """Return what the model's code makes of its parameters and of constants, by size.
+
+        Args:
+            sizes: Numbers of elements that are asked about.
+        """
+        found: dict[int, list[Recipe]] = defaultdict(list)
+        if self.model is None:
+            return found
+        try:
+            inputs = sample_inputs(self.model, None, generates=False)
+        except ExportError as error:
+            self.failure = str(error)
+            return found
+        recipes, self.failure = recipes_of(self.model, inputs, sizes, self._read, self._is_saved)
+        for recipe in recipes:
+            found[recipe.size].append(recipe)
+        return found
+
+    def _is_saved(self, name: str) -> bool:
+        return bool(self._tensors.spelled(name))
+
+    def _read(self, names: Sequence[str]) -> Any:
+        """Return a parameter of the model with the commit's content."""
+        import torch
+
+        for key in dict.fromkeys(key for name in names for key in self._tensors.spelled(name)):
+            if self._tensors[key].dtype in READABLE:
+                return torch.from_numpy(self._tensors.values(key).astype("float32"))
+        raise UnreadableParameterError(f"The commit has no tensor {names[0]}.")
+
+    def has_outputs_first(self, key: str) -> bool | None:
+        """Whether a square weight has a row for each output, as `Linear` has it; None where that is not known."""
+        module, _, leaf = key.rpartition(".")
+        if leaf != "weight" or self._library not in ("transformers", "diffusers"):
+            return None
+        if self._library == "diffusers" or is_named_in_source(self._model_type(), _INPUTS_FIRST) is False:
+            return True
+        return {"Linear": True, _INPUTS_FIRST: False}.get(self._classes.get(module, ""))

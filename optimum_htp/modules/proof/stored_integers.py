@@ -1,0 +1,136 @@
+"""The verdict on integers that stand for a weight: they have to give back the tensor of their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from optimum_htp.modules.proof.codes import missed_codes
+from optimum_htp.modules.proof.commit_tensors import CommitTensors
+from optimum_htp.modules.proof.expected import Expected
+from optimum_htp.modules.proof.findings import Evidence, WeightFinding
+from optimum_htp.modules.proof.layouts import Order
+from optimum_htp.modules.proof.quantized import QuantizedWeight
+from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
+
+__all__ = ["is_given_back", "judged_integers"]
+
+_MOST_TRIED: Final = 1024  # tensors of one size that are looked at for one weight
+_PARTS: Final = (3, 2)  # tensors that a fused attention has side by side
+
+
+def judged_integers(
+    weight: QuantizedWeight, expected: Expected, tensors: CommitTensors, plain: PlainSteps
+) -> WeightFinding:
+    """Return what is known of integers.
+
+    Args:
+        weight: The integers, with their scale and zero point.
+        expected: Says which tensors they may stand for.
+        tensors: Of the commit.
+        plain: Says which steps are plain for them.
+    """
+    tensor = weight.tensor
+    module = expected.module(tensor)
+
+    def finding(evidence: Evidence, how: str, keys: tuple[str, ...] = (), *, by_value: bool = False) -> WeightFinding:
+        return WeightFinding(tensor.name, module, evidence, how, keys, tensor.size, by_value)
+
+    if (reason := weight.unreadable) is not None:
+        return finding(Evidence.UNCHECKED, reason)
+    how = f"quantized to {weight.bits} bits, within half a step"
+    missed: list[tuple[float, str]] = []
+    for size in list(tensors.sizes) if weight.packed else [tensor.size]:
+        try:
+            given = _Given(weight, size, plain)
+        except ValueError:
+            continue
+        groups = expected.groups(tensor, size)
+        named = list(dict.fromkeys(key for group in groups for key in group))
+        others = (
+            [] if expected.is_certain(groups) else [key for key in tensors.sizes.get(size, ()) if key not in named]
+        )
+        for key in (*named, *others[:_MOST_TRIED]):
+            excess = given.missed(tensors.values(key), expected.order(tensor, key))
+            if excess == 0:
+                return finding(Evidence.DERIVED, how, (key,), by_value=not named)
+            missed.append((excess, key))
+        if not named and (parts := _side_by_side(given, tensors)):
+            return finding(Evidence.DERIVED, f"put together, {how}", parts, by_value=True)
+    if not missed:
+        if not expected.uses(tensor) or tensor.size <= 1:
+            return finding(Evidence.CONSTANT, "a single number")
+        return finding(Evidence.FOREIGN, "no tensor of the commit is of this size")
+    excess, key = min(missed)
+    how = f"{key} is missed by up to {excess + 0.5:.3g} steps of quantization, where half a one is allowed"
+    if excess == TOO_COARSE:
+        how = f"{key} would be given back by anything: its steps of quantization are too coarse to tell"
+    elif excess == float("inf"):
+        how = f"{key} is not given back: a step of quantization is 0, or no number"
+    return finding(Evidence.FOREIGN, how, (key,))
+
+
+def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bool:
+    """Whether integers give some values back, in any order of the axes."""
+    try:
+        return _Given(weight, values.size, plain).missed(values, None) == 0
+    except ValueError:
+        return False
+
+
+class _Given:
+    """The numbers that integers stand for, if they are those of a tensor of some size.
+
+    Raises:
+        ValueError: They cannot be.
+    """
+
+    def __init__(self, weight: QuantizedWeight, size: int, plain: PlainSteps) -> None:
+        self._weight = weight
+        self._steps = plain.range(weight)
+        self._integers: Any = weight.codes(size) if weight.is_coded else weight.numbers(size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._integers[0].shape)
+
+    def missed(self, values: Any, order: Order | None) -> float:
+        if self._weight.is_coded:
+            return missed_codes(self._weight, self._integers, values, order)
+        return missed_steps(self._weight, self._integers, values, self._steps, order)
+
+    def part(self, part: slice) -> _Given | None:
+        """Return some of the columns; None where integers are not arranged by columns."""
+        import numpy as np
+
+        if self._weight.packed or len(self.shape) != 2:
+            return None
+        own = object.__new__(_Given)
+        own._weight, own._steps = self._weight, self._steps
+        own._integers = tuple(
+            np.broadcast_to(array, self.shape)[:, part] if getattr(array, "ndim", 0) else array
+            for array in self._integers
+        )
+        return own
+
+
+def _side_by_side(given: _Given, tensors: CommitTensors) -> tuple[str, ...]:
+    """Return the tensors whose columns are side by side in integers; none where they are not."""
+    for count in _PARTS:
+        if len(given.shape) != 2 or given.shape[1] % count:
+            continue
+        width = given.shape[1] // count
+        found = tuple(_of_parts(given, width, count, tensors))
+        if len(found) == count:
+            return found
+    return ()
+
+
+def _of_parts(given: _Given, width: int, count: int, tensors: CommitTensors) -> Iterator[str]:
+    for number in range(count):
+        part = given.part(slice(number * width, (number + 1) * width))
+        keys = tensors.sizes.get(given.shape[0] * width, ())[:_MOST_TRIED]
+        key = next((key for key in keys if part is not None and part.missed(tensors.values(key), None) == 0), None)
+        if key is None:
+            return
+        yield key

@@ -1,0 +1,315 @@
+"""What a model's code makes of its parameters and of constants, without any input.
+
+Exporters fold such a value into one initializer: `1 + weight`, rows of a table, the slopes of ALiBi, frequencies of
+time steps. So `forward` runs once. The parameters have no content: operators on them only compute shapes, and are
+noted. What is noted is computed later, with the commit's tensors, if a tensor of the file may be it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from optimum_htp.masking import get_logger
+
+__all__ = ["Recipe", "UnreadableParameterError", "recipes_of"]
+
+logger = get_logger(__name__)
+
+_MOST_READ: Final = 1 << 28  # elements that are read for a decision of the model's code
+_LARGEST: Final = 1 << 26  # elements of a constant
+# Operators of PyTorch after which a tensor has the same elements, in this or another order.
+_REORDERING: Final = frozenset(
+    {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "detach", "alias"}
+    | {"clone", "contiguous", "unsqueeze", "squeeze", "_to_copy", "lift_fresh", "lift_fresh_copy"}
+)
+
+
+class UnreadableParameterError(Exception):
+    """The commit has no tensor for a parameter of the model."""
+
+
+Read = Callable[[Sequence[str]], Any]
+"""Returns a parameter, by its names in the model, as a tensor of PyTorch; raises `UnreadableParameterError`."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Note:
+    """A tensor without content: a parameter, or the result of an operator.
+
+    Attributes:
+        number: Notes are counted in the order of execution.
+        names: Those of a parameter; none for a result.
+        operator, arguments, keywords: Of a result; a tensor without content is its note there.
+        output: Which of the operator's results it is.
+        of_input: Whether it depends on an input of the model.
+        is_reordered: Whether it has the elements of one parameter, and no others.
+    """
+
+    number: int
+    names: tuple[str, ...] = ()
+    operator: Any = None
+    arguments: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    output: int = 0
+    of_input: bool = False
+    is_reordered: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A tensor that the model's code makes.
+
+    Attributes:
+        module: In whose `forward`.
+        operator: The last of its operators, as PyTorch calls it.
+        size: Number of elements.
+        parameters: Names of the parameters that it is made of; none for a constant.
+    """
+
+    module: str
+    operator: str
+    size: int
+    parameters: tuple[str, ...]
+    _compute: Callable[[], Any] = field(repr=False)
+
+    def values(self) -> Any:
+        """Compute it, as an array.
+
+        Raises:
+            UnreadableParameterError: The commit has no tensor for a parameter, or one of another shape.
+        """
+        return self._compute().detach().float().numpy()
+
+
+def recipes_of(
+    model: Any, inputs: Mapping[str, Any], sizes: Collection[int], read: Read, is_saved: Callable[[str], bool]
+) -> tuple[list[Recipe], str | None]:
+    """Run a model without weights, and return what its code makes of parameters and constants.
+
+    Where `forward` raises, that which it made before is returned, and why it raised.
+
+    Args:
+        model: Its parameters are on the meta device.
+        inputs: Of `forward`.
+        sizes: Numbers of elements of the results that are asked about.
+        read: Returns a parameter, or a buffer that is saved.
+        is_saved: Whether a checkpoint has a buffer.
+    """
+    import torch
+
+    noting = _noting_class()(frozenset(sizes), read)
+    failure = None
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_without_content(model, noting, is_saved))
+        stack.enter_context(_named(model, noting))
+        noting.give(inputs)
+        stack.enter_context(noting)
+        try:
+            model(**inputs)
+        except Exception as error:  # noqa: BLE001 - what a model's code asks of its values is not known
+            failure = f"{type(model).__name__} cannot be run without weights: {type(error).__name__}: {error}"
+            logger.info("%s", failure)
+    return noting.recipes, failure
+
+
+@contextmanager
+def _without_content(model: Any, noting: Any, is_saved: Callable[[str], bool]) -> Iterator[None]:
+    """Replace what a checkpoint has by tensors that are on the CPU as far as the model's code can tell."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    names: dict[int, list[str]] = {}
+    places: list[tuple[dict[str, Any], str, Any]] = []
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{module_name}." if module_name else ""
+        buffers = {leaf: at for leaf, at in module._buffers.items() if is_saved(prefix + leaf)}
+        for holder, tensors in ((module._parameters, dict(module._parameters)), (module._buffers, buffers)):
+            for leaf, tensor in tensors.items():
+                if tensor is not None and tensor.is_floating_point():
+                    names.setdefault(id(tensor), []).append(prefix + leaf)
+                    places.append((holder, leaf, tensor))
+    blanks: dict[int, Any] = {}
+    for _, _, tensor in places:
+        if id(tensor) not in blanks:
+            blanks[id(tensor)] = FakeTensor(mode, tensor.data.to("meta"), torch.device("cpu"))
+            noting.note_parameter(blanks[id(tensor)], names[id(tensor)])
+    for holder, leaf, tensor in places:
+        holder[leaf] = blanks[id(tensor)]
+    try:
+        yield
+    finally:
+        for holder, leaf, tensor in places:
+            holder[leaf] = tensor
+
+
+@contextmanager
+def _named(model: Any, noting: Any) -> Iterator[None]:
+    """Let the notes say in which module each tensor is made."""
+
+    def enter(name: str, *_: Any) -> None:
+        noting.modules.append(name)
+
+    def leave(*_: Any) -> None:
+        noting.modules.pop()
+
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(functools.partial(enter, name)))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@functools.cache
+def _noting_class() -> Any:
+    """Return the class of the mode; PyTorch is imported where it is needed."""
+    import torch
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensor,
+        UnsupportedOperatorException,
+    )
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    class _Noting(TorchDispatchMode):  # type: ignore[misc]
+        """Notes how tensors are made; see https://docs.pytorch.org/docs/stable/notes/extending.html."""
+
+        def __init__(self, sizes: frozenset[int], read: Read) -> None:
+            super().__init__()
+            self.modules: list[str] = []
+            self.recipes: list[Recipe] = []
+            self._sizes, self._read = sizes, read
+            self._notes: Any = WeakIdKeyDictionary()
+            self._of_input: dict[int, Any] = {}  # by the place in memory, which the tensor keeps
+            self._count = self._elements = 0
+
+        def give(self, inputs: Any) -> None:
+            for tensor in tree_leaves(inputs):
+                if isinstance(tensor, torch.Tensor):
+                    self._of_input[tensor.untyped_storage().data_ptr()] = tensor
+
+        def note_parameter(self, blank: Any, names: Sequence[str]) -> None:
+            self._notes[blank] = _Note(self._next(), tuple(names))
+
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if operator.namespace == "prim":
+                return operator(*args, **kwargs)
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+            of_input = any(map(self._is_of_input, tensors))
+            arguments = tree_map(self._noted, args), tree_map(self._noted, kwargs)
+            try:
+                results = operator(*args, **kwargs)
+            except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
+                results = operator(*self._filled(arguments[0]), **self._filled(arguments[1]))
+            for at, result in enumerate(tree_leaves(results)):
+                if not isinstance(result, torch.Tensor):
+                    continue
+                if not isinstance(result, FakeTensor):
+                    self._add_real(operator, result, of_input)
+                    continue
+                kinds = [note for note in tree_leaves(arguments) if isinstance(note, _Note)]
+                same = operator._schema.name.partition("::")[2] in _REORDERING and len(kinds) == 1
+                note = _Note(
+                    self._next(),
+                    operator=operator,
+                    arguments=arguments[0],
+                    keywords=arguments[1],
+                    output=at,
+                    of_input=of_input,
+                    is_reordered=same and kinds[0].is_reordered,
+                )
+                self._notes[result] = note
+                if not of_input and not note.is_reordered:
+                    self._add(operator, result, functools.partial(self._value, note), _parameters(note))
+            return results
+
+        def _add_real(self, operator: Any, result: Any, of_input: bool) -> None:
+            if of_input:
+                self._of_input[result.untyped_storage().data_ptr()] = result
+            elif result.numel() in self._sizes and result.numel() < _LARGEST:
+                content = result.detach().clone()
+                self._add(operator, result, lambda: content, ())
+
+        def _add(self, operator: Any, result: Any, compute: Callable[[], Any], names: tuple[str, ...]) -> None:
+            if result.numel() in self._sizes and result.numel() > 1 and result.is_floating_point():
+                module = self.modules[-1] if self.modules else ""
+                name = operator._schema.name.partition("::")[2]
+                self.recipes.append(Recipe(module, name, result.numel(), names, compute))
+
+        def _is_of_input(self, tensor: Any) -> bool:
+            if isinstance(tensor, FakeTensor):
+                return tensor not in self._notes or self._notes[tensor].of_input
+            return tensor.untyped_storage().data_ptr() in self._of_input
+
+        def _noted(self, leaf: Any) -> Any:
+            return self._notes[leaf] if isinstance(leaf, FakeTensor) else leaf
+
+        def _filled(self, arguments: Any) -> Any:
+            """Return arguments with content: what the model's code decides by the values of weights."""
+            leaves, spec = tree_flatten(arguments)
+            return tree_unflatten([self._value(leaf) if isinstance(leaf, _Note) else leaf for leaf in leaves], spec)
+
+        def _value(self, note: _Note) -> Any:
+            known: dict[_Note, Any] = {}
+            needed = sorted(_ancestors(note), key=lambda one: one.number)
+
+            def content(leaf: Any) -> Any:
+                return known[leaf] if isinstance(leaf, _Note) else leaf
+
+            for one in needed:
+                if one.operator is None:
+                    known[one] = self._parameter(one)
+                    continue
+                given = tree_map(content, one.arguments), tree_map(content, one.keywords)
+                if one.operator._schema.is_mutable:
+                    given = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, given)
+                try:
+                    known[one] = tree_leaves(one.operator(*given[0], **given[1]))[one.output]
+                except (RuntimeError, IndexError) as error:  # the tensor of the commit has another shape
+                    raise UnreadableParameterError(str(error)) from error
+            return known[note]
+
+        def _parameter(self, note: _Note) -> Any:
+            tensor = self._read(note.names)
+            self._elements += tensor.numel()
+            if self._elements > _MOST_READ:
+                raise UnreadableParameterError("The model's code asks for too many weights.")
+            return tensor
+
+        def _next(self) -> int:
+            self._count += 1
+            return self._count
+
+    return _Noting
+
+
+def _ancestors(note: _Note) -> set[_Note]:
+    """Return a note and those that it is made of."""
+    from torch.utils._pytree import tree_leaves
+
+    found: set[_Note] = set()
+    waiting = [note]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += [leaf for leaf in tree_leaves((one.arguments, dict(one.keywords))) if isinstance(leaf, _Note)]
+    return found
+
+
+def _parameters(note: _Note) -> tuple[str, ...]:
+    notes: Iterable[_Note] = sorted(_ancestors(note), key=lambda one: one.number)
+    return tuple(one.names[0] for one in notes if one.names)

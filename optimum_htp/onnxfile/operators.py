@@ -1,0 +1,147 @@
+"""What the inputs of operators mean: which are weights, and which say how a weight is quantized.
+
+Sources: https://onnx.ai/onnx/operators/ and
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+__all__ = [
+    "CONVOLUTIONS",
+    "PACKED",
+    "PASSED_THROUGH",
+    "Quantized",
+    "Role",
+    "WITH_INTEGERS",
+    "is_quantization",
+    "is_scale_or_zero_point",
+    "number_of_bits",
+    "quantized_inputs",
+    "role_of",
+]
+
+
+class Role(Enum):
+    """What an input is to a layer."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    MEAN = "mean"
+    VARIANCE = "variance"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """The inputs of an operator that belong to one quantized tensor.
+
+    Attributes:
+        weight: The integers; None where these are activations or results, which no file has.
+        scale: Their scale; None where only its name says it.
+        zero: Their zero point; None where only its name says it.
+        indexes: Other inputs that say how the integers are arranged.
+    """
+
+    weight: int | None
+    scale: int | None
+    zero: int | None
+    indexes: tuple[int, ...] = ()
+
+
+PASSED_THROUGH: Final = frozenset(
+    {"Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
+)
+"""Operators that a weight passes through, as their first input, on its way to the node that uses it."""
+
+CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose", "FusedConv"})
+
+PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized", "MatMulBnb4"})
+"""Operators whose attributes say how many numbers are in a byte."""
+
+WITH_INTEGERS: Final = PACKED | {"Gemm", "FusedMatMul"}
+"""Operators whose attributes say how a weight is arranged."""
+
+_QUANTIZED: Final[Mapping[str, tuple[Quantized, ...]]] = {
+    "QuantizeLinear": (Quantized(None, 1, 2),),
+    "DequantizeLinear": (Quantized(0, 1, 2),),
+    "MatMulInteger": (Quantized(0, None, 2), Quantized(1, None, 3)),
+    "ConvInteger": (Quantized(1, None, 3),),
+    "Gather": (Quantized(0, None, None),),  # its result is de-quantized
+    "QLinearMatMul": (Quantized(0, 1, 2), Quantized(3, 4, 5), Quantized(None, 6, 7)),
+    "QLinearConv": (Quantized(0, 1, 2), Quantized(3, 4, 5), Quantized(None, 6, 7)),
+    "QGemm": (Quantized(3, 4, 5), Quantized(None, 1, 2), Quantized(None, 7, 8)),
+    "QAttention": (Quantized(1, 4, 7), Quantized(None, 3, 6)),
+    "DynamicQuantizeMatMul": (Quantized(1, 2, 3),),
+    "MatMulIntegerToFloat": (Quantized(1, 3, 5), Quantized(None, 2, 4)),
+    "DynamicQuantizeLSTM": (Quantized(None, 8, 9), Quantized(None, 10, 11)),
+    "MatMulNBits": (Quantized(1, 2, 3, (4,)),),
+    "MatMulBnb4": (Quantized(1, 2, None),),
+    "GatherBlockQuantized": (Quantized(0, 2, 3),),
+}
+
+_LAYER: Final = {1: Role.WEIGHT, 2: Role.BIAS}
+_MATRIX: Final = {0: Role.WEIGHT, 1: Role.WEIGHT}
+_SECOND: Final = {1: Role.WEIGHT}
+_ROLES: Final[Mapping[str, Mapping[int, Role]]] = {
+    "LayerNormalization": _LAYER,
+    "GroupNormalization": _LAYER,
+    "SkipLayerNormalization": {2: Role.WEIGHT, 3: Role.BIAS},
+    "SimplifiedLayerNormalization": _SECOND,
+    "SkipSimplifiedLayerNormalization": {2: Role.WEIGHT},
+    "BatchNormalization": {**_LAYER, 3: Role.MEAN, 4: Role.VARIANCE},
+    "Conv": _LAYER,
+    "ConvTranspose": _LAYER,
+    "FusedConv": _LAYER,
+    "Gemm": _LAYER,
+    "MatMul": _MATRIX,
+    "FusedMatMul": _MATRIX,
+    "Mul": _MATRIX,
+    "Add": {0: Role.BIAS, 1: Role.BIAS},
+    "BiasGelu": {1: Role.BIAS},
+    "FastGelu": {1: Role.BIAS},
+    "Gather": {0: Role.WEIGHT},
+    "GatherBlockQuantized": {0: Role.WEIGHT},
+    "MatMulInteger": _MATRIX,
+    "ConvInteger": _SECOND,
+    "DynamicQuantizeMatMul": _SECOND,
+    "MatMulIntegerToFloat": _SECOND,
+    "MatMulBnb4": _SECOND,
+    "MatMulNBits": {1: Role.WEIGHT, 5: Role.BIAS},
+    "QLinearMatMul": {3: Role.WEIGHT},
+    "QLinearConv": {3: Role.WEIGHT, 8: Role.BIAS},
+    "QGemm": {3: Role.WEIGHT, 6: Role.BIAS},
+}
+
+
+def role_of(operator: str, position: int) -> Role | None:
+    """Return what an input of an operator is to a layer; None where that is not known."""
+    return _ROLES.get(operator, {}).get(position)
+
+
+def quantized_inputs(operator: str) -> tuple[Quantized, ...]:
+    """Return the quantized inputs of an operator; none for one that takes none."""
+    return _QUANTIZED.get(operator, ())
+
+
+def is_scale_or_zero_point(operator: str, position: int) -> bool:
+    """Whether an operator takes a scale or a zero point as an input."""
+    return any(position in (one.scale, one.zero) for one in quantized_inputs(operator))
+
+
+def is_quantization(operator: str) -> bool:
+    """Whether an operator occurs in quantized models alone."""
+    return operator == "DynamicQuantizeLinear" or (operator in _QUANTIZED and operator != "Gather")
+
+
+def number_of_bits(operator: str, integers: Mapping[str, int]) -> int:
+    """Return how many bits of a byte are one number of a packed weight.
+
+    Args:
+        operator: One of `PACKED`.
+        integers: Attributes of the node.
+    """
+    return 4 if operator == "MatMulBnb4" else integers.get("bits") or 4
