@@ -20,6 +20,7 @@ __all__ = [
     "WITH_INTEGERS",
     "is_quantization",
     "is_scale_or_zero_point",
+    "is_setting",
     "number_of_bits",
     "quantized_inputs",
     "role_of",
@@ -83,6 +84,9 @@ _QUANTIZED: Final[Mapping[str, tuple[Quantized, ...]]] = {
     "GatherBlockQuantized": (Quantized(0, 2, 3),),
 }
 
+_SETTINGS: Final[Mapping[str, tuple[int, ...]]] = {"Resize": (1, 2), "Upsample": (1,)}
+"""Scales, and regions of interest."""
+
 _LAYER: Final = {1: Role.WEIGHT, 2: Role.BIAS}
 _MATRIX: Final = {0: Role.WEIGHT, 1: Role.WEIGHT}
 _SECOND: Final = {1: Role.WEIGHT}
@@ -120,6 +124,11 @@ _ROLES: Final[Mapping[str, Mapping[int, Role]]] = {
 def role_of(operator: str, position: int) -> Role | None:
     """Return what an input of an operator is to a layer; None where that is not known."""
     return _ROLES.get(operator, {}).get(position)
+
+
+def is_setting(operator: str, position: int) -> bool:
+    """Whether an input of floats says how an operator works, and is nothing that it computes with."""
+    return position in _SETTINGS.get(operator, ())
 
 
 def quantized_inputs(operator: str) -> tuple[Quantized, ...]:

@@ -16,6 +16,7 @@ from optimum_htp.modules.proof.recomputed import (
     Fold,
     first_experts,
     folded_batch_norm,
+    folded_bias,
     folds,
     is_allowed,
     looked_up,
@@ -83,14 +84,14 @@ class Explanations:
         for fold in self._folds(tensor, operators.pop()) if operators and len(tensor.shape) > 2 else ():
             if is_it(fold.weight):
                 return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm, quantized", fold.tensors)
-        return self._made_by_code(tensor, is_it, certain=False)
+        return self._made_by_code(tensor, weight.size, is_it, certain=False)
 
     def certain(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
         """Return the finding on what was made of the tensors of its own place; None where it was not."""
         if (norm := self._batch_norm(tensor)) is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm)
         is_certain = self._expected.is_certain(self._expected.groups(tensor))
-        if (made := self._made_by_code(tensor, _equal_to(array, dtype), certain=is_certain)) is not None:
+        if (made := self._made_by_code(tensor, tensor.size, _equal_to(array, dtype), certain=is_certain)) is not None:
             return made
         for module in self._expected.modules(tensor) or self._normed(tensor):
             if (pair := multiplied_out(array, dtype, module, self._tensors)) is not None:
@@ -102,6 +103,8 @@ class Explanations:
         if (bias := self._shifted(tensor, array, dtype)) is not None:
             how = "a bias and a constant of the model, added"
             return self._expected.finding(tensor, Evidence.DERIVED, how, (bias,))
+        if self._is_bias(tensor) and (norm := folded_bias(array, dtype, self._tensors)) is not None:
+            return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm, by_value=True)
         table = looked_up(array, dtype, self._expected.tables(tensor), self._tensors)
         if table is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table", (table,))
@@ -114,19 +117,20 @@ class Explanations:
         return None
 
     def _made_by_code(
-        self, tensor: StoredTensor, is_it: Callable[[Any], bool], *, certain: bool
+        self, tensor: StoredTensor, size: int, is_it: Callable[[Any], bool], *, certain: bool
     ) -> WeightFinding | None:
         """Return the finding on what the model's code makes of parameters and constants; None for what it does not.
 
         Args:
             tensor: Of the file.
+            size: Number of elements that it stands for.
             is_it: Whether it has some values.
             certain: Whether name or place say which tensor it has to be: then it has to be made in its own module.
         """
-        for name, values in self._code.constants(tensor.size) if not certain else ():
+        for name, values in self._code.constants(size) if not certain else ():
             if is_it(values):
                 return self._expected.finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {name}")
-        for recipe in self._recipes.get(tensor.size, ()):
+        for recipe in self._recipes.get(size, ()):
             if certain and not recipe.parameters:
                 continue
             if not self._expected.is_recipe_of(recipe.module, tensor, recipe.parameters):
@@ -177,9 +181,12 @@ class Explanations:
             if {"weight_g", "original0"} & leaves.keys()
         ]
 
+    def _is_bias(self, tensor: StoredTensor) -> bool:
+        return any(role_of(use.op_type, use.position) is Role.BIAS for use in self._expected.uses(tensor))
+
     def _shifted(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
         """Return the bias that a tensor is, with a constant of the model's code added; None where it is none."""
-        if not any(role_of(use.op_type, use.position) is Role.BIAS for use in self._expected.uses(tensor)):
+        if not self._is_bias(tensor):
             return None
         is_it = _equal_to(array, dtype)
         named = [key for group in self._expected.groups(tensor) for key in group]

@@ -21,7 +21,7 @@ from optimum_htp.modules.proof.steps import PlainSteps
 from optimum_htp.modules.proof.stored_integers import judged_integers
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
-from optimum_htp.onnxfile.operators import CONVOLUTIONS, is_scale_or_zero_point, role_of
+from optimum_htp.onnxfile.operators import CONVOLUTIONS, is_scale_or_zero_point, is_setting, role_of
 
 __all__ = ["Judge"]
 
@@ -64,12 +64,16 @@ class Judge:
         """Return what is known of a tensor by itself; None where that is nothing. From any thread."""
         if (weight := self._quantized.get(tensor.name)) is not None:
             integers = self._integers(weight)
-            is_open = integers.evidence is Evidence.FOREIGN and not weight.packed
-            return None if is_open and not self._expected.is_certain(self._expected.groups(tensor)) else integers
+            is_open = integers.evidence is Evidence.FOREIGN
+            groups = self._expected.groups(tensor, weight.size)
+            return None if is_open and not self._expected.is_certain(groups) else integers
         if tensor.name in self._parameters and self._is_parameter(tensor):
             return self._expected.finding(tensor, Evidence.CONSTANT, "scale or zero point of quantization")
         if (dtype := self._dtype(tensor)) is None:
             return self._of_other_type(tensor)
+        uses = self._expected.uses(tensor)
+        if uses and all(is_setting(use.op_type, use.position) for use in uses):
+            return self._expected.finding(tensor, Evidence.CONSTANT, f"a setting of {uses[0].op_type}")
         groups = self._expected.groups(tensor)
         if tensor.size == 0 or (tensor.size == 1 and not groups):
             return self._expected.finding(tensor, Evidence.CONSTANT, "a single number")
@@ -89,7 +93,10 @@ class Judge:
 
     def prepare(self, unexplained: Iterable[StoredTensor]) -> None:
         """Have the model's code make what these tensors may be; before `derived` is asked about them."""
-        self._explanations.prepare(tensor.size for tensor in unexplained)
+        self._explanations.prepare(
+            self._quantized[tensor.name].size if tensor.name in self._quantized else tensor.size
+            for tensor in unexplained
+        )
 
     def derived(self, tensor: StoredTensor) -> WeightFinding:
         """Return what is known of a tensor that is by itself none of the commit's."""

@@ -70,8 +70,15 @@ class QuantizedWeight:
         return self.node.op_type == "MatMulBnb4"
 
     @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        if self.node.op_type in ("MatMulNBits", "MatMulBnb4"):
+            return max(0, self.node.integers.get("K", 0) * self.node.integers.get("N", 0))
+        return self.tensor.size * 8 // self.bits if self.packed else self.tensor.size
+
+    @property
     def packed(self) -> bool:
-        """Whether the shape does not say how many numbers there are."""
+        """Whether a byte is several numbers, or one of a block's."""
         return self.node.op_type in PACKED and self.tensor.dtype == "uint8"
 
     @property

@@ -20,6 +20,7 @@ __all__ = [
     "Fold",
     "first_experts",
     "folded_batch_norm",
+    "folded_bias",
     "folds",
     "is_allowed",
     "looked_up",
@@ -35,6 +36,7 @@ _RTOL: Final = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1
 _ATOL: Final = 0.1  # of the relative tolerance, of the largest element
 _LARGEST_TABLE: Final = 1 << 28  # bytes
 _PARTS: Final = (2, 3, 4)
+_MOST_BIASES: Final = 8  # near a batch norm, that are looked at
 
 
 def near(keys: Iterable[str], module: str) -> list[str]:
@@ -57,6 +59,38 @@ class Fold:
     tensors: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Norm:
+    """A batch norm as what it multiplies by and adds; by channel."""
+
+    scale: Any
+    mean: Any
+    shift: Any
+    tensors: tuple[str, ...]
+
+
+def _norms(channels: int, tensors: CommitTensors, module: str) -> Iterator[_Norm]:
+    """Yield the batch norms of so many channels, those nearest to a module first."""
+    import numpy as np
+
+    modules = [
+        module
+        for module, leaves in tensors.modules.items()
+        if {"running_mean", "running_var"} <= leaves.keys() and tensors[leaves["running_var"]].size == channels
+    ]
+    for norm in near(modules, module):
+        leaves = tensors.modules[norm]
+        values = {
+            leaf: tensors.values(key).astype(np.float64)
+            for leaf, key in leaves.items()
+            if tensors[key].dtype in READABLE
+        }
+        used = tuple(key for key in leaves.values() if tensors[key].dtype in READABLE)
+        for epsilon in _EPSILONS:
+            scale = values.get("weight", 1.0) / np.sqrt(values["running_var"] + epsilon)
+            yield _Norm(scale, values["running_mean"], values.get("bias", 0.0), used)
+
+
 def folds(
     shape: Sequence[int], candidates: Iterable[str], tensors: CommitTensors, *, transposed: bool
 ) -> Iterator[Fold]:
@@ -71,32 +105,31 @@ def folds(
     import numpy as np
 
     axis = 1 if transposed else 0
-    channels = shape[axis]
-    norms = [
-        module
-        for module, leaves in tensors.modules.items()
-        if {"running_mean", "running_var"} <= leaves.keys() and tensors[leaves["running_var"]].size == channels
-    ]
     broadcast = [1] * len(shape)
-    broadcast[axis] = channels
+    broadcast[axis] = shape[axis]
     for key in candidates:
         if sorted(tensors[key].shape) != sorted(shape):
             continue
         plain = tensors.values(key).reshape(shape).astype(np.float64)
         own = tensors.modules[parent_of(key)].get("bias")
         before = tensors.values(own).astype(np.float64) if own is not None else 0.0
-        for norm in near(norms, parent_of(key)):
-            leaves = tensors.modules[norm]
-            mean, variance = (
-                tensors.values(leaves[name]).astype(np.float64) for name in ("running_mean", "running_var")
-            )
-            gain = tensors.values(leaves["weight"]).astype(np.float64) if "weight" in leaves else 1.0
-            shift = tensors.values(leaves["bias"]).astype(np.float64) if "bias" in leaves else 0.0
-            used = (key, *(leaf for leaf in leaves.values() if tensors[leaf].dtype in READABLE))
-            for epsilon in _EPSILONS:
-                scale = gain / np.sqrt(variance + epsilon)
-                weight = plain * np.broadcast_to(scale, channels).reshape(broadcast)
-                yield Fold(weight, (before - mean) * scale + shift, (*used, *((own,) if own is not None else ())))
+        for norm in _norms(shape[axis], tensors, parent_of(key)):
+            weight = plain * norm.scale.reshape(broadcast)
+            used = (key, *norm.tensors, *((own,) if own is not None else ()))
+            yield Fold(weight, (before - norm.mean) * norm.scale + norm.shift, used)
+
+
+def folded_bias(array: Any, dtype: str, tensors: CommitTensors) -> tuple[str, ...] | None:
+    """Return the batch norm that a bias alone was made of, that of its convolution with it; None where it was not."""
+    import numpy as np
+
+    biases = [key for key in tensors.sizes.get(array.size, ()) if key.endswith(".bias")]
+    for norm in _norms(array.size, tensors, ""):
+        for own in (None, *near(biases, parent_of(norm.tensors[0]))[:_MOST_BIASES]):
+            before = tensors.values(own).astype(np.float64) if own is not None else 0.0
+            if _close(array.reshape(-1), (before - norm.mean) * norm.scale + norm.shift, dtype):
+                return (*norm.tensors, *((own,) if own is not None else ()))
+    return None
 
 
 def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable[Fold]) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from optimum_htp.modules.proof.codes import missed_codes
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
-from optimum_htp.modules.proof.expected import Expected
+from optimum_htp.modules.proof.expected import MOST_TRIED, Expected
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Order
 from optimum_htp.modules.proof.quantized import QuantizedWeight
@@ -15,7 +15,6 @@ from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
 
 __all__ = ["is_given_back", "judged_integers"]
 
-_MOST_TRIED: Final = 1024  # tensors of one size that are looked at for one weight
 _PARTS: Final = (3, 2)  # tensors that a fused attention has side by side
 
 
@@ -40,23 +39,20 @@ def judged_integers(
         return finding(Evidence.UNCHECKED, reason)
     how = f"quantized to {weight.bits} bits, within half a step"
     missed: list[tuple[float, str]] = []
-    for size in list(tensors.sizes) if weight.packed else [tensor.size]:
-        try:
-            given = _Given(weight, size, plain)
-        except ValueError:
-            continue
-        groups = expected.groups(tensor, size)
-        named = list(dict.fromkeys(key for group in groups for key in group))
-        others = (
-            [] if expected.is_certain(groups) else [key for key in tensors.sizes.get(size, ()) if key not in named]
-        )
-        for key in (*named, *others[:_MOST_TRIED]):
-            excess = given.missed(tensors.values(key), expected.order(tensor, key))
-            if excess == 0:
-                return finding(Evidence.DERIVED, how, (key,), by_value=not named)
-            missed.append((excess, key))
-        if not named and (parts := _side_by_side(given, tensors)):
-            return finding(Evidence.DERIVED, f"put together, {how}", parts, by_value=True)
+    groups = expected.groups(tensor, weight.size)
+    named = list(dict.fromkeys(key for group in groups for key in group))
+    others = [key for key in tensors.sizes.get(weight.size, ())[:MOST_TRIED] if key not in named]
+    try:
+        given = _Given(weight, plain)
+    except ValueError as error:
+        return finding(Evidence.UNCHECKED, f"{tensor.dtype} of {weight.node.op_type} cannot be decoded: {error}")
+    for key in named if expected.is_certain(groups) else (*named, *others):
+        excess = given.missed(tensors.values(key), expected.order(tensor, key))
+        if excess == 0:
+            return finding(Evidence.DERIVED, how, (key,), by_value=not named)
+        missed.append((excess, key))
+    if not named and (parts := _side_by_side(given, tensors)):
+        return finding(Evidence.DERIVED, f"put together, {how}", parts, by_value=True)
     if not missed:
         if not expected.uses(tensor) or tensor.size <= 1:
             return finding(Evidence.CONSTANT, "a single number")
@@ -72,23 +68,25 @@ def judged_integers(
 
 def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bool:
     """Whether integers give some values back, in any order of the axes."""
+    if values.size != weight.size or weight.unreadable is not None:
+        return False
     try:
-        return _Given(weight, values.size, plain).missed(values, None) == 0
+        return _Given(weight, plain).missed(values, None) == 0
     except ValueError:
         return False
 
 
 class _Given:
-    """The numbers that integers stand for, if they are those of a tensor of some size.
+    """The numbers that integers stand for.
 
     Raises:
-        ValueError: They cannot be.
+        ValueError: The shapes of integers, scales and zero points do not go together.
     """
 
-    def __init__(self, weight: QuantizedWeight, size: int, plain: PlainSteps) -> None:
+    def __init__(self, weight: QuantizedWeight, plain: PlainSteps) -> None:
         self._weight = weight
         self._steps = plain.range(weight)
-        self._integers: Any = weight.codes(size) if weight.is_coded else weight.numbers(size)
+        self._integers: Any = weight.codes(weight.size) if weight.is_coded else weight.numbers(weight.size)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +127,7 @@ def _side_by_side(given: _Given, tensors: CommitTensors) -> tuple[str, ...]:
 def _of_parts(given: _Given, width: int, count: int, tensors: CommitTensors) -> Iterator[str]:
     for number in range(count):
         part = given.part(slice(number * width, (number + 1) * width))
-        keys = tensors.sizes.get(given.shape[0] * width, ())[:_MOST_TRIED]
+        keys = tensors.sizes.get(given.shape[0] * width, ())[:MOST_TRIED]
         key = next((key for key in keys if part is not None and part.missed(tensors.values(key), None) == 0), None)
         if key is None:
             return
