@@ -171,7 +171,7 @@ def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | N
         found[index] = judge.derived(stored[index])
         if progress is not None:
             progress(len(found), len(stored))
-    return [found[index] for index in range(len(stored))]
+    return judge.placed([found[index] for index in range(len(stored))])
 
 
 @dataclass(frozen=True)

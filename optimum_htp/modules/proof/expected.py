@@ -11,7 +11,7 @@ from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
 from optimum_htp.modules.proof.model_code import ModelCode
-from optimum_htp.modules.proof.places import Use, expectations
+from optimum_htp.modules.proof.places import Use, contradicts, expectations
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS
@@ -25,6 +25,7 @@ MOST_TRIED: Final = 1024
 _PRODUCTS: Final = frozenset(
     {"MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
 )
+_CONVOLVED: Final = CONVOLUTIONS | {"ConvInteger", "QLinearConv"}
 _KEEPING: Final = frozenset({"Identity", "Cast", "DequantizeLinear"})
 
 
@@ -49,6 +50,10 @@ class Expected:
     def uses(self, tensor: StoredTensor) -> Sequence[Use]:
         """Return the uses of a tensor."""
         return self._uses.get(tensor.name, ())
+
+    def first_use(self, name: str) -> int:
+        """Return the place in the graph of the first node that uses a tensor; 0 where none does."""
+        return min((use.node for use in self._uses.get(name, ())), default=0)
 
     def modules(self, tensor: StoredTensor) -> list[str]:
         """Return the modules that use a tensor."""
@@ -130,6 +135,10 @@ class Expected:
         """Whether a tensor is the bias of a convolution that has none in the commit: folding a batch norm adds it."""
         return not groups and any(use.op_type in CONVOLUTIONS and use.position == 2 for use in self.uses(tensor))
 
+    def is_convolved(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor is the weight of a convolution, into which a batch norm may be folded."""
+        return len(tensor.shape) > 2 and any(use.op_type in _CONVOLVED for use in self.uses(tensor))
+
     def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
         """Whether a product may be that of integers and their scale: in a module that has the weight, or has nothing
         else of the scale's size."""
@@ -176,7 +185,7 @@ class Expected:
             tried: Tensors that are left out.
         """
         for key in self._tensors.sizes.get(array.size, [])[:MOST_TRIED]:
-            if key not in tried:
+            if key not in tried and not any(contradicts(use, key) for use in self.uses(tensor)):
                 layout = self.compare(tensor, array, dtype, key, likely=False)
                 if isinstance(layout, Layout):
                     return key, layout

@@ -34,7 +34,6 @@ from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
 __all__ = ["Explanations"]
 
 _SMALLEST_PART: Final = 2
-_CONVOLVED: Final = CONVOLUTIONS | {"ConvInteger", "QLinearConv"}
 
 
 class Explanations:
@@ -80,8 +79,7 @@ class Explanations:
             return is_given_back(weight, values, self._steps)
 
         tensor = weight.tensor
-        operators = {use.op_type for use in self._expected.uses(tensor)} & _CONVOLVED
-        for fold in self._folds(tensor, operators.pop()) if operators and len(tensor.shape) > 2 else ():
+        for fold in self._folds(tensor, "Conv") if self._expected.is_convolved(tensor) else ():
             if is_it(fold.weight):
                 return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm, quantized", fold.tensors)
         return self._made_by_code(tensor, weight.size, is_it, certain=False)

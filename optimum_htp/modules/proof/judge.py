@@ -6,9 +6,12 @@ What cannot be decoded, or could only be explained by code that does not run, is
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+from optimum_htp.hierarchy.tree import parent_of
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.expected import MOST_TRIED, Expected
 from optimum_htp.modules.proof.explained import Explanations
@@ -47,7 +50,7 @@ class Judge:
     def __init__(
         self, graph: Graph, stored: Sequence[StoredTensor], tensors: CommitTensors, code: ModelCode, *, tagged: bool
     ) -> None:
-        uses = uses_of(graph, tagged=tagged)
+        uses = uses_of(graph, tagged=tagged, tensors=tensors)
         self._stored = {tensor.name: tensor for tensor in stored}
         self._tensors = tensors
         self._code = code
@@ -64,9 +67,9 @@ class Judge:
         """Return what is known of a tensor by itself; None where that is nothing. From any thread."""
         if (weight := self._quantized.get(tensor.name)) is not None:
             integers = self._integers(weight)
-            is_open = integers.evidence is Evidence.FOREIGN
-            groups = self._expected.groups(tensor, weight.size)
-            return None if is_open and not self._expected.is_certain(groups) else integers
+            certain = self._expected.is_certain(self._expected.groups(tensor, weight.size))
+            is_open = not certain or self._expected.is_convolved(tensor)
+            return None if is_open and integers.evidence is Evidence.FOREIGN else integers
         if tensor.name in self._parameters and self._is_parameter(tensor):
             return self._expected.finding(tensor, Evidence.CONSTANT, "scale or zero point of quantization")
         if (dtype := self._dtype(tensor)) is None:
@@ -115,6 +118,39 @@ class Judge:
             if (found := self._explanations.likely(tensor, array, dtype)) is not None:
                 return found
         return self._foreign(tensor, array, dtype, groups)
+
+    def placed(self, findings: Sequence[WeightFinding]) -> list[WeightFinding]:
+        """Return findings, in which weights that were matched by value alone are unchecked if they may be exchanged.
+
+        A file has its nodes in the order in which the model's code uses its parameters; where a weight is out of this
+        order, another one may be in its place.
+        """
+        doubtful = [
+            index
+            for index, finding in enumerate(findings)
+            if finding.by_value and len(finding.tensors) == 1 and self._has_twin(finding)
+        ]
+        if not doubtful:
+            return list(findings)
+        modules = list(dict.fromkeys(parent_of(key) for key in self._code.order))
+        order = {module: number for number, module in enumerate(modules)}
+        places = {index: order.get(parent_of(findings[index].tensors[0])) for index in doubtful}
+        known = [(self._expected.first_use(findings[at].name), at) for at in doubtful if places[at] is not None]
+        sequence = [at for _, at in sorted(known)]
+        right = {sequence[at] for at in longest_rise([places[at] for at in sequence])}
+        how = "its values are {}'s; whether that belongs here cannot be told"
+        return [
+            replace(finding, evidence=Evidence.UNCHECKED, how=how.format(finding.tensors[0]))
+            if index in doubtful and index not in right
+            else finding
+            for index, finding in enumerate(findings)
+        ]
+
+    def _has_twin(self, finding: WeightFinding) -> bool:
+        """Whether the commit has other tensors of the shape of the one that a weight was matched to."""
+        shape = sorted(self._tensors[finding.tensors[0]].shape)
+        same = self._tensors.sizes.get(self._tensors[finding.tensors[0]].size, ())
+        return sum(sorted(self._tensors[key].shape) == shape for key in same) > 1
 
     def _integers(self, weight: QuantizedWeight) -> WeightFinding:
         return judged_integers(weight, self._expected, self._tensors, self._steps)
@@ -196,6 +232,22 @@ class Judge:
         ):
             return None
         return _rule_of(array, dtype)
+
+
+def longest_rise(numbers: Sequence[Any]) -> list[int]:
+    """Return the places of the longest sequence of numbers that never falls."""
+    ends: list[int] = []  # the place of the least number that a sequence of each length ends with
+    before: list[int] = []
+    for place, number in enumerate(numbers):
+        length = bisect.bisect_right(ends, number, key=lambda end: numbers[end])
+        before.append(ends[length - 1] if length else -1)
+        ends[length : length + 1] = [place]
+    found: list[int] = []
+    place = ends[-1] if ends else -1
+    while place >= 0:
+        found.append(place)
+        place = before[place]
+    return found[::-1]
 
 
 def _evidence(layout: Layout) -> Evidence:

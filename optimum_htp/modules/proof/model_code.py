@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
-from optimum_htp.modules.proof.traced import Recipe, UnreadableParameterError, recipes_of
+from optimum_htp.modules.proof.traced import Recipe, Run, UnreadableParameterError, run_without_weights
 from optimum_htp.origin.class_sources import is_named_in_source
 from optimum_htp.origin.computed import computed_tensors, saved_names
 from optimum_htp.origin.sample_inputs import sample_inputs
@@ -44,6 +44,7 @@ class ModelCode:
         self._build = build
         self._tensors = tensors
         self.failure: str | None = None
+        self._last: Run | None = None
 
     @functools.cached_property
     def model(self) -> Any:
@@ -90,17 +91,26 @@ class ModelCode:
             sizes: Numbers of elements that are asked about.
         """
         found: dict[int, list[Recipe]] = defaultdict(list)
-        if self.model is None:
-            return found
-        try:
-            inputs = sample_inputs(self.model, None, generates=False)
-        except ExportError as error:
-            self.failure = str(error)
-            return found
-        recipes, self.failure = recipes_of(self.model, inputs, sizes, self._read, self._is_saved)
-        for recipe in recipes:
+        for recipe in self._run(sizes).recipes:
             found[recipe.size].append(recipe)
         return found
+
+    @property
+    def order(self) -> list[str]:
+        """The tensors of the commit in the order in which the model's code computes with them."""
+        run = self._last or self._run(())
+        return list(dict.fromkeys(key for names in run.order for name in names for key in self._tensors.spelled(name)))
+
+    def _run(self, sizes: Collection[int]) -> Run:
+        self._last = Run()
+        if self.model is not None:
+            try:
+                inputs = sample_inputs(self.model, None, generates=False)
+                self._last = run_without_weights(self.model, inputs, sizes, self._read, self._is_saved)
+            except ExportError as error:
+                self._last = Run(failure=str(error))
+            self.failure = self._last.failure
+        return self._last
 
     def _is_saved(self, name: str) -> bool:
         return bool(self._tensors.spelled(name))

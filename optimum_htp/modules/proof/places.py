@@ -17,7 +17,7 @@ from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, PASSED_THROUGH, Role, role_of
 
-__all__ = ["Use", "expectations", "is_unknown_place", "plain_name", "uses_of"]
+__all__ = ["Use", "contradicts", "expectations", "is_unknown_place", "plain_name", "uses_of"]
 
 # What the parameters of a layer are called.
 _NAMES: Final = {
@@ -30,6 +30,8 @@ _EXACT: Final = frozenset({"LayerNormalization", "BatchNormalization", "Gemm", *
 """Operators that take a layer's weight and bias as different inputs: one is not the other."""
 _OF_LAYERS: Final = frozenset({("LayerNormalization", 1), ("Conv", 1), ("Gemm", 1), ("MatMul", 1), ("Gather", 0)})
 _QUANTIZERS_SUFFIX: Final = re.compile(r"_(?:quantized|Q\dG?\w*|DequantizeLinear|fp16|merged.*|transposed)+$")
+
+_CALL: Final = re.compile(r"_\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,14 @@ class Use:
     passed: tuple[str, ...] = ()
 
 
-def uses_of(graph: Graph, *, tagged: bool) -> dict[str, list[Use]]:
-    """Return the uses of each value that tensors go into, those behind `PASSED_THROUGH` too."""
+def uses_of(graph: Graph, *, tagged: bool, tensors: CommitTensors | None = None) -> dict[str, list[Use]]:
+    """Return the uses of each value that tensors go into, those behind `PASSED_THROUGH` too.
+
+    Args:
+        graph: Of the file.
+        tagged: Whether its nodes say their modules.
+        tensors: Of a commit: a node without a tag is in the module of it that the node's name is made of.
+    """
     users: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         for position, value in enumerate(node.inputs):
@@ -68,12 +76,24 @@ def uses_of(graph: Graph, *, tagged: bool) -> dict[str, list[Use]]:
                 uses += follow(node.outputs[0], (*passed, node.op_type))
             else:
                 module = node.metadata.get(MODULE) if tagged else None  # quantizers leave their nodes without tags
+                if module is None and tensors is not None:
+                    module = _module_of_name(node.name, tensors)
                 uses.append(Use(index, node.op_type, position, module, passed))
         return uses
 
     for value in users:
         found[value] = follow(value, ())
     return found
+
+
+def _module_of_name(name: str, tensors: CommitTensors) -> str | None:
+    """Return the module with tensors that exporters made a node's name of: `/encoder/layer.0/dense/MatMul`.
+
+    None where the number at its end may be that of a second call.
+    """
+    module = ".".join(name.split("/")[1:-1])
+    call = _CALL.sub("", module)
+    return module if tensors.owned(module) and not (call != module and tensors.owned(call)) else None
 
 
 def plain_name(name: str) -> str:
@@ -111,6 +131,15 @@ def is_unknown_place(use: Use, tensors: CommitTensors) -> bool:
     return any(part.isdecimal() for part in use.module.split(".")) and not tensors.owned(use.module)
 
 
+def contradicts(use: Use, key: str) -> bool:
+    """Whether a tensor of the commit is another parameter of a layer than the one that a use takes."""
+    role = role_of(use.op_type, use.position)
+    if role is None or use.op_type not in _EXACT:
+        return False
+    leaf = key.rpartition(".")[2]
+    return any(leaf in names for other, names in _NAMES.items() if other is not role)
+
+
 def _of_use(use: Use, size: int, tensors: CommitTensors) -> list[str]:
     if use.module is None:
         return []
@@ -119,7 +148,4 @@ def _of_use(use: Use, size: int, tensors: CommitTensors) -> list[str]:
     for leaf in _NAMES[role] if role is not None else ():
         if leaf in owned:
             return [owned[leaf]]
-    if role is not None and use.op_type in _EXACT:
-        others = {name for other, names in _NAMES.items() if other is not role for name in names}
-        return [key for leaf, key in owned.items() if leaf not in others]
-    return list(owned.values())
+    return [key for key in owned.values() if not contradicts(use, key)]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from optimum_htp.masking import get_logger
 
-__all__ = ["Recipe", "UnreadableParameterError", "recipes_of"]
+__all__ = ["Recipe", "Run", "UnreadableParameterError", "run_without_weights"]
 
 logger = get_logger(__name__)
 
@@ -42,11 +42,11 @@ class _Note:
 
     Attributes:
         number: Notes are counted in the order of execution.
-        names: Those of a parameter; none for a result.
+        names: Those of a parameter; none for the result of a computation.
         operator, arguments, keywords: Of a result; a tensor without content is its note there.
         output: Which of the operator's results it is.
         of_input: Whether it depends on an input of the model.
-        is_reordered: Whether it has the elements of one parameter, and no others.
+        is_reordered: Whether it has the elements of one parameter, and no others; `names` are that one's then.
     """
 
     number: int
@@ -85,12 +85,27 @@ class Recipe:
         return self._compute().detach().float().numpy()
 
 
-def recipes_of(
+@dataclass(frozen=True)
+class Run:
+    """A run of a model's `forward`.
+
+    Attributes:
+        recipes: What it made of parameters and constants.
+        order: The names of each parameter, in the order in which it computes with them.
+        failure: Why it ended early; None where it did not.
+    """
+
+    recipes: tuple[Recipe, ...] = ()
+    order: tuple[tuple[str, ...], ...] = ()
+    failure: str | None = None
+
+
+def run_without_weights(
     model: Any, inputs: Mapping[str, Any], sizes: Collection[int], read: Read, is_saved: Callable[[str], bool]
-) -> tuple[list[Recipe], str | None]:
+) -> Run:
     """Run a model without weights, and return what its code makes of parameters and constants.
 
-    Where `forward` raises, that which it made before is returned, and why it raised.
+    Where `forward` raises, that which it made before is returned.
 
     Args:
         model: Its parameters are on the meta device.
@@ -114,7 +129,7 @@ def recipes_of(
         except Exception as error:  # noqa: BLE001 - what a model's code asks of its values is not known
             failure = f"{type(model).__name__} cannot be run without weights: {type(error).__name__}: {error}"
             logger.info("%s", failure)
-    return noting.recipes, failure
+    return Run(tuple(noting.recipes), tuple(noting.order), failure)
 
 
 @contextmanager
@@ -190,6 +205,7 @@ def _noting_class() -> Any:
             super().__init__()
             self.modules: list[str] = []
             self.recipes: list[Recipe] = []
+            self.order: dict[tuple[str, ...], None] = {}
             self._sizes, self._read = sizes, read
             self._notes: Any = WeakIdKeyDictionary()
             self._of_input: dict[int, Any] = {}  # by the place in memory, which the tensor keeps
@@ -210,6 +226,11 @@ def _noting_class() -> Any:
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
             of_input = any(map(self._is_of_input, tensors))
             arguments = tree_map(self._noted, args), tree_map(self._noted, kwargs)
+            sources = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, _Note)]
+            name = operator._schema.name.partition("::")[2]
+            same = name in _REORDERING and len(sources) == 1 and sources[0].is_reordered
+            if not same:
+                self.order.update(dict.fromkeys(source.names for source in sources if source.names))
             try:
                 results = operator(*args, **kwargs)
             except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
@@ -220,16 +241,15 @@ def _noting_class() -> Any:
                 if not isinstance(result, FakeTensor):
                     self._add_real(operator, result, of_input)
                     continue
-                kinds = [note for note in tree_leaves(arguments) if isinstance(note, _Note)]
-                same = operator._schema.name.partition("::")[2] in _REORDERING and len(kinds) == 1
                 note = _Note(
                     self._next(),
+                    names=sources[0].names if same else (),
                     operator=operator,
                     arguments=arguments[0],
                     keywords=arguments[1],
                     output=at,
                     of_input=of_input,
-                    is_reordered=same and kinds[0].is_reordered,
+                    is_reordered=same,
                 )
                 self._notes[result] = note
                 if not of_input and not note.is_reordered:
@@ -312,4 +332,4 @@ def _ancestors(note: _Note) -> set[_Note]:
 
 def _parameters(note: _Note) -> tuple[str, ...]:
     notes: Iterable[_Note] = sorted(_ancestors(note), key=lambda one: one.number)
-    return tuple(one.names[0] for one in notes if one.names)
+    return tuple(one.names[0] for one in notes if one.operator is None)
