@@ -174,11 +174,13 @@ class Judge:
         if found is not None:
             how = f"it has the values of {found[0]}, in the place of {' or '.join(expected)}"
             return self._expected.finding(tensor, Evidence.FOREIGN, how, (found[0], *expected))
-        differences = [
-            (key, difference)
-            for key in expected or self._tensors.sizes.get(tensor.size, ())[:MOST_TRIED]
-            if isinstance(difference := self._expected.compare(tensor, array, dtype, key), Difference)
-        ]
+        candidates = expected or self._tensors.sizes.get(tensor.size, ())[:MOST_TRIED]
+        for key in candidates:
+            if isinstance(compare(array, dtype, self._tensors[key], self._expected.reader(key), likely=True), Layout):
+                how = f"it is {key} with its axes exchanged"
+                return self._expected.finding(tensor, Evidence.FOREIGN, how, (key,))
+        compared = ((key, self._expected.compare(tensor, array, dtype, key)) for key in candidates)
+        differences = [(key, difference) for key, difference in compared if isinstance(difference, Difference)]
         near = [one for one in differences if expected or one[1].share < _NEAR]
         if not near:
             if (reason := self._code.failure) is not None:
@@ -186,8 +188,6 @@ class Judge:
             return self._expected.finding(tensor, Evidence.FOREIGN, "no tensor of the commit has these values")
         key, last = min(near, key=lambda one: one[1].share)
         how = f"element {last.index} of {key} is {last.theirs:.6g} in the commit, and {last.ours:.6g} here"
-        if isinstance(compare(array, dtype, self._tensors[key], self._expected.reader(key), likely=True), Layout):
-            how = f"it is {key} with its axes exchanged"
         return self._expected.finding(tensor, Evidence.FOREIGN, how, tuple(expected) or (key,))
 
     def _dtype(self, tensor: StoredTensor) -> str | None:

@@ -37,7 +37,7 @@ def judged_integers(
 
     if (reason := weight.unreadable) is not None:
         return finding(Evidence.UNCHECKED, reason)
-    how = f"quantized to {weight.bits} bits, within half a step"
+    how = f"quantized to {f'{weight.bits} bits' if weight.packed else tensor.dtype}, within half a step"
     missed: list[tuple[float, str]] = []
     groups = expected.groups(tensor, weight.size)
     named = list(dict.fromkeys(key for group in groups for key in group))

@@ -1,0 +1,243 @@
+"""Proofs of files in many forms: what the model's code computes is explained, and what was exchanged is found."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnx.numpy_helper as nh
+import pytest
+import torch
+import transformers
+from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
+
+from optimum_htp import HTPExporter
+from optimum_htp.modules.prove import Evidence, prove_weights
+from tests.conftest import optimum_cli
+from tests.support.models import _seeded
+from tests.test_prove import QUERY, changed, weight_of
+
+TEXT = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "max_position_embeddings": 64,
+}
+SEQUENCES = {
+    "vocab_size": 60,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 37,
+    "decoder_ffn_dim": 37,
+    "max_position_embeddings": 64,
+    "pad_token_id": 1,
+    "decoder_start_token_id": 1,
+}
+PICTURES = {"image_size": 32, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1] * 4}
+# For each: its class and config, and what its export has that is no tensor of a checkpoint.
+COMPUTING = {
+    "1 + weight": ("Gemma2", "ForCausalLM", {**TEXT, "num_key_value_heads": 2, "head_dim": 8}),
+    "slopes of ALiBi": ("Bloom", "ForCausalLM", {"vocab_size": 60, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "positions that are not saved": ("Marian", "MTModel", SEQUENCES),
+    "slices of a table": ("Pvt", "ForImageClassification", PICTURES),
+    "a layer norm without bias": ("ModernBert", "ForMaskedLM", {**TEXT, "pad_token_id": 0, "sep_token_id": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def made(made_once):
+    def export(what):
+        name, ending, settings = COMPUTING[what]
+
+        def make(folder):
+            model = _seeded(getattr(transformers, name + ending), getattr(transformers, f"{name}Config")(**settings))
+            model.save_pretrained(folder / "model")
+            HTPExporter().export(folder / "model", folder / "out")
+
+        folder = made_once(f"computing/{name}", make)
+        return SimpleNamespace(model=folder / "model", files=sorted(folder.glob("out/*.onnx")))
+
+    return export
+
+
+@pytest.fixture
+def bert(zoo_export):
+    made = zoo_export("bert")
+    return made.output / "model.onnx", made.model
+
+
+def bare(arrays, model):
+    """Take away tags and the names of nodes."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.name = ""
+    del model.metadata_props[:]
+
+
+@pytest.mark.parametrize("what", COMPUTING)
+@pytest.mark.parametrize("tagged", [True, False])
+def test_what_the_models_code_computes_is_explained(made, tmp_path, what, tagged):
+    export = made(what)
+    for path in export.files:
+        file = path if tagged else changed(path, tmp_path / "bare.onnx", bare)
+        proof = prove_weights(file, export.model)
+        assert not proof.foreign
+        assert [finding for finding in proof.findings if finding.how.startswith("computed by")] or tagged
+
+
+def test_changed_result_of_the_models_code_is_foreign(made, tmp_path):
+    export = made("1 + weight")
+    (path,) = export.files
+    name = next(one.name for one in prove_weights(path, export.model).findings if "add" in one.how)
+
+    def change(arrays, model):
+        if name in arrays:
+            arrays[name].reshape(-1)[3] += 1e-3
+        for node in model.graph.node:
+            if name in node.output:
+                array = nh.to_array(node.attribute[0].t).copy()
+                array.reshape(-1)[3] += 1e-3
+                node.attribute[0].t.CopyFrom(nh.from_array(array))
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", change), export.model)
+    assert [finding.name for finding in proof.foreign] == [name]
+
+
+def test_model_that_cannot_be_run_leaves_its_tensors_unchecked(made, tmp_path):
+    export = made("slopes of ALiBi")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in export.model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"bloom"', '"no-such-model"'))
+    proof = prove_weights(export.files[0], folder)
+    assert not proof.foreign
+    assert proof.unchecked
+    done = optimum_cli("htp", "verify", "--weights", "--model", folder, export.files[0], check=False)
+    assert done.returncode == 5
+    assert "not checkable" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_transposed_square_weight_is_foreign(zoo_export, tmp_path, name, tagged):
+    export = zoo_export(name)
+    path = next(export.output.glob("*.onnx"))
+
+    def change(arrays, model):
+        uses = [node.input[1] for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+        square = next(one for one in uses if one in arrays and len({*arrays[one].shape}) == 1)
+        arrays[square] = np.ascontiguousarray(arrays[square].T)
+        if not tagged:
+            bare(arrays, model)
+
+    (finding,) = prove_weights(changed(path, tmp_path / "m.onnx", change), export.model).foreign
+    assert "axes exchanged" in finding.how
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_exchanged_layers_of_a_file_without_tags_are_not_taken(bert, tmp_path, named):
+    path, folder = bert
+
+    def change(arrays, model):
+        one, other = (weight_of(model, QUERY.format(layer)) for layer in (0, 1))
+        arrays[one], arrays[other] = arrays[other], arrays[one]
+        for node in model.graph.node:
+            del node.metadata_props[:]
+            node.name = node.name if named else ""
+        del model.metadata_props[:]
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", change), folder)
+    assert len(proof.foreign) == 2 if named else proof.unchecked
+    assert proof.modules[""] in (Evidence.FOREIGN, Evidence.UNCHECKED)
+
+
+def test_zeros_in_the_place_of_a_matrix_are_foreign(bert, tmp_path):
+    path, folder = bert
+
+    def change(arrays, model):
+        arrays[weight_of(model, QUERY.format(0))][:] = 0
+        bare(arrays, model)
+
+    assert len(prove_weights(changed(path, tmp_path / "m.onnx", change), folder).foreign) == 1
+
+
+def test_integers_that_are_cast_to_a_weight_are_foreign(bert, tmp_path):
+    path, folder = bert
+    model = onnx.load(path)
+    name = weight_of(model, QUERY.format(0))
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    tensor.CopyFrom(nh.from_array((nh.to_array(tensor) * 100).astype(np.int64), f"{name}_integers"))
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", [f"{name}_integers"], [name], to=onnx.TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "m.onnx")
+    (finding,) = prove_weights(tmp_path / "m.onnx", folder).foreign
+    assert finding.name == f"{name}_integers"
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+def test_eight_bits_give_the_tensors_back(bert, tmp_path, gathered):
+    nbits = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer", reason="ONNX Runtime is too old")
+    path, folder = bert
+    operators = ("MatMul", "Gather") if gathered else ("MatMul",)
+    settings = nbits.DefaultWeightOnlyQuantConfig(
+        block_size=16,
+        bits=4 if gathered else 8,
+        op_types_to_quantize=operators,
+        quant_axes=(("MatMul", 0), ("Gather", 1)),
+    )
+    quantizer = nbits.MatMulNBitsQuantizer(onnx.load(path), algo_config=settings)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "q.onnx"))
+    proof = prove_weights(tmp_path / "q.onnx", folder)
+    assert not proof.foreign
+    assert not proof.unchecked
+    kinds = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
+    assert ("GatherBlockQuantized" in kinds) == gathered
+
+    def change(arrays, model):
+        operator = "GatherBlockQuantized" if gathered else "MatMulNBits"
+        node = next(node for node in model.graph.node if node.op_type == operator)
+        arrays[node.input[0 if gathered else 1]].reshape(-1)[5] ^= 0x44
+
+    assert len(prove_weights(changed(tmp_path / "q.onnx", tmp_path / "m.onnx", change), folder).foreign) == 1
+
+
+@pytest.mark.parametrize("kind", [MatMulBnb4Quantizer.FP4, MatMulBnb4Quantizer.NF4])
+def test_codes_of_bitsandbytes_give_the_tensors_back(bert, tmp_path, kind):
+    path, folder = bert
+    quantizer = MatMulBnb4Quantizer(onnx.load(path), kind, 16)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "q.onnx"))
+    proof = prove_weights(tmp_path / "q.onnx", folder)
+    assert not proof.foreign
+    assert not proof.unchecked
+
+    def change(arrays, model):
+        node = next(node for node in model.graph.node if node.op_type == "MatMulBnb4")
+        arrays[node.input[1]].reshape(-1)[5] ^= 0x44
+
+    assert len(prove_weights(changed(tmp_path / "q.onnx", tmp_path / "m.onnx", change), folder).foreign) == 1
+
+
+def test_bfloat16_is_compared_however_it_is_stored(tmp_path):
+    values = torch.randn(8, 8).bfloat16()
+    (tmp_path / "model").mkdir()
+    from safetensors.torch import save_file
+
+    save_file({"layer.weight": values}, tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    typed = onnx.helper.make_tensor(
+        "layer.weight", onnx.TensorProto.BFLOAT16, (8, 8), values.float().flatten().tolist()
+    )
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, (8, 8))
+    node = onnx.helper.make_node("Identity", ["layer.weight"], ["y"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [result], [typed])), tmp_path / "m.onnx")
+    (finding,) = prove_weights(tmp_path / "m.onnx", tmp_path / "model").findings
+    assert finding.evidence is Evidence.PROVEN
