@@ -15,6 +15,7 @@ __all__ = [
     "CONVOLUTIONS",
     "PACKED",
     "PASSED_THROUGH",
+    "RANDOM",
     "Quantized",
     "Role",
     "WITH_INTEGERS",
@@ -62,6 +63,11 @@ CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 
 PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized", "MatMulBnb4"})
 """Operators whose attributes say how many numbers are in a byte."""
+
+RANDOM: Final = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Operators whose results are others in each run."""
 
 WITH_INTEGERS: Final = PACKED | {"Gemm", "FusedMatMul"}
 """Operators whose attributes say how a weight is arranged."""

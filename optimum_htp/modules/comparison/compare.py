@@ -23,8 +23,14 @@ from optimum_htp.modules.comparison.measures import Distance, distance, distance
 from optimum_htp.modules.comparison.onnx_side import OnnxValues
 from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
 from optimum_htp.modules.comparison.torch_side import open_torch_model
-from optimum_htp.modules.comparison.weights import FileWeights, compare_weights, compare_with_parameters
+from optimum_htp.modules.comparison.weights import (
+    FileWeights,
+    compare_weights,
+    compare_with_parameters,
+    without_derived,
+)
 from optimum_htp.onnxfile import Graph, read_graph, read_header
+from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.profiling.inputs import sample_inputs
 
@@ -73,6 +79,7 @@ def compare_models(
         raise ArgumentError(f"Tolerances are 0 or more, not {atol} and {rtol}.")
     with unchanged(*(one,) if other is None else (one, other)):
         first = _File.opened(Path(one))
+        _refuse_random(first.path, first.graph, first.assignment.modules)
         given = _arrays(inputs)
         if other is not None:
             modules = _with_file(first, Path(other), given, atol, rtol, progress)
@@ -114,6 +121,16 @@ class _File:
         tree = self.assignment.tree
         known = dict.fromkeys([*self.leaving.values, *self.assignment.modules])
         return {name: ModuleComparison(name, tree.classes.get(name, "")) for name in known}
+
+
+def _refuse_random(path: Path, graph: Graph, modules: Sequence[str]) -> None:
+    """Refuse a model whose values are others in each run."""
+    for node, module in zip(graph.nodes, modules, strict=True):
+        if node.op_type in RANDOM:
+            raise ComparisonError(
+                f"{path} draws random numbers ({node.op_type} in {module or 'the model'}), so that no two runs of it "
+                "can be compared. `optimum-cli htp verify --weights` compares its weights."
+            )
 
 
 def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -199,7 +216,8 @@ def _with_torch(
     normed = {name for name in modules if vanished.get(parent_of(name))}
     weights = FileWeights(first.path, first.graph, first.assignment.modules)
     parameters = {name: model.parameters(name) for name in modules}
-    _note_weights(modules, compare_with_parameters(weights, parameters, normed, atol, rtol))
+    compared = compare_with_parameters(weights, parameters, normed, atol, rtol)
+    _note_weights(modules, without_derived(first.path, model.folder, compared))
     leaving = first.leaving.values
     values = first.values(model.feeds, [value for names in leaving.values() for value in names])
     for batch in _batches(list(leaving), progress):

@@ -18,7 +18,7 @@ class WeightComparison:
     Attributes:
         name: In the first.
         other: In the second; None where it is missing there.
-        kind: `equal`, `transposed`, `changed`, `cast`, `quantized`, `folded` or `missing`.
+        kind: `equal`, `transposed`, `changed`, `cast`, `quantized`, `folded`, `derived` or `missing`.
         difference: The largest of its elements'.
         exceeded: Whether that is more than the tolerances allow.
     """

@@ -32,14 +32,16 @@ class TorchValues:
         run: Runs it on its inputs, as it was traced.
         feeds: The inputs as the file takes them.
         names: Of its modules in the whole model, by their identity.
+        folder: With its checkpoint.
     """
 
     def __init__(
-        self, part: Any, run: Callable[[], object], feeds: Mapping[str, Any], names: Mapping[int, str]
+        self, part: Any, run: Callable[[], object], feeds: Mapping[str, Any], names: Mapping[int, str], folder: Path
     ) -> None:
         self._part = part
         self._run = run
         self.feeds = feeds
+        self.folder = folder
         self._modules = {names[id(module)]: module for module in part.modules() if id(module) in names}
 
     def parameters(self, module: str) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def open_torch_model(
     names: dict[int, str] = {}
     for name, module in whole.named_modules():
         names.setdefault(id(module), name)
-    return TorchValues(part, run, feeds, names)
+    return TorchValues(part, run, feeds, names, folder)
 
 
 def _component(path: Path, record: ExportMetadata, manifest: ExportManifest) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.errors import UnprovableWeightsError
 from optimum_htp.modules.comparison.records import WeightComparison
 from optimum_htp.modules.proof.places import plain_name, uses_of
 from optimum_htp.modules.proof.quantized import QuantizedWeight, parameter_names, quantized_weights
+from optimum_htp.modules.prove import Evidence, prove_weights
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor, stored_tensors
 
-__all__ = ["FileWeights", "compare_weights", "compare_with_parameters"]
+__all__ = ["FileWeights", "compare_weights", "compare_with_parameters", "without_derived"]
 
 _FLOATS: Final = frozenset({"float32", "float64", "float16", "bfloat16"})
 _MOST_AXES: Final = 4
@@ -135,6 +138,32 @@ def compare_with_parameters(
                 best = WeightComparison(name, best.other, "folded", best.difference)
             found[home].append(best)
     return found
+
+
+def without_derived(
+    path: Path, folder: Path, compared: Mapping[str, Sequence[WeightComparison]]
+) -> Mapping[str, Sequence[WeightComparison]]:
+    """Return comparisons in which weights that were made of the checkpoint's tensors exceed nothing.
+
+    Args:
+        path: The file.
+        folder: With its checkpoint.
+        compared: By module.
+    """
+    if not any(weight.exceeded for weights in compared.values() for weight in weights):
+        return compared
+    try:
+        found = prove_weights(path, folder).findings
+    except UnprovableWeightsError:  # without safetensors, the parameters that PyTorch has loaded are all that is known
+        return compared
+    honest = {finding.name for finding in found if finding.evidence not in (Evidence.FOREIGN, Evidence.UNCHECKED)}
+    return {
+        module: [
+            replace(weight, kind="derived", exceeded=False) if weight.exceeded and weight.name in honest else weight
+            for weight in weights
+        ]
+        for module, weights in compared.items()
+    }
 
 
 def _compared(

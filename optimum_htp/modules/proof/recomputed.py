@@ -112,6 +112,7 @@ def folds(
             continue
         plain = tensors.values(key).reshape(shape).astype(np.float64)
         own = tensors.modules[parent_of(key)].get("bias")
+        own = own if own is not None and tensors[own].size == shape[axis] else None
         before = tensors.values(own).astype(np.float64) if own is not None else 0.0
         for norm in _norms(shape[axis], tensors, parent_of(key)):
             weight = plain * norm.scale.reshape(broadcast)
