@@ -28,6 +28,7 @@ BENCHMARKS = {
     "traffic": "Requests of a Hub",
     "exports": "Export",
     "hierarchy": "Tags",
+    "proofs": "Proofs of weights",
     "peers": "Tags beside winml-cli's",
     "loading": "Loads, first and cached",
     "mapping": "Loads with mapped weights",

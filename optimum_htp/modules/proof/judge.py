@@ -7,6 +7,7 @@ What cannot be decoded, or could only be explained by code that does not run, is
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -52,6 +53,7 @@ class Judge:
     ) -> None:
         uses = uses_of(graph, tagged=tagged, tensors=tensors)
         self._stored = {tensor.name: tensor for tensor in stored}
+        self._repeated = {name for name, count in Counter(tensor.name for tensor in stored).items() if count > 1}
         self._tensors = tensors
         self._code = code
         self._expected = Expected(graph, uses, tensors, code)
@@ -65,6 +67,9 @@ class Judge:
 
     def direct(self, tensor: StoredTensor) -> WeightFinding | None:
         """Return what is known of a tensor by itself; None where that is nothing. From any thread."""
+        if tensor.name in self._repeated and tensor.name in self._quantized.keys() | self._parameters:
+            how = "several graphs have a tensor of this name, and which scale is whose cannot be told"
+            return self._expected.finding(tensor, Evidence.UNCHECKED, how)
         if (weight := self._quantized.get(tensor.name)) is not None:
             integers = self._integers(weight)
             certain = self._expected.is_certain(self._expected.groups(tensor, weight.size))
