@@ -137,7 +137,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 # The files that take longest begin, so that no worker is left alone with one of them at the end.
-LONGEST = ("plugging_in", "cluster", "batch", "bystanders", "without_connection", "release_action", "pipelines", "cli")
+LONGEST = (
+    *("plugging_in", "cluster", "batch", "bystanders", "without_connection", "interrupts", "release_action", "report"),
+    *("onnxfile_properties", "code_references", "extract", "export", "load", "publishing", "pipelines", "cli"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # by which xdist would begin with the files that have most tests
 
 
 # The files whose slow tests are run with every stack.

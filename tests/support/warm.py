@@ -1,7 +1,7 @@
 """Commands and Python code in processes of their own that need not import PyTorch once more.
 
-The standard library's fork server imports what takes longest, once for all tests of a worker, and forks a process for
-each process. Nothing of Hugging Face's is imported in it: that reads its environment variables when it is imported,
+The standard library's fork server imports what takes longest, once for all tests of a worker, and forks each
+process. Nothing of Hugging Face's is imported in it: that reads its environment variables when it is imported,
 and each process brings its own. An environment in which a second command is run gets a server of its own: a fork of
 the first one, which imports Hugging Face's packages with exactly these variables, and forks the commands.
 """
@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import gc
 import importlib
-import io
 import multiprocessing
 import os
 import subprocess
@@ -102,9 +101,12 @@ _servers: dict[frozenset[tuple[str, str]], _Server] = {}
 def _serve(connection: Connection, env: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
-    with contextlib.redirect_stderr(io.StringIO()):  # the warnings of some imports
-        for module in IMPORTED:
+    stderr = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # some warn when they are imported
+    for module in IMPORTED:
+        with contextlib.suppress(ImportError):  # what is not installed, the commands do without
             importlib.import_module(module)
+    os.dup2(stderr, 2)
     gc.freeze()  # so that forks neither look at nor copy what is here
     while True:
         try:
