@@ -138,8 +138,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 # The files that take longest begin, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    *("plugging_in", "cluster", "batch", "bystanders", "without_connection", "interrupts", "release_action", "report"),
-    *("onnxfile_properties", "code_references", "extract", "export", "load", "publishing", "pipelines", "cli"),
+    *("plugging_in", "cluster", "batch", "transformers_engine", "bystanders", "without_connection", "interrupts"),
+    *("bridges", "release_action", "report", "onnxfile_properties", "code_references", "extract", "export", "load"),
+    *("publishing", "pipelines", "cli"),
 )
 
 
