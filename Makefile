@@ -12,6 +12,8 @@ SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
+# The processes that tests start would compile each module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-slow test-stack lint test-lowest test-newest bench reliability pictures clean
 
@@ -20,7 +22,7 @@ demo: $(VENV)/installed
 
 # Types are checked against the classic stack only: the annotations of Hugging Face's libraries differ.
 test: $(if $(filter newest,$(STACK)),$(VENV)/installed,lint)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow$(if $(filter newest,$(STACK)), and not no_stack)"
 
 # Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has both.
 test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed

@@ -35,6 +35,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 _HUB = LoopbackHub()
 _HOME = tempfile.TemporaryDirectory(prefix="hf-home-")
+_EMPTY_HOME = Path(_HOME.name, "empty")
 for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "OPTIMUM_HTP"))]:
     del os.environ[_name]
 os.environ.update(HF_ENDPOINT=_HUB.url, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
@@ -136,18 +137,38 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 # The files that take longest begin, so that no worker is left alone with one of them at the end.
-LONGEST = ("plugging_in", "cluster", "batch", "bystanders", "without_connection", "release_action", "pipelines", "cli")
+LONGEST = (
+    *("plugging_in", "cluster", "batch", "transformers_engine", "bystanders", "without_connection", "interrupts"),
+    *("bridges", "release_action", "report", "onnxfile_properties", "code_references", "extract", "export", "load"),
+    *("publishing", "pipelines", "cli"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # by which xdist would begin with the files that have most tests
 
 
 # The files whose slow tests are run with every stack.
 OF_THE_STACK = ("bridges", "classes", "diffusion", "end_to_end", "stacks", "without_connection")
 
 
+# The files that try code of this package and the commands alone, whose answers do not depend on the versions of
+# transformers, Optimum and huggingface_hub. They are run with one stack.
+OF_NO_STACK = (
+    *("benchmarks", "cluster", "display", "exit_codes", "hostile_names", "masking", "metadata", "onnxfile"),
+    *("onnxfile_properties", "outputs", "parsing", "public_names", "publishing", "release_action", "reliability"),
+    "replacing",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem.removeprefix("test_") in OF_THE_STACK:
+        name = item.path.stem.removeprefix("test_")
+        if name in OF_THE_STACK:
             item.add_marker("stack")
+        if name in OF_NO_STACK:
+            item.add_marker("no_stack")
     places = {f"test_{name}": at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
@@ -300,9 +321,10 @@ def access(tmp_path: Path) -> HubAccess:
 
 
 @pytest.fixture
-def empty_home(tmp_path: Path) -> dict[str, str]:
-    """Environment variables of a user who has never used the Hub."""
-    return {"HF_HOME": str(tmp_path / "home")}
+def empty_home() -> dict[str, str]:
+    """Environment variables of a user who has never used the Hub: always the same folder (see tests.support.warm)."""
+    shutil.rmtree(_EMPTY_HOME, ignore_errors=True)
+    return {"HF_HOME": str(_EMPTY_HOME)}
 
 
 @pytest.fixture

@@ -351,7 +351,7 @@ assert not hasattr(decoder.ORTModelForCausalLM, "is_remote_code")
 
 
 def test_deactivating_gives_everything_back():
-    run_python(OFF)
+    run_python(OFF, forked=True)
 
 
 def test_switch_leaves_bridges_out():
@@ -368,7 +368,7 @@ def broken(*_): raise KeyError("a fault of ours")
 breaks.apply = broken
 import optimum.onnxruntime.modeling, optimum.onnxruntime.modeling_decoder
 """
-    done = run_python(code)
+    done = run_python(code, forked=True)
     assert done.stderr.count("a fault of ours") == 1
     assert "Traceback" not in done.stderr
 
@@ -376,7 +376,8 @@ import optimum.onnxruntime.modeling, optimum.onnxruntime.modeling_decoder
 def test_nothing_is_loaded_for_those_who_do_not_use_optimum():
     run_python(
         "import sys, torch, transformers\nfrom transformers import BertModel\n"
-        "assert 'optimum_htp.hooks.newest.breaks' not in sys.modules"
+        "assert 'optimum_htp.hooks.newest.breaks' not in sys.modules",
+        forked=True,
     )
 
 

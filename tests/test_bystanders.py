@@ -290,7 +290,7 @@ hooked = signatures()
 optimum_htp.deactivate()
 assert hooked == signatures()
 """
-    run_python(code)
+    run_python(code, forked=True)
 
 
 IMPORTS = {
@@ -341,8 +341,8 @@ again = ours()
 optimum_htp.deactivate()
 print([sorted(before), sorted(left), sorted(again), sorted(ours())])
 """
-    python = sys.executable if imported in WITH_ALL_LIBRARIES else None
-    before, left, again, last = ast.literal_eval(run_python(code, python=python).stdout.splitlines()[-1])
+    how = {"python": sys.executable} if imported in WITH_ALL_LIBRARIES else {"forked": True}
+    before, left, again, last = ast.literal_eval(run_python(code, **how).stdout.splitlines()[-1])
     assert before
     assert left == last == []
     assert again == before
@@ -363,7 +363,7 @@ except Exception as error:
 optimum_htp.activate()
 print(type(kept({str(exported("bert") / "model.onnx")!r})).__name__)
 """
-    off, on = run_python(code).stdout.split()
+    off, on = run_python(code, forked=True).stdout.split()
     assert not off.startswith("optimum_htp")
     assert on.startswith("BertTokenizer")
 
@@ -382,7 +382,7 @@ assert AutoConfig.from_pretrained.__func__ is theirs
 optimum_htp.activate()
 assert AutoConfig.from_pretrained.__func__ is theirs
 """
-    run_python(code)
+    run_python(code, forked=True)
 
 
 HOOKED = "transformers.models.auto.configuration_auto"
@@ -405,12 +405,13 @@ module = importlib.import_module({HOOKED!r})
 assert type(module.__loader__) is type(module.__spec__.loader) is type(__import__("json").__loader__)
 assert "pretrained_model_name_or_path" in inspect.getsource(module.AutoConfig)
 """
-    run_python(code)
+    run_python(code, forked=True)
 
 
 def test_hooked_module_can_be_run_as_a_script():
     done = run_python(
-        f"import sys, runpy, torch; sys.argv = ['x']; print(len(runpy.run_module({HOOKED!r}, run_name='x')))"
+        f"import sys, runpy, torch; sys.argv = ['x']; print(len(runpy.run_module({HOOKED!r}, run_name='x')))",
+        forked=True,
     )
     assert int(done.stdout.splitlines()[-1]) > 10
 
@@ -421,4 +422,4 @@ import importlib, torch, {HOOKED} as module
 importlib.reload(module)
 print(module.AutoConfig.from_pretrained.__func__.__code__.co_filename)
 """
-    assert "patching.py" in run_python(code).stdout
+    assert "patching.py" in run_python(code, forked=True).stdout

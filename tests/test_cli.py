@@ -13,6 +13,7 @@ import struct
 import subprocess
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_offline_export_needs_a_snapshot(published, tmp_path, empty_home, variab
 def test_offline_export_from_a_snapshot(published, hub, tmp_path, empty_home):
     from huggingface_hub import snapshot_download
 
-    snapshot_download(published("bert").repo_id, cache_dir=tmp_path / "home" / "hub")
+    snapshot_download(published("bert").repo_id, cache_dir=Path(empty_home["HF_HOME"], "hub"))
     with hub.recorded() as requests:
         optimum_cli("export", "htp", "--model", "tiny/bert", tmp_path / "out", **empty_home, HF_HUB_OFFLINE="1")
     assert requests == []
@@ -118,7 +119,7 @@ def test_interrupted_export_leaves_what_was_there(published, hub, tmp_path, empt
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + kind
     assert "Traceback" not in stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert (output / "model.onnx").read_bytes() == b"before"
 
 

@@ -14,7 +14,6 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import boto3
 import psutil
 import pytest
 
@@ -96,8 +95,14 @@ def executor(cluster, workers, **limits):
         calls.shutdown(wait=False, cancel_futures=True)
 
 
+def s3_client():
+    import boto3  # takes a second
+
+    return boto3.client("s3")
+
+
 def keys():
-    found = boto3.client("s3").list_objects_v2(Bucket="exports").get("Contents", [])
+    found = s3_client().list_objects_v2(Bucket="exports").get("Contents", [])
     return {entry["Key"]: entry["Size"] for entry in found}
 
 
@@ -131,7 +136,7 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
 
     again = batch(listed, out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
     assert {model["state"] for model in again.values()} == {"whole"}  # whoever asks, and with whichever journal
-    boto3.client("s3").delete_object(Bucket="exports", Key="batch/killed/tiny/gpt2/model.onnx")
+    s3_client().delete_object(Bucket="exports", Key="batch/killed/tiny/gpt2/model.onnx")
     torn = batch(listed, out, "--dask", cluster.file, "--journal", kept, **empty_home)
     assert {name: model["state"] for name, model in torn.items()} == {
         **dict.fromkeys(names, "whole"),
@@ -237,7 +242,7 @@ def test_location_tells_of_what_is_whole(s3, tmp_path):
     assert not place.is_unchanged(job, entry)
     digest = hashlib.sha256(b"abc").hexdigest()
     assert place.is_unchanged(job, {"files": [{"name": "model.onnx", "size": 3, "sha256": digest}]})
-    client = boto3.client("s3")
+    client = s3_client()
     client.put_object(Bucket="exports", Key="batch/unit/org/name/model.onnx", Body=b"abcd")
     assert place.standing(job, entry) is None
     client.put_object(Bucket="exports", Key=f"batch/unit/org/name/{MARKER}", Body=b"[" * 9000)

@@ -66,30 +66,38 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("command", ["info", "report", "tag"])
-def test_module_names_beyond_bounds_are_refused_with_file_and_node(name, command, tmp_path):
-    path = save(tmp_path / "m.onnx", [identity("the_node")], modules=[NAMES[name]])
-    options = {"info": ["--tree"], "report": ["-o", tmp_path / "r.md"], "tag": ["--from", path, "--dry-run"]}[command]
-    done = htp(command, path, *options)
+def options(command, path):
+    return {"info": ["--tree"], "report": ["-o", path.with_name("r.md")], "tag": ["--dry-run"]}[command]
+
+
+EACH = [(command, [name]) for command in ("report", "tag") for name in NAMES]
+
+
+@pytest.mark.parametrize(("command", "names"), [("info", list(NAMES)), *EACH])  # info shows all files in one process
+def test_module_names_beyond_bounds_are_refused_with_file_and_node(command, names, tmp_path):
+    paths = [save(tmp_path / f"{name}.onnx", [identity(f"{name}_node")], modules=[NAMES[name]]) for name in names]
+    source = ["--from", *paths] if command == "tag" else []
+    done = htp(command, *paths, *options(command, tmp_path / "x"), *source)
     assert done.returncode == 1, done.stderr
-    assert "m.onnx" in done.stderr
-    assert "the_node" in done.stderr
+    for name in names:
+        (line,) = [line for line in done.stderr.splitlines() if f"{name}.onnx" in line]
+        assert f"{name}_node" in line
+        assert len(line) < 1000
     assert "Traceback" not in done.stderr
-    assert len(done.stderr) < 1000
     assert not (tmp_path / "r.md").exists()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("command", ["info", "report", "tag"])
-def test_listed_modules_beyond_bounds_are_refused_with_file_and_key(name, command, tmp_path):
-    metadata = {"htp.modules": json.dumps({"": "Model", NAMES[name]: "Linear"})}
-    path = save(tmp_path / "m.onnx", [identity("the_node")], metadata=metadata)
-    options = {"info": ["--tree"], "report": ["-o", tmp_path / "r.md"], "tag": ["--dry-run"]}[command]
-    done = htp(command, path, *options)
+@pytest.mark.parametrize(("command", "names"), [("info", list(NAMES)), ("tag", list(NAMES)), *EACH[: len(NAMES)]])
+def test_listed_modules_beyond_bounds_are_refused_with_file_and_key(command, names, tmp_path):
+    paths = []
+    for name in names:
+        metadata = {"htp.modules": json.dumps({"": "Model", NAMES[name]: "Linear"})}
+        paths.append(save(tmp_path / f"{name}.onnx", [identity()], metadata=metadata))
+    done = htp(command, *paths, *options(command, tmp_path / "x"))
     assert done.returncode == 1, done.stderr
-    assert "m.onnx" in done.stderr
-    assert "htp.modules" in done.stderr
+    for name in names:
+        (line,) = [line for line in done.stderr.splitlines() if f"{name}.onnx" in line]
+        assert "htp.modules" in line
     assert "Traceback" not in done.stderr
 
 

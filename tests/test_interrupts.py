@@ -23,6 +23,7 @@ from tests.vectors import make
 CLI = python_of_users().with_name("optimum-cli")
 FILES = 60
 WEIGHTS = 8 << 20  # bytes; so that a file takes some milliseconds
+SOON = 12  # seconds: 1 to 2 where nothing else runs, and 20 or more where a command waits for the Hub
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub
 
     def slowly(method, path):
         asked.set()
-        time.sleep(8)
+        time.sleep(20)
 
     hub.before_answer = slowly
     command = [CLI, "htp", *command, folder]
@@ -145,7 +146,7 @@ def test_hub_that_does_not_answer_does_not_hold_the_command(command, folder, hub
     start = time.monotonic()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - start < 7
+    assert time.monotonic() - start < SOON
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "interrupted"
     assert {read_metadata(path)["hf_hub_id"] for path in folder.iterdir()} == {make.HUB["hf_hub_id"]}
@@ -218,7 +219,7 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
     code, stderr, took = interrupted_in_a_transfer(command, files, transfers, {**os.environ, **empty_home})
     hub.before_answer = None
     assert code == 130, stderr
-    assert took < 5  # seconds: 1 to 2 where nothing else runs
+    assert took < SOON
     assert "Traceback" not in stderr
 
 
@@ -242,7 +243,7 @@ def test_silent_xet_server_does_not_hold_the_command(command, files, hub, transf
     with xet_server(None, transfers.set) as hub.xet.url:
         code, stderr, took = interrupted_in_a_transfer(command, files, transfers, env)
     assert code == 130, stderr
-    assert took < 5
+    assert took < SOON
     assert "Traceback" not in stderr
     assert not [path for path in Path(files["OUT"]).rglob("*") if path.is_file()]
     assert "me/pushed" not in hub.repos

@@ -416,25 +416,33 @@ def test_what_optimum_refuses_it_still_refuses_itself():
         ORTModelForSequenceClassification.from_pretrained(None)
 
 
-@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "local_files_only"])
-def test_offline_load_opens_no_socket(how, exported, tmp_path):
-    path, home = str(exported("gpt2") / "model.onnx"), {"HF_HOME": str(tmp_path / "home")}
-    load_it = f"""
+LOAD = """
 from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoTokenizer
-options = {{"local_files_only": True}} if {how!r} == "local_files_only" and FORBIDDEN else {{}}
-model = ORTModelForCausalLM.from_pretrained({path!r}, **options)
-print(model.config.model_type, AutoTokenizer.from_pretrained({path!r}, **options).tokenize("the cat"))
+model = ORTModelForCausalLM.from_pretrained({path!r}, **{options})
+print(model.config.model_type, AutoTokenizer.from_pretrained({path!r}, **{options}).tokenize("the cat"))
 """
+
+
+@pytest.fixture
+def home_of_a_load(exported, made_once, from_the_commit):
+    """The Hugging Face home of a process that has loaded a file with a connection."""
+    code = LOAD.format(path=str(exported("gpt2") / "model.onnx"), options={})
+    made = made_once("homes/load", lambda home: run_python(code, forked=True, HF_HOME=str(home)))
+    return {"HF_HOME": str(made)}
+
+
+@pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "local_files_only"])
+def test_offline_load_opens_no_socket(how, exported, home_of_a_load):
     forbid = """
 import socket
 def refuse(*args):
     raise AssertionError("a connection was opened")
 socket.socket.connect = socket.socket.connect_ex = refuse
 """
-    run_python("FORBIDDEN = False" + load_it, forked=True, **home)
-    switch = {} if how == "local_files_only" else {how: "1"}
-    done = run_python(forbid + "FORBIDDEN = True" + load_it, forked=True, **home, **switch)
+    options, switch = ({how: True}, {}) if how == "local_files_only" else ({}, {how: "1"})
+    load_it = LOAD.format(path=str(exported("gpt2") / "model.onnx"), options=options)
+    done = run_python(forbid + load_it, forked=True, **home_of_a_load, **switch)
     assert done.stdout.strip() == "gpt2 ['the', 'cat']"
 
 

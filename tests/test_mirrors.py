@@ -336,7 +336,7 @@ def test_mirror_that_cannot_be_written_is_named(bert, tmp_path, access):
 @pytest.mark.slow
 def test_without_s3fs_the_warning_says_what_to_install(bert, empty_home):
     code = f"import sys; sys.modules['s3fs'] = None; sys.argv = ['', {str(bert)!r}]\n{LOADS}"
-    done = run_python(code, OPTIMUM_HTP_MIRRORS="s3://models/x", **empty_home)
+    done = run_python(code, forked=True, OPTIMUM_HTP_MIRRORS="s3://models/x", **empty_home)
     assert done.stdout == LOADED
     assert "pip install 'optimum-htp[s3]'" in done.stderr
 

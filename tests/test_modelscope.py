@@ -222,7 +222,7 @@ tokenizer = AutoTokenizer.from_pretrained({str(exported_bert / "model.onnx")!r})
 print(config.model_type, *tokenizer.tokenize("the cat"))
 """
     with hub.recorded() as requests:
-        assert run_python(code).stdout.split() == ["bert", "the", "cat"]
+        assert run_python(code, forked=True).stdout.split() == ["bert", "the", "cat"]
     assert requests == []
 
 
@@ -271,7 +271,7 @@ sys.modules["modelscope_hub"] = None
 from optimum_htp import HTPExporter
 HTPExporter().export("ms://acme/bert", "out")
 """
-    done = run_python(code, check=False)
+    done = run_python(code, check=False, forked=True)
     assert "pip install 'optimum-htp[modelscope]'" in done.stderr.splitlines()[-1]
 
 

@@ -114,7 +114,7 @@ def test_whatever_is_imported_first(first, exported):
     code = (
         f"{first}\nprint(pipeline('text-classification', model={str(exported('bert') / 'model.onnx')!r})('the cat'))"
     )
-    assert "LABEL" in run_python(code).stdout
+    assert "LABEL" in run_python(code, forked=True).stdout
 
 
 @pytest.mark.slow

@@ -27,15 +27,19 @@ from optimum_htp.onnxfile import read_header
 from optimum_htp.origin.remote_file import is_url, read_remote_header
 
 
-@pytest.fixture
-def repo(hub, exported):
-    """A repo that holds a file of 80 MB, and its parts in an unusual order."""
+@pytest.fixture(scope="module")
+def files(exported):
+    """A file of 80 MB, and its parts in an unusual order."""
     path = exported("minilm") / "model.onnx"
     content = path.read_bytes()
     model = onnx.ModelProto.FromString(content)
     graph = onnx.ModelProto(graph=model.graph).SerializeToString()
     model.ClearField("graph")
-    files = {"onnx/model.onnx": content, "first.onnx": model.SerializeToString() + graph, "text.onnx": b"text" * 100}
+    return {"onnx/model.onnx": content, "first.onnx": model.SerializeToString() + graph, "text.onnx": b"text" * 100}
+
+
+@pytest.fixture
+def repo(hub, files):
     repo = hub.add("org/onnx-only", files)
     repo.refs["v1"] = repo.refs["refs/pr/3"] = repo.refs["main"]
     return repo

@@ -7,7 +7,6 @@ import importlib.resources
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from optimum_htp.errors import MetadataError
@@ -26,6 +25,8 @@ def schema():
 
 def problems(schema, properties):
     """Check a record, and the JSON inside those values that hold some, which validators leave to the caller."""
+    import jsonschema  # takes seconds
+
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     yield from validator.iter_errors(properties)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 __all__ = ["SECRET", "serving_bucket"]
 
@@ -18,6 +15,10 @@ SECRET = "not-to-be-seen"
 @contextmanager
 def serving_bucket(name: str) -> Iterator[None]:
     """Serve an empty bucket, with the address and credentials in the environment."""
+    import boto3  # these take seconds, and few tests need them
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()

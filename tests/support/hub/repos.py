@@ -46,7 +46,7 @@ class Repo:
             files = {p.relative_to(files).as_posix(): p.read_bytes() for p in files.rglob("*") if p.is_file()}
         digest = hashlib.sha1(f"{self.repo_id}{len(self.commits)}".encode())
         for name in sorted(files):
-            digest.update(name.encode() + b"\0" + hashlib.sha1(files[name]).digest())
+            digest.update(name.encode() + b"\0" + git_sha(files[name]).encode())
         sha = digest.hexdigest()
         self.commits[sha] = dict(files)
         self.refs[ref] = sha
