@@ -7,6 +7,7 @@ import json
 import onnx
 import pytest
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
+from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from optimum_htp import HTPExporter, OptimumONNXModel
@@ -32,6 +33,13 @@ def test_model_loads_by_the_name_of_the_repo(hub, bert_repo, cache):
     with hub.recorded() as requests:
         ORTModelForSequenceClassification.from_pretrained(bert_repo, cache_dir=cache, local_files_only=True)
     assert requests == []
+
+
+@pytest.mark.parametrize("task", [None, "text-classification"])
+def test_pipeline_takes_the_name_of_a_repo(bert_repo, cache, task):
+    run = pipeline(task, model=bert_repo, model_kwargs={"cache_dir": cache})
+    assert type(run.model) is ORTModelForSequenceClassification
+    assert run("the cat")[0]["label"].startswith("LABEL")
 
 
 def test_class_is_picked_for_a_repo(bert_repo, cache):
@@ -164,6 +172,9 @@ def test_file_of_a_repo_is_named_by_its_url(hub, exported, cache, home):
     assert type(OptimumONNXModel.from_pretrained(url, **options)) is type(model)
     (answer,) = pipeline(model=url, model_kwargs=options)("the cat")
     assert answer["label"].startswith("LABEL")
+    cached = {"cache_folder": str(cache), "backend": "onnx"}
+    assert CrossEncoder(url, **cached).predict([("the cat", "a dog")]).shape == (1, 3)
+    assert CrossEncoder("hf://shipped/many/a/one.onnx", revision=pinned, **cached).config.num_labels == 3
     with pytest.raises(OnnxFileNotFoundError, match=r"a/one\.onnx in shipped/many"):
         AutoConfig.from_pretrained("hf://shipped/many/a/one.onnx", **options)
     with pytest.raises(ModelNotFoundError, match="shipped/none"):

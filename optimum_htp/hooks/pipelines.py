@@ -28,8 +28,7 @@ def _completing(call: Call) -> Any:
     try:
         return call.pass_on()
     except (*FAILURES, RuntimeError):  # the latter says of a repo that it does not name its task
-        named_alone = isinstance(model, str) and call.subject is None
-        completed = _completed(call, failed=True) if named_alone else None
+        completed = _completed(call, failed=True) if isinstance(model, str) else None
         if completed is None:
             raise
     return call.pass_on_with(completed.pop("task", None), **completed)
