@@ -8,7 +8,7 @@ import onnx
 import pytest
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
 from sentence_transformers import CrossEncoder
-from transformers import AutoConfig, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
 
 from optimum_htp import HTPExporter, OptimumONNXModel
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, ModelNotFoundError, OnnxFileNotFoundError
@@ -78,6 +78,17 @@ def test_external_data_comes_along(hub, exported, cache, tmp_path):
     names = ("model.onnx", "model.onnx_data")
     hub.add("shipped/split", {name: (tmp_path / name).read_bytes() for name in names})
     assert ORTModelForSequenceClassification.from_pretrained("shipped/split", cache_dir=cache).config.num_labels == 3
+
+
+def test_config_of_a_subfolder_is_not_made_up_where_the_root_has_one(hub, exported, cache):
+    bodies = {
+        "config.json": b'{"model_type": "gpt2"}',
+        "onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes(),
+    }
+    hub.add("shipped/some-bert", bodies)
+    for loader in (AutoConfig, BertConfig):  # one takes the name for a type of model, the other its own defaults
+        config = loader.from_pretrained("shipped/some-bert", subfolder="onnx", cache_dir=cache)
+        assert (config.model_type, config.hidden_size, config.id2label[0]) == ("bert", 32, "LABEL 0")
 
 
 def test_revision_is_that_of_the_repo(hub, exported, cache):

@@ -21,8 +21,8 @@ def install(module: ModuleType) -> None:
 
 
 def _completing(call: Call) -> Any:
-    model = call.get("model")
-    if may_be_ours(model) or _brings_preprocessors(model):
+    model, more = call.get("model"), call.get("model_kwargs")
+    if may_be_ours(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)
         return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
     try:
