@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
@@ -234,9 +235,11 @@ def _loading(repo_id: str, told: Mapping[str, Told], *, alone: bool) -> Iterator
             yield code
         else:  # the repo alone would be ambiguous
             url = json_text(f"hf://{repo_id}/{name}")
-            yield f"# {name if name.isprintable() else as_cell(name)}\n" + whole.sub(
-                lambda found, url=url: f"{found[1]}({url})", code
-            )
+            yield f"# {name if name.isprintable() else as_cell(name)}\n" + whole.sub(partial(_call_of, url), code)
+
+
+def _call_of(url: str, found: re.Match[str]) -> str:
+    return f"{found[1]}({url})"
 
 
 def _python(repo_id: str, pushed: Pushed) -> Iterator[str]:
