@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from optimum.onnxruntime import ORTModelForImageClassification
 
-from optimum_htp import OptimumONNXModel, inject_hub_metadata, tag_file
-from optimum_htp.errors import ConfigLoadError, ExportError, InvalidModelReferenceError, MisfitError
+from optimum_htp import HTPExporter, OptimumONNXModel, inject_hub_metadata, tag_file
+from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, InvalidModelReferenceError, MisfitError
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.remote_file import read_remote_header
@@ -117,9 +117,15 @@ def test_names_that_lead_to_no_module_are_not_made_into_tags(network, published)
     assert network.read_bytes() == before
 
 
-def test_what_has_no_original_on_the_hub_is_not_stamped(zoo, network, access):
-    with pytest.raises(ExportError, match=r"onnxmodelzoo/resnet50-v1-7 has no config\.json"):
-        inject_hub_metadata(network, "onnxmodelzoo/resnet50-v1-7", access=access)
+def test_what_has_no_original_on_the_hub_is_refused(zoo, network, access, tmp_path):
+    repo_id = "onnxmodelzoo/resnet50-v1-7"
+    for call in (
+        lambda: inject_hub_metadata(network, repo_id, access=access),
+        lambda: tag_file(network, model=repo_id),
+        lambda: HTPExporter().export(repo_id, tmp_path / "out"),
+    ):
+        with pytest.raises(ConfigFileNotFoundError, match=rf"^{repo_id} has no config\.json at .*--revision"):
+            call()
     with pytest.raises(MisfitError, match="the model takes input_ids, and the graph data"):
         inject_hub_metadata(network, "tiny/bert", access=access)
 

@@ -7,7 +7,8 @@ import json
 import onnx
 import pytest
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
-from transformers import AutoConfig, AutoTokenizer, pipeline
+from sentence_transformers import CrossEncoder
+from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
 
 from optimum_htp import HTPExporter, OptimumONNXModel
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, ModelNotFoundError, OnnxFileNotFoundError
@@ -32,6 +33,13 @@ def test_model_loads_by_the_name_of_the_repo(hub, bert_repo, cache):
     with hub.recorded() as requests:
         ORTModelForSequenceClassification.from_pretrained(bert_repo, cache_dir=cache, local_files_only=True)
     assert requests == []
+
+
+@pytest.mark.parametrize("task", [None, "text-classification"])
+def test_pipeline_takes_the_name_of_a_repo(bert_repo, cache, task):
+    run = pipeline(task, model=bert_repo, model_kwargs={"cache_dir": cache})
+    assert type(run.model) is ORTModelForSequenceClassification
+    assert run("the cat")[0]["label"].startswith("LABEL")
 
 
 def test_class_is_picked_for_a_repo(bert_repo, cache):
@@ -70,6 +78,17 @@ def test_external_data_comes_along(hub, exported, cache, tmp_path):
     names = ("model.onnx", "model.onnx_data")
     hub.add("shipped/split", {name: (tmp_path / name).read_bytes() for name in names})
     assert ORTModelForSequenceClassification.from_pretrained("shipped/split", cache_dir=cache).config.num_labels == 3
+
+
+def test_config_of_a_subfolder_is_not_made_up_where_the_root_has_one(hub, exported, cache):
+    bodies = {
+        "config.json": b'{"model_type": "gpt2"}',
+        "onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes(),
+    }
+    hub.add("shipped/some-bert", bodies)
+    for loader in (AutoConfig, BertConfig):  # one takes the name for a type of model, the other its own defaults
+        config = loader.from_pretrained("shipped/some-bert", subfolder="onnx", cache_dir=cache)
+        assert (config.model_type, config.hidden_size, config.id2label[0]) == ("bert", 32, "LABEL 0")
 
 
 def test_revision_is_that_of_the_repo(hub, exported, cache):
@@ -164,6 +183,9 @@ def test_file_of_a_repo_is_named_by_its_url(hub, exported, cache, home):
     assert type(OptimumONNXModel.from_pretrained(url, **options)) is type(model)
     (answer,) = pipeline(model=url, model_kwargs=options)("the cat")
     assert answer["label"].startswith("LABEL")
+    cached = {"cache_folder": str(cache), "backend": "onnx"}
+    assert CrossEncoder(url, **cached).predict([("the cat", "a dog")]).shape == (1, 3)
+    assert CrossEncoder("hf://shipped/many/a/one.onnx", revision=pinned, **cached).config.num_labels == 3
     with pytest.raises(OnnxFileNotFoundError, match=r"a/one\.onnx in shipped/many"):
         AutoConfig.from_pretrained("hf://shipped/many/a/one.onnx", **options)
     with pytest.raises(ModelNotFoundError, match="shipped/none"):

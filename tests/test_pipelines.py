@@ -33,10 +33,18 @@ def reference(model_folder):
     return answer
 
 
+@pytest.mark.parametrize("make", [pipeline, transformers.pipeline])
+@pytest.mark.parametrize("inside", [None, "of the model"])
 @pytest.mark.parametrize("given", [True, False])
-def test_task_may_be_left_out(given, exported, reference):
+def test_task_may_be_left_out(given, inside, make, exported, reference, tmp_path):
     options = {"task": "text-classification"} if given else {}
-    classify = pipeline(model=str(exported("bert") / "model.onnx"), accelerator="ort", **options)
+    source = exported("bert") / "model.onnx"
+    if inside is not None:
+        shutil.copytree(source.parent, tmp_path / inside)
+        source, options["model_kwargs"] = tmp_path, {"subfolder": inside}
+    if make is pipeline:
+        options["accelerator"] = "ort"
+    classify = make(model=str(source), **options)
     (answer,), (expected,) = classify(INPUTS["bert"]), reference("bert", "text-classification")
     assert answer["label"] == expected["label"]
     assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)

@@ -139,6 +139,39 @@ def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, expor
     assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["model.onnx"]
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exported, access, tmp_path, earlier):
+    """Into other folders and under other names; an earlier version has noted less of its files."""
+    push([bert], "me/model", access=access)
+    (tmp_path / "more" / "sub").mkdir(parents=True)
+    shutil.copy(exported("vit") / "model.onnx", tmp_path / "more" / "sub")
+    shutil.copytree(exported("t5"), tmp_path / "more" / "t5")
+    for folder in (tmp_path / "more", bert.parent):
+        files = pushed_files(org)
+        if earlier:
+            card = re.sub(
+                r"(?<=<!-- optimum-htp: files )(.*)(?= -->)",
+                lambda found: json.dumps({name: told[:4] for name, told in json.loads(found[1]).items()}),
+                files["README.md"].decode().replace("# t5/decoder_model", r"# t5/decoder\_model"),
+            )
+            org.repos["me/model"].commit({**files, "README.md": card.replace("# model", "# My words", 1).encode()})
+        push([folder], "me/model", access=access)
+    card = pushed_files(org)["README.md"].decode()
+    assert card.startswith("# My words", card.index("# ")) is earlier
+    code = card.partition("```python\n")[2].partition("```")[0]
+    found = {}
+    for part in code.split("\n\n# "):
+        exec(f"# {part}", made := {})
+        found |= {part.partition("\n")[0].removeprefix("# "): type(made["model"]).__name__}
+        assert made["tokenizer" if "Tokenizer" in part else "imageprocessor"]
+    assert found == {
+        "model.onnx": "ORTModelForSequenceClassification",
+        "sub/model.onnx": "ORTModelForImageClassification",
+        "t5/decoder_model.onnx": "ORTModelForSeq2SeqLM",
+    }
+    assert card.count("\nONNX export of ") == 3
+
+
 def test_license_of_one_model_is_not_that_of_another(org, bert, exported, access, tmp_path):
     other = Path(shutil.copy(exported("vit") / "model.onnx", tmp_path / "vit.onnx"))
     rewrite_model(other, drop=lambda key: key == "hf_license")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from optimum_htp import HTPExporter
+from optimum_htp.metadata import read_record
 from optimum_htp.origin.mirroring import mirror_model
 from tests.conftest import run_python
 
@@ -21,9 +23,16 @@ print(json.dumps({{"modules": [type(one).__name__ for one in model], "vectors": 
 TEXTS = ["a cat sat on the mat", "the dog ran"]
 
 
-def encode(folder, options, **env):
+def encode(folder, options, *, fails=False, **env):
     code = _ENCODE.format(folder=str(folder), options=options, texts=TEXTS)
-    return json.loads(run_python(code, forked=True, **env).stdout.splitlines()[-1])
+    done = run_python(code, forked=True, check=not fails, **env)
+    return done.stderr if fails else json.loads(done.stdout.splitlines()[-1])
+
+
+def near(ours, theirs):
+    return all(
+        abs(a - b) < 1e-4 for mine, one in zip(ours, theirs, strict=True) for a, b in zip(mine, one, strict=True)
+    )
 
 
 def test_folder_gives_the_vectors_of_the_model(exported, model_folder, empty_home):
@@ -36,7 +45,9 @@ def test_folder_gives_the_vectors_of_the_model(exported, model_folder, empty_hom
     assert again["vectors"] == ours["vectors"]
 
 
-def test_modules_with_weights_of_their_own(model_folder, hub, tmp_path, access, empty_home):
+@pytest.fixture
+def dense(model_folder, tmp_path):
+    """A model that has a module with weights of its own, saved in a folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Pooling, Transformer
 
@@ -45,12 +56,15 @@ def test_modules_with_weights_of_their_own(model_folder, hub, tmp_path, access, 
     pooling = Pooling(transformer.get_word_embedding_dimension(), pooling_mode="cls")
     model = SentenceTransformer(modules=[transformer, pooling, dense], device="cpu")
     model.save_pretrained(str(tmp_path / "saved"))
+    return model
+
+
+def test_modules_with_weights_of_their_own(dense, hub, tmp_path, access, empty_home):
     hub.add("tiny/dense", tmp_path / "saved", pipeline_tag="sentence-similarity", library_name="sentence-transformers")
     HTPExporter().export("tiny/dense", tmp_path / "out", task="feature-extraction")
     ours = encode(tmp_path / "out", "backend='onnx'")
     assert ours["modules"] == ["Transformer", "Pooling", "Dense"]
-    theirs = model.encode(TEXTS).tolist()
-    assert max(abs(a - b) for a, b in zip(ours["vectors"][0], theirs[0], strict=True)) < 1e-4
+    assert near(ours["vectors"], dense.encode(TEXTS).tolist())
     mirror_model(str(tmp_path / "out" / "model.onnx"), str(tmp_path / "mirror"), access)
     hub.status = 503
     mirrored = encode(
@@ -61,3 +75,18 @@ def test_modules_with_weights_of_their_own(model_folder, hub, tmp_path, access, 
         **empty_home,
     )
     assert mirrored == ours
+    here = {"OPTIMUM_HTP_RESOLVE": "", "OPTIMUM_HTP_TIMEOUT": "1", **empty_home}
+    away = encode(tmp_path / "out", "backend='onnx'", fails=True, **here)
+    record = read_record(tmp_path / "out" / "model.onnx")
+    assert f"2_Dense/model.safetensors of tiny/dense at {record.hub_sha} is needed. Copy it to {tmp_path}" in away
+
+
+def test_weights_of_a_module_of_a_local_model_are_asked_for_by_name(dense, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPTIMUM_HTP_RESOLVE")
+    HTPExporter().export(tmp_path / "saved", tmp_path / "out", task="feature-extraction")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "out" / "model.onnx", tmp_path / "alone")
+    said = encode(tmp_path / "alone", "backend='onnx'", fails=True)
+    assert f"Copy 2_Dense/model.safetensors from that model's folder to {tmp_path / 'alone' / '2_Dense'}." in said
+    shutil.copytree(tmp_path / "saved" / "2_Dense", tmp_path / "alone" / "2_Dense")
+    assert near(encode(tmp_path / "alone", "backend='onnx'")["vectors"], dense.encode(TEXTS).tolist())

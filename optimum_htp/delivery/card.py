@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ from optimum_htp.errors import MetadataError, PushError
 from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
+from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_header
 from optimum_htp.origin.names import ONNX_FILE
 from optimum_htp.origin.ort_classes import class_for
@@ -35,17 +37,30 @@ _OURS: Final = re.compile(re.escape(_BEGIN) + r".*?" + re.escape(_END), re.DOTAL
 _HUB: Final = "https://huggingface.co"
 _FILES: Final = "optimum-htp: files "
 _NOTE: Final = re.compile(f"<!-- {_FILES}(.*?) -->")
+_LOADING: Final = "## How to load"
+_BLOCK: Final = "```python\n"
+_WEB: Final = re.compile(r"```js\n.*?\n```\n", re.DOTALL)
+_LOADED_FILE: Final = re.compile(r"^# (.+\.onnx)\n", re.MULTILINE)  # in the code for several models
+_SHORTER: Final = 4  # fields of `Told` that earlier versions have noted
 _LARGEST: Final = 12  # modules of a file that are listed
 _HUGGING_FACE: Final = (None, "huggingface")
 
 
 class Told(NamedTuple):
-    """What a card says of a file: its model, license and task in the metadata, and its row in the table."""
+    """What a card says of a file: model, license and task in the metadata, the rest in our part of the text.
+
+    Attributes:
+        row: Of the table of files.
+        origin: What the file was exported from.
+        code: What loads its model in a repo that has no other; None for all files of a model but one.
+    """
 
     model: str | None
     license: str | None
     task: str | None
     row: str
+    origin: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +96,14 @@ def completed_card(
     import yaml
     from huggingface_hub import ModelCard
 
-    before = _noted(card or "")
+    earlier = found[0] if (found := _OURS.search(card or "")) else ""
+    before = _noted(earlier)
     kept = {name: one for name, one in before.items() if name in there}
-    told = {**kept, **{pushed.name: _told(pushed) for pushed in files}}
-    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, files, layout, told)}\n{_END}"
+    code = {pushed.name: "\n".join(_python(repo_id, pushed)) for pushed in _models(files)}
+    told = {**kept, **{pushed.name: _told(pushed, code.get(pushed.name)) for pushed in files}}
+    alone = all(name in told for name in there if name.endswith(".onnx"))
+    web = _web(repo_id, files) if layout == TRANSFORMERS_JS else "".join(_WEB.findall(earlier)[: len(kept)])
+    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, files, web, told, alone=alone)}\n{_END}"
     try:
         made = ModelCard(card if card is not None else f"---\n{{}}\n---\n\n# {as_cell(repo_id.split('/')[-1])}\n")
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -108,11 +127,11 @@ def completed_card(
     return str(made)
 
 
-def _told(pushed: Pushed) -> Told:
+def _told(pushed: Pushed, code: str | None) -> Told:
     record = pushed.file.record
     model = record.hub_id if record.hub_provider in _HUGGING_FACE else None
     task = record.pipeline_tag or (record.task or "").removesuffix(WITH_PAST) or None
-    return Told(model, record.license, task, _row(pushed))
+    return Told(model, record.license, task, _row(pushed), _origin(record), code)
 
 
 def _note(told: Mapping[str, Told]) -> str:
@@ -120,17 +139,31 @@ def _note(told: Mapping[str, Told]) -> str:
     return f"<!-- {_FILES}{json_text(told).replace('>', chr(92) + 'u003e')} -->"
 
 
-def _noted(card: str) -> dict[str, Told]:
+def _noted(section: str) -> dict[str, Told]:
     """Return what the pushes before have said of their files; empty for a card that has no such note."""
-    found = _NOTE.search(card)
+    found = _NOTE.search(section)
     content = json_or_none(found[1].encode()) if found is not None else None
     entries = content.items() if isinstance(content, dict) else ()
-    return {
+    noted = {
         name: Told(*entry)
         for name, entry in entries
-        if isinstance(entry, list) and len(entry) == 4 and all(isinstance(one, str | None) for one in entry)
-        if isinstance(entry[-1], str) and entry[-1].isprintable()
+        if isinstance(entry, list) and len(entry) in (_SHORTER, len(Told._fields))
+        if all(isinstance(one, str | None) for one in entry) and isinstance(entry[3], str)
+        if entry[3].isprintable() and "```" not in "".join(filter(None, entry))
     }
+    if any(one.origin is None for one in noted.values()):
+        return _completed(noted, section)
+    return noted
+
+
+def _completed(noted: dict[str, Told], section: str) -> dict[str, Told]:
+    """Return what an earlier version has noted, with what it has only written into the text."""
+    above, _, below = section.partition(f"{_LOADING}\n")
+    origin = "\n".join(line for line in above.splitlines() if line and not line.startswith("<!--"))
+    first, *rest = _LOADED_FILE.split(below.partition(_BLOCK)[2].partition("```")[0].rstrip())
+    several = dict(zip(rest[::2], rest[1::2], strict=True))
+    code = {name: several.get(as_cell(name), "").rstrip() for name in noted} if several else {next(iter(noted)): first}
+    return {name: one._replace(origin=origin, code=code.get(name) or None) for name, one in noted.items()}
 
 
 def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
@@ -139,7 +172,7 @@ def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
         known["tags"].append(TRANSFORMERS_JS)
     if not told:
         return known
-    models, licenses, tasks, _ = ([*dict.fromkeys(values)] for values in zip(*told, strict=True))
+    models, licenses, tasks, *_ = ([*dict.fromkeys(values)] for values in zip(*told, strict=True))
     bases = [model for model in models if model is not None]
     known |= {"base_model": bases[0] if len(bases) == 1 else bases} if bases else {}
     if licenses[0] is not None and len(licenses) == 1:  # of a model without one nobody knows it
@@ -149,14 +182,17 @@ def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
     return known
 
 
-def _section(repo_id: str, files: Sequence[Pushed], layout: str, told: Mapping[str, Told]) -> str:
+def _section(repo_id: str, files: Sequence[Pushed], web: str, told: Mapping[str, Told], *, alone: bool) -> str:
+    origins = "\n".join(one.origin for one in told.values() if one.origin is not None)
     return "\n".join(
         [
-            *_origins(files),
+            *dict.fromkeys(origins.splitlines()),
             "",
-            "## How to load",
+            _LOADING,
             "",
-            *_loading(repo_id, files, layout, alone=told.keys() <= {pushed.name for pushed in files}),
+            *([web] if web else []),
+            _BLOCK + "\n\n".join(_loading(repo_id, told, alone=alone)),
+            "```",
             "",
             "## Files",
             "",
@@ -169,42 +205,44 @@ def _section(repo_id: str, files: Sequence[Pushed], layout: str, told: Mapping[s
     ).rstrip()
 
 
-def _origins(files: Sequence[Pushed]) -> Iterator[str]:
-    seen = set()
-    for record in (pushed.file.record for pushed in files):
-        key = (record.hub_id, record.hub_sha, record.task)
-        if key in seen:
-            continue
-        seen.add(key)
-        model, commit = "a local model", ""
-        if record.hub_id is not None:
-            model = as_cell(record.hub_id)
-            if record.hub_provider in _HUGGING_FACE:
-                model = f"[{model}]({_HUB}/{record.hub_id})"
-            commit = f" at commit `{record.hub_sha or record.hub_revision}`"
-        yield (
-            f"ONNX export of {model}{commit}, for `{as_cell(record.task)}`"
-            f"{f' ({as_cell(record.model_class)})' if record.model_class else ''}, made with optimum-htp "
-            f"{as_cell(record.export_version)}. Each file says so itself: `optimum-cli htp info FILE`."
-        )
+def _origin(record: ExportMetadata) -> str:
+    model, commit = "a local model", ""
+    if record.hub_id is not None:
+        model = as_cell(record.hub_id)
+        if record.hub_provider in _HUGGING_FACE:
+            model = f"[{model}]({_HUB}/{record.hub_id})"
+        commit = f" at commit `{record.hub_sha or record.hub_revision}`"
+    return (
+        f"ONNX export of {model}{commit}, for `{as_cell(record.task)}`"
+        f"{f' ({as_cell(record.model_class)})' if record.model_class else ''}, made with optimum-htp "
+        f"{as_cell(record.export_version)}. Each file says so itself: `optimum-cli htp info FILE`."
+    )
 
 
-def _loading(repo_id: str, files: Sequence[Pushed], layout: str, *, alone: bool) -> Iterator[str]:
-    if layout == TRANSFORMERS_JS:
-        file = files[0].file
-        task = str(file.record.pipeline_tag or file.record.task).removesuffix(WITH_PAST)
-        yield from ("```js", 'import { pipeline } from "@huggingface/transformers";', "")
-        yield from (f'const run = await pipeline({json_text(task)}, "{repo_id}");', "```", "")
-    models = _models(files)
-    yield "```python"
-    for index, pushed in enumerate(models):
-        yield from ([""] if index else [])
-        yield from ([f"# {as_cell(pushed.name)}"] if len(models) > 1 else [])
-        yield from _python(repo_id, pushed, alone=alone and len(models) == 1)
-    yield "```"
+def _web(repo_id: str, files: Sequence[Pushed]) -> str:
+    record = files[0].file.record
+    task = str(record.pipeline_tag or record.task).removesuffix(WITH_PAST)
+    run = f'const run = await pipeline({json_text(task)}, "{repo_id}");'
+    return "\n".join(["```js", 'import { pipeline } from "@huggingface/transformers";', "", run, "```", ""])
 
 
-def _python(repo_id: str, pushed: Pushed, *, alone: bool) -> Iterator[str]:
+def _loading(repo_id: str, told: Mapping[str, Told], *, alone: bool) -> Iterator[str]:
+    """Yield the code that loads each model."""
+    models = {name: one.code for name, one in told.items() if one.code is not None}
+    whole = re.compile(rf"\b((?:ORTModel|Auto)\w+\.from_pretrained)\({re.escape(json_text(repo_id))}[^)]*\)")
+    for name, code in models.items():
+        if alone and len(models) == 1:
+            yield code
+        else:  # the repo alone would be ambiguous
+            url = json_text(f"hf://{repo_id}/{name}")
+            yield f"# {name if name.isprintable() else as_cell(name)}\n" + whole.sub(partial(_call_of, url), code)
+
+
+def _call_of(url: str, found: re.Match[str]) -> str:
+    return f"{found[1]}({url})"
+
+
+def _python(repo_id: str, pushed: Pushed) -> Iterator[str]:
     """Yield the code that loads a model of a repo, and its preprocessors."""
     record = pushed.file.record
     if record.export_library == "diffusers":
@@ -222,7 +260,7 @@ def _python(repo_id: str, pushed: Pushed, *, alone: bool) -> Iterator[str]:
         named = f", file_name={json_text(file.name)}" if file.name != ONNX_FILE and not record.onnx_files else ""
         inside = f", subfolder={json_text(str(file.parent))}" if str(file.parent) not in (".", "onnx") else ""
         yield f'model = {cls}.from_pretrained("{repo_id}"{inside}{named})'
-        source = json_text(repo_id if alone and not inside else f"hf://{repo_id}/{pushed.name}")
+        source = json_text(f"hf://{repo_id}/{pushed.name}" if inside else repo_id)
         for auto in record.preprocessors:
             yield f"{auto.removeprefix('Auto').lower()} = {auto}.from_pretrained({source})"
 

@@ -21,15 +21,14 @@ def install(module: ModuleType) -> None:
 
 
 def _completing(call: Call) -> Any:
-    model = call.get("model")
-    if may_be_ours(model) or _brings_preprocessors(model):
+    model, more = call.get("model"), call.get("model_kwargs")
+    if may_be_ours(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)
         return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
     try:
         return call.pass_on()
     except (*FAILURES, RuntimeError):  # the latter says of a repo that it does not name its task
-        named_alone = isinstance(model, str) and call.subject is None
-        completed = _completed(call, failed=True) if named_alone else None
+        completed = _completed(call, failed=True) if isinstance(model, str) else None
         if completed is None:
             raise
     return call.pass_on_with(completed.pop("task", None), **completed)

@@ -36,17 +36,36 @@ def _loading_files(call: Call) -> Any:
     if options is None or options.get("backend") != "onnx" or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
     given = dict(options.get("model_kwargs") or {})
+    if (fetched := _fetched(source, options, given)) is not None:
+        source, options = fetched, {**options, "revision": None}
+        given.pop("subfolder", None)
     if names_a_file(source) and (file := Path(local_path(source))).is_file():
         source, given["file_name"] = os.fspath(file.parent), file.name
     token, chosen = _load.set(options), None
     if isinstance(name := given.get("file_name"), str):
         chosen = chosen_file.set((source, PurePosixPath(given.get("subfolder") or "", name).as_posix()))
     try:
-        return call.pass_on_with(source, model_kwargs=given)
+        return call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))
     finally:
         _load.reset(token)
         if chosen is not None:
             chosen_file.reset(chosen)
+
+
+def _fetched(source: str | os.PathLike[str], options: dict[str, Any], given: dict[str, Any]) -> Path | None:
+    """Return the file that a reference names (`hf://org/name/model.onnx`), fetched; None for any other name."""
+    if not isinstance(source, str) or "://" not in source or source.startswith("file://"):
+        return None
+    from optimum_htp.loading.named import named
+
+    found = named(source, _named_options(options, given), failed=True, opens=True)
+    return found.fetched() if found is not None else None
+
+
+def _named_options(load: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a load in the words of transformers."""
+    options = {name: load[name] for name in ("token", "revision", "local_files_only") if load.get(name) is not None}
+    return options | {"cache_dir": load.get("cache_folder"), **given}
 
 
 def _finding_files(call: Call) -> str | None:
@@ -79,7 +98,5 @@ def _deciding_to_export(call: Call) -> Any:
         return export, given
     from optimum_htp.loading.named import named
 
-    options = {name: load[name] for name in ("token", "revision", "local_files_only") if load.get(name) is not None}
-    options |= {"cache_dir": load.get("cache_folder"), **given}
-    found = named(Path(source).as_posix(), options, failed=not call.get("is_local"), opens=True)
+    found = named(Path(source).as_posix(), _named_options(load, given), failed=not call.get("is_local"), opens=True)
     return export and found is None, given

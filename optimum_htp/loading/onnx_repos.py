@@ -191,7 +191,9 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         if names_a_remote_file(model_id):
             return _named_file(model_id, options.get("revision"), access)
         asked = parse_reference(model_id, options.get("revision"))
-        if (bare and _has_config(asked, access)) or _is_known_without_onnx(asked, access):
+        subfolder = PurePosixPath(str(options.get("subfolder") or ""))
+        config = (subfolder / CONFIG).as_posix()
+        if (bare and _has_config(asked, config, access)) or _is_known_without_onnx(asked, access):
             return None
         commit, files = _contents(asked, access)
     except HFHubIntegrationError as error:
@@ -202,10 +204,9 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         return None
     there = tuple(sorted(name for name in files if name.endswith(".onnx")))
     ref = asked.revision or asked.hub.default_revision
-    subfolder = str(options.get("subfolder") or "")
-    has_config = (PurePosixPath(subfolder) / CONFIG).as_posix() in files or CONFIG in files
-    if bare and has_config:
+    if bare and config in files:
         return None
+    has_config = config in files or CONFIG in files
     repo = OnnxRepo(asked.hub, asked.repo_id, commit, "", (), access, ref, there, has_config)
     given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
     for folder in ONNX_FOLDERS:
@@ -251,10 +252,10 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
     raise InvalidModelReferenceError(f"{url} names no file: write {prefix}://organization/repo[@revision]/model.onnx.")
 
 
-def _has_config(asked: Reference, access: HubAccess) -> bool:
-    """Whether the cache, which has just been filled for a load that failed, holds a config of the repo."""
+def _has_config(asked: Reference, config: str, access: HubAccess) -> bool:
+    """Whether the cache, which has just been filled for a load that failed, holds the config that it was for."""
     commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
-    return commit is not None and (asked.hub.snapshot(asked.repo_id, commit, (), access) / CONFIG).is_file()
+    return commit is not None and (asked.hub.snapshot(asked.repo_id, commit, (), access) / config).is_file()
 
 
 def _is_known_without_onnx(asked: Reference, access: HubAccess) -> bool:

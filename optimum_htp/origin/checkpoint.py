@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp import plugins
-from optimum_htp.errors import ConfigLoadError, DownloadError, ExportError, PluginError
+from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata.values import is_preprocessor_class
 from optimum_htp.origin import mirrors
@@ -84,6 +84,24 @@ class Checkpoint:
             found += _known_classes(plugin, names)
         return tuple(dict.fromkeys(found))
 
+    def require_config(self) -> None:
+        """Refuse a Hub's repo or a folder without a config: no library knows what model is in it.
+
+        Raises:
+            ConfigFileNotFoundError: There is none.
+        """
+        if self.config:
+            return
+        if isinstance(self.source, LocalSource):
+            raise ConfigFileNotFoundError(
+                f"{self.folder} has no readable {CONFIG} (or {MODEL_INDEX}): it does not hold a Hugging Face model. "
+                "Save one there with `model.save_pretrained`."
+            )
+        raise ConfigFileNotFoundError(
+            f"{self.source.reference} has no {CONFIG} at {self.source.commit}: it does not hold a Hugging Face model. "
+            "Name the repo of the model, or with --revision a commit that has one."
+        )
+
     def refuse_code(self) -> None:
         """Refuse a Hub's model whose configs refer to code: loaders trust the folder, because it is a local one.
 
@@ -129,8 +147,8 @@ def fetch_checkpoint(
         weights: Whether the weights are needed too.
 
     Raises:
-        ExportError: A local model that is no folder, or holds no config.
-        ConfigLoadError: What is in its config would stop whoever reads it.
+        ExportError: A local model that is no folder, or an adapter.
+        ConfigLoadError: A local model has no config, or what is in one would stop whoever reads it.
         ChangedCacheError: A file in the cache is not the commit's.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
@@ -228,11 +246,7 @@ def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
         raise ExportError(f"{path} is not a folder. Name the folder that holds the model's config.json.")
     checkpoint = _opened(source, path, names_below(path), library, complete=True)
     _refuse_adapter(checkpoint)
-    if not checkpoint.config:
-        raise ExportError(
-            f"{path} has no readable config.json (or model_index.json): it does not hold a Hugging Face model. "
-            "Save one there with `model.save_pretrained`."
-        )
+    checkpoint.require_config()
     return checkpoint
 
 

@@ -81,13 +81,14 @@ def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote
         trust_remote_code: Whether code of the repo may run.
 
     Raises:
-        ConfigLoadError: The config cannot be loaded, or names no class that can be built.
+        ConfigLoadError: There is no config, it cannot be loaded, or names no class that can be built.
     """
     if checkpoint.library != "transformers":
         raise ConfigLoadError(
             f"The modules of a {checkpoint.library} model cannot be told from its config: give --from with the file "
             "as it was exported."
         )
+    checkpoint.require_config()
     if not trust_remote_code:
         checkpoint.refuse_code()
     config = load_config(ConfigFolder(checkpoint.folder), None, trust_remote_code=trust_remote_code)

@@ -186,8 +186,7 @@ def look_up(
         HFHubIntegrationError: It cannot be found or had; the subclass says why.
     """
     checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
-    if not checkpoint.config:
-        raise ExportError(f"{model_name_or_path} has no config.json: it does not hold a Hugging Face model.")
+    checkpoint.require_config()
     return Injection(checkpoint, access, embed, external_data)
 
 
