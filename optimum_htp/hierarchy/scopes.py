@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from optimum_htp.hierarchy.bounds import is_within_bounds
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, parent_of
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, is_inside, parent_of
 
-__all__ = ["Resolved", "ScopeResolver", "scope_of", "short_name"]
+__all__ = ["Resolved", "ScopeResolver", "is_called_inside", "scope_of", "short_name"]
 
 _SECOND_CALL: Final = re.compile(r"_\d+$")
 
@@ -39,6 +39,21 @@ class Resolved:
     whole: bool = True
     others: frozenset[str] = frozenset()
     certain: bool = True
+
+
+def is_called_inside(resolver: ScopeResolver, tree: ModuleTree, scope: tuple[str, ...], module: str) -> bool | None:
+    """Whether a scope leads through a call of a module; None where it does not lead to something in that module.
+
+    A model may call what is in a module without calling that: OWL-ViT uses a layer norm of its vision tower on the
+    result of the tower.
+    """
+    callee = tree.caller(module)
+    for length in range(len(scope) + 1):
+        resolved = resolver.resolve(scope[:length])
+        if resolved.whole and callee in map(tree.caller, resolved.others):  # which of several, the node's tag says
+            return True
+    resolved = resolver.resolve(scope)
+    return False if resolved.whole and any(is_inside(one, module) for one in resolved.others) else None
 
 
 def scope_of(name: str) -> tuple[str, ...] | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import ExtractError
-from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
+from optimum_htp.hierarchy.scopes import ScopeResolver, is_called_inside, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.modules.levels import Level, module_of
 
@@ -69,6 +69,7 @@ class CallFinder:
                 continue
             inside = [index for index, node in enumerate(level.nodes) if _is_of(node, module)]
             taken |= {(*level.place, (index,)) for index in inside}
+            inside = self._of_calls(level, inside, module)
             if not inside:
                 continue
             sureness, numbers = _ALONE, dict.fromkeys(inside, 0)
@@ -93,6 +94,18 @@ class CallFinder:
                     return None
                 known.add(resolved.module)
         return known.pop() if len(known) == 1 else None
+
+    def _of_calls(self, level: Level, inside: list[int], module: str) -> list[int]:
+        """Return the nodes without those of modules in one that are called from outside it, where some say so."""
+        known: dict[int, set[bool | None]] = {
+            index: {
+                is_called_inside(self._resolver, self._tree, scope, module) for scope in _scopes(level.nodes[index])
+            }
+            for index in inside
+        }
+        if not any(True in answers for answers in known.values()):
+            return inside
+        return [index for index in inside if True in known[index] or False not in known[index]]
 
     def _by_name(self, level: Level, inside: Sequence[int], module: str) -> dict[int, int]:
         """Return the number of the call that each node is in, of those whose names tell."""
