@@ -129,13 +129,15 @@ def answered(folder, body):
     return scope["EndpointHandler"](str(folder))(body)
 
 
-def test_encoder_and_merged_decoder_are_served(exported, model_folder, tmp_path):
+@pytest.mark.parametrize("place", ["", "onnx", "of/the model"])
+def test_encoder_and_merged_decoder_are_served(exported, model_folder, tmp_path, place):
     """Other decoders are not there: Optimum's `save_pretrained` keeps these two."""
     import transformers
 
+    (tmp_path / "in" / place).mkdir(parents=True)
     for name in ("encoder_model.onnx", "decoder_model_merged.onnx"):
-        shutil.copy(exported("t5") / name, tmp_path)
-    write_endpoint(tmp_path, tmp_path / "out")
+        shutil.copy(exported("t5") / name, tmp_path / "in" / place)
+    write_endpoint(tmp_path / "in", tmp_path / "out")
     options = {"max_new_tokens": 6, "do_sample": False}
     optimum_htp.deactivate()
     try:
@@ -143,6 +145,20 @@ def test_encoder_and_merged_decoder_are_served(exported, model_folder, tmp_path)
     finally:
         optimum_htp.activate()
     assert answer == transformers.pipeline("text2text-generation", model=str(model_folder("t5")))("the cat", **options)
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model_small.onnx", "sub/model_small.onnx"])
+def test_file_in_a_folder_is_served_without_this_package(exported, tmp_path, name):
+    file = tmp_path / "in" / name
+    file.parent.mkdir(parents=True)
+    shutil.copy(exported("bert") / "model.onnx", file)
+    write_endpoint(tmp_path / "in", tmp_path / "out")
+    optimum_htp.deactivate()
+    try:
+        (answer,) = answered(tmp_path / "out", {"inputs": "the cat"})
+    finally:
+        optimum_htp.activate()
+    assert answer["label"].startswith("LABEL")
 
 
 def test_pair_of_texts_is_answered_as_in_a_list(exported, model_folder, tmp_path):

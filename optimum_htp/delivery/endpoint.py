@@ -27,7 +27,7 @@ from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.model_files import model_root
-from optimum_htp.origin.names import ONNX_FILE, SENTENCE_MODULES
+from optimum_htp.origin.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES
 from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.tasks import WITH_PAST
 from optimum_htp.parsing import json_or_none
@@ -96,7 +96,11 @@ def write_endpoint(
     watch = Watch()
     files = onnx_files([given], watch)
     first = _only_model(files, given)
-    home = given if given.is_dir() else model_root(first.path, first.record)
+    home = model_root(first.path, first.record)
+    if given.is_dir() and not home.samefile(given):
+        if home.name not in ONNX_FOLDERS or not home.parent.samefile(given):  # Optimum would not look there
+            return write_endpoint(home, output, access)
+        home = given
     configs = dict(configs_of(first, access))
     refuse_code_among(configs, first.path, "an endpoint")
     for file in files:
@@ -198,11 +202,12 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
         raise EndpointError(
             f"{first.path} takes {', '.join(unknown)}, which {model_class} and its pipeline for {task} do not give."
         )
+    name = PurePosixPath(first.name).name
     return {
         "task": _SENTENCES if task == _EMBEDDINGS and SENTENCE_MODULES in configs else task,
         "input": _input(task, served[task]["type"], record.preprocessors),
         "model_class": model_class,
-        "file_name": first.name if len(files) == 1 and first.name != ONNX_FILE else None,
+        "file_name": name if len(files) == 1 and name != ONNX_FILE else None,
         "preprocessors": list(record.preprocessors),
     }
 

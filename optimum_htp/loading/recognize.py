@@ -11,11 +11,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.origin.names import ONNX_FOLDERS
+
 if TYPE_CHECKING:
     from optimum_htp.origin.model_files import ModelFiles
 
 __all__ = [
-    "ONNX_FOLDERS",
     "chosen_file",
     "files_being_loaded",
     "local_path",
@@ -24,9 +25,6 @@ __all__ = [
     "names_a_file",
     "names_a_remote_file",
 ]
-
-ONNX_FOLDERS: Final = ("", "onnx")
-"""Where Optimum looks for ONNX files, in a folder and in a repo."""
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
 """What Optimum's search for files is answered with; None outside a load of ours."""

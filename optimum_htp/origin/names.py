@@ -9,6 +9,7 @@ __all__ = [
     "GENERATION_CONFIG",
     "MODEL_INDEX",
     "ONNX_FILE",
+    "ONNX_FOLDERS",
     "PREPROCESSOR_CONFIGS",
     "SAVED_AS",
     "SCHEDULER",
@@ -44,3 +45,5 @@ WEIGHTS: Final = "model.safetensors"
 """The weights of a model, or of a module of sentence_transformers, that are in one file."""
 ONNX_FILE: Final = "model.onnx"
 """What Optimum calls the only file of a model, or of a part of a pipeline."""
+ONNX_FOLDERS: Final = ("", "onnx")
+"""Where Optimum looks for ONNX files, in a folder and in a repo."""
