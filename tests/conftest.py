@@ -124,6 +124,12 @@ one_engine = pytest.mark.skipif(
 )
 
 
+text2text = pytest.mark.skipif(
+    int(metadata.version("transformers").partition(".")[0]) >= 5,
+    reason="transformers 5 has no pipeline for text2text-generation",
+)
+
+
 def slowly(*parameters: str) -> list[ParameterSet]:
     """Return parameters of a test that run with the slow ones."""
     return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]

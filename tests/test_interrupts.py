@@ -23,7 +23,7 @@ from tests.vectors import make
 CLI = python_of_users().with_name("optimum-cli")
 FILES = 60
 WEIGHTS = 8 << 20  # bytes; so that a file takes some milliseconds
-SOON = 12  # seconds: 1 to 2 where nothing else runs, and 20 or more where a command waits for the Hub
+SOON = 15  # seconds: 1 to 2 where nothing else runs, and 20 or more where a command waits for the Hub
 
 
 @pytest.fixture
