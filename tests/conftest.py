@@ -124,7 +124,13 @@ one_engine = pytest.mark.skipif(
 )
 
 
-def slowly(*parameters: str) -> list[ParameterSet]:
+text2text = pytest.mark.skipif(
+    int(metadata.version("transformers").partition(".")[0]) >= 5,
+    reason="transformers 5 has no pipeline for text2text-generation",
+)
+
+
+def slowly(*parameters: object) -> list[ParameterSet]:
     """Return parameters of a test that run with the slow ones."""
     return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]
 
@@ -149,7 +155,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # The files whose slow tests are run with every stack.
-OF_THE_STACK = ("bridges", "classes", "diffusion", "end_to_end", "stacks", "without_connection")
+OF_THE_STACK = (
+    *("bridges", "classes", "diffusion", "end_to_end", "engines", "interrupts", "stacks", "transformers_engine"),
+    "without_connection",
+)
 
 
 # The files that try code of this package and the commands alone, whose answers do not depend on the versions of

@@ -25,7 +25,7 @@ from optimum_htp.delivery.push import push
 from optimum_htp.delivery.requirements import pinned
 from optimum_htp.errors import EndpointError, MissingDependencyError
 from optimum_htp.hubs import HubAccess
-from tests.conftest import optimum_cli
+from tests.conftest import optimum_cli, text2text
 from tests.support import inference_server
 from tests.support.donut import donut
 from tests.support.linked import linked_environment
@@ -129,6 +129,7 @@ def answered(folder, body):
     return scope["EndpointHandler"](str(folder))(body)
 
 
+@text2text
 @pytest.mark.parametrize("place", ["", "onnx", "of/the model"])
 def test_encoder_and_merged_decoder_are_served(exported, model_folder, tmp_path, place):
     """Other decoders are not there: Optimum's `save_pretrained` keeps these two."""

@@ -89,6 +89,7 @@ def test_a_task_that_no_class_of_the_model_serves_is_refused(task, engine, funne
 
 
 @newest
+@pytest.mark.slow
 def test_a_pipeline_tag_that_no_class_serves_counts_for_nothing(funnel, hub, access, tmp_path):
     hub.add("me/funnel", funnel, pipeline_tag="image-to-text", library_name="transformers")
     result = HTPExporter().export("me/funnel", tmp_path / "out", cache_dir=access.cache_dir)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from optimum_htp.onnxfile import read_metadata
-from tests.conftest import optimum_cli
+from tests.conftest import optimum_cli, run_python
 from tests.vectors import make
 
 _WITH_A_BROKEN_PLUGIN = '''
@@ -48,13 +45,8 @@ def files(tmp_path):
 
 def inject(files, folder, *options, **env):
     command = ["htp", "inject", *files, "--model", folder, "--force", "--jobs", "1", *options]
-    return subprocess.run(
-        [sys.executable, "-c", _WITH_A_BROKEN_PLUGIN, *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **env},
-    )
+    given = f"import sys\nsys.argv[1:] = {[str(part) for part in command]}\n"
+    return run_python(given + _WITH_A_BROKEN_PLUGIN, check=False, forked=True, **env)
 
 
 def test_bug_met_by_one_file_is_told_and_the_others_are_done(files, model_folder):

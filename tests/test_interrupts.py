@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from optimum_htp.onnxfile import read_metadata
+from tests.conftest import slowly
 from tests.support.environments import python_of_users
 from tests.support.hub.xet import XetStore, xet_server
 from tests.vectors import make
@@ -23,7 +24,7 @@ from tests.vectors import make
 CLI = python_of_users().with_name("optimum-cli")
 FILES = 60
 WEIGHTS = 8 << 20  # bytes; so that a file takes some milliseconds
-SOON = 12  # seconds: 1 to 2 where nothing else runs, and 20 or more where a command waits for the Hub
+SOON = 15  # seconds: 1 to 2 where nothing else runs, and 20 or more where a command waits for the Hub
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def interrupted_in_a_transfer(command, files, transfers, env):
         ("htp", "verify", "--weights", "FILE"),
         ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
-        ("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')")),
+        *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
     ],
     ids=name_of,
 )
@@ -230,8 +231,8 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
         ("htp", "verify", "--weights", "FILE"),
         ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
-        ("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')")),
-        ("-c", IN_PYTHON.format("from optimum_htp.delivery.push import push; push(['FILE'], 'me/pushed')")),
+        *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
+        *slowly(("-c", IN_PYTHON.format("from optimum_htp.delivery.push import push; push(['FILE'], 'me/pushed')"))),
     ],
     ids=name_of,
 )

@@ -12,7 +12,7 @@ from optimum.pipelines import pipeline
 from PIL import Image
 
 from optimum_htp.errors import PreprocessorLoadError
-from tests.conftest import run_python, slowly
+from tests.conftest import run_python, slowly, text2text
 
 INPUTS = {
     "bert": "the big cat sat on the mat",
@@ -58,10 +58,7 @@ def test_task_may_be_left_out(given, inside, make, exported, reference, tmp_path
             "t5",
             "text2text-generation",
             {"max_new_tokens": 6, "do_sample": False},
-            marks=pytest.mark.skipif(
-                "text2text-generation" not in transformers.pipelines.get_supported_tasks(),
-                reason="transformers 5 has no such pipeline",
-            ),
+            marks=text2text,
         ),
         ("wav2vec2", "automatic-speech-recognition", {}),
     ],

@@ -40,7 +40,7 @@ from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import external_files, read_signature
 from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.stamping.verify import Status, verify_metadata
-from tests.conftest import run
+from tests.conftest import optimum_cli, slowly
 from tests.support.models import _seeded
 from tests.support.zoo import ZOO
 
@@ -176,7 +176,7 @@ def test_prefill_and_decode_make_the_tokens_that_the_model_makes(gpt2, model_fol
     assert len({*torch.cat(made[1:], 1).flatten().tolist()}) >= 3
 
 
-@pytest.mark.parametrize("name", ["t5", "whisper"])
+@pytest.mark.parametrize("name", [*slowly("t5"), "whisper"])
 def test_encoder_prefill_and_decode_make_the_tokens_that_the_model_makes(name, made_once, tmp_path):
     animal = ZOO[name]
     source = made_once(f"zoo/{name}", animal.save)
@@ -360,6 +360,7 @@ def test_experts_that_take_equal_tokens_in_another_order_are_no_difference(mixtr
     assert not [module.name for module in comparison.modules if module.exceeds]
 
 
+@pytest.mark.slow
 def test_a_row_that_the_exporter_looked_up_in_a_table_is_proven(model_folder, made_once, tmp_path):
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(model_folder("t5")).eval()
     inputs = {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :1], "use_cache": False}
@@ -409,24 +410,12 @@ def test_loading_says_what_is_missing(bert, gpt2, tmp_path):
 
 def test_the_command_line_takes_the_engine_and_says_it(published, tmp_path):
     repo_id = published("bert").repo_id
-    command = Path(sys.executable).with_name("optimum-cli")
-    done = run(command, "export", "htp", "-m", repo_id, "--engine", "transformers", "--json", tmp_path / "out")
+    command = ("export", "htp", "-m", repo_id, "--engine", "transformers")
+    done = optimum_cli(*command, "--json", tmp_path / "out")
     document = json.loads(done.stdout)
     assert (document["engine"], document["task"]) == ("transformers", "text-classification")
     assert names_in(tmp_path / "out") == ["model.onnx"]
-    refused = run(
-        command,
-        "export",
-        "htp",
-        "-m",
-        repo_id,
-        "--engine",
-        "transformers",
-        "--pad_token_id",
-        "1",
-        tmp_path,
-        check=False,
-    )
+    refused = optimum_cli(*command, "--pad_token_id", "1", tmp_path, check=False)
     assert refused.returncode != 0
 
 
