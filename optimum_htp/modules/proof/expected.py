@@ -140,11 +140,22 @@ class Expected:
         return len(tensor.shape) > 2 and any(use.op_type in _CONVOLVED for use in self.uses(tensor))
 
     def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
-        """Whether a product may be that of integers and their scale: in a module that has the weight, or has nothing
-        else of the scale's size."""
+        """Whether a product may be that of integers and their scale.
+
+        Its other input is the scale of what is quantized at run time, or the module has the weight, or has nothing else
+        of the scale's size.
+        """
+        if any(value in self._scales for value in self._graph.nodes[use.node].inputs):
+            return True
         owned = self._tensors.owned(use.module).values() if use.module is not None else ()
         sizes = {self._tensors[key].size for key in owned}
         return weight.size in sizes or scale.size not in sizes
+
+    @functools.cached_property
+    def _scales(self) -> frozenset[str]:
+        """The scales that are computed: the second result of `DynamicQuantizeLinear`."""
+        nodes = (node for node in self._graph.nodes if node.op_type == "DynamicQuantizeLinear")
+        return frozenset(value for node in nodes for value in node.outputs[1:2])
 
     def is_recipe_of(self, module: str, tensor: StoredTensor, parameters: Sequence[str]) -> bool:
         """Whether a tensor that a module makes may be one that the file uses: in it, or in a module around or in it.
