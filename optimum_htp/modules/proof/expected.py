@@ -142,8 +142,7 @@ class Expected:
     def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
         """Whether a product may be that of integers and their scale.
 
-        Its other input is the scale of what is quantized at run time, or the module has the weight, or has nothing else
-        of the scale's size.
+        Its other input is a scale that is computed, or the module has the weight, or nothing else of the scale's size.
         """
         if any(value in self._scales for value in self._graph.nodes[use.node].inputs):
             return True

@@ -88,6 +88,9 @@ class Explanations:
         """Return the finding on what was made of the tensors of its own place; None where it was not."""
         if (norm := self._batch_norm(tensor)) is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm)
+        if (bias := self._shifted(tensor, array, dtype)) is not None:
+            how = "a bias and a constant of the model, added"
+            return self._expected.finding(tensor, Evidence.DERIVED, how, (bias,))
         is_certain = self._expected.is_certain(self._expected.groups(tensor))
         if (made := self._made_by_code(tensor, tensor.size, _equal_to(array, dtype), certain=is_certain)) is not None:
             return made
@@ -98,9 +101,6 @@ class Explanations:
 
     def likely(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
         """Return the finding on what was made of any tensors, for one of which no place is known; None where not."""
-        if (bias := self._shifted(tensor, array, dtype)) is not None:
-            how = "a bias and a constant of the model, added"
-            return self._expected.finding(tensor, Evidence.DERIVED, how, (bias,))
         if self._is_bias(tensor) and (norm := folded_bias(array, dtype, self._tensors)) is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm, by_value=True)
         table = looked_up(array, dtype, self._expected.tables(tensor), self._tensors)
