@@ -13,6 +13,7 @@ import pytest
 from optimum_htp import HTPExporter
 from optimum_htp.errors import (
     ChangedCacheError,
+    ConfigFileNotFoundError,
     DownloadError,
     ExportError,
     HFHubIntegrationError,
@@ -365,7 +366,7 @@ def test_two_revisions_have_to_agree(export, bert, tmp_path):
 
 def test_folder_without_a_model_is_refused(export, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match=r"config\.json"):
+    with pytest.raises(ConfigFileNotFoundError, match=r"config\.json"):
         export(tmp_path / "empty", tmp_path / "out")
 
 

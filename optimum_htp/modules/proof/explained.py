@@ -110,9 +110,12 @@ class Explanations:
         if (experts := self._experts(tensor, array, dtype, module)) is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
         parts = put_together(array, functools.partial(self._part, tensor, dtype)) if array.ndim else None
-        if parts is not None and is_allowed(parts, module):
-            return self._expected.finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
-        return None
+        if parts is None:
+            return None
+        if not is_allowed(parts, module):
+            how = "put together of tensors of other experts, or in another order"
+            return self._expected.finding(tensor, Evidence.FOREIGN, how, parts)
+        return self._expected.finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
 
     def _made_by_code(
         self, tensor: StoredTensor, size: int, is_it: Callable[[Any], bool], *, certain: bool

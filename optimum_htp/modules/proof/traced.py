@@ -8,6 +8,7 @@ noted. What is noted is computed later, with the commit's tensors, if a tensor o
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -123,6 +124,7 @@ def run_without_weights(
         stack.enter_context(_without_content(model, noting, is_saved))
         stack.enter_context(_named(model, noting))
         noting.give(inputs)
+        stack.enter_context(_without_errors_of_shapes())
         stack.enter_context(noting)
         try:
             model(**inputs)
@@ -130,6 +132,18 @@ def run_without_weights(
             failure = f"{type(model).__name__} cannot be run without weights: {type(error).__name__}: {error}"
             logger.info("%s", failure)
     return Run(tuple(noting.recipes), tuple(noting.order), failure)
+
+
+@contextmanager
+def _without_errors_of_shapes() -> Iterator[None]:
+    """Let PyTorch not log an error for each operator whose shapes it cannot compute."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager
@@ -188,12 +202,7 @@ def _named(model: Any, noting: Any) -> Iterator[None]:
 def _noting_class() -> Any:
     """Return the class of the mode; PyTorch is imported where it is needed."""
     import torch
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensor,
-        UnsupportedOperatorException,
-    )
+    from torch._subclasses.fake_tensor import FakeTensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
     from torch.utils.weak import WeakIdKeyDictionary
@@ -233,7 +242,7 @@ def _noting_class() -> Any:
                 self.order.update(dict.fromkeys(source.names for source in sources if source.names))
             try:
                 results = operator(*args, **kwargs)
-            except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
+            except RuntimeError:  # shapes do not tell, or PyTorch cannot compute those of this operator
                 results = operator(*self._filled(arguments[0]), **self._filled(arguments[1]))
             for at, result in enumerate(tree_leaves(results)):
                 if not isinstance(result, torch.Tensor):
