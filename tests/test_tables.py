@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from optimum_htp.origin import tables
 from optimum_htp.origin.class_sources import source_of_model
+from optimum_htp.origin.literals import module_file, parsed
 
 
 def anew(name):
@@ -103,3 +107,22 @@ def test_source_of_a_class_says_what_the_class_says(name):
     assert source.main_input == model_class.main_input_name
     assert source.prefix == model_class.base_model_prefix
     assert source.generates is bool(model_class.can_generate())
+
+
+def test_several_threads_may_read_sources_at_a_time():
+    """CPython 3.11 raises SystemError where another thread takes over while a tree is built."""
+    files = sorted((module_file("transformers").parent / "models").glob("*/modeling_*.py"))[:40]
+
+    def read(number, depth):
+        return read(number, depth - 1) if depth else parsed.__wrapped__(files[number % len(files)])
+
+    def take_over(*_):
+        time.sleep(1e-4)
+
+    gc.callbacks.append(take_over)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            trees = list(pool.map(lambda number: read(number, number % 8 * 7), range(3 * len(files))))
+    finally:
+        gc.callbacks.remove(take_over)
+    assert all(tree.body for tree in trees)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.forking import ForkSafeLock
+
 __all__ = ["constants", "import_target", "module_file", "parsed", "value_of"]
 
 _COLLECTIONS: Final = {
@@ -30,6 +32,10 @@ _LAZY_MAPPING: Final = "_LazyAutoMapping"  # of transformers: model types to con
 _HAS_TORCH: Final = "is_torch_available"
 _IS_AVAILABLE: Final = re.compile(r"is_(\w+)_available")  # what transformers calls its questions for packages
 _IS_VERSION: Final = re.compile(r"is_(\w+)_version")  # Optimum's: of an operator and a version
+
+# CPython 3.11 counts the depth of the trees of all threads in one place, and raises SystemError where it differs:
+# https://github.com/python/cpython/issues/106905
+_PARSING: Final = ForkSafeLock()
 
 
 class _NotConstantError(Exception):
@@ -73,7 +79,9 @@ def parsed(file: Path) -> ast.Module:
     Raises:
         OSError, SyntaxError, ValueError: It cannot be read.
     """
-    return ast.parse(file.read_bytes())
+    source = file.read_bytes()
+    with _PARSING.held():
+        return ast.parse(source)
 
 
 @functools.lru_cache(maxsize=32)
