@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from optimum_htp.hierarchy.tree import parent_of, shared_path
+from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
@@ -134,6 +134,12 @@ class Expected:
     def is_added_bias(self, tensor: StoredTensor, groups: Sequence[Sequence[str]]) -> bool:
         """Whether a tensor is the bias of a convolution that has none in the commit: folding a batch norm adds it."""
         return not groups and any(use.op_type in CONVOLUTIONS and use.position == 2 for use in self.uses(tensor))
+
+    def is_of_experts(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor is in the place of the experts of a layer, which the commit has one by one."""
+        module = self.module(tensor)
+        is_there = module is not None and EXPERTS in module.split(".")
+        return is_there and any(f".{EXPERTS}.0." in key for key in self._tensors)
 
     def is_convolved(self, tensor: StoredTensor) -> bool:
         """Whether a tensor is the weight of a convolution, into which a batch norm may be folded."""
