@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,20 +110,30 @@ def test_changed_result_of_the_models_code_is_foreign(made, tmp_path):
     assert [finding.name for finding in proof.foreign] == [name]
 
 
+def other_config(export, folder, old, new):
+    """A copy of a model whose config has another text in one place."""
+    shutil.copytree(export.model, folder)
+    config = (folder / "config.json").read_text()
+    assert old in config
+    (folder / "config.json").write_text(config.replace(old, new))
+    return folder
+
+
 def test_model_that_cannot_be_run_leaves_its_tensors_unchecked(made, tmp_path):
     export = made("slopes of ALiBi")
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in export.model.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(config.replace('"bloom"', '"no-such-model"'))
+    folder = other_config(export, tmp_path / "model", '"bloom"', '"no-such-model"')
     proof = prove_weights(export.files[0], folder)
     assert not proof.foreign
     assert proof.unchecked
     done = optimum_cli("htp", "verify", "--weights", "--model", folder, export.files[0], check=False)
     assert done.returncode == 5
     assert "not checkable" in done.stdout
+
+
+def test_config_with_a_picture_of_terabytes_makes_none(made, tmp_path):
+    export = made("slices of a table")
+    folder = other_config(export, tmp_path / "model", '"num_channels": 3', '"num_channels": 30000000')
+    assert not prove_weights(export.files[0], folder).foreign  # and no memory is asked for
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ _DECODERS: Final = "decoder_input_ids"
 _BEGUN: Final = 3  # tokens that the decoder begins with
 _OF_INPUT: Final = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 """The modality of a model's main input, for versions of transformers that do not say it."""
+_MOST: Final = 1 << 26  # numbers of one input
 _PICTURE_TOKENS: Final = ("image_token_id", "image_token_index")
 _PARTS: Final = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
@@ -125,7 +127,7 @@ def _image(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_leng
 
     size = _setting(config, "image_size") or _IMAGE_SIZE
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return {"pixel_values": torch.rand(batch_size, _setting(config, "num_channels") or 3, height, width)}
+    return {"pixel_values": torch.rand(_bounded(batch_size, _setting(config, "num_channels") or 3, height, width))}
 
 
 def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
@@ -134,8 +136,20 @@ def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_leng
     if "input_features" in taken:
         positions = _setting(config, "max_source_positions")
         frames = 2 * positions if positions else _FRAMES
-        return {"input_features": torch.rand(batch_size, _setting(config, "num_mel_bins") or _MELS, frames)}
+        shape = _bounded(batch_size, _setting(config, "num_mel_bins") or _MELS, frames)
+        return {"input_features": torch.rand(shape)}
     return {"input_values": torch.rand(batch_size, _RATE)}
+
+
+def _bounded(*shape: Any) -> tuple[int, ...]:
+    """Return a shape that a config says, if it can be made.
+
+    Raises:
+        ExportError: It is no shape, or too large.
+    """
+    if not all(isinstance(size, int) and size > 0 for size in shape) or prod(shape) > _MOST:
+        raise ExportError(f"Sample inputs of {'x'.join(map(str, shape))} numbers, as the config says, are not made.")
+    return shape
 
 
 def _nothing(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
@@ -161,7 +175,7 @@ def _picture(config: Any) -> list[int] | None:
     """Return the tokens that stand for a picture in a text; None where a config does not say them."""
     token = next((found for name in _PICTURE_TOKENS if (found := getattr(config, name, None)) is not None), None)
     count = getattr(config, "image_seq_length", None)
-    return [token] * count if isinstance(token, int) and isinstance(count, int) else None
+    return [token] * _bounded(count)[0] if isinstance(token, int) and count is not None else None
 
 
 def _setting(config: Any, name: str) -> Any:

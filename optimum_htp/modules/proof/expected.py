@@ -11,7 +11,7 @@ from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
 from optimum_htp.modules.proof.model_code import ModelCode
-from optimum_htp.modules.proof.places import Use, contradicts, expectations
+from optimum_htp.modules.proof.places import Use, contradicts, expectations, parameter_of, plain_name
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS
@@ -79,6 +79,12 @@ class Expected:
     def is_certain(self, groups: Iterable[Sequence[str]]) -> bool:
         """Whether a name or a place says which tensor a tensor has to be: then it is nothing else."""
         return any(len(group) == 1 for group in groups)
+
+    def is_said(self, tensor: StoredTensor) -> bool:
+        """Whether a name, or operator and module, say which tensor a tensor has to be; its size alone does not."""
+        if any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(plain_name(tensor.name))):
+            return True
+        return any(parameter_of(use, tensor.size, self._tensors) is not None for use in self.uses(tensor))
 
     def order(self, tensor: StoredTensor, key: str) -> Order | None:
         """Return the order in which a tensor has to have the elements of one of the commit; None where any will do.

@@ -17,7 +17,7 @@ from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, PASSED_THROUGH, Role, role_of
 
-__all__ = ["Use", "contradicts", "expectations", "is_unknown_place", "plain_name", "uses_of"]
+__all__ = ["Use", "contradicts", "expectations", "is_unknown_place", "parameter_of", "plain_name", "uses_of"]
 
 # What the parameters of a layer are called.
 _NAMES: Final = {
@@ -140,12 +140,19 @@ def contradicts(use: Use, key: str) -> bool:
     return any(leaf in names for other, names in _NAMES.items() if other is not role)
 
 
+def parameter_of(use: Use, size: int, tensors: CommitTensors) -> str | None:
+    """Return the tensor that a use takes, as operator and module say it; None where they do not."""
+    role = role_of(use.op_type, use.position)
+    if use.module is None or role is None:
+        return None
+    owned = tensors.owned(use.module)
+    return next((owned[leaf] for leaf in _NAMES[role] if leaf in owned and tensors[owned[leaf]].size == size), None)
+
+
 def _of_use(use: Use, size: int, tensors: CommitTensors) -> list[str]:
     if use.module is None:
         return []
-    role = role_of(use.op_type, use.position)
-    owned = {leaf: key for leaf, key in tensors.owned(use.module).items() if tensors[key].size == size}
-    for leaf in _NAMES[role] if role is not None else ():
-        if leaf in owned:
-            return [owned[leaf]]
-    return [key for key in owned.values() if not contradicts(use, key)]
+    if (key := parameter_of(use, size, tensors)) is not None:
+        return [key]
+    same = (key for key in tensors.owned(use.module).values() if tensors[key].size == size)
+    return [key for key in same if not contradicts(use, key)]

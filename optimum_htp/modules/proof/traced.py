@@ -20,8 +20,8 @@ __all__ = ["Recipe", "Run", "UnreadableParameterError", "run_without_weights"]
 
 logger = get_logger(__name__)
 
-_MOST_READ: Final = 1 << 28  # elements that are read for a decision of the model's code
-_LARGEST: Final = 1 << 26  # elements of a constant
+_MOST_READ: Final = 1 << 28  # elements of parameters that are read for one tensor
+_MOST_KEPT: Final = 1 << 27  # elements of constants
 # Operators of PyTorch after which a tensor has the same elements, in this or another order.
 _REORDERING: Final = frozenset(
     {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "detach", "alias"}
@@ -131,7 +131,7 @@ def run_without_weights(
         except Exception as error:  # noqa: BLE001 - what a model's code asks of its values is not known
             failure = f"{type(model).__name__} cannot be run without weights: {type(error).__name__}: {error}"
             logger.info("%s", failure)
-    return Run(tuple(noting.recipes), tuple(noting.order), failure)
+    return Run(tuple(noting.recipes), tuple(noting.order), failure or noting.failure)
 
 
 @contextmanager
@@ -218,7 +218,8 @@ def _noting_class() -> Any:
             self._sizes, self._read = sizes, read
             self._notes: Any = WeakIdKeyDictionary()
             self._of_input: dict[int, Any] = {}  # by the place in memory, which the tensor keeps
-            self._count = self._elements = 0
+            self._count = self._read_elements = self._kept = 0
+            self.failure: str | None = None
 
         def give(self, inputs: Any) -> None:
             for tensor in tree_leaves(inputs):
@@ -268,7 +269,11 @@ def _noting_class() -> Any:
         def _add_real(self, operator: Any, result: Any, of_input: bool) -> None:
             if of_input:
                 self._of_input[result.untyped_storage().data_ptr()] = result
-            elif result.numel() in self._sizes and result.numel() < _LARGEST:
+            elif result.numel() in self._sizes and result.is_floating_point():
+                self._kept += result.numel()
+                if self._kept > _MOST_KEPT:
+                    self.failure = "The model's code makes more constants than are kept."
+                    return
                 content = result.detach().clone()
                 self._add(operator, result, lambda: content, ())
 
@@ -292,6 +297,7 @@ def _noting_class() -> Any:
             return tree_unflatten([self._value(leaf) if isinstance(leaf, _Note) else leaf for leaf in leaves], spec)
 
         def _value(self, note: _Note) -> Any:
+            self._read_elements = 0
             known: dict[_Note, Any] = {}
             needed = sorted(_ancestors(note), key=lambda one: one.number)
 
@@ -313,9 +319,10 @@ def _noting_class() -> Any:
 
         def _parameter(self, note: _Note) -> Any:
             tensor = self._read(note.names)
-            self._elements += tensor.numel()
-            if self._elements > _MOST_READ:
-                raise UnreadableParameterError("The model's code asks for too many weights.")
+            self._read_elements += tensor.numel()
+            if self._read_elements > _MOST_READ:
+                self.failure = "The model's code makes a tensor of more weights than are read for one."
+                raise UnreadableParameterError(self.failure)
             return tensor
 
         def _next(self) -> int:
