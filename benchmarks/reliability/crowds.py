@@ -129,8 +129,8 @@ def loads_without_end(times: int, load: Callable[[], object], name: str) -> Tria
             memory, descriptors = process.memory_info().rss, process.num_fds()
     gc.collect()
     more, descriptors = process.memory_info().rss - memory, process.num_fds() - descriptors
-    if more > 0.002 * MEBIBYTE * times:  # a few bytes a load are the allocator's
-        lost.append(f"memory grew by {more / MEBIBYTE:.0f} MiB")
+    if more > MEBIBYTE * max(0.5, 0.002 * times):  # some pages, and a few bytes a load, are the allocator's
+        lost.append(f"memory grew by {more / MEBIBYTE:.1f} MiB")
     if descriptors > 0:
         lost.append(f"{descriptors} descriptors stayed open")
     note = f"{more / MEBIBYTE:+.1f} MiB, {descriptors:+d} descriptors"
