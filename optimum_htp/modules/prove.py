@@ -190,7 +190,7 @@ class _Origin:
     library: str
 
     def model_type(self) -> str:
-        """Return the type that the config names; empty where there is none."""
+        """Return the type that the config names; empty for a config without one."""
         try:
             content = json_or_none((self.config() / CONFIG).read_bytes())
         except (HFHubIntegrationError, OSError):

@@ -1,4 +1,4 @@
-"""What a tensor that is none of the commit's was made of: by an exporter, a quantizer, or the model's code."""
+"""The origin of tensors that exporters, quantizers and the model's code make of the commit's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from optimum_htp.modules.proof.recomputed import (
 )
 from optimum_htp.modules.proof.steps import PlainSteps
 from optimum_htp.modules.proof.stored_integers import is_given_back
-from optimum_htp.modules.proof.traced import Recipe, UnreadableParameterError
+from optimum_htp.modules.proof.traced import Recipe, TooManyWeightsError, UnreadableParameterError
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
@@ -138,6 +138,9 @@ class Explanations:
                 continue
             try:
                 values = recipe.values()
+            except TooManyWeightsError as error:
+                self._code.failure = str(error)
+                continue
             except UnreadableParameterError:
                 continue
             if is_it(values):
@@ -186,7 +189,7 @@ class Explanations:
         return any(role_of(use.op_type, use.position) is Role.BIAS for use in self._expected.uses(tensor))
 
     def _shifted(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
-        """Return the bias that a tensor is, with a constant of the model's code added; None where it is none."""
+        """Return the bias of a sum of a bias and a constant of the model's code; None for another tensor."""
         if not self._is_bias(tensor):
             return None
         is_it = _equal_to(array, dtype)

@@ -143,10 +143,11 @@ class Judge:
         known = [(self._expected.first_use(findings[at].name), at) for at in doubtful if places[at] is not None]
         sequence = [at for _, at in sorted(known)]
         right = {sequence[at] for at in longest_rise([places[at] for at in sequence])}
+        open_ones = {*doubtful} - right
         how = "its values are {}'s; whether that belongs here cannot be told"
         return [
             replace(finding, evidence=Evidence.UNCHECKED, how=how.format(finding.tensors[0]))
-            if index in doubtful and index not in right
+            if index in open_ones
             else finding
             for index, finding in enumerate(findings)
         ]

@@ -6,11 +6,13 @@ The model is built from its config when something is first asked; it has no weig
 from __future__ import annotations
 
 import functools
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.forking import ForkSafeLock
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.traced import Recipe, Run, UnreadableParameterError, run_without_weights
 from optimum_htp.origin.class_sources import is_named_in_source
@@ -40,15 +42,21 @@ class ModelCode:
         self, library: str, model_type: Callable[[], str], build: Callable[[], Any], tensors: CommitTensors
     ) -> None:
         self._library = library
-        self._model_type = functools.cache(model_type)
+        self._model_type = model_type
         self._build = build
         self._tensors = tensors
         self.failure: str | None = None
         self._last: Run | None = None
+        self._building = ForkSafeLock(threading.RLock)
+
+    @property
+    def model(self) -> Any:
+        """The model without weights; None where it cannot be built. From any thread, which waits for the first one."""
+        with self._building.held():
+            return self._built
 
     @functools.cached_property
-    def model(self) -> Any:
-        """The model without weights; None where it cannot be built."""
+    def _built(self) -> Any:
         try:
             return self._build()
         except HFHubIntegrationError as error:
@@ -124,11 +132,15 @@ class ModelCode:
                 return torch.from_numpy(self._tensors.values(key).astype("float32"))
         raise UnreadableParameterError(f"The commit has no tensor {names[0]}.")
 
+    @functools.cached_property
+    def _may_have_inputs_first(self) -> bool:
+        return is_named_in_source(self._model_type(), _INPUTS_FIRST) is not False
+
     def has_outputs_first(self, key: str) -> bool | None:
         """Whether a square weight has a row for each output, as `Linear` has it; None where that is not known."""
         module, _, leaf = key.rpartition(".")
         if leaf != "weight" or self._library not in ("transformers", "diffusers"):
             return None
-        if self._library == "diffusers" or is_named_in_source(self._model_type(), _INPUTS_FIRST) is False:
+        if self._library == "diffusers" or not self._may_have_inputs_first:
             return True
         return {"Linear": True, _INPUTS_FIRST: False}.get(self._classes.get(module, ""))

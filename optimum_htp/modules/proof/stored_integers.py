@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from optimum_htp.modules.proof.codes import missed_codes
@@ -30,11 +32,7 @@ def judged_integers(
         plain: Says which steps are plain for them.
     """
     tensor = weight.tensor
-    module = expected.module(tensor)
-
-    def finding(evidence: Evidence, how: str, keys: tuple[str, ...] = (), *, by_value: bool = False) -> WeightFinding:
-        return WeightFinding(tensor.name, module, evidence, how, keys, tensor.size, by_value)
-
+    finding = functools.partial(expected.finding, tensor)
     if (reason := weight.unreadable) is not None:
         return finding(Evidence.UNCHECKED, reason)
     how = f"quantized to {f'{weight.bits} bits' if weight.packed else tensor.dtype}, within half a step"
@@ -43,7 +41,7 @@ def judged_integers(
     named = list(dict.fromkeys(key for group in groups for key in group))
     others = [key for key in tensors.sizes.get(weight.size, ())[:MOST_TRIED] if key not in named]
     try:
-        given = _Given(weight, plain)
+        given = _Given.of(weight, plain)
     except ValueError as error:
         return finding(Evidence.UNCHECKED, f"{tensor.dtype} of {weight.node.op_type} cannot be decoded: {error}")
     for key in named if expected.is_certain(groups) else (*named, *others):
@@ -71,45 +69,55 @@ def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bo
     if values.size != weight.size or weight.unreadable is not None:
         return False
     try:
-        return _Given(weight, plain).missed(values, None) == 0
+        return _Given.of(weight, plain).missed(values, None) == 0
     except ValueError:
         return False
 
 
+@dataclass(frozen=True)
 class _Given:
     """The numbers that integers stand for.
 
-    Raises:
-        ValueError: The shapes of integers, scales and zero points do not go together.
+    Attributes:
+        weight: The integers.
+        steps: As `PlainSteps.range` has them.
+        integers: As `weight.numbers` or `weight.codes` gives them.
     """
 
-    def __init__(self, weight: QuantizedWeight, plain: PlainSteps) -> None:
-        self._weight = weight
-        self._steps = plain.range(weight)
-        self._integers: Any = weight.codes(weight.size) if weight.is_coded else weight.numbers(weight.size)
+    weight: QuantizedWeight
+    steps: int | None
+    integers: tuple[Any, Any, Any]
+
+    @classmethod
+    def of(cls, weight: QuantizedWeight, plain: PlainSteps) -> _Given:
+        """Decode integers.
+
+        Raises:
+            ValueError: The shapes of integers, scales and zero points do not go together.
+        """
+        decoded = weight.codes(weight.size) if weight.is_coded else weight.numbers(weight.size)
+        return cls(weight, plain.range(weight), decoded)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self._integers[0].shape)
+        return tuple(self.integers[0].shape)
 
     def missed(self, values: Any, order: Order | None) -> float:
-        if self._weight.is_coded:
-            return missed_codes(self._weight, self._integers, values, order)
-        return missed_steps(self._weight, self._integers, values, self._steps, order)
+        if self.weight.is_coded:
+            return missed_codes(self.weight, self.integers, values, order)
+        return missed_steps(self.weight, self.integers, values, self.steps, order)
 
     def part(self, part: slice) -> _Given | None:
         """Return some of the columns; None where integers are not arranged by columns."""
         import numpy as np
 
-        if self._weight.packed or len(self.shape) != 2:
+        if self.weight.packed or len(self.shape) != 2:
             return None
-        own = object.__new__(_Given)
-        own._weight, own._steps = self._weight, self._steps
-        own._integers = tuple(
+        numbers, scale, zero = (
             np.broadcast_to(array, self.shape)[:, part] if getattr(array, "ndim", 0) else array
-            for array in self._integers
+            for array in self.integers
         )
-        return own
+        return replace(self, integers=(numbers, scale, zero))
 
 
 def _side_by_side(given: _Given, tensors: CommitTensors) -> tuple[str, ...]:

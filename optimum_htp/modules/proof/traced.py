@@ -8,6 +8,7 @@ noted. What is noted is computed later, with the commit's tensors, if a tensor o
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from optimum_htp.masking import get_logger
 
-__all__ = ["Recipe", "Run", "UnreadableParameterError", "run_without_weights"]
+__all__ = ["Recipe", "Run", "TooManyWeightsError", "UnreadableParameterError", "run_without_weights"]
 
 logger = get_logger(__name__)
 
@@ -31,6 +32,10 @@ _REORDERING: Final = frozenset(
 
 class UnreadableParameterError(Exception):
     """The commit has no tensor for a parameter of the model."""
+
+
+class TooManyWeightsError(UnreadableParameterError):
+    """A tensor is made of more weights than are read for one."""
 
 
 Read = Callable[[Sequence[str]], Any]
@@ -218,7 +223,8 @@ def _noting_class() -> Any:
             self._sizes, self._read = sizes, read
             self._notes: Any = WeakIdKeyDictionary()
             self._of_input: dict[int, Any] = {}  # by the place in memory, which the tensor keeps
-            self._count = self._read_elements = self._kept = 0
+            self._numbers = itertools.count()
+            self._read_elements = self._kept = 0
             self.failure: str | None = None
 
         def give(self, inputs: Any) -> None:
@@ -321,13 +327,11 @@ def _noting_class() -> Any:
             tensor = self._read(note.names)
             self._read_elements += tensor.numel()
             if self._read_elements > _MOST_READ:
-                self.failure = "The model's code makes a tensor of more weights than are read for one."
-                raise UnreadableParameterError(self.failure)
+                raise TooManyWeightsError("The model's code makes a tensor of more weights than are read for one.")
             return tensor
 
         def _next(self) -> int:
-            self._count += 1
-            return self._count
+            return next(self._numbers)
 
     return _Noting
 
