@@ -22,15 +22,13 @@ from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
-from optimum_htp.onnxfile.tensors import bits_of, dtype_name, integer
+from optimum_htp.onnxfile.tensors import as_mapped, bits_of, dtype_name, integer, numpy_type
 from optimum_htp.onnxfile.unchanged import FileVersion, identity_of, version_of
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
 __all__ = ["StoredTensor", "stored_tensors", "tensors_of"]
 
 _STRING: Final = 8
-# Types that numpy has no name for are read as unsigned integers of their size; smaller ones as packed bytes.
-_AS_BITS: Final = {16: "<u2", 8: "u1"}
 # The attributes of a Constant that are numbers, with their field of AttributeProto, their type, and whether
 # they are a list.
 _NUMBERS: Final = {
@@ -107,7 +105,7 @@ class StoredTensor:
                 f"of {self.dtype}. Fetch or export the file again."
             )
         shape = self.shape if bits >= 8 else ((self.size * bits + 7) // 8,)
-        kind = _numpy_type(self.dtype, bits)
+        kind = numpy_type(self.dtype, bits)
         if self.start == self.end:
             return np.zeros(shape, kind)
         with self.file.opened() as stream:
@@ -125,23 +123,9 @@ class StoredTensor:
                 return _written_out(message, self.shape)
             if self.form is _Form.NUMBERS:
                 return _numbers(message, self.dtype).reshape(self.shape)
-            return _as_mapped(onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message)), bits_of(self.dtype))
+            return as_mapped(onnx.numpy_helper.to_array(onnx.TensorProto.FromString(message)), bits_of(self.dtype))
         except (ValueError, TypeError, IndexError, DecodeError) as error:
             raise InvalidOnnxFileError(f"{self.path}: the tensor {self.name!r} cannot be read: {error}") from error
-
-
-def _as_mapped(array: Any, bits: int) -> Any:
-    """Return values as they are mapped: of types that numpy does not have as unsigned integers, or as packed bytes."""
-    import numpy as np
-
-    if array.dtype.kind in "biufc" and bits >= 8:
-        return array
-    if bits >= 8:
-        return array.view(_AS_BITS[bits])
-    numbers = array.reshape(-1).view("u1") & ((1 << bits) - 1)  # one in a byte
-    per_byte = 8 // bits
-    padded = np.concatenate([numbers, np.zeros(-len(numbers) % per_byte, "u1")]).reshape(-1, per_byte)
-    return (padded << (np.arange(per_byte, dtype="u1") * bits)).sum(1, dtype="u1")
 
 
 def _written_out(message: bytes, shape: tuple[int, ...]) -> Any:
@@ -173,15 +157,6 @@ def _numbers(message: bytes, dtype: str) -> Any:
 
     attribute = onnx.AttributeProto.FromString(message)
     return np.array(onnx.helper.get_attribute_value(attribute), dtype)
-
-
-def _numpy_type(dtype: str, bits: int) -> Any:
-    import numpy as np
-
-    plain = {"float32", "float64", "float16", "bool", "complex64", "complex128"}
-    if dtype in plain or (bits >= 8 and dtype.lstrip("u").startswith("int")):
-        return np.dtype(dtype).newbyteorder("<")
-    return np.dtype(_AS_BITS.get(bits, "u1"))
 
 
 def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["TensorSpec", "bits_of", "dtype_name", "integer", "tensor_spec"]
+__all__ = ["TensorSpec", "bits_of", "dtype_name", "integer", "tensor_spec", "as_mapped", "numpy_type"]
 
 Dimension = int | str | None
 
@@ -56,6 +56,10 @@ def bits_of(dtype: str) -> int:
         return 8
     match = _BITS.search(dtype)
     return int(match[0]) if match else 0
+
+
+# Types that numpy has no name for are read as unsigned integers of their size; smaller ones as packed bytes.
+_AS_BITS: Final = {16: "<u2", 8: "u1"}
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,27 @@ def _children(window: ByteWindow, part: Field, number: int) -> Iterator[Field]:
         for inner in walk(window, part.payload, part.end)
         if inner.number == number and inner.wire_type == LENGTH_DELIMITED
     )
+
+
+def numpy_type(dtype: str, bits: int) -> Any:
+    """Return the type of numpy that the content of a tensor is mapped as."""
+    import numpy as np
+
+    plain = {"float32", "float64", "float16", "bool", "complex64", "complex128"}
+    if dtype in plain or (bits >= 8 and dtype.lstrip("u").startswith("int")):
+        return np.dtype(dtype).newbyteorder("<")
+    return np.dtype(_AS_BITS.get(bits, "u1"))
+
+
+def as_mapped(array: Any, bits: int) -> Any:
+    """Return values as they are mapped: of types that numpy does not have as unsigned integers, or as packed bytes."""
+    import numpy as np
+
+    if array.dtype.kind in "biufc" and bits >= 8:
+        return array
+    if bits >= 8:
+        return array.view(_AS_BITS[bits])
+    numbers = array.reshape(-1).view("u1") & ((1 << bits) - 1)  # one in a byte
+    per_byte = 8 // bits
+    padded = np.concatenate([numbers, np.zeros(-len(numbers) % per_byte, "u1")]).reshape(-1, per_byte)
+    return (padded << (np.arange(per_byte, dtype="u1") * bits)).sum(1, dtype="u1")

@@ -20,7 +20,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import record_if_any
 from optimum_htp.modules.comparison.leaving import Leaving, leaving_values
 from optimum_htp.modules.comparison.measures import Distance, distance, distance_of_rows, incomparable
-from optimum_htp.modules.comparison.onnx_side import OnnxValues
+from optimum_htp.modules.comparison.onnx_side import OnnxValues, refuse_random
 from optimum_htp.modules.comparison.records import Comparison, ModuleComparison, ValueComparison, WeightComparison
 from optimum_htp.modules.comparison.torch_side import open_torch_model
 from optimum_htp.modules.comparison.weights import (
@@ -30,7 +30,6 @@ from optimum_htp.modules.comparison.weights import (
     without_derived,
 )
 from optimum_htp.onnxfile import Graph, read_graph, read_header
-from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.profiling.inputs import sample_inputs
 
@@ -79,7 +78,7 @@ def compare_models(
         raise ArgumentError(f"Tolerances are 0 or more, not {atol} and {rtol}.")
     with unchanged(*(one,) if other is None else (one, other)):
         first = _File.opened(Path(one))
-        _refuse_random(first.path, first.graph, first.assignment.modules)
+        refuse_random(first.path, first.graph, first.assignment.modules)
         given = _arrays(inputs)
         if other is not None:
             modules = _with_file(first, Path(other), given, atol, rtol, progress)
@@ -121,16 +120,6 @@ class _File:
         tree = self.assignment.tree
         known = dict.fromkeys([*self.leaving.values, *self.assignment.modules])
         return {name: ModuleComparison(name, tree.classes.get(name, "")) for name in known}
-
-
-def _refuse_random(path: Path, graph: Graph, modules: Sequence[str]) -> None:
-    """Refuse a model whose values are others in each run."""
-    for node, module in zip(graph.nodes, modules, strict=True):
-        if node.op_type in RANDOM:
-            raise ComparisonError(
-                f"{path} draws random numbers ({node.op_type} in {module or 'the model'}), so that no two runs of it "
-                "can be compared. `optimum-cli htp verify --weights` compares its weights."
-            )
 
 
 def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:

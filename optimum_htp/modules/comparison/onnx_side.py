@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ComparisonError
-from optimum_htp.onnxfile import contained_files
+from optimum_htp.onnxfile import Graph, contained_files
+from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.wire import encode_bytes_field
 
-__all__ = ["OnnxValues"]
+__all__ = ["OnnxValues", "refuse_random"]
 
 _GRAPH: Final = 7  # in ModelProto
 _OUTPUT: Final = 12  # in GraphProto
@@ -77,3 +78,17 @@ class OnnxValues:
             raise ComparisonError(f"{self._path} does not run on these inputs: {error}") from error
         pairs = zip(asked, found, strict=True)
         return {name: array for name, array in pairs if getattr(getattr(array, "dtype", None), "kind", "") == "f"}
+
+
+def refuse_random(path: Path, graph: Graph, modules: Sequence[str]) -> None:
+    """Refuse a model whose values are others in each run.
+
+    Raises:
+        ComparisonError: A node draws random numbers.
+    """
+    for node, module in zip(graph.nodes, modules, strict=True):
+        if node.op_type in RANDOM:
+            raise ComparisonError(
+                f"{path} draws random numbers ({node.op_type} in {module or 'the model'}), so that no two runs of it "
+                "can be compared. `optimum-cli htp verify --weights` compares its weights."
+            )

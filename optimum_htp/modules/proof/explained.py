@@ -12,6 +12,7 @@ from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of
 from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.modules.proof.quantized import QuantizedWeight
+from optimum_htp.modules.proof.recipes import Recipe, TooManyWeightsError, UnreadableParameterError
 from optimum_htp.modules.proof.recomputed import (
     Fold,
     first_experts,
@@ -26,7 +27,6 @@ from optimum_htp.modules.proof.recomputed import (
 )
 from optimum_htp.modules.proof.steps import PlainSteps
 from optimum_htp.modules.proof.stored_integers import is_given_back
-from optimum_htp.modules.proof.traced import Recipe, TooManyWeightsError, UnreadableParameterError
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
