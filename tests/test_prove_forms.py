@@ -130,6 +130,14 @@ def test_model_that_cannot_be_run_leaves_its_tensors_unchecked(made, tmp_path):
     assert "not checkable" in done.stdout
 
 
+def test_limit_of_what_is_read_accuses_nothing(made, monkeypatch):
+    export = made("1 + weight")
+    monkeypatch.setattr("optimum_htp.modules.proof.traced._MOST_READ", 1)
+    proof = prove_weights(export.files[0], export.model)
+    assert not proof.foreign
+    assert any("more weights than are read" in finding.how for finding in proof.unchecked)
+
+
 def test_config_with_a_picture_of_terabytes_makes_none(made, tmp_path):
     export = made("slices of a table")
     folder = other_config(export, tmp_path / "model", '"num_channels": 3', '"num_channels": 30000000')

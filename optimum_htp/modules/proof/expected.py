@@ -26,6 +26,7 @@ _PRODUCTS: Final = frozenset(
     {"MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
 )
 _CONVOLVED: Final = CONVOLUTIONS | {"ConvInteger", "QLinearConv"}
+_OF_ANY_CODE: Final = frozenset({"Add", "Mul"})  # a layer's own code may use them for more than its parameters
 _KEEPING: Final = frozenset({"Identity", "Cast", "DequantizeLinear"})
 
 
@@ -84,7 +85,10 @@ class Expected:
         """Whether a name, or operator and module, say which tensor a tensor has to be; its size alone does not."""
         if any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(plain_name(tensor.name))):
             return True
-        return any(parameter_of(use, tensor.size, self._tensors) is not None for use in self.uses(tensor))
+        return any(
+            use.op_type not in _OF_ANY_CODE and parameter_of(use, tensor.size, self._tensors) is not None
+            for use in self.uses(tensor)
+        )
 
     def order(self, tensor: StoredTensor, key: str) -> Order | None:
         """Return the order in which a tensor has to have the elements of one of the commit; None where any will do.
