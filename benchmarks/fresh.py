@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ def _send(
     function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], sending: Connection
 ) -> None:
     os.environ.update(environment)
+    if (tools := sys.modules.get("onnxruntime.transformers")) is not None:
+        sys.path += tools.__path__  # which its import adds in the server, and a new process does not take from there
     sending.send(function(*arguments))
 
 

@@ -85,10 +85,11 @@ def stamp_onnx(path: Path) -> None:
 
 
 def tag_ours(path: Path) -> None:
-    from optimum_htp.onnxfile import read_graph, rewrite_model
+    from optimum_htp.onnxfile import OpenModel
 
-    nodes = iter(read_graph(path).nodes)
-    rewrite_model(path, nodes=lambda known: tags(next(nodes).name), output=path.with_suffix(".new"))
+    with OpenModel.at(path) as model:
+        nodes = iter(model.graph.nodes)
+        model.rewrite(nodes=lambda known: tags(next(nodes).name), output=path.with_suffix(".new"))
 
 
 def tag_onnx(path: Path) -> None:

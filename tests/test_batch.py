@@ -268,8 +268,8 @@ def test_link_that_leads_out_of_a_batchs_folder_is_not_written_through(tmp_path,
 
 def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
     """Each model alone would give up: its wait is longer than its time."""
-    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "0.8")
-    names = [f"limited/model-{number}" for number in range(30)]
+    monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1.5")
+    names = [f"limited/model-{number}" for number in range(20)]
     for name in names:
         hub.add(name, {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"})
 
@@ -277,7 +277,7 @@ def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
         def submit(self, fn, job, output, access, export):
             return super().submit(Outcome, state="failed", error="not exported")
 
-    hub.quota = (40, 2.0)
+    hub.quota = (30, 4.0)
     with Exports(1) as exports, ThreadPoolExecutor(4) as downloads:
         outcomes = run_batch(
             [Job(name, name) for name in names],

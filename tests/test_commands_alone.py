@@ -77,3 +77,13 @@ def test_commands_that_write(file, empty_home, tmp_path):
         assert optimum_cli("htp", "verify", made, **empty_home).returncode == 0
     optimum_cli("htp", "mirror", plain, "--to", (tmp_path / "mirror").as_uri(), **empty_home)
     assert list((tmp_path / "mirror").rglob("config.json"))
+
+
+def test_two_files_of_a_text_model_are_compared_without_pytorch(file, empty_home):
+    code = f"""
+import sys
+from optimum_htp import compare_models
+assert not compare_models({str(file)!r}, {str(file)!r}).exceeds
+print(sorted({{"torch", "optimum.exporters", "transformers"}} & sys.modules.keys()))
+"""
+    assert run_python(code, **empty_home).stdout.splitlines()[-1] == "[]"

@@ -11,6 +11,8 @@ import subprocess
 import urllib.error
 import urllib.request
 import wave
+from contextlib import nullcontext
+from importlib.util import find_spec as is_installed
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from optimum_htp.delivery.requirements import pinned
 from optimum_htp.errors import EndpointError, MissingDependencyError
 from optimum_htp.hubs import HubAccess
 from tests.conftest import optimum_cli, text2text
-from tests.support import inference_server
+from tests.support import inference_server, models
 from tests.support.donut import donut
 from tests.support.linked import linked_environment
 
@@ -59,6 +61,24 @@ def test_folder_is_whole(exported, tmp_path):
     assert all("==" in line or line.startswith(("#", "--extra-index-url")) for line in lines)
     assert not any("optimum-htp" in line or "+" in line for line in lines)
     assert write_endpoint(tmp_path / "out").files == tuple(sorted(there - {"model.onnx"}))  # beside the model
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_tokenizer_that_is_a_model_of_sentencepiece_needs_it(hub, tmp_path, needed):
+    folder = models.bert(tmp_path / "model")
+    (folder / "spiece.model").write_bytes(b"a model")
+    if needed:
+        (folder / "tokenizer.json").unlink()
+    hub.add("tiny/pieces", folder, pipeline_tag="text-classification")
+    file = HTPExporter().export("tiny/pieces", tmp_path / "out").files[0]
+    with (
+        nullcontext()
+        if not needed or is_installed("sentencepiece")
+        else pytest.raises(MissingDependencyError, match="pip install sentencepiece")
+    ):
+        write_endpoint(file, tmp_path / "endpoint")
+        text = (tmp_path / "endpoint" / "requirements.txt").read_text()
+        assert ("sentencepiece==" in text) is needed
 
 
 @pytest.mark.parametrize("name", ["handler.py", "requirements.txt", "config.json"])

@@ -13,8 +13,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optimum_htp.loading.mapped import is_supported, open_session
+from optimum_htp.loading.mapped import open_session
 from optimum_htp.onnxfile import read_lean_model
+from optimum_htp.profiling.runtime import can_map_weights
 
 CPU = ["CPUExecutionProvider"]
 WEIGHT = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
@@ -22,7 +23,7 @@ FEED = {"x": np.ones((1, 64), np.float32)}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel says what is mapped in /proc")
 
-needs_mapping = pytest.mark.skipif(not is_supported(), reason="this version of ONNX Runtime cannot map")
+needs_mapping = pytest.mark.skipif(not can_map_weights(), reason="this version of ONNX Runtime cannot map")
 
 
 def is_mapped(path: Path) -> bool:

@@ -14,9 +14,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optimum_htp.loading.mapped import is_supported, open_session
+from optimum_htp.loading.mapped import open_session
 from optimum_htp.onnxfile import lean, read_lean_model
 from optimum_htp.profiling.inputs import sample_inputs
+from optimum_htp.profiling.runtime import can_map_weights
 from tests.support.zoo import ZOO
 
 CPU = ["CPUExecutionProvider"]
@@ -41,7 +42,7 @@ def assert_same(path, feed, caplog):
 
 def assert_mapped(caplog):
     said = [record.message for record in caplog.records if record.name == LOG]
-    assert said == [] or not is_supported()
+    assert said == [] or not can_map_weights()
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -285,7 +286,7 @@ def test_wrong_calls_fail_as_ever(tmp_path, wrong):
     path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
     theirs, ours = failure(onnxruntime.InferenceSession, path, **wrong), failure(open_session, path, **wrong)
     assert ours == theirs
-    assert theirs is not None or not is_supported()  # earlier versions take some, and say so
+    assert theirs is not None or not can_map_weights()  # earlier versions take some, and say so
 
 
 def failure(call, *arguments, **options):

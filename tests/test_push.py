@@ -170,6 +170,8 @@ def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exporte
         "t5/decoder_model.onnx": "ORTModelForSeq2SeqLM",
     }
     assert card.count("\nONNX export of ") == 3
+    tables = re.findall(r"^## Modules of (\S+)\n\n\| module ", card, re.MULTILINE)
+    assert sorted(tables) == sorted(re.findall(r"^\| (\S+\.onnx) ", card, re.MULTILINE))  # each once
 
 
 def test_license_of_one_model_is_not_that_of_another(org, bert, exported, access, tmp_path):

@@ -6,17 +6,21 @@ import importlib.resources
 import json
 import re
 import shutil
+from contextlib import ExitStack
+from math import inf
 
 import onnx
 import pytest
 
-from optimum_htp import report_document, write_report
+from optimum_htp import compare_models, report_document, write_report
 from optimum_htp.errors import HFHubIntegrationError, MetadataError
 from optimum_htp.hierarchy.tags import TAG
+from optimum_htp.modules.comparison.render import write_comparison
 from optimum_htp.onnxfile import rewrite_model
 from optimum_htp.report.kinds import KINDS, kinds_of
 from tests.conftest import ROOT, optimum_cli, run
 from tests.support.zoo import ZOO
+from tests.test_prove import changed, weight_of
 
 CHROMIUM = shutil.which("chromium")
 _LINK = '<a href="http://evil">x</a>'
@@ -133,6 +137,56 @@ def page(browser, file, tmp_path):
     page.wait_for_selector(".plot .box")
     yield page
     context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page from disk."""
+    with ExitStack() as closing:
+
+        def opened(path):
+            page = closing.enter_context(browser.new_context(viewport={"width": 1200, "height": 1000})).new_page()
+            page.goto(path.as_uri())
+            page.wait_for_selector(".plot .box")
+            return page
+
+        yield opened
+
+
+def test_comparison_shows_where_the_difference_is_without_unfolding(open_page, file, tmp_path):
+    """One layer of several that are alike differs; its module is open, and told as the terminal tells it."""
+    name = "bert.encoder.layer.1.intermediate.dense"
+
+    def change(arrays, model):
+        arrays[weight_of(model, name)][0, 0] += 0.5
+
+    found = compare_models(file, changed(file, tmp_path / "other.onnx", change))
+    page = open_page(write_comparison(found, tmp_path / "found.html"))
+    marked = page.locator("tbody tr", has=page.locator(".note"))
+    assert marked.get_attribute("data-key") == name
+    assert marked.locator(".note").inner_text() == "first beyond the tolerance, adds most to the difference"
+    assert page.locator("thead th").last.inner_text() == "Max abs"
+    assert float(marked.locator("td").last.inner_text()) == pytest.approx(found.first.worst.absolute, rel=0.01)
+    box = page.locator(f".plot .box[data-key='{name}']")
+    assert "beyond" in box.get_attribute("class")
+    assert "max abs" in box.locator("title").text_content()
+    assert "beyond" not in page.locator(".plot .box[data-key='bert.encoder.layer.0']").get_attribute("class")
+
+
+@pytest.mark.parametrize(
+    ("value", "colour"), [(0.0, "r0"), (1e-6, "r0"), (1e-5, "r1"), (0.01, "r2"), (0.5, "r3"), (7, "r4"), (inf, "r4")]
+)
+def test_legend_of_a_comparison_says_what_a_colour_means(open_page, file, tmp_path, value, colour):
+    document = report_document([file])
+    for module in document["files"][0]["modules"]:
+        module |= {"max_abs": value, "exceeds": False}
+    document["files"][0]["compared"] = {"with": "other.onnx", "verdict": [], "notes": {}}
+    page = open_page(write_report(document, tmp_path / "found.html"))
+    page.locator(".colour").select_option("difference")
+    assert colour in page.locator(".plot .box >> nth=0").get_attribute("class").split()
+    (text,) = page.locator(".legend span", has=page.locator(f"svg.{colour}")).all_inner_texts()
+    bound = float(text.strip().split()[-1])
+    assert (value <= bound) is text.strip().startswith("\u2264")
 
 
 def test_page_of_deeply_nested_or_many_modules_is_drawn_at_once(browser, tmp_path):

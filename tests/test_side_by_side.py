@@ -19,16 +19,16 @@ import torch
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTStableDiffusionPipeline
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.loading.mapped import is_supported
 from optimum_htp.loading.side_by_side import SessionOpener
 from optimum_htp.onnxfile import rewrite_model
+from optimum_htp.profiling.runtime import can_map_weights
 from tests.conftest import run
 
 CPU = ["CPUExecutionProvider"]
 LOGGER = "optimum_htp.loading.side_by_side"
 
 several_cores = pytest.mark.skipif(
-    not is_supported() or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)) < 2,
+    not can_map_weights() or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)) < 2,
     reason="one core makes one session at a time, and what is not mapped is made as ever",
 )
 

@@ -6,6 +6,7 @@ written anew.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def completed_card(
     told = {**kept, **{pushed.name: _told(pushed, code.get(pushed.name)) for pushed in files}}
     alone = all(name in told for name in there if name.endswith(".onnx"))
     web = _web(repo_id, files) if layout == TRANSFORMERS_JS else "".join(_WEB.findall(earlier)[: len(kept)])
-    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, files, web, told, alone=alone)}\n{_END}"
+    others = kept.keys() - {pushed.name for pushed in files}
+    tables = {name: table for name in others for table in _table_in(earlier, name)} | dict(_modules(files))
+    section = f"{_BEGIN}\n{_note(told)}\n{_section(repo_id, tables, web, told, alone=alone)}\n{_END}"
     try:
         made = ModelCard(card if card is not None else f"---\n{{}}\n---\n\n# {as_cell(repo_id.split('/')[-1])}\n")
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -182,7 +185,7 @@ def _metadata(told: Collection[Told], layout: str) -> dict[str, Any]:
     return known
 
 
-def _section(repo_id: str, files: Sequence[Pushed], web: str, told: Mapping[str, Told], *, alone: bool) -> str:
+def _section(repo_id: str, tables: Mapping[str, str], web: str, told: Mapping[str, Told], *, alone: bool) -> str:
     origins = "\n".join(one.origin for one in told.values() if one.origin is not None)
     return "\n".join(
         [
@@ -200,7 +203,7 @@ def _section(repo_id: str, files: Sequence[Pushed], web: str, told: Mapping[str,
             "| --- | --- | --- | ---: | ---: | ---: |",
             *(told[name].row for name in sorted(told)),
             "",
-            *_modules(files),
+            *(tables[name] for name in sorted(tables)),
         ]
     ).rstrip()
 
@@ -292,27 +295,36 @@ def _row(pushed: Pushed) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _modules(files: Sequence[Pushed]) -> Iterator[str]:
-    """Yield the largest modules of each file that has tags, two levels deep."""
+def _modules(files: Sequence[Pushed]) -> Iterator[tuple[str, str]]:
+    """Yield each file that has tags, with a table of its largest modules, two levels deep."""
     for pushed in files:
         try:
             modules = summarize(*read_modules(pushed.file.path))
         except MetadataError:
             continue
-        shown = _shown(modules)
-        if not shown:
-            continue
-        yield from (f"## Modules of {as_cell(pushed.name)}", "")
-        yield from ("| module | class | nodes | parameters | size |", "| --- | --- | ---: | ---: | ---: |")
-        for module in shown:
+        lines = [_table_heading(pushed.name), ""]
+        lines += ["| module | class | nodes | parameters | size |", "| --- | --- | ---: | ---: | ---: |"]
+        for module in _shown(modules):
             cells = [
                 module_cell(module.name),
                 as_cell(module.class_name),
                 f"{module.nodes:,}",
                 f"{module.parameters:,}",
             ]
-            yield f"| {' | '.join([*cells, size_text(module.bytes)])} |"
-        yield ""
+            lines.append(f"| {' | '.join([*cells, size_text(module.bytes)])} |")
+        yield pushed.name, "\n".join([*lines, ""])
+
+
+def _table_heading(name: str) -> str:
+    return f"## Modules of {as_cell(name)}"
+
+
+def _table_in(section: str, name: str) -> Iterator[str]:
+    """Yield the table of a file's modules that an earlier push has written."""
+    _, heading, rest = section.partition(f"\n{_table_heading(name)}\n\n")
+    rows = list(itertools.takewhile(lambda line: line.startswith("| "), rest.splitlines()))
+    if heading and rows:
+        yield "\n".join([_table_heading(name), "", *rows, ""])
 
 
 def _shown(modules: dict[str, ModuleSummary]) -> list[ModuleSummary]:

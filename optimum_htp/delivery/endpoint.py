@@ -10,7 +10,7 @@ import inspect
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from pprint import pformat
@@ -58,6 +58,7 @@ _SPECIAL: Final = {
 """Pipelines that run what was exported for a more general task, where the model's card says so."""
 _SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
 _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
+_SENTENCEPIECE: Final = (".model", ".spm")
 _MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
 
 
@@ -114,6 +115,7 @@ def write_endpoint(
         *_BASE,
         *_MORE[settings["input"]],
         *(["sentence-transformers"] if settings["task"] == _SENTENCES else []),
+        *(["sentencepiece"] if _needs_sentencepiece(configs) else []),
     ]
     written[REQUIREMENTS] = pinned(needed).encode()
     folder = Path(output) if output is not None else home
@@ -135,6 +137,12 @@ def write_endpoint(
             raise ModelBeingReplacedError(f"Files in {home} were replaced while they were read. Try again.")
         publish(staged, folder)
     return Endpoint(folder, settings["task"], tuple(sorted(written)))
+
+
+def _needs_sentencepiece(names: Iterable[str]) -> bool:
+    """Whether a tokenizer is among files only as sentencepiece's model, without the one of `tokenizers`."""
+    files = {PurePosixPath(name).name for name in names}
+    return "tokenizer.json" not in files and any(name.endswith(_SENTENCEPIECE) for name in files)
 
 
 def is_own(name: str, content: bytes) -> bool:

@@ -140,8 +140,6 @@ class HTPExporter:
         else:
             source = locate(model_name_or_path or "", revision, access)
             checkpoint = fetch_checkpoint(source, access, library_name)
-            if checkpoint.library == "transformers":
-                checkpoint.require_config()
             if not options.get("trust_remote_code"):
                 checkpoint.refuse_code()
             subject = LoadedModel(None, checkpoint)

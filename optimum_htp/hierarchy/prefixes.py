@@ -56,8 +56,7 @@ def _stripped(graph: Graph, prefix: str) -> Graph:
         return name.removeprefix(prefix)
 
     nodes = (
-        replace(
-            node,
+        node._replace(
             name=bare(node.name),
             inputs=tuple(map(bare, node.inputs)),
             outputs=tuple(map(bare, node.outputs)),

@@ -7,7 +7,6 @@ What cannot be mapped is opened as ever.
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,18 +16,17 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import LeanModel, contained_files, read_lean_model
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.onnxfile.wire import encode_bytes_field
+from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-__all__ = ["has_entry", "is_supported", "open_session", "reason_against"]
+__all__ = ["has_entry", "open_session", "reason_against"]
 
 logger = get_logger(__name__)
 
 _SWITCH: Final = "OPTIMUM_HTP_MMAP"
 _OFF: Final = ("0", "false", "no", "off")
-_FOLDER: Final = "session.model_external_initializers_file_folder_path"
-_FIRST_VERSION: Final = (1, 21)  # of ONNX Runtime; 1.20 looks for the data in the working folder
 _PROVIDERS: Final = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
 """Those that need no path of the model: others name what they compile after it."""
 
@@ -98,7 +96,7 @@ def reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -
         return f"{_SWITCH} is {os.environ[_SWITCH]}"
     if not _is_onnx_file(path) or options:
         return "it is not opened by the name of an ONNX file alone"
-    if not is_supported():
+    if not can_map_weights():
         return "this version of ONNX Runtime cannot"
     names = [provider[0] if isinstance(provider, tuple) else provider for provider in providers or ()]
     if not names or not all(isinstance(name, str) and name in _PROVIDERS for name in names):
@@ -120,18 +118,9 @@ def _reason_in(sess_options: SessionOptions) -> str | None:
         return "write a profile"
     if getattr(sess_options, "has_providers", bool)():
         return "bring execution providers"
-    if has_entry(sess_options, _FOLDER):
+    if has_entry(sess_options, DATA_FOLDER):
         return "have a folder for external data"
     return None
-
-
-@functools.cache
-def is_supported() -> bool:
-    """Tell whether this ONNX Runtime can map the weights of a model that it is given in memory."""
-    import onnxruntime
-    from packaging.version import Version
-
-    return Version(onnxruntime.__version__).release[:2] >= _FIRST_VERSION
 
 
 def has_entry(sess_options: SessionOptions, key: str) -> bool:
@@ -161,7 +150,7 @@ def _session(
     from onnxruntime.capi import _pybind_state
 
     sess_options = _copy(_pybind_state.get_default_session_options() if given is None else given)
-    sess_options.add_session_config_entry(_FOLDER, str(lean.file.parent))
+    sess_options.add_session_config_entry(DATA_FOLDER, str(lean.file.parent))
     session = InferenceSession(
         lean.content,
         sess_options=sess_options,

@@ -25,6 +25,7 @@ __all__ = ["contained_files", "external_files", "external_files_of", "plain_loca
 
 _EXTERNAL_DATA: Final = 13  # in TensorProto
 _CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")  # of Unicode: characters that no file name needs
+_SCANNED: Final = 1 << 10  # bytes of a message that are looked through at once
 _SHOWN: Final = 20  # characters of a number in a message
 
 
@@ -188,5 +189,11 @@ def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) ->
                 key, value = entry(window, part)
                 if key == "location":
                     yield value
-        elif part.number in places:
+        elif part.number in places and _may_name(window, part):
             yield from _locations(window, part, places[part.number], depth + 1)
+
+
+def _may_name(window: ByteWindow, part: Field) -> bool:
+    """Whether a location may be in a message; a glance at a short one tells that there is none."""
+    length = part.end - part.payload
+    return length > _SCANNED or b"location" in window.read(part.payload, length)

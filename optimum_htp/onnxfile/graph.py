@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from optimum_htp.onnxfile.operators import WITH_INTEGERS
 from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened, short_entry
 from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
-from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, short_fields, walk
+from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
 __all__ = ["Graph", "Initializer", "Node", "read_graph"]
 
@@ -42,6 +43,7 @@ CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
 }
 """Where nodes occur, tensors left aside."""
 
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 _SCANNED: Final = 1 << 10  # bytes of an attribute that are looked through at once
 _SHORT: Final = _SCANNED  # bytes of a node that is looked at as a whole, so that of its attributes none is longer
 _SUBGRAPH: Final = re.compile(
@@ -51,8 +53,7 @@ _SUBGRAPH: Final = re.compile(
 """The first byte of a field that holds a subgraph: its tag, which a longer varint than needed may say too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A NodeProto, of its attributes only what its weights cannot be understood without.
 
     Attributes:
@@ -67,7 +68,7 @@ class Node:
     outputs: tuple[str, ...]
     metadata: Mapping[str, str]
     within: tuple[str, ...] = ()
-    integers: Mapping[str, int] = field(default_factory=dict)
+    integers: Mapping[str, int] = _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,15 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
         return graph_of(window)
 
 
-def graph_of(window: ByteWindow) -> Graph:
-    """Return the structure of a ModelProto's graph."""
+def graph_of(window: ByteWindow, places: list[tuple[Field, Mapping[str, str] | None]] | None = None) -> Graph:
+    """Return the structure of a ModelProto's graph.
+
+    Args:
+        window: The open file.
+        places: Gets where each node of the graph itself is, with its metadata if it is short and has no subgraph.
+    """
     window.begin_pass()
+    places = [] if places is None else places
     name, has_graph, functions = "", False, 0
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -146,7 +153,12 @@ def graph_of(window: ByteWindow) -> Graph:
             elif part.number == SPARSE_INITIALIZER:
                 others += _sparse(window, part)
             elif part.number in CHILDREN["graph"]:
-                nodes += _read_node(window, part, (), 1, others)
+                node = _short_node(window, part, ())
+                if node is None:
+                    nodes += _read_node(window, part, (), 1, others)
+                else:
+                    nodes.append(node)
+                places.append((part, None if node is None else node.metadata))
     if not has_graph:
         raise window.invalid("it has no graph")
     # Files of IR version 3 list them among the inputs; ONNX Runtime does not call them so.
@@ -161,7 +173,7 @@ def _in_function(node: Node, number: int) -> Node:
     def own(values: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{value} (function {number})" if value else "" for value in values)
 
-    return replace(node, inputs=own(node.inputs), outputs=own(node.outputs))
+    return node._replace(inputs=own(node.inputs), outputs=own(node.outputs))
 
 
 def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
@@ -170,64 +182,58 @@ def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
     return length > _SCANNED or _SUBGRAPH.search(window.read(attribute.payload, length)) is not None
 
 
-class ShortNode(NamedTuple):
-    """A NodeProto as most are: all in memory, and without subgraphs.
-
-    Attributes:
-        content: Its bytes.
-        fields: Those in it, as `short_fields` returns them.
-        metadata: Its metadata properties.
-    """
-
-    content: bytes
-    fields: list[tuple[int, int, int]]
-    metadata: dict[str, str]
+def short_metadata(window: ByteWindow, part: Field) -> Mapping[str, str] | None:
+    """Return the metadata of a node that is short and has no subgraph; None of any other."""
+    node = _short_node(window, part, ())
+    return None if node is None else node.metadata
 
 
-def short_node(window: ByteWindow, part: Field) -> ShortNode | None:
-    """Return a node that is short; None for one that has to be walked through."""
-    length = part.end - part.payload
-    if length > _SHORT:
+def _short_node(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
+    """Decode a node as most are: short, and without subgraphs; None for one that has to be walked through."""
+    if part.end - part.payload > _SHORT:
         return None
-    content = window.read(part.payload, length)
-    fields = short_fields(content)
-    if fields is None:
-        return None
-    metadata: dict[str, str] = {}
-    for number, start, end in fields:
-        if number == ATTRIBUTE:
-            if _SUBGRAPH.search(content, start, end) is not None:
-                return None
-        elif number == NODE_METADATA:
-            known = short_entry(content[start:end])
-            if known is None:
-                return None
-            metadata[known[0]] = known[1]
-    return ShortNode(content, fields, metadata)
-
-
-def _short_node_decoded(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
-    """Decode a node that is short; None for one that has to be walked through."""
-    short = short_node(window, part)
-    if short is None:
-        return None
-    content = short.content
-    texts = {3: "", 4: "", 7: ""}
+    content = window.read(part.payload, part.end - part.payload)
+    name = operator = domain = ""
     inputs: list[str] = []
     outputs: list[str] = []
+    metadata: dict[str, str] | None = None
+    offset, end = 0, len(content)
     try:
-        for number, start, end in short.fields:
-            if number == 1:
-                inputs.append(content[start:end].decode())
-            elif number == 2:
-                outputs.append(content[start:end].decode())
-            elif number in texts:
-                texts[number] = content[start:end].decode()
-    except UnicodeDecodeError:  # the long way tells where
+        while offset < end:
+            head, size = content[offset], content[offset + 1]
+            start = offset + 2
+            if size > 0x7F:
+                if content[start] > 0x7F:
+                    return None
+                size, start = size & 0x7F | content[start] << 7, start + 1
+            offset = start + size
+            if head == 0x0A:
+                inputs.append(content[start:offset].decode())
+            elif head == 0x12:
+                outputs.append(content[start:offset].decode())
+            elif head == 0x1A:
+                name = content[start:offset].decode()
+            elif head == 0x22:
+                operator = content[start:offset].decode()
+            elif head == 0x2A:
+                if _SUBGRAPH.search(content, start, offset) is not None:
+                    return None
+            elif head == 0x3A:
+                domain = content[start:offset].decode()
+            elif head == 0x4A:
+                known = short_entry(content[start:offset])
+                if known is None:
+                    return None
+                if metadata is None:
+                    metadata = {}
+                metadata[known[0]] = known[1]
+            elif head & 0x87 != LENGTH_DELIMITED or head < 8:
+                return None
+    except (IndexError, UnicodeDecodeError):  # the long way tells where
         return None
-    if texts[4] in WITH_INTEGERS:
+    if offset != end or operator in WITH_INTEGERS:
         return None
-    return Node(texts[3], texts[4], texts[7], tuple(inputs), tuple(outputs), short.metadata, within)
+    return Node(name, operator, domain, tuple(inputs), tuple(outputs), _NONE if metadata is None else metadata, within)
 
 
 def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) -> Node:
@@ -293,7 +299,7 @@ def _read_node(
     window: ByteWindow, part: Field, within: tuple[str, ...], depth: int, tensors: list[Initializer]
 ) -> Iterator[Node]:
     """Yield a node, and the nodes in its subgraphs; its tensors are added to a list."""
-    short = _short_node_decoded(window, part, within)
+    short = _short_node(window, part, within)
     if short is not None:
         yield short
         return

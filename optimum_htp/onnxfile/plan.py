@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp.errors import MetadataError
@@ -13,9 +14,8 @@ from optimum_htp.onnxfile.graph import (
     INITIALIZER,
     MAX_DEPTH,
     NODE_METADATA,
-    ShortNode,
     may_hold_graph,
-    short_node,
+    short_metadata,
 )
 from optimum_htp.onnxfile.moving import MovedData
 from optimum_htp.onnxfile.wire import (
@@ -47,12 +47,16 @@ def planned(
     visit: NodeVisitor | None,
     fields: Mapping[int, bytes],
     data: MovedData | None,
+    nodes: Sequence[tuple[Field, Mapping[str, str] | None]],
 ) -> list[Segment]:
     """List the new file's segments, new fields where their number says that they belong.
+
+    Of the graph's nodes, which `graph_of` has listed, nothing is read again.
 
     Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
     """
     window.begin_pass()
+    changes = None if visit is None and data is None else _Changes(visit or _as_it_is, data)
     segments: list[Segment] = []
     entries = {key: property_field(reader.METADATA_PROPS, key, value) for key, value in metadata.items()}
     new = sorted(fields.items())
@@ -73,9 +77,15 @@ def planned(
             if key not in metadata and not drop(key):
                 text += 0 if reader.is_archive(key) else part.end - part.start
                 _add(last if reader.is_archive(key) else segments, (part.start, part.end))
-        elif kind is not None and (visit is not None or data is not None):
-            for segment in _rebuilt(window, part, kind, visit or _as_it_is, data, 0) or [(part.start, part.end)]:
-                _add(segments, segment)
+        elif kind is not None and changes is not None:
+            if part.number == reader.GRAPH and nodes and data is None:
+                inside = (node for node in nodes if part.start < node[0].start < part.end)
+                rebuilt = _rebuilt_graph(window, part, inside, changes)
+            else:
+                rebuilt = _rebuilt(window, part, kind, changes, 0)
+            first, *others = rebuilt or [(part.start, part.end)]
+            _add(segments, first)
+            segments += others
         else:
             _add(segments, (part.start, part.end))
     if not has_graph:
@@ -91,18 +101,24 @@ def planned(
     return segments
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What is changed in the messages of a file; see `planned`."""
+
+    visit: NodeVisitor
+    data: MovedData | None
+
+
 def _as_it_is(_: Mapping[str, str]) -> None:
     """Leave a node as it is."""
 
 
-def _rebuilt(
-    window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, data: MovedData | None, depth: int
-) -> list[Segment] | None:
+def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, depth: int) -> Sequence[Segment] | None:
     """Return the segments of a message in which nodes or initializers changed, or None where none did."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
-    if kind == "node" and (short := short_node(window, message)) is not None:
-        return _rebuilt_short(message.number, short, visit)
+    if kind == "node" and (short := short_metadata(window, message)) is not None:
+        return _rebuilt_short(window, message, short, changes.visit)
     children = CHILDREN[kind]
     fields: Iterable[Field] = walk(window, message.payload, message.end)
     metadata: Mapping[str, str] | None = None
@@ -114,52 +130,72 @@ def _rebuilt(
             for part in fields
             if part.number == NODE_METADATA and part.wire_type == LENGTH_DELIMITED
         )
-        metadata = visit(known)
+        metadata = changes.visit(known)
         if metadata is not None and dict(metadata) == known:
             metadata = None
-    changes: list[tuple[Field, list[Segment]]] = []
+    made: list[tuple[Field, Sequence[Segment]]] = []
     for part in fields:
         if metadata is not None and part.number == NODE_METADATA:
-            changes.append((part, []))
+            made.append((part, []))
         elif part.wire_type == LENGTH_DELIMITED and part.number in children and _may_hold_nodes(window, part, kind):
-            inner = _rebuilt(window, part, children[part.number], visit, data, depth + 1)
+            inner = _rebuilt(window, part, children[part.number], changes, depth + 1)
             if inner is not None:
-                changes.append((part, inner))
-        elif data is not None and kind == "graph" and part.number == INITIALIZER:
-            moved = data.moved(window, part) if part.wire_type == LENGTH_DELIMITED else None
+                made.append((part, inner))
+        elif changes.data is not None and kind == "graph" and part.number == INITIALIZER:
+            moved = changes.data.moved(window, part) if part.wire_type == LENGTH_DELIMITED else None
             if moved is not None:
-                changes.append((part, [encode_varint(_TENSOR) + encode_varint(length_of(moved)), *moved]))
-    if metadata is None and not changes:
+                made.append((part, [encode_varint(_TENSOR) + encode_varint(length_of(moved)), *moved]))
+    if metadata is None and not made:
         return None
+    return _assembled(message, made, node_entries(tuple(metadata.items())) if metadata else b"")
+
+
+def _rebuilt_graph(
+    window: ByteWindow, message: Field, nodes: Iterable[tuple[Field, Mapping[str, str] | None]], changes: _Changes
+) -> Sequence[Segment] | None:
+    """Return the segments of a graph whose nodes are known, in their order; None where none changed."""
+    made: list[tuple[Field, Sequence[Segment]]] = []
+    for part, metadata in nodes:
+        inner: Sequence[Segment] | None
+        if metadata is None:
+            inner = _rebuilt(window, part, "node", changes, 1)
+        else:
+            inner = _rebuilt_short(window, part, metadata, changes.visit)
+        if inner is not None:
+            made.append((part, inner))
+    return _assembled(message, made) if made else None
+
+
+def _assembled(message: Field, made: Iterable[tuple[Field, Sequence[Segment]]], last: bytes = b"") -> list[Segment]:
+    """Return the segments of a message with other content in place of some of its fields, and more at its end."""
     body: list[Segment] = []
     position = message.payload
-    for part, inner in changes:
+    for part, inner in made:
         if position < part.start:
             body.append((position, part.start))
         body += inner
         position = part.end
     if position < message.end:
         body.append((position, message.end))
-    if metadata:
-        body.append(node_entries(tuple(metadata.items())))
+    if last:
+        body.append(last)
     return [encode_varint(message.number << 3 | LENGTH_DELIMITED) + encode_varint(length_of(body)), *body]
 
 
-def _rebuilt_short(number: int, node: ShortNode, visit: NodeVisitor) -> list[Segment] | None:
+def _rebuilt_short(
+    window: ByteWindow, message: Field, known: Mapping[str, str], visit: NodeVisitor
+) -> Sequence[Segment] | None:
     """Return a node that is short as one segment, or None where it did not change."""
-    metadata = visit(node.metadata)
-    if metadata is None or dict(metadata) == node.metadata:
+    metadata = visit(known)
+    if metadata is None or (metadata == known if known else not metadata):
         return None
-    content = node.content
-    if node.metadata:
-        kept, position = [], 0
-        for number_inside, _, end in node.fields:
-            if number_inside != NODE_METADATA:
-                kept.append(content[position:end])
-            position = end
+    if known:
+        fields = walk(window, message.payload, message.end)
+        kept = (window.read(part.start, part.end - part.start) for part in fields if part.number != NODE_METADATA)
         content = b"".join(kept)
-    entries = node_entries(tuple(metadata.items()))
-    return [encode_bytes_field(number, content + entries)]
+    else:
+        content = window.read(message.payload, message.end - message.payload)
+    return (encode_bytes_field(message.number, content + node_entries(tuple(metadata.items()))),)
 
 
 def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:

@@ -19,7 +19,6 @@ __all__ = [
     "Field",
     "encode_bytes_field",
     "encode_varint",
-    "short_fields",
     "walk",
 ]
 
@@ -138,6 +137,8 @@ class ByteWindow:
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """Decode the varint at `position`; return it and the position behind it."""
         data = self.read(position, min(_MAX_VARINT_BYTES, end - position))
+        if data and data[0] < 0x80:
+            return data[0], position + 1
         value = 0
         for index, byte in enumerate(data):
             value |= (byte & 0x7F) << (7 * index)
@@ -179,8 +180,10 @@ def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
                 behind = base + payload + size
                 if behind > end:
                     break
-            elif kind == VARINT and size < 0x80:
-                payload, behind = offset + 1, base + payload
+            elif kind == VARINT and (size < 0x80 or data[payload] < 0x80):
+                payload, behind = offset + 1, base + payload + (size > 0x7F)
+                if behind > end:
+                    break
             else:
                 break
             yield new(Field, (head >> 3, kind, base + offset, base + payload, behind))
@@ -193,31 +196,6 @@ def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
             raise window.invalid(f"a group ends at byte {position} that never began")
         yield field
         position = field.end
-
-
-def short_fields(content: bytes) -> list[tuple[int, int, int]] | None:
-    """Return the fields of a message in memory: the number of each, and where what it holds begins and ends.
-
-    None for a message that needs `walk`: one that has fields of other types than bytes and messages, or of more than
-    16 KiB, or is malformed.
-    """
-    fields, offset, end = [], 0, len(content)
-    try:
-        while offset < end:
-            head, size = content[offset], content[offset + 1]
-            if head & 0x87 != LENGTH_DELIMITED or head < 8:
-                return None
-            offset += 2
-            if size > 0x7F:
-                more = content[offset]
-                if more > 0x7F:
-                    return None
-                offset, size = offset + 1, size & 0x7F | more << 7
-            fields.append((head >> 3, offset, offset + size))
-            offset += size
-    except IndexError:
-        return None
-    return fields if offset == end else None
 
 
 def _field_at(window: ByteWindow, start: int, end: int, depth: int) -> Field:
@@ -261,6 +239,8 @@ def encode_varint(value: int) -> bytes:
     """Encode an unsigned integer below 2**64 as a varint."""
     if value < 0x80:
         return _ONE_BYTE[value]
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -271,4 +251,8 @@ def encode_varint(value: int) -> bytes:
 
 def encode_bytes_field(number: int, payload: bytes) -> bytes:
     """Encode a length-delimited field: a string, bytes or an embedded message."""
-    return b"%b%b%b" % (encode_varint(number << 3 | LENGTH_DELIMITED), encode_varint(len(payload)), payload)
+    size = len(payload)
+    if number < 0x10 and size < 0x4000:  # nearly all
+        head = number << 3 | LENGTH_DELIMITED
+        return bytes((head, size) if size < 0x80 else (head, size & 0x7F | 0x80, size >> 7)) + payload
+    return b"%b%b%b" % (encode_varint(number << 3 | LENGTH_DELIMITED), encode_varint(size), payload)

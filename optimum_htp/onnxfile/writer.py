@@ -25,7 +25,7 @@ from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.plan import NodeVisitor, Segment, length_of, node_entries, planned, property_field
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
-from optimum_htp.onnxfile.wire import VARINT, ByteWindow, encode_bytes_field, encode_varint
+from optimum_htp.onnxfile.wire import VARINT, ByteWindow, Field, encode_bytes_field, encode_varint
 
 __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
 
@@ -91,6 +91,7 @@ class OpenModel:
         self._given = given
         self._window = window
         self._reading = reading
+        self._nodes: list[tuple[Field, Mapping[str, str] | None]] = []
         self._seen = _identity(os.fstat(window.descriptor)) if window.descriptor is not None else None
 
     @classmethod
@@ -115,7 +116,7 @@ class OpenModel:
     def graph(self) -> Graph:
         """The structure of the graph, without the weights."""
         self._window.chunk = _CHUNK
-        return graph_of(self._window)
+        return graph_of(self._window, self._nodes)
 
     def rewrite(
         self,
@@ -149,7 +150,7 @@ class OpenModel:
             refuse_shared(named)
         moving = moving_data(target, self.path) if external_data else nullcontext()
         with moving as data:
-            segments = planned(self._window, metadata or {}, drop, nodes, new, data)
+            segments = planned(self._window, metadata or {}, drop, nodes, new, data, self._nodes)
             if target == self.path and segments == [(0, self._window.size)]:
                 return
             refuse_shared(named)

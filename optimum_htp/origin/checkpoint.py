@@ -136,7 +136,12 @@ def _known_classes(plugin: str, names: Any) -> list[str]:
 
 
 def fetch_checkpoint(
-    source: HubSource | LocalSource, access: HubAccess, library: str | None, *, weights: bool = True
+    source: HubSource | LocalSource,
+    access: HubAccess,
+    library: str | None,
+    *,
+    weights: bool = True,
+    to_load: bool = True,
 ) -> Checkpoint:
     """Make a model's files available in a local folder, fetching only those that will be read.
 
@@ -145,20 +150,28 @@ def fetch_checkpoint(
         access: How to reach its Hub.
         library: The library to load it with; None to infer it.
         weights: Whether the weights are needed too.
+        to_load: Whether a library loads them then: what it cannot load is refused before they are fetched.
 
     Raises:
         ExportError: A local model that is no folder, or an adapter.
-        ConfigLoadError: A local model has no config, or what is in one would stop whoever reads it.
+        ConfigLoadError: There is no config, or what is in one would stop whoever reads it.
         ChangedCacheError: A file in the cache is not the commit's.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """
-    checkpoint = _fetched(source, access, library, weights=weights)
+    checkpoint = _fetched(source, access, library, weights=weights, to_load=to_load)
     _refuse_adapter(checkpoint)
     if isinstance(source, HubSource) and source.folder is None and source.mirrored is None:
         folder, library = checkpoint.folder, checkpoint.library
         names = loaded_files(folder, library, weights=weights)
         require_unchanged(source.hub, source.repo_id, source.commit, folder, names, access, source.info)
     return checkpoint
+
+
+def _require_model(checkpoint: Checkpoint) -> None:
+    """Refuse what is no model: an adapter, and for transformers what has no config."""
+    _refuse_adapter(checkpoint)
+    if checkpoint.library == "transformers":
+        checkpoint.require_config()
 
 
 def _refuse_adapter(checkpoint: Checkpoint) -> None:
@@ -181,11 +194,16 @@ def _refuse_adapter(checkpoint: Checkpoint) -> None:
     )
 
 
-def _fetched(source: HubSource | LocalSource, access: HubAccess, library: str | None, *, weights: bool) -> Checkpoint:
+def _fetched(
+    source: HubSource | LocalSource, access: HubAccess, library: str | None, *, weights: bool, to_load: bool = True
+) -> Checkpoint:
     if isinstance(source, LocalSource):
         return _local_checkpoint(source, library)
     if source.folder is not None:
-        return _opened(source, source.folder, names_below(source.folder), library, complete=False)
+        checkpoint = _opened(source, source.folder, names_below(source.folder), library, complete=False)
+        if weights and to_load:
+            _require_model(checkpoint)
+        return checkpoint
     if source.info is None and source.mirrored is None:
         access = dataclasses.replace(access, local_files_only=True, force_download=False)
     folder = _snapshot(source, (), access)
@@ -201,6 +219,8 @@ def _fetched(source: HubSource | LocalSource, access: HubAccess, library: str | 
         source, folder, files, library, complete=source.info is not None or source.mirrored is not None
     )
     if weights:
+        if to_load:
+            _require_model(checkpoint)
         chosen = weight_files(files, lambda name: index_shards(folder / name), library=checkpoint.library)
         code = tuple(name for name in checkpoint.config_files if name.endswith(".py"))
         _snapshot(source, (*chosen, *code), access)

@@ -84,7 +84,7 @@ def mirror_model(
     wanted = Manifest(source.provider, source.repo_id, source.commit, commit_files=frozenset(source.info.files))
     with _faults_of(url):
         known = place.manifest(wanted) or wanted
-    checkpoint = fetch_checkpoint(source, access, library, weights=weights)
+    checkpoint = fetch_checkpoint(source, access, library, weights=weights, to_load=False)
     names = _needed(checkpoint, source.info.files, weights=weights)
     missing = [name for name in names if name not in known.files]
     folder = source.hub.snapshot(source.repo_id, source.commit, missing, access, ref=source.ref, progress=True)

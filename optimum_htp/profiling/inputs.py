@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +49,8 @@ _SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
 _WAVEFORMS: Final = ("input_values",)  # whose samples Optimum calls a sequence like any other
 _OF_IMAGES: Final = ("height", "width")
 _MASK: Final = "mask"
+_TOKENS: Final = "input_ids"
+_TEXT: Final = frozenset({_TOKENS, "attention_mask", "token_type_ids"})
 _FROM_CONFIG: Final = {
     "num_channels": "num_channels",
     "num_mel_bins": "feature_size",
@@ -71,8 +73,13 @@ def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None
     """
     inputs, _ = read_signature(path)
     record, source = _config_source(Path(path))
-    sizes = {**_defaults(), **_config_sizes(source), **_fixed_batch(inputs), **(shapes or {})}
-    known = dummy_inputs(record, source, inputs, sizes) if record is not None and source is not None else {}
+    config = _config(source)
+    sizes = {**_defaults(), **_config_sizes(config), **_fixed_batch(inputs), **(shapes or {})}
+    known: dict[str, Any] = {}
+    if _take_plain_text(inputs, config):
+        known = _texts(inputs, config["vocab_size"], sizes)
+    elif record is not None and source is not None:
+        known = dummy_inputs(record, source, inputs, sizes)
     known = {spec.name: known[spec.name] for spec in inputs if spec.name in known and _as_asked(known, spec, sizes)}
     sizes |= _bound(inputs, known)
     generator = np.random.default_rng(0)
@@ -152,11 +159,38 @@ def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigSource | No
         return None, None
 
 
-def _config_sizes(source: ConfigSource | None) -> dict[str, int]:
-    """Return the sizes that the model's config fixes."""
+def _config(source: ConfigSource | None) -> Mapping[str, Any]:
+    """Return the content of a model's config; empty where there is none."""
     content = read_json(folder_of(source) / CONFIG) if source is not None else None
-    if not isinstance(content, dict):
-        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _take_plain_text(inputs: Sequence[TensorSpec], config: Mapping[str, Any]) -> bool:
+    """Whether tokens are all that a model takes, and any will do: classifiers of encoder-decoders look for `eos`."""
+    vocabulary = config.get("vocab_size")
+    return (
+        {spec.name for spec in inputs} <= _TEXT
+        and not config.get("is_encoder_decoder", False)
+        and isinstance(vocabulary, int)
+        and 1 < vocabulary <= _MOST
+    )
+
+
+def _texts(inputs: Iterable[TensorSpec], vocabulary: int, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return tokens, and masks that are 0 at their ends, as Optimum's generator makes them, which needs the model."""
+    generator, texts = np.random.default_rng(0), {}
+    for spec in inputs:
+        array = _array(spec, sizes, generator)
+        if spec.name == _TOKENS:
+            array = generator.integers(0, vocabulary, array.shape).astype(array.dtype)
+        elif _MASK in spec.name and array.ndim:
+            array[..., array.shape[-1] - array.shape[-1] // 4 :] = 0
+        texts[spec.name] = array
+    return texts
+
+
+def _config_sizes(content: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes that the model's config fixes."""
     parts = [
         part for part in (content, content.get("vision_config"), content.get("encoder")) if isinstance(part, dict)
     ]

@@ -7,6 +7,7 @@ is put in as text or as JSON, never as markup.
 from __future__ import annotations
 
 import html
+import math
 from importlib import resources
 from string import Template
 from typing import Any, Final
@@ -60,13 +61,13 @@ def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]
         facts["compared with"] = file["compared"]["with"]
         facts["found"] = "; ".join(file["compared"]["verdict"])
     measures = _measures(file)
-    colours = {**({"difference": "difference"} if "compared" in file else {}), "kind": "kind"}
+    colours = {**({"difference": "max abs"} if "compared" in file else {}), "kind": "kind"}
     colours |= {key: label.lower() for key, label in measures.items()}
     if _mixed(file):
         colours["bits"] = "bits a parameter"
     headings = [f'<th data-key="{key}">{label}</th>' for key, label in measures.items()]
     headings += ['<th class="minor">Weights</th>', '<th class="minor">Bytes saved</th>'] if _mixed(file) else []
-    headings += ["<th>Difference</th>"] if "compared" in file else []
+    headings += ["<th>Max abs</th>"] if "compared" in file else []
     return {
         "index": index,
         "file": _text(file["file"]),
@@ -93,7 +94,6 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
     holders = {child: module["name"] for module in modules for child in module["children"]}
     kinds = kinds_of({module["name"]: module["class_name"] for module in modules}, holders)
     measures = _measures(file)
-    differences = [module["difference"] for module in modules] if "compared" in file else None
     return {
         "names": [printable(module["name"]) for module in modules],
         "labels": [printable(inner_name(module["name"], holders.get(module["name"], ""))) for module in modules],
@@ -105,6 +105,16 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "mixed": _mixed(file),
         "weights": [weights_text(module["weights"]) for module in modules],
         "saved": [module["saved_bytes"] for module in modules],
-        "differences": differences,
+        "compared": _compared(file, places) if "compared" in file else None,
         **{key: [module[key] for module in modules] for key in measures},
+    }
+
+
+def _compared(file: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
+    """Return how the modules differ: of each the largest difference, and whether it is beyond the tolerances."""
+    modules, notes = file["modules"], file["compared"]["notes"]
+    return {
+        "differences": ["Infinity" if (value := module["max_abs"]) == math.inf else value for module in modules],
+        "beyond": [module["exceeds"] for module in modules],
+        "notes": {places[name]: text for name, text in notes.items() if name in places},
     }

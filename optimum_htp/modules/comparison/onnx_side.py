@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ComparisonError
-from optimum_htp.onnxfile import Graph, contained_files
+from optimum_htp.onnxfile import Graph, contained_files, read_lean_model
 from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.wire import encode_bytes_field
+from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
 
 __all__ = ["OnnxValues", "refuse_random"]
 
 _GRAPH: Final = 7  # in ModelProto
 _OUTPUT: Final = 12  # in GraphProto
 _NAME: Final = 1  # in ValueInfoProto
-_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxValues:
@@ -45,10 +45,13 @@ class OnnxValues:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        options.add_session_config_entry(_FOLDER, str(path.resolve().parent if contained_files(path) else path.parent))
+        external = contained_files(path)
+        lean = read_lean_model(path) if can_map_weights() and not external else None  # weights are mapped, not copied
+        options.add_session_config_entry(DATA_FOLDER, str(path.resolve().parent if external or lean else path.parent))
+        content = path.read_bytes() if lean is None else lean.content
         try:
             self._session = onnxruntime.InferenceSession(
-                path.read_bytes() + encode_bytes_field(_GRAPH, outputs), options, providers=["CPUExecutionProvider"]
+                content + encode_bytes_field(_GRAPH, outputs), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             if not type(error).__module__.startswith("onnxruntime"):

@@ -19,6 +19,8 @@ from optimum_htp.report.write import check_report_path, write_text
 __all__ = ["lines", "verdict", "write_comparison"]
 
 _SHOWN: Final = 8  # of a list, in a sentence
+_FIRST: Final = "first beyond the tolerance"
+_MOST: Final = "adds most to the difference"
 _HEAD: Final = ("module", "max abs", "max rel", "cosine", "")
 
 
@@ -35,9 +37,9 @@ def verdict(comparison: Comparison) -> Iterator[str]:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         yield f"not comparable: {', '.join(problems[:_SHOWN])}{more}"
     if first is not None:
-        yield f"first beyond the tolerance: {_named(first)}"
+        yield f"{_FIRST}: {_named(first)}"
     if most is not None:
-        yield f"adds most to the difference: {_named(most)}"
+        yield f"{_MOST}: {_named(most)}"
     kinds = Counter(weight.kind for module in comparison.modules for weight in module.weights)
     yield "weights: " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none compared")
     if changed := [module.name for module in comparison.modules if module.operators]:
@@ -143,8 +145,23 @@ def _markdown(comparison: Comparison) -> str:
 def _document(comparison: Comparison) -> dict[str, Any]:
     """Return the report of the first file, each module with its difference."""
     document = report_document([comparison.one])
-    norms = {module.name: worst.norm for module in comparison.modules if (worst := module.worst) is not None}
+    known = {module.name: module for module in comparison.modules}
     for module in document["files"][0]["modules"]:
-        module["difference"] = norms.get(module["name"])
-    document["files"][0]["compared"] = {"with": comparison.other, "verdict": list(verdict(comparison))}
+        found = known.get(module["name"])
+        module["max_abs"] = found.worst.absolute if found is not None and found.worst is not None else None
+        module["exceeds"] = found is not None and found.exceeds
+    document["files"][0]["compared"] = {
+        "with": comparison.other,
+        "verdict": list(verdict(comparison)),
+        "notes": _remarkable(comparison),
+    }
     return document
+
+
+def _remarkable(comparison: Comparison) -> dict[str, str]:
+    """Return the modules to look at first, each with why."""
+    found: dict[str, list[str]] = {}
+    for module, reason in ((comparison.first, _FIRST), (comparison.most, _MOST)):
+        if module is not None:
+            found.setdefault(module.name, []).append(reason)
+    return {name: ", ".join(reasons) for name, reasons in found.items()}

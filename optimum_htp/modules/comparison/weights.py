@@ -21,6 +21,7 @@ __all__ = ["FileWeights", "compare_weights", "compare_with_parameters", "without
 
 _FLOATS: Final = frozenset({"float32", "float64", "float16", "bfloat16"})
 _MOST_AXES: Final = 4
+_BLOCK: Final = 1 << 20  # elements of a weight that are compared at a time
 
 
 class FileWeights:
@@ -186,17 +187,9 @@ def _compared(
 
 def _result(name: str, other: str, ours: Any, theirs: Any, kind: str, atol: float, rtol: float) -> WeightComparison:
     """Return the comparison in the order of axes in which both are nearest."""
-    import numpy as np
-
     least: tuple[float, bool, bool] | None = None
     for plain, order in _orders(ours, theirs.shape):
-        with np.errstate(invalid="ignore", over="ignore"):
-            a, b = order.astype(np.float32), theirs.astype(np.float32)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            difference = np.where(same, 0.0, np.abs(a - b))
-            most = float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
-            finite = np.isfinite(a) & np.isfinite(b)  # an infinity is near itself alone
-            exceeded = bool((~same & ~(finite & (difference <= atol + rtol * np.abs(b)))).any())
+        most, exceeded = _largest(order, theirs, atol, rtol)
         if least is None or most < least[0]:
             least = most, plain, exceeded
         if most == 0:
@@ -207,6 +200,30 @@ def _result(name: str, other: str, ours: Any, theirs: Any, kind: str, atol: floa
     if most == 0:
         return WeightComparison(name, other, "equal" if plain else "transposed")
     return WeightComparison(name, other, kind, most, exceeded)
+
+
+def _largest(ours: Any, theirs: Any, atol: float, rtol: float) -> tuple[float, bool]:
+    """Return the largest difference of two arrays of one shape, and whether one is beyond the tolerances.
+
+    Both are looked at in blocks: a weight may have a gigabyte.
+    """
+    import numpy as np
+
+    largest, exceeded = 0.0, False
+    ours, theirs = np.atleast_1d(ours), np.atleast_1d(theirs)
+    rows = max(1, _BLOCK * len(theirs) // max(theirs.size, 1))
+    for start in range(0, len(theirs), rows):
+        one, other = ours[start : start + rows], theirs[start : start + rows]
+        if one.dtype == other.dtype and np.array_equal(one, other):
+            continue
+        with np.errstate(invalid="ignore", over="ignore"):
+            a, b = one.astype(np.float32), other.astype(np.float32)
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            difference = np.where(same, 0.0, np.abs(a - b))
+            largest = max(largest, float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0)))
+            finite = np.isfinite(a) & np.isfinite(b)  # an infinity is near itself alone
+            exceeded |= bool((~same & ~(finite & (difference <= atol + rtol * np.abs(b)))).any())
+    return largest, exceeded
 
 
 def _orders(array: Any, shape: tuple[int, ...]) -> Iterator[tuple[bool, Any]]:

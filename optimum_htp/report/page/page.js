@@ -5,6 +5,12 @@
 const SVG = "http://www.w3.org/2000/svg";
 const ROW = 30, LEVELS = 8, CHARACTER = 6.7, NARROWEST = 1.5;
 const KINDS = ["attention", "mlp", "norm", "embedding", "convolution", "head", "activation", "pooling", "block", "other"];
+// Where each step of colour ends, the last aside, and the words for each step in the legend.
+const STEPS = {
+  difference: [[1e-6, 1e-4, 1e-2, 1], ["\u2264 1e-6", "\u2264 1e-4", "\u2264 0.01", "\u2264 1", "> 1"]],
+  bits: [[6, 12, 18, 24], ["\u2264 6 bits", "\u2264 12", "\u2264 18", "\u2264 24", "> 24"]],
+  share: [[0.04, 0.16, 0.36, 0.64], ["\u2264 4 %", "\u2264 16 %", "\u2264 36 %", "\u2264 64 %", "> 64 %"]],
+};
 
 function element(name, text = "", kind = "") {
   const made = document.createElement(name);
@@ -27,18 +33,24 @@ class Model {
     this.numbers = new Map();
   }
 
-  // Modules with one signature are alike: classes, sizes and formats, all the way down. A signature is a number, so that
-  // the text that it is found by does not hold the texts of all modules inside.
+  // Modules with one signature are alike: classes, sizes, formats and differences, all the way down. A signature is a
+  // number, so that the text that it is found by does not hold the texts of all modules inside.
   signature(at) {
     if (this.signatures[at] === undefined) {
       const text = JSON.stringify([
-        this.file.classes[at], this.file.parameters[at], this.file.weights[at],
+        this.file.classes[at], this.file.parameters[at], this.file.weights[at], this.apart(at),
         this.file.children[at].map((child) => [this.label(child).replace(/\d+$/, ""), this.signature(child)]),
       ]);
       if (!this.numbers.has(text)) this.numbers.set(text, this.numbers.size);
       this.signatures[at] = this.numbers.get(text);
     }
     return this.signatures[at];
+  }
+
+  // How a module differs, as coarsely as the colours show it.
+  apart(at) {
+    const compared = this.file.compared, value = this.difference({ members: [at] });
+    return compared && [value === null ? null : step("difference", value), compared.beyond[at]];
   }
 
   label(at) {
@@ -76,8 +88,13 @@ class Model {
   }
 
   difference(node) {
-    const known = node.members.map((member) => this.file.differences[member]).filter((value) => value !== null);
-    return known.length ? known.reduce((most, value) => Math.max(most, value)) : null;
+    if (!this.file.compared) return null;
+    const known = node.members.map((member) => this.file.compared.differences[member]).filter((value) => value !== null);
+    return known.length ? known.map(Number).reduce((most, value) => Math.max(most, value)) : null;
+  }
+
+  beyond(node) {
+    return Boolean(this.file.compared && node.members.some((member) => this.file.compared.beyond[member]));
   }
 }
 
@@ -93,6 +110,7 @@ class View {
     this.path = [this.root];
     this.open.add(this.root.key);
     for (const node of this.model.below(this.root)) if (node.count === 1) this.open.add(node.key);
+    for (const at of Object.keys(file.compared?.notes ?? {})) this.openTo(Number(at));
     this.at("search").addEventListener("input", () => this.rows());
     this.at("search").addEventListener("keydown", (event) => event.key === "Enter" && this.zoomToFirst());
     this.at("measure").addEventListener("change", () => this.draw());
@@ -127,27 +145,20 @@ class View {
 
   // Colours: by kind, or five steps of a measure.
   colour(node) {
-    const by = this.at("colour").value;
+    const by = this.at("colour").value, part = (key) => this.model.sum(node, key);
     if (by === "kind") return this.file.kinds[node.at];
     if (by === "difference") {
       const value = this.model.difference(node);
-      return value === null ? "block" : step(Math.log10(Math.max(value, 1e-7)) + 7, 7);
+      return value === null ? "block" : step(by, value);
     }
-    if (by === "bits") {
-      const count = this.model.sum(node, "parameters");
-      return count ? step((8 * this.model.sum(node, "bytes")) / count, 32) : "block";
-    }
-    const total = this.model.sum(this.root, by);
-    return step(total ? Math.sqrt(this.model.sum(node, by) / total) : 0, 1);
+    if (by === "bits") return part("parameters") ? step(by, (8 * part("bytes")) / part("parameters")) : "block";
+    return step("share", part(by) / (this.model.sum(this.root, by) || 1));
   }
 
   legend() {
     const by = this.at("colour").value, legend = this.at("legend");
     legend.replaceChildren();
-    const steps = {
-      difference: ["\u2264 1e-6", "1e-5", "1e-3", "0.1", "> 0.1"],
-      bits: ["\u2264 6 bits", "\u2264 12", "\u2264 19", "\u2264 25", "32"],
-    }[by] ?? ["\u2264 4 %", "\u2264 16 %", "\u2264 36 %", "\u2264 64 %", "all of it"];
+    const [, steps] = STEPS[by] ?? STEPS.share;
     const used = new Set(this.file.kinds);
     const entries = by === "kind" ? KINDS.filter((kind) => used.has(kind)).map((kind) => [kind, kind])
       : steps.map((text, at) => ["r" + at, text]);
@@ -186,7 +197,7 @@ class View {
   }
 
   box(node, path, left, span, level) {
-    const group = drawn("g", { class: "box " + this.colour(node) + (node.count > 1 ? " folded" : "") });
+    const group = drawn("g", { class: "box " + this.colour(node) + (node.count > 1 ? " folded" : "") + (this.model.beyond(node) ? " beyond" : "") });
     group.append(drawn("rect", { x: left, y: level * ROW, width: span, height: ROW - 1, rx: 3 }));
     const title = drawn("title", {});
     title.textContent = this.told(node);
@@ -208,10 +219,9 @@ class View {
     const parts = [`${name}${node.count > 1 ? ` and ${node.count - 1} like it` : ""}`, this.file.classes[node.at]];
     for (const [key, label] of this.file.measures) parts.push(`${number(this.model.sum(node, key))} ${label.toLowerCase()}`);
     if (total) parts.push(`${((100 * this.model.sum(node, this.at("measure").value)) / total).toFixed(1)} %`);
-    if (this.file.differences) {
-      const value = this.model.difference(node);
-      if (value !== null) parts.push("difference " + value.toPrecision(3));
-    }
+    const value = this.model.difference(node);
+    if (value !== null) parts.push("max abs " + short(value));
+    if (this.model.beyond(node)) parts.push("beyond the tolerance");
     return parts.filter(Boolean).join(" \u00b7 ");
   }
 
@@ -277,14 +287,18 @@ class View {
     head.append(twist, link);
     if (node.count > 1) head.append(element("span", "\u00d7" + node.count, "count"));
     head.append(element("span", this.file.classes[node.at], "class"));
+    for (const member of node.members) {
+      const note = this.file.compared?.notes[member];
+      if (note) head.append(element("span", note, "note"));
+    }
     row.append(head);
     for (const [key] of this.file.measures) row.append(element("td", number(this.model.sum(node, key)), key === this.at("measure").value ? "" : "minor"));
     if (this.file.mixed) {
       row.append(element("td", this.file.weights[node.at], "minor"), element("td", number(this.model.sum(node, "saved")), "minor"));
     }
-    if (this.file.differences) {
+    if (this.file.compared) {
       const value = this.model.difference(node);
-      row.append(element("td", value === null ? "" : value.toPrecision(3)));
+      row.append(element("td", value === null ? "" : short(value), this.model.beyond(node) ? "beyond" : ""));
     }
     row.addEventListener("focus", () => (this.at("about").textContent = this.told(node)));
     return row;
@@ -331,23 +345,28 @@ class View {
     if (this.found) this.zoom(this.found[1]);
   }
 
-  // A link to a module opens and marks it, and unfolds what it is folded into.
-  show(name) {
-    const at = this.file.names.indexOf(name);
-    if (at < 0) return;
-    this.at("search").value = "";
+  // Opens all that a module is in, and unfolds what it is folded into; returns the path to it, null where there is none.
+  openTo(at) {
     const path = [this.root];
-    for (const step of this.pathTo(at).slice(1)) {
+    for (const outer of this.pathTo(at).slice(1)) {
       for (;;) {
         const below = this.model.below(path[path.length - 1]);
-        const next = below.find((node) => node.members.includes(step.at));
-        if (!next) return;
+        const next = below.find((node) => node.members.includes(outer.at));
+        if (!next) return null;
         this.open.add(path[path.length - 1].key);
         path.push(next);
         if (next.count === 1) break;
         this.model.unfolded.add(next.key);
       }
     }
+    return path;
+  }
+
+  // A link to a module opens and marks it.
+  show(name) {
+    const at = this.file.names.indexOf(name), path = at < 0 ? null : this.openTo(at);
+    if (!path) return;
+    this.at("search").value = "";
     this.draw();
     for (const marked of document.querySelectorAll(".marked")) marked.classList.remove("marked");
     const row = this.row_of(path[path.length - 1].key);
@@ -357,8 +376,13 @@ class View {
   }
 }
 
-function step(value, most) {
-  return "r" + Math.min(4, Math.max(0, Math.floor((5 * value) / most - 1e-9)));
+function step(measure, value) {
+  const at = STEPS[measure][0].findIndex((bound) => value <= bound);
+  return "r" + (at < 0 ? 4 : at);
+}
+
+function short(value) {
+  return Number.isFinite(value) ? value.toPrecision(3) : "inf";
 }
 
 function number(value) {
