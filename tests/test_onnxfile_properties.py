@@ -255,9 +255,19 @@ def raw_nodes(draw, depth=1):
     return b"".join(draw(st.lists(parts, max_size=8)))
 
 
-raw_models = st.lists(raw_nodes(), max_size=4).map(
-    lambda nodes: b"\x08\x08" + field(7, b"".join(field(1, node) for node in nodes) + field(2, b"g"))
-)
+numbers = st.sampled_from([0, 1, 7, 127, 128, 300, 16_383, 16_384, (1 << 64) - 1]).map(varint)
+raw_tensors = st.lists(
+    st.one_of(
+        st.builds(lambda tag, number: tag + number, st.sampled_from([b"\x08", b"\x10", b"\x70"]), numbers),
+        st.builds(field, st.sampled_from([1, 8, 9, 9, 13]), raw_texts),
+        st.builds(lambda name: field(8, name), values),
+    ),
+    max_size=5,
+).map(b"".join)
+raw_models = st.lists(
+    st.one_of(raw_nodes().map(lambda node: field(1, node)), raw_tensors.map(lambda one: field(5, one))),
+    max_size=4,
+).map(lambda parts: b"\x08\x08" + field(7, b"".join(parts) + field(2, b"g")))
 VISITORS = {
     "add": lambda known: {**known, "tag": "t"},
     "clear": lambda known: {},
@@ -266,7 +276,7 @@ VISITORS = {
 }
 
 
-def read_and_tagged(path, visitors):
+def read_and_tagged(path, visitors, *, at_once=False):
     """Return the graph of a file and its bytes with other metadata; or why there are none."""
     turn = itertools.cycle(visitors)
     try:
@@ -274,6 +284,8 @@ def read_and_tagged(path, visitors):
             graph = graph_of(window)
         output = path.with_name("tagged.onnx")
         with OpenModel.at(path) as model:
+            if at_once:
+                assert model.graph == graph
             model.rewrite(nodes=lambda known: VISITORS[next(turn)](known), output=output)
             return graph, output.read_bytes()
     except InvalidOnnxFileError as error:
@@ -292,8 +304,10 @@ def test_short_nodes_are_read_and_written_as_long_ones_are(content, damage, visi
         damaged[position % len(damaged)] = value
     path.write_bytes(damaged)
     found = read_and_tagged(path, visitors)
+    assert read_and_tagged(path, visitors, at_once=True) == found
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optimum_htp.onnxfile.graph._SHORT", -1)
+        patch.setattr("optimum_htp.onnxfile.plain._SHORT", -1)
+        patch.setattr("optimum_htp.onnxfile.plain._HEAD", 0)
         assert read_and_tagged(path, visitors) == found
 
 

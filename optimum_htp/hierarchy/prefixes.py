@@ -69,6 +69,6 @@ def _stripped(graph: Graph, prefix: str) -> Graph:
         inputs=tuple(replace(spec, name=bare(spec.name)) for spec in graph.inputs),
         outputs=tuple(replace(spec, name=bare(spec.name)) for spec in graph.outputs),
         nodes=tuple(nodes),
-        initializers=tuple(replace(tensor, name=bare(tensor.name)) for tensor in graph.initializers),
-        others=tuple(replace(tensor, name=bare(tensor.name)) for tensor in graph.others),
+        initializers=tuple(tensor._replace(name=bare(tensor.name)) for tensor in graph.initializers),
+        others=tuple(tensor._replace(name=bare(tensor.name)) for tensor in graph.others),
     )

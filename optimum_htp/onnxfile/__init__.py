@@ -5,7 +5,7 @@ This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Run
 
 from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import contained_files, external_files, is_contained, rename_model
-from optimum_htp.onnxfile.graph import Graph, Initializer, Node, read_graph
+from optimum_htp.onnxfile.graph import read_graph
 from optimum_htp.onnxfile.lean import LeanModel, read_lean_model
 from optimum_htp.onnxfile.reader import (
     TEXT_FIELDS,
@@ -16,6 +16,7 @@ from optimum_htp.onnxfile.reader import (
     read_signature,
 )
 from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.structure import Graph, Initializer, Node
 from optimum_htp.onnxfile.tensors import TensorSpec
 from optimum_htp.onnxfile.writer import NodeVisitor, OpenModel, rewrite_model
 

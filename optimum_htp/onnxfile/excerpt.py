@@ -17,8 +17,8 @@ from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.data_files import new_data_file, own_data, remove_unused
 from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
-from optimum_htp.onnxfile.graph import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.structure import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,

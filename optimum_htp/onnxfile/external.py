@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.onnxfile.graph import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.reader import entry, opened
 from optimum_htp.onnxfile.shared import refuse_shared
+from optimum_htp.onnxfile.structure import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
 __all__ = ["contained_files", "external_files", "external_files_of", "plain_location", "is_contained", "rename_model"]

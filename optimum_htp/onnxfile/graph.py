@@ -7,101 +7,27 @@ nodes that it lies in.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
 
 from optimum_htp.onnxfile.operators import WITH_INTEGERS
-from optimum_htp.onnxfile.reader import GRAPH, GRAPH_INPUT, GRAPH_OUTPUT, entry, opened, short_entry
+from optimum_htp.onnxfile.plain import may_hold_graph, plain_node, plain_tensor
+from optimum_htp.onnxfile.reader import GRAPH_INPUT, GRAPH_OUTPUT, entry, opened
+from optimum_htp.onnxfile.structure import (
+    ATTRIBUTE,
+    CHILDREN,
+    INITIALIZER,
+    MAX_DEPTH,
+    NODE,
+    NODE_METADATA,
+    SPARSE_INITIALIZER,
+    Graph,
+    Initializer,
+    Node,
+)
 from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
 
-__all__ = ["Graph", "Initializer", "Node", "read_graph"]
-
-FUNCTION: Final = 25  # in ModelProto
-NODE_METADATA: Final = 9
-INITIALIZER: Final = 5  # in GraphProto
-SPARSE_INITIALIZER: Final = 15
-ATTRIBUTE: Final = 5  # in NodeProto
-MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
-
-MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
-    "model": {GRAPH: "graph", FUNCTION: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
-    "node": {ATTRIBUTE: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
-"""Where nodes and tensors occur: the fields of each kind of message that lead to some, and what they hold."""
-
-CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
-    kind: {number: inner for number, inner in fields.items() if inner not in ("tensor", "sparse")}
-    for kind, fields in MESSAGES.items()
-}
-"""Where nodes occur, tensors left aside."""
-
-_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
-_SCANNED: Final = 1 << 10  # bytes of an attribute that are looked through at once
-_SHORT: Final = _SCANNED  # bytes of a node that is looked at as a whole, so that of its attributes none is longer
-_SUBGRAPH: Final = re.compile(
-    b"[%b]"
-    % re.escape(bytes(number << 3 | LENGTH_DELIMITED | more for number in CHILDREN["attribute"] for more in (0, 0x80)))
-)
-"""The first byte of a field that holds a subgraph: its tag, which a longer varint than needed may say too."""
-
-
-class Node(NamedTuple):
-    """A NodeProto, of its attributes only what its weights cannot be understood without.
-
-    Attributes:
-        within: Names of the nodes whose subgraphs it lies in, outermost first.
-        integers: Of `WITH_INTEGERS` the attributes that are integers; else empty.
-    """
-
-    name: str
-    op_type: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    metadata: Mapping[str, str]
-    within: tuple[str, ...] = ()
-    integers: Mapping[str, int] = _NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Initializer:
-    """A TensorProto without its content."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The structure of a model's graph. Nodes include those of subgraphs and functions.
-
-    A function's values have names of their own here: ` (function 1)` is behind those that the file has.
-
-    Attributes:
-        initializers: The graph's own, of those that are dense.
-        others: The sparse ones, those of subgraphs, and the values of `Constant` nodes of more than a kilobyte.
-    """
-
-    name: str = ""
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-    nodes: tuple[Node, ...] = field(default=(), repr=False)
-    initializers: tuple[Initializer, ...] = field(default=(), repr=False)
-    others: tuple[Initializer, ...] = field(default=(), repr=False)
-
-    @property
-    def tensors(self) -> tuple[Initializer, ...]:
-        """All that a weight may be."""
-        return (*self.initializers, *self.others)
+__all__ = ["graph_of", "read_graph"]
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
@@ -115,7 +41,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
         return graph_of(window)
 
 
-def graph_of(window: ByteWindow, places: list[tuple[Field, Mapping[str, str] | None]] | None = None) -> Graph:
+def graph_of(window: ByteWindow, places: dict[Field, Mapping[str, str] | None] | None = None) -> Graph:
     """Return the structure of a ModelProto's graph.
 
     Args:
@@ -123,7 +49,7 @@ def graph_of(window: ByteWindow, places: list[tuple[Field, Mapping[str, str] | N
         places: Gets where each node of the graph itself is, with its metadata if it is short and has no subgraph.
     """
     window.begin_pass()
-    places = [] if places is None else places
+    places = {} if places is None else places
     name, has_graph, functions = "", False, 0
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -142,23 +68,23 @@ def graph_of(window: ByteWindow, places: list[tuple[Field, Mapping[str, str] | N
         for part in walk(window, graph.payload, graph.end):
             if part.wire_type != LENGTH_DELIMITED:
                 continue
-            if part.number == 2:
+            if part.number == NODE:
+                node = plain_node(window, part, ())
+                if node is None:
+                    nodes += _read_node(window, part, (), 1, others)
+                else:
+                    nodes.append(node)
+                places[part] = None if node is None else node.metadata
+            elif part.number == INITIALIZER:
+                initializers.append(_initializer(window, part))
+            elif part.number == 2:
                 name = window.text(part)
             elif part.number == GRAPH_INPUT:
                 inputs.append(tensor_spec(window, part))
             elif part.number == GRAPH_OUTPUT:
                 outputs.append(tensor_spec(window, part))
-            elif part.number == INITIALIZER:
-                initializers.append(_initializer(window, part))
             elif part.number == SPARSE_INITIALIZER:
                 others += _sparse(window, part)
-            elif part.number in CHILDREN["graph"]:
-                node = _short_node(window, part, ())
-                if node is None:
-                    nodes += _read_node(window, part, (), 1, others)
-                else:
-                    nodes.append(node)
-                places.append((part, None if node is None else node.metadata))
     if not has_graph:
         raise window.invalid("it has no graph")
     # Files of IR version 3 list them among the inputs; ONNX Runtime does not call them so.
@@ -174,66 +100,6 @@ def _in_function(node: Node, number: int) -> Node:
         return tuple(f"{value} (function {number})" if value else "" for value in values)
 
     return node._replace(inputs=own(node.inputs), outputs=own(node.outputs))
-
-
-def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
-    """Whether there may be a subgraph in an attribute; most are so small that a glance tells that there is none."""
-    length = attribute.end - attribute.payload
-    return length > _SCANNED or _SUBGRAPH.search(window.read(attribute.payload, length)) is not None
-
-
-def short_metadata(window: ByteWindow, part: Field) -> Mapping[str, str] | None:
-    """Return the metadata of a node that is short and has no subgraph; None of any other."""
-    node = _short_node(window, part, ())
-    return None if node is None else node.metadata
-
-
-def _short_node(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
-    """Decode a node as most are: short, and without subgraphs; None for one that has to be walked through."""
-    if part.end - part.payload > _SHORT:
-        return None
-    content = window.read(part.payload, part.end - part.payload)
-    name = operator = domain = ""
-    inputs: list[str] = []
-    outputs: list[str] = []
-    metadata: dict[str, str] | None = None
-    offset, end = 0, len(content)
-    try:
-        while offset < end:
-            head, size = content[offset], content[offset + 1]
-            start = offset + 2
-            if size > 0x7F:
-                if content[start] > 0x7F:
-                    return None
-                size, start = size & 0x7F | content[start] << 7, start + 1
-            offset = start + size
-            if head == 0x0A:
-                inputs.append(content[start:offset].decode())
-            elif head == 0x12:
-                outputs.append(content[start:offset].decode())
-            elif head == 0x1A:
-                name = content[start:offset].decode()
-            elif head == 0x22:
-                operator = content[start:offset].decode()
-            elif head == 0x2A:
-                if _SUBGRAPH.search(content, start, offset) is not None:
-                    return None
-            elif head == 0x3A:
-                domain = content[start:offset].decode()
-            elif head == 0x4A:
-                known = short_entry(content[start:offset])
-                if known is None:
-                    return None
-                if metadata is None:
-                    metadata = {}
-                metadata[known[0]] = known[1]
-            elif head & 0x87 != LENGTH_DELIMITED or head < 8:
-                return None
-    except (IndexError, UnicodeDecodeError):  # the long way tells where
-        return None
-    if offset != end or operator in WITH_INTEGERS:
-        return None
-    return Node(name, operator, domain, tuple(inputs), tuple(outputs), _NONE if metadata is None else metadata, within)
 
 
 def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) -> Node:
@@ -299,7 +165,7 @@ def _read_node(
     window: ByteWindow, part: Field, within: tuple[str, ...], depth: int, tensors: list[Initializer]
 ) -> Iterator[Node]:
     """Yield a node, and the nodes in its subgraphs; its tensors are added to a list."""
-    short = _short_node(window, part, within)
+    short = plain_node(window, part, within)
     if short is not None:
         yield short
         return
@@ -309,7 +175,7 @@ def _read_node(
     yield node
     attributes = [one for one in fields if one.number == ATTRIBUTE and one.wire_type == LENGTH_DELIMITED]
     if node.op_type == "Constant" and node.outputs:
-        tensors += (replace(tensor, name=node.outputs[0]) for one in attributes for tensor in _constant(window, one))
+        tensors += (tensor._replace(name=node.outputs[0]) for one in attributes for tensor in _constant(window, one))
         return
     inside = (*within, node.name or node.op_type)
     for attribute in attributes:
@@ -331,13 +197,15 @@ def _sparse(window: ByteWindow, part: Field) -> Iterator[Initializer]:
     dense = _initializer(window, part, dims=3)
     for inner in walk(window, part.payload, part.end):
         if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:
-            yield replace(_initializer(window, inner), shape=dense.shape)
+            yield _initializer(window, inner)._replace(shape=dense.shape)
 
 
 def _initializer(window: ByteWindow, part: Field, dims: int = 1) -> Initializer:
     """Decode a TensorProto's dims = 1 (packed or not), data_type = 2 and name = 8."""
     window.allow_text_of(part)
-    name, dtype = "", dtype_name(0)
+    if dims == 1 and (plain := plain_tensor(window, part)) is not None:
+        return plain
+    name, number = "", 0
     shape: list[int] = []
     for inner in walk(window, part.payload, part.end):
         if inner.number == dims and inner.wire_type == VARINT:
@@ -348,7 +216,7 @@ def _initializer(window: ByteWindow, part: Field, dims: int = 1) -> Initializer:
                 size, position = window.varint(position, inner.end)
                 shape.append(size)
         elif inner.number == 2 and inner.wire_type == VARINT:
-            dtype = dtype_name(integer(window, inner))
+            number = integer(window, inner)
         elif inner.number == 8 and inner.wire_type == LENGTH_DELIMITED:
             name = window.text(inner)
-    return Initializer(name, tuple(shape), dtype)
+    return Initializer(name, tuple(shape), dtype_name(number))

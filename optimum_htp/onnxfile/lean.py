@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.onnxfile.graph import MAX_DEPTH
 from optimum_htp.onnxfile.reader import GRAPH, opened
+from optimum_htp.onnxfile.structure import MAX_DEPTH
 from optimum_htp.onnxfile.unchanged import identity_of
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,

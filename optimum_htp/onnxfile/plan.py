@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.graph import (
-    CHILDREN,
-    INITIALIZER,
-    MAX_DEPTH,
-    NODE_METADATA,
-    may_hold_graph,
-    short_metadata,
-)
 from optimum_htp.onnxfile.moving import MovedData
+from optimum_htp.onnxfile.plain import may_hold_graph, plain_metadata
+from optimum_htp.onnxfile.structure import CHILDREN, INITIALIZER, MAX_DEPTH, NODE_METADATA
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     MAX_TEXT_BYTES,
@@ -47,7 +41,7 @@ def planned(
     visit: NodeVisitor | None,
     fields: Mapping[int, bytes],
     data: MovedData | None,
-    nodes: Sequence[tuple[Field, Mapping[str, str] | None]],
+    nodes: Mapping[Field, Mapping[str, str] | None],
 ) -> list[Segment]:
     """List the new file's segments, new fields where their number says that they belong.
 
@@ -79,8 +73,8 @@ def planned(
                 _add(last if reader.is_archive(key) else segments, (part.start, part.end))
         elif kind is not None and changes is not None:
             if part.number == reader.GRAPH and nodes and data is None:
-                inside = (node for node in nodes if part.start < node[0].start < part.end)
-                rebuilt = _rebuilt_graph(window, part, inside, changes)
+                inside = (known for known in nodes.items() if part.start < known[0].start < part.end)
+                rebuilt = _assembled(part, _rebuilt_nodes(window, inside, changes))
             else:
                 rebuilt = _rebuilt(window, part, kind, changes, 0)
             first, *others = rebuilt or [(part.start, part.end)]
@@ -117,7 +111,7 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, d
     """Return the segments of a message in which nodes or initializers changed, or None where none did."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
-    if kind == "node" and (short := short_metadata(window, message)) is not None:
+    if kind == "node" and (short := plain_metadata(window, message)) is not None:
         return _rebuilt_short(window, message, short, changes.visit)
     children = CHILDREN[kind]
     fields: Iterable[Field] = walk(window, message.payload, message.end)
@@ -145,16 +139,13 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, d
             moved = changes.data.moved(window, part) if part.wire_type == LENGTH_DELIMITED else None
             if moved is not None:
                 made.append((part, [encode_varint(_TENSOR) + encode_varint(length_of(moved)), *moved]))
-    if metadata is None and not made:
-        return None
     return _assembled(message, made, node_entries(tuple(metadata.items())) if metadata else b"")
 
 
-def _rebuilt_graph(
-    window: ByteWindow, message: Field, nodes: Iterable[tuple[Field, Mapping[str, str] | None]], changes: _Changes
-) -> Sequence[Segment] | None:
-    """Return the segments of a graph whose nodes are known, in their order; None where none changed."""
-    made: list[tuple[Field, Sequence[Segment]]] = []
+def _rebuilt_nodes(
+    window: ByteWindow, nodes: Iterable[tuple[Field, Mapping[str, str] | None]], changes: _Changes
+) -> Iterator[tuple[Field, Sequence[Segment]]]:
+    """Yield those of known nodes that change, each with its segments."""
     for part, metadata in nodes:
         inner: Sequence[Segment] | None
         if metadata is None:
@@ -162,19 +153,22 @@ def _rebuilt_graph(
         else:
             inner = _rebuilt_short(window, part, metadata, changes.visit)
         if inner is not None:
-            made.append((part, inner))
-    return _assembled(message, made) if made else None
+            yield part, inner
 
 
-def _assembled(message: Field, made: Iterable[tuple[Field, Sequence[Segment]]], last: bytes = b"") -> list[Segment]:
-    """Return the segments of a message with other content in place of some of its fields, and more at its end."""
+def _assembled(
+    message: Field, changed: Iterable[tuple[Field, Sequence[Segment]]], last: bytes = b""
+) -> Sequence[Segment] | None:
+    """Return the segments of a message in which some fields changed and more follows; None where nothing does."""
     body: list[Segment] = []
     position = message.payload
-    for part, inner in made:
+    for part, inner in changed:
         if position < part.start:
             body.append((position, part.start))
         body += inner
         position = part.end
+    if position == message.payload and not last:
+        return None
     if position < message.end:
         body.append((position, message.end))
     if last:
@@ -210,8 +204,9 @@ def node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
 
 def property_field(number: int, key: str, value: str) -> bytes:
     """Encode a StringStringEntryProto as a field."""
-    most = _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY
-    if len(key) + len(value) > most:
+    if (length := len(key) + len(value)) > _MAX_PROPERTY and (
+        length > (most := _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY)
+    ):
         raise MetadataError(f"The metadata property {key[:40]!r} has more than {most >> 20} MiB.", key)
     content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
     return encode_bytes_field(number, content)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from optimum_htp.onnxfile.graph import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.reader import DOC_STRING, METADATA_PROPS
+from optimum_htp.onnxfile.structure import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, encode_bytes_field, walk
 
 __all__ = ["skeleton_of"]

@@ -19,12 +19,13 @@ from optimum_htp.errors import FileChangedError, OnnxWriteError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.folder_lock import locked_for_replacing
-from optimum_htp.onnxfile.graph import Graph, graph_of
+from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.moving import MovedData, check_size, moving_data
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.plan import NodeVisitor, Segment, length_of, node_entries, planned, property_field
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
+from optimum_htp.onnxfile.structure import Graph
 from optimum_htp.onnxfile.wire import VARINT, ByteWindow, Field, encode_bytes_field, encode_varint
 
 __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
@@ -91,7 +92,7 @@ class OpenModel:
         self._given = given
         self._window = window
         self._reading = reading
-        self._nodes: list[tuple[Field, Mapping[str, str] | None]] = []
+        self._nodes: dict[Field, Mapping[str, str] | None] = {}
         self._seen = _identity(os.fstat(window.descriptor)) if window.descriptor is not None else None
 
     @classmethod

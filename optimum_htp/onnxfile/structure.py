@@ -1,0 +1,92 @@
+"""The structure of a graph as small records, and where nodes and tensors occur in a ModelProto.
+
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from optimum_htp.onnxfile.reader import GRAPH
+from optimum_htp.onnxfile.tensors import TensorSpec
+
+__all__ = ["Graph", "Initializer", "Node"]
+
+FUNCTION: Final = 25  # in ModelProto
+NODE_METADATA: Final = 9
+NODE: Final = 1  # in GraphProto
+INITIALIZER: Final = 5
+SPARSE_INITIALIZER: Final = 15
+ATTRIBUTE: Final = 5  # in NodeProto
+MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
+
+MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
+    "model": {GRAPH: "graph", FUNCTION: "function"},
+    "graph": {NODE: "node", INITIALIZER: "tensor", SPARSE_INITIALIZER: "sparse"},
+    "function": {7: "node"},
+    "node": {ATTRIBUTE: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Where nodes and tensors occur: the fields of each kind of message that lead to some, and what they hold."""
+
+CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
+    kind: {number: inner for number, inner in fields.items() if inner not in ("tensor", "sparse")}
+    for kind, fields in MESSAGES.items()
+}
+"""Where nodes occur, tensors left aside."""
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Node(NamedTuple):
+    """A NodeProto, of its attributes only what its weights cannot be understood without.
+
+    Attributes:
+        within: Names of the nodes whose subgraphs it lies in, outermost first.
+        integers: Of `WITH_INTEGERS` the attributes that are integers; else empty.
+    """
+
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: Mapping[str, str]
+    within: tuple[str, ...] = ()
+    integers: Mapping[str, int] = NOTHING
+
+
+class Initializer(NamedTuple):
+    """A TensorProto without its content."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The structure of a model's graph. Nodes include those of subgraphs and functions.
+
+    A function's values have names of their own here: ` (function 1)` is behind those that the file has.
+
+    Attributes:
+        initializers: The graph's own, of those that are dense.
+        others: The sparse ones, those of subgraphs, and the values of `Constant` nodes of more than a kilobyte.
+    """
+
+    name: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    nodes: tuple[Node, ...] = field(default=(), repr=False)
+    initializers: tuple[Initializer, ...] = field(default=(), repr=False)
+    others: tuple[Initializer, ...] = field(default=(), repr=False)
+
+    @property
+    def tensors(self) -> tuple[Initializer, ...]:
+        """All that a weight may be."""
+        return (*self.initializers, *self.others)
