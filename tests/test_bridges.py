@@ -24,6 +24,7 @@ import optimum_htp
 from optimum_htp.hooks.newest.breaks import breaks
 from optimum_htp.hooks.newest.caches import fill_cache, new_cache
 from tests.conftest import optimum_cli, run_python
+from tests.support.multimodal import colpali
 from tests.support.zoo import DEMANDING, ZOO
 
 
@@ -191,6 +192,11 @@ def test_cache_use_left_in_configs(translator):
     model, _ = translator
     assert model.encoder.config.use_cache is False
     assert model.generate(tokens(), max_new_tokens=2).shape[1] == 3
+
+
+def test_moved_text_config(tmp_path):
+    onnx_export_from_model(colpali(), tmp_path, task="feature-extraction", do_validation=False)
+    assert [spec.name for spec in onnx.load(tmp_path / "model.onnx").graph.output] == ["embeddings"]
 
 
 def test_methods_that_generate_calls():

@@ -17,6 +17,7 @@ from optimum_htp import HTPExporter
 from optimum_htp.modules.prove import Evidence, prove_weights
 from tests.conftest import optimum_cli
 from tests.support.models import _seeded
+from tests.support.multimodal import colpali, gemma3
 from tests.test_prove import QUERY, changed, weight_of
 
 TEXT = {
@@ -128,6 +129,26 @@ def test_model_that_cannot_be_run_leaves_its_tensors_unchecked(made, tmp_path):
     done = optimum_cli("htp", "verify", "--weights", "--model", folder, export.files[0], check=False)
     assert done.returncode == 5
     assert "not checkable" in done.stdout
+
+
+@pytest.mark.parametrize(("build", "task"), [(gemma3, "text-generation"), (colpali, "feature-extraction")])
+def test_names_that_a_checkpoint_has_instead_of_the_models_hide_no_exchange(tmp_path, build, task):
+    """Classes with a conversion mapping: of text and pictures, whose exported part may be the text alone."""
+    build().save_pretrained(tmp_path / "model")
+    file = HTPExporter().export(tmp_path / "model", tmp_path / "out", task=task).files[0]
+    proof = prove_weights(file, tmp_path / "model")
+    assert not proof.foreign
+    assert not proof.unchecked
+    model = onnx.load(file)
+    shapes = {}
+    for tensor in model.graph.initializer:
+        shapes.setdefault(tuple(tensor.dims), []).append(tensor)
+    one, other = next(tensors for shape, tensors in shapes.items() if len(shape) == 2 and len(tensors) > 1)[:2]
+    arrays = [nh.to_array(tensor).copy() for tensor in (one, other)]
+    one.CopyFrom(nh.from_array(arrays[1], one.name))
+    other.CopyFrom(nh.from_array(arrays[0], other.name))
+    onnx.save(model, tmp_path / "exchanged.onnx")
+    assert prove_weights(tmp_path / "exchanged.onnx", tmp_path / "model").foreign
 
 
 def test_limit_of_what_is_read_accuses_nothing(made, monkeypatch):

@@ -32,6 +32,7 @@ _FRAMES: Final = 3000
 _MELS: Final = 80
 _TEXT: Final = "input_ids"
 _DECODERS: Final = "decoder_input_ids"
+TEXT_INPUTS: Final = frozenset({_TEXT, _DECODERS, "attention_mask", "token_type_ids"})
 _BEGUN: Final = 3  # tokens that the decoder begins with
 _OF_INPUT: Final = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 """The modality of a model's main input, for versions of transformers that do not say it."""

@@ -19,6 +19,7 @@ BRIDGED: Final = frozenset(
     {
         "optimum.exporters.onnx._traceable_decorator",
         "optimum.exporters.onnx.convert",
+        "optimum.exporters.onnx.model_configs",
         "optimum.exporters.onnx.model_patcher",
         "optimum.exporters.tasks",
         "optimum.onnxruntime.modeling",

@@ -103,6 +103,24 @@ def cache_use_left_in_configs(module: ModuleType) -> bool:
     return True
 
 
+@mends("optimum.exporters.onnx.model_configs")
+def moved_text_config(module: ModuleType) -> bool:
+    """The config of ColPali has no `text_config` any more: `vlm_config` has it.
+
+    Needless once ColPaliOnnxConfig looks for it there.
+    """
+    from transformers import ColPaliConfig
+
+    exporter = getattr(module, "ColPaliOnnxConfig", None)
+    normalized: Any = getattr(exporter, "NORMALIZED_CONFIG_CLASS", None)
+    is_named = getattr(normalized, "keywords", {}).get("text_config") == "text_config"
+    if not is_named or "text_config" in inspect.signature(ColPaliConfig.__init__).parameters:
+        return False
+    moved = functools.partial(normalized, text_config="vlm_config.text_config")
+    replace_attribute(exporter, "NORMALIZED_CONFIG_CLASS", moved)
+    return True
+
+
 def _no_parameters(self: Any) -> dict[str, Any]:
     return {}
 

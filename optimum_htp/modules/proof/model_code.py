@@ -18,7 +18,7 @@ from optimum_htp.modules.proof.recipes import Recipe, Run, UnreadableParameterEr
 from optimum_htp.modules.proof.traced import run_without_weights
 from optimum_htp.origin.class_sources import is_named_in_source
 from optimum_htp.origin.computed import computed_tensors, saved_names
-from optimum_htp.origin.sample_inputs import sample_inputs
+from optimum_htp.origin.sample_inputs import TEXT_INPUTS, sample_inputs
 
 __all__ = ["ModelCode"]
 
@@ -114,12 +114,20 @@ class ModelCode:
         self._last = Run()
         if self.model is not None:
             try:
-                inputs = sample_inputs(self.model, None, generates=False)
-                self._last = run_without_weights(self.model, inputs, sizes, self._read, self._is_saved)
+                self._last = self._run_on(sample_inputs(self.model, None, generates=False), sizes)
             except ExportError as error:
                 self._last = Run(failure=str(error))
             self.failure = self._last.failure
         return self._last
+
+    def _run_on(self, inputs: Mapping[str, Any], sizes: Collection[int]) -> Run:
+        """Run the model; without its processor the tokens for pictures may not fit these: then on the text again."""
+        run = run_without_weights(self.model, inputs, sizes, self._read, self._is_saved)
+        text = {name: value for name, value in inputs.items() if name in TEXT_INPUTS}
+        if run.failure is None or not text or text.keys() == inputs.keys():
+            return run
+        again = run_without_weights(self.model, text, sizes, self._read, self._is_saved)
+        return Run((*run.recipes, *again.recipes), (*run.order, *again.order), again.failure)
 
     def _is_saved(self, name: str) -> bool:
         return bool(self._tensors.spelled(name))
