@@ -37,7 +37,7 @@ class CompareCommand(Command):
         parser.add_argument(
             "--pytorch", action="store_true", help="In place of B: the commit's own model, in PyTorch."
         )
-        parser.add_argument("--inputs", metavar="NPZ", help="Arrays to run both on; default: Optimum's dummy inputs.")
+        parser.add_argument("--inputs", metavar="NPZ", help="Arrays to run both on; default: inputs that are made.")
         parser.add_argument("--atol", type=float, default=1e-4, help="Absolute tolerance of an element (1e-4).")
         parser.add_argument("--rtol", type=float, default=1e-3, help="Relative tolerance of an element (1e-3).")
         parser.add_argument("--all", action="store_true", help="Show the modules without differences too.")
