@@ -209,6 +209,22 @@ def test_zeros_in_the_place_of_a_matrix_are_foreign(bert, tmp_path):
     assert len(prove_weights(changed(path, tmp_path / "m.onnx", change), folder).foreign) == 1
 
 
+@pytest.mark.parametrize("name", ["t5", "qwen3_moe"])
+def test_zeros_that_the_models_code_makes_too_are_not_taken_for_a_matrix(zoo_export, tmp_path, name):
+    made = zoo_export(name)
+    file = next(path for path in sorted(made.output.glob("*.onnx")) if "encoder" not in path.name)
+    model = onnx.load(file)
+    multiplied = {value for node in model.graph.node if node.op_type == "MatMul" for value in node.input}
+    weight = next(one for one in model.graph.initializer if one.name in multiplied and list(one.dims) == [32, 32])
+    weight.CopyFrom(nh.from_array(np.zeros((32, 32), np.float32), weight.name))
+    for node in model.graph.node:
+        node.ClearField("name")
+        node.ClearField("metadata_props")
+    onnx.save(model, tmp_path / "m.onnx")
+    proof = prove_weights(tmp_path / "m.onnx", made.model)
+    assert weight.name in {finding.name for finding in (*proof.foreign, *proof.unchecked)}
+
+
 def test_integers_that_are_cast_to_a_weight_are_foreign(bert, tmp_path):
     path, folder = bert
     model = onnx.load(path)

@@ -33,6 +33,7 @@ from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
 
 __all__ = ["Explanations"]
 
+_MULTIPLYING: Final = frozenset({"MatMul", "FusedMatMul", "Gemm", *CONVOLUTIONS})
 _SMALLEST_PART: Final = 2
 
 
@@ -130,7 +131,7 @@ class Explanations:
         """
         for name, values in self._code.constants(size) if not certain else ():
             if is_it(values):
-                return self._expected.finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {name}")
+                return self._of_code(tensor, values, name, ())
         for recipe in self._recipes.get(size, ()):
             if certain and not recipe.parameters:
                 continue
@@ -144,10 +145,19 @@ class Explanations:
             except UnreadableParameterError:
                 continue
             if is_it(values):
-                how = f"computed by the model's code: {recipe.operator} in {recipe.module or 'the model'}"
                 keys = tuple(key for name in recipe.parameters for key in self._tensors.spelled(name)[:1])
-                return self._expected.finding(tensor, Evidence.DERIVED if keys else Evidence.CONSTANT, how, keys)
+                return self._of_code(tensor, values, f"{recipe.operator} in {recipe.module or 'the model'}", keys)
         return None
+
+    def _of_code(self, tensor: StoredTensor, values: Any, what: str, keys: tuple[str, ...]) -> WeightFinding:
+        """Return the finding on a tensor that the code makes; a matrix of equal numbers may be a lost weight."""
+        if keys:
+            return self._expected.finding(tensor, Evidence.DERIVED, f"computed by the model's code: {what}", keys)
+        multiplies = any(use.op_type in _MULTIPLYING for use in self._expected.uses(tensor))
+        if multiplies and len(tensor.shape) > 1 and values.size and (values == values.flat[0]).all():
+            how = f"equal numbers, which the model's code makes too ({what}), and which no layer multiplies by"
+            return self._expected.finding(tensor, Evidence.UNCHECKED, how)
+        return self._expected.finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {what}")
 
     def _batch_norm(self, tensor: StoredTensor) -> tuple[str, ...] | None:
         """Return the tensors that a convolution's weight or bias was made of; None where it is no such thing."""
