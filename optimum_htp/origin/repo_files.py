@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from optimum_htp.origin.names import (
     CONFIG,
+    EXTRACTOR_CONFIG,
     GENERATION_CONFIG,
     MODEL_INDEX,
     PREPROCESSOR_CONFIGS,
@@ -45,7 +46,7 @@ MODEL_CONFIGS: Final = (CONFIG, GENERATION_CONFIG)
 # (`vocab_files_names` of its tokenizers, and transformers/utils/__init__.py).
 _CONFIG_PATTERNS: Final = (
     *MODEL_CONFIGS,
-    "preprocessor_config.json",
+    EXTRACTOR_CONFIG,
     "processor_config.json",
     "video_preprocessor_config.json",
     "audio_tokenizer_config.json",
@@ -211,12 +212,14 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
         files: The repo's files.
         configs: Parsed content of its JSON configs, by file name.
     """
-    preprocessor = configs.get("preprocessor_config.json", {})
+    preprocessor = configs.get(EXTRACTOR_CONFIG, {})
     found = []
     if _has_processor(configs):
         found.append("AutoProcessor")
     if (kind := _extractor_kind(preprocessor)) is not None:
         found.append(kind)
+    elif not preprocessor and "pretrained_cfg" in configs.get(CONFIG, {}):
+        found.append("AutoImageProcessor")  # of timm, whose models say in their config how images are prepared
     if any(name in files for name in _TOKENIZER_FILES) or _matches_any(files, ("*.spm", "*.tiktoken")):
         found.append("AutoTokenizer")
     return tuple(found)

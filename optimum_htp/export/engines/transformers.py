@@ -152,8 +152,10 @@ class TransformersEngine:
 
         options = _Options(**work.options)
         hint = "" if options.sample_inputs is not None else _HINT
-        with EXPORTING.held(), refusals_as_export_errors("transformers", work.subject.name, hint):
+        name = work.subject.name
+        with EXPORTING.held(), refusals_as_export_errors(self.name, name):
             model = self._loaded(work.subject, work.task, work.options)
+        with EXPORTING.held(), refusals_as_export_errors(self.name, name, hint):
             config = OnnxConfig(dynamic=options.dynamic, opset_version=options.opset, optimize=options.optimize)
             with _repeatable(model), redirect_stdout(sys.stderr):  # PyTorch prints its progress
                 parts = _parts(model, work, options)
