@@ -28,6 +28,8 @@ from optimum_htp.parsing import LARGEST_JSON, json_or_none
 __all__ = [
     "ADAPTER_CONFIG",
     "MODEL_CONFIGS",
+    "base_of_adapter",
+    "base_to_load",
     "config_files",
     "index_shards",
     "is_sentence_transformers_file",
@@ -179,6 +181,22 @@ def weight_files(
             chosen += [name for name in _OTHER_WEIGHTS if name in names][:1]
         chosen += [folder + name for name in _ADAPTER_FILES if folder + name in names]
     return tuple(chosen)
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """Return the model that the config of an adapter in a folder names, None where it names none."""
+    content = read_json(folder / ADAPTER_CONFIG)
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    return base if isinstance(base, str) and base else None
+
+
+def base_to_load(folder: Path) -> str | None:
+    """Return the model that an adapter's folder names, if the folder has a config and only the adapter's weights."""
+    names = {path.name for path in folder.iterdir()}
+    weights = weight_files(names, lambda _: ())
+    if not {CONFIG, ADAPTER_CONFIG} <= names or any(not name.startswith("adapter_") for name in weights):
+        return None
+    return base_of_adapter(folder)
 
 
 def index_shards(index: Path) -> tuple[str, ...]:
