@@ -156,8 +156,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # The files whose slow tests are run with every stack.
 OF_THE_STACK = (
-    *("bridges", "classes", "diffusion", "end_to_end", "engines", "interrupts", "stacks", "transformers_engine"),
-    "without_connection",
+    *("bridges", "classes", "diffusion", "end_to_end", "engines", "interrupts", "plain_exports", "stacks"),
+    *("transformers_engine", "without_connection"),
 )
 
 

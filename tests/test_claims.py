@@ -19,8 +19,10 @@ from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.origin.source import locate
 
 
-def test_adapter_is_not_pinned_to_its_commit(published, model_folder, hub, tmp_path):
+@pytest.mark.parametrize("engine", ["optimum", "transformers"])
+def test_adapter_is_not_pinned_to_its_commit(engine, published, model_folder, hub, tmp_path):
     """Its weights are added to another model's, of which it names no commit."""
+    pytest.importorskip(f"{engine}.exporters")
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
@@ -34,7 +36,7 @@ def test_adapter_is_not_pinned_to_its_commit(published, model_folder, hub, tmp_p
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model_folder("bert") / name, tmp_path / "adapter")
     hub.add("me/adapter", tmp_path / "adapter")
-    result = HTPExporter().export("me/adapter", tmp_path / "out", task="text-classification")
+    result = HTPExporter().export("me/adapter", tmp_path / "out", task="text-classification", engine=engine)
     record = read_record(result.files[0])
     assert (record.model_type, record.hub_sha, record.weight_files) == ("local", None, None)
     assert record.base_model == "me/adapter"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from optimum_htp import HTPExporter
-from optimum_htp.errors import VerificationError
+from optimum_htp.errors import ExportError, VerificationError
 from tests.support.zoo import ZOO
 
 
@@ -40,6 +40,13 @@ def a_merged_adapter(model):
     return get_peft_model(model, lora).merge_and_unload()
 
 
+def an_adapter(model):
+    """A model of peft, which holds the model of transformers."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=4, target_modules=["query"], init_lora_weights=False))
+
+
 def a_trained_head(model):
     import torch
 
@@ -56,7 +63,9 @@ def another_activation(model):
         layer.intermediate.intermediate_act_fn = torch.nn.ReLU()
 
 
-@pytest.mark.parametrize("change", [one_edited_value, a_merged_adapter, a_trained_head, another_activation])
+@pytest.mark.parametrize(
+    "change", [one_edited_value, a_merged_adapter, an_adapter, a_trained_head, another_activation]
+)
 def test_model_that_was_changed_in_memory_is_local(bert, export, tmp_path, caplog, change):
     model = load()
     model = change(model) or model
@@ -66,6 +75,14 @@ def test_model_that_was_changed_in_memory_is_local(bert, export, tmp_path, caplo
     assert result.reason is not None
     assert result.reason in caplog.text
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_a_prompt_that_peft_adds_to_the_inputs_is_not_left_out_in_silence(bert, export):
+    from peft import PromptTuningConfig, get_peft_model
+
+    prompted = get_peft_model(load(), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4))
+    with pytest.raises(ExportError, match=r"PeftModel.*PROMPT_TUNING.*merge_and_unload"):
+        export(prompted)
 
 
 def test_untouched_model_is_pinned_also_in_half_precision(bert, export):

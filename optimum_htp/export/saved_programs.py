@@ -105,7 +105,7 @@ def _save_stamped(components: Mapping[str, Traced], model: Any, folder: Path) ->
         checkpoint,
         task=task,
         library=subject.library,
-        model_class=type(model).__name__,
+        model_class=type(subject.model).__name__,
         base_model=subject.derived_from,
     )
     manifest = manifest_of_components({name: component.metadata for name, component in components.items()})

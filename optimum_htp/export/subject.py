@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
@@ -19,7 +19,7 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import ADAPTER_CONFIG, read_json
+from optimum_htp.origin.repo_files import ADAPTER_CONFIG, base_of_adapter
 from optimum_htp.origin.source import HubSource, locate_loaded_model
 from optimum_htp.origin.tasks import architectures
 from optimum_htp.origin.weights import Comparison, compare, made_up_tensors
@@ -27,6 +27,8 @@ from optimum_htp.origin.weights import Comparison, compare, made_up_tensors
 __all__ = ["LoadedModel", "as_exported", "inspect_loaded_model"]
 
 logger = get_logger(__name__)
+
+_IN_WRAPPER: Final = ("POLY", "XLORA")  # kinds of adapters that peft's wrapper applies while the model runs
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,10 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
     """Find out what a model in memory is, and fetch the configs and preprocessors that belong to it.
 
     Raises:
+        ExportError: It is no model of a library that can be exported.
         HubUnreachableError: Its config names a Hub model that neither the Hub nor the cache can confirm.
     """
+    model = _without_wrapper(model)
     known = LoadedModel(model, None)
     if known.library == "transformers" and not hasattr(model, "config"):
         raise ExportError(f"{known.name} has no config: it is not a model of a library that Optimum exports.")
@@ -113,6 +117,24 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
     if source.path is not None and (source.path / CONFIG).is_file():
         return LoadedModel(model, fetch_checkpoint(source, access, library))
     return LoadedModel(model, None)
+
+
+def _without_wrapper(model: Any) -> Any:
+    """Return the model of transformers in a model of peft: its modules contain the adapter.
+
+    Raises:
+        ExportError: The adapter is not in its modules but is what the wrapper itself computes.
+    """
+    if type(model).__module__.partition(".")[0] != "peft":
+        return model
+    config = model.active_peft_config
+    kind = config.peft_type.value
+    if config.is_prompt_learning or kind in _IN_WRAPPER or getattr(config, "alora_invocation_tokens", None):
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported: its adapter ({kind}) is not in the modules of the model. "
+            "Export a model that peft's `merge_and_unload()` returns, if its adapter can be merged."
+        )
+    return model.get_base_model()
 
 
 def as_exported(
@@ -135,7 +157,7 @@ def as_exported(
     missing = subject.made_up
     if subject.model is None:
         if ADAPTER_CONFIG in checkpoint.files:
-            base = (read_json(checkpoint.folder / ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
+            base = base_of_adapter(checkpoint.folder)
             reason = f"its weights are those of an adapter, added to {base}, of which no commit is noted"
             return _local(subject, checkpoint.source.repo_id, reason)
         if checkpoint.library != "transformers" or model_class.__name__ in architectures(checkpoint.config):

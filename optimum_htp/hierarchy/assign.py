@@ -22,6 +22,7 @@ __all__ = ["DYNAMO_SCOPES", "Assignment", "assign", "complete", "dynamo_scopes",
 
 DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _DYNAMO_CLASSES: Final = "pkg.torch.onnx.class_hierarchy"
+_NO_MODULE: Final = "_empty_nn_module_stack_from_metadata_hook"  # PyTorch's name for a module that it does not know
 _LONGEST: Final = 1 << 14  # characters of these
 _LONGEST_CLASS: Final = 256
 
@@ -185,12 +186,15 @@ def _others(node: Node, resolver: ScopeResolver) -> frozenset[str]:
 
 
 def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
-    """Return the modules around a node, outermost first, as the dynamo exporter wrote them; None where it did not.
+    """Return the modules around a node, outermost first, as the dynamo exporter wrote them.
 
-    It writes a Python list whose last entry names the operation, and may look like a module.
+    None where it wrote none, or did not know them. It writes a Python list whose last entry names the operation, and
+    may look like a module.
     """
     scopes = _listed(metadata.get(DYNAMO_SCOPES))
-    return None if scopes is None else [scope for scope in scopes[:-1] if is_within_bounds(scope)]
+    return (
+        None if scopes is None or _NO_MODULE in scopes else [scope for scope in scopes[:-1] if is_within_bounds(scope)]
+    )
 
 
 def dynamo_tree(graph: Graph) -> ModuleTree | None:
@@ -203,7 +207,7 @@ def dynamo_tree(graph: Graph) -> ModuleTree | None:
         scopes = _listed(node.metadata.get(DYNAMO_SCOPES)) or []
         kinds = _listed(node.metadata.get(_DYNAMO_CLASSES)) or [""] * len(scopes)
         for scope, kind in zip(scopes[:-1], kinds[:-1], strict=False):
-            if is_within_bounds(scope):
+            if is_within_bounds(scope) and scope != _NO_MODULE:
                 classes.setdefault(scope, kind.rpartition(".")[2][:_LONGEST_CLASS])
     if not classes.keys() - {ROOT}:
         return None

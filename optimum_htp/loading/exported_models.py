@@ -58,12 +58,26 @@ def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     if not carrying:
         return None
     first, *others = carrying
-    if any(not carrying[other].belongs_with(carrying[first]) or not carrying[first].onnx_files for other in others):
+    if others and not _are_one_model(carrying):
         raise SeveralModelsError(
             f"{folder} holds {len(carrying)} models ({', '.join(path.name for path in carrying)}): name one of these "
             "files."
         )
     return first
+
+
+def _are_one_model(carrying: Mapping[Path, ExportMetadata]) -> bool:
+    """Whether files are parts of one model: of one export, or stamped one by one with the manifest that names all."""
+    first, *_ = carrying
+    record = carrying[first]
+    if record.onnx_files:
+        return all(record.belongs_with(other) for other in carrying.values())
+    manifests = {file for other in carrying.values() for file in other.embedded_files if file.name == EXPORT_MANIFEST}
+    commits = {(other.hub_provider, other.hub_id, other.hub_sha) for other in carrying.values()}
+    if len(manifests) > 1 or len(commits) > 1:
+        return False
+    manifest = manifest_of(first, record)
+    return manifest is not None and {path.name for path in carrying} <= {*manifest.files.values()}
 
 
 def load(

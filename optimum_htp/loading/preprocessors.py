@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
@@ -151,8 +152,10 @@ def load_preprocessor(
     try:
         return getattr(transformers, name).from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     except Exception as error:  # tokenizers raises bare ones of files that it cannot read
+        lacks_timm = metadata.export_library == "timm" and importlib.util.find_spec("timm") is None
+        hint = " It is one of timm: run `pip install timm`." if lacks_timm else ""
         raise PreprocessorLoadError(
-            f"{name} of {metadata.source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
+            f"{name} of {metadata.source} in {folder} cannot be loaded: {type(error).__name__}: {error}{hint}"
         ) from error
 
 

@@ -23,6 +23,7 @@ from optimum_htp.origin.evidence import loaded_files, names_below, require_uncha
 from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SAVED_AS
 from optimum_htp.origin.repo_files import (
     ADAPTER_CONFIG,
+    base_of_adapter,
     config_files,
     index_shards,
     is_sentence_transformers_file,
@@ -182,15 +183,13 @@ def _refuse_adapter(checkpoint: Checkpoint) -> None:
     """
     if ADAPTER_CONFIG not in checkpoint.files or checkpoint.config:
         return
-    content = read_json(checkpoint.folder / ADAPTER_CONFIG)
-    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    base = base_of_adapter(checkpoint.folder)
     name = checkpoint.folder if isinstance(checkpoint.source, LocalSource) else checkpoint.source.reference
-    is_named = isinstance(base, str) and bool(base)
     raise ExportError(
-        f"{name} is an adapter{f' of {base}' if is_named else ''}, and no model by itself. Merge them first: peft's "
+        f"{name} is an adapter{f' of {base}' if base else ''}, and no model by itself. Merge them first: peft's "
         "AutoPeftModelFor… class of its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a "
         "model to export. Save its tokenizer there too."
-        + (f" Or name the model without the adapter: --model {base}." if is_named else "")
+        + (f" Or name the model without the adapter: --model {base}." if base else "")
     )
 
 

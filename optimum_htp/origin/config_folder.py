@@ -22,7 +22,15 @@ from optimum_htp.origin.code_references import may_refer_to_code, names_own_code
 from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
 from optimum_htp.origin.configs import ConfigSource, folder_of
 from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, EXPORT_MANIFEST, GENERATION_CONFIG, MODEL_INDEX, WEIGHTS
+from optimum_htp.origin.names import (
+    CONFIG,
+    CONFIG_CLASSES,
+    EXPORT_MANIFEST,
+    EXTRACTOR_CONFIG,
+    GENERATION_CONFIG,
+    MODEL_INDEX,
+    WEIGHTS,
+)
 from optimum_htp.origin.repo_files import MODEL_CONFIGS, is_sentence_transformers_file
 from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
 from optimum_htp.parsing import json_or_none
@@ -38,6 +46,7 @@ __all__ = [
 
 logger = get_logger(__name__)
 
+_IMAGES: Final = "AutoImageProcessor"
 _ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
 
 
@@ -105,6 +114,7 @@ def find(
         HFHubIntegrationError: The Hub does not give it; the subclass says why.
     """
     record = carrier.record
+    what = _kept_in(what, record)
     from_hub = record is not None and record.model_type == "hub"
     revision = _overriding(carrier, revision)
     carried = _carried(carrier, access, revision)
@@ -175,6 +185,13 @@ def preprocessor_folder(
 ) -> Path:
     """Return a folder with all preprocessors of an ONNX file here; see `find`."""
     return find_folder(carrier_of(path, metadata), PREPROCESSORS, access, revision, **options)
+
+
+def _kept_in(what: str, record: ExportMetadata | None) -> str:
+    """Return what has to be found to load something: the image processor of a timm model is in its config."""
+    of_timm = record is not None and record.export_library == "timm" and record.preprocessors == (_IMAGES,)
+    is_there = of_timm and EXTRACTOR_CONFIG not in (record.config_files or () if record is not None else ())
+    return "AutoConfig" if is_there and what in (_IMAGES, PREPROCESSORS) else what
 
 
 def _overriding(carrier: Carrier, revision: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.memory import Memory
 from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
 from optimum_htp.origin.repo_files import read_json
+from optimum_htp.origin.tasks import infer_library
 from optimum_htp.parsing import json_or_none
 
 if TYPE_CHECKING:
@@ -109,12 +111,10 @@ def load_generation_config(source: ConfigSource | None, config: Any) -> Generati
 
 
 def _embedded_config(source: EmbeddedFiles, metadata: ExportMetadata | None, trust_remote_code: bool) -> Any:
-    from transformers import PretrainedConfig
-
     content = embedded_object(source, CONFIG)
     try:
-        if metadata is not None and metadata.export_library == "timm":
-            return PretrainedConfig.from_dict({**content, "_commit_hash": None}, name_or_path=os.fspath(source.path))
+        if _is_timm(content, metadata):
+            return _timm_config(content, source.path)
         if not needs_folder(content, {}):
             return config_of_content(content, source.path)
     except Exception as error:  # a config's class is given what the file says, and raises anything
@@ -125,17 +125,38 @@ def _embedded_config(source: EmbeddedFiles, metadata: ExportMetadata | None, tru
 
 
 def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_code: bool) -> PretrainedConfig:
-    from transformers import AutoConfig, PretrainedConfig
+    from transformers import AutoConfig
 
-    loader = PretrainedConfig if metadata is not None and metadata.export_library == "timm" else AutoConfig
     content = read_json(folder / CONFIG)
     fault = config_fault(content) if content is not None else None  # where there is none, transformers says it
     source = metadata.source if metadata is not None else "the model"
     if fault is not None:
         raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {fault}.")
     try:
-        return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if isinstance(content, dict) and _is_timm(content, metadata):
+            return _timm_config(content, folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # a config's class is given what the file says, and raises anything
         raise ConfigLoadError(
             f"The config of {source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
+
+
+def _is_timm(content: Mapping[str, Any], metadata: ExportMetadata | None) -> bool:
+    """Whether a config is one of timm. Where no record says it, a model type says that it is none."""
+    if metadata is not None and metadata.export_library is not None:
+        return metadata.export_library == "timm"
+    return not content.get("model_type") and infer_library((), content) == "timm"
+
+
+def _timm_config(content: Mapping[str, Any], path: Path | str) -> PretrainedConfig:
+    """Return transformers' config of a timm model, with its labels; those of ImageNet are known to timm alone."""
+    from transformers import PretrainedConfig
+
+    content = {**content, "name_or_path": os.fspath(path)}
+    try:
+        from transformers import TimmWrapperConfig
+
+        return TimmWrapperConfig.from_dict(content)
+    except (ImportError, RuntimeError):  # timm is not installed, or cannot be imported with the torchvision there is
+        return PretrainedConfig.from_dict(content, num_labels=content.get("num_classes"))

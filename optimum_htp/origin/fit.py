@@ -9,7 +9,7 @@ from typing import Any, Final
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec, read_signature
 from optimum_htp.origin.tables import model_names
-from optimum_htp.origin.tasks import architectures
+from optimum_htp.origin.tasks import architectures, model_type_of
 
 __all__ = ["LABELLED_TASKS", "label_misfit", "misfit"]
 
@@ -33,11 +33,11 @@ def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> s
         metadata: What the file says of itself.
         path: The file; its outputs are read where the number of labels can be told from them.
     """
-    model_class, model_type = metadata.model_class, config.get("model_type")
+    model_class, model_type = metadata.model_class, model_type_of(config)
     if model_class is not None and model_class not in architectures(config):
         types = _model_types_of(model_class)
         if types and model_type not in types:
-            return f"it is of a {model_type} model, and the file of a {model_class}"
+            return f"it is of a {model_type or None} model, and the file of a {model_class}"
     if metadata.task not in LABELLED_TASKS:
         return None
     return label_misfit(config, read_signature(path)[1])

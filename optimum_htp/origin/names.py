@@ -6,6 +6,7 @@ __all__ = [
     "CONFIG",
     "CONFIG_CLASSES",
     "EXPORT_MANIFEST",
+    "EXTRACTOR_CONFIG",
     "GENERATION_CONFIG",
     "MODEL_INDEX",
     "ONNX_FILE",
@@ -21,20 +22,22 @@ __all__ = [
 CONFIG: Final = "config.json"
 EXPORT_MANIFEST: Final = "export.json"
 """What `ExportedModel` of transformers needs beside the files of a model: their names, and how their inputs nest."""
+EXTRACTOR_CONFIG: Final = "preprocessor_config.json"
+"""The config of an image processor or a feature extractor."""
 GENERATION_CONFIG: Final = "generation_config.json"
 CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
 """What loads the files that every load of a model needs."""
 MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""
-PREPROCESSOR_CONFIGS: Final = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+PREPROCESSOR_CONFIGS: Final = ("processor_config.json", EXTRACTOR_CONFIG, "tokenizer_config.json")
 """The configs that name what a model's preprocessors are, the most inclusive first."""
 SCHEDULER: Final = "scheduler"
 SCHEDULER_CONFIG: Final = "scheduler_config.json"
 """The folder of a diffusion pipeline's scheduler, and its config in there."""
 SAVED_AS: Final = {
-    "AutoFeatureExtractor": ("preprocessor_config.json",),
-    "AutoImageProcessor": ("preprocessor_config.json",),
-    "AutoProcessor": ("processor_config.json", "preprocessor_config.json"),
+    "AutoFeatureExtractor": (EXTRACTOR_CONFIG,),
+    "AutoImageProcessor": (EXTRACTOR_CONFIG,),
+    "AutoProcessor": ("processor_config.json", EXTRACTOR_CONFIG),
     "AutoTokenizer": ("tokenizer_config.json",),
     "GenerationConfig": (GENERATION_CONFIG,),
 }

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from optimum_htp.origin.names import (
     CONFIG,
+    EXTRACTOR_CONFIG,
     GENERATION_CONFIG,
     MODEL_INDEX,
     PREPROCESSOR_CONFIGS,
@@ -27,6 +28,8 @@ from optimum_htp.parsing import LARGEST_JSON, json_or_none
 __all__ = [
     "ADAPTER_CONFIG",
     "MODEL_CONFIGS",
+    "base_of_adapter",
+    "base_to_load",
     "config_files",
     "index_shards",
     "is_sentence_transformers_file",
@@ -45,7 +48,7 @@ MODEL_CONFIGS: Final = (CONFIG, GENERATION_CONFIG)
 # (`vocab_files_names` of its tokenizers, and transformers/utils/__init__.py).
 _CONFIG_PATTERNS: Final = (
     *MODEL_CONFIGS,
-    "preprocessor_config.json",
+    EXTRACTOR_CONFIG,
     "processor_config.json",
     "video_preprocessor_config.json",
     "audio_tokenizer_config.json",
@@ -180,6 +183,22 @@ def weight_files(
     return tuple(chosen)
 
 
+def base_of_adapter(folder: Path) -> str | None:
+    """Return the model that the config of an adapter in a folder names, None where it names none."""
+    content = read_json(folder / ADAPTER_CONFIG)
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    return base if isinstance(base, str) and base else None
+
+
+def base_to_load(folder: Path) -> str | None:
+    """Return the model that an adapter's folder names, if the folder has a config and only the adapter's weights."""
+    names = {path.name for path in folder.iterdir()}
+    weights = weight_files(names, lambda _: ())
+    if not {CONFIG, ADAPTER_CONFIG} <= names or any(not name.startswith("adapter_") for name in weights):
+        return None
+    return base_of_adapter(folder)
+
+
 def index_shards(index: Path) -> tuple[str, ...]:
     """Return the shards that a checkpoint's index lists. An index that cannot be read lists none."""
     return tuple(sorted({*shards_of_tensors(index).values()}))
@@ -211,12 +230,14 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
         files: The repo's files.
         configs: Parsed content of its JSON configs, by file name.
     """
-    preprocessor = configs.get("preprocessor_config.json", {})
+    preprocessor = configs.get(EXTRACTOR_CONFIG, {})
     found = []
     if _has_processor(configs):
         found.append("AutoProcessor")
     if (kind := _extractor_kind(preprocessor)) is not None:
         found.append(kind)
+    elif not preprocessor and "pretrained_cfg" in configs.get(CONFIG, {}):
+        found.append("AutoImageProcessor")  # of timm, whose models say in their config how images are prepared
     if any(name in files for name in _TOKENIZER_FILES) or _matches_any(files, ("*.spm", "*.tiktoken")):
         found.append("AutoTokenizer")
     return tuple(found)

@@ -111,8 +111,8 @@ def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
-    """Return a config's model type, empty where it has none."""
-    return str(config.get("model_type") or "")
+    """Return a config's model type as transformers reads it, empty where it has none."""
+    return str(config.get("model_type") or ("timm_wrapper" if "pretrained_cfg" in config else ""))
 
 
 def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str | None:

@@ -231,7 +231,12 @@ def _load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str,
     try:
         import timm
     except ImportError as error:
-        raise ExportError("This is a timm model: run `pip install timm` to export it.") from error
+        raise ExportError(f"This is a timm model: run `pip install timm` to export it ({error}).") from error
+    except RuntimeError as error:
+        raise ExportError(
+            f"This is a timm model, and timm cannot be imported: {error}. Install the torchvision that was built for "
+            "the installed torch: https://pytorch.org/get-started/locally."
+        ) from error
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     with refusals_as_export_errors(_NAME, folder):
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, exportable=True)

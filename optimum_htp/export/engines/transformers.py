@@ -24,6 +24,7 @@ from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.masking import get_logger
 from optimum_htp.origin.dependencies import has_transformers_exporters
 from optimum_htp.origin.names import EXPORT_MANIFEST
+from optimum_htp.origin.repo_files import base_to_load
 from optimum_htp.origin.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
 from optimum_htp.origin.source import HubSource
 from optimum_htp.origin.tables import all_tasks, model_names
@@ -152,8 +153,10 @@ class TransformersEngine:
 
         options = _Options(**work.options)
         hint = "" if options.sample_inputs is not None else _HINT
-        with EXPORTING.held(), refusals_as_export_errors("transformers", work.subject.name, hint):
-            model = self._loaded(work.subject, work.task, work.options)
+        name = work.subject.name
+        with EXPORTING.held(), refusals_as_export_errors(self.name, name):
+            model = self._loaded(work)
+        with EXPORTING.held(), refusals_as_export_errors(self.name, name, hint):
             config = OnnxConfig(dynamic=options.dynamic, opset_version=options.opset, optimize=options.optimize)
             with _repeatable(model), redirect_stdout(sys.stderr):  # PyTorch prints its progress
                 parts = _parts(model, work, options)
@@ -172,10 +175,11 @@ class TransformersEngine:
             noted.try_to_add(f"{name}.onnx", part, {})
         return type(model), noted
 
-    def _loaded(self, subject: LoadedModel, task: str, options: Mapping[str, Any]) -> Any:
+    def _loaded(self, work: Work) -> Any:
         """Return the model, ready to be traced."""
         import torch
 
+        subject, task, options, access = work.subject, work.task, work.options, work.access
         if subject.model is not None:
             if refused := [name for name in _LOADING_ONLY if options.get(name)]:
                 raise TypeError(
@@ -191,9 +195,18 @@ class TransformersEngine:
             )
         model_class = _class_for(task, config, trusted=trusted)
         dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
-        model, report = model_class.from_pretrained(
-            subject.checkpoint.folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
+        folder = subject.checkpoint.folder
+        base = base_to_load(folder)
+        given = (
+            {}
+            if base is None
+            else {"token": access.token, "cache_dir": access.cache_dir, "local_files_only": access.local_files_only}
         )
+        model, report = model_class.from_pretrained(
+            base or folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True, **given
+        )
+        if base is not None:
+            model.load_adapter(str(folder))
         if not self._asked_for and (missing := lacking(model, report)):
             more = f" (and {len(missing) - _LISTED} more)" if len(missing) > _LISTED else ""
             raise ExportError(

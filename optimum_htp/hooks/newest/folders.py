@@ -54,23 +54,12 @@ def _has_files(tokenizer: Any, subfolder: str) -> bool:
 
 def _adding_adapter(call: Call) -> Any:
     """Answer `get_model_from_task`: of such a folder, it is the base model with the adapter."""
+    from optimum_htp.origin.repo_files import base_to_load
+
     folder = Path(str(call.get("model_name_or_path", "")))
-    base = _base_model(folder) if folder.is_dir() else None
+    base = base_to_load(folder) if folder.is_dir() else None
     if base is None:
         return call.pass_on()
     model = call.pass_on_with(call.subject, model_name_or_path=base)
     model.load_adapter(str(folder))
     return model
-
-
-def _base_model(folder: Path) -> str | None:
-    """Return the model that an adapter's folder names, if the folder has a config and only the adapter's weights."""
-    from optimum_htp.origin.names import CONFIG
-    from optimum_htp.origin.repo_files import ADAPTER_CONFIG, read_json, weight_files
-
-    names = {path.name for path in folder.iterdir()}
-    weights = weight_files(names, lambda _: ())
-    if not {CONFIG, ADAPTER_CONFIG} <= names or any(not name.startswith("adapter_") for name in weights):
-        return None
-    base = (read_json(folder / ADAPTER_CONFIG) or {}).get("base_model_name_or_path")
-    return base if isinstance(base, str) else None
