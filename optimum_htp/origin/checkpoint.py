@@ -212,7 +212,8 @@ def _fetched(
         files = names_below(folder) if source.mirrored is None else tuple(sorted(source.mirrored))
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
-    wanted = (*configs, *weight_indexes(files, library=guess))
+    adapters = {ADAPTER_CONFIG} & {*files} - {*configs}  # says of which model the repo is an adapter
+    wanted = (*configs, *weight_indexes(files, library=guess), *adapters)
     _check_all_there(source, _snapshot(source, wanted, access), wanted)
     checkpoint = _opened(
         source, folder, files, library, complete=source.info is not None or source.mirrored is not None
