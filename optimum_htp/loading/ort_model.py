@@ -34,7 +34,7 @@ from optimum_htp.origin.ort_classes import class_for, is_a
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["load"]
+__all__ = ["complete", "load"]
 
 logger = get_logger(__name__)
 
@@ -112,9 +112,7 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
     files = _files(asked, metadata, watch)
     carrier = carrier_of(path, metadata, asked.folder)
     config, options = _configured(asked, carrier)
-    preprocessors = None
-    if metadata is not None and metadata.preprocessors:
-        preprocessors = LazyPreprocessors(carrier, metadata, asked.access, asked.revision, asked.trust_remote_code)
+    preprocessors = _preprocessors(carrier, asked.access, asked.revision, asked.trust_remote_code)
     try:
         with _answering_with(files), ThreadPoolExecutor(1) as pool:
             if preprocessors is not None and asked.preprocessors_too:
@@ -130,11 +128,37 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
         raise
     for part in getattr(model, "parts", None) or [model]:
         refuse_code_in_axes(getattr(part, "output_shapes", {}), path)
+    _complete(model, preprocessors)
+    return model
+
+
+def complete(model: ORTModel, path: Path, metadata: ExportMetadata, options: Mapping[str, Any]) -> None:
+    """Give a model what Optimum has left out: it loads a stamped file itself where a repo has a config too.
+
+    Args:
+        model: The model.
+        path: The file that it was loaded from.
+        metadata: What that says of itself.
+        options: Of the call. `revision` and `force_download` are about the repo, and have played their part.
+    """
+    access = HubAccess.from_options({**options, "force_download": None})
+    trusted = bool(options.get("trust_remote_code"))
+    _complete(model, _preprocessors(carrier_of(path, metadata), access, None, trusted))
+
+
+def _complete(model: ORTModel, preprocessors: LazyPreprocessors | None) -> None:
     if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
         model.main_input_name = next(iter(model.input_names), None)
     if preprocessors is not None:
         model.preprocessors = preprocessors
-    return model
+
+
+def _preprocessors(
+    carrier: Carrier, access: HubAccess, revision: str | None, trusted: bool
+) -> LazyPreprocessors | None:
+    if carrier.record is None or not carrier.record.preprocessors:
+        return None
+    return LazyPreprocessors(carrier, carrier.record, access, revision, trusted)
 
 
 def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
