@@ -176,7 +176,7 @@ def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> Mode
         )
     given = {name: asked.options[name] for name in _PART_NAMES if asked.options.get(name) is not None}
     files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
-    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
+    wrong = _wrong_task(cls, path, metadata) if _lacks_output(cls, path, metadata) else None
     if wrong is not None:
         raise wrong
     return files
@@ -195,14 +195,23 @@ def _configured(asked: _Asked, carrier: Carrier) -> tuple[Any, Mapping[str, Any]
     return config, options
 
 
-def _cannot_generate(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
-    """Whether a decoder's class is to load what gives no logits for each token, so that its every call would fail."""
-    if not is_a(cls, "ORTModelForCausalLM") or metadata is None or metadata.task is None:
+def _lacks_output(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
+    """Whether a class is to load what does not give the output that it reads, so that its every call would fail.
+
+    A decoder's reads logits for each token.
+    """
+    if metadata is None or metadata.task is None:
         return False
-    if metadata.task.startswith(_GENERATION):
+    generates = is_a(cls, "ORTModelForCausalLM")
+    if generates and metadata.task.startswith(_GENERATION):
         return False
-    logits = next((spec for spec in read_signature(path)[1] if spec.name == "logits"), None)
-    return logits is None or (logits.shape is not None and len(logits.shape) != len(("batch", "token", "vocabulary")))
+    if not generates and not is_a(cls, "ORTModelForFeatureExtraction"):
+        return False
+    shapes = {spec.name: spec.shape for spec in read_signature(path)[1]}
+    if not generates:
+        return "last_hidden_state" not in shapes
+    shape = shapes.get("logits", ())
+    return shape is not None and len(shape) != len(("batch", "token", "vocabulary"))
 
 
 def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> WrongTaskError | None:
@@ -212,6 +221,12 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
     fitting = class_for(path, metadata)
     if issubclass(cls, fitting) or issubclass(fitting, cls):
         return None
+    if metadata.export_library == "sentence_transformers":
+        return WrongTaskError(
+            f"{path} was exported with --library sentence_transformers: it pools too, and {cls.__name__} and "
+            f"SentenceTransformer cannot run that. Use {fitting.__name__}, whose sentence_embedding is the vector, or "
+            "export the model again without --library."
+        )
     return WrongTaskError(
         f"{path} was exported for {metadata.task}, and {cls.__name__} cannot run that: use {fitting.__name__}, or "
         "export the model again for another task."
