@@ -198,20 +198,16 @@ def _configured(asked: _Asked, carrier: Carrier) -> tuple[Any, Mapping[str, Any]
 def _lacks_output(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
     """Whether a class is to load what does not give the output that it reads, so that its every call would fail.
 
-    A decoder's reads logits for each token.
+    A decoder's reads logits for each token. Of a model of sentence_transformers there may be its vectors alone.
     """
     if metadata is None or metadata.task is None:
         return False
-    generates = is_a(cls, "ORTModelForCausalLM")
-    if generates and metadata.task.startswith(_GENERATION):
+    if metadata.export_library == "sentence_transformers" and is_a(cls, "ORTModelForFeatureExtraction"):
+        return all(spec.name != "last_hidden_state" for spec in read_signature(path)[1])
+    if not is_a(cls, "ORTModelForCausalLM") or metadata.task.startswith(_GENERATION):
         return False
-    if not generates and not is_a(cls, "ORTModelForFeatureExtraction"):
-        return False
-    shapes = {spec.name: spec.shape for spec in read_signature(path)[1]}
-    if not generates:
-        return "last_hidden_state" not in shapes
-    shape = shapes.get("logits", ())
-    return shape is not None and len(shape) != len(("batch", "token", "vocabulary"))
+    logits = next((spec for spec in read_signature(path)[1] if spec.name == "logits"), None)
+    return logits is None or (logits.shape is not None and len(logits.shape) != len(("batch", "token", "vocabulary")))
 
 
 def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> WrongTaskError | None:
