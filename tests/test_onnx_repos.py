@@ -222,7 +222,7 @@ ORTModelForSequenceClassification.from_pretrained("shipped/plain", revision={rev
 """
 
 
-def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert, model_folder, home, tmp_path):
+def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert, model_folder, tmp_path):
     """Optimum and sentence_transformers ask the Hub for the names of a repo's files, also of one in the cache."""
     hub.add("shipped/alone", {"onnx/model.onnx": (exported("minilm") / "model.onnx").read_bytes()})
     ORTModelForFeatureExtraction.from_pretrained(exported("minilm")).save_pretrained(tmp_path / "saved")
@@ -231,7 +231,7 @@ def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert,
     hub.add("shipped/plain", {"model.onnx": plain_bert.read_bytes(), "config.json": config})
     revisions = {name: hub.repos[name].refs["main"] for name in ("shipped/alone", "shipped/saved")}
     again, other = AGAIN.format(revisions=revisions), OTHER.format(revision=hub.repos["shipped/plain"].refs["main"])
-    cached, offline = {"HF_HOME": str(home), "python": sys.executable}, {"HF_HUB_OFFLINE": "1"}
+    cached, offline = {"HF_HOME": str(tmp_path / "home"), "python": sys.executable}, {"HF_HUB_OFFLINE": "1"}
     online = run_python(again, **cached).stdout
     run_python(other, **cached)
     with hub.recorded() as requests:
