@@ -105,6 +105,29 @@ def test_everything_comes_from_one_commit_though_main_moves_meanwhile(export, hu
     assert "MOVED" not in (tmp_path / "out" / "tokenizer.json").read_text()
 
 
+def test_configs_of_the_commit_before_do_not_stay_beside_a_new_export(export, hub, tmp_path):
+    """They would be used for the new file's model: other labels, other words."""
+    first = models.bert(tmp_path / "first")
+    (first / "generation_config.json").write_text("{}")
+    repo = hub.add("tiny/moved-on", first)
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    for folder in (out, mine):
+        export("tiny/moved-on", folder, with_config=True)
+    own = {**json.loads((mine / "config.json").read_text()), "id2label": {"0": "mine", "1": "b", "2": "c"}}
+    (mine / "config.json").write_text(json.dumps(own))
+    files = {name: body.replace(b"LABEL ", b"OTHER ") for name, body in repo.commits[repo.refs["main"]].items()}
+    for name in ("vocab.txt", "tokenizer.json"):
+        files[name] = files[name].replace(b"hello", b"MOVED")
+    del files["generation_config.json"]
+    repo.commit(files)
+    for folder in (out, mine):
+        export("tiny/moved-on", folder)
+        assert "MOVED" in (folder / "tokenizer.json").read_text()
+        assert not (folder / "generation_config.json").exists()
+    assert (out / "config.json").read_bytes() == files["config.json"]
+    assert json.loads((mine / "config.json").read_text()) == own  # what somebody has edited stays
+
+
 @pytest.mark.parametrize("ref", ["v1", "refs/pr/7", "a-branch"])
 def test_named_revision_is_recorded_and_pinned(export, bert, tmp_path, ref):
     old = bert.refs["main"]

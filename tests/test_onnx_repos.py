@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import onnx
 import pytest
-from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassification
+from optimum.onnxruntime import (
+    ORTModelForFeatureExtraction,
+    ORTModelForSeq2SeqLM,
+    ORTModelForSequenceClassification,
+)
 from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
 
@@ -200,3 +205,38 @@ def test_part_that_lies_where_it_cannot_is_told(hub, exported, cache, tmp_path):
     hub.add("shipped/moved", {"model.onnx": part.read_bytes()})
     with pytest.raises(MissingSiblingError, match=r"model.onnx of shipped/moved says that it is onnx/model.onnx"):
         OptimumONNXModel.from_pretrained("shipped/moved", cache_dir=cache)
+
+
+AGAIN = """
+from optimum.onnxruntime import ORTModelForFeatureExtraction
+from sentence_transformers import SentenceTransformer
+for name, revision in {revisions!r}.items():
+    model = ORTModelForFeatureExtraction.from_pretrained(name, revision=revision)
+    assert model.preprocessors[0]("the cat").input_ids
+    made = SentenceTransformer(name, backend="onnx", revision=revision)
+    print(made.encode("the cat")[:4].round(4).tolist())
+"""
+OTHER = """
+from optimum.onnxruntime import ORTModelForSequenceClassification
+ORTModelForSequenceClassification.from_pretrained("shipped/plain", revision={revision!r})
+"""
+
+
+def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert, model_folder, tmp_path):
+    """Optimum and sentence_transformers ask the Hub for the names of a repo's files, also of one in the cache."""
+    hub.add("shipped/alone", {"onnx/model.onnx": (exported("minilm") / "model.onnx").read_bytes()})
+    ORTModelForFeatureExtraction.from_pretrained(exported("minilm")).save_pretrained(tmp_path / "saved")
+    hub.add("shipped/saved", tmp_path / "saved")
+    config = (model_folder("bert") / "config.json").read_bytes()
+    hub.add("shipped/plain", {"model.onnx": plain_bert.read_bytes(), "config.json": config})
+    revisions = {name: hub.repos[name].refs["main"] for name in ("shipped/alone", "shipped/saved")}
+    again, other = AGAIN.format(revisions=revisions), OTHER.format(revision=hub.repos["shipped/plain"].refs["main"])
+    cached, offline = {"HF_HOME": str(tmp_path / "home"), "python": sys.executable}, {"HF_HUB_OFFLINE": "1"}
+    online = run_python(again, **cached).stdout
+    run_python(other, **cached)
+    with hub.recorded() as requests:
+        assert run_python(again, **cached, **offline).stdout == online
+        done = run_python(other, **cached, **offline, check=False)
+    assert "OfflineModeIsEnabled: " in done.stderr  # what is not ours fails in its own words
+    assert requests == []
+    assert len(online.splitlines()) == 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import transformers
-from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.onnxruntime import ORTModelForCTC, ORTModelForSequenceClassification
 from optimum.pipelines import pipeline
 from PIL import Image
 
@@ -68,6 +69,22 @@ def test_other_tasks_answer_as_pytorch_does(name, task, options, exported, refer
     assert pipeline(task, model=str(file), accelerator="ort")(INPUTS[name], **options) == reference(
         name, task, **options
     )
+
+
+@pytest.mark.parametrize("prefix", ["", "onnx/"])
+@pytest.mark.parametrize("without", [(), ("architectures",)])
+def test_repo_with_a_config_answers_as_pytorch_does(prefix, without, exported, model_folder, reference, hub):
+    """Optimum loads it itself: the model has what our own loads give it all the same."""
+    files = {path.name: path.read_bytes() for path in model_folder("wav2vec2").iterdir()}
+    config = json.loads(files["config.json"])
+    files["config.json"] = json.dumps({name: config[name] for name in config if name not in without}).encode()
+    onnx = {f"{prefix}model.onnx": (exported("wav2vec2") / "model.onnx").read_bytes()}
+    repo_id = f"shipped/sounds{bool(prefix)}{bool(without)}"
+    hub.add(repo_id, onnx | {name: body for name, body in files.items() if not name.endswith(".safetensors")})
+    expected = reference("wav2vec2", "automatic-speech-recognition")
+    assert pipeline("automatic-speech-recognition", model=repo_id)(INPUTS["wav2vec2"]) == expected
+    model = ORTModelForCTC.from_pretrained(repo_id)
+    assert pipeline("automatic-speech-recognition", model=model)(INPUTS["wav2vec2"]) == expected
 
 
 def test_images_are_prepared_as_pytorch_has_them(exported, reference):

@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 
-from optimum_htp import HTPExporter
+from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp.errors import ExportError, WrongTaskError
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.mirroring import mirror_model
 from tests.conftest import run_python
+from tests.support.animals import save_words
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
@@ -90,3 +92,33 @@ def test_weights_of_a_module_of_a_local_model_are_asked_for_by_name(dense, tmp_p
     assert f"Copy 2_Dense/model.safetensors from that model's folder to {tmp_path / 'alone' / '2_Dense'}." in said
     shutil.copytree(tmp_path / "saved" / "2_Dense", tmp_path / "alone" / "2_Dense")
     assert near(encode(tmp_path / "alone", "backend='onnx'")["vectors"], dense.encode(TEXTS).tolist())
+
+
+def test_encoder_alone_is_exported_as_it_says(hub, tmp_path):
+    """Optimum would add a decoder of random weights to it."""
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import T5Config, T5EncoderModel
+
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    T5EncoderModel(T5Config(**sizes)).save_pretrained(tmp_path / "t5")
+    save_words(tmp_path / "t5")
+    settings = json.loads((tmp_path / "t5" / "tokenizer_config.json").read_text())
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
+    (tmp_path / "t5" / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = SentenceTransformer(modules=[Transformer(str(tmp_path / "t5")), Pooling(16)], device="cpu")
+    model.save_pretrained(str(tmp_path / "saved"))
+    hub.add("tiny/st5", tmp_path / "saved", pipeline_tag="sentence-similarity", library_name="sentence-transformers")
+    for options in ({}, {"task": "feature-extraction"}):
+        with pytest.raises(ExportError, match=r"T5EncoderModel, an encoder alone.* --library sentence_transformers"):
+            HTPExporter().export("tiny/st5", tmp_path / "out", **options)
+    with pytest.raises(ExportError, match="T5EncoderModel, an encoder alone"):
+        HTPExporter().export(tmp_path / "t5", tmp_path / "out", task="feature-extraction")
+    HTPExporter().export("tiny/st5", tmp_path / "out", library_name="sentence_transformers")
+    whole, tokenizer = OptimumONNXModel.from_onnx(tmp_path / "out" / "model.onnx")
+    vectors = whole(**tokenizer(TEXTS, padding=True, return_tensors="pt"))["sentence_embedding"]
+    assert near(vectors.tolist(), model.encode(TEXTS).tolist())
+    for load in (ORTModelForFeatureExtraction.from_pretrained, lambda path: SentenceTransformer(path, backend="onnx")):
+        with pytest.raises(WrongTaskError, match=r"ORTModelForCustomTasks, whose sentence_embedding"):
+            load(str(tmp_path / "out"))

@@ -13,6 +13,7 @@ from optimum_htp.export.confirming import confirm_files, require_confirmed
 from optimum_htp.export.engines import check_options, chosen_engine, engine_named
 from optimum_htp.export.engines.base import Work
 from optimum_htp.export.output_files import (
+    configs_beside,
     copy_configs,
     forget_paths,
     move_models,
@@ -170,9 +171,12 @@ class HTPExporter:
             )
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             originals = dict(zip(names, written, strict=True))
-            beside = with_config or record.model_type == "local"
+            earlier, edited = configs_beside(folder, names)
+            beside = with_config or bool(earlier) or record.model_type == "local"
             own = _own_files(exported, originals)
             _add_configs(subject, exported, staged, wanted=beside)
+            for name in () if with_config or record.model_type == "local" else edited:
+                (staged / name).unlink(missing_ok=True)
             for name, content in own.items() if beside or embed == NONE else ():
                 (staged / name).write_bytes(content)
             refuse_foreign_configs(staged, folder, names)
@@ -181,7 +185,10 @@ class HTPExporter:
             record = stamp_all(staged, names, record, subject, tags, embedding)
             if verify_hub:
                 confirm_files(staged, names, record, access)
+            outdated = [folder / name for name in earlier if not (staged / name).is_file()]
             publish(staged, folder)
+            for path in outdated:
+                path.unlink(missing_ok=True)
         return ExportResult(
             files=tuple(folder / name for name in names),
             metadata=record,

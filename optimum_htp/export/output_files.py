@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
+from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
+from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.origin.repo_files import read_json
 
 __all__ = [
+    "configs_beside",
     "copy_configs",
     "forget_paths",
     "move_models",
@@ -104,6 +107,26 @@ def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:
         if (folder / name).is_file():
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, output / name)
+
+
+def configs_beside(output: Path, names: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Return the configs beside ONNX files that are to be replaced: they would be used for the new ones.
+
+    Args:
+        output: Where the files lie.
+        names: Of the ONNX files.
+
+    Returns:
+        Those that the files carry as well, so that an export has put them there, and those that were edited since.
+    """
+    same: set[str] = set()
+    edited: set[str] = set()
+    for name in names:
+        record = record_if_any(output / name)
+        for file in record.embedded_files if record is not None else ():
+            if (output / file.name).is_file():
+                (same if sha256_of_file(output / file.name) == file.sha256 else edited).add(file.name)
+    return same, edited
 
 
 def refuse_foreign_configs(staged: Path, output: Path, names: Sequence[str]) -> None:

@@ -56,8 +56,10 @@ def asked(
     token = _passed_on.set((subject, subfolder))
     try:
         result = call.pass_on()
-    except FAILURES:
+    except FAILURES as error:
         found = _named(call, failed=True, **how)
+        if found is None and opens:
+            found = _in_cache(call, error)
         if found is None:
             raise
         return found
@@ -74,3 +76,14 @@ def _named(call: Call, **how: Any) -> Named | None:
     from optimum_htp.loading.named import named
 
     return named(call.subject, options, **how)
+
+
+def _in_cache(call: Call, error: Exception) -> Named | None:
+    """Return the file of a repo with a config where the cache has it, and the library wanted to ask the Hub."""
+    from optimum_htp.hubs.refusals import is_away
+    from optimum_htp.loading.named import named
+
+    options = call.options()
+    if options is None or options.get("force_download") or not is_away(error):
+        return None
+    return named(call.subject, {**options, "local_files_only": True}, failed=True, opens=True)

@@ -36,10 +36,24 @@ def install(module: ModuleType) -> None:
 def _loading_files(call: Call) -> Any:
     found = asked(call, opens=True, bare=True)
     if isinstance(found, Answer):
+        _complete(found.result, call)
         return found.result
     from optimum_htp.loading.ort_model import load
 
     return load(call.args[0], found.fetched(), folder=found.folder, **found.options)
+
+
+def _complete(model: Any, call: Call) -> None:
+    """Give a model that Optimum has loaded what a stamped file has for it."""
+    from optimum_htp.metadata import record_if_any
+
+    path = getattr(getattr(model, "encoder", model), "path", None)  # of several files each knows the model
+    options = call.options()
+    if options is None or not isinstance(path, Path) or (record := record_if_any(path)) is None:
+        return
+    from optimum_htp.loading.ort_model import complete
+
+    complete(model, path, record, options)
 
 
 def _serving_files(call: Call) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Final
 
+from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
 from optimum_htp.loading.recognize import chosen_file, local_path, names_a_file
 from optimum_htp.origin.names import CONFIG
@@ -92,11 +93,23 @@ def _finding_files(call: Call) -> str | None:
 
 def _deciding_to_export(call: Call) -> Any:
     """Answer whether a model has to be exported: not one that a stamped file is of, whatever it is called."""
-    export, given = call.pass_on()
-    load, source = _load.get({}), call.subject
-    if not export or not load or (load.get("model_kwargs") or {}).get("export"):
-        return export, given
+    given = {name: value for name, value in (call.get("model_kwargs") or {}).items() if name != "export"}
+    try:
+        export, left = call.pass_on()
+    except FAILURES:  # it asks the Hub for the names of a repo's files, also where the cache has them
+        if not _is_stamped(call, given):
+            raise
+        return False, given
+    return export and not _is_stamped(call, left), left
+
+
+def _is_stamped(call: Call, given: dict[str, Any]) -> bool:
+    """Whether a stamped file is what the load that runs is about."""
+    load = _load.get({})
+    if not load or (load.get("model_kwargs") or {}).get("export"):
+        return False
     from optimum_htp.loading.named import named
 
-    found = named(Path(source).as_posix(), _named_options(load, given), failed=not call.get("is_local"), opens=True)
-    return export and found is None, given
+    name = Path(call.subject).as_posix()
+    options = _named_options(load, given)
+    return named(name, options, failed=not call.get("is_local"), opens=True) is not None

@@ -34,7 +34,7 @@ from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.patience import TIMEOUT_VARIABLE
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
-__all__ = ["refusal", "translated_errors"]
+__all__ = ["is_away", "refusal", "translated_errors"]
 
 _REFUSED: Final = (401, 403)
 _LOGIN: Final = "set HF_TOKEN or run `hf auth login`"
@@ -51,15 +51,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """
     from huggingface_hub import errors
 
-    failures: tuple[type[BaseException], ...] = (
-        errors.HfHubHTTPError,
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-        *http_errors().transport,
-        CutOffError,
-        RecursionError,
-        TimeoutError,
-    )
+    failures = _failures()
     try:
         with failing_at_once():
             yield
@@ -84,6 +76,26 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         if not isinstance(error.__cause__, failures):
             raise
         raise _explained(error.__cause__, repo_id, revision) from error
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an exception of huggingface_hub means that the Hub does not answer, or may not be asked."""
+    known = next((cause for cause in causes(error) if isinstance(cause, _failures())), None)
+    return known is not None and isinstance(_explained(known, "", None), HubUnreachableError)
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    from huggingface_hub import errors
+
+    return (
+        errors.HfHubHTTPError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        *http_errors().transport,
+        CutOffError,
+        RecursionError,
+        TimeoutError,
+    )
 
 
 def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHubIntegrationError:

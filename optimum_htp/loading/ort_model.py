@@ -34,7 +34,7 @@ from optimum_htp.origin.ort_classes import class_for, is_a
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel
 
-__all__ = ["load"]
+__all__ = ["complete", "load"]
 
 logger = get_logger(__name__)
 
@@ -112,9 +112,7 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
     files = _files(asked, metadata, watch)
     carrier = carrier_of(path, metadata, asked.folder)
     config, options = _configured(asked, carrier)
-    preprocessors = None
-    if metadata is not None and metadata.preprocessors:
-        preprocessors = LazyPreprocessors(carrier, metadata, asked.access, asked.revision, asked.trust_remote_code)
+    preprocessors = _preprocessors(carrier, asked.access, asked.revision, asked.trust_remote_code)
     try:
         with _answering_with(files), ThreadPoolExecutor(1) as pool:
             if preprocessors is not None and asked.preprocessors_too:
@@ -130,11 +128,37 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
         raise
     for part in getattr(model, "parts", None) or [model]:
         refuse_code_in_axes(getattr(part, "output_shapes", {}), path)
+    _complete(model, preprocessors)
+    return model
+
+
+def complete(model: ORTModel, path: Path, metadata: ExportMetadata, options: Mapping[str, Any]) -> None:
+    """Give a model what Optimum has left out: it loads a stamped file itself where a repo has a config too.
+
+    Args:
+        model: The model.
+        path: The file that it was loaded from.
+        metadata: What that says of itself.
+        options: Of the call. `revision` and `force_download` are about the repo, and have played their part.
+    """
+    access = HubAccess.from_options({**options, "force_download": None})
+    trusted = bool(options.get("trust_remote_code"))
+    _complete(model, _preprocessors(carrier_of(path, metadata), access, None, trusted))
+
+
+def _complete(model: ORTModel, preprocessors: LazyPreprocessors | None) -> None:
     if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
         model.main_input_name = next(iter(model.input_names), None)
     if preprocessors is not None:
         model.preprocessors = preprocessors
-    return model
+
+
+def _preprocessors(
+    carrier: Carrier, access: HubAccess, revision: str | None, trusted: bool
+) -> LazyPreprocessors | None:
+    if carrier.record is None or not carrier.record.preprocessors:
+        return None
+    return LazyPreprocessors(carrier, carrier.record, access, revision, trusted)
 
 
 def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
@@ -152,7 +176,7 @@ def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> Mode
         )
     given = {name: asked.options[name] for name in _PART_NAMES if asked.options.get(name) is not None}
     files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
-    wrong = _wrong_task(cls, path, metadata) if _cannot_generate(cls, path, metadata) else None
+    wrong = _wrong_task(cls, path, metadata) if _lacks_output(cls, path, metadata) else None
     if wrong is not None:
         raise wrong
     return files
@@ -171,11 +195,16 @@ def _configured(asked: _Asked, carrier: Carrier) -> tuple[Any, Mapping[str, Any]
     return config, options
 
 
-def _cannot_generate(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
-    """Whether a decoder's class is to load what gives no logits for each token, so that its every call would fail."""
-    if not is_a(cls, "ORTModelForCausalLM") or metadata is None or metadata.task is None:
+def _lacks_output(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
+    """Whether a class is to load what does not give the output that it reads, so that its every call would fail.
+
+    A decoder's reads logits for each token. Of a model of sentence_transformers there may be its vectors alone.
+    """
+    if metadata is None or metadata.task is None:
         return False
-    if metadata.task.startswith(_GENERATION):
+    if metadata.export_library == "sentence_transformers" and is_a(cls, "ORTModelForFeatureExtraction"):
+        return all(spec.name != "last_hidden_state" for spec in read_signature(path)[1])
+    if not is_a(cls, "ORTModelForCausalLM") or metadata.task.startswith(_GENERATION):
         return False
     logits = next((spec for spec in read_signature(path)[1] if spec.name == "logits"), None)
     return logits is None or (logits.shape is not None and len(logits.shape) != len(("batch", "token", "vocabulary")))
@@ -188,6 +217,12 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
     fitting = class_for(path, metadata)
     if issubclass(cls, fitting) or issubclass(fitting, cls):
         return None
+    if metadata.export_library == "sentence_transformers":
+        return WrongTaskError(
+            f"{path} was exported with --library sentence_transformers: it pools too, and {cls.__name__} and "
+            f"SentenceTransformer cannot run that. Use {fitting.__name__}, whose sentence_embedding is the vector, or "
+            "export the model again without --library."
+        )
     return WrongTaskError(
         f"{path} was exported for {metadata.task}, and {cls.__name__} cannot run that: use {fitting.__name__}, or "
         "export the model again for another task."

@@ -30,6 +30,7 @@ __all__ = [
     "canonical_task",
     "tasks_of_class",
     "class_for_task",
+    "encoder_alone",
     "is_task",
     "infer_library",
     "infer_task",
@@ -135,6 +136,13 @@ def tasks_of_class(config: Mapping[str, Any]) -> list[str]:
     if names & as_set(model_names()["MODEL_FOR_PRETRAINING_MAPPING_NAMES"].get(model_type)):
         return [_FEATURES]  # Optimum's synonym of "pretraining"
     return _tasks_of_auto_map(config, names)
+
+
+def encoder_alone(config: Mapping[str, Any]) -> str | None:
+    """Return the class of a model that is no more than the encoder of a larger one (`T5EncoderModel`), else None."""
+    found = next((name for name in architectures(config) if name.endswith("EncoderModel")), None)
+    whole = as_set(task_classes().get(_FEATURES, {}).get(model_type_of(config)))
+    return found if whole and found is not None and not tasks_of_class(config) else None
 
 
 def _tasks_of_auto_map(config: Mapping[str, Any], names: set[str]) -> list[str]:

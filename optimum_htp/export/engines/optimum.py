@@ -21,8 +21,9 @@ from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 from optimum_htp.masking import get_logger
 from optimum_htp.origin.dependencies import needing_optimum_onnx
+from optimum_htp.origin.names import SENTENCE_MODULES
 from optimum_htp.origin.source import HubSource
-from optimum_htp.origin.tasks import infer_task, with_past
+from optimum_htp.origin.tasks import encoder_alone, infer_task, with_past
 from optimum_htp.starting import without_current_folder
 
 __all__ = ["OptimumEngine", "optimum_options"]
@@ -64,6 +65,7 @@ class OptimumEngine:
 
     def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
         """Return the task that the Hub, or the class of the checkpoint, says; with past where that is supported."""
+        self._refuse_encoder_alone(subject)
         source = subject.checkpoint.source if subject.checkpoint is not None else None
         info = source.info if isinstance(source, HubSource) and subject.model is None else None
         tag = info.pipeline_tag if info is not None else None
@@ -75,6 +77,7 @@ class OptimumEngine:
     def export(self, work: Work) -> tuple[type, ExportedParts]:
         """Export with Optimum; return the class that was exported, and its parts."""
         subject, options, access = work.subject, work.options, work.access
+        self._refuse_encoder_alone(subject)
         model = subject.model
         if subject.checkpoint is not None and model is None:
             if subject.library == "timm":
@@ -101,6 +104,23 @@ class OptimumEngine:
                 model, work.folder, {**options, "task": work.task}, hierarchy=work.hierarchy, hint=self._hint
             )
         return type(model), parts
+
+    def _refuse_encoder_alone(self, subject: LoadedModel) -> None:
+        """Refuse what Optimum exports as the whole model, with a decoder whose weights are drawn by chance.
+
+        Raises:
+            ExportError: It is the encoder of a larger model.
+        """
+        alone = encoder_alone(subject.config) if subject.library == "transformers" else None
+        if alone is None:
+            return
+        checkpoint = subject.checkpoint
+        is_sentence_model = subject.model is None and checkpoint is not None and SENTENCE_MODULES in checkpoint.files
+        raise ExportError(
+            f"{subject.name} is a {alone}, an encoder alone, which Optimum exports only together with its decoder. "
+            + ("Give --library sentence_transformers." if is_sentence_model else "Export the model that has both.")
+            + self._hint
+        )
 
 
 def _export_from_folder(
