@@ -93,10 +93,13 @@ def _finding_files(call: Call) -> str | None:
 
 def _deciding_to_export(call: Call) -> Any:
     """Answer whether a model has to be exported: not one that a stamped file is of, whatever it is called."""
-    given = {name: value for name, value in (call.get("model_kwargs") or {}).items() if name != "export"}
     try:
         export, left = call.pass_on()
     except FAILURES:  # it asks the Hub for the names of a repo's files, also where the cache has them
+        options = (call.options() or {}).get("model_kwargs")
+        if not isinstance(options, dict):
+            raise
+        given = {name: value for name, value in options.items() if name != "export"}
         if not _is_stamped(call, given):
             raise
         return False, given
