@@ -222,6 +222,8 @@ ORTModelForSequenceClassification.from_pretrained("shipped/plain", revision={rev
 """
 
 
+@pytest.mark.slow
+@pytest.mark.stack
 def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert, model_folder, tmp_path):
     """Optimum and sentence_transformers ask the Hub for the names of a repo's files, also of one in the cache."""
     hub.add("shipped/alone", {"onnx/model.onnx": (exported("minilm") / "model.onnx").read_bytes()})
