@@ -34,7 +34,7 @@ from optimum_htp.hubs.limits import retry_after
 from optimum_htp.hubs.patience import TIMEOUT_VARIABLE
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
-__all__ = ["is_away", "refusal", "translated_errors"]
+__all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]
 
 _REFUSED: Final = (401, 403)
 _LOGIN: Final = "set HF_TOKEN or run `hf auth login`"
@@ -218,16 +218,21 @@ def _disabled(repo_id: str, revision: str | None) -> RepoDisabledError:
     )
 
 
+def too_many_requests(headers: Mapping[str, str], where: str) -> RateLimitedError:
+    """Return the error for an answer of 429."""
+    seconds = retry_after(headers)
+    wait = "a few minutes" if seconds is None else f"{seconds:.0f} seconds"
+    return RateLimitedError(
+        f"{_answering(where)} answered 429 when asked for {where}: too many requests. Try again in {wait}; with a "
+        "token (HF_TOKEN) the limits are wider.",
+        seconds,
+    )
+
+
 def _refused(status: int, headers: Mapping[str, str], where: str) -> HFHubIntegrationError:
     """Return the error for an answer that only its status tells about."""
     if status == TOO_MANY_REQUESTS:
-        seconds = retry_after(headers)
-        wait = "a few minutes" if seconds is None else f"{seconds:.0f} seconds"
-        return RateLimitedError(
-            f"{_answering(where)} answered 429 when asked for {where}: too many requests. Try again in {wait}; with a "
-            "token (HF_TOKEN) the limits are wider.",
-            seconds,
-        )
+        return too_many_requests(headers, where)
     if status in _REFUSED:
         reason = headers.get("X-Error-Message") or "no reason is given"
         return AccessDeniedError(

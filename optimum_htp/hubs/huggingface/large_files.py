@@ -24,14 +24,14 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.http import ask, http_errors
+from optimum_htp.hubs.http import TOO_MANY_REQUESTS, ask, http_errors
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
 from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import redirection
-from optimum_htp.hubs.refusals import translated_errors
+from optimum_htp.hubs.refusals import too_many_requests, translated_errors
 from optimum_htp.hubs.unreachable import CLIENT_LOGGER, causes, heard
 from optimum_htp.masking import get_logger
 
@@ -228,9 +228,11 @@ def _look_at(response: Any, *args: Any, **kwargs: Any) -> None:
     if file is None:
         return
     redirection(str(response.url), response)
+    what, commit = file
+    if response.status_code == TOO_MANY_REQUESTS:  # else huggingface_hub waits by itself, from 1.0 on
+        raise too_many_requests(response.headers, f"{what} at {commit}")
     if response.request.method != "HEAD":
         return
-    what, commit = file
     if "X-Xet-Hash" in response.headers and is_xet_in_use():
         _expected.by_xet = True
         _expected.transfers.by_xet()
