@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 test: $(if $(filter newest,$(STACK)),$(VENV)/installed,lint)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow$(if $(filter newest,$(STACK)), and not no_stack)"
 
-# Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has both.
+# Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has them too.
 test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
