@@ -208,7 +208,11 @@ def property_field(number: int, key: str, value: str) -> bytes:
         length > (most := _MAX_ARCHIVE if reader.is_archive(key) else _MAX_PROPERTY)
     ):
         raise MetadataError(f"The metadata property {key[:40]!r} has more than {most >> 20} MiB.", key)
-    content = encode_bytes_field(1, key.encode()) + encode_bytes_field(2, value.encode())
+    name, text = key.encode(), value.encode()
+    if len(name) < 0x80 and len(text) < 0x80:  # nearly all: each length is one byte
+        content = b"\x0a%c%b\x12%c%b" % (len(name), name, len(text), text)
+    else:
+        content = encode_bytes_field(1, name) + encode_bytes_field(2, text)
     return encode_bytes_field(number, content)
 
 
