@@ -171,7 +171,7 @@ def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exporte
     }
     assert card.count("\nONNX export of ") == 3
     tables = re.findall(r"^## Modules of (\S+)\n\n\| module ", card, re.MULTILINE)
-    assert sorted(tables) == sorted(re.findall(r"^\| (\S+\.onnx) ", card, re.MULTILINE))  # each once
+    assert sorted(tables) == sorted(re.findall(r"^\| (\S+\.onnx) ", card, re.MULTILINE))  # one table for each file
 
 
 def test_license_of_one_model_is_not_that_of_another(org, bert, exported, access, tmp_path):

@@ -27,7 +27,7 @@ from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.axes import refuse_code_in_axes
 from optimum_htp.origin.model_files import model_root
-from optimum_htp.origin.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES
+from optimum_htp.origin.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES, SENTENCEPIECE, TOKENIZER
 from optimum_htp.origin.ort_classes import class_for
 from optimum_htp.origin.tasks import WITH_PAST
 from optimum_htp.parsing import json_or_none
@@ -58,7 +58,6 @@ _SPECIAL: Final = {
 """Pipelines that run what was exported for a more general task, where the model's card says so."""
 _SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
 _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
-_SENTENCEPIECE: Final = (".model", ".spm")
 _MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
 
 
@@ -142,7 +141,7 @@ def write_endpoint(
 def _needs_sentencepiece(names: Iterable[str]) -> bool:
     """Whether a tokenizer is among files only as sentencepiece's model, without the one of `tokenizers`."""
     files = {PurePosixPath(name).name for name in names}
-    return "tokenizer.json" not in files and any(name.endswith(_SENTENCEPIECE) for name in files)
+    return TOKENIZER not in files and any(name.endswith(SENTENCEPIECE) for name in files)
 
 
 def is_own(name: str, content: bytes) -> bool:

@@ -194,6 +194,6 @@ def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) ->
 
 
 def _may_name(window: ByteWindow, part: Field) -> bool:
-    """Whether a location may be in a message; a glance at a short one tells that there is none."""
+    """Whether a message may hold a location. A short message is searched for the word."""
     length = part.end - part.payload
     return length > _SCANNED or b"location" in window.read(part.payload, length)

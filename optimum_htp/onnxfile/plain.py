@@ -29,7 +29,7 @@ _SUBGRAPH: Final = re.compile(
 
 
 def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
-    """Whether there may be a subgraph in an attribute; most are so small that a glance tells that there is none."""
+    """Whether an attribute may hold a subgraph. A short attribute is searched for the tag of one."""
     length = attribute.end - attribute.payload
     return length > _SCANNED or _SUBGRAPH.search(window.read(attribute.payload, length)) is not None
 

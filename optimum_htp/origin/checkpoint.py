@@ -155,7 +155,7 @@ def fetch_checkpoint(
 
     Raises:
         ExportError: A local model that is no folder, or an adapter.
-        ConfigLoadError: There is no config, or what is in one would stop whoever reads it.
+        ConfigLoadError: The model has no config, or a config that cannot be read.
         ChangedCacheError: A file in the cache is not the commit's.
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
     """

@@ -143,7 +143,7 @@ def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_cod
 
 
 def _is_timm(content: Mapping[str, Any], metadata: ExportMetadata | None) -> bool:
-    """Whether a config is one of timm. Where no record says it, a model type says that it is none."""
+    """Whether a config is of a timm model: the record says it, else a config without a model type."""
     if metadata is not None and metadata.export_library is not None:
         return metadata.export_library == "timm"
     return not content.get("model_type") and infer_library((), content) == "timm"

@@ -19,7 +19,15 @@ from optimum_htp.origin import tables
 from optimum_htp.origin.archive import MOST_FILES, described, pack
 from optimum_htp.origin.code_references import references_in
 from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SCHEDULER_CONFIG
+from optimum_htp.origin.names import (
+    CONFIG,
+    GENERATION_CONFIG,
+    MODEL_INDEX,
+    PREPROCESSOR_CONFIGS,
+    SCHEDULER_CONFIG,
+    SENTENCEPIECE,
+    TOKENIZER,
+)
 from optimum_htp.origin.repo_files import config_files, read_json
 
 __all__ = ["ALL", "CHOICES", "CONFIG_ONLY", "NONE", "Embedding", "check_choice", "embeddable", "embedding_of"]
@@ -32,7 +40,6 @@ NONE: Final = "none"
 CHOICES: Final = (ALL, CONFIG_ONLY, NONE)
 
 _CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, SCHEDULER_CONFIG)
-_FAST: Final = "tokenizer.json"
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 # What slow tokenizers are made from (`vocab_files_names` of transformers' tokenizers).
 _SLOW: Final = (
@@ -44,7 +51,6 @@ _SLOW: Final = (
     "*.model",
     "*.spm",
 )
-_SENTENCEPIECE: Final = ("*.model", "*.spm")
 
 
 @dataclass(frozen=True)
@@ -137,12 +143,12 @@ def _needless(folder: Path, home: str, names: Sequence[str]) -> set[str]:
     """Return the files in one folder of a model that only a slow tokenizer would read, where a fast one is loaded."""
     inside = {PurePosixPath(name).name: name for name in names if str(PurePosixPath(name).parent) == home}
     slow = {base for base in inside if any(fnmatchcase(base, pattern) for pattern in _SLOW)}
-    if _FAST not in inside or not slow:
+    if TOKENIZER not in inside or not slow:
         return set()
     settings = _object(folder / home / _TOKENIZER_CONFIG)
     if "auto_map" in settings or settings.get("from_slow"):
         return set()
-    sentencepiece = any(fnmatchcase(base, pattern) for base in slow for pattern in _SENTENCEPIECE)
+    sentencepiece = any(base.endswith(SENTENCEPIECE) for base in slow)
     if sentencepiece and settings.get("add_prefix_space") is not None:
         return set()  # transformers converts the slow tokenizer anew
     if not _is_fast(folder, home, settings):

@@ -15,7 +15,9 @@ __all__ = [
     "SAVED_AS",
     "SCHEDULER",
     "SCHEDULER_CONFIG",
+    "SENTENCEPIECE",
     "SENTENCE_MODULES",
+    "TOKENIZER",
     "WEIGHTS",
 ]
 
@@ -31,6 +33,10 @@ MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""
 PREPROCESSOR_CONFIGS: Final = ("processor_config.json", EXTRACTOR_CONFIG, "tokenizer_config.json")
 """The configs that name what a model's preprocessors are, the most inclusive first."""
+TOKENIZER: Final = "tokenizer.json"
+"""The tokenizer of `tokenizers`; a model of sentencepiece is needless beside it."""
+SENTENCEPIECE: Final = (".model", ".spm")
+"""The suffixes of sentencepiece's models."""
 SCHEDULER: Final = "scheduler"
 SCHEDULER_CONFIG: Final = "scheduler_config.json"
 """The folder of a diffusion pipeline's scheduler, and its config in there."""

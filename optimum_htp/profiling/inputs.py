@@ -160,7 +160,7 @@ def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigSource | No
 
 
 def _config(source: ConfigSource | None) -> Mapping[str, Any]:
-    """Return the content of a model's config; empty where there is none."""
+    """Return the content of a model's config; an empty mapping without a config."""
     content = read_json(folder_of(source) / CONFIG) if source is not None else None
     return content if isinstance(content, dict) else {}
 

@@ -61,8 +61,7 @@ def compare_models(
         other: An ONNX file of the same model: another export, optimised, quantised or changed. It needs no tags: its
             values have names that the first one's have.
         pytorch: Compare with the model of the file's commit, in PyTorch, in place of `other`.
-        inputs: Arrays by name, or an `.npz` file of them; None for inputs
-            that are made for the model.
+        inputs: Arrays by name, or an `.npz` file of them; None for inputs that are made.
         atol, rtol: What may differ: `atol + rtol * |expected|`, for each element.
         access: How to reach the Hub.
         progress: Called with how many modules are done, and how many there are.
