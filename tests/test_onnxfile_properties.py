@@ -283,6 +283,7 @@ def read_and_tagged(path, visitors, *, at_once=False):
         with opened(path) as window:
             graph = graph_of(window)
         output = path.with_name("tagged.onnx")
+        output.unlink(missing_ok=True)  # a damaged one is not replaced
         with OpenModel.at(path) as model:
             if at_once:
                 assert model.graph == graph
