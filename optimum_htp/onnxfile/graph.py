@@ -7,7 +7,7 @@ nodes that it lies in.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from optimum_htp.onnxfile.operators import WITH_INTEGERS
 from optimum_htp.onnxfile.plain import may_hold_graph, plain_node, plain_tensor
@@ -23,6 +23,7 @@ from optimum_htp.onnxfile.structure import (
     Graph,
     Initializer,
     Node,
+    NodePlaces,
 )
 from optimum_htp.onnxfile.tensors import TensorSpec, dtype_name, integer, tensor_spec
 from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Field, walk
@@ -41,15 +42,15 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
         return graph_of(window)
 
 
-def graph_of(window: ByteWindow, places: dict[Field, Mapping[str, str] | None] | None = None) -> Graph:
+def graph_of(window: ByteWindow, places: NodePlaces | None = None) -> Graph:
     """Return the structure of a ModelProto's graph.
 
     Args:
         window: The open file.
-        places: Gets where each node of the graph itself is, with its metadata if it is short and has no subgraph.
+        places: Gets the places of the graph's own nodes.
     """
     window.begin_pass()
-    places = {} if places is None else places
+    places = NodePlaces() if places is None else places
     name, has_graph, functions = "", False, 0
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -74,7 +75,7 @@ def graph_of(window: ByteWindow, places: dict[Field, Mapping[str, str] | None] |
                     nodes += _read_node(window, part, (), 1, others)
                 else:
                     nodes.append(node)
-                places[part] = None if node is None else node.metadata
+                places.add(part.start, part.payload, part.end, None if node is None else node.metadata)
             elif part.number == INITIALIZER:
                 initializers.append(_initializer(window, part))
             elif part.number == 2:

@@ -11,7 +11,7 @@ from optimum_htp.errors import MetadataError
 from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.moving import MovedData
 from optimum_htp.onnxfile.plain import may_hold_graph, plain_metadata
-from optimum_htp.onnxfile.structure import CHILDREN, INITIALIZER, MAX_DEPTH, NODE_METADATA
+from optimum_htp.onnxfile.structure import CHILDREN, INITIALIZER, MAX_DEPTH, NODE, NODE_METADATA, NodePlaces
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     MAX_TEXT_BYTES,
@@ -41,7 +41,7 @@ def planned(
     visit: NodeVisitor | None,
     fields: Mapping[int, bytes],
     data: MovedData | None,
-    nodes: Mapping[Field, Mapping[str, str] | None],
+    nodes: NodePlaces,
 ) -> list[Segment]:
     """List the new file's segments, new fields where their number says that they belong.
 
@@ -73,8 +73,7 @@ def planned(
                 _add(last if reader.is_archive(key) else segments, (part.start, part.end))
         elif kind is not None and changes is not None:
             if part.number == reader.GRAPH and nodes and data is None:
-                inside = (known for known in nodes.items() if part.start < known[0].start < part.end)
-                rebuilt = _assembled(part, _rebuilt_nodes(window, inside, changes))
+                rebuilt = _assembled(part, _rebuilt_nodes(window, part, nodes, changes))
             else:
                 rebuilt = _rebuilt(window, part, kind, changes, 0)
             first, *others = rebuilt or [(part.start, part.end)]
@@ -107,12 +106,15 @@ def _as_it_is(_: Mapping[str, str]) -> None:
     """Leave a node as it is."""
 
 
+_Changed = tuple[int, int, Sequence[Segment]]  # the offsets of a field, and what is written in its place
+
+
 def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, depth: int) -> Sequence[Segment] | None:
     """Return the segments of a message in which nodes or initializers changed, or None where none did."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     if kind == "node" and (short := plain_metadata(window, message)) is not None:
-        return _rebuilt_short(window, message, short, changes.visit)
+        return _rebuilt_short(window, message.payload, message.end, message.number, short, changes.visit)
     children = CHILDREN[kind]
     fields: Iterable[Field] = walk(window, message.payload, message.end)
     metadata: Mapping[str, str] | None = None
@@ -127,46 +129,45 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, d
         metadata = changes.visit(known)
         if metadata is not None and dict(metadata) == known:
             metadata = None
-    made: list[tuple[Field, Sequence[Segment]]] = []
+    made: list[_Changed] = []
     for part in fields:
         if metadata is not None and part.number == NODE_METADATA:
-            made.append((part, []))
+            made.append((part.start, part.end, ()))
         elif part.wire_type == LENGTH_DELIMITED and part.number in children and _may_hold_nodes(window, part, kind):
             inner = _rebuilt(window, part, children[part.number], changes, depth + 1)
             if inner is not None:
-                made.append((part, inner))
+                made.append((part.start, part.end, inner))
         elif changes.data is not None and kind == "graph" and part.number == INITIALIZER:
             moved = changes.data.moved(window, part) if part.wire_type == LENGTH_DELIMITED else None
             if moved is not None:
-                made.append((part, [encode_varint(_TENSOR) + encode_varint(length_of(moved)), *moved]))
+                head = encode_varint(_TENSOR) + encode_varint(length_of(moved))
+                made.append((part.start, part.end, [head, *moved]))
     return _assembled(message, made, node_entries(tuple(metadata.items())) if metadata else b"")
 
 
-def _rebuilt_nodes(
-    window: ByteWindow, nodes: Iterable[tuple[Field, Mapping[str, str] | None]], changes: _Changes
-) -> Iterator[tuple[Field, Sequence[Segment]]]:
-    """Yield those of known nodes that change, each with its segments."""
-    for part, metadata in nodes:
-        inner: Sequence[Segment] | None
-        if metadata is None:
-            inner = _rebuilt(window, part, "node", changes, 1)
+def _rebuilt_nodes(window: ByteWindow, graph: Field, nodes: NodePlaces, changes: _Changes) -> Iterator[_Changed]:
+    """Yield what changes of a graph's nodes, whose places are known."""
+    visit, first, last = changes.visit, graph.start, graph.end
+    for start, payload, end, known in nodes:
+        if not first < start < last:  # a damaged file may have several graphs
+            continue
+        if known is None:
+            inner = _rebuilt(window, Field(NODE, LENGTH_DELIMITED, start, payload, end), "node", changes, 1)
         else:
-            inner = _rebuilt_short(window, part, metadata, changes.visit)
+            inner = _rebuilt_short(window, payload, end, NODE, known, visit)
         if inner is not None:
-            yield part, inner
+            yield start, end, inner
 
 
-def _assembled(
-    message: Field, changed: Iterable[tuple[Field, Sequence[Segment]]], last: bytes = b""
-) -> Sequence[Segment] | None:
+def _assembled(message: Field, changed: Iterable[_Changed], last: bytes = b"") -> Sequence[Segment] | None:
     """Return the segments of a message in which some fields changed and more follows; None where nothing does."""
     body: list[Segment] = []
     position = message.payload
-    for part, inner in changed:
-        if position < part.start:
-            body.append((position, part.start))
+    for start, end, inner in changed:
+        if position < start:
+            body.append((position, start))
         body += inner
-        position = part.end
+        position = end
     if position == message.payload and not last:
         return None
     if position < message.end:
@@ -177,19 +178,18 @@ def _assembled(
 
 
 def _rebuilt_short(
-    window: ByteWindow, message: Field, known: Mapping[str, str], visit: NodeVisitor
+    window: ByteWindow, payload: int, end: int, number: int, known: Mapping[str, str], visit: NodeVisitor
 ) -> Sequence[Segment] | None:
     """Return a node that is short as one segment, or None where it did not change."""
     metadata = visit(known)
     if metadata is None or (metadata == known if known else not metadata):
         return None
     if known:
-        fields = walk(window, message.payload, message.end)
-        kept = (window.read(part.start, part.end - part.start) for part in fields if part.number != NODE_METADATA)
-        content = b"".join(kept)
+        kept = (part for part in walk(window, payload, end) if part.number != NODE_METADATA)
+        content = b"".join([window.read(part.start, part.end - part.start) for part in kept])
     else:
-        content = window.read(message.payload, message.end - message.payload)
-    return (encode_bytes_field(message.number, content + node_entries(tuple(metadata.items()))),)
+        content = window.read(payload, end - payload)
+    return (encode_bytes_field(number, content + node_entries(tuple(metadata.items()))),)
 
 
 def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:

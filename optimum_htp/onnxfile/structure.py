@@ -5,7 +5,8 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from optimum_htp.onnxfile.reader import GRAPH
 from optimum_htp.onnxfile.tensors import TensorSpec
 
-__all__ = ["Graph", "Initializer", "Node"]
+__all__ = ["Graph", "Initializer", "Node", "NodePlaces"]
 
 FUNCTION: Final = 25  # in ModelProto
 NODE_METADATA: Final = 9
@@ -66,6 +67,29 @@ class Initializer(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+class NodePlaces:
+    """Where the nodes of a graph are in a file, in its order, with the metadata of plain ones.
+
+    Models have tens of thousands, so the offsets are kept as numbers, and not as a record for each node.
+    """
+
+    def __init__(self) -> None:
+        self._offsets = array("Q")
+        self._metadata: list[Mapping[str, str] | None] = []
+
+    def add(self, start: int, payload: int, end: int, metadata: Mapping[str, str] | None) -> None:
+        """Add a node: the offsets of its field, and its metadata if it was read by `plain_node`, else None."""
+        self._offsets.extend((start, payload, end))
+        self._metadata.append(metadata)
+
+    def __len__(self) -> int:
+        return len(self._metadata)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, Mapping[str, str] | None]]:
+        offsets = iter(self._offsets)
+        return zip(offsets, offsets, offsets, self._metadata, strict=True)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.plan import NodeVisitor, Segment, length_of, node_entries, planned, property_field
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
-from optimum_htp.onnxfile.structure import Graph
-from optimum_htp.onnxfile.wire import VARINT, ByteWindow, Field, encode_bytes_field, encode_varint
+from optimum_htp.onnxfile.structure import Graph, NodePlaces
+from optimum_htp.onnxfile.wire import VARINT, ByteWindow, encode_bytes_field, encode_varint
 
 __all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
 
@@ -92,7 +92,7 @@ class OpenModel:
         self._given = given
         self._window = window
         self._reading = reading
-        self._nodes: dict[Field, Mapping[str, str] | None] = {}
+        self._nodes = NodePlaces()
         self._seen = _identity(os.fstat(window.descriptor)) if window.descriptor is not None else None
 
     @classmethod
