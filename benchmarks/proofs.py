@@ -1,195 +1,200 @@
-"""How right `verify --weights` is: honest files that are accepted, and changed ones that are found.
+"""How right tags and `verify --weights` are, in every form that a file has after other tools.
 
-    python -m benchmarks.proofs [--quick] [--json]
+    python -m benchmarks.proofs [--quick] [--json] [--all]
 
-Each architecture of the tests, with noise on every parameter, is exported and given other forms by ONNX Runtime's and
-other tools. Accepted is a form of which no tensor is foreign. Each of these forms that still has its floats is then
-changed in several ways; found is a change for which a tensor is foreign, or said not to be checkable.
+Each architecture of the tests (with `--all` each of Optimum's table, which takes an hour), with noise on every
+parameter, is exported and given other forms by ONNX Runtime's and other tools.
+
+- Honest: a form of which no tensor is foreign.
+- Found: a change of the weights for which a tensor is foreign, or said not to be checkable.
+- Exact: a use of a parameter, found by value, whose node `htp tag --model` gives to the parameter's owner.
+- Wrong: a use whose node is given to a module that is neither the owner nor around it.
+
+With `--all`, the table of all architectures and forms is written to PROOFS.md.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-from onnx import numpy_helper
-
+from benchmarks.architectures import ARCHITECTURES
+from benchmarks.forms import CHANGES, FLOATS, FORMS, LARGE, without_tags
 from benchmarks.rows import Row, main, single
 from tests.support.zoo import ZOO
 
-FLOATS = ("exported", "without tags", "without tags and names", "slimmed", "optimized")
-MULTIPLIED = ("MatMul", "Gemm", "Conv")
+Figures = Counter[tuple[str, str, str]]
+"""How many there are of each kind, form or change, and figure (`made` and `good`, `uses`, `exact` and `wrong`)."""
 
 
-def bare(source: Path, target: Path, *, names: bool) -> None:
-    """Write a file without tags, and without the names of nodes."""
-    model = onnx.load(source)
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.name = node.name if names else ""
-    del model.metadata_props[:]
-    onnx.save(model, target)
+def figures_of(name: str) -> Figures:
+    """Return the figures of an architecture."""
+    import transformers
 
-
-def slimmed(source: Path, target: Path) -> None:
-    import onnxslim
-
-    onnx.save(onnxslim.slim(str(source)), target)
-
-
-def optimized(source: Path, target: Path) -> None:
-    from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
-
-    options = SessionOptions()
-    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath, options.log_severity_level = str(target), 4
-    InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-
-
-def halved(source: Path, target: Path) -> None:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True), target)
-
-
-def integers(source: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8)
-
-
-def blocks(bits: int) -> Callable[[Path, Path], None]:
-    def write(source: Path, target: Path) -> None:
-        from onnxruntime.quantization import matmul_nbits_quantizer as nbits
-
-        settings = nbits.DefaultWeightOnlyQuantConfig(block_size=16, bits=bits)
-        quantizer = nbits.MatMulNBitsQuantizer(onnx.load(source), algo_config=settings)
-        quantizer.process()
-        quantizer.model.save_model_to_file(str(target))
-
-    return write
-
-
-def codes(source: Path, target: Path) -> None:
-    from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
-
-    quantizer = MatMulBnb4Quantizer(onnx.load(source), MatMulBnb4Quantizer.NF4, 16)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(target))
-
-
-FORMS: dict[str, Callable[[Path, Path], Any]] = {
-    "exported": shutil.copyfile,
-    "without tags": lambda source, target: bare(source, target, names=True),
-    "without tags and names": lambda source, target: bare(source, target, names=False),
-    "slimmed": slimmed,
-    "optimized": optimized,
-    "float16": halved,
-    "int8": integers,
-    "blocks of 4 bits": blocks(4),
-    "blocks of 8 bits": blocks(8),
-    "NF4": codes,
-}
-
-
-def matrices(model: Any) -> list[Any]:
-    """Return the initializers that a layer multiplies by."""
-    used = {value for node in model.graph.node if node.op_type in MULTIPLIED for value in node.input}
-    return [one for one in model.graph.initializer if one.name in used and len(one.dims) > 1 and min(one.dims) > 1]
-
-
-def put(tensor: Any, array: Any) -> None:
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), tensor.name))
-
-
-def one_float(model: Any) -> bool:
-    tensor = matrices(model)[-1]
-    array = numpy_helper.to_array(tensor).copy()
-    array.flat[array.size // 2] += 0.01
-    put(tensor, array)
-    return True
-
-
-def exchanged(model: Any) -> bool:
-    found = {tuple(one.dims): one for one in matrices(model)}
-    for one in matrices(model):
-        other = found[tuple(one.dims)]
-        arrays = [numpy_helper.to_array(tensor).copy() for tensor in (one, other)]
-        if not np.array_equal(*arrays):
-            put(one, arrays[1])
-            put(other, arrays[0])
-            return True
-    return False
-
-
-def transposed(model: Any) -> bool:
-    square = next((one for one in matrices(model) if len(one.dims) == 2 and one.dims[0] == one.dims[1]), None)
-    if square is not None:
-        put(square, numpy_helper.to_array(square).T)
-    return square is not None
-
-
-def zeroed(model: Any) -> bool:
-    tensor = matrices(model)[0]
-    put(tensor, np.zeros(tensor.dims))
-    return True
-
-
-CHANGES = {
-    "one float": one_float,
-    "two layers exchanged": exchanged,
-    "a square transposed": transposed,
-    "a matrix of zeros": zeroed,
-}
-
-
-def rows(quick: bool) -> Iterator[Row]:
     from optimum_htp import HTPExporter
-    from optimum_htp.modules.prove import prove_weights
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    made, good = Counter[str](), Counter[str]()
+    found = Figures()
     with tempfile.TemporaryDirectory() as scratch:
-        for name in list(ZOO)[:3] if quick else list(ZOO):
-            folder = ZOO[name].save(Path(scratch, name, "model"))
-            path = HTPExporter().export(folder, Path(scratch, name, "out"), task=ZOO[name].task).files[0]
-            for form, write in FORMS.items():
-                target = Path(scratch, name, "model.onnx")
-                try:
-                    write(path, target)
-                except ValueError as error:  # no weight of the file has the form, or ONNX Runtime cannot make it
-                    print(f"{name} cannot be written as {form}: {error}", file=sys.stderr)
+        animal = ARCHITECTURES[name]
+        folder = animal.save(Path(scratch, "model"))
+        model = getattr(transformers, animal.model).from_pretrained(folder)
+        for path in HTPExporter().export(folder, Path(scratch, "out"), task=animal.task).files:
+            for form in FORMS:
+                made = Path(scratch, "made", "model.onnx")
+                made.parent.mkdir(exist_ok=True)
+                if not written(name, form, path, made):
                     continue
-                accepted = not prove_weights(target, folder).foreign
-                for what in (f"honest: {form}", f"honest: {name}"):
-                    made[what] += 1
-                    good[what] += accepted
-                for change, spoil in CHANGES.items() if form in FLOATS else ():
-                    model = onnx.load(target)
-                    if not spoil(model):
-                        continue
-                    spoilt = Path(scratch, name, "spoilt.onnx")
-                    onnx.save(model, spoilt)
-                    proof = prove_weights(spoilt, folder)
-                    made[f"changed: {change}"] += 1
-                    good[f"changed: {change}"] += bool(proof.foreign or proof.unchecked)
-            shutil.rmtree(Path(scratch, name))
-    for what in sorted(made):
-        against = "all that were made" if what.startswith("changed") else "all of them"
-        yield single(what, good[what], made[what], against, unit="files", target=1.0, at_least=True)
+                _prove(found, name, form, path, made, folder)
+                if form in FLOATS:
+                    _tag(found, form, made, folder, model)
+    return found
+
+
+def written(name: str, form: str, source: Path, target: Path) -> bool:
+    """Write a form of a file; False where no weight of it has that form, or ONNX Runtime cannot make it."""
+    for one in target.parent.iterdir():
+        one.unlink()
+    try:
+        FORMS[form](source, target)
+    except (ValueError, RuntimeError) as error:
+        print(f"{name}: {source.name} cannot be written as {form}: {str(error)[:200]}", file=sys.stderr)
+        return False
+    return target.exists()
+
+
+def _prove(found: Figures, name: str, form: str, path: Path, made: Path, folder: Path) -> None:
+    """Count whether a form is accepted, and which changes of it are found."""
+    import onnx
+
+    from optimum_htp.modules.prove import prove_weights
+
+    proof = prove_weights(made, folder)
+    found["honest", form, "made"] += 1
+    found["honest", form, "good"] += not proof.foreign
+    if proof.foreign:
+        print(f"{name}: {path.name} as {form}: {[one.name for one in proof.foreign]} accused", file=sys.stderr)
+    for change in CHANGES if form in FLOATS else LARGE:
+        model = onnx.load(made if form in FLOATS else path)
+        if not CHANGES[change](model):
+            continue
+        spoilt = made.with_name("spoilt.onnx")
+        onnx.save(model, spoilt)
+        if form not in FLOATS and not written(name, form, _apart(spoilt, path), made):
+            continue
+        proof = prove_weights(spoilt if form in FLOATS else made, folder)
+        is_found = bool(proof.foreign or proof.unchecked)
+        found["changed", change, "made"] += 1
+        found["changed", change, "good"] += is_found
+        if not is_found:
+            print(f"{name}: {change} in {path.name} as {form} not found", file=sys.stderr)
+
+
+def _apart(spoilt: Path, path: Path) -> Path:
+    """Move a changed file to where other forms of it are not written."""
+    return spoilt.rename(path.with_name("spoilt.onnx"))
+
+
+def _tag(found: Figures, form: str, made: Path, folder: Path, model: object) -> None:
+    """Count how exact the tags are that a form gets from the model."""
+    from optimum_htp import tag_file
+    from tests.support.weights import weight_uses
+
+    if form != "exported":
+        without_tags(made, made, names=form != "without tags and names")
+        tag_file(made, model=folder)
+    uses = weight_uses(made, model)
+    found["tags", form, "uses"] += len(uses)
+    found["tags", form, "exact"] += sum(use.exact for use in uses)
+    found["tags", form, "wrong"] += sum(not _is_around(use.module or "", use.owners) for use in uses)
+
+
+def _is_around(module: str, owners: Iterable[str]) -> bool:
+    return not module or any(f"{owner}.".startswith(f"{module}.") for owner in owners)
+
+
+def measured(names: Iterable[str]) -> Iterator[tuple[str, Figures]]:
+    """Yield the figures of architectures, measured two at a time in processes of their own."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=4) as pool:
+        names = list(names)
+        yield from zip(names, pool.map(figures_of, names), strict=True)
+
+
+def rows_of(figures: Figures) -> Iterator[Row]:
+    """Yield a row for each form and change."""
+    for form in FORMS:
+        if made := figures["honest", form, "made"]:
+            yield _row(f"honest, {form}: accepted", figures["honest", form, "good"], made, "files")
+    for change in CHANGES:
+        if made := figures["changed", change, "made"]:
+            yield _row(f"changed, {change}: found", figures["changed", change, "good"], made, "files")
+    for form in FORMS:
+        if uses := figures["tags", form, "uses"]:
+            yield _row(f"tags, {form}: not wrong", uses - figures["tags", form, "wrong"], uses, "uses")
+            yield _row(f"tags, {form}: exact", figures["tags", form, "exact"], uses, "uses", target=None)
+
+
+def _row(name: str, good: int, made: int, unit: str, target: float | None = 1.0) -> Row:
+    return single(name, good, made, "all", unit=unit, target=target, at_least=True)
+
+
+def table(measured_ones: Iterable[tuple[str, Figures]]) -> Iterator[str]:
+    """Yield the lines of PROOFS.md: for each architecture and form how many are accepted and how exact tags are."""
+    total = Figures()
+    yield "# Tags and proofs, for every architecture and form\n"
+    yield "`python -m benchmarks.proofs --all` writes this file; its docstring says what is counted.\n"
+    yield "Files accepted of those made; for forms of floats also the share of uses of parameters with an exact tag.\n"
+    yield f"| architecture | {' | '.join(FORMS)} | changes found |"
+    yield "|---" * (len(FORMS) + 2) + "|"
+    for name, figures in measured_ones:
+        total += figures
+        yield f"| {name} | {' | '.join(_cell(figures, form) for form in FORMS)} | {_found(figures)} |"
+    yield f"| all | {' | '.join(_cell(total, form) for form in FORMS)} | {_found(total)} |\n"
+    yield "| change | found | made |"
+    yield "|---|---:|---:|"
+    for change in CHANGES:
+        yield f"| {change} | {total['changed', change, 'good']} | {total['changed', change, 'made']} |"
+
+
+def _cell(figures: Figures, form: str) -> str:
+    made, uses = figures["honest", form, "made"], figures["tags", form, "uses"]
+    if not made:
+        return ""
+    exact = f", {figures['tags', form, 'exact'] / uses:.0%}" if uses else ""
+    wrong = f", {count} wrong" if (count := figures["tags", form, "wrong"]) else ""
+    return f"{figures['honest', form, 'good']}/{made}{exact}{wrong}"
+
+
+def _found(figures: Figures) -> str:
+    counts = (sum(figures["changed", change, one] for change in CHANGES) for one in ("good", "made"))
+    return "/".join(map(str, counts))
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    total = Figures()
+    for _, figures in measured(list(ZOO)[:3] if quick else ZOO):
+        total += figures
+    yield from rows_of(total)
+
+
+def write_table() -> None:
+    with Path(__file__).with_name("PROOFS.md").open("w", encoding="utf-8") as stream:
+        for line in table(measured(ARCHITECTURES)):
+            print(line, file=stream, flush=True)
 
 
 if __name__ == "__main__":
-    main(__doc__, rows)
+    if "--all" in sys.argv[1:]:
+        write_table()
+    else:
+        main(__doc__, rows)

@@ -15,6 +15,7 @@ __all__ = [
     "CONVOLUTIONS",
     "PACKED",
     "PASSED_THROUGH",
+    "PRODUCTS",
     "RANDOM",
     "Quantized",
     "Role",
@@ -60,6 +61,23 @@ PASSED_THROUGH: Final = frozenset(
 """Operators that a weight passes through, as their first input, on its way to the node that uses it."""
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose", "FusedConv"})
+
+PRODUCTS: Final = CONVOLUTIONS | {
+    "MatMul",
+    "FusedMatMul",
+    "Gemm",
+    "MatMulInteger",
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "MatMulBnb4",
+    "MatMulNBits",
+    "QLinearMatMul",
+    "QLinearConv",
+    "QGemm",
+    "QAttention",
+}
+"""Operators that multiply by a matrix or a kernel, quantized ones too."""
 
 PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized", "MatMulBnb4"})
 """Operators whose attributes say how many numbers are in a byte."""

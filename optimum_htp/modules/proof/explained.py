@@ -29,11 +29,10 @@ from optimum_htp.modules.proof.steps import PlainSteps
 from optimum_htp.modules.proof.stored_integers import is_given_back
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
-from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
+from optimum_htp.onnxfile.operators import CONVOLUTIONS, PACKED, PRODUCTS, Role, role_of
 
 __all__ = ["Explanations"]
 
-_MULTIPLYING: Final = frozenset({"MatMul", "FusedMatMul", "Gemm", *CONVOLUTIONS})
 _SMALLEST_PART: Final = 2
 
 
@@ -153,8 +152,9 @@ class Explanations:
         """Return the finding on a tensor that the code makes; a matrix of equal numbers may be a lost weight."""
         if keys:
             return self._expected.finding(tensor, Evidence.DERIVED, f"computed by the model's code: {what}", keys)
-        multiplies = any(use.op_type in _MULTIPLYING for use in self._expected.uses(tensor))
-        if multiplies and len(tensor.shape) > 1 and values.size and (values == values.flat[0]).all():
+        multiplies = any(use.op_type in PRODUCTS for use in self._expected.uses(tensor))
+        is_matrix = len(tensor.shape) > 1 or any(use.op_type in PACKED for use in self._expected.uses(tensor))
+        if multiplies and is_matrix and values.size and (values == values.flat[0]).all():
             how = f"equal numbers, which the model's code makes too ({what}), and which no layer multiplies by"
             return self._expected.finding(tensor, Evidence.UNCHECKED, how)
         return self._expected.finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {what}")

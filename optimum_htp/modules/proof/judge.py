@@ -25,7 +25,7 @@ from optimum_htp.modules.proof.steps import PlainSteps
 from optimum_htp.modules.proof.stored_integers import judged_integers
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
-from optimum_htp.onnxfile.operators import CONVOLUTIONS, is_scale_or_zero_point, is_setting, role_of
+from optimum_htp.onnxfile.operators import PRODUCTS, is_scale_or_zero_point, is_setting, role_of
 
 __all__ = ["Judge"]
 
@@ -34,7 +34,6 @@ _NEAR: Final = 0.5  # of the elements of a tensor may differ, if the others say 
 _INTEGERS: Final = frozenset({"int8", "uint8", "int16", "uint16", "int32", "int64"})
 # Types that only the formats of quantized weights have.
 _PACKED_TYPES: Final = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2", "float4e2m1"})
-_WEIGHTS: Final = frozenset({"MatMul", "Gemm", "FusedMatMul", *CONVOLUTIONS})
 
 
 class Judge:
@@ -235,7 +234,7 @@ class Judge:
         A matrix that a layer multiplies by is a weight, whatever its values are.
         """
         if array.ndim > 1 and any(
-            use.op_type in _WEIGHTS and use.position == 1 for use in self._expected.uses(tensor)
+            use.op_type in PRODUCTS and use.position == 1 for use in self._expected.uses(tensor)
         ):
             return None
         return _rule_of(array, dtype)
