@@ -202,17 +202,29 @@ def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path,
     assert (not prove_weights(changed(tmp_path / "q.onnx", tmp_path / "c.onnx", change), folder).foreign) == is_honest
 
 
-@pytest.mark.parametrize("form", list(QuantFormat))
-def test_static_quantization_is_taken_and_a_bias_that_says_nothing_is_not(bert, tmp_path, form):
-    path, folder = bert
+def calibrated(path, target, form):
+    """Quantize activations too, weights with a scale for each channel."""
     samples = iter([sample_inputs(path)])
 
     class Reader(CalibrationDataReader):
         def get_next(self):
             return next(samples, None)
 
-    target = tmp_path / "q.onnx"
     quantize_static(path, target, Reader(), quant_format=form, per_channel=True, weight_type=QuantType.QInt8)
+    return target
+
+
+@pytest.mark.parametrize("form", list(QuantFormat))
+def test_scales_of_a_square_matrix_are_along_the_axis_that_the_operator_says(zoo_export, tmp_path, form):
+    made = zoo_export("roberta")  # its head is a Gemm of a square matrix that is transposed
+    target = calibrated(made.output / "model.onnx", tmp_path / "q.onnx", form)
+    assert not prove_weights(target, made.model).foreign
+
+
+@pytest.mark.parametrize("form", list(QuantFormat))
+def test_static_quantization_is_taken_and_a_bias_that_says_nothing_is_not(bert, tmp_path, form):
+    path, folder = bert
+    target = calibrated(path, tmp_path / "q.onnx", form)
     proof = prove_weights(target, folder)
     assert not proof.foreign
     biases = [one.name for one in proof.findings if one.name.endswith("bias_quantized") and "int32" in one.how]

@@ -87,7 +87,7 @@ RANDOM: Final = frozenset(
 )
 """Operators whose results are others in each run."""
 
-WITH_INTEGERS: Final = PACKED | {"Gemm", "FusedMatMul"}
+WITH_INTEGERS: Final = PACKED | {"Gemm", "QGemm", "FusedMatMul", "DequantizeLinear"}
 """Operators whose attributes say how a weight is arranged."""
 
 _QUANTIZED: Final[Mapping[str, tuple[Quantized, ...]]] = {

@@ -77,6 +77,15 @@ class QuantizedWeight:
         return self.tensor.size * 8 // self.bits if self.packed else self.tensor.size
 
     @property
+    def axis(self) -> int:
+        """The axis along which there is a scale for each place, where there is one for each place of an axis."""
+        if self.node.op_type == "DequantizeLinear":
+            return self.node.integers.get("axis", 1)
+        if self.node.op_type == "QGemm":
+            return 0 if self.node.integers.get("transB") else 1
+        return 0 if "Conv" in self.node.op_type else -1
+
+    @property
     def packed(self) -> bool:
         """Whether a byte is several numbers, or one of a block's."""
         return self.node.op_type in PACKED and self.tensor.dtype == "uint8"
@@ -104,7 +113,7 @@ class QuantizedWeight:
         numbers = _unpacked(self.tensor).reshape(self.tensor.shape)
         scale = self.scale.array()
         zero = _unpacked(self.zero).reshape(self.zero.shape) if self.zero is not None else scale * 0
-        return numbers, _spread(scale, numbers.shape), _spread(zero, numbers.shape)
+        return numbers, _spread(scale, numbers.shape, self.axis), _spread(zero, numbers.shape, self.axis)
 
     def codes(self, size: int) -> tuple[Any, Any, int]:
         """Return the numbers of a tensor that stand for values of a table, the largest of each block, and its length.
@@ -126,7 +135,7 @@ class QuantizedWeight:
         """Return how many numbers share a scale along each axis of the integers' shape, as `numbers` gives them."""
         if self.node.op_type == "MatMulNBits":
             return 1, self.tensor.shape[-1] * 8 // self.bits
-        few = _spread_shape(self.scale.shape, tuple(shape)) or (1,) * len(shape)
+        few = _spread_shape(self.scale.shape, tuple(shape), self.axis) or (1,) * len(shape)
         return tuple(-(-size // count) if size else 1 for size, count in zip(shape, few, strict=True))
 
     def _blocks(self, size: int) -> tuple[Any, Any, Any]:
@@ -154,7 +163,8 @@ class QuantizedWeight:
         content = self.tensor.array()
         numbers = (_of_bytes(content, self.bits) if self.packed else _unpacked(self.tensor)).reshape(shape)
         zeros = self._zeros(self.scale.shape) if self.zero is not None or self.packed else self.scale.array() * 0
-        return numbers, _spread(self.scale.array(), shape), zeros if zeros.ndim == 0 else _spread(zeros, shape)
+        scales = _spread(self.scale.array(), shape, self.axis)
+        return numbers, scales, zeros if zeros.ndim == 0 else _spread(zeros, shape, self.axis)
 
     def _zeros(self, shape: tuple[int, ...]) -> Any:
         """Return the zero points of blocks; those of packed numbers are packed along the last axis."""
@@ -237,11 +247,11 @@ def _of_bytes(array: Any, bits: int) -> Any:
     return np.stack([array & 15, array >> 4], -1).reshape(-1).astype(np.int16)
 
 
-def _spread(parameters: Any, shape: tuple[int, ...]) -> Any:
+def _spread(parameters: Any, shape: tuple[int, ...], along: int) -> Any:
     """Return scales in a shape that broadcasts: of all, of one axis, or of blocks along one."""
     import numpy as np
 
-    aligned = _spread_shape(parameters.shape, shape)
+    aligned = _spread_shape(parameters.shape, shape, along)
     parameters = parameters.reshape(aligned)
     for axis, (few, many) in enumerate(zip(aligned, shape, strict=False)):
         if few not in (1, many):
@@ -249,15 +259,14 @@ def _spread(parameters: Any, shape: tuple[int, ...]) -> Any:
     return parameters
 
 
-def _spread_shape(own: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def _spread_shape(own: tuple[int, ...], shape: tuple[int, ...], along: int) -> tuple[int, ...]:
     """Return the shape of scales with an axis for each of the numbers'; that of a single number for one of all."""
     if prod(own) == 1:
         return ()
     if len(own) == len(shape):
         return own
-    axes = [axis for axis, size in enumerate(shape) if size == prod(own)]
-    if not axes:
+    if not -len(shape) <= along < len(shape) or shape[along] != prod(own):
         raise ValueError("its scale is of another size")
     broadcast = [1] * len(shape)
-    broadcast[axes[-1] if len(shape) == 2 else axes[0]] = prod(own)
+    broadcast[along] = prod(own)
     return tuple(broadcast)
