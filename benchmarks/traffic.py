@@ -28,9 +28,9 @@ def works(file: Path, folder: Path) -> dict[str, tuple[Callable[[Path], Any], st
     from transformers import AutoConfig, AutoTokenizer
 
     from optimum_htp import HTPExporter, prove_weights, verify_metadata
-    from optimum_htp.delivery.push import push
+    from optimum_htp.extras.mirror.filling import mirror_model
+    from optimum_htp.extras.push.pushing import push
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.origin.mirroring import mirror_model
     from optimum_htp.origin.remote_file import read_remote_header
 
     def export(cache: Path) -> None:

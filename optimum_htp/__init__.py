@@ -12,6 +12,7 @@ from optimum_htp.hooks.activation import activate, deactivate
 from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
+    from optimum_htp.commands import CommandEntry, Destination
     from optimum_htp.errors import (
         ConfigLoadError,
         HFHubIntegrationError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         UnknownModuleError,
     )
     from optimum_htp.export.exporter import ExportResult, HTPExporter
+    from optimum_htp.extras.profile.running import Profile, profile_file
     from optimum_htp.hookspecs import hookimpl
     from optimum_htp.loading.auto import OptimumONNXModel
     from optimum_htp.loading.config_loader import HFHubConfigLoader
@@ -31,18 +33,20 @@ if TYPE_CHECKING:
     from optimum_htp.modules.select import select_nodes
     from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
-    from optimum_htp.profiling.profile import Profile, profile_file
     from optimum_htp.report.document import report_document
     from optimum_htp.report.write import write_report
     from optimum_htp.stamping.embed import embed_files, unembed_files
     from optimum_htp.stamping.inject import inject_hub_metadata
+    from optimum_htp.stamping.manifests import verify_manifest
     from optimum_htp.stamping.strip import strip_metadata
     from optimum_htp.stamping.tag import tag_file
     from optimum_htp.stamping.verify import verify_metadata
 
 __all__ = [
+    "CommandEntry",
     "Comparison",
     "ConfigLoadError",
+    "Destination",
     "ExportMetadata",
     "ExportResult",
     "ExtractedModule",
@@ -73,13 +77,16 @@ __all__ = [
     "strip_metadata",
     "tag_file",
     "unembed_files",
+    "verify_manifest",
     "verify_metadata",
     "write_report",
 ]
 
 _HOME: Final = {
+    "CommandEntry": "commands",
     "Comparison": "modules.comparison.records",
     "ConfigLoadError": "errors",
+    "Destination": "commands",
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
     "ExtractedModule": "modules.extract",
@@ -90,7 +97,7 @@ _HOME: Final = {
     "ModelNotFoundError": "errors",
     "OptimumONNXModel": "loading.auto",
     "PreprocessorLoadError": "errors",
-    "Profile": "profiling.profile",
+    "Profile": "extras.profile.running",
     "Proof": "modules.prove",
     "UnknownModuleError": "errors",
     "compare_models": "modules.comparison.compare",
@@ -100,13 +107,14 @@ _HOME: Final = {
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
     "is_hub_model": "origin.source",
-    "profile_file": "profiling.profile",
+    "profile_file": "extras.profile.running",
     "prove_weights": "modules.prove",
     "report_document": "report.document",
     "select_nodes": "modules.select",
     "strip_metadata": "stamping.strip",
     "tag_file": "stamping.tag",
     "unembed_files": "stamping.embed",
+    "verify_manifest": "stamping.manifests",
     "verify_metadata": "stamping.verify",
     "write_report": "report.write",
 }

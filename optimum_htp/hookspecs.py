@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from optimum_htp.commands import CommandEntry, Destination
     from optimum_htp.hubs.base import Hub, RepoInfo
     from optimum_htp.metadata import ExportMetadata
 
@@ -70,4 +71,25 @@ def optimum_htp_preprocessors(  # type: ignore[empty-body]
         def optimum_htp_preprocessors(files, configs):
             pages = configs.get("config.json", {}).get("model_type") == "acme-pages"
             return ["AutoImageProcessor"] if pages else []
+    """
+
+
+@hookspec
+def optimum_htp_commands() -> Sequence[CommandEntry]:  # type: ignore[empty-body]
+    """Return the commands that this plugin adds to `optimum-cli htp`.
+
+    A command whose name is taken, and all commands of a plugin that raises here, are left out with a warning.
+
+    Example:
+        @optimum_htp.hookimpl
+        def optimum_htp_commands():
+            return [optimum_htp.CommandEntry("acme", "Send files to Acme.", "acme_htp.command:AcmeCommand")]
+    """
+
+
+@hookspec
+def optimum_htp_destinations() -> Sequence[Destination]:  # type: ignore[empty-body]
+    """Return the destinations that `optimum-cli export htp` and `htp inject` can send their files to.
+
+    The destinations of a plugin that raises here are left out with a warning.
     """

@@ -11,22 +11,31 @@ import importlib
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 
 from optimum_htp import hookspecs
 from optimum_htp.errors import PluginError, UnknownHubError
 from optimum_htp.forking import ForkSafeLock
-from optimum_htp.hubs.base import Hub
 from optimum_htp.masking import get_logger
 
-__all__ = ["HUGGING_FACE", "answers", "hub", "hub_of_prefix", "hubs", "manager"]
+if TYPE_CHECKING:
+    from optimum_htp.commands import CommandEntry, Destination
+    from optimum_htp.hubs.base import Hub
+
+__all__ = ["HUGGING_FACE", "answers", "commands", "destinations", "hub", "hub_of_prefix", "hubs", "manager"]
 
 logger = get_logger(__name__)
 
 HUGGING_FACE: Final = "huggingface"
-_BUILT_IN: Final = ("optimum_htp.hubs.huggingface", "optimum_htp.hubs.modelscope")
+_BUILT_IN: Final = (
+    "optimum_htp.hubs.huggingface",
+    *(
+        f"optimum_htp.extras.{name}"
+        for name in ("batch", "bom", "endpoint", "mirror", "modelscope", "profile", "push")
+    ),
+)
 _GROUP: Final = "optimum_htp"
 _LOADING: Final = ForkSafeLock(threading.RLock)  # files are worked on side by side, and each plugin is loaded once
 
@@ -100,24 +109,45 @@ def hub_of_prefix(prefix: str) -> Hub:
 
 def hubs() -> list[Hub]:
     """Return every Hub that some plugin provides; those that fail to name theirs are left out with a warning."""
-    found, failures = _provided()
+    found, failures = _provided("optimum_htp_hubs")
     for failure in failures:
-        _warn_once(str(failure))
+        _warn_once(f"{failure} Its Hubs are left out.")
     return [hub for _, hub in found]
 
 
-def _provided() -> tuple[list[tuple[str, Hub]], list[PluginError]]:
+def commands() -> dict[str, CommandEntry]:
+    """Return the commands that plugins add to `optimum-cli htp`, by name. The first plugin keeps a name."""
+    found, failures = _provided("optimum_htp_commands")
+    for failure in failures:
+        _warn_once(f"{failure} Its commands are left out.")
+    known: dict[str, CommandEntry] = {}
+    for plugin, entry in found:
+        if known.setdefault(entry.name, entry) is not entry:
+            _warn_once(f"The command {entry.name!r} of the plugin {plugin!r} is left out: the name is taken.")
+    return known
+
+
+def destinations() -> list[Destination]:
+    """Return the destinations that plugins add."""
+    found, failures = _provided("optimum_htp_destinations")
+    for failure in failures:
+        _warn_once(f"{failure} Its destinations are left out.")
+    return [one for _, one in found]
+
+
+def _provided(hook: str) -> tuple[list[tuple[str, Any]], list[PluginError]]:
+    """Return what plugins return from a hook, each with the plugin's name; and the failures of others."""
     found, failures = [], []
-    for name, hubs in answers("optimum_htp_hubs"):
-        if isinstance(hubs, PluginError):
-            failures.append(hubs)
+    for name, provided in answers(hook):
+        if isinstance(provided, PluginError):
+            failures.append(provided)
         else:
-            found += [(name, hub) for hub in hubs]
+            found += [(name, one) for one in provided]
     return found, failures
 
 
 def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
-    provided, failures = _provided()
+    provided, failures = _provided("optimum_htp_hubs")
     found = [(name, hub) for name, hub in provided if fits(hub)]
     if len(found) > 1:
         names = ", ".join(repr(name) for name, _ in found)
@@ -134,10 +164,11 @@ def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
             failures[0] if failures else None
         )
     for failure in failures:
-        _warn_once(str(failure))
-    return found[0][1]
+        _warn_once(f"{failure} Its Hubs are left out.")
+    the_one: Hub = found[0][1]
+    return the_one
 
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    logger.warning("%s Its Hubs are left out.", text)
+    logger.warning("%s", text)

@@ -19,15 +19,16 @@ import pytest
 from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader, HTPExporter
-from optimum_htp.delivery.apart import call_apart
-from optimum_htp.delivery.batch import run_batch
-from optimum_htp.delivery.jobs import Job, is_as_asked, jobs_from_lines, lasting_options
-from optimum_htp.delivery.journal import Journal
-from optimum_htp.delivery.outputs import Folder
-from optimum_htp.delivery.processes import ProcessExecutor
-from optimum_htp.delivery.work import Outcome, WrittenFile, written_names
 from optimum_htp.errors import BatchListError, OutputError
+from optimum_htp.extras.batch.apart import call_apart
+from optimum_htp.extras.batch.jobs import Job, is_as_asked, jobs_from_lines, lasting_options
+from optimum_htp.extras.batch.journal import Journal
+from optimum_htp.extras.batch.outputs import Folder
+from optimum_htp.extras.batch.processes import ProcessExecutor
+from optimum_htp.extras.batch.runs import run_batch
+from optimum_htp.extras.batch.work import Outcome, written_names
 from optimum_htp.hubs import HubAccess
+from optimum_htp.stamping.manifests import WrittenFile
 from optimum_htp.version import __version__
 from tests.conftest import run
 from tests.support.environments import python_of_users

@@ -12,7 +12,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 from optimum_htp import inject_hub_metadata
 from optimum_htp.errors import MetadataError
-from optimum_htp.modules.bom import bill_of_materials
+from optimum_htp.extras.bom.bill import bill_of_materials
 from optimum_htp.onnxfile import rewrite_model
 from tests.conftest import ROOT, optimum_cli, run
 

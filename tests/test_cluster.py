@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimum_htp.delivery.cluster import ClusterExecutor
-from optimum_htp.delivery.jobs import Job
-from optimum_htp.delivery.outputs import MARKER, Location, output_at
 from optimum_htp.errors import ArgumentError, ClusterError, JobLostError, JobTimeoutError, OutputError
+from optimum_htp.extras.batch.cluster import ClusterExecutor
+from optimum_htp.extras.batch.jobs import Job
+from optimum_htp.extras.batch.outputs import MARKER, Location, output_at
 from optimum_htp.version import __version__
 from tests.conftest import run
 from tests.support.s3 import SECRET, serving_bucket

@@ -12,8 +12,8 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoConfig
 
 from optimum_htp import HTPExporter, errors
-from optimum_htp.delivery.endpoint import write_endpoint
-from optimum_htp.delivery.push import push
+from optimum_htp.extras.endpoint.folder import write_endpoint
+from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
 from optimum_htp.loading.sentence_transformers import sentence_file
 from optimum_htp.metadata import read_record

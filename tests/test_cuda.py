@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp.extras.profile.running import profile_file
 from optimum_htp.onnxfile import read_graph
-from optimum_htp.profiling.profile import profile_file
 from tests.support.animals import inputs
 from tests.support.zoo import ZOO
 

@@ -22,10 +22,10 @@ from transformers import SegformerImageProcessor
 
 import optimum_htp
 from optimum_htp import HTPExporter
-from optimum_htp.delivery.endpoint import write_endpoint
-from optimum_htp.delivery.push import push
-from optimum_htp.delivery.requirements import pinned
 from optimum_htp.errors import EndpointError, MissingDependencyError
+from optimum_htp.extras.endpoint.folder import write_endpoint
+from optimum_htp.extras.endpoint.requirements import pinned
+from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
 from tests.conftest import optimum_cli, text2text
 from tests.support import inference_server, models

@@ -192,7 +192,7 @@ def odd(request, zoo_export, tmp_path):
 def test_weights_at_an_unusual_location_are_read_like_others(odd, tmp_path, hub):
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
-    from optimum_htp.delivery.push import push
+    from optimum_htp.extras.push.pushing import push
     from optimum_htp.hubs import HubAccess
     from optimum_htp.modules.extract import extract_module
     from optimum_htp.modules.prove import prove_weights

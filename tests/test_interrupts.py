@@ -232,7 +232,12 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
         ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
         *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
-        *slowly(("-c", IN_PYTHON.format("from optimum_htp.delivery.push import push; push(['FILE'], 'me/pushed')"))),
+        *slowly(
+            (
+                "-c",
+                IN_PYTHON.format("from optimum_htp.extras.push.pushing import push as p; p(['FILE'], 'me/x')"),
+            )
+        ),
     ],
     ids=name_of,
 )

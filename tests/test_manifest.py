@@ -11,13 +11,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from optimum_htp.cli.batch import _for_workers
-from optimum_htp.delivery.jobs import Job, jobs_from_lines, jobs_of_hub
-from optimum_htp.delivery.manifest import ManifestModel, fault, manifest_of, read_manifest
-from optimum_htp.delivery.work import Outcome
 from optimum_htp.errors import BatchListError, ManifestError, ModelListNotFoundError
+from optimum_htp.extras.batch.command import _for_workers
+from optimum_htp.extras.batch.jobs import Job, job_of, jobs_from_lines, jobs_of_hub
+from optimum_htp.extras.batch.manifest import manifest_of
+from optimum_htp.extras.batch.work import Outcome
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
+from optimum_htp.stamping.manifests import ManifestModel, fault, read_manifest
 from tests.conftest import optimum_cli, run
 from tests.test_batch import CLI, batch
 
@@ -116,7 +117,7 @@ def test_names_that_the_hub_gave_are_not_folders_here(shelf, model_folder, tmp_p
 
 
 def _jobs_of(manifest):
-    return [model.job() for model in read_manifest(manifest).models]
+    return [job_of(model) for model in read_manifest(manifest).models]
 
 
 @pytest.mark.parametrize(
@@ -137,11 +138,11 @@ def test_jobs_of_the_hub_reach_workers_as_such(monkeypatch, tmp_path):
     assert pickle.loads(pickle.dumps(_for_workers(job))).reference == "hf://tiny/bert"
     assert _for_workers(mine).reference == str(tmp_path / "tiny" / "bert")
     entry = {"model": "tiny/bert", "output": "x", "task": "fill-mask"}
-    assert ManifestModel(**entry).job().reference == "tiny/bert"  # of a folder: no commit
-    assert ManifestModel(**entry, commit="0" * 40).job().reference == "hf://tiny/bert"
-    assert ManifestModel(**{**entry, "model": "ms://tiny/bert"}, commit="0" * 40).job().reference == "ms://tiny/bert"
+    assert job_of(ManifestModel(**entry)).reference == "tiny/bert"  # of a folder: no commit
+    assert job_of(ManifestModel(**entry, commit="0" * 40)).reference == "hf://tiny/bert"
+    assert job_of(ManifestModel(**{**entry, "model": "ms://tiny/bert"}, commit="0" * 40)).reference == "ms://tiny/bert"
     cached = str(tmp_path / "hub" / "models--tiny--bert" / "snapshots" / ("0" * 40))
-    assert ManifestModel(**{**entry, "model": cached}, commit="0" * 40).job().reference == cached
+    assert job_of(ManifestModel(**{**entry, "model": cached}, commit="0" * 40)).reference == cached
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ import time
 import pytest
 
 from optimum_htp import errors
-from optimum_htp.delivery.jobs import Job
-from optimum_htp.delivery.journal import Journal
-from optimum_htp.delivery.manifest import Manifest, ManifestModel
+from optimum_htp.extras.batch.jobs import Job
+from optimum_htp.extras.batch.journal import Journal
 from optimum_htp.masking import get_logger, masked, without_secrets
+from optimum_htp.stamping.manifests import Manifest, ManifestModel
 from tests.conftest import optimum_cli
 
 SECRET = "pAsSw0rd"

@@ -21,12 +21,12 @@ from optimum_htp.errors import (
     ModelNotFoundError,
     OnnxFileNotFoundError,
 )
+from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.commit_files import forget
 from optimum_htp.origin.config_folder import config_source, preprocessor_folder
 from optimum_htp.origin.manifest import MANIFEST
-from optimum_htp.origin.mirroring import mirror_model
 from optimum_htp.origin.mirrors import Place, fetch
 from tests.conftest import optimum_cli, run, run_python
 from tests.support.s3 import serving_bucket

@@ -469,7 +469,7 @@ from optimum_htp import plugins
 from optimum_htp.errors import HubUnreachableError
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author
-from optimum_htp.hubs.writing import look_at
+from optimum_htp.extras.push.writing import look_at
 hub, access = plugins.hub(), HubAccess()
 calls = [
     lambda: hub.info("org/x", None, access),

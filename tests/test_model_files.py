@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from optimum_htp.delivery.contents import onnx_files
 from optimum_htp.errors import MissingSiblingError
+from optimum_htp.extras.contents import onnx_files
 from optimum_htp.loading.diffusion import pipeline_record
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import rewrite_model

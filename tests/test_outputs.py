@@ -12,16 +12,16 @@ import onnx
 import pytest
 
 from optimum_htp import HTPExporter
-from optimum_htp.delivery.batch import run_batch
-from optimum_htp.delivery.jobs import Job
-from optimum_htp.delivery.journal import JOURNAL_FILE, Journal
-from optimum_htp.delivery.manifest import MANIFEST, Manifest
-from optimum_htp.delivery.outputs import Folder
 from optimum_htp.errors import ArgumentError, ProtectedFileError
+from optimum_htp.extras.batch.jobs import Job
+from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
+from optimum_htp.extras.batch.outputs import Folder
+from optimum_htp.extras.batch.runs import run_batch
+from optimum_htp.extras.bom.bill import BILL
 from optimum_htp.hubs import HubAccess
-from optimum_htp.modules.bom import BILL
 from optimum_htp.onnxfile.outputs import ONNX, check_output, refuse_same_outputs
 from optimum_htp.report.write import check_report_path, write_report
+from optimum_htp.stamping.manifests import MANIFEST, Manifest
 from optimum_htp.stamping.strip import strip_metadata
 from tests.conftest import optimum_cli
 

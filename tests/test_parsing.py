@@ -8,15 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from optimum_htp.delivery.endpoint import _weights_of_modules
-from optimum_htp.delivery.jobs import Job, jobs_from_lines
-from optimum_htp.delivery.journal import Journal
-from optimum_htp.delivery.manifest import read_manifest
-from optimum_htp.delivery.outputs import MARKER, Location
 from optimum_htp.errors import BatchListError, EndpointError, ManifestError
+from optimum_htp.extras.batch.jobs import Job, jobs_from_lines
+from optimum_htp.extras.batch.journal import Journal
+from optimum_htp.extras.batch.outputs import MARKER, Location
+from optimum_htp.extras.endpoint.folder import _weights_of_modules
 from optimum_htp.hubs import HubAccess
 from optimum_htp.origin.names import SENTENCE_MODULES
 from optimum_htp.parsing import json_or_none, parse_json
+from optimum_htp.stamping.manifests import read_manifest
 from tests.conftest import ROOT
 
 DEEP = "[" * 200_000 + "]" * 200_000

@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import HTPExporter
+from optimum_htp.extras.profile import running as profile
+from optimum_htp.extras.profile.running import ProfileError, _by_node, profile_file
 from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.onnxfile import Graph, Node, read_graph, read_signature
-from optimum_htp.profiling import profile
 from optimum_htp.profiling.inputs import InputSizeError, sample_inputs
-from optimum_htp.profiling.profile import ProfileError, _by_node, profile_file
 from tests.conftest import optimum_cli
 from tests.support.zoo import DEMANDING, ZOO
 

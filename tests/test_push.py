@@ -19,8 +19,6 @@ from optimum.onnxruntime import (
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
 from optimum_htp import HTPExporter, OptimumONNXModel
-from optimum_htp.delivery.endpoint import write_endpoint
-from optimum_htp.delivery.push import push
 from optimum_htp.errors import (
     AccessDeniedError,
     ArgumentError,
@@ -32,6 +30,8 @@ from optimum_htp.errors import (
     OfflineError,
     PushError,
 )
+from optimum_htp.extras.endpoint.folder import write_endpoint
+from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import rewrite_model
@@ -200,8 +200,8 @@ def test_code_of_the_card_loads_each_model(org, bert, exported, access, tmp_path
     ("changed", "said"), [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m has these 1 files")]
 )
 def test_push_that_changes_nothing_says_so(capsys, changed, said):
-    from optimum_htp.cli.push import show_push
-    from optimum_htp.delivery.push import PushResult
+    from optimum_htp.extras.push.command import show_push
+    from optimum_htp.extras.push.pushing import PushResult
 
     show_push(PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed))
     assert capsys.readouterr().out.startswith(said)
@@ -445,7 +445,7 @@ def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, acces
 
 
 def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, access, tmp_path, caplog):
-    from optimum_htp.delivery.endpoint import write_endpoint
+    from optimum_htp.extras.endpoint.folder import write_endpoint
 
     folder = tmp_path / "endpoint"
     write_endpoint(bert, folder)

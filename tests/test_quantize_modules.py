@@ -13,10 +13,10 @@ from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
 from optimum.onnxruntime.configuration import CalibrationConfig
 
 from optimum_htp import UnknownModuleError, report_document, select_nodes, tag_file
+from optimum_htp.extras.profile.running import profile_file
 from optimum_htp.hierarchy.summary import summarize
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.modules.quantize import ModuleChoice, choosing
-from optimum_htp.profiling.profile import profile_file
 from optimum_htp.report.markdown import as_markdown
 from optimum_htp.report.outline import outline
 from tests.conftest import optimum_cli

@@ -9,8 +9,8 @@ import pytest
 
 from optimum_htp import HTPExporter, OptimumONNXModel
 from optimum_htp.errors import ExportError, WrongTaskError
+from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.mirroring import mirror_model
 from tests.conftest import run_python
 from tests.support.animals import save_words
 

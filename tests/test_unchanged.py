@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import hookimpl, inject_hub_metadata
 from optimum_htp.errors import FileChangedError
+from optimum_htp.extras.bom.bill import bill_of_materials
+from optimum_htp.extras.profile.running import profile_file
 from optimum_htp.hierarchy.tags import read_modules
-from optimum_htp.modules.bom import bill_of_materials
 from optimum_htp.modules.comparison.compare import compare_models
 from optimum_htp.modules.extract import CuttableModel
 from optimum_htp.modules.prove import prove_weights
@@ -21,7 +22,6 @@ from optimum_htp.onnxfile import read_metadata, rewrite_model
 from optimum_htp.onnxfile.contents import stored_tensors
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.plugins import manager
-from optimum_htp.profiling.profile import profile_file
 from optimum_htp.report.document import report_document
 from optimum_htp.stamping.tag import tag_file
 

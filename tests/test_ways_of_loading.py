@@ -296,7 +296,7 @@ def test_absent_parts_are_information(two_parts):
 
 
 def test_two_parts_are_pushed_and_load_from_the_repo(two_parts, hub, tmp_path, monkeypatch):
-    from optimum_htp.delivery.push import push
+    from optimum_htp.extras.push.pushing import push
     from optimum_htp.hubs import HubAccess
 
     hub.writers["hf_writer"] = {"me"}

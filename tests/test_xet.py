@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _xet
 
 from optimum_htp import errors
+from optimum_htp.extras.push.writing import commit_files, look_at
 from optimum_htp.hubs.huggingface.transfers import Transfers
-from optimum_htp.hubs.writing import commit_files, look_at
 from optimum_htp.plugins import hub as huggingface
 from tests.support.hub.xet import XetStore, xet_server
 

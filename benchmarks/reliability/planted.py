@@ -47,7 +47,7 @@ def code_in_configs(hub: LoopbackHub, root: Path, quick: bool) -> Trial:
     from transformers import AutoConfig, AutoTokenizer
 
     from optimum_htp import verify_metadata
-    from optimum_htp.delivery.endpoint import write_endpoint
+    from optimum_htp.extras.endpoint.folder import write_endpoint
     from optimum_htp.onnxfile import rewrite_model
     from tests.test_code_references import EVIL, REFUSED
     from tests.test_embedded import tampered
@@ -136,11 +136,11 @@ def planted_switches(root: Path) -> Trial:
 def outputs_that_are_inputs(root: Path) -> Trial:
     """Name an input, or a file of another kind, as the output of every function that writes one."""
     from optimum_htp import extract_module, strip_metadata
-    from optimum_htp.delivery.journal import JOURNAL_FILE, Journal
-    from optimum_htp.delivery.manifest import MANIFEST, Manifest
-    from optimum_htp.modules.bom import BILL
+    from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
+    from optimum_htp.extras.bom.bill import BILL
     from optimum_htp.onnxfile.outputs import check_output
     from optimum_htp.report.write import write_report
+    from optimum_htp.stamping.manifests import MANIFEST, Manifest
     from tests.test_publishing import contents
 
     folder = root / "outputs"

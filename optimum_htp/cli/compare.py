@@ -7,8 +7,6 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json
 from optimum_htp.cli.files import add_force_argument, add_hub_arguments, expand, hub_access
@@ -21,13 +19,6 @@ __all__ = ["CompareCommand"]
 
 class CompareCommand(Command):
     """Compares files; exits with 1 where anything differs by more than the tolerances allow, or B lacks a file."""
-
-    COMMAND = CommandInfo(
-        name="compare",
-        help="Compare two ONNX files of a model, or one with its PyTorch model, module by module: operators, weights, "
-        "and the values that leave each on the same inputs. Exit code 1 where they differ beyond the tolerances, or B "
-        "lacks a file or an output of A.",
-    )
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
 from optimum_htp.cli.folding import sizes
@@ -19,8 +17,6 @@ __all__ = ["EmbedCommand"]
 
 class EmbedCommand(FilesCommand):
     """Embeds the files of each model, once for all files of one."""
-
-    COMMAND = CommandInfo(name="embed", help="Put config and preprocessor files into ONNX files that have a record.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

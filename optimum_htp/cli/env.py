@@ -8,8 +8,6 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
 
@@ -21,8 +19,6 @@ __all__ = ["EnvCommand"]
 
 class EnvCommand(Command):
     """Prints what a report of a problem needs."""
-
-    COMMAND = CommandInfo(name="env", help="Print the installed versions, and which breaks between them are bridged.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,8 +11,8 @@ from typing import Any, Final
 from optimum.commands.base import CommandInfo
 
 from optimum_htp.cli.base import Command
+from optimum_htp.cli.destinations import add_destinations, send
 from optimum_htp.cli.files import add_force_argument
-from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 __all__ = ["NOT_OPTIONS", "HTPExportCommand"]
 
@@ -23,11 +24,7 @@ NOT_OPTIONS: Final = {
     "json",
     "report",
     "force",
-    "push_to_hub",
-    "private",
-    "public",
-    "create_pr",
-    "layout",
+    "destinations",
 }
 
 
@@ -96,7 +93,9 @@ class HTPExportCommand(Command):
         group.add_argument("--report", help="Also write a report: a name in .json, .md or .html.")
         add_force_argument(group)
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
-        add_push_arguments(group)
+        # optimum-cli makes this parser for the other exports too, and plugins are loaded for this one alone.
+        is_other = sys.argv[1:2] == ["export"] and sys.argv[2:3] != ["htp"]
+        parser.set_defaults(destinations=[] if is_other else add_destinations(group))
 
     def execute(self) -> None:
         """Export, and say what was written."""
@@ -107,7 +106,8 @@ class HTPExportCommand(Command):
 
         if self.args.report is not None:
             check_report_path(self.args.report, [self.args.model], force=self.args.force)
-        arguments = {name: value for name, value in vars(self.args).items() if name not in NOT_OPTIONS}
+        others = {*NOT_OPTIONS, *self.args.destinations}
+        arguments = {name: value for name, value in vars(self.args).items() if name not in others}
         result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
         if self.args.report is not None:
             inputs = [self.args.model, *result.files]
@@ -124,12 +124,10 @@ class HTPExportCommand(Command):
             show(f"Exported {result.metadata.source} for {result.task}{how} in {result.seconds:.1f} s:")
             for path in result.files:
                 show(f"  {path}")
-        self.partial = document  # the files stand, whatever comes of pushing them
-        done = pushed(self.args, result.files)
+        self.partial = document  # the files stay, also if sending them fails
+        sent = send(self.args, result.files)
         if self.args.json:
-            show_json({**document, **({} if done is None else {"push": dataclasses.asdict(done)})})
-        elif done is not None:
-            show_push(done)
+            show_json({**document, **sent})
 
 
 def _optimums_own() -> Callable[[ArgumentParser], None]:

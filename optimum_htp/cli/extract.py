@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from argparse import ArgumentParser
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json, wrapped
 from optimum_htp.cli.folding import folded
@@ -16,8 +14,6 @@ __all__ = ["ExtractCommand"]
 
 class ExtractCommand(Command):
     """Cuts a module out of a tagged file."""
-
-    COMMAND = CommandInfo(name="extract", help="Write a module of an ONNX file as an ONNX model of its own.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any, Final
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+from optimum_htp.commands import CommandEntry
+
 __all__ = ["HTPCommand"]
 
-_COMMANDS: Final = {
-    "batch": "BatchCommand",
-    "bom": "BomCommand",
-    "compare": "CompareCommand",
-    "embed": "EmbedCommand",
-    "endpoint": "EndpointCommand",
-    "env": "EnvCommand",
-    "extract": "ExtractCommand",
-    "info": "InfoCommand",
-    "inject": "InjectCommand",
-    "mirror": "MirrorCommand",
-    "nodes": "NodesCommand",
-    "profile": "ProfileCommand",
-    "push": "PushCommand",
-    "report": "ReportCommand",
-    "strip": "StripCommand",
-    "tag": "TagCommand",
-    "unembed": "UnembedCommand",
-    "verify": "VerifyCommand",
-}
-"""The commands, by the module in this folder that holds each."""
+_COMMANDS: Final = tuple(
+    CommandEntry(name, text, f"optimum_htp.cli.{name}:{name.capitalize()}Command")
+    for name, text in {
+        "compare": (
+            "Compare two ONNX files of a model, or one with its PyTorch model, module by module: "
+            "operators, weights, and the values that leave each on the same inputs. Exit code 1 where "
+            "they differ beyond the tolerances, or B lacks a file or an output of A."
+        ),
+        "embed": "Put config and preprocessor files into ONNX files that have a record.",
+        "env": "Print the installed versions, and which breaks between them are bridged.",
+        "extract": "Write a module of an ONNX file as an ONNX model of its own.",
+        "info": "Show which model ONNX files came from; also of a file on a Hub (hf://).",
+        "inject": "Write into ONNX files which model they came from.",
+        "nodes": "Print the names of the nodes of modules, by path, glob or class.",
+        "report": "Write a report of ONNX files: .json, .md, or an .html page to look at.",
+        "strip": "Remove from ONNX files everything that this package wrote into them.",
+        "tag": "Write into each node which module of the PyTorch model it came from.",
+        "unembed": "Take embedded config and preprocessor files out of ONNX files.",
+        "verify": (
+            "Check that what ONNX files say about themselves holds. Exit code: 0 nothing is wrong "
+            "(the output says what could not be checked), 1 invalid (or several things are wrong), 3 "
+            "the model does not fit the graph or a weight is not from the commit, 4 the Hub cannot be "
+            "reached, 5 a weight cannot be checked."
+        ),
+    }.items()
+)
 
 
 class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
@@ -41,10 +47,19 @@ class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # optimum-cli makes the parsers of all its commands each time, so ours are only made where they are asked for.
         if self.COMMAND.name in sys.argv[1:2]:
-            self.SUBCOMMANDS = tuple(map(_info, _COMMANDS))
+            known = {entry.name: entry for entry in _COMMANDS}
+            if known.keys().isdisjoint(sys.argv[2:3]):  # plugins take time, which these commands do not need
+                from optimum_htp.plugins import commands
+
+                known = {**commands(), **known}
+            self.SUBCOMMANDS = tuple(_info(known[name]) for name in sorted(known))
         super().__init__(*args, **kwargs)
 
 
-def _info(name: str) -> CommandInfo:
-    command = getattr(importlib.import_module(f"optimum_htp.cli.{name}"), _COMMANDS[name])
-    return CommandInfo(name=name, help=command.COMMAND.help, subcommand_class=command)
+def _info(entry: CommandEntry) -> CommandInfo:
+    asked = entry.name in sys.argv[2:3]
+    return CommandInfo(entry.name, entry.help, subcommand_class=entry.load() if asked else _Unused)
+
+
+class _Unused(BaseOptimumCLICommand):  # type: ignore[misc]
+    """A command that was not asked for: the list of commands has its name and its help."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import cut, show, wrapped
 from optimum_htp.cli.files import FilesCommand, Outcome
 from optimum_htp.cli.folding import folded
@@ -29,8 +27,6 @@ _COLUMN: Final = 15  # characters of a label
 
 class InfoCommand(FilesCommand):
     """Prints the record of files, a summary of their graph, and with --show-metadata every property as it is."""
-
-    COMMAND = CommandInfo(name="info", help="Show which model ONNX files came from; also of a file on a Hub (hf://).")
 
     takes_urls = True
 

@@ -9,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum.commands.base import CommandInfo
-
+from optimum_htp.cli.destinations import add_destinations, send
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
-from optimum_htp.cli.push import add_push_arguments, pushed, show_push
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
@@ -24,8 +22,6 @@ __all__ = ["InjectCommand"]
 
 class InjectCommand(FilesCommand):
     """Looks the model up once and stamps each file that fits it."""
-
-    COMMAND = CommandInfo(name="inject", help="Write into ONNX files which model they came from.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -45,7 +41,7 @@ class InjectCommand(FilesCommand):
         )
         add_external_data_argument(parser)
         parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
-        add_push_arguments(parser)
+        add_destinations(parser)
         add_hub_arguments(parser)
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
@@ -91,10 +87,5 @@ class InjectCommand(FilesCommand):
         return {"written": not self.args.dry_run, "record": dataclasses.asdict(outcome.value)}
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """Push the files, where that was asked for and each was stamped."""
-        if self.args.dry_run:
-            return {}
-        done = pushed(self.args, [outcome.file for outcome in outcomes])
-        if done is not None and not self.args.json:
-            show_push(done)
-        return {} if done is None else {"push": dataclasses.asdict(done)}
+        """Send the files to where options ask for, if each was stamped."""
+        return {} if self.args.dry_run else send(self.args, [outcome.file for outcome in outcomes])

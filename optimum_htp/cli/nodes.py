@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
 from optimum_htp.cli.files import expand
@@ -15,8 +13,6 @@ __all__ = ["NodesCommand"]
 
 class NodesCommand(Command):
     """Prints the names of the nodes of modules, one a line."""
-
-    COMMAND = CommandInfo(name="nodes", help="Print the names of the nodes of modules, by path, glob or class.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

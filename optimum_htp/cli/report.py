@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import add_force_argument, expand
@@ -15,8 +13,6 @@ __all__ = ["ReportCommand"]
 
 class ReportCommand(Command):
     """Writes one report of the files of a model."""
-
-    COMMAND = CommandInfo(name="report", help="Write a report of ONNX files: .json, .md, or an .html page to look at.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

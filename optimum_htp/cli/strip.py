@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome
 
@@ -17,8 +15,6 @@ __all__ = ["StripCommand"]
 
 class StripCommand(FilesCommand):
     """Removes our keys from files and their nodes."""
-
-    COMMAND = CommandInfo(name="strip", help="Remove from ONNX files everything that this package wrote into them.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -7,8 +7,6 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
 
@@ -17,8 +15,6 @@ __all__ = ["TagCommand"]
 
 class TagCommand(FilesCommand):
     """Tags files that lost their tags on the way, or were exported by something else."""
-
-    COMMAND = CommandInfo(name="tag", help="Write into each node which module of the PyTorch model it came from.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome
 from optimum_htp.cli.folding import sizes
@@ -19,8 +17,6 @@ __all__ = ["UnembedCommand"]
 
 class UnembedCommand(FilesCommand):
     """Removes what is embedded in the files of each model, and writes it out where that is wanted."""
-
-    COMMAND = CommandInfo(name="unembed", help="Take embedded config and preprocessor files out of ONNX files.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import cut, show
 from optimum_htp.cli.files import (
     FilesCommand,
@@ -25,9 +23,8 @@ from optimum_htp.cli.files import (
 from optimum_htp.report.texts import sentence
 
 if TYPE_CHECKING:
-    from optimum_htp.delivery.manifest import ManifestModel
-    from optimum_htp.delivery.work import WrittenFile
     from optimum_htp.modules.prove import Proof
+    from optimum_htp.stamping.manifests import ManifestModel, WrittenFile
     from optimum_htp.stamping.verify import Verdict
 
 __all__ = ["VerifyCommand"]
@@ -39,13 +36,6 @@ _SHOWN: Final = 20  # weights that are named
 
 class VerifyCommand(FilesCommand):
     """Checks records; its exit code says what is wrong: 1 invalid, 3 does not fit, 4 not reached, 5 unchecked."""
-
-    COMMAND = CommandInfo(
-        name="verify",
-        help="Check that what ONNX files say about themselves holds. Exit code: 0 nothing is wrong (the output says "
-        "what could not be checked), 1 invalid (or several things are wrong), 3 the model does not fit the graph or a "
-        "weight is not from the commit, 4 the Hub cannot be reached, 5 a weight cannot be checked.",
-    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: dict[str, tuple[ManifestModel, WrittenFile]] = {}
@@ -70,7 +60,7 @@ class VerifyCommand(FilesCommand):
         """Return the files that the arguments stand for: a manifest stands for all that it names."""
         manifests = [argument for argument in self.args.files if is_manifest(argument)]
         for argument in manifests:
-            from optimum_htp.delivery.manifest import read_manifest
+            from optimum_htp.stamping.manifests import read_manifest
 
             self._expected |= {str(path): known for path, known in read_manifest(Path(argument)).files().items()}
         return [*expand([name for name in self.args.files if name not in manifests]), *self._expected]
@@ -78,7 +68,8 @@ class VerifyCommand(FilesCommand):
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what checks a file."""
         from optimum_htp.errors import ArgumentError
-        from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
+        from optimum_htp.stamping.manifests import verify_listed
+        from optimum_htp.stamping.verify import verify_metadata
 
         args, access = self.args, hub_access(self.args)
         if not args.weights and (args.model or args.revision):
@@ -94,15 +85,12 @@ class VerifyCommand(FilesCommand):
                 return prove_weights(file, args.model, revision=args.revision, access=access, progress=progress)
 
         def check(file: str) -> _Checked:
-            known = self._expected.get(file)
-            if known is not None and (reason := _fault(file, known[1])) is not None:
-                return _Checked(Verdict(Status.INVALID, reason))
-            if known is not None and not file.endswith(".onnx"):
-                return _Checked(Verdict(Status.OK, "it is the manifest's"))
-            verdict = None if args.model else verify_metadata(file, access)
-            if known is not None and verdict is not None and (reason := _other_commit(verdict, known[0])) is not None:
-                verdict = Verdict(Status.INVALID, reason, verdict.metadata)
-            if not args.weights or (verdict is not None and verdict.status.value):
+            verdict: Verdict | None = None
+            if (listed := self._expected.get(file)) is not None:
+                verdict = verify_listed(Path(file), *listed, access)
+            elif not args.model:
+                verdict = verify_metadata(file, access)
+            if not args.weights or not file.endswith(".onnx") or (verdict is not None and verdict.status.value):
                 return _Checked(verdict)
             return _Checked(verdict, prove(file))
 
@@ -150,21 +138,6 @@ def _code(outcome: Outcome) -> int:
         return int(outcome.value.code)
     away = isinstance(outcome.error, (HubUnreachableError, DownloadError))
     return int(Status.UNREACHABLE.value if away else Status.INVALID.value)
-
-
-def _fault(file: str, expected: WrittenFile) -> str | None:
-    """Return in what a file is not the one that a manifest names."""
-    from optimum_htp.delivery.manifest import fault
-
-    return fault(Path(file), expected)
-
-
-def _other_commit(verdict: Verdict, expected: ManifestModel) -> str | None:
-    """Return in what a file's record contradicts the manifest that names the file."""
-    commit = verdict.metadata.hub_sha if verdict.metadata is not None else None
-    if commit == expected.commit:
-        return None
-    return f"It is from {commit or 'no commit'}, and the manifest says {expected.commit or 'none'}."
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from optimum_htp.errors import (
     OfflineError,
     RevisionNotFoundError,
 )
-from optimum_htp.hookspecs import hookimpl
 from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
@@ -36,7 +35,7 @@ from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
+__all__ = ["HuggingFaceHub"]
 
 logger = get_logger(__name__)
 
@@ -52,12 +51,6 @@ _SNAPSHOT: Final = re.compile(
     r"(?:^|.*[\\/])models--(?P<repo>[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
 )
 _NEXT_PAGE: Final = re.compile(r'<([^<>]+)>;\s*rel="next"')
-
-
-@hookimpl
-def optimum_htp_hubs() -> Sequence[Hub]:
-    """Add the Hugging Face Hub."""
-    return [HuggingFaceHub()]
 
 
 class HuggingFaceHub(Hub):

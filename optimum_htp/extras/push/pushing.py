@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from optimum_htp.delivery.card import Pushed, completed_card
-from optimum_htp.delivery.contents import (
+from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
+from optimum_htp.extras.contents import (
     OnnxFile,
     configs_beside,
     configs_of,
@@ -18,11 +18,11 @@ from optimum_htp.delivery.contents import (
     refuse_code_among,
     refuse_link_out,
 )
-from optimum_htp.delivery.endpoint import HANDLER, REQUIREMENTS, is_own
-from optimum_htp.delivery.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
-from optimum_htp.errors import ArgumentError, ModelBeingReplacedError, PushError
+from optimum_htp.extras.endpoint.folder import HANDLER, REQUIREMENTS, is_own
+from optimum_htp.extras.push.card import Pushed, completed_card
+from optimum_htp.extras.push.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
+from optimum_htp.extras.push.writing import CARD, Commit, commit_files, look_at
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.writing import CARD, Commit, commit_files, look_at
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.publication import Watch
 

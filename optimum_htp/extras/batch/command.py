@@ -12,22 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.export import NOT_OPTIONS, HTPExportCommand
 from optimum_htp.cli.files import add_force_argument
-from optimum_htp.cli.push import add_push_options, privacy
+from optimum_htp.extras.push.command import add_push_options, privacy
 
 if TYPE_CHECKING:
-    from optimum_htp.delivery.cluster import ClusterExecutor
-    from optimum_htp.delivery.jobs import Job
-    from optimum_htp.delivery.manifest import Manifest
-    from optimum_htp.delivery.outputs import Output
-    from optimum_htp.delivery.processes import ProcessExecutor
-    from optimum_htp.delivery.pushes import Pushes
-    from optimum_htp.delivery.work import Outcome
+    from optimum_htp.extras.batch.cluster import ClusterExecutor
+    from optimum_htp.extras.batch.jobs import Job
+    from optimum_htp.extras.batch.outputs import Output
+    from optimum_htp.extras.batch.processes import ProcessExecutor
+    from optimum_htp.extras.batch.pushes import Pushes
+    from optimum_htp.extras.batch.work import Outcome
     from optimum_htp.hubs.base import HubAccess
+    from optimum_htp.stamping.manifests import Manifest
 
 __all__ = ["BatchCommand"]
 
@@ -41,8 +39,6 @@ _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 class BatchCommand(Command):
     """Exports the models of a list; a model that fails stops no other."""
-
-    COMMAND = CommandInfo(name="batch", help="Export many models side by side; run again, do what is not done.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -94,7 +90,8 @@ class BatchCommand(Command):
         exports = ArgumentParser(add_help=False)
         HTPExportCommand.parse_args(exports)
         group = parser.add_argument_group("Arguments for each model")
-        for_each = [action for action in exports._actions if action.dest not in _NOT_COMMON]
+        others = {*_NOT_COMMON, *exports.get_default("destinations")}
+        for_each = [action for action in exports._actions if action.dest not in others]
         for action in for_each:
             group._add_action(action)
         parser.set_defaults(for_each=[action.dest for action in for_each])
@@ -105,16 +102,17 @@ class BatchCommand(Command):
         from tqdm import tqdm
 
         from optimum_htp.cli.display import show
-        from optimum_htp.delivery.batch import JOURNAL, check_outputs, run_batch
-        from optimum_htp.delivery.jobs import refuse_ambiguous
-        from optimum_htp.delivery.manifest import differences, manifest_of, read_manifest
-        from optimum_htp.delivery.outputs import Folder, output_at
-        from optimum_htp.delivery.work import fetch_job, locate_job
         from optimum_htp.errors import ArgumentError
         from optimum_htp.export.exporter import HTPExporter
+        from optimum_htp.extras.batch.jobs import refuse_ambiguous
+        from optimum_htp.extras.batch.manifest import differences, manifest_of
+        from optimum_htp.extras.batch.outputs import Folder, output_at
+        from optimum_htp.extras.batch.runs import JOURNAL, check_outputs, run_batch
+        from optimum_htp.extras.batch.work import fetch_job, locate_job
         from optimum_htp.hubs.base import HubAccess
         from optimum_htp.hubs.daemons import DaemonThreads
         from optimum_htp.report.texts import printable
+        from optimum_htp.stamping.manifests import read_manifest
 
         options = {name: getattr(self.args, name) for name in self.args.for_each}
         access = HubAccess(**{name: options.pop(name) for name in _ACCESS})
@@ -201,9 +199,9 @@ def _pushes(args: Namespace, jobs: Sequence[Job], output: Output) -> Pushes:
     Raises:
         ArgumentError: Two models would go into one repo, or the files are not here.
     """
-    from optimum_htp.delivery.outputs import Folder
-    from optimum_htp.delivery.pushes import Pushes, repos_of
     from optimum_htp.errors import ArgumentError
+    from optimum_htp.extras.batch.outputs import Folder
+    from optimum_htp.extras.batch.pushes import Pushes, repos_of
     from optimum_htp.hubs.base import HubAccess
 
     if not isinstance(output, Folder):
@@ -226,8 +224,8 @@ def _for_workers(job: Job) -> Job:
 
 def _executor(args: Namespace) -> ProcessExecutor | ClusterExecutor:
     """Return what does the exports: processes of this machine, or a cluster."""
-    from optimum_htp.delivery.cluster import ClusterExecutor
-    from optimum_htp.delivery.processes import ProcessExecutor
+    from optimum_htp.extras.batch.cluster import ClusterExecutor
+    from optimum_htp.extras.batch.processes import ProcessExecutor
 
     if args.dask is not None:
         return ClusterExecutor(args.dask, timeout=args.timeout, memory=args.memory)
@@ -257,8 +255,8 @@ class _InPlaceOfAList(Action):
 def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> list[Job]:
     """Return what a list, a collection or an author says."""
     from optimum_htp.cli.display import show_error
-    from optimum_htp.delivery.jobs import jobs_from_lines, jobs_of_hub, read_jobs
     from optimum_htp.errors import ArgumentError
+    from optimum_htp.extras.batch.jobs import jobs_from_lines, jobs_of_hub, read_jobs
     from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 
     if args.author is None and (args.filter or args.limit is not None):
@@ -280,8 +278,10 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> lis
 
 def _jobs_again(manifest: Manifest, options: Mapping[str, Any]) -> list[Job]:
     """Return what makes a manifest's files again. What it says of an export comes before what the command says."""
+    from optimum_htp.extras.batch.jobs import job_of
+
     common = {name: value for name, value in options.items() if name != "task"}
-    jobs = (model.job() for model in manifest.models)
+    jobs = map(job_of, manifest.models)
     return [replace(job, options={**common, **job.options}) for job in jobs]
 
 
@@ -289,7 +289,7 @@ def _compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
     """Return what is said of files that were to be the same."""
     if not different:
         return [f"{len(manifest.files())} files are the manifest's, byte for byte"]
-    from optimum_htp.delivery.versions import versions_here
+    from optimum_htp.extras.batch.versions import versions_here
 
     here = versions_here()
     models = [model for model in manifest.models if any(name.startswith(f"{model.output}/") for name in different)]

@@ -1,31 +1,23 @@
-"""`optimum-cli htp push DIR|FILE... REPO`, and the options that export and inject have of it."""
+"""`optimum-cli htp push DIR|FILE... REPO`, and `--push-to-hub` of export and inject."""
 
 from __future__ import annotations
 
 import dataclasses
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from optimum.commands.base import CommandInfo
+from typing import Any
 
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
 from optimum_htp.cli.files import add_hub_arguments, hub_access
+from optimum_htp.commands import Destination
 
-if TYPE_CHECKING:
-    from optimum_htp.delivery.push import PushResult
-
-__all__ = ["PushCommand", "add_push_arguments", "add_push_options", "privacy", "pushed", "show_push"]
+__all__ = ["PushCommand", "PushDestination", "add_push_options", "privacy"]
 
 
 class PushCommand(Command):
     """Puts files, what belongs to them and a model card into a repo, in one commit."""
-
-    COMMAND = CommandInfo(
-        name="push", help="Push stamped ONNX files to the Hugging Face Hub, with a model card, in one commit."
-    )
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -39,7 +31,7 @@ class PushCommand(Command):
 
     def execute(self) -> None:
         """Push, and say where the files are."""
-        from optimum_htp.delivery.push import push
+        from optimum_htp.extras.push.pushing import push
 
         done = push(
             self.args.files,
@@ -52,41 +44,43 @@ class PushCommand(Command):
         )
         if self.args.json:
             show_json(dataclasses.asdict(done))
-        else:
-            show_push(done)
+            return
+        for line in PushDestination().lines(dataclasses.asdict(done)):
+            show(line)
 
 
-def add_push_arguments(parser: Any) -> None:
-    """Declare what an export or a stamp takes to push its files at once."""
-    parser.add_argument("--push-to-hub", metavar="REPO", help="Then push the files to this repo of the Hub.")
-    add_push_options(parser)
+class PushDestination(Destination):
+    """`--push-to-hub` of export and inject."""
 
+    name = "push"
 
-def pushed(args: Namespace, files: Sequence[str | Path]) -> PushResult | None:
-    """Push the files that a command wrote, where it was asked to."""
-    if args.push_to_hub is None:
-        return None
-    from optimum_htp.delivery.push import push
-    from optimum_htp.hubs import HubAccess
+    def add_arguments(self, parser: Any) -> None:
+        """Declare the options."""
+        parser.add_argument("--push-to-hub", metavar="REPO", help="Then push the files to this repo of the Hub.")
+        add_push_options(parser)
 
-    access = HubAccess(cache_dir=args.cache_dir)
-    options = {"private": privacy(args), "create_pr": args.create_pr, "layout": args.layout}
-    return push(files, args.push_to_hub, access=access, **options)
+    def send(self, args: Namespace, files: Sequence[str | Path]) -> Mapping[str, Any] | None:
+        """Push the files."""
+        if args.push_to_hub is None:
+            return None
+        from optimum_htp.extras.push.pushing import push
+        from optimum_htp.hubs import HubAccess
+
+        access = HubAccess(cache_dir=args.cache_dir)
+        options = {"private": privacy(args), "create_pr": args.create_pr, "layout": args.layout}
+        return dataclasses.asdict(push(files, args.push_to_hub, access=access, **options))
+
+    def lines(self, result: Mapping[str, Any]) -> Sequence[str]:
+        """Return what was pushed, and where."""
+        repo, url, files = result["repo_id"], result["url"], result["files"]
+        if not result["changed"]:
+            return [f"Nothing to push: {repo} has these {len(files)} files already: {url}"]
+        return [f"Pushed {len(files)} files to {repo}: {url}", *(f"  {name}" for name in files)]
 
 
 def privacy(args: Namespace) -> bool | None:
     """Return whether a new repo is private; None where that depends on the model."""
     return True if args.private else False if args.public else None
-
-
-def show_push(done: PushResult) -> None:
-    """Say what was pushed where."""
-    if not done.changed:
-        show(f"Nothing to push: {done.repo_id} has these {len(done.files)} files already: {done.url}")
-        return
-    show(f"Pushed {len(done.files)} files to {done.repo_id}: {done.url}")
-    for name in done.files:
-        show(f"  {name}")
 
 
 def add_push_options(parser: Any) -> None:

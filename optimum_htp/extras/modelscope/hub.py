@@ -25,16 +25,15 @@ from optimum_htp.errors import (
     OfflineError,
     RevisionNotFoundError,
 )
-from optimum_htp.hookspecs import hookimpl
+from optimum_htp.extras.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.parsing import parse_json
 
-__all__ = ["ModelScopeHub", "optimum_htp_hubs"]
+__all__ = ["ModelScopeHub"]
 
 logger = get_logger(__name__)
 
@@ -46,12 +45,6 @@ _MOST_PAGES: Final = 100
 _SNAPSHOT: Final = re.compile(
     r"(?:^|.*[\\/])models[\\/](?P<repo>[^\\/]+--[^\\/]+)[\\/]snapshots[\\/](?P<commit>[0-9a-f]{40})(?:[\\/].*)?"
 )
-
-
-@hookimpl
-def optimum_htp_hubs() -> Sequence[Hub]:
-    """Add ModelScope. Its SDK is imported when it is first asked."""
-    return [ModelScopeHub()]
 
 
 class ModelScopeHub(Hub):

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from optimum_htp.delivery.contents import OnnxFile
 from optimum_htp.errors import PushError
+from optimum_htp.extras.contents import OnnxFile
 from optimum_htp.onnxfile import read_graph, rename_model
 from optimum_htp.onnxfile.operators import PACKED, is_quantization, number_of_bits
 

@@ -24,10 +24,11 @@ from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, Final
 
-from optimum_htp.delivery.jobs import Job, is_inside
+from optimum_htp.extras.batch.jobs import Job
 from optimum_htp.masking import get_logger, masked
 from optimum_htp.onnxfile.outputs import OutputKind, check_output
 from optimum_htp.parsing import json_or_none
+from optimum_htp.stamping.manifests import is_inside
 
 __all__ = ["JOURNAL_FILE", "Journal", "is_entry"]
 

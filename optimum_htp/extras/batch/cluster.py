@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from optimum_htp.delivery.apart import call_apart
 from optimum_htp.errors import ClusterError, JobError, JobLostError, MissingDependencyError
+from optimum_htp.extras.batch.apart import call_apart
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.parsing import parse_json
 from optimum_htp.version import __version__

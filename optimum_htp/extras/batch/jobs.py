@@ -15,29 +15,26 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, BatchListError, InvalidModelReferenceError
 from optimum_htp.origin.references import has_prefix, parse_reference
 from optimum_htp.parsing import parse_json
+from optimum_htp.stamping.manifests import NOT_OF_A_LIST, ManifestModel, is_inside, normal_output, refused_options
 
 __all__ = [
     "Job",
     "is_as_asked",
-    "is_inside",
+    "job_of",
     "jobs_from_lines",
     "jobs_of_hub",
     "lasting_options",
     "names_a_repo",
-    "normal_output",
     "read_jobs",
     "refuse_ambiguous",
-    "refused_options",
 ]
 
-# What is said of the batch as a whole; a list may come from somebody else, and says nothing of this machine.
-_NOT_OF_A_LINE: Final = {"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"}
 _ONNX: Final = ".onnx"
 _HUGGING_FACE: Final = "hf://"
 _LONGEST_LINE: Final = 1 << 20  # characters
@@ -125,6 +122,16 @@ def jobs_of_hub(ids: Iterable[str], name: str, options: Mapping[str, Any] | None
     return _distinct(enumerate(ids, start=1), name, job)
 
 
+def job_of(model: ManifestModel) -> Job:
+    """Return the job that exports a model of a manifest again, at its commit.
+
+    A model with a commit was a Hub's, whatever folder has its name here now.
+    """
+    of_hub = model.commit is not None and names_a_repo(model.model)
+    options = dict(model.options or {})
+    return Job(model.model, model.output, model.revision, model.task, options, commit=model.commit, of_hub=of_hub)
+
+
 def names_a_repo(model: str) -> bool:
     """Whether a model's name may be one of a Hub, rather than a path."""
     try:
@@ -209,20 +216,6 @@ def _no_file(folder: str) -> str:
     return f"{folder}-model" if folder.endswith(_ONNX) else folder
 
 
-def normal_output(output: str) -> str:
-    """Return a folder of a batch as it is always spelled: `x` for `./x`, `x/` and `x//.`.
-
-    Raises:
-        ValueError: It leads out of the batch's folder, or is called as an ONNX file is.
-    """
-    if not is_inside(output):
-        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
-    normal = PurePosixPath(output).as_posix()
-    if normal.endswith(_ONNX):
-        raise ValueError(f'"output" is a folder, and {output!r} is called as a file is: leave out {_ONNX}')
-    return normal
-
-
 def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
     """Refuse a folder for a batch where a model's name would be that of a folder here once something is exported.
 
@@ -245,11 +238,6 @@ def refuse_ambiguous(jobs: Iterable[Job], root: Path) -> None:
             )
 
 
-def refused_options(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of those options that a list or a manifest may not bring along."""
-    return sorted(_NOT_OF_A_LINE & options.keys())
-
-
 def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those options that decide on an export's files, as JSON has them: journals and manifests keep these.
 
@@ -258,7 +246,7 @@ def lasting_options(options: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in options.items()
-        if value is not None and name not in _NOT_OF_A_LINE and name != "verify_hub"  # checks, and changes no byte
+        if value is not None and name not in NOT_OF_A_LIST and name != "verify_hub"  # checks, and changes no byte
     }
     plain: dict[str, Any] = parse_json(json.dumps(kept, default=str))
     return plain
@@ -275,9 +263,3 @@ def is_as_asked(job: Job, entry: Mapping[str, Any]) -> bool:
     if not isinstance(options, Mapping):
         return True
     return options == lasting_options(job.options) and job.task in (entry.get("asked"), entry.get("task"))
-
-
-def is_inside(folder: str) -> bool:
-    """Tell whether a relative path stays where it begins."""
-    path = PurePosixPath(folder)
-    return not path.is_absolute() and ".." not in path.parts and bool(path.parts) and "\\" not in folder

@@ -1,4 +1,4 @@
-"""One call in a process of its own, for a worker that may not fork: `python -m optimum_htp.delivery.apart`.
+"""One call in a process of its own, for a worker that may not fork: `python -m optimum_htp.extras.batch.apart`.
 
 It reads what to call, and within which limits, from standard input, does it as a batch on this machine does, and
 writes what came of it to standard output. When its input is closed, it ends: then the worker is gone.
@@ -46,7 +46,7 @@ def call_apart(
             f"`pip install optimum-htp=={version}`."
         )
     process = subprocess.Popen(
-        command_of_module("optimum_htp.delivery.apart"),
+        command_of_module("optimum_htp.extras.batch.apart"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -79,7 +79,7 @@ def _received(stream: IO[bytes]) -> Any:
 
 
 def _main() -> None:
-    from optimum_htp.delivery.processes import ProcessExecutor
+    from optimum_htp.extras.batch.processes import ProcessExecutor
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints is taken for an answer

@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
 from optimum_htp.cli.files import add_force_argument, expand, is_manifest
@@ -16,10 +14,6 @@ __all__ = ["BomCommand"]
 
 class BomCommand(Command):
     """Writes one bill of all files."""
-
-    COMMAND = CommandInfo(
-        name="bom", help="Write a bill of materials (CycloneDX 1.6) of ONNX files: model, commit, license, digests."
-    )
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -34,11 +28,11 @@ class BomCommand(Command):
     def execute(self) -> None:
         """Write the bill, and say where."""
         from optimum_htp.cli.bars import bar
-        from optimum_htp.delivery.manifest import read_manifest
         from optimum_htp.errors import ReportError
-        from optimum_htp.modules.bom import BILL, bill_of_materials
+        from optimum_htp.extras.bom.bill import BILL, bill_of_materials
         from optimum_htp.onnxfile.outputs import check_output, write_document
         from optimum_htp.parsing import parse_json
+        from optimum_htp.stamping.manifests import read_manifest
 
         files = []
         for argument in self.args.files:

@@ -16,12 +16,6 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from optimum_htp.delivery.jobs import Job, is_as_asked
-from optimum_htp.delivery.journal import JOURNAL_FILE, Journal
-from optimum_htp.delivery.manifest import MANIFEST
-from optimum_htp.delivery.outputs import Folder, Output
-from optimum_htp.delivery.pushes import Pushes
-from optimum_htp.delivery.work import A_MINUTE, Export, Outcome, WrittenFile, export_job, fetch_job
 from optimum_htp.errors import (
     ArgumentError,
     HFHubIntegrationError,
@@ -31,11 +25,17 @@ from optimum_htp.errors import (
     ProtectedFileError,
     RateLimitedError,
 )
+from optimum_htp.extras.batch.jobs import Job, is_as_asked
+from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
+from optimum_htp.extras.batch.outputs import Folder, Output
+from optimum_htp.extras.batch.pushes import Pushes
+from optimum_htp.extras.batch.work import A_MINUTE, Export, Outcome, export_job, fetch_job
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.onnxfile.outputs import check_output, refuse_same_outputs
+from optimum_htp.stamping.manifests import MANIFEST, WrittenFile
 
 __all__ = ["JOURNAL", "check_outputs", "run_batch"]
 

@@ -18,35 +18,61 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.delivery.jobs import Job, is_inside, names_a_repo, normal_output, refused_options
-from optimum_htp.delivery.work import Outcome, WrittenFile
 from optimum_htp.errors import ManifestError
 from optimum_htp.masking import masked
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
 from optimum_htp.parsing import parse_json
+from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
+
+if TYPE_CHECKING:
+    from optimum_htp.hubs.base import HubAccess
 
 __all__ = [
     "MANIFEST",
     "Manifest",
     "ManifestModel",
-    "differences",
+    "NOT_OF_A_LIST",
+    "WrittenFile",
     "fault",
-    "manifest_of",
+    "is_inside",
+    "normal_output",
     "read_manifest",
+    "refused_options",
+    "verify_listed",
+    "verify_manifest",
 ]
 
 _KEY: Final = "optimum_htp_manifest"
 _VERSION: Final = 1
 _LARGEST: Final = 1 << 26  # bytes: some 200,000 files
 MANIFEST: Final = OutputKind("a manifest of a batch", starts_with(f'{{"{_KEY}":'.encode()))
+NOT_OF_A_LIST: Final = frozenset({"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"})
+"""Arguments of an export for a whole batch: a list or a manifest of somebody else does not decide on this machine."""
+
+_ONNX: Final = ".onnx"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that an export wrote.
+
+    Attributes:
+        name: Relative to the job's folder.
+        size: Bytes.
+        sha256: Of its content, in hexadecimal.
+    """
+
+    name: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -72,12 +98,6 @@ class ManifestModel:
     options: Mapping[str, Any] | None = field(default_factory=dict)
     versions: Mapping[str, str] | None = None
     files: tuple[WrittenFile, ...] = ()
-
-    def job(self) -> Job:
-        """Return what exports it again, at its commit: what has one was a Hub's, whatever folder is here now."""
-        of_hub = self.commit is not None and names_a_repo(self.model)
-        options = dict(self.options or {})
-        return Job(self.model, self.output, self.revision, self.task, options, commit=self.commit, of_hub=of_hub)
 
 
 @dataclass(frozen=True)
@@ -131,36 +151,6 @@ def _plain(model: ManifestModel) -> dict[str, Any]:
     if model.versions is None:
         del plain["versions"]
     return plain
-
-
-def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, Outcome], folder: Path) -> Manifest:
-    """Return the manifest of those jobs that are done, by their folders."""
-    models = []
-    for job in sorted(jobs, key=lambda job: job.output):
-        outcome = outcomes[job.output]
-        if outcome.state in ("done", "whole"):
-            task = outcome.task or job.task
-            models.append(
-                ManifestModel(
-                    model=job.model,
-                    output=job.output,
-                    task=task,
-                    revision=job.revision,
-                    commit=outcome.commit,
-                    options=outcome.options,
-                    versions=outcome.versions or {},
-                    files=outcome.files,
-                )
-            )
-    return _with_common_versions(folder, models)
-
-
-def _with_common_versions(folder: Path, models: Sequence[ManifestModel]) -> Manifest:
-    """Return a manifest that says once what most of its models were exported with."""
-    known = [model.versions for model in models if model.versions]
-    common = max(known, key=known.count, default={})
-    kept = (replace(model, versions=None) if model.versions == common else model for model in models)
-    return Manifest(folder, tuple(kept), common)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -250,6 +240,31 @@ def _list(content: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
+def is_inside(folder: str) -> bool:
+    """Tell whether a relative path stays where it begins."""
+    path = PurePosixPath(folder)
+    return not path.is_absolute() and ".." not in path.parts and bool(path.parts) and "\\" not in folder
+
+
+def normal_output(output: str) -> str:
+    """Return a folder of a batch as it is always spelled: `x` for `./x`, `x/` and `x//.`.
+
+    Raises:
+        ValueError: It leads out of the batch's folder, or is called as an ONNX file is.
+    """
+    if not is_inside(output):
+        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
+    normal = PurePosixPath(output).as_posix()
+    if normal.endswith(_ONNX):
+        raise ValueError(f'"output" is a folder, and {output!r} is called as a file is: leave out {_ONNX}')
+    return normal
+
+
+def refused_options(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of those options that a list or a manifest may not bring along."""
+    return sorted(NOT_OF_A_LIST & options.keys())
+
+
 def fault(path: Path, expected: WrittenFile) -> str | None:
     """Return what is wrong with a file that a manifest tells of, or None. Reads all of it."""
     try:
@@ -262,21 +277,36 @@ def fault(path: Path, expected: WrittenFile) -> str | None:
     return None if found == expected.sha256 else f"Its sha256 is {found}, and the manifest says {expected.sha256}."
 
 
-def differences(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> list[str]:
-    """Return the files, relative to the batch's folder, that were reproduced with other bytes, or not at all."""
-    different = []
-    for model in manifest.models:
-        outcome = outcomes.get(model.output)
-        if outcome is None or outcome.state not in ("done", "whole"):
-            continue  # its failure has been told
-        theirs, ours = _digests(model.files), _digests(outcome.files)
-        different += [
-            f"{model.output}/{name}"
-            for name in sorted(theirs.keys() | ours.keys())
-            if theirs.get(name) != ours.get(name)
-        ]
-    return different
+def verify_listed(path: Path, model: ManifestModel, file: WrittenFile, access: HubAccess | None = None) -> Verdict:
+    """Return whether a file is the one that a manifest lists; of an ONNX file also whether its record holds.
+
+    Args:
+        path: The file.
+        model: The model that the manifest lists it for.
+        file: What the manifest says of it.
+        access: How to reach the Hub.
+
+    Raises:
+        HFHubIntegrationError: As `verify_metadata`.
+    """
+    if (reason := fault(path, file)) is not None:
+        return Verdict(Status.INVALID, reason)
+    if path.suffix != _ONNX:
+        return Verdict(Status.OK, "it is the manifest's")
+    verdict = verify_metadata(path, access)
+    commit = verdict.metadata.hub_sha if verdict.metadata is not None else None
+    if commit == model.commit:
+        return verdict
+    reason = f"It is from {commit or 'no commit'}, and the manifest says {model.commit or 'none'}."
+    return Verdict(Status.INVALID, reason, verdict.metadata)
 
 
-def _digests(files: Sequence[WrittenFile]) -> dict[str, str]:
-    return {file.name: file.sha256 for file in files}
+def verify_manifest(path: str | os.PathLike[str], access: HubAccess | None = None) -> dict[Path, Verdict]:
+    """Return whether the files of a manifest are those that it lists, by their paths.
+
+    Raises:
+        ManifestError: The manifest cannot be read.
+        HFHubIntegrationError: As `verify_metadata`.
+    """
+    listed = read_manifest(Path(path)).files()
+    return {file: verify_listed(file, model, written, access) for file, (model, written) in listed.items()}

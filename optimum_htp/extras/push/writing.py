@@ -23,7 +23,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.http import http_errors
-from optimum_htp.hubs.huggingface import HuggingFaceHub
+from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
 from optimum_htp.hubs.limits import waiting_out
 from optimum_htp.hubs.patience import Patience

@@ -17,10 +17,10 @@ from pprint import pformat
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.delivery import handler
-from optimum_htp.delivery.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
-from optimum_htp.delivery.requirements import are_pinned, pinned
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
+from optimum_htp.extras.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
+from optimum_htp.extras.endpoint import handler
+from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch

@@ -12,25 +12,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from optimum_htp.delivery.jobs import Job, lasting_options
-from optimum_htp.delivery.processes import peak_memory
-from optimum_htp.delivery.versions import versions_here
 from optimum_htp.errors import HFHubIntegrationError, RateLimitedError
+from optimum_htp.extras.batch.jobs import Job, lasting_options
+from optimum_htp.extras.batch.processes import peak_memory
+from optimum_htp.extras.batch.versions import versions_here
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.digests import sha256_of_file
 
 if TYPE_CHECKING:
-    from optimum_htp.delivery.outputs import Output
+    from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
+from optimum_htp.stamping.manifests import WrittenFile
 
 __all__ = [
     "A_MINUTE",
     "Export",
     "Exported",
     "Outcome",
-    "WrittenFile",
     "export_job",
     "fetch_job",
     "locate_job",
@@ -60,21 +60,6 @@ class Exported(Protocol):
 
 Export = Callable[..., Exported]
 """What exports a model, called and answering as `HTPExporter().export`; picklable, since another process calls it."""
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """A file that an export wrote.
-
-    Attributes:
-        name: Relative to the job's folder.
-        size: Bytes.
-        sha256: Of its content, in hexadecimal.
-    """
-
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)

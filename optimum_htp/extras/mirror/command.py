@@ -7,8 +7,6 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
 
@@ -17,10 +15,6 @@ __all__ = ["MirrorCommand"]
 
 class MirrorCommand(FilesCommand):
     """Fills a mirror, commit by commit; what is there already is left alone."""
-
-    COMMAND = CommandInfo(
-        name="mirror", help="Put what loading needs of a commit on a mirror, for OPTIMUM_HTP_MIRRORS to name."
-    )
 
     takes_urls = True
 
@@ -41,7 +35,7 @@ class MirrorCommand(FilesCommand):
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what mirrors a model."""
-        from optimum_htp.origin.mirroring import mirror_model
+        from optimum_htp.extras.mirror.filling import mirror_model
 
         access = hub_access(self.args)
         return lambda model: mirror_model(model, self.args.to, access, weights=self.args.weights)

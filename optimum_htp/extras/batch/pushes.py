@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.delivery.jobs import Job
-from optimum_htp.delivery.layouts import OPTIMUM
 from optimum_htp.errors import ArgumentError
+from optimum_htp.extras.batch.jobs import Job
+from optimum_htp.extras.push.layouts import OPTIMUM
 from optimum_htp.hubs.base import HubAccess
 
 __all__ = ["Pushes", "repos_of"]
@@ -45,7 +45,7 @@ class Pushes:
         Raises:
             HFHubIntegrationError: It was not pushed; the subclass says why.
         """
-        from optimum_htp.delivery.push import push
+        from optimum_htp.extras.push.pushing import push
 
         done = push(
             [self.root / job.output],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import show, show_json
 from optimum_htp.cli.files import add_hub_arguments, hub_access
@@ -15,10 +13,6 @@ __all__ = ["EndpointCommand"]
 
 class EndpointCommand(Command):
     """Writes a handler, exact requirements, and the configs that the model carries."""
-
-    COMMAND = CommandInfo(
-        name="endpoint", help="Write handler.py and requirements.txt for a Hugging Face Inference Endpoint."
-    )
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -30,7 +24,7 @@ class EndpointCommand(Command):
 
     def execute(self) -> None:
         """Write the folder, and say what is in it."""
-        from optimum_htp.delivery.endpoint import write_endpoint
+        from optimum_htp.extras.endpoint.folder import write_endpoint
 
         made = write_endpoint(self.args.model, self.args.output, hub_access(self.args))
         if self.args.json:

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from optimum_htp.delivery.contents import OnnxFile
-from optimum_htp.delivery.layouts import TRANSFORMERS_JS
 from optimum_htp.errors import MetadataError, PushError
+from optimum_htp.extras.contents import OnnxFile
+from optimum_htp.extras.push.layouts import TRANSFORMERS_JS
 from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules

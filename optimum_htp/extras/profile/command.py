@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from optimum.commands.base import CommandInfo
-
 from optimum_htp.cli.base import Command
 from optimum_htp.cli.display import cut, show, show_json, wrapped
 from optimum_htp.cli.files import add_force_argument
@@ -15,8 +13,6 @@ __all__ = ["ProfileCommand"]
 
 class ProfileCommand(Command):
     """Runs a tagged file on generated inputs and sums the time of its nodes by module."""
-
-    COMMAND = CommandInfo(name="profile", help="Run an ONNX file and show the time that each module takes.")
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -37,8 +33,8 @@ class ProfileCommand(Command):
 
     def execute(self) -> None:
         """Run, and print the tree."""
+        from optimum_htp.extras.profile.running import profile_file
         from optimum_htp.hierarchy.summary import summarize
-        from optimum_htp.profiling.profile import profile_file
         from optimum_htp.report.document import report_document
         from optimum_htp.report.outline import outline
         from optimum_htp.report.write import check_report_path, write_report

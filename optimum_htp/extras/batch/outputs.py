@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from optimum_htp.delivery.journal import is_entry
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
+from optimum_htp.extras.batch.journal import is_entry
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
@@ -24,7 +24,7 @@ from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.parsing import parse_json
 
 if TYPE_CHECKING:
-    from optimum_htp.delivery.jobs import Job
+    from optimum_htp.extras.batch.jobs import Job
 
 __all__ = ["MARKER", "Folder", "Location", "Output", "output_at"]
 

@@ -1,0 +1,1 @@
+"""Optional features. Each is a plugin of this package's own hooks; nothing else imports it."""
