@@ -93,6 +93,17 @@ def test_plugin_exports_loads_and_verifies(acme, repos, tmp_path, hub):
     assert not (tmp_path / "none").exists()
 
 
+def test_plugin_adds_a_command_and_a_destination(acme, tmp_path):
+    cli = ("-m", "optimum.commands.optimum_cli")
+    assert "List the models of Acme." in acme(*cli, "htp").stdout
+    assert acme(*cli, "htp", "acme").stdout == "org/bert\n"
+    (tmp_path / "copies").mkdir()
+    export = (*cli, "export", "htp", "--model", "acme://org/bert@v1", "--copy-to", tmp_path / "copies", "--json")
+    document = json.loads(acme(*export, tmp_path / "out").stdout)
+    assert document["copied"] == {"files": [str(tmp_path / "copies" / "model.onnx")]}
+    assert (tmp_path / "copies" / "model.onnx").read_bytes() == (tmp_path / "out" / "model.onnx").read_bytes()
+
+
 def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
     run_without = run(
         sys.executable,
@@ -106,7 +117,7 @@ def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
 
 def test_guide_shows_this_plugin():
     blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / ".github" / "GUIDE.md").read_text(), re.DOTALL)
-    for name in ("acme_hub.py", "pyproject.toml"):
+    for name in ("acme_hub.py", "acme_command.py", "pyproject.toml"):
         assert (PLUGIN / name).read_text() in blocks, (
             f"the guide's section on plugins differs from tests/plugin/{name}"
         )

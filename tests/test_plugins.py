@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 import optimum_htp
 from optimum_htp import HTPExporter
 from optimum_htp.errors import HFHubIntegrationError, PluginError, UnknownHubError
 from optimum_htp.hubs import Hub
-from optimum_htp.hubs.huggingface import HuggingFaceHub
+from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.plugins import hub, manager
+from optimum_htp.plugins import commands, destinations, hub, manager
 from tests.conftest import run_python
 
 
@@ -125,7 +127,7 @@ def install(folder, **modules):
 GOOD = """
 @optimum_htp.hookimpl
 def optimum_htp_hubs():
-    from optimum_htp.hubs.huggingface import HuggingFaceHub
+    from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
     class Acme(HuggingFaceHub):
         name = "acme"
     return [Acme()]
@@ -179,3 +181,26 @@ def test_plugin_that_fails_to_say_what_goes_into_a_file_is_named(hook, registere
     with pytest.raises(PluginError, match=rf"fails in {hook}: RuntimeError: on purpose"):
         HTPExporter().export(model_folder("bert"), tmp_path / "out", do_validation=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_command_whose_name_is_taken_is_left_out(registered, caplog):
+    class Plugin:
+        @optimum_htp.hookimpl
+        def optimum_htp_commands(self):
+            return [optimum_htp.CommandEntry("push", "Another.", "other:Command")]
+
+    push = commands()["push"]
+    registered(Plugin())
+    assert commands()["push"] == push
+    assert caplog.text.count("the name is taken") == 1
+
+
+@pytest.mark.parametrize(("hook", "ask"), [("commands", commands), ("destinations", destinations)])
+def test_plugin_that_fails_to_name_its_commands_leaves_those_of_others(registered, caplog, hook, ask):
+    def fail():
+        raise RuntimeError("on purpose")
+
+    known = ask()
+    registered(SimpleNamespace(**{f"optimum_htp_{hook}": optimum_htp.hookimpl(fail)}))
+    assert len(ask()) == len(known)
+    assert f"fails in optimum_htp_{hook}: RuntimeError: on purpose" in caplog.text

@@ -1,6 +1,7 @@
-"""A Hub that is a folder of git repos: `acme://org/name` is `$ACME_HUB/org/name.git`."""
+"""A Hub that is a folder of git repos (`acme://org/name` is `$ACME_HUB/org/name.git`), a command, and a destination."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -54,3 +55,26 @@ def optimum_htp_hubs():
 @optimum_htp.hookimpl
 def optimum_htp_metadata(metadata, info):
     return {"acme_owner": info.author} if metadata.hub_provider == "acme" and info else {}
+
+
+@optimum_htp.hookimpl
+def optimum_htp_commands():
+    return [optimum_htp.CommandEntry("acme", "List the models of Acme.", "acme_command:AcmeCommand")]
+
+
+class Folder(optimum_htp.Destination):
+    name = "copied"
+
+    def add_arguments(self, parser):
+        parser.add_argument("--copy-to", metavar="FOLDER", help="Then copy the files to this folder.")
+
+    def send(self, args, files):
+        return {"files": [shutil.copy(file, args.copy_to) for file in files]} if args.copy_to else None
+
+    def lines(self, result):
+        return [f"Copied to {file}" for file in result["files"]]
+
+
+@optimum_htp.hookimpl
+def optimum_htp_destinations():
+    return [Folder()]
