@@ -14,7 +14,7 @@ class AcmeCommand(Command):
 
     def execute(self):
         folder = Path(os.environ["ACME_HUB"])
-        names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.git"))
+        names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/?*.git"))
         if self.args.json:
             show_json({"models": names})
         for name in () if self.args.json else names:

@@ -1,4 +1,4 @@
-"""A Hub that is a folder of git repos (`acme://org/name` is `$ACME_HUB/org/name.git`), a command, and a destination."""
+"""A Hub that is a folder of git repos (`acme://org/name` is `$ACME_HUB/org/name.git`), and what goes with it."""
 
 import os
 import shutil
