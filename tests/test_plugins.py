@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 import optimum_htp
@@ -197,10 +195,10 @@ def test_command_whose_name_is_taken_is_left_out(registered, caplog):
 
 @pytest.mark.parametrize(("hook", "ask"), [("commands", commands), ("destinations", destinations)])
 def test_plugin_that_fails_to_name_its_commands_leaves_those_of_others(registered, caplog, hook, ask):
-    def fail():
+    def fail(self):
         raise RuntimeError("on purpose")
 
     known = ask()
-    registered(SimpleNamespace(**{f"optimum_htp_{hook}": optimum_htp.hookimpl(fail)}))
+    registered(type("Plugin", (), {f"optimum_htp_{hook}": optimum_htp.hookimpl(fail)})())
     assert len(ask()) == len(known)
     assert f"fails in optimum_htp_{hook}: RuntimeError: on purpose" in caplog.text
