@@ -64,7 +64,7 @@ def llama_like(folder: Path) -> Path:
 
 
 def sizes(folder: Path, small: Path) -> Iterator[Row]:
-    from optimum_htp.origin.embedding import embedding_of
+    from optimum_htp.resolve.embedding import embedding_of
 
     for name, model, limit in (("MiniLM (BERT)", small, 300e3), ("LLaMA 3-like", llama_like(folder), 3500e3)):
         embedding = embedding_of(model, [path.name for path in model.iterdir()], "transformers")
@@ -124,7 +124,7 @@ def loading(embedded: Path, bare: Path, runs: int) -> Row:
 def rows(quick: bool) -> Iterator[Row]:
     with empty_hub() as (hub, folder):
         from optimum_htp import inject_hub_metadata
-        from optimum_htp.origin.embedding import embedding_of
+        from optimum_htp.resolve.embedding import embedding_of
         from tests.support import models
 
         yield from sizes(folder / "llama", models.minilm())

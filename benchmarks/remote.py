@@ -24,7 +24,7 @@ def reading(hub: LoopbackHub, folder: Path, runs: int) -> Iterator[Row]:
     from huggingface_hub import hf_hub_download
 
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.origin.remote_file import read_remote_header
+    from optimum_htp.resolve.remote_file import read_remote_header
 
     sent: dict[str, Traffic] = {}
 

@@ -31,7 +31,7 @@ def works(file: Path, folder: Path) -> dict[str, tuple[Callable[[Path], Any], st
     from optimum_htp.extras.mirror.filling import mirror_model
     from optimum_htp.extras.push.pushing import push
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.origin.remote_file import read_remote_header
+    from optimum_htp.resolve.remote_file import read_remote_header
 
     def export(cache: Path) -> None:
         HTPExporter().export(minilm.REPO, cache / "out", task=minilm.TASK, cache_dir=cache, do_validation=False)

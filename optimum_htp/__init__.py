@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from optimum_htp.modules.extract import ExtractedModule, extract_module
     from optimum_htp.modules.prove import Proof, prove_weights
     from optimum_htp.modules.select import select_nodes
-    from optimum_htp.origin.hub_cache import HFHubCache
     from optimum_htp.origin.source import detect_model_source, is_hub_model
     from optimum_htp.report.document import report_document
     from optimum_htp.report.write import write_report
+    from optimum_htp.resolve.hub_cache import HFHubCache
     from optimum_htp.stamping.embed import embed_files, unembed_files
     from optimum_htp.stamping.inject import inject_hub_metadata
     from optimum_htp.stamping.manifests import verify_manifest
@@ -90,7 +90,7 @@ _HOME: Final = {
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
     "ExtractedModule": "modules.extract",
-    "HFHubCache": "origin.hub_cache",
+    "HFHubCache": "resolve.hub_cache",
     "HFHubConfigLoader": "loading.config_loader",
     "HFHubIntegrationError": "errors",
     "HTPExporter": "export.exporter",

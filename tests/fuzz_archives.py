@@ -15,7 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["optimum_htp", "zipfile"]):
     from optimum_htp.errors import EmbeddedFilesError
-    from optimum_htp.origin.archive import described, pack, unpack
+    from optimum_htp.resolve.archive import described, pack, unpack
 
 FILES = {"config.json": b"{}", "vocab.txt": b"a\nb\n" * 40}
 LISTED = described(FILES)

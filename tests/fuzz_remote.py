@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["optimum_htp"]):
     from optimum_htp.errors import HFHubIntegrationError
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import read_header
-    from optimum_htp.origin.remote_file import read_remote_header
+    from optimum_htp.resolve.remote_file import read_remote_header
 
 FOLDER = tempfile.TemporaryDirectory()
 PATH = Path(FOLDER.name) / "fuzzed.onnx"

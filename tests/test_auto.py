@@ -81,8 +81,8 @@ def test_every_task_of_optimum_has_a_class(exported, tmp_path):
     from optimum.exporters.tasks import TasksManager
     from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
+    from optimum_htp.libraries.ort_classes import class_for
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.origin.ort_classes import class_for
 
     tasks = {}
     for name, cls in inspect.getmembers(optimum.onnxruntime, inspect.isclass):

@@ -179,7 +179,7 @@ def test_wrong_calls_fail_as_without_us(name, wrong, tmp_path, monkeypatch):
 
 
 def test_every_hooked_function_is_tried():
-    from optimum_htp.origin.dependencies import has_transformers_exporters
+    from optimum_htp.libraries.dependencies import has_transformers_exporters
 
     for module in HOOKS:
         if has_transformers_exporters() or not module.startswith("transformers.exporters"):

@@ -15,8 +15,8 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.embedded import embedded_in
 from optimum_htp.origin.source import locate
+from optimum_htp.resolve.embedded import embedded_in
 
 
 @pytest.mark.parametrize("engine", ["optimum", "transformers"])

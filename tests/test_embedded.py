@@ -35,14 +35,14 @@ from optimum_htp.errors import (
     OnnxWriteError,
 )
 from optimum_htp.hubs import HubAccess
+from optimum_htp.libraries.tables import tokenizer_of_processor
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
-from optimum_htp.origin.archive import pack
-from optimum_htp.origin.commit_files import forget
-from optimum_htp.origin.embedded import embedded_in
-from optimum_htp.origin.embedding import embeddable
-from optimum_htp.origin.remote_file import read_remote_header
-from optimum_htp.origin.tables import tokenizer_of_processor
+from optimum_htp.resolve.archive import pack
+from optimum_htp.resolve.commit_files import forget
+from optimum_htp.resolve.embedded import embedded_in
+from optimum_htp.resolve.embedding import embeddable
+from optimum_htp.resolve.remote_file import read_remote_header
 from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 from tests.support.alone import run_alone

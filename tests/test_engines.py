@@ -8,7 +8,7 @@ import transformers
 
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ExportError, MissingDependencyError
-from optimum_htp.origin.dependencies import has_transformers_exporters
+from optimum_htp.libraries.dependencies import has_transformers_exporters
 
 classic = pytest.mark.skipif(has_transformers_exporters(), reason="this transformers has exporters of its own")
 newest = pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")

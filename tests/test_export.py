@@ -184,7 +184,7 @@ def test_local_model_keeps_its_configs_beside(export, model_folder, hub, tmp_pat
     ],
 )
 def test_task_of_a_local_model_is_inferred(model_folder, name, task):
-    from optimum_htp.origin.tasks import infer_task, with_past
+    from optimum_htp.libraries.tasks import infer_task, with_past
 
     config = json.loads((model_folder(name) / "config.json").read_text())
     assert with_past(infer_task(config, "transformers", None), config, "transformers") == task

@@ -123,7 +123,7 @@ def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypa
     from optimum_htp.hubs import HubAccess
     from optimum_htp.loading.diffusion import presented
     from optimum_htp.metadata import ExportMetadata
-    from optimum_htp.origin.model_files import ModelFiles
+    from optimum_htp.resolve.model_files import ModelFiles
 
     sha = hub.add("tiny/points-out", {"model_index.json": b"{}"}).refs["main"]
     save(tmp_path / "pipe" / "unet" / "model.onnx", "../../../x/data", stamped=False)

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import inject_hub_metadata, is_hub_model, verify_metadata
 from optimum_htp.errors import ExportError, HubUnreachableError, InvalidModelReferenceError, MisfitError
+from optimum_htp.fit.graphs import graph_misfit
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile import read_graph, read_metadata, rewrite_model
-from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 from tests.support.zoo import ZOO

@@ -13,9 +13,9 @@ from optimum_htp.loading.preprocessors import load_preprocessor
 from optimum_htp.loading.sentence_transformers import sentence_file
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
-from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.source import locate
+from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.resolve.configs import load_config
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 

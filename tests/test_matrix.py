@@ -14,8 +14,8 @@ import pytest
 import transformers
 
 from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.tasks import WITH_PAST
 from tests.conftest import ROOT
 from tests.support.layouts import LAYOUTS, NOT_THERE, REPOS, SAME, Place, Reference, onnx_files, ways
 from tests.support.zoo import ZOO

@@ -15,12 +15,12 @@ from contextlib import suppress
 
 import pytest
 
+from optimum_htp.caching import Memory
 from optimum_htp.errors import OfflineError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
-from optimum_htp.origin.configs import load_config
-from optimum_htp.origin.memory import Memory
+from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.resolve.configs import load_config
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
@@ -40,7 +40,7 @@ def test_the_longest_unused_goes_first():
 def test_forked_child_makes_what_a_thread_of_its_parent_was_making(holder):
     code = f"""
 import os, threading
-from optimum_htp.origin.memory import Memory
+from optimum_htp.caching import Memory
 memory, making, forked = Memory(4), threading.Event(), threading.Event()
 memory.get_or_make("kept", lambda: "kept")
 def child():

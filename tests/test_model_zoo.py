@@ -14,7 +14,7 @@ from optimum_htp import HTPExporter, OptimumONNXModel, inject_hub_metadata, tag_
 from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, InvalidModelReferenceError, MisfitError
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_graph
-from optimum_htp.origin.remote_file import read_remote_header
+from optimum_htp.resolve.remote_file import read_remote_header
 from tests.conftest import optimum_cli
 
 

@@ -14,7 +14,7 @@ from optimum_htp.extras.batch.journal import Journal
 from optimum_htp.extras.batch.outputs import MARKER, Location
 from optimum_htp.extras.endpoint.folder import _weights_of_modules
 from optimum_htp.hubs import HubAccess
-from optimum_htp.origin.names import SENTENCE_MODULES
+from optimum_htp.libraries.names import SENTENCE_MODULES
 from optimum_htp.parsing import json_or_none, parse_json
 from optimum_htp.stamping.manifests import read_manifest
 from tests.conftest import ROOT

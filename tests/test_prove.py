@@ -20,8 +20,8 @@ from safetensors import safe_open
 from optimum_htp import extract_module, inject_hub_metadata
 from optimum_htp.errors import InvalidWeightsError, OfflineError, UnprovableWeightsError
 from optimum_htp.hubs import HubAccess
+from optimum_htp.libraries.dependencies import has_transformers_exporters
 from optimum_htp.modules.prove import prove_weights
-from optimum_htp.origin.dependencies import has_transformers_exporters
 from tests.conftest import optimum_cli
 from tests.support.zoo import ZOO
 

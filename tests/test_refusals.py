@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from optimum_htp import HFHubConfigLoader, errors
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.plugins import hub as huggingface
+from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
 
 FILES = {"config.json": json.dumps({"model_type": "bert"}).encode(), "vocab.txt": b"[PAD]\n" * 2000}
 _COUNT = iter(range(1000))

@@ -24,7 +24,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs import HubAccess
 from optimum_htp.onnxfile import read_header
-from optimum_htp.origin.remote_file import is_url, read_remote_header
+from optimum_htp.resolve.remote_file import is_url, read_remote_header
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from optimum_htp.origin.repo_files import (
+from optimum_htp.libraries.repo_files import (
     config_files,
     index_shards,
     preprocessor_classes,

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from optimum_htp.origin import tables
-from optimum_htp.origin.class_sources import source_of_model
-from optimum_htp.origin.literals import module_file, parsed
+from optimum_htp.libraries import tables
+from optimum_htp.libraries.class_sources import source_of_model
+from optimum_htp.libraries.literals import module_file, parsed
 
 
 def anew(name):

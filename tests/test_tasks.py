@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optimum_htp.errors import ExportError
-from optimum_htp.origin.tasks import infer_library, infer_task, with_past
+from optimum_htp.libraries.tasks import infer_library, infer_task, with_past
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from optimum_htp.errors import (
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import external_files, read_signature
-from optimum_htp.origin.embedded import embedded_in
+from optimum_htp.resolve.embedded import embedded_in
 from optimum_htp.stamping.verify import Status, verify_metadata
 from tests.conftest import optimum_cli, slowly
 from tests.support import models

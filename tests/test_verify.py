@@ -12,9 +12,9 @@ import pytest
 
 from optimum_htp import extract_module, inject_hub_metadata, verify_metadata
 from optimum_htp.errors import MisfitError
+from optimum_htp.fit.graphs import task_fit
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_graph, read_metadata, rewrite_model
-from optimum_htp.origin.graph_fit import task_fit
 from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 
@@ -221,8 +221,8 @@ def test_each_check_that_is_left_out_has_a_reason(exported, published, model_fol
 def test_shapes_of_weights_are_asked_again_after_a_failure_and_for_each_token(
     hub, model_folder, tmp_path, monkeypatch
 ):
+    from optimum_htp.fit.parameters import forget, parameters_of
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.origin.parameters import forget, parameters_of
 
     forget()
     hub.tokens["hf_reader"] = {"me/secret"}

@@ -152,7 +152,7 @@ def test_model_in_pytorch_is_pooled_as_ever(model_folder, exported, tmp_path):
 
 
 def test_processor_stays_at_the_commit_although_its_class_names_the_main_branch(zoo_export, moved, hub):
-    from optimum_htp.origin import commit_files
+    from optimum_htp.resolve import commit_files
 
     output = zoo_export("trocr").output
     moved("zoo/trocr")

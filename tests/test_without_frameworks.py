@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from optimum_htp import inject_hub_metadata, verify_metadata
+from optimum_htp.fit import parameters
+from optimum_htp.fit.blueprint import blueprint_of_parameters
+from optimum_htp.fit.graphs import _misfit
+from optimum_htp.fit.parameters import parameters_of
+from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.onnxfile import read_graph
-from optimum_htp.origin import parameters
-from optimum_htp.origin.blueprint import blueprint_of_parameters
-from optimum_htp.origin.graph_fit import _misfit
-from optimum_htp.origin.parameters import parameters_of
-from optimum_htp.origin.tasks import class_for_task
 from optimum_htp.stamping.verify import Status
 from tests.conftest import run_python
 from tests.support.zoo import ZOO

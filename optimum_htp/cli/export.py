@@ -132,7 +132,7 @@ class HTPExportCommand(Command):
 
 def _optimums_own() -> Callable[[ArgumentParser], None]:
     """Return the function that declares the arguments of `optimum-cli export onnx`."""
-    from optimum_htp.origin.dependencies import needing_optimum_onnx
+    from optimum_htp.libraries.dependencies import needing_optimum_onnx
 
     with needing_optimum_onnx("optimum-cli export htp"):
         from optimum.commands.export.onnx import parse_args_onnx
@@ -141,7 +141,7 @@ def _optimums_own() -> Callable[[ArgumentParser], None]:
 
 def _has_other_engine() -> bool:
     """Whether transformers has exporters of its own; neither is imported for that."""
-    from optimum_htp.origin.dependencies import has_transformers_exporters
+    from optimum_htp.libraries.dependencies import has_transformers_exporters
 
     return has_transformers_exporters()
 

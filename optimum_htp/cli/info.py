@@ -110,7 +110,7 @@ def _read(file: str, *, lenient: bool, tree: bool) -> _Reading:
     from optimum_htp.onnxfile.external import external_files_of
     from optimum_htp.onnxfile.graph import graph_of
     from optimum_htp.onnxfile.reader import header_of, opened
-    from optimum_htp.origin.remote_file import is_url, read_remote_header
+    from optimum_htp.resolve.remote_file import is_url, read_remote_header
 
     graph: Graph | None = None
     external: tuple[str, ...] = ()

@@ -11,13 +11,13 @@ from optimum_htp import plugins
 from optimum_htp.errors import HFHubIntegrationError, VerificationError
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata, read_record
-from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
-from optimum_htp.origin.configs import load_config
-from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import read_json
 from optimum_htp.origin.source import LocalSource
+from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.configs import load_config
 from optimum_htp.stamping.proof import prove
 
 __all__ = ["confirm_files", "require_confirmed"]

@@ -25,16 +25,16 @@ from optimum_htp.export.output_files import (
 from optimum_htp.export.stamped_files import stamp_all, tags_of
 from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import EXPORT_MANIFEST
+from optimum_htp.libraries.repo_files import MODEL_CONFIGS, read_json
+from optimum_htp.libraries.tasks import canonical_task
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.embedding import ALL, NONE, Embedding, check_choice, embedding_of
-from optimum_htp.origin.export_manifest import ExportManifest
-from optimum_htp.origin.names import EXPORT_MANIFEST
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, read_json
 from optimum_htp.origin.source import locate
-from optimum_htp.origin.tasks import canonical_task
+from optimum_htp.resolve.embedding import ALL, NONE, Embedding, check_choice, embedding_of
+from optimum_htp.resolve.export_manifest import ExportManifest
 from optimum_htp.stamping.new_record import export_record
 from optimum_htp.stamping.stamp import is_reproducible
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
+from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
 from optimum_htp.onnxfile.digests import sha256_of_file
-from optimum_htp.origin.repo_files import read_json
 
 __all__ = [
     "configs_beside",

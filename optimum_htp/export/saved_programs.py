@@ -20,11 +20,11 @@ from optimum_htp.export.stamped_files import stamp_all, tags_of
 from optimum_htp.export.subject import LoadedModel, inspect_loaded_model
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST
+from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph
-from optimum_htp.origin.embedding import embedding_of
-from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
-from optimum_htp.origin.tasks import WITH_PAST
+from optimum_htp.resolve.embedding import embedding_of
 from optimum_htp.stamping.inject import with_past_of
 from optimum_htp.stamping.new_record import export_record
 

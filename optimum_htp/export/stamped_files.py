@@ -12,8 +12,8 @@ from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.embedding import Embedding
 from optimum_htp.origin.source import HubSource
+from optimum_htp.resolve.embedding import Embedding
 from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_id, plugin_properties
 from optimum_htp.stamping.stamp import stamp

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.export.loaded_weights import Comparison, compare, made_up_tensors
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.repo_files import ADAPTER_CONFIG, base_of_adapter
+from optimum_htp.libraries.tasks import architectures
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import ADAPTER_CONFIG, base_of_adapter
 from optimum_htp.origin.source import HubSource, locate_loaded_model
-from optimum_htp.origin.tasks import architectures
-from optimum_htp.origin.weights import Comparison, compare, made_up_tensors
 
 __all__ = ["LoadedModel", "as_exported", "inspect_loaded_model"]
 

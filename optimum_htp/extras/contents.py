@@ -10,15 +10,15 @@ from pathlib import Path
 from optimum_htp import plugins
 from optimum_htp.errors import ArgumentError, MetadataError, OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.code_references import may_refer_to_code, refuse_code
+from optimum_htp.libraries.repo_files import config_files
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch
-from optimum_htp.origin.code_references import may_refer_to_code, refuse_code
-from optimum_htp.origin.config_folder import config_source, preprocessor_folder
-from optimum_htp.origin.embedded import EmbeddedFiles
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.model_files import absolute, parts_of, require_parts
-from optimum_htp.origin.repo_files import config_files
+from optimum_htp.resolve.config_folder import config_source, preprocessor_folder
+from optimum_htp.resolve.embedded import EmbeddedFiles
+from optimum_htp.resolve.model_files import absolute, parts_of, require_parts
 
 __all__ = ["OnnxFile", "configs_beside", "configs_of", "onnx_files", "refuse_code_among", "refuse_link_out"]
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES, Answer, asked
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, SAVED_AS
+from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, SAVED_AS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from optimum_htp.loading.named import Named
-    from optimum_htp.origin.embedded import EmbeddedFiles
+    from optimum_htp.resolve.embedded import EmbeddedFiles
 
 __all__ = ["install"]
 
@@ -77,9 +77,9 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
     if isinstance(found, Answer):
         return found.result
     from optimum_htp.loading.direct import refuse_misfit, wants_slow
-    from optimum_htp.origin.config_folder import find
-    from optimum_htp.origin.configs import folder_of
-    from optimum_htp.origin.embedded import EmbeddedFiles
+    from optimum_htp.resolve.config_folder import find
+    from optimum_htp.resolve.configs import folder_of
+    from optimum_htp.resolve.embedded import EmbeddedFiles
 
     carrier, options = found.carrier(), found.options
     trusted = bool(options.get("trust_remote_code"))
@@ -162,8 +162,8 @@ def _is_made_up(call: Call, loaded: Any) -> bool:
 
 def _from_memory(what: str, source: EmbeddedFiles, found: Named, call: Call) -> Any:
     """Make a config of what is embedded in an ONNX file, or leave that to transformers where only it can tell how."""
-    from optimum_htp.origin.config_content import config_of_content, generation_config_of_content, needs_folder
-    from optimum_htp.origin.configs import embedded_object
+    from optimum_htp.libraries.config_content import config_of_content, generation_config_of_content, needs_folder
+    from optimum_htp.resolve.configs import embedded_object
 
     options = {key: value for key, value in found.options.items() if key not in _RESOLVED}
     if what == "AutoConfig" and not needs_folder(content := embedded_object(source, CONFIG), options):

@@ -15,7 +15,7 @@ from optimum_htp.hooks.sessions import opening_sessions
 from optimum_htp.loading.recognize import names_a_file
 
 if TYPE_CHECKING:
-    from optimum_htp.origin.model_files import ModelFiles
+    from optimum_htp.resolve.model_files import ModelFiles
 
 __all__ = ["install"]
 
@@ -55,7 +55,7 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
     """Load a pipeline; again where an export replaced its files meanwhile."""
     from optimum_htp.loading.diffusion import pipeline_record
     from optimum_htp.onnxfile.publication import Watch, read_whole
-    from optimum_htp.origin.model_files import parts_of
+    from optimum_htp.resolve.model_files import parts_of
 
     def load(watch: Watch) -> Any:
         _, current = pipeline_record(folder) or (folder, record)
@@ -66,9 +66,9 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
 
 def _loaded(call: Call, parts: ModelFiles, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
+    from optimum_htp.libraries.axes import refuse_code_in_axes
     from optimum_htp.loading.diffusion import presented
     from optimum_htp.onnxfile import external_files, read_signature
-    from optimum_htp.origin.axes import refuse_code_in_axes
 
     access = HubAccess.from_options(options)
     trusted = bool(options.get("trust_remote_code"))

@@ -53,7 +53,7 @@ def _backend() -> tuple[Any, Any]:
 
             from optimum_htp.export.engines.programs import clean, name_sizes
             from optimum_htp.export.saved_programs import Traced, TracedModel
-            from optimum_htp.origin.sample_inputs import WHOLE
+            from optimum_htp.libraries.sample_inputs import WHOLE
 
             program, metadata = OnnxExporter().export_program(model, sample_inputs, config=config)
             clean(program)
@@ -84,7 +84,7 @@ def _backend() -> tuple[Any, Any]:
         @classmethod
         def program_files(cls, filename: str) -> list[str]:
             from optimum_htp.export.engines.programs import DATA_FILE
-            from optimum_htp.origin.sample_inputs import WHOLE
+            from optimum_htp.libraries.sample_inputs import WHOLE
 
             return [filename] if Path(filename).stem == WHOLE else [filename, DATA_FILE]
 

@@ -14,7 +14,7 @@ from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
 from optimum_htp.loading.recognize import files_being_loaded
 
 if TYPE_CHECKING:
-    from optimum_htp.origin.model_files import ModelFiles
+    from optimum_htp.resolve.model_files import ModelFiles
 
 __all__ = ["install"]
 

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from optimum_htp.hooks.patching import Call, wrap_attribute
+from optimum_htp.libraries.names import CONFIG, ONNX_FILE
 from optimum_htp.loading.recognize import local_path, names_a_file
-from optimum_htp.origin.names import CONFIG, ONNX_FILE
 
 __all__ = ["install"]
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
+from optimum_htp.libraries.names import CONFIG
 from optimum_htp.loading.recognize import chosen_file, local_path, names_a_file
-from optimum_htp.origin.names import CONFIG
 
 __all__ = ["install"]
 

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import DeviceError, MissingDependencyError, OnnxFileNotFoundError
+from optimum_htp.libraries.dependencies import needing_optimum_onnx
+from optimum_htp.libraries.ort_classes import AUTO, class_for
 from optimum_htp.loading.diffusion import pipeline_record
 from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import first_preprocessor
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.config_folder import carrier_of
-from optimum_htp.origin.dependencies import needing_optimum_onnx
-from optimum_htp.origin.ort_classes import AUTO, class_for
+from optimum_htp.resolve.config_folder import carrier_of
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel

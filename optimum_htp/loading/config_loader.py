@@ -13,8 +13,8 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.preprocessors import first_preprocessor
 from optimum_htp.metadata import PREFIX, ExportMetadata, read_record, typed_property
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.origin.config_folder import carrier_of, find
-from optimum_htp.origin.configs import load_config
+from optimum_htp.resolve.config_folder import carrier_of, find
+from optimum_htp.resolve.configs import load_config
 
 __all__ = ["HFHubConfigLoader"]
 

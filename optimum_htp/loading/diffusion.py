@@ -16,15 +16,15 @@ from typing import Any, Final
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, ONNX_FILE
 from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
-from optimum_htp.origin.beside import PIPELINE
-from optimum_htp.origin.config_folder import carrier_of, find
-from optimum_htp.origin.configs import folder_of
-from optimum_htp.origin.embedded import EmbeddedFiles
-from optimum_htp.origin.model_files import ModelFiles, model_root, require_parts
-from optimum_htp.origin.names import CONFIG, MODEL_INDEX, ONNX_FILE
+from optimum_htp.resolve.beside import PIPELINE
+from optimum_htp.resolve.config_folder import carrier_of, find
+from optimum_htp.resolve.configs import folder_of
+from optimum_htp.resolve.embedded import EmbeddedFiles
+from optimum_htp.resolve.model_files import ModelFiles, model_root, require_parts
 
 __all__ = ["fetched_pipeline", "pipeline_record", "presented"]
 

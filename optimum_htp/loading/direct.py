@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, PreprocessorLoadError
-from optimum_htp.origin.config_folder import Carrier
-from optimum_htp.origin.names import CONFIG, PREPROCESSOR_CONFIGS
-from optimum_htp.origin.repo_files import read_json
+from optimum_htp.libraries.names import CONFIG, PREPROCESSOR_CONFIGS
+from optimum_htp.libraries.repo_files import read_json
+from optimum_htp.resolve.config_folder import Carrier
 
 __all__ = ["refuse_misfit", "wants_slow"]
 

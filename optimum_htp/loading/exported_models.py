@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ConfigLoadError, MissingSiblingError, OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG
+from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.loading.recognize import local_path, names_a_file
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
-from optimum_htp.origin.config_folder import config_source
-from optimum_htp.origin.configs import folder_of, load_config, load_generation_config
-from optimum_htp.origin.export_manifest import ExportManifest, carries_manifest, manifest_of
-from optimum_htp.origin.model_files import parts_of, stamped_in
-from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST, GENERATION_CONFIG
-from optimum_htp.origin.repo_files import read_json
+from optimum_htp.resolve.config_folder import config_source
+from optimum_htp.resolve.configs import folder_of, load_config, load_generation_config
+from optimum_htp.resolve.export_manifest import ExportManifest, carries_manifest, manifest_of
+from optimum_htp.resolve.model_files import parts_of, stamped_in
 
 if TYPE_CHECKING:
     from transformers.exporters import ExportedModel

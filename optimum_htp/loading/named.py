@@ -16,7 +16,7 @@ from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
 from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.config_folder import Carrier, carrier_of
+from optimum_htp.resolve.config_folder import Carrier, carrier_of
 
 __all__ = ["Local", "Named", "named"]
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OnnxFileNotFoundError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.axes import refuse_code_in_axes
+from optimum_htp.libraries.ort_classes import class_for, is_a
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.loading.recognize import files_being_loaded
 from optimum_htp.loading.stamped_files import files_of_names, model_files
@@ -24,12 +26,10 @@ from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
-from optimum_htp.origin.axes import refuse_code_in_axes
-from optimum_htp.origin.config_folder import Carrier, carrier_of, find
-from optimum_htp.origin.configs import ConfigSource, load_config, load_generation_config
-from optimum_htp.origin.export_manifest import carries_manifest
-from optimum_htp.origin.model_files import ModelFiles
-from optimum_htp.origin.ort_classes import class_for, is_a
+from optimum_htp.resolve.config_folder import Carrier, carrier_of, find
+from optimum_htp.resolve.configs import ConfigSource, load_config, load_generation_config
+from optimum_htp.resolve.export_manifest import carries_manifest
+from optimum_htp.resolve.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from optimum_htp.libraries.ort_classes import AUTO, class_for
+from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.ort_classes import AUTO, class_for
-from optimum_htp.origin.tasks import WITH_PAST
 
 __all__ = ["completed_arguments"]
 

@@ -11,12 +11,12 @@ from typing import Any, Final, overload
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.repo_files import preprocessor_classes, read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.beside import PREPROCESSORS
-from optimum_htp.origin.config_folder import Carrier, find, find_folder
-from optimum_htp.origin.configs import folder_of
-from optimum_htp.origin.repo_files import preprocessor_classes, read_json
+from optimum_htp.resolve.beside import PREPROCESSORS
+from optimum_htp.resolve.config_folder import Carrier, find, find_folder
+from optimum_htp.resolve.configs import folder_of
 
 __all__ = ["LazyPreprocessors", "first_preprocessor", "load_preprocessor"]
 

@@ -11,10 +11,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.origin.names import ONNX_FOLDERS
+from optimum_htp.libraries.names import ONNX_FOLDERS
 
 if TYPE_CHECKING:
-    from optimum_htp.origin.model_files import ModelFiles
+    from optimum_htp.resolve.model_files import ModelFiles
 
 __all__ = [
     "chosen_file",

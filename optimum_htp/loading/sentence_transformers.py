@@ -20,11 +20,11 @@ from optimum_htp.errors import (
     SeveralModelsError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.code_references import refuse_code, refuse_code_in
+from optimum_htp.libraries.names import CONFIG, WEIGHTS
 from optimum_htp.loading.named import named
-from optimum_htp.origin.code_references import refuse_code, refuse_code_in
-from optimum_htp.origin.config_folder import Carrier, find
-from optimum_htp.origin.embedded import NOT_RUN, EmbeddedFiles
-from optimum_htp.origin.names import CONFIG, WEIGHTS
+from optimum_htp.resolve.config_folder import Carrier, find
+from optimum_htp.resolve.embedded import NOT_RUN, EmbeddedFiles
 
 __all__ = ["sentence_file"]
 

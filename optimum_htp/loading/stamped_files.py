@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
+from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS
+from optimum_htp.libraries.ort_classes import is_a
 from optimum_htp.loading.recognize import chosen_file, local_path, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
-from optimum_htp.origin.model_files import ModelFiles, parts_of, stamped_in
-from optimum_htp.origin.names import CONFIG, ONNX_FILE, ONNX_FOLDERS
-from optimum_htp.origin.ort_classes import is_a
+from optimum_htp.resolve.model_files import ModelFiles, parts_of, stamped_in
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel

@@ -26,6 +26,9 @@ from optimum_htp.hierarchy.tags import tagged_assignment
 from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads
+from optimum_htp.libraries.computed import blank_model
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.tasks import infer_library
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.modules.proof.commit_tensors import CommitTensors, open_folder, open_hub_commit
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
@@ -35,14 +38,11 @@ from optimum_htp.onnxfile.contents import StoredTensor, tensors_of
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.unchanged import unchanged
-from optimum_htp.origin.commit_files import ConfigFolder
-from optimum_htp.origin.computed import blank_model
-from optimum_htp.origin.configs import load_config
 from optimum_htp.origin.evidence import names_below
-from optimum_htp.origin.names import CONFIG
 from optimum_htp.origin.source import HubSource, LocalSource, locate
-from optimum_htp.origin.tasks import infer_library
 from optimum_htp.parsing import json_or_none
+from optimum_htp.resolve.commit_files import ConfigFolder
+from optimum_htp.resolve.configs import load_config
 
 __all__ = ["Evidence", "Proof", "WeightFinding", "prove_weights"]
 

@@ -1,1 +1,1 @@
-"""What a model is and where its files are: names to commits, commits to folders, configs to what they describe."""
+"""What a model is: a name, a source, a commit, and the files of a checkpoint."""

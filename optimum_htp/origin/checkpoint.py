@@ -15,13 +15,10 @@ from typing import Any
 from optimum_htp import plugins
 from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, DownloadError, ExportError, PluginError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.metadata.values import is_preprocessor_class
-from optimum_htp.origin import mirrors
-from optimum_htp.origin.code_references import refuse_code_in
-from optimum_htp.origin.config_faults import config_fault
-from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
-from optimum_htp.origin.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SAVED_AS
-from optimum_htp.origin.repo_files import (
+from optimum_htp.libraries.code_references import refuse_code_in
+from optimum_htp.libraries.config_faults import config_fault
+from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SAVED_AS
+from optimum_htp.libraries.repo_files import (
     ADAPTER_CONFIG,
     base_of_adapter,
     config_files,
@@ -32,8 +29,11 @@ from optimum_htp.origin.repo_files import (
     weight_files,
     weight_indexes,
 )
+from optimum_htp.libraries.tasks import infer_library
+from optimum_htp.metadata.values import is_preprocessor_class
+from optimum_htp.origin import mirrors
+from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
 from optimum_htp.origin.source import HubSource, LocalSource, locate
-from optimum_htp.origin.tasks import infer_library
 
 __all__ = ["Checkpoint", "fetch_checkpoint", "fetch_configs"]
 

@@ -13,9 +13,9 @@ from typing import Final
 
 from optimum_htp.errors import ChangedCacheError, HFHubIntegrationError
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo, TellsDigests
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import config_files, index_shards, read_json, weight_files
-from optimum_htp.origin.tasks import infer_library
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.repo_files import config_files, index_shards, read_json, weight_files
+from optimum_htp.libraries.tasks import infer_library
 
 __all__ = ["is_cached_folder", "loaded_files", "names_below", "require_unchanged", "unproven"]
 

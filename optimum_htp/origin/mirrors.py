@@ -26,7 +26,7 @@ from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
-from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
+from optimum_htp.origin.mirror_manifest import MANIFEST, FileDigest, Manifest
 
 __all__ = ["Place", "fetch", "listed", "mirrors", "snapshot"]
 

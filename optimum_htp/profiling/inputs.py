@@ -17,13 +17,13 @@ import numpy as np
 
 from optimum_htp.errors import HFHubIntegrationError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import TensorSpec, read_signature
-from optimum_htp.origin.config_folder import config_source
-from optimum_htp.origin.configs import ConfigSource, folder_of
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.repo_files import read_json
 from optimum_htp.profiling.optimum_inputs import dummy_inputs
+from optimum_htp.resolve.config_folder import config_source
+from optimum_htp.resolve.configs import ConfigSource, folder_of
 
 __all__ = ["InputSizeError", "sample_inputs"]
 

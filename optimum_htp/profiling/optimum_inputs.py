@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from optimum_htp.fit.weightless import build_model
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
-from optimum_htp.origin.configs import ConfigSource, folder_of, load_config
-from optimum_htp.origin.weightless import build_model
+from optimum_htp.resolve.configs import ConfigSource, folder_of, load_config
 
 __all__ = ["dummy_inputs"]
 

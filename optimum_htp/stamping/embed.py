@@ -25,21 +25,21 @@ from optimum_htp.errors import (
     OnnxWriteError,
 )
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
+from optimum_htp.libraries.code_references import references_in
+from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST
+from optimum_htp.libraries.repo_files import config_files, read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, PREFIX, EmbeddedFile, ExportMetadata, read_record, record_if_any
 from optimum_htp.onnxfile import read_header, replaced_atomically, rewrite_model
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.shared import refuse_shared
-from optimum_htp.origin.code_references import references_in
-from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.origin.embedding import Embedding, embedding_of
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.export_manifest import manifest_of
-from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.model_files import holder_of, model_root, stamped_in
-from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
-from optimum_htp.origin.repo_files import config_files, read_json
-from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
+from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
+from optimum_htp.resolve.embedding import Embedding, embedding_of
+from optimum_htp.resolve.export_manifest import manifest_of
+from optimum_htp.resolve.model_files import holder_of, model_root, stamped_in
+from optimum_htp.resolve.order import CommitFiles, find_files, within_order
 from optimum_htp.stamping.proof import differing
 
 __all__ = ["embed_files", "files_of_model", "once_a_model", "unembed_files", "with_embedded"]

@@ -25,19 +25,19 @@ from optimum_htp.errors import (
     MetadataError,
     MisfitError,
 )
+from optimum_htp.fit.graphs import graph_misfit
+from optimum_htp.fit.parameters import Parameters, parameters_of
 from optimum_htp.hubs.base import HubAccess, RepoInfo
+from optimum_htp.libraries.names import EXPORT_MANIFEST
+from optimum_htp.libraries.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import SHORT_COMMIT, ExportMetadata
 from optimum_htp.onnxfile import Graph, read_graph
 from optimum_htp.onnxfile.unchanged import check_of, checked_before_replacing
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
-from optimum_htp.origin.embedding import ALL, Embedding, check_choice, embedding_of
-from optimum_htp.origin.export_manifest import manifest_beside
-from optimum_htp.origin.graph_fit import graph_misfit
-from optimum_htp.origin.names import EXPORT_MANIFEST
-from optimum_htp.origin.parameters import Parameters, parameters_of
 from optimum_htp.origin.source import HubSource, locate
-from optimum_htp.origin.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
+from optimum_htp.resolve.embedding import ALL, Embedding, check_choice, embedding_of
+from optimum_htp.resolve.export_manifest import manifest_beside
 from optimum_htp.stamping.embed import with_embedded
 from optimum_htp.stamping.new_record import export_record, plugin_properties
 from optimum_htp.stamping.stamp import is_reproducible, now, stamp

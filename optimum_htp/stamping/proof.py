@@ -14,10 +14,10 @@ from typing import Any
 from optimum_htp import plugins
 from optimum_htp.errors import EmbeddedFilesError
 from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
+from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.embedded import embedded_in
-from optimum_htp.origin.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.parsing import json_or_none
+from optimum_htp.resolve.embedded import embedded_in
 
 __all__ = ["Proof", "differing", "prove"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import MetadataError, MisfitError
+from optimum_htp.fit.graphs import graph_misfit
+from optimum_htp.fit.weightless import tree_of_checkpoint
 from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree, keep_exact
 from optimum_htp.hierarchy.carry import Original, carry, shared_values
 from optimum_htp.hierarchy.parts import part_fit, part_tree, scopes_of
@@ -23,9 +25,7 @@ from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
 from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
-from optimum_htp.origin.graph_fit import graph_misfit
 from optimum_htp.origin.source import locate
-from optimum_htp.origin.weightless import tree_of_checkpoint
 from optimum_htp.stamping.originals import ir_version_note
 
 __all__ = ["Tagger", "carried_tags", "tag_file"]

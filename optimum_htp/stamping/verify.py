@@ -25,19 +25,19 @@ from optimum_htp.errors import (
     MetadataError,
     ModelNotFoundError,
 )
+from optimum_htp.fit.graphs import graph_fit, task_fit
+from optimum_htp.fit.parameters import Parameters, parameters_of
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.origin import mirrors
-from optimum_htp.origin.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.graph_fit import graph_fit, task_fit
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.parameters import Parameters, parameters_of
-from optimum_htp.origin.repo_files import read_json
-from optimum_htp.origin.resolution import MIRROR, asks
+from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
+from optimum_htp.resolve.config_fit import misfit
+from optimum_htp.resolve.order import MIRROR, asks
 from optimum_htp.stamping.embed import files_of_model
 from optimum_htp.stamping.proof import prove
 

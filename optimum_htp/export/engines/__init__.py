@@ -10,9 +10,9 @@ from optimum_htp.export.engines.base import Engine
 from optimum_htp.export.engines.optimum import OptimumEngine
 from optimum_htp.export.engines.transformers import TransformersEngine
 from optimum_htp.export.subject import LoadedModel
+from optimum_htp.libraries.tables import supported_tasks
+from optimum_htp.libraries.tasks import model_type_of
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.tables import supported_tasks
-from optimum_htp.origin.tasks import model_type_of
 
 __all__ = ["ENGINES", "check_options", "chosen_engine", "engine_named"]
 

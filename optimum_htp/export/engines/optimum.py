@@ -19,11 +19,11 @@ from optimum_htp.errors import ExportError, MissingDependencyError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
+from optimum_htp.libraries.dependencies import needing_optimum_onnx
+from optimum_htp.libraries.names import SENTENCE_MODULES
+from optimum_htp.libraries.tasks import encoder_alone, infer_task, with_past
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.dependencies import needing_optimum_onnx
-from optimum_htp.origin.names import SENTENCE_MODULES
 from optimum_htp.origin.source import HubSource
-from optimum_htp.origin.tasks import encoder_alone, infer_task, with_past
 from optimum_htp.starting import without_current_folder
 
 __all__ = ["OptimumEngine", "optimum_options"]

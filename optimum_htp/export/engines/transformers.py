@@ -19,16 +19,15 @@ from typing import Any, Final
 from optimum_htp.errors import ExportError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
 from optimum_htp.export.engines.programs import save_programs
+from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.masking import get_logger
-from optimum_htp.origin.dependencies import has_transformers_exporters
-from optimum_htp.origin.names import EXPORT_MANIFEST
-from optimum_htp.origin.repo_files import base_to_load
-from optimum_htp.origin.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
-from optimum_htp.origin.source import HubSource
-from optimum_htp.origin.tables import all_tasks, model_names
-from optimum_htp.origin.tasks import (
+from optimum_htp.libraries.dependencies import has_transformers_exporters
+from optimum_htp.libraries.names import EXPORT_MANIFEST
+from optimum_htp.libraries.repo_files import base_to_load
+from optimum_htp.libraries.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
+from optimum_htp.libraries.tables import all_tasks, model_names
+from optimum_htp.libraries.tasks import (
     WITH_PAST,
     architectures,
     as_set,
@@ -37,7 +36,8 @@ from optimum_htp.origin.tasks import (
     model_type_of,
     tasks_of_class,
 )
-from optimum_htp.origin.weights import lacking
+from optimum_htp.masking import get_logger
+from optimum_htp.origin.source import HubSource
 
 __all__ = ["TransformersEngine", "manifest_of_components"]
 

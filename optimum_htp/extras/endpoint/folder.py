@@ -22,15 +22,15 @@ from optimum_htp.extras.contents import OnnxFile, configs_of, onnx_files, refuse
 from optimum_htp.extras.endpoint import handler
 from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.axes import refuse_code_in_axes
+from optimum_htp.libraries.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES, SENTENCEPIECE, TOKENIZER
+from optimum_htp.libraries.ort_classes import class_for
+from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.onnxfile import read_signature
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
-from optimum_htp.origin.axes import refuse_code_in_axes
-from optimum_htp.origin.model_files import model_root
-from optimum_htp.origin.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES, SENTENCEPIECE, TOKENIZER
-from optimum_htp.origin.ort_classes import class_for
-from optimum_htp.origin.tasks import WITH_PAST
 from optimum_htp.parsing import json_or_none
+from optimum_htp.resolve.model_files import model_root
 
 __all__ = ["HANDLER", "REQUIREMENTS", "Endpoint", "is_own", "write_endpoint"]
 

@@ -14,16 +14,16 @@ from typing import Final
 
 from optimum_htp.errors import ArgumentError, HFHubIntegrationError, HubUnreachableError, MirrorError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import CONFIG, WEIGHTS
+from optimum_htp.libraries.repo_files import is_sentence_transformers_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile.digests import sha256_of_file
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.manifest import MANIFEST, FileDigest, Manifest
+from optimum_htp.origin.mirror_manifest import MANIFEST, FileDigest, Manifest
 from optimum_htp.origin.mirrors import Place
-from optimum_htp.origin.names import CONFIG, WEIGHTS
-from optimum_htp.origin.repo_files import is_sentence_transformers_file
 from optimum_htp.origin.source import HubSource, locate
 
 __all__ = ["Mirrored", "mirror_model"]

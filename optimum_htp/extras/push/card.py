@@ -20,11 +20,11 @@ from optimum_htp.extras.push.layouts import TRANSFORMERS_JS
 from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules
+from optimum_htp.libraries.names import ONNX_FILE
+from optimum_htp.libraries.ort_classes import class_for
+from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_header
-from optimum_htp.origin.names import ONNX_FILE
-from optimum_htp.origin.ort_classes import class_for
-from optimum_htp.origin.tasks import WITH_PAST
 from optimum_htp.parsing import json_or_none
 from optimum_htp.report.markdown import as_cell, module_cell
 from optimum_htp.report.outline import size_text

@@ -54,7 +54,7 @@ def _has_files(tokenizer: Any, subfolder: str) -> bool:
 
 def _adding_adapter(call: Call) -> Any:
     """Answer `get_model_from_task`: of such a folder, it is the base model with the adapter."""
-    from optimum_htp.origin.repo_files import base_to_load
+    from optimum_htp.libraries.repo_files import base_to_load
 
     folder = Path(str(call.get("model_name_or_path", "")))
     base = base_to_load(folder) if folder.is_dir() else None

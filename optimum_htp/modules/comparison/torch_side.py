@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from optimum_htp.errors import ComparisonError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.sample_inputs import WHOLE, sample_inputs, traced_parts
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
-from optimum_htp.origin.export_manifest import ExportManifest, manifest_of
-from optimum_htp.origin.sample_inputs import WHOLE, sample_inputs, traced_parts
 from optimum_htp.origin.source import LocalSource, locate
+from optimum_htp.resolve.export_manifest import ExportManifest, manifest_of
 
 __all__ = ["TorchValues", "open_torch_model"]
 

@@ -20,8 +20,8 @@ from optimum_htp.hubs.safetensors import (
     open_hub_safetensors,
     open_local_safetensors,
 )
+from optimum_htp.libraries.repo_files import index_shards, shards_of_tensors, weight_files, weight_indexes
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.repo_files import index_shards, shards_of_tensors, weight_files, weight_indexes
 
 __all__ = ["READABLE", "CommitTensors", "open_folder", "open_hub_commit"]
 

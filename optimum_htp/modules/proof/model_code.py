@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, HFHubIntegrationError
 from optimum_htp.forking import ForkSafeLock
+from optimum_htp.libraries.class_sources import is_named_in_source
+from optimum_htp.libraries.computed import computed_tensors, saved_names
+from optimum_htp.libraries.sample_inputs import TEXT_INPUTS, sample_inputs
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.recipes import Recipe, Run, UnreadableParameterError
 from optimum_htp.modules.proof.traced import run_without_weights
-from optimum_htp.origin.class_sources import is_named_in_source
-from optimum_htp.origin.computed import computed_tensors, saved_names
-from optimum_htp.origin.sample_inputs import TEXT_INPUTS, sample_inputs
 
 __all__ = ["ModelCode"]
 

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from optimum_htp.origin.names import (
+from optimum_htp.libraries.names import (
     CONFIG,
     EXTRACTOR_CONFIG,
     GENERATION_CONFIG,
@@ -22,7 +22,7 @@ from optimum_htp.origin.names import (
     SENTENCE_MODULES,
     WEIGHTS,
 )
-from optimum_htp.origin.tables import image_processor_names, processor_names
+from optimum_htp.libraries.tables import image_processor_names, processor_names
 from optimum_htp.parsing import LARGEST_JSON, json_or_none
 
 __all__ = [

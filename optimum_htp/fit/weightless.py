@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, UntrustedCodeError
+from optimum_htp.fit.blueprint import Blueprint, counted
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
-from optimum_htp.origin.blueprint import Blueprint, counted
+from optimum_htp.libraries.code_references import code_references
+from optimum_htp.libraries.config_faults import config_fault
+from optimum_htp.libraries.names import CONFIG
+from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.origin.checkpoint import Checkpoint
-from optimum_htp.origin.code_references import code_references
-from optimum_htp.origin.commit_files import ConfigFolder
-from optimum_htp.origin.config_faults import config_fault
-from optimum_htp.origin.configs import load_config
-from optimum_htp.origin.names import CONFIG
-from optimum_htp.origin.tasks import class_for_task
+from optimum_htp.resolve.commit_files import ConfigFolder
+from optimum_htp.resolve.configs import load_config
 
 __all__ = ["blueprint_of", "build_model", "config_of", "tree_of_checkpoint"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import ConfigLoadError
+from optimum_htp.libraries.dependencies import needing_optimum_onnx
+from optimum_htp.libraries.tasks import WITH_PAST, canonical_task
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import read_signature
-from optimum_htp.origin.dependencies import needing_optimum_onnx
-from optimum_htp.origin.tasks import WITH_PAST, canonical_task
 
 if TYPE_CHECKING:
     from optimum.onnxruntime import ORTModel

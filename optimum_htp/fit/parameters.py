@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from optimum_htp.caching import Memory
 from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, open_local_safetensors
+from optimum_htp.libraries.names import WEIGHTS
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.names import WEIGHTS
 
 __all__ = ["Parameters", "forget", "parameters_of"]
 

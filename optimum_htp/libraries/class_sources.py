@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.origin.literals import import_target, module_file, parsed
-from optimum_htp.origin.tables import config_names, model_names, module_of
+from optimum_htp.libraries.literals import import_target, module_file, parsed
+from optimum_htp.libraries.tables import config_names, model_names, module_of
 
 __all__ = ["ModelSource", "default_in_config", "is_named_in_source", "source_of_model"]
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from optimum_htp.caching import Memory
 from optimum_htp.errors import (
     ArgumentError,
     ConfigLoadError,
@@ -25,17 +26,16 @@ from optimum_htp.errors import (
     InvalidOnnxFileError,
     MissingSiblingError,
 )
+from optimum_htp.libraries.code_references import refuse_code
+from optimum_htp.libraries.names import EXPORT_MANIFEST
+from optimum_htp.libraries.repo_files import config_files, is_sentence_transformers_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, EmbeddedFile, ExportMetadata
 from optimum_htp.onnxfile.folder_lock import folder_lock
 from optimum_htp.onnxfile.reader import archive_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
-from optimum_htp.origin.archive import longest_text, unpack
-from optimum_htp.origin.code_references import refuse_code
-from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.model_files import model_root, sibling
-from optimum_htp.origin.names import EXPORT_MANIFEST
-from optimum_htp.origin.repo_files import config_files, is_sentence_transformers_file
+from optimum_htp.resolve.archive import longest_text, unpack
+from optimum_htp.resolve.model_files import model_root, sibling
 
 __all__ = [
     "EMBEDDED_LIMIT",

@@ -16,13 +16,13 @@ from math import prod
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
+from optimum_htp.fit.blueprint import Blueprint, blueprint_of_parameters
+from optimum_htp.fit.outputs import output_misfit, past_misfit
+from optimum_htp.fit.parameters import Parameters
+from optimum_htp.libraries.tables import config_names
+from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.onnxfile import Graph, Initializer, Node
-from optimum_htp.origin.blueprint import Blueprint, blueprint_of_parameters
-from optimum_htp.origin.fit import LABELLED_TASKS, label_misfit
-from optimum_htp.origin.graph_outputs import output_misfit, past_misfit
-from optimum_htp.origin.parameters import Parameters
-from optimum_htp.origin.tables import config_names
-from optimum_htp.origin.tasks import class_for_task
+from optimum_htp.resolve.config_fit import LABELLED_TASKS, label_misfit
 
 __all__ = ["GraphFit", "graph_fit", "graph_misfit", "task_fit"]
 
@@ -142,7 +142,7 @@ def _model_misfit(
     kind = str(config.get("model_type"))
     if kind not in config_names() and _CONFIGS not in sys.modules:  # nobody has added it
         return _misfit(config, task, graph, None), f"transformers has no model of the type {kind[:_SHOWN]}"
-    from optimum_htp.origin.weightless import blueprint_of
+    from optimum_htp.fit.weightless import blueprint_of
 
     try:
         blueprint = blueprint_of(config, class_name)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.origin.names import SCHEDULER, SCHEDULER_CONFIG
-from optimum_htp.origin.repo_files import read_json
+from optimum_htp.libraries.names import SCHEDULER, SCHEDULER_CONFIG
+from optimum_htp.libraries.repo_files import read_json
 
 __all__ = ["Comparison", "compare", "lacking", "made_up_tensors"]
 

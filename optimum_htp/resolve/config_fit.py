@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.libraries.tables import model_names
+from optimum_htp.libraries.tasks import architectures, model_type_of
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec, read_signature
-from optimum_htp.origin.tables import model_names
-from optimum_htp.origin.tasks import architectures, model_type_of
 
 __all__ = ["LABELLED_TASKS", "label_misfit", "misfit"]
 

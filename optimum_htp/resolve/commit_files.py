@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
+from optimum_htp.caching import Memory
 from optimum_htp.errors import (
     ConfigFileNotFoundError,
     HFHubIntegrationError,
@@ -24,14 +25,13 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.code_references import refuse_code_in
+from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.code_references import refuse_code_in
 from optimum_htp.origin.commits import find_commit
-from optimum_htp.origin.embedded import forget_folders
-from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
-from optimum_htp.origin.resolution import CommitFiles, find_files, within_order
+from optimum_htp.resolve.embedded import forget_folders
+from optimum_htp.resolve.order import CommitFiles, find_files, within_order
 
 __all__ = ["ConfigFolder", "forget", "resolve_configs", "resolve_file", "resolve_preprocessors"]
 
@@ -68,7 +68,7 @@ _folders: Final[Memory[tuple[Any, ...], Path]] = Memory(_REMEMBERED)
 
 def forget() -> None:
     """Empty this process's memory of folders and configs. What is on disk stays."""
-    from optimum_htp.origin.configs import forget_configs
+    from optimum_htp.resolve.configs import forget_configs
 
     _folders.clear()
     forget_folders()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import ConfigLoadError
+from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.fit import misfit
-from optimum_htp.origin.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
+from optimum_htp.resolve.config_fit import misfit
 
 __all__ = ["PIPELINE", "PREPROCESSORS", "Beside", "lies_in"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError
-from optimum_htp.origin.names import CONFIG, MODEL_INDEX, SENTENCE_MODULES
-from optimum_htp.origin.tables import (
+from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, SENTENCE_MODULES
+from optimum_htp.libraries.tables import (
     all_tasks,
     diffusion_classes,
     loaders_by_task,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.onnxfile.wire import ByteWindow
-from optimum_htp.origin.embedded import EmbeddedFiles
-from optimum_htp.origin.remote_file import opened_or_downloaded
+from optimum_htp.resolve.embedded import EmbeddedFiles
+from optimum_htp.resolve.remote_file import opened_or_downloaded
 
 __all__ = ["RemoteEmbeddedFiles"]
 

@@ -15,14 +15,8 @@ from typing import Final
 from optimum_htp import plugins
 from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.masking import get_logger
-from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.beside import PIPELINE, PREPROCESSORS, Beside, lies_in
-from optimum_htp.origin.code_references import may_refer_to_code, names_own_code, references_in
-from optimum_htp.origin.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
-from optimum_htp.origin.configs import ConfigSource, folder_of
-from optimum_htp.origin.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.origin.names import (
+from optimum_htp.libraries.code_references import may_refer_to_code, names_own_code, references_in
+from optimum_htp.libraries.names import (
     CONFIG,
     CONFIG_CLASSES,
     EXPORT_MANIFEST,
@@ -31,9 +25,15 @@ from optimum_htp.origin.names import (
     MODEL_INDEX,
     WEIGHTS,
 )
-from optimum_htp.origin.repo_files import MODEL_CONFIGS, is_sentence_transformers_file
-from optimum_htp.origin.resolution import BESIDE, EMBEDDED, asks, stages
+from optimum_htp.libraries.repo_files import MODEL_CONFIGS, is_sentence_transformers_file
+from optimum_htp.masking import get_logger
+from optimum_htp.metadata import ExportMetadata
 from optimum_htp.parsing import json_or_none
+from optimum_htp.resolve.beside import PIPELINE, PREPROCESSORS, Beside, lies_in
+from optimum_htp.resolve.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
+from optimum_htp.resolve.configs import ConfigSource, folder_of
+from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
+from optimum_htp.resolve.order import BESIDE, EMBEDDED, asks, stages
 
 __all__ = [
     "Carrier",

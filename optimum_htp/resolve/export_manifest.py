@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from optimum_htp.libraries.names import EXPORT_MANIFEST
+from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import is_contained
-from optimum_htp.origin.embedded import embedded_in
-from optimum_htp.origin.names import EXPORT_MANIFEST
-from optimum_htp.origin.repo_files import read_json
 from optimum_htp.parsing import json_or_none
+from optimum_htp.resolve.embedded import embedded_in
 
 __all__ = ["ExportManifest", "carries_manifest", "manifest_beside", "manifest_of"]
 

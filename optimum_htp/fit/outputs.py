@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
+from optimum_htp.libraries.literals import constants, module_file
+from optimum_htp.libraries.tasks import WITH_PAST, model_type_of
 from optimum_htp.onnxfile import Graph
-from optimum_htp.origin.literals import constants, module_file
-from optimum_htp.origin.tasks import WITH_PAST, model_type_of
 
 __all__ = ["output_misfit", "past_misfit"]
 
@@ -143,7 +143,7 @@ def _own_outputs(config: Mapping[str, Any], task: str, library: str | None) -> t
         from optimum.exporters.onnx.base import OnnxConfig
         from optimum.exporters.tasks import TasksManager
 
-        from optimum_htp.origin.weightless import config_of
+        from optimum_htp.fit.weightless import config_of
 
         make = TasksManager.get_exporter_config_constructor(
             "onnx", model_type=model_type_of(config), task=task, library_name=library or "transformers"

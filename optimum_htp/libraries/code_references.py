@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import UntrustedCodeError
-from optimum_htp.origin.names import EXPORT_MANIFEST, MODEL_INDEX, SENTENCE_MODULES
-from optimum_htp.origin.repo_files import ADAPTER_CONFIG
+from optimum_htp.libraries.names import EXPORT_MANIFEST, MODEL_INDEX, SENTENCE_MODULES
+from optimum_htp.libraries.repo_files import ADAPTER_CONFIG
 from optimum_htp.parsing import parse_json
 
 __all__ = [

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import MissingDependencyError
+from optimum_htp.libraries.dependencies import needing_optimum_onnx
+from optimum_htp.libraries.literals import constants, module_file, parsed, value_of
 from optimum_htp.masking import get_logger
-from optimum_htp.origin.dependencies import needing_optimum_onnx
-from optimum_htp.origin.literals import constants, module_file, parsed, value_of
 
 __all__ = [
     "all_tasks",

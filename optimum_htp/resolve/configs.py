@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optimum_htp.caching import Memory
 from optimum_htp.errors import ConfigLoadError
+from optimum_htp.libraries.config_content import config_of_content, generation_config_of_content, needs_folder
+from optimum_htp.libraries.config_faults import config_fault
+from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.libraries.repo_files import read_json
+from optimum_htp.libraries.tasks import infer_library
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commit_files import ConfigFolder
-from optimum_htp.origin.config_content import config_of_content, generation_config_of_content, needs_folder
-from optimum_htp.origin.config_faults import config_fault
-from optimum_htp.origin.embedded import EmbeddedFiles
-from optimum_htp.origin.memory import Memory
-from optimum_htp.origin.names import CONFIG, GENERATION_CONFIG
-from optimum_htp.origin.repo_files import read_json
-from optimum_htp.origin.tasks import infer_library
 from optimum_htp.parsing import json_or_none
+from optimum_htp.resolve.commit_files import ConfigFolder
+from optimum_htp.resolve.embedded import EmbeddedFiles
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig

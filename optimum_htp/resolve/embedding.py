@@ -13,13 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, EmbeddedFilesError
-from optimum_htp.masking import get_logger
-from optimum_htp.metadata import EmbeddedFile
-from optimum_htp.origin import tables
-from optimum_htp.origin.archive import MOST_FILES, described, pack
-from optimum_htp.origin.code_references import references_in
-from optimum_htp.origin.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
-from optimum_htp.origin.names import (
+from optimum_htp.libraries import tables
+from optimum_htp.libraries.code_references import references_in
+from optimum_htp.libraries.names import (
     CONFIG,
     GENERATION_CONFIG,
     MODEL_INDEX,
@@ -28,7 +24,11 @@ from optimum_htp.origin.names import (
     SENTENCEPIECE,
     TOKENIZER,
 )
-from optimum_htp.origin.repo_files import config_files, read_json
+from optimum_htp.libraries.repo_files import config_files, read_json
+from optimum_htp.masking import get_logger
+from optimum_htp.metadata import EmbeddedFile
+from optimum_htp.resolve.archive import MOST_FILES, described, pack
+from optimum_htp.resolve.embedded import EMBEDDED_LIMIT, is_embeddable, largest_total
 
 __all__ = ["ALL", "CHOICES", "CONFIG_ONLY", "NONE", "Embedding", "check_choice", "embeddable", "embedding_of"]
 
