@@ -167,7 +167,7 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
     hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching", "sessions")
     rooms = ("forking", "hooks", "loading", "origin")
-    light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "origin.names", "version")
+    light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "libraries.names", "version")
     loaded = set(ast.literal_eval(environment.run(code).stdout.splitlines()[-1]))
     bridges = {name for name in loaded if name.startswith("optimum_htp.hooks.newest.")}
     assert loaded - bridges <= {f"optimum_htp.{name}" for name in light}

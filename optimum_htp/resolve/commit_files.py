@@ -92,7 +92,7 @@ def resolve_configs(
         access: How to reach that Hub.
         revision: Overrides the commit of the file.
         with_code: Whether the repo's own Python modules are wanted too.
-        places: Which places to ask, see `origin/resolution.py`; None for all.
+        places: Which places to ask, see `resolve/order.py`; None for all.
 
     Raises:
         ConfigFileNotFoundError: The commit has no config.
@@ -145,7 +145,7 @@ def resolve_preprocessors(
         access: How to reach that Hub.
         revision: Overrides the commit of the file.
         with_code: Whether the repo's own Python modules are wanted too.
-        places: Which places to ask, see `origin/resolution.py`; None for all.
+        places: Which places to ask, see `resolve/order.py`; None for all.
 
     Raises:
         UntrustedCodeError: One of the files refers to code, and that is not wanted.

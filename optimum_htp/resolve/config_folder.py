@@ -1,7 +1,7 @@
 """Where the files of an ONNX file's model are: beside it, in it, in the cache, in a mirror or on the Hub.
 
 `find` is the only walk over these places, for configs, preprocessors, pipelines and modules alike. The record of the
-file decides. A file beside it is used only for its own kind. `origin/resolution.py` has the order of the places.
+file decides. A file beside it is used only for its own kind. `resolve/order.py` has the order of the places.
 """
 
 from __future__ import annotations
