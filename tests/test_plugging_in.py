@@ -166,8 +166,8 @@ AutoTokenizer.from_pretrained({str(model_folder("bert"))!r})
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
     hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching", "sessions")
-    rooms = ("forking", "hooks", "loading", "origin")
-    light = (*rooms, *(f"hooks.{name}" for name in hooks), "loading.recognize", "libraries.names", "version")
+    packages = ("forking", "hooks", "libraries", "loading")
+    light = (*packages, *(f"hooks.{name}" for name in hooks), "loading.recognize", "libraries.names", "version")
     loaded = set(ast.literal_eval(environment.run(code).stdout.splitlines()[-1]))
     bridges = {name for name in loaded if name.startswith("optimum_htp.hooks.newest.")}
     assert loaded - bridges <= {f"optimum_htp.{name}" for name in light}
@@ -184,7 +184,16 @@ with contextlib.suppress(SystemExit):
 print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
     found = ast.literal_eval(environment.run(code).stdout.splitlines()[-1])
-    light = ("errors", "masking", "origin", "origin.dependencies", "report", "report.texts", "version")
+    light = (
+        "commands",
+        "errors",
+        "libraries",
+        "libraries.dependencies",
+        "masking",
+        "report",
+        "report.texts",
+        "version",
+    )
     others = [name for name in found if not name.startswith(("optimum_htp.cli", "optimum_htp.hooks"))]
     assert set(others) <= {f"optimum_htp.{name}" for name in light}
 
