@@ -17,18 +17,22 @@ if TYPE_CHECKING:
         ConfigLoadError,
         HFHubIntegrationError,
         ModelNotFoundError,
+        OptimumHTPError,
         PreprocessorLoadError,
         UnknownModuleError,
     )
     from optimum_htp.export.exporter import ExportResult, HTPExporter
     from optimum_htp.extras.profile.running import Profile, profile_file
+    from optimum_htp.hierarchy.assign import Assignment
     from optimum_htp.hookspecs import hookimpl
+    from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.auto import OptimumONNXModel
     from optimum_htp.loading.config_loader import HFHubConfigLoader
-    from optimum_htp.metadata import ExportMetadata
+    from optimum_htp.metadata import EmbeddedFile, ExportMetadata
     from optimum_htp.modules.comparison.compare import compare_models
     from optimum_htp.modules.comparison.records import Comparison
     from optimum_htp.modules.extract import ExtractedModule, extract_module
+    from optimum_htp.modules.proof.findings import Evidence
     from optimum_htp.modules.prove import Proof, prove_weights
     from optimum_htp.modules.select import select_nodes
     from optimum_htp.origin.source import detect_model_source, is_hub_model
@@ -40,13 +44,16 @@ if TYPE_CHECKING:
     from optimum_htp.stamping.manifests import verify_manifest
     from optimum_htp.stamping.strip import strip_metadata
     from optimum_htp.stamping.tag import tag_file
-    from optimum_htp.stamping.verify import verify_metadata
+    from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
 
 __all__ = [
+    "Assignment",
     "CommandEntry",
     "Comparison",
     "ConfigLoadError",
     "Destination",
+    "EmbeddedFile",
+    "Evidence",
     "ExportMetadata",
     "ExportResult",
     "ExtractedModule",
@@ -54,12 +61,16 @@ __all__ = [
     "HFHubConfigLoader",
     "HFHubIntegrationError",
     "HTPExporter",
+    "HubAccess",
     "ModelNotFoundError",
+    "OptimumHTPError",
     "OptimumONNXModel",
     "PreprocessorLoadError",
     "Profile",
     "Proof",
+    "Status",
     "UnknownModuleError",
+    "Verdict",
     "__version__",
     "activate",
     "compare_models",
@@ -83,10 +94,13 @@ __all__ = [
 ]
 
 _HOME: Final = {
+    "Assignment": "hierarchy.assign",
     "CommandEntry": "commands",
     "Comparison": "modules.comparison.records",
     "ConfigLoadError": "errors",
     "Destination": "commands",
+    "EmbeddedFile": "metadata",
+    "Evidence": "modules.proof.findings",
     "ExportMetadata": "metadata",
     "ExportResult": "export.exporter",
     "ExtractedModule": "modules.extract",
@@ -94,12 +108,16 @@ _HOME: Final = {
     "HFHubConfigLoader": "loading.config_loader",
     "HFHubIntegrationError": "errors",
     "HTPExporter": "export.exporter",
+    "HubAccess": "hubs.base",
     "ModelNotFoundError": "errors",
+    "OptimumHTPError": "errors",
     "OptimumONNXModel": "loading.auto",
     "PreprocessorLoadError": "errors",
     "Profile": "extras.profile.running",
     "Proof": "modules.prove",
+    "Status": "stamping.verify",
     "UnknownModuleError": "errors",
+    "Verdict": "stamping.verify",
     "compare_models": "modules.comparison.compare",
     "detect_model_source": "origin.source",
     "embed_files": "stamping.embed",

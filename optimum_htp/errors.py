@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from optimum_htp.masking import masked
 
 
-class HFHubIntegrationError(Exception):
+class OptimumHTPError(Exception):
     """Base of every exception of this package. No message has a password, a signature or a token in it."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*map(masked, args))
 
 
-class ArgumentError(HFHubIntegrationError, ValueError):
+class HFHubIntegrationError(OptimumHTPError):
+    """Base of what concerns models of a Hub: their names, commits, files, configs and records."""
+
+
+class ArgumentError(OptimumHTPError, ValueError):
     """Arguments that contradict each other, or that nothing can be done with."""
 
 
@@ -146,19 +150,19 @@ class EmbeddedFilesError(MetadataError):
     """The files embedded in an ONNX file are not what it says that they are, or more than anybody should unpack."""
 
 
-class InvalidOnnxFileError(HFHubIntegrationError, ValueError):
+class InvalidOnnxFileError(OptimumHTPError, ValueError):
     """A file that is not an ONNX model, or is damaged."""
 
 
-class InvalidWeightsError(HFHubIntegrationError, ValueError):
+class InvalidWeightsError(OptimumHTPError, ValueError):
     """A file of weights that is not what its name says, or is damaged."""
 
 
-class UnprovableWeightsError(HFHubIntegrationError):
+class UnprovableWeightsError(OptimumHTPError):
     """A commit whose weights cannot be read tensor by tensor, so that nothing can be held against them."""
 
 
-class OnnxWriteError(HFHubIntegrationError, OSError):
+class OnnxWriteError(OptimumHTPError, OSError):
     """An ONNX file that cannot be written. The one that was there still is."""
 
 
@@ -174,11 +178,11 @@ class SharedFileError(OnnxWriteError):
     """A file in a cache that other commits and programs share, such as the Hub's. Nothing was written."""
 
 
-class OnnxReadError(HFHubIntegrationError, OSError):
+class OnnxReadError(OptimumHTPError, OSError):
     """A file that is there and cannot be read: no permission, or a name that the system does not take."""
 
 
-class OnnxFileNotFoundError(HFHubIntegrationError, FileNotFoundError):
+class OnnxFileNotFoundError(OptimumHTPError, FileNotFoundError):
     """An `.onnx` path at which there is no file."""
 
 
@@ -193,11 +197,11 @@ class ModelBeingReplacedError(MissingSiblingError):
     """
 
 
-class MisfitError(HFHubIntegrationError, ValueError):
+class MisfitError(OptimumHTPError, ValueError):
     """An ONNX file that plainly is not an export of the model that it is said to come from."""
 
 
-class UnknownModuleError(HFHubIntegrationError, LookupError):
+class UnknownModuleError(OptimumHTPError, LookupError):
     """A pattern that no module of a file matches.
 
     Attributes:
@@ -228,15 +232,15 @@ class UnknownModuleError(HFHubIntegrationError, LookupError):
         )
 
 
-class BillOfMaterialsError(HFHubIntegrationError, ValueError):
+class BillOfMaterialsError(OptimumHTPError, ValueError):
     """What a file says of itself is nothing that a bill of materials may hold."""
 
 
-class ReportError(HFHubIntegrationError, ValueError):
+class ReportError(OptimumHTPError, ValueError):
     """A report in a format that is not known."""
 
 
-class ExportError(HFHubIntegrationError, RuntimeError):
+class ExportError(OptimumHTPError, RuntimeError):
     """An export that was refused or failed. What stood at the output path before still stands there.
 
     Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
@@ -247,7 +251,7 @@ class UnfinishedExportError(ExportError):
     """An output folder with a hidden folder of an unfinished export that this user's exports did not leave there."""
 
 
-class ExtractError(HFHubIntegrationError, ValueError):
+class ExtractError(OptimumHTPError, ValueError):
     """A module that cannot be cut out of a file as a model of its own; the message says why."""
 
 
@@ -255,15 +259,15 @@ class VerificationError(ExportError):
     """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
 
 
-class ComparisonError(HFHubIntegrationError, ValueError):
+class ComparisonError(OptimumHTPError, ValueError):
     """Two models that cannot be compared: one does not run, or has nothing that the other has."""
 
 
-class DeviceError(HFHubIntegrationError, ValueError):
+class DeviceError(OptimumHTPError, ValueError):
     """A device that is not known, or that the installed onnxruntime has no provider for."""
 
 
-class BatchListError(HFHubIntegrationError, ValueError):
+class BatchListError(OptimumHTPError, ValueError):
     """A list of models that cannot be read, or contradicts itself."""
 
 
@@ -275,7 +279,7 @@ class ManifestError(HFHubIntegrationError, ValueError):
     """A manifest of a batch that cannot be read, or says what none may say."""
 
 
-class JobError(HFHubIntegrationError, RuntimeError):
+class JobError(OptimumHTPError, RuntimeError):
     """A job of a batch whose process did not come to its end."""
 
 
@@ -291,11 +295,11 @@ class JobLostError(JobError):
     """A job whose process or worker is gone; it says nothing of the model."""
 
 
-class OutputError(HFHubIntegrationError, OSError):
+class OutputError(OptimumHTPError, OSError):
     """A location that exports, or a standard stream, cannot be written to."""
 
 
-class ClusterError(HFHubIntegrationError, RuntimeError):
+class ClusterError(OptimumHTPError, RuntimeError):
     """A cluster that cannot be reached, or whose workers cannot export."""
 
 
@@ -303,17 +307,17 @@ class PushError(HFHubIntegrationError, RuntimeError):
     """Files that cannot be pushed to a Hub, or that it refuses. None of them is in the repo."""
 
 
-class EndpointError(HFHubIntegrationError, ValueError):
+class EndpointError(OptimumHTPError, ValueError):
     """A model that no pipeline serves, or a folder that an endpoint cannot be written to."""
 
 
-class MissingDependencyError(HFHubIntegrationError, ImportError):
+class MissingDependencyError(OptimumHTPError, ImportError):
     """Another distribution is needed for this, and is not installed or cannot be imported."""
 
 
-class PluginError(HFHubIntegrationError):
+class PluginError(OptimumHTPError):
     """A plugin fails where its answer is needed, gives one that it may not give, or contradicts another."""
 
 
-class UnknownHubError(PluginError, LookupError):
+class UnknownHubError(PluginError, HFHubIntegrationError, LookupError):
     """A model of a Hub that no installed plugin provides."""

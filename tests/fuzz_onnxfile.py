@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["optimum_htp"]):
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import external_files, read_graph, read_header, rewrite_model
     from optimum_htp.onnxfile.reader import is_archive
@@ -32,7 +32,7 @@ os.fsync = lambda descriptor: None  # a fuzzer writes thousands of files a secon
 def one_input(data: bytes) -> None:
     PATH.write_bytes(data)
     metadata = None
-    with contextlib.suppress(HFHubIntegrationError):
+    with contextlib.suppress(OptimumHTPError):
         metadata = read_header(PATH).metadata
         ExportMetadata.from_properties(metadata)
     for attempt in (
@@ -41,7 +41,7 @@ def one_input(data: bytes) -> None:
         lambda path: rewrite_model(path, metadata={"k": "v"}, nodes=lambda known: {**known, "t": "v"}),
         strip_metadata,
     ):
-        with contextlib.suppress(HFHubIntegrationError):
+        with contextlib.suppress(OptimumHTPError):
             attempt(PATH)
     if metadata is not None:
         with contextlib.suppress(DecodeError, UnicodeDecodeError):

@@ -14,7 +14,7 @@ import atheris
 import fsspec
 
 with atheris.instrument_imports(include=["optimum_htp"]):
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.onnxfile import read_header
     from optimum_htp.resolve.remote_file import read_remote_header
@@ -29,7 +29,7 @@ def said(read: object, place: object) -> object:
     try:
         header = read(place)  # type: ignore[operator]
         record = ExportMetadata.from_properties(header.metadata) if "hf_model_type" in header.metadata else None
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         return type(error)
     return header.metadata, header.producer_name, record
 

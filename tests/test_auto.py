@@ -24,8 +24,8 @@ from optimum_htp import OptimumONNXModel
 from optimum_htp.errors import (
     ConfigLoadError,
     DeviceError,
-    HFHubIntegrationError,
     OnnxFileNotFoundError,
+    OptimumHTPError,
     PreprocessorLoadError,
 )
 from optimum_htp.onnxfile import read_metadata, rewrite_model
@@ -64,7 +64,7 @@ def test_model_comes_with_its_preprocessor(name, exported, cache):
 def test_given_task_and_device_count(exported, cache):
     model, _ = OptimumONNXModel.from_onnx(exported("bert"), task="masked-lm", device="cpu", cache_dir=cache)
     assert type(model).__name__ == "ORTModelForMaskedLM"
-    with pytest.raises(HFHubIntegrationError, match="not known"):
+    with pytest.raises(OptimumHTPError, match="not known"):
         OptimumONNXModel.from_onnx(exported("bert"), device="tpu", cache_dir=cache)
 
 
@@ -72,7 +72,7 @@ def test_given_task_and_device_count(exported, cache):
     "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(), reason="it is here"
 )
 def test_device_that_is_not_here_is_said_to_be_missing(exported, cache):
-    with pytest.raises(HFHubIntegrationError, match="CUDAExecutionProvider, which is not here"):
+    with pytest.raises(OptimumHTPError, match="CUDAExecutionProvider, which is not here"):
         OptimumONNXModel.from_onnx(exported("bert"), device="cuda", cache_dir=cache)
 
 

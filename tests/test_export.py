@@ -16,10 +16,10 @@ from optimum_htp.errors import (
     ConfigFileNotFoundError,
     DownloadError,
     ExportError,
-    HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
     ModelNotFoundError,
+    OptimumHTPError,
     VerificationError,
 )
 from optimum_htp.metadata import ExportMetadata
@@ -518,13 +518,13 @@ def test_cache_that_cannot_be_written_is_named(export, bert, tmp_path):
 
 
 def test_contradicting_downloads_are_refused(export, bert, tmp_path):
-    with pytest.raises(HFHubIntegrationError, match="contradict"):
+    with pytest.raises(OptimumHTPError, match="contradict"):
         export("tiny/bert", tmp_path / "out", force_download=True, local_files_only=True)
 
 
 def test_date_that_is_none_is_refused(export, bert, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "99999999999999999999")
-    with pytest.raises(HFHubIntegrationError, match="SOURCE_DATE_EPOCH"):
+    with pytest.raises(OptimumHTPError, match="SOURCE_DATE_EPOCH"):
         export("tiny/bert", tmp_path / "out")
 
 

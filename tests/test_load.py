@@ -22,11 +22,11 @@ from transformers import AutoConfig
 
 from optimum_htp.errors import (
     ConfigLoadError,
-    HFHubIntegrationError,
     HubUnreachableError,
     InvalidOnnxFileError,
     MissingSiblingError,
     OnnxFileNotFoundError,
+    OptimumHTPError,
     RevisionNotFoundError,
     WrongTaskError,
 )
@@ -197,7 +197,7 @@ def test_token_opens_a_private_model(exported, hub, tmp_path, cache):
         },
     )
     assert load(path, cache_dir=cache, token="hf_mine").config.id2label == LABELS
-    with pytest.raises(HFHubIntegrationError, match=r"tiny/private.*HF_TOKEN"):
+    with pytest.raises(OptimumHTPError, match=r"tiny/private.*HF_TOKEN"):
         load(path, cache_dir=cache / "other")
 
 

@@ -13,7 +13,7 @@ import shutil
 import pytest
 import transformers
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import OptimumHTPError
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.metadata import read_record
 from tests.conftest import ROOT
@@ -61,7 +61,7 @@ def _answers(place, reference, cache, hub, name, is_repo):
         for way, check in ways(place, reference, cache):
             try:
                 answers[way] = SAME if check() else "WRONG"
-            except HFHubIntegrationError as error:
+            except OptimumHTPError as error:
                 answers[way] = type(error).__name__
             except Exception as error:  # noqa: BLE001 - the table tells what kind it is
                 answers[way] = f"UNTYPED {type(error).__name__}: {error}"

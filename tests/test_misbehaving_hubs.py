@@ -349,7 +349,7 @@ def test_redirects_that_lead_nowhere_are_typed(hub, repo, access, target, what, 
         return 307, b"", {**headers, "Location": target.format(path=path)}
 
     hub.tamper = tamper
-    with pytest.raises(errors.HFHubIntegrationError):
+    with pytest.raises(errors.OptimumHTPError):
         ask(what, repo, access, name)
 
 

@@ -41,7 +41,7 @@ def refused(repo, tmp_path):
 
     def resolve(kind, metadata=None, **access):
         access = HubAccess(cache_dir=tmp_path / "cache", **{"token": False, **access})
-        with pytest.raises(errors.HFHubIntegrationError) as caught:
+        with pytest.raises(errors.OptimumHTPError) as caught:
             resolve_preprocessors(metadata or record(repo), access)
         assert type(caught.value) is kind
         assert repo.repo_id in str(caught.value)

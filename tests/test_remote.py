@@ -12,7 +12,6 @@ import pytest
 
 from optimum_htp.errors import (
     DamagedDownloadError,
-    HFHubIntegrationError,
     HubServerError,
     HubTimeoutError,
     HubUnreachableError,
@@ -20,6 +19,7 @@ from optimum_htp.errors import (
     InvalidOnnxFileError,
     ModelNotFoundError,
     OnnxFileNotFoundError,
+    OptimumHTPError,
     RevisionNotFoundError,
 )
 from optimum_htp.hubs import HubAccess
@@ -130,7 +130,7 @@ def test_other_places_are_read_through_fsspec(exported, tmp_path):
         ("hf://org/onnx-only@none/model.onnx", RevisionNotFoundError),
         ("hf://org/onnx-only/text.onnx", InvalidOnnxFileError),
         ("http://127.0.0.1:9/model.onnx", HubUnreachableError),
-        ("zip://none.onnx::none.zip", HFHubIntegrationError),
+        ("zip://none.onnx::none.zip", OptimumHTPError),
     ],
 )
 def test_each_failure_is_its_own_error(repo, url, error):
@@ -288,6 +288,6 @@ def test_refusal_of_any_server_is_typed(repo, hub, status, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.status = status
     for address in ("hf://org/onnx-only/onnx/model.onnx", f"{hub.url}/some/where.onnx"):
-        with pytest.raises(HFHubIntegrationError) as caught:
+        with pytest.raises(OptimumHTPError) as caught:
             read_remote_header(address)
-        assert type(caught.value) is not HFHubIntegrationError
+        assert type(caught.value) is not OptimumHTPError

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from optimum_htp import compare_models, report_document, write_report
-from optimum_htp.errors import HFHubIntegrationError, MetadataError
+from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.hierarchy.tags import TAG
 from optimum_htp.modules.comparison.render import write_comparison
 from optimum_htp.onnxfile import rewrite_model
@@ -96,7 +96,7 @@ def test_unknown_format_is_refused_before_any_work(file, tmp_path):
     done = optimum_cli("htp", "report", file, "-o", tmp_path / "report.pdf", check=False)
     assert done.returncode == 1
     assert ".json, .md, .html" in done.stderr
-    with pytest.raises(HFHubIntegrationError, match="no name for a report"):
+    with pytest.raises(OptimumHTPError, match="no name for a report"):
         write_report({}, tmp_path / "report")
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from optimum_htp import UnknownModuleError, select_nodes
-from optimum_htp.errors import HFHubIntegrationError, MetadataError
+from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.modules.patterns import find_modules, is_inside, matching, nearest
 from optimum_htp.modules.select import find_nodes, find_nodes_of_files
 from optimum_htp.onnxfile import read_graph
@@ -80,7 +80,7 @@ def test_nearest_names_are_shown(pattern, near):
     assert caught.value.pattern == pattern
     assert near in caught.value.nearest
     assert near in str(caught.value)
-    assert isinstance(caught.value, (LookupError, HFHubIntegrationError))
+    assert isinstance(caught.value, (LookupError, OptimumHTPError))
 
 
 def test_what_is_shown_matches_something():

@@ -107,7 +107,7 @@ def test_answer_about_another_commit_is_not_kept(fetch, hub, tmp_path):
 def test_body_of_another_length_than_announced_is_not_kept(fetch, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.tamper = lambda method, path, status, body, headers: (status, body[:-1], {**headers, "X-Linked-Size": "7"})
-    with pytest.raises(errors.HFHubIntegrationError, match="announced"):
+    with pytest.raises(errors.OptimumHTPError, match="announced"):
         fetch()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -21,9 +21,9 @@ from transformers import AutoConfig, AutoTokenizer
 import optimum_htp
 from optimum_htp.errors import (
     ConfigLoadError,
-    HFHubIntegrationError,
     MissingSiblingError,
     OnnxFileNotFoundError,
+    OptimumHTPError,
     PreprocessorLoadError,
 )
 
@@ -375,9 +375,9 @@ def test_what_lies_beside_is_used_for_what_it_really_has(out, model_folder):
 
 
 def test_errors_of_the_kind_are_typed(tmp_path):
-    with pytest.raises(HFHubIntegrationError):
+    with pytest.raises(OptimumHTPError):
         AutoTokenizer.from_pretrained(tmp_path / "none.onnx")
-    with pytest.raises(HFHubIntegrationError):
+    with pytest.raises(OptimumHTPError):
         transformers.BertConfig.from_pretrained(tmp_path / "none.onnx")
 
 
@@ -402,7 +402,7 @@ def test_file_is_taken_by_whatever_name_it_has(exported, tmp_path, hub):
 @pytest.mark.skipif(int(transformers.__version__.split(".")[0]) > 4, reason="transformers 5 has one kind")
 def test_slow_tokenizer_without_a_network_says_why_a_hub_is_asked(exported, tmp_path, hub, monkeypatch):
     hub.status = 503
-    with pytest.raises(HFHubIntegrationError, match=r"use_fast=False.*does not carry.*Take the fast one"):
+    with pytest.raises(OptimumHTPError, match=r"use_fast=False.*does not carry.*Take the fast one"):
         AutoTokenizer.from_pretrained(exported("bert") / "model.onnx", use_fast=False, cache_dir=tmp_path)
 
 

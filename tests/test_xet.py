@@ -83,7 +83,7 @@ def test_failing_server_is_reported_in_words(request, stored, hub, transfer, sta
     hub.xet_hash(WEIGHTS)
     with xet_server(status) as address:
         stored.url = address if status else "http://127.0.0.1:1"
-        with pytest.raises(errors.HFHubIntegrationError, match=r"through Xet.*HF_HUB_DISABLE_XET=1") as caught:
+        with pytest.raises(errors.OptimumHTPError, match=r"through Xet.*HF_HUB_DISABLE_XET=1") as caught:
             call()
     assert not isinstance(caught.value, errors.DownloadError)
     verb = {"fetch": "downloaded through Xet", "push": "upload"}[transfer]

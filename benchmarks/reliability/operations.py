@@ -98,9 +98,9 @@ class Fault:
 
     @classmethod
     def of(cls, error: BaseException) -> Fault:
-        from optimum_htp.errors import HFHubIntegrationError
+        from optimum_htp.errors import OptimumHTPError
 
-        return cls(type(error).__name__, isinstance(error, HFHubIntegrationError), str(error)[:300])
+        return cls(type(error).__name__, isinstance(error, OptimumHTPError), str(error)[:300])
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"

@@ -29,12 +29,12 @@ LIBRARIES = ("torch", "psutil", "onnx", "pickle", "threading", "multiprocessing"
 
 def attempt(what: str, call: Callable[[], object], lost: list[str]) -> bool:
     """Call a function; return whether it was refused. An error that is not ours is a loss."""
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
 
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             call()
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         return True
     except Exception as error:  # noqa: BLE001 - the kind of error is the result
         lost.append(f"{what}: {type(error).__name__}: {str(error)[:150]!r}")

@@ -123,7 +123,7 @@ def exchanged(laboratory: Laboratory, times: int) -> Trial:
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoConfig
 
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.onnxfile import read_graph, read_header
 
     folder = laboratory.root / "exchanged"
@@ -147,7 +147,7 @@ def exchanged(laboratory: Laboratory, times: int) -> Trial:
                 assert AutoConfig.from_pretrained(path).model_type == "bert"
                 if turn % 10 == 0:
                     assert ORTModelForSequenceClassification.from_pretrained(path).config.num_labels == 3
-            except HFHubIntegrationError as error:
+            except OptimumHTPError as error:
                 seen["typed errors"] = seen.get("typed errors", 0) + 1
                 del error
             except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
@@ -164,7 +164,7 @@ def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
     from optimum_htp import strip_metadata, verify_metadata
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.onnxfile import read_graph
     from optimum_htp.report.document import report_document
 
@@ -193,7 +193,7 @@ def cut(laboratory: Laboratory, times: int) -> Iterator[Trial]:
             for what, read in reads.items():
                 try:
                     read(path)
-                except HFHubIntegrationError:
+                except OptimumHTPError:
                     refused += 1
                     if path.read_bytes() != changed:
                         lost.append(f"{what} refused, and changed the file")

@@ -138,7 +138,7 @@ def keys(root: Path, quick: bool) -> Trial:
 
 def tried_keys(root: Path, folder: Path, names: Sequence[str]) -> tuple[list[str], int, int]:
     """Try every value at some keys; return what was lost, how many readers there are and how often they refused."""
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
 
     folder.mkdir()
     source, path = (root / "stamped" / "out" / "model.onnx").read_bytes(), folder / "model.onnx"
@@ -151,7 +151,7 @@ def tried_keys(root: Path, folder: Path, names: Sequence[str]) -> tuple[list[str
             try:
                 with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
                     call()
-            except HFHubIntegrationError:
+            except OptimumHTPError:
                 errors += 1
             except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
                 lost.append(f"{what}, {key}, {kind}: {type(error).__name__}: {str(error)[:150]!r}")
@@ -218,7 +218,7 @@ def archives() -> dict[str, dict[str, str]]:
 
 def lying_archives(root: Path) -> Trial:
     from optimum_htp import unembed_files
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
 
     (folder := root / "archives" / "inside").mkdir(parents=True)
     source, path, lost = (root / "plain" / "model.onnx").read_bytes(), folder / "model.onnx", []
@@ -240,7 +240,7 @@ def lying_archives(root: Path) -> Trial:
                 readers[what]()
                 if kind != "names that collide":
                     lost.append(f"{what}, {kind}: it was taken")
-            except HFHubIntegrationError:
+            except OptimumHTPError:
                 pass
             except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
                 lost.append(f"{what}, {kind}: {type(error).__name__}: {str(error)[:150]!r}")
@@ -257,7 +257,7 @@ class _Evil:
 
 def waiting_code(hub: LoopbackHub, laboratory: Laboratory, root: Path) -> Trial:
     """Load from repos and archives whose config names code, and that have pickles with code."""
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.onnxfile import rewrite_model
 
     mark = root / "code-ran"
@@ -285,7 +285,7 @@ def waiting_code(hub: LoopbackHub, laboratory: Laboratory, root: Path) -> Trial:
             try:
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                     call()
-            except (HFHubIntegrationError, ValueError):  # transformers asks for trust_remote_code with a ValueError
+            except (OptimumHTPError, ValueError):  # transformers asks for trust_remote_code with a ValueError
                 pass
     fetched = [request.path for request in requests if request.path.endswith((".bin", ".py", ".pkl"))]
     lost += [f"{address} was fetched" for address in fetched]
@@ -299,7 +299,7 @@ def data_outside(root: Path) -> Trial:
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
     from optimum_htp import strip_metadata
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
 
     (folder := root / "external").mkdir()
     (folder / "secret").write_bytes(b"\0" * 4096)
@@ -322,7 +322,7 @@ def data_outside(root: Path) -> Trial:
                 call()
                 if what == "load":
                     lost.append(f"{place!r} was loaded")
-            except HFHubIntegrationError:
+            except OptimumHTPError:
                 pass
             except Exception as error:  # noqa: BLE001 - which kind it is, is what is asked
                 lost.append(f"{what}, {place!r}: {type(error).__name__}: {str(error)[:150]!r}")

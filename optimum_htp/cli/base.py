@@ -144,10 +144,10 @@ def message_of(error: Exception, file: str | None = None) -> str:
         error: What was raised.
         file: The file that it was raised for; named where the words do not.
     """
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
 
     text = str(error)
-    if not isinstance(error, (HFHubIntegrationError, OSError)):
+    if not isinstance(error, (OptimumHTPError, OSError)):
         text = (
             f"{type(error).__name__}: {text or 'no more is known'}. This is a bug of optimum-htp: please report it, "
             f"with what {_DEBUG}=1 prints."

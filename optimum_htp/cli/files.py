@@ -203,11 +203,11 @@ def hub_access(args: Namespace) -> HubAccess:
 
 def _outcome(file: str, work: Callable[[str], Any]) -> Outcome:
     """Return what comes of a file. Whatever is raised for one says nothing of the others."""
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
 
     try:
         return Outcome(file, work(file))
-    except (HFHubIntegrationError, OSError) as error:
+    except (OptimumHTPError, OSError) as error:
         return Outcome(file, error=error)
     except Exception as error:  # a bug of ours, which must not silence the report on the others
         logger.debug("%r failed", file, exc_info=True)

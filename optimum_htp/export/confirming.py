@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optimum_htp import plugins
-from optimum_htp.errors import HFHubIntegrationError, VerificationError
+from optimum_htp.errors import OptimumHTPError, VerificationError
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG
@@ -80,5 +80,5 @@ def confirm_files(folder: Path, names: Sequence[str], record: ExportMetadata, ac
             load_config(source, record, anew=True)
     except VerificationError:
         raise
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         raise VerificationError(f"The Hub does not confirm {record.source}: {error}") from error

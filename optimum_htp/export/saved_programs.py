@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.export.engines.programs import DATA_FILE, fits_inline, save_inline, save_programs
 from optimum_htp.export.engines.transformers import TransformersEngine, manifest_of_components
 from optimum_htp.export.stamped_files import stamp_all, tags_of
@@ -142,6 +142,6 @@ def _subject(model: Any) -> LoadedModel:
     """Return what a model is; a local one where its source cannot be had."""
     try:
         return inspect_loaded_model(model, HubAccess(), None)
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         logger.warning("%s is saved as a local model: %s", type(model).__name__, error)
         return dataclasses.replace(LoadedModel(model, None), reason=str(error))

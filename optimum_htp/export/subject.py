@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.export.loaded_weights import Comparison, compare, made_up_tensors
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG
@@ -187,5 +187,5 @@ def _compared(model: Any, checkpoint: Checkpoint, access: HubAccess, library: st
     """Hold a model in memory against its commit."""
     try:
         return compare(model, fetch_checkpoint(checkpoint.source, access, library).folder)
-    except (HFHubIntegrationError, OSError, ValueError, RuntimeError) as error:
+    except (OptimumHTPError, OSError, ValueError, RuntimeError) as error:
         return Comparison(f"whether its weights are those of the commit cannot be told ({error})")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.caching import Memory
-from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError
+from optimum_htp.errors import InvalidOnnxFileError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, open_local_safetensors
@@ -57,7 +57,7 @@ def parameters_of(
         return _found.get_or_make(  # what fails is asked again, and what one token may see, with that token alone
             (*commit, _token(access)), lambda: _read(names, lambda name: open_hub_safetensors(*commit, name, access))
         )
-    except (HFHubIntegrationError, InvalidOnnxFileError, OSError, ValueError) as error:
+    except (OptimumHTPError, InvalidOnnxFileError, OSError, ValueError) as error:
         logger.debug("the shapes of the weights cannot be read: %s", error)
         return None
 

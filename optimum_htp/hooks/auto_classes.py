@@ -104,12 +104,12 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
 
 def _of_folder(what: str, folder: Path, call: Call) -> Any:
     """Load from the folder that belongs to an ONNX file, which knows what it is of: transformers names the folder."""
-    from optimum_htp.errors import ConfigLoadError, HFHubIntegrationError, PreprocessorLoadError
+    from optimum_htp.errors import ConfigLoadError, OptimumHTPError, PreprocessorLoadError
 
     token = _is_inside.set(True)
     try:
         return call.pass_on_with(folder, _RESOLVED)
-    except (HFHubIntegrationError, ImportError):  # the latter says what to install
+    except (OptimumHTPError, ImportError):  # the latter says what to install
         raise
     except Exception as error:  # a class is given what the files say, and raises anything
         kind = ConfigLoadError if what in CONFIG_CLASSES else PreprocessorLoadError
@@ -125,13 +125,13 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
 
 def _folder_of_reference(call: Call, error: Exception) -> Path | None:
     """Return the folder with the configs of a model whose Hub is named (`ms://org/name`), None where none is."""
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.origin.checkpoint import fetch_configs
     from optimum_htp.origin.references import names_a_hub
 
     model_id, options = call.subject, call.options()
-    if isinstance(error, HFHubIntegrationError) or options is None:
+    if isinstance(error, OptimumHTPError) or options is None:
         return None
     if not isinstance(model_id, str) or not names_a_hub(model_id):
         return None

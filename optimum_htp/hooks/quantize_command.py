@@ -37,7 +37,7 @@ def _running(call: Call) -> Any:
     folder = getattr(args, "onnx_model", None)
     if not isinstance(folder, Path):
         return call.pass_on()
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.modules.quantize import ModuleChoice, choosing
     from optimum_htp.report.texts import sentence
 
@@ -45,5 +45,5 @@ def _running(call: Call) -> Any:
     try:
         with choosing(ModuleChoice(tuple(sorted(folder.glob("*.onnx"))), exclude, only)):
             return call.pass_on()
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         raise SystemExit(f"error: {sentence(str(error))}") from error

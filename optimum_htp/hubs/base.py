@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, runtime_checkable
+from typing import IO, Any, Final
 
 from optimum_htp.errors import ArgumentError, InvalidModelReferenceError, OnnxFileNotFoundError
 from optimum_htp.metadata import is_repo_id
 from optimum_htp.onnxfile.reader import opened
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo", "TellsDigests"]
+__all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo"]
 
 _PIECE: Final = 1 << 20  # bytes
 
@@ -115,24 +116,10 @@ class FileDigest:
         return digest.hexdigest() == (self.sha256 or self.sha1)
 
 
-@runtime_checkable
-class TellsDigests(Protocol):
-    """A Hub that tells the digests of a commit's files without sending them."""
-
-    def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest]:
-        """Return the digests of all files of a commit, by name.
-
-        Raises:
-            ModelNotFoundError: There is no such repo or commit, or the token may not see it.
-            HubUnreachableError: The Hub could not be asked.
-        """
-        ...
-
-
-class Hub(Protocol):
+class Hub(ABC):
     """A place that models come from. Plugins derive theirs from it, and add it through the hook `optimum_htp_hubs`.
 
-    The first five members are what a Hub has to have; the others work for any.
+    `name` and the abstract methods are what a Hub has to have; the other methods work for every Hub.
     """
 
     name: str
@@ -144,6 +131,7 @@ class Hub(Protocol):
     default_revision: str = "main"
     """The branch that is meant where none is named."""
 
+    @abstractmethod
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
         """Ask the Hub what a repo is at a revision (its main branch for None).
 
@@ -152,12 +140,12 @@ class Hub(Protocol):
             ModelNotFoundError: There is no such repo or, `RevisionNotFoundError`, no such revision.
             HubUnreachableError: The Hub could not be asked.
         """
-        ...
 
+    @abstractmethod
     def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
         """Return the commit that the local cache has for a revision, or None. Opens no connection."""
-        ...
 
+    @abstractmethod
     def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
         """Return the commit that begins with a few characters, from the cache or the repo's history.
 
@@ -165,8 +153,8 @@ class Hub(Protocol):
             RevisionNotFoundError: No commit begins so, or several do.
             HubUnreachableError: The cache does not know and the Hub could not be asked.
         """
-        ...
 
+    @abstractmethod
     def snapshot(
         self,
         repo_id: str,
@@ -189,7 +177,6 @@ class Hub(Protocol):
             GatedModelError: The files are closed to this token.
             HubUnreachableError: Files are missing and the Hub could not be asked.
         """
-        ...
 
     def check(self, repo_id: str) -> None:
         """Make sure that a text can be the id of a repo.
@@ -224,6 +211,15 @@ class Hub(Protocol):
         They are those that the Hub stated when it sent the files, never ones that are computed from what is there.
         """
         return {}
+
+    def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest] | None:
+        """Return the digests of all files of a commit, by name, without sending them; None where no Hub tells them.
+
+        Raises:
+            ModelNotFoundError: There is no such repo or commit, or the token may not see it.
+            HubUnreachableError: The Hub could not be asked.
+        """
+        return None
 
     @contextmanager
     def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:

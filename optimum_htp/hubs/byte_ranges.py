@@ -17,9 +17,9 @@ from urllib.parse import urljoin, urlsplit
 
 from optimum_htp.errors import (
     DamagedDownloadError,
-    HFHubIntegrationError,
     HubServerError,
     OnnxFileNotFoundError,
+    OptimumHTPError,
     RangesNotServedError,
 )
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask
@@ -77,7 +77,7 @@ class RemoteFile:
     Raises:
         OnnxFileNotFoundError: There is no such file.
         RangesNotServedError: The server sends whole files only.
-        HFHubIntegrationError: It cannot be read; the subclass says why. Reading raises it too.
+        OptimumHTPError: It cannot be read; the subclass says why. Reading raises it too.
     """
 
     def __init__(self, place: Place, address: str, headers: Mapping[str, str], head: int) -> None:
@@ -181,7 +181,7 @@ class RemoteFile:
     def _changed(self) -> DamagedDownloadError:
         return DamagedDownloadError(f"{self._place.name} changed while it was read. Try again.")
 
-    def _refused(self, answer: Answer) -> HFHubIntegrationError:
+    def _refused(self, answer: Answer) -> OptimumHTPError:
         place, code = self._place, answer.headers.get("X-Error-Code")
         if not is_trusted(answer.url, self._address) and answer.status != TOO_MANY_REQUESTS:
             return HubServerError(

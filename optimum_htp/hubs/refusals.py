@@ -18,13 +18,13 @@ from optimum_htp.errors import (
     DamagedDownloadError,
     DownloadError,
     GatedModelError,
-    HFHubIntegrationError,
     HubServerError,
     HubTimeoutError,
     HubUnreachableError,
     InvalidModelReferenceError,
     ModelNotFoundError,
     OfflineError,
+    OptimumHTPError,
     RateLimitedError,
     RepoDisabledError,
     RevisionNotFoundError,
@@ -47,7 +47,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn what huggingface_hub raises while it asks for a repo into this package's errors.
 
     Raises:
-        HFHubIntegrationError: In place of any error of huggingface_hub, of HTTP, or of the cache on disk.
+        OptimumHTPError: In place of any error of huggingface_hub, of HTTP, or of the cache on disk.
     """
     from huggingface_hub import errors
 
@@ -55,7 +55,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         with failing_at_once():
             yield
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         raise
     except errors.HFValidationError as error:
         raise InvalidModelReferenceError(
@@ -98,7 +98,7 @@ def _failures() -> tuple[type[BaseException], ...]:
     )
 
 
-def _explained(error: BaseException, repo_id: str, revision: str | None) -> HFHubIntegrationError:
+def _explained(error: BaseException, repo_id: str, revision: str | None) -> OptimumHTPError:
     from huggingface_hub import errors
 
     where = _where(repo_id, revision)
@@ -171,7 +171,7 @@ def _reason(chain: list[BaseException]) -> str:
     return str(chain[-1]) or type(chain[-1]).__name__
 
 
-def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> HFHubIntegrationError:
+def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> OptimumHTPError:
     """Return the error for an answer that is none, told as huggingface_hub's `hf_raise_for_status` tells it.
 
     The Hub answers 401 for missing and for private models alike; other servers mean the token.
@@ -229,7 +229,7 @@ def too_many_requests(headers: Mapping[str, str], where: str) -> RateLimitedErro
     )
 
 
-def _refused(status: int, headers: Mapping[str, str], where: str) -> HFHubIntegrationError:
+def _refused(status: int, headers: Mapping[str, str], where: str) -> OptimumHTPError:
     """Return the error for an answer that only its status tells about."""
     if status == TOO_MANY_REQUESTS:
         return too_many_requests(headers, where)

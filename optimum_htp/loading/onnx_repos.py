@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from optimum_htp.errors import (
     ConfigLoadError,
-    HFHubIntegrationError,
     InvalidModelReferenceError,
     MissingSiblingError,
     ModelNotFoundError,
     OnnxFileNotFoundError,
+    OptimumHTPError,
     SeveralModelsError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
@@ -196,7 +196,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         if (bare and _has_config(asked, config, access)) or _is_known_without_onnx(asked, access):
             return None
         commit, files = _contents(asked, access)
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         if names_a_remote_file(model_id):
             raise
         # What has failed before us says it in its own words.

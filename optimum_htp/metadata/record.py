@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from optimum_htp.errors import HFHubIntegrationError, MetadataError
+from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata.values import (
     EMBEDDED_ZIP,
@@ -268,5 +268,5 @@ def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
     """Return the record of a file that may be anything; None where it has none that can be read."""
     try:
         return read_record(path)
-    except (HFHubIntegrationError, OSError):
+    except (OptimumHTPError, OSError):
         return None

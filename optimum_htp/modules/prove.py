@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, MetadataError, UnprovableWeightsError
+from optimum_htp.errors import HubUnreachableError, MetadataError, OptimumHTPError, UnprovableWeightsError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.tags import tagged_assignment
 from optimum_htp.hierarchy.tree import ROOT, ancestors, parent_of
@@ -193,7 +193,7 @@ class _Origin:
         """Return the type that the config names; empty for a config without one."""
         try:
             content = json_or_none((self.config() / CONFIG).read_bytes())
-        except (HFHubIntegrationError, OSError):
+        except (OptimumHTPError, OSError):
             return ""
         return str(content.get("model_type", "")) if isinstance(content, dict) else ""
 

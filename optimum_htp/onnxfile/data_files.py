@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from optimum_htp.errors import HFHubIntegrationError, InvalidOnnxFileError, OnnxFileNotFoundError, OnnxWriteError
+from optimum_htp.errors import InvalidOnnxFileError, OnnxFileNotFoundError, OnnxWriteError, OptimumHTPError
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.external import contained_files, external_files
 from optimum_htp.onnxfile.inside import path_below
@@ -45,7 +45,7 @@ def new_data_file(target: Path, like: Path) -> str:
 def own_data(target: Path) -> frozenset[str]:
     """Return the data files of the model that is replaced, where they are named after it."""
     own = re.compile(rf"{re.escape(target.name)}_data(_[0-9a-f]{{8}})?")
-    with suppress(HFHubIntegrationError):
+    with suppress(OptimumHTPError):
         return frozenset(name for name in external_files(target) if own.fullmatch(name))
     return frozenset()
 
@@ -61,7 +61,7 @@ def remove_unused(target: Path, names: frozenset[str]) -> None:
                 names -= frozenset(external_files(other))
         for name in names:
             target.with_name(name).unlink()
-    except (HFHubIntegrationError, OSError) as error:
+    except (OptimumHTPError, OSError) as error:
         logger.debug("Old data of %s stays: %s", target, error)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import HFHubIntegrationError, OnnxReadError, ProtectedFileError
+from optimum_htp.errors import OnnxReadError, OptimumHTPError, ProtectedFileError
 from optimum_htp.onnxfile.external import external_files
 from optimum_htp.onnxfile.reader import read_header
 from optimum_htp.onnxfile.replace import replaced_atomically
@@ -41,7 +41,7 @@ class OutputKind:
 
 def _is_onnx(path: Path) -> bool:
     """Whether a file is an ONNX model. A damaged header does not count, a damaged graph does."""
-    with suppress(HFHubIntegrationError, OSError):
+    with suppress(OptimumHTPError, OSError):
         read_header(path)
         return True
     return False
@@ -159,7 +159,7 @@ def _real(path: Path) -> str:
 
 def _belonging(path: Path) -> Iterator[Path]:
     """Yield the files that are read with an input: the external data of an ONNX file, the files in a folder."""
-    with suppress(OSError, HFHubIntegrationError):
+    with suppress(OSError, OptimumHTPError):
         if path.is_dir():
             yield from (Path(here, name) for here, _, names in os.walk(path) for name in names)
         else:

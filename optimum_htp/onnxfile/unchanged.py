@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from optimum_htp.errors import FileChangedError, HFHubIntegrationError
+from optimum_htp.errors import FileChangedError, OptimumHTPError
 from optimum_htp.onnxfile.external import external_files
 from optimum_htp.onnxfile.publication import Watch
 from optimum_htp.onnxfile.replace import before_replacing
@@ -87,7 +87,7 @@ def check_of(*models: str | os.PathLike[str]) -> Check:
     watch = Watch(*{path.parent for path in paths})
     for path in paths:
         watch.see(path)
-        with suppress(HFHubIntegrationError):  # the block says what is wrong with the file
+        with suppress(OptimumHTPError):  # the block says what is wrong with the file
             for folder in {path.parent, path.resolve().parent}:
                 for name in external_files(path):
                     watch.see(folder / name)

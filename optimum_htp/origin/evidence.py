@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import ChangedCacheError, HFHubIntegrationError
-from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo, TellsDigests
+from optimum_htp.errors import ChangedCacheError, OptimumHTPError
+from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import config_files, index_shards, read_json, weight_files
 from optimum_htp.libraries.tasks import infer_library
@@ -69,8 +69,8 @@ def unproven(
         return {}
     differs = "it is not the file of the commit"
     try:
-        told = hub.digests(repo_id, commit, access) if isinstance(hub, TellsDigests) else {}
-    except HFHubIntegrationError as error:
+        told = hub.digests(repo_id, commit, access) or {}
+    except OptimumHTPError as error:
         untold = f"nothing that the Hub has stated about it is here, and the Hub does not tell now: {error}"
         return {name: differs if _is_known(noted.get(name)) else untold for name in doubtful}
     found = {}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import HFHubIntegrationError, MirrorError
+from optimum_htp.errors import MirrorError, OptimumHTPError
 from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.masking import get_logger
@@ -59,7 +59,7 @@ def snapshot(
         if not access.force_download:
             try:
                 return hub.snapshot(repo_id, commit, files, replace(access, local_files_only=True), ref=ref)
-            except HFHubIntegrationError:
+            except OptimumHTPError:
                 logger.debug("The cache does not have all of %s of %s at %s", files, repo_id, commit)
         if (folder := fetch(hub.name, repo_id, commit, files, access, optional=optional)) is not None:
             return folder

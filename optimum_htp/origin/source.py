@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import (
-    HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
     ModelNotFoundError,
+    OptimumHTPError,
     RateLimitedError,
     UnknownHubError,
 )
@@ -150,7 +150,7 @@ def is_hub_model(
         return False, {"type": "not_found", **asked, "error": str(error)}
     except InvalidModelReferenceError as error:
         return False, {"type": "invalid", "error": str(error)}
-    except HFHubIntegrationError as error:  # not told: the Hub is away, or refuses this token, or its answer is none
+    except OptimumHTPError as error:  # not told: the Hub is away, or refuses this token, or its answer is none
         return True, {"type": "hub_unverified", **asked, "error": str(error)}
 
 
@@ -197,7 +197,7 @@ def detect_model_source(
 def _describe_loaded_model(model: Any, access: HubAccess) -> dict[str, Any] | None:
     try:
         source = locate_loaded_model(model, access)
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         name, commit = model.config._name_or_path, _attribute(model.config, "_commit_hash")
         asked = {"model_id": name, "revision": commit or "main"}
         return {"type": "hub_unverified", **asked, "error": str(error), "detected_from": "config"}
@@ -211,7 +211,7 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
         hub, repo_id, commit = cached
         try:
             source = _ask(Reference(hub, repo_id, commit), access)
-        except HFHubIntegrationError as error:  # the digests of its files are the proof
+        except OptimumHTPError as error:  # the digests of its files are the proof
             source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error), provider=hub.name)
         return {**_describe(source), "detected_from": "cache_path"}
     config = read_json(_expanded(path) / CONFIG)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import read_json
@@ -57,7 +57,7 @@ _FROM_CONFIG: Final = {
 }
 
 
-class InputSizeError(HFHubIntegrationError, ValueError):
+class InputSizeError(OptimumHTPError, ValueError):
     """An input of a file whose shape is none, or more than a machine has memory for."""
 
 
@@ -155,7 +155,7 @@ def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigSource | No
     try:
         record = read_record(path)
         return record, config_source(path, record, HubAccess(), None, False, needed=False)
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         return None, None
 
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from optimum_htp.errors import EmbeddedFilesError, HFHubIntegrationError
+from optimum_htp.errors import EmbeddedFilesError, OptimumHTPError
 from optimum_htp.metadata import EmbeddedFile
 
 __all__ = ["MOST_FILES", "described", "longest_text", "pack", "unpack"]
@@ -134,7 +134,7 @@ def _translated() -> Iterator[None]:
     """Say of a ZIP that cannot be read that it cannot; zipfile raises what its parts happen to."""
     try:
         yield
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         raise
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError) as error:
         raise EmbeddedFilesError(f"its ZIP is damaged ({error})") from error

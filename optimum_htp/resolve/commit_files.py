@@ -19,8 +19,8 @@ from optimum_htp import plugins
 from optimum_htp.caching import Memory
 from optimum_htp.errors import (
     ConfigFileNotFoundError,
-    HFHubIntegrationError,
     ModelNotFoundError,
+    OptimumHTPError,
     RepoDisabledError,
     RevisionNotFoundError,
 )
@@ -112,11 +112,11 @@ def resolve_configs(
             optional = tuple(name for name in _readable(pin.files) if not _is_code(name) and name not in wanted)
         try:
             folder = _snapshot(metadata, pin.commit, wanted, access, optional, places)
-        except HFHubIntegrationError as error:
+        except OptimumHTPError as error:
             offline = dataclasses.replace(access, local_files_only=True, force_download=False)
             try:  # what is wanted right now may be in the cache all the same
                 folder = _snapshot(metadata, pin.commit, wanted, offline, places=places)
-            except HFHubIntegrationError:
+            except OptimumHTPError:
                 raise error from None
         if not (folder / _CONFIG).is_file():
             raise ConfigFileNotFoundError(

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import OptimumHTPError
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import EMBEDDED_ZIP, OWN_KEYS, ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, read_archive, read_header
@@ -42,7 +42,7 @@ def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata
         with checked_before_replacing(check_of(source)):  # it is read several times
             return _carry(source, made, suffix)
     except Exception as error:
-        reason = error if isinstance(error, HFHubIntegrationError) else f"{type(error).__name__}: {error}"
+        reason = error if isinstance(error, OptimumHTPError) else f"{type(error).__name__}: {error}"
         logger.warning("%s could not be stamped as what was made of %s: %s", made, source, reason)
         logger.debug("That is because of this:", exc_info=True)
         return None

@@ -19,12 +19,12 @@ from optimum_htp import plugins
 from optimum_htp.errors import (
     EmbeddedFilesError,
     FileChangedError,
-    HFHubIntegrationError,
     MisfitError,
     MissingSiblingError,
     OnnxWriteError,
+    OptimumHTPError,
 )
-from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
+from optimum_htp.hubs.base import FileDigest, HubAccess
 from optimum_htp.libraries.code_references import references_in
 from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.libraries.repo_files import config_files, read_json
@@ -260,10 +260,9 @@ def _check_commits(
     reason: object
     try:
         hub = plugins.hub(record.hub_provider)
-        if isinstance(hub, TellsDigests):
-            digests = hub.digests(str(record.hub_id), str(record.hub_sha), within_order(access))
+        digests = hub.digests(str(record.hub_id), str(record.hub_sha), within_order(access))
         reason = f"{hub.name} does not tell the digests of its files"
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         reason = error
     if digests is None:
         logger.warning("Whether the files in %s are those of %s was not checked: %s", folder, record.source, reason)

@@ -13,7 +13,7 @@ from typing import Any
 
 from optimum_htp import plugins
 from optimum_htp.errors import EmbeddedFilesError
-from optimum_htp.hubs.base import FileDigest, HubAccess, TellsDigests
+from optimum_htp.hubs.base import FileDigest, HubAccess
 from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.parsing import json_or_none
@@ -64,10 +64,11 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
     if access is None or record.hub_sha is None:
         return Proof(config=config, unproven="the record names no full commit")
     hub = plugins.hub(record.hub_provider)
-    if not isinstance(hub, TellsDigests):
+    digests = hub.digests(str(record.hub_id), record.hub_sha, access)
+    if digests is None:
         return Proof(unproven=f"{hub.name} does not tell the digests of its files")
     contents.pop(EXPORT_MANIFEST, None)  # of the export, not of the commit
-    if names := differing(contents, hub.digests(str(record.hub_id), record.hub_sha, access)):
+    if names := differing(contents, digests):
         return Proof(
             f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "
             f"commit's with `optimum-cli htp embed {path}`."

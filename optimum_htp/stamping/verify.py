@@ -18,12 +18,12 @@ from optimum_htp.errors import (
     AccessDeniedError,
     ConfigFileNotFoundError,
     DownloadError,
-    HFHubIntegrationError,
     HubUnreachableError,
     InvalidModelReferenceError,
     InvalidOnnxFileError,
     MetadataError,
     ModelNotFoundError,
+    OptimumHTPError,
 )
 from optimum_htp.fit.graphs import graph_fit, task_fit
 from optimum_htp.fit.parameters import Parameters, parameters_of
@@ -279,7 +279,7 @@ def _with_graph(
             fit = graph_fit(config, record.task, graph, library, parameters)
         else:
             fit = task_fit(config, record.task, graph, library)
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         return Verdict(Status.INVALID, str(error), record)
     if fit.misfit is not None:
         return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {fit.misfit}.", record)

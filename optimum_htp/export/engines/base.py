@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import ExportedParts
@@ -90,7 +90,7 @@ def refusals_as_export_errors(exporter: str, model: object, hint: str = "") -> I
     """
     try:
         yield
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         raise
     except Exception as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from optimum_htp.errors import ArgumentError, HFHubIntegrationError, OutputError
+from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
 from optimum_htp.extras.batch.journal import is_entry
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
@@ -235,7 +235,7 @@ def _faults_of(url: str) -> Iterator[None]:
     """Name the location in what its file system raises."""
     try:
         yield
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         raise
     except Exception as error:  # each file system of fsspec's raises its own
         raise OutputError(

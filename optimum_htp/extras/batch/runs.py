@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from optimum_htp.errors import (
     ArgumentError,
-    HFHubIntegrationError,
     JobError,
     JobLostError,
+    OptimumHTPError,
     OutputError,
     ProtectedFileError,
     RateLimitedError,
@@ -277,7 +277,7 @@ def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
         return outcome
     try:
         done = _push(job, batch, batch.pushes)
-    except (HFHubIntegrationError, OSError) as error:
+    except (OptimumHTPError, OSError) as error:
         message = f"It was exported, and not pushed: {error}"
         return replace(outcome, state="failed", error=type(error).__name__, message=message)
     batch.journal.push(job, {**this, **done})

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from optimum_htp.errors import HFHubIntegrationError, RateLimitedError
+from optimum_htp.errors import OptimumHTPError, RateLimitedError
 from optimum_htp.extras.batch.jobs import Job, lasting_options
 from optimum_htp.extras.batch.processes import peak_memory
 from optimum_htp.extras.batch.versions import versions_here
@@ -183,7 +183,7 @@ def _told(work: Callable[[], Outcome]) -> Outcome:
     started = time.monotonic()
     try:
         outcome = work()
-    except (HFHubIntegrationError, OSError, TypeError) as error:
+    except (OptimumHTPError, OSError, TypeError) as error:
         wait = (error.retry_after or A_MINUTE) if isinstance(error, RateLimitedError) else None
         outcome = Outcome(state="failed", error=type(error).__name__, message=str(error), retry_after=wait)
     except Exception as error:  # a bug of ours or of a library: the other models are not concerned

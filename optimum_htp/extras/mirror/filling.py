@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from optimum_htp.errors import ArgumentError, HFHubIntegrationError, HubUnreachableError, MirrorError
+from optimum_htp.errors import ArgumentError, HubUnreachableError, MirrorError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, WEIGHTS
 from optimum_htp.libraries.repo_files import is_sentence_transformers_file
@@ -176,7 +176,7 @@ def _faults_of(url: str) -> Iterator[None]:
     """Name the mirror in what its file system raises."""
     try:
         yield
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         raise
     except Exception as error:  # each file system of fsspec's raises its own
         raise MirrorError(f"The mirror {url} cannot be used: {type(error).__name__}: {error}") from error

@@ -12,12 +12,12 @@ from optimum_htp.errors import (
     AccessDeniedError,
     DamagedDownloadError,
     DownloadError,
-    HFHubIntegrationError,
     HubServerError,
     HubTimeoutError,
     HubUnreachableError,
     MissingDependencyError,
     ModelNotFoundError,
+    OptimumHTPError,
     RateLimitedError,
 )
 from optimum_htp.hubs.answers import COMMIT
@@ -113,7 +113,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     at = repo_id if revision is None else f"{repo_id} at {revision}"
     try:
         yield
-    except HFHubIntegrationError:
+    except OptimumHTPError:
         raise
     except (errors.NotExistError, errors.AuthenticationError) as error:
         raise ModelNotFoundError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import HFHubIntegrationError
+from optimum_htp.errors import OptimumHTPError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.scopes import ScopeResolver
@@ -32,7 +32,7 @@ _KERNEL: Final = "_kernel_time"
 _NODE: Final = "Node"
 
 
-class ProfileError(HFHubIntegrationError):
+class ProfileError(OptimumHTPError):
     """ONNX Runtime cannot run a file on the inputs that were made for it."""
 
 

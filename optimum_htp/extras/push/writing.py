@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import (
     AccessDeniedError,
-    HFHubIntegrationError,
     HubTimeoutError,
     OfflineError,
+    OptimumHTPError,
     PushError,
     RateLimitedError,
 )
@@ -173,7 +173,7 @@ def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
     try:
         (done,) = transfers.run([lambda: waiting_out(uploaded, Patience())], 1)
     except TimeoutError as error:
-        if isinstance(error, HFHubIntegrationError):
+        if isinstance(error, OptimumHTPError):
             raise
         raise HubTimeoutError(f"The upload to {repo_id} through Xet was given up: {transfers.stalled()}.") from error
     return done
@@ -232,14 +232,14 @@ def _told(repo_id: str) -> Iterator[None]:
             if type(error) is RuntimeError and error.__cause__ is not None:
                 raise error.__cause__ from None  # huggingface_hub has put the file's name around it
             failure = xet_failure(error)
-            if failure is not None and not isinstance(error, (HFHubIntegrationError, *http_errors().transport)):
+            if failure is not None and not isinstance(error, (OptimumHTPError, *http_errors().transport)):
                 through, hint = ("through Xet ", HINT) if is_xet_in_use() else ("", "Try again")
                 message = f"Nothing was pushed to {repo_id}: the upload {through}failed: {failure[0]}. {hint}."
                 raise (RateLimitedError if failure[1] else PushError)(message) from error
             raise
 
 
-def _refusal(error: Exception, repo_id: str) -> HFHubIntegrationError | None:
+def _refusal(error: Exception, repo_id: str) -> OptimumHTPError | None:
     """Return what to say where the Hub has answered, and refuses."""
     from huggingface_hub import constants
 

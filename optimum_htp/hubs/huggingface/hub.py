@@ -16,10 +16,10 @@ from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from optimum_htp.errors import (
-    HFHubIntegrationError,
     HubServerError,
     InvalidModelReferenceError,
     OfflineError,
+    OptimumHTPError,
     RevisionNotFoundError,
 )
 from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
@@ -167,7 +167,7 @@ class HuggingFaceHub(Hub):
         return cache.snapshot(commit)
 
     def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest]:
-        """See `TellsDigests.digests`. One request for a thousand files."""
+        """See `Hub.digests`. One request for a thousand files."""
         if access.local_files_only:
             raise OfflineError(f"The Hub was not asked for the files of {repo_id}, because local_files_only is set.")
         about = f"the files of {repo_id} at {commit}"
@@ -266,7 +266,7 @@ class HuggingFaceHub(Hub):
             folder = self.snapshot(info.repo_id, info.commit, [_README], access)
             with (folder / _README).open("rb") as stream:
                 text = stream.read(_LARGEST_CARD)
-        except (HFHubIntegrationError, OSError) as error:
+        except (OptimumHTPError, OSError) as error:
             logger.info("The model card of %s cannot be read: %s", info.repo_id, error)
             return {}
         return front_matter(text.decode(errors="replace"))

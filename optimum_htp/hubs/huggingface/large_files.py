@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from optimum_htp.errors import (
     DownloadError,
-    HFHubIntegrationError,
     HubTimeoutError,
     HubUnreachableError,
+    OptimumHTPError,
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
@@ -97,7 +97,7 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
     try:
         yield from transfers.run(calls, _PARALLEL)
     except TimeoutError as error:
-        if isinstance(error, HFHubIntegrationError):
+        if isinstance(error, OptimumHTPError):
             raise
         raise HubTimeoutError(
             f"Files of {repo_id} could not be downloaded through Xet: {transfers.stalled()}."
@@ -138,7 +138,7 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         failure = xet_failure(error)
-        if failure is None or isinstance(error, (HFHubIntegrationError, *http_errors().transport)):
+        if failure is None or isinstance(error, (OptimumHTPError, *http_errors().transport)):
             raise
         text, too_many = failure
         if not _expected.by_xet:  # another failure of huggingface_hub

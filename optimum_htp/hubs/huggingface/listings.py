@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.errors import HFHubIntegrationError, HubServerError, ModelListNotFoundError, OfflineError
+from optimum_htp.errors import HubServerError, ModelListNotFoundError, OfflineError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.hubs.unreachable import causes
@@ -73,7 +73,7 @@ def _asking(what: str, access: HubAccess) -> Iterator[HfApi]:
     try:
         with translated_errors(what, None):
             yield api
-    except HFHubIntegrationError as error:
+    except OptimumHTPError as error:
         statuses = {getattr(getattr(cause, "response", None), "status_code", None) for cause in causes(error)}
         if statuses & set(_NOT_FOUND):
             raise ModelListNotFoundError(

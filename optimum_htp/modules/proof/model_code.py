@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from optimum_htp.errors import ExportError, HFHubIntegrationError
+from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.libraries.class_sources import is_named_in_source
 from optimum_htp.libraries.computed import computed_tensors, saved_names
@@ -60,7 +60,7 @@ class ModelCode:
     def _built(self) -> Any:
         try:
             return self._build()
-        except HFHubIntegrationError as error:
+        except OptimumHTPError as error:
             self.failure = str(error)
             return None
 
