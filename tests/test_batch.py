@@ -21,7 +21,7 @@ from filelock import FileLock
 from optimum_htp import HFHubConfigLoader, HTPExporter
 from optimum_htp.errors import BatchListError, OutputError
 from optimum_htp.extras.batch.apart import call_apart
-from optimum_htp.extras.batch.jobs import Job, is_as_asked, jobs_from_lines, lasting_options
+from optimum_htp.extras.batch.jobs import Job, State, is_as_asked, jobs_from_lines, lasting_options
 from optimum_htp.extras.batch.journal import Journal
 from optimum_htp.extras.batch.outputs import Folder
 from optimum_htp.extras.batch.processes import ProcessExecutor
@@ -72,7 +72,7 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
         assert model["peak_memory"] > 1e8
     with hub.recorded() as requests:
         second = batch(listed, tmp_path / "out", **empty_home)
-    assert {model["state"] for model in second.values()} == {"whole"}
+    assert {model["state"] for model in second.values()} == {"up to date"}
     assert len(requests) <= 2 * len(models)
     assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3
 
@@ -124,7 +124,7 @@ def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, h
     tried = batch(listed, tmp_path / "out", "--retry-failed", check=False, **empty_home)
     assert tried["tiny/missing"]["state"] == "failed"
     assert tried["tiny/missing"]["error"] != "ModelNotFoundError"
-    assert tried["tiny/bert"]["state"] == "whole"
+    assert tried["tiny/bert"]["state"] == "up to date"
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_killed_batch_is_finished_by_the_next(models, tmp_path, empty_home, vict
     psutil.wait_procs(children, 10)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     done = batch(listed, out, **empty_home)
-    assert {model["state"] for model in done.values()} <= {"done", "whole"}
+    assert {model["state"] for model in done.values()} <= {"done", "up to date"}
     ends = [entry["output"] for entry in journal(out) if entry.get("state") == "done"]
     assert sorted(ends) == sorted(models)
     for name in models:
@@ -194,7 +194,7 @@ def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path,
     assert away["tiny/bert"]["state"] == "failed"
     assert "stands as it was" in away["tiny/bert"]["message"]
     hub.repos["tiny/bert"].private = False
-    assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "whole"
+    assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "up to date"
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_pa
     parts = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
     assert [file["name"] for file in done["files"]] == [f"{part}/model.onnx" for part in parts]
     again = batch(tmp_path / "models.txt", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
-    assert (again["state"], again["files"]) == ("whole", done["files"])
+    assert (again["state"], again["files"]) == ("up to date", done["files"])
 
 
 def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):
@@ -234,7 +234,9 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
         """Exports to where this machine does not look, and is content."""
 
         def submit(self, fn, job, output, access, export):
-            return super().submit(Outcome, state="done", commit="1" * 40, files=(WrittenFile("model.onnx", 1, "0"),))
+            return super().submit(
+                Outcome, state=State.DONE, commit="1" * 40, files=(WrittenFile("model.onnx", 1, "0"),)
+            )
 
     with OtherDisk(1) as exports, ThreadPoolExecutor(1) as downloads:
         outcomes = run_batch(
@@ -246,7 +248,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
             downloads=downloads,
             ahead=1,
             export=HTPExporter().export,
-            fetch=lambda job, access, exported: Outcome(state="done", commit="1" * 40),
+            fetch=lambda job, access, exported: Outcome(state=State.FOUND, commit="1" * 40),
         )
     assert outcomes["org/name"].error == "OutputError"
     assert str(tmp_path / "out" / "org" / "name" / "model.onnx") in outcomes["org/name"].message
@@ -276,7 +278,7 @@ def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
 
     class Exports(ThreadPoolExecutor):
         def submit(self, fn, job, output, access, export):
-            return super().submit(Outcome, state="failed", error="not exported")
+            return super().submit(Outcome, state=State.FAILED, error="not exported")
 
     hub.quota = (30, 4.0)
     with Exports(1) as exports, ThreadPoolExecutor(4) as downloads:

@@ -202,3 +202,11 @@ def test_plugin_that_fails_to_name_its_commands_leaves_those_of_others(registere
     registered(type("Plugin", (), {f"optimum_htp_{hook}": optimum_htp.hookimpl(fail)})())
     assert len(ask()) == len(known)
     assert f"fails in optimum_htp_{hook}: RuntimeError: on purpose" in caplog.text
+
+
+def test_hub_without_what_a_hub_has_to_have_cannot_be_made():
+    class Empty(Hub):
+        name = "empty"
+
+    with pytest.raises(TypeError, match="abstract"):
+        Empty()

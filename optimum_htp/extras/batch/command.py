@@ -183,7 +183,7 @@ class BatchCommand(Command):
         """Tell what came of jobs; return how many have failed."""
         from optimum_htp.cli.display import show, show_json
 
-        failed = sum(outcome.state in ("failed", "lost") for outcome in outcomes.values())
+        failed = sum(not outcome.state.is_exported for outcome in outcomes.values())
         if self.args.json:
             models = [_document(job, outcomes[job.output]) for job in jobs]
             show_json({"models": models, "failed": failed, **more})
@@ -323,15 +323,18 @@ def _document(job: Job, outcome: Outcome) -> dict[str, Any]:
 
 def _table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     """Return a line for each model, and one for all."""
+    from optimum_htp.extras.batch.jobs import State
+
     width = max((len(job.output) for job in jobs), default=0)
     lines = []
     for job in jobs:
         outcome = outcomes[job.output]
-        if outcome.state == "done":
+        if outcome.state is State.DONE:
             told = f"{outcome.seconds:6.1f} s  {outcome.peak_memory / 1e9:5.2f} GB  {outcome.task}"
         else:
             told = f"{outcome.error}: {outcome.message}" if outcome.error else "stands already, at the same commit"
-        lines.append(f"{job.output:{width}}  {outcome.state:6}  {told}")
+        lines.append(f"{job.output:{width}}  {outcome.state.value:10}  {told}")
     states = [outcome.state for outcome in outcomes.values()]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in ("done", "whole", "failed", "lost"))
+    shown = (State.DONE, State.UP_TO_DATE, State.FAILED, State.CRASHED)
+    counted = ", ".join(f"{states.count(state)} {state.value}" for state in shown)
     return [*lines, f"{len(jobs)} models: {counted}"]

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from optimum_htp.stamping.manifests import NOT_OF_A_LIST, ManifestModel, is_insi
 
 __all__ = [
     "Job",
+    "State",
     "is_as_asked",
     "job_of",
     "jobs_from_lines",
@@ -38,6 +40,29 @@ __all__ = [
 _ONNX: Final = ".onnx"
 _HUGGING_FACE: Final = "hf://"
 _LONGEST_LINE: Final = 1 << 20  # characters
+
+
+class State(str, Enum):
+    """The state of a job. Journals, manifests and JSON documents have the values."""
+
+    FOUND = "found"
+    """The model is on its Hub, and is not exported yet."""
+
+    DONE = "done"
+    """The model was exported."""
+
+    UP_TO_DATE = "up to date"
+    """An earlier run exported the model at this commit."""
+
+    FAILED = "failed"
+
+    CRASHED = "crashed"
+    """The process or the worker of the job ended without a result."""
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether there is an export."""
+        return self in (State.DONE, State.UP_TO_DATE)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, Outcome], folder: Pa
     models = []
     for job in sorted(jobs, key=lambda job: job.output):
         outcome = outcomes[job.output]
-        if outcome.state in ("done", "whole"):
+        if outcome.state.is_exported:
             task = outcome.task or job.task
             models.append(
                 ManifestModel(
@@ -48,7 +48,7 @@ def differences(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> list[str
     different = []
     for model in manifest.models:
         outcome = outcomes.get(model.output)
-        if outcome is None or outcome.state not in ("done", "whole"):
+        if outcome is None or not outcome.state.is_exported:
             continue  # its failure has been told
         theirs, ours = _digests(model.files), _digests(outcome.files)
         different += [

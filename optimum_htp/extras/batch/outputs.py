@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
+from optimum_htp.extras.batch.jobs import State
 from optimum_htp.extras.batch.journal import is_entry
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
@@ -90,7 +91,7 @@ class Folder:
     def standing(self, job: Job, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """See `Output.standing`: the journal's word counts, where the files are there."""
         commit, folder = entry.get("commit"), self.root / job.output
-        if commit is None or entry.get("state") != "done":
+        if commit is None or entry.get("state") != State.DONE.value:
             return None
         try:
             files = [(folder / file["name"], file["size"]) for file in entry["files"] if file["sha256"]]

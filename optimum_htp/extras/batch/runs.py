@@ -25,7 +25,7 @@ from optimum_htp.errors import (
     ProtectedFileError,
     RateLimitedError,
 )
-from optimum_htp.extras.batch.jobs import Job, is_as_asked
+from optimum_htp.extras.batch.jobs import Job, State, is_as_asked
 from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.outputs import Folder, Output
 from optimum_htp.extras.batch.pushes import Pushes
@@ -212,9 +212,9 @@ def run_batch(
 def _done(job: Job, batch: _Batch) -> Outcome:
     """Do a job, unless it is done."""
     before = batch.journal.ends.get(job.output, {})
-    if before.get("state") == "failed" and not batch.retry_failed:
+    if before.get("state") == State.FAILED.value and not batch.retry_failed:
         return Outcome(
-            state="failed",
+            state=State.FAILED,
             error=before.get("error"),
             message=f"{before.get('message')} (in an earlier run; --retry-failed tries again)",
         )
@@ -225,13 +225,13 @@ def _done(job: Job, batch: _Batch) -> Outcome:
     if job.commit is not None and outcome.commit != job.commit:  # the revision has moved, or is gone
         job = replace(job, revision=job.commit)
         outcome = _result(batch, batch.downloads, batch.fetch, job, batch.access, exported)
-    if outcome.state == "whole" and good is not None:
+    if outcome.state is State.UP_TO_DATE and good is not None:
         return _as_it_stands(outcome, good)
-    if standing is not None and outcome.state in ("failed", "lost"):
+    if standing is not None and outcome.state in (State.FAILED, State.CRASHED):
         # A Hub that is away, or a token that has expired, is no news of the model: what stands is to be known as such.
         return replace(outcome, message=f"{outcome.message} What an earlier run exported stands as it was.")
     batch.journal.start(job)
-    if outcome.state == "done":
+    if outcome.state is State.FOUND:
         outcome = _exported(job, batch)
     batch.journal.end(job, outcome.to_entry())
     return outcome
@@ -258,28 +258,28 @@ def _exported(job: Job, batch: _Batch) -> Outcome:
     """Export a model, and see that it is where it was to be."""
     cached = replace(batch.access, force_download=False)  # it has just been downloaded
     outcome = _result(batch, batch.exports, export_job, job, batch.output, cached, batch.export)
-    if outcome.state != "done":
+    if outcome.state is not State.DONE:
         return outcome
     try:
         batch.output.confirm(job, outcome.to_entry())
     except OutputError as error:
-        return Outcome(state="failed", error=type(error).__name__, message=str(error))
+        return Outcome(state=State.FAILED, error=type(error).__name__, message=str(error))
     return outcome
 
 
 def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
     """Push what a job has exported, unless that is done."""
-    if batch.pushes is None or outcome.state not in ("done", "whole"):
+    if batch.pushes is None or not outcome.state.is_exported:
         return outcome
     files = {file.name: file.sha256 for file in outcome.files}
     this = {"exported": outcome.commit, "files": files, "asked": batch.pushes.asked(job)}
-    if outcome.state == "whole" and _is_same_push(batch.journal.pushes.get(job.output), this):
+    if outcome.state is State.UP_TO_DATE and _is_same_push(batch.journal.pushes.get(job.output), this):
         return outcome
     try:
         done = _push(job, batch, batch.pushes)
     except (OptimumHTPError, OSError) as error:
         message = f"It was exported, and not pushed: {error}"
-        return replace(outcome, state="failed", error=type(error).__name__, message=message)
+        return replace(outcome, state=State.FAILED, error=type(error).__name__, message=message)
     batch.journal.push(job, {**this, **done})
     return outcome
 
@@ -317,6 +317,6 @@ def _ended(future: Future[Outcome]) -> Outcome:
     try:
         return future.result()
     except JobLostError as error:
-        return Outcome(state="lost", error=type(error).__name__, message=str(error))
+        return Outcome(state=State.CRASHED, error=type(error).__name__, message=str(error))
     except JobError as error:
-        return Outcome(state="failed", error=type(error).__name__, message=str(error))
+        return Outcome(state=State.FAILED, error=type(error).__name__, message=str(error))

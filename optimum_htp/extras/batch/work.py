@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.errors import OptimumHTPError, RateLimitedError
-from optimum_htp.extras.batch.jobs import Job, lasting_options
+from optimum_htp.extras.batch.jobs import Job, State, lasting_options
 from optimum_htp.extras.batch.processes import peak_memory
 from optimum_htp.extras.batch.versions import versions_here
 from optimum_htp.hubs.base import HubAccess
@@ -64,10 +64,10 @@ Export = Callable[..., Exported]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
-        state: `done`, `whole` (it had been done before), `failed`, or `lost` (its process or worker is gone).
+        state: Its state.
         commit: Commit that was exported, None for a local model.
         task: Optimum task that was exported.
         asked: Task that was asked for, such as `auto`.
@@ -82,7 +82,7 @@ class Outcome:
         traceback: Where a bug was met.
     """
 
-    state: str
+    state: State
     commit: str | None = None
     task: str | None = None
     asked: str | None = None
@@ -98,7 +98,8 @@ class Outcome:
 
     def to_entry(self) -> dict[str, Any]:
         """Return what a journal says of it: what there is to say."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, (), 0, 0.0)}
+        known = {name: value for name, value in asdict(self).items() if value not in (None, (), 0, 0.0)}
+        return {**known, "state": self.state.value}
 
 
 def locate_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
@@ -111,7 +112,7 @@ def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[Outcome
 
     source = locate(job.reference, job.revision, access)
     commit = source.commit if isinstance(source, HubSource) else None
-    state = "whole" if commit is not None and commit == exported else "done"
+    state = State.UP_TO_DATE if commit is not None and commit == exported else State.FOUND
     return Outcome(state=state, commit=commit), source
 
 
@@ -124,14 +125,14 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
         exported: Commit of an export that stands; nothing is fetched where the revision is still there.
 
     Returns:
-        `done` with the commit that the revision is at now; `whole` where that has been exported; or `failed`.
+        `FOUND` with the commit that the revision is at now; `UP_TO_DATE` if that has been exported; or `FAILED`.
     """
 
     def fetch() -> Outcome:
         from optimum_htp.origin.checkpoint import fetch_checkpoint
 
         outcome, source = _located(job, access, exported)
-        if outcome.state == "done":
+        if outcome.state is State.FOUND:
             fetch_checkpoint(source, access, job.options.get("library_name"))
         return outcome
 
@@ -148,7 +149,7 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> O
         export: Does it.
 
     Returns:
-        `done` or `failed`.
+        `DONE` or `FAILED`.
     """
 
     def work() -> Outcome:
@@ -165,7 +166,7 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> O
                 **job.options,
             )
             outcome = Outcome(
-                state="done",
+                state=State.DONE,
                 commit=result.metadata.hub_sha,
                 task=result.task,
                 asked=job.task,
@@ -185,11 +186,11 @@ def _told(work: Callable[[], Outcome]) -> Outcome:
         outcome = work()
     except (OptimumHTPError, OSError, TypeError) as error:
         wait = (error.retry_after or A_MINUTE) if isinstance(error, RateLimitedError) else None
-        outcome = Outcome(state="failed", error=type(error).__name__, message=str(error), retry_after=wait)
+        outcome = Outcome(state=State.FAILED, error=type(error).__name__, message=str(error), retry_after=wait)
     except Exception as error:  # a bug of ours or of a library: the other models are not concerned
         logger.debug("A job failed", exc_info=True)
         outcome = Outcome(
-            state="failed", error=type(error).__name__, message=str(error), traceback=traceback.format_exc()
+            state=State.FAILED, error=type(error).__name__, message=str(error), traceback=traceback.format_exc()
         )
     return replace(outcome, seconds=round(time.monotonic() - started, 3), peak_memory=peak_memory())
 
