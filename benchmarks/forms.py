@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["CHANGES", "FLOATS", "FORMS", "LARGE", "without_tags"]
 
-FLOATS = ("exported", "without tags", "without tags and names", "slimmed", "optimized")
+FLOATS = ("exported", "without tags", "without tags and names", "prefixed", "slimmed", "optimized")
 
 
 def without_tags(source: Path, target: Path, *, names: bool = True) -> None:
@@ -25,6 +26,11 @@ def without_tags(source: Path, target: Path, *, names: bool = True) -> None:
             node.name = node.name if names else ""
     del model.metadata_props[:]
     onnx.save(model, target)
+
+
+def prefixed(source: Path, target: Path) -> None:
+    """Write a file as part of a larger one: every name has a prefix."""
+    onnx.save(onnx.compose.add_prefix(onnx.load(source), "part/"), target)
 
 
 def slimmed(source: Path, target: Path) -> None:
@@ -94,6 +100,7 @@ FORMS: dict[str, Callable[[Path, Path], Any]] = {
     "exported": shutil.copyfile,
     "without tags": without_tags,
     "without tags and names": lambda source, target: without_tags(source, target, names=False),
+    "prefixed": prefixed,
     "slimmed": slimmed,
     "optimized": optimized,
     "float16": halved,

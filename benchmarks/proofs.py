@@ -22,12 +22,12 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.forms import CHANGES, FLOATS, FORMS, LARGE, without_tags
+from benchmarks.fresh import PRELOADED, called
 from benchmarks.rows import Row, main, single
 from tests.support.zoo import ZOO
 
@@ -123,11 +123,11 @@ def _is_around(module: str, owners: Iterable[str]) -> bool:
 
 
 def measured(names: Iterable[str]) -> Iterator[tuple[str, Figures]]:
-    """Yield the figures of architectures, measured two at a time in processes of their own."""
+    """Yield the figures of architectures, measured two at a time, each in a process of its own."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=4) as pool:
-        names = list(names)
-        yield from zip(names, pool.map(figures_of, names), strict=True)
+    names = list(names)
+    with ThreadPoolExecutor(2) as pool:
+        yield from zip(names, pool.map(lambda name: called(figures_of, name, preloaded=PRELOADED), names), strict=True)
 
 
 def rows_of(figures: Figures) -> Iterator[Row]:

@@ -33,9 +33,12 @@ def _seeded(model_class: Any, config: Any) -> Any:
 
     torch.manual_seed(0)
     model = model_class(config).eval()
-    with torch.no_grad():  # otherwise biases are all zero, and norms all one
+    with torch.no_grad():  # otherwise biases are all zero, and norms all one, and a folded batch norm is its bias
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer) * 0.05)
     return model
 
 
