@@ -22,7 +22,7 @@ from optimum.utils import save_utils
 
 import optimum_htp
 from optimum_htp.hooks.newest.breaks import breaks
-from optimum_htp.hooks.newest.caches import fill_cache, new_cache
+from optimum_htp.hooks.newest.generating import fill_cache, new_cache
 from tests.conftest import optimum_cli, run_python
 from tests.support.multimodal import colpali
 from tests.support.zoo import DEMANDING, ZOO

@@ -17,7 +17,7 @@ from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.hierarchy.tags import TAG
 from optimum_htp.modules.comparison.render import write_comparison
 from optimum_htp.onnxfile import rewrite_model
-from optimum_htp.report.kinds import KINDS, kinds_of
+from optimum_htp.report.html import KINDS, kinds_of
 from tests.conftest import ROOT, optimum_cli, run
 from tests.support.zoo import ZOO
 from tests.test_prove import changed, weight_of

@@ -39,7 +39,7 @@ class CompareCommand(Command):
 
     def execute(self) -> None:
         """Compare, report, and exit with 1 where there is more than the tolerances allow."""
-        from optimum_htp.cli.bars import bar
+        from optimum_htp.cli.display import bar
         from optimum_htp.errors import ArgumentError
         from optimum_htp.modules.comparison.compare import compare_models
         from optimum_htp.modules.comparison.render import write_comparison

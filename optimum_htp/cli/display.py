@@ -13,7 +13,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from optimum_htp.errors import OutputError
@@ -22,6 +23,7 @@ from optimum_htp.report.texts import json_text, printable, sentence
 
 __all__ = [
     "OutputClosedError",
+    "bar",
     "close_quietly",
     "cut",
     "flush",
@@ -151,3 +153,25 @@ def _writing(name: str) -> Iterator[None]:
         raise OutputError(
             f"Standard {name} cannot be written to: {reason}. Make room there, or redirect it elsewhere."
         ) from error
+
+
+@contextmanager
+def bar(label: str, unit: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that is told how much is done, and of how much; shown where standard error is a terminal.
+
+    Args:
+        label: What is worked on.
+        unit: Of what is counted.
+        hidden: Whether another bar is there already.
+    """
+    from tqdm import tqdm
+
+    from optimum_htp.report.texts import printable
+
+    with tqdm(desc=printable(label), unit=unit, disable=True if hidden else None, leave=False) as shown:
+
+        def tell(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        yield tell

@@ -1,4 +1,4 @@
-"""`optimum-cli htp embed FILE...`: let config and preprocessors travel in files that have a record."""
+"""`optimum-cli htp embed FILE...` and `unembed`: put config and preprocessors into files, and take them out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optimum_htp.cli.display import show
 from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
 from optimum_htp.cli.folding import sizes
 
-__all__ = ["EmbedCommand"]
+__all__ = ["EmbedCommand", "UnembedCommand"]
 
 
 class EmbedCommand(FilesCommand):
@@ -46,3 +46,28 @@ class EmbedCommand(FilesCommand):
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return what was embedded, for JSON."""
         return {"embedded_files": [dataclasses.asdict(file) for file in outcome.value]}
+
+
+class UnembedCommand(FilesCommand):
+    """Removes what is embedded in the files of each model, and writes it out where that is wanted."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        FilesCommand.parse_args(parser)
+        parser.add_argument("--to", dest="target", type=Path, metavar="FOLDER", help="Write the files there first.")
+
+    def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
+        """Return what takes the embedded files out of a file's model."""
+        from optimum_htp.stamping.embed import once_a_model, unembed_files
+
+        return once_a_model(lambda file: unembed_files(file, self.args.target))
+
+    def show(self, outcome: Outcome, *, several: bool) -> None:
+        """Print what was taken out."""
+        where = f", written to {self.args.target}" if self.args.target is not None and outcome.value else ""
+        show(f"{outcome.file}: {sizes(outcome.value)} taken out{where}")
+
+    def document(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what was taken out, for JSON."""
+        return {"taken_out": [dataclasses.asdict(file) for file in outcome.value]}

@@ -12,7 +12,7 @@ from optimum_htp.commands import CommandEntry
 __all__ = ["HTPCommand"]
 
 _COMMANDS: Final = tuple(
-    CommandEntry(name, text, f"optimum_htp.cli.{name}:{name.capitalize()}Command")
+    CommandEntry(name, text, f"optimum_htp.cli.{name.removeprefix('un')}:{name.capitalize()}Command")
     for name, text in {
         "compare": (
             "Compare two ONNX files of a model, or one with its PyTorch model, module by module: "

@@ -78,7 +78,7 @@ class VerifyCommand(FilesCommand):
             raise ArgumentError("--revision is for --model: a file says its own commit.")
 
         def prove(file: str) -> Proof:
-            from optimum_htp.cli.bars import bar
+            from optimum_htp.cli.display import bar
             from optimum_htp.modules.prove import prove_weights
 
             with bar(f"Weights of {file}", "tensor", hidden=len(files) > 1) as progress:

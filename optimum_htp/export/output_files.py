@@ -15,7 +15,7 @@ from optimum_htp.errors import ExportError
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
-from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.canonical import sha256_of_file
 
 __all__ = [
     "configs_beside",

@@ -9,7 +9,7 @@ from typing import Any
 
 from optimum_htp.fit.parameters import Parameters
 from optimum_htp.libraries.class_sources import default_in_config, source_of_model
-from optimum_htp.libraries.config_faults import config_fault
+from optimum_htp.libraries.config_content import config_fault
 
 __all__ = ["Blueprint", "blueprint_of_parameters", "counted"]
 

@@ -13,7 +13,7 @@ from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import module_tree
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.libraries.code_references import code_references
-from optimum_htp.libraries.config_faults import config_fault
+from optimum_htp.libraries.config_content import config_fault
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.tasks import class_for_task
 from optimum_htp.origin.checkpoint import Checkpoint

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["config_of_content", "generation_config_of_content", "needs_folder"]
+__all__ = ["config_fault", "config_of_content", "generation_config_of_content", "needs_folder"]
 
 # Arguments of `from_pretrained` that say where a config is, and nothing of what is in it.
 _PLACES: Final = (
@@ -70,3 +70,31 @@ def generation_config_of_content(content: dict[str, Any], **options: Any) -> Any
     config = made[0] if isinstance(made, tuple) else made
     config._original_object_hash = hash(config)  # by which transformers tells whether somebody has changed it
     return made
+
+
+# The highest counts, by the last word of the key.
+_HIGHEST: Final = {
+    **dict.fromkeys(("layers", "layer", "blocks", "depths", "experts", "stages", "codebooks", "streams"), 1 << 12),
+    **dict.fromkeys(("labels", "classes"), 1_000_000),
+}
+
+
+def config_fault(config: Any) -> str | None:
+    """Return what is wrong with a parsed config, None where it can be given to a library."""
+    if not isinstance(config, Mapping):
+        return f"it has to be a JSON object, and is a {type(config).__name__}"
+    for key, value in _items(config):
+        highest = _HIGHEST.get(key.rpartition("_")[2])
+        for count in value if isinstance(value, list) else (value,):
+            if highest is not None and isinstance(count, (int, float)) and count > highest:
+                return f"{key} is {count:.3g}, and more than {highest} are nobody's"
+    return None
+
+
+def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a config and of the configs in it. Deep ones have been refused as JSON."""
+    for key, value in config.items():
+        yield str(key), value
+        for inner in value if isinstance(value, list) else (value,):
+            if isinstance(inner, Mapping):
+                yield from _items(inner)

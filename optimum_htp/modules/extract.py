@@ -23,10 +23,10 @@ from optimum_htp.modules.types import ValueTypes
 from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
 from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
+from optimum_htp.onnxfile.lean import skeleton_of
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.shared import unshared_path
-from optimum_htp.onnxfile.skeleton import skeleton_of
 from optimum_htp.onnxfile.unchanged import Check, check_of, checked_before_replacing
 from optimum_htp.onnxfile.wire import ByteWindow
 

@@ -6,16 +6,17 @@ order that they come in, changes from process to process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 from optimum_htp.onnxfile.external import external_files
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
-__all__ = ["canonicalize_initializers"]
+__all__ = ["canonicalize_initializers", "sha256_of", "sha256_of_file"]
 
 
 def canonicalize_initializers(path: Path) -> None:
@@ -71,3 +72,34 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
         for attribute in node.attribute:
             for subgraph in (attribute.g, *attribute.graphs):
                 yield from _nodes(subgraph)
+
+
+_CHUNK: Final = 1 << 20
+
+
+def sha256_of(stream: IO[bytes], progress: Callable[[int], object] | None = None) -> str:
+    """Return the sha256 of what is left of a stream, in hexadecimal.
+
+    Args:
+        stream: The stream.
+        progress: Called with the number of bytes of each piece that was read.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+        if progress is not None:
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """Return the sha256 of a file, as `sha256_of` does.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return sha256_of(file, progress)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.onnxfile.reader import GRAPH, opened
-from optimum_htp.onnxfile.structure import MAX_DEPTH
+from optimum_htp.onnxfile.reader import DOC_STRING, GRAPH, METADATA_PROPS, opened
+from optimum_htp.onnxfile.structure import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.unchanged import identity_of
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -27,7 +27,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["LeanModel", "raw_data_of", "read_lean_model", "reference"]
+__all__ = ["LeanModel", "raw_data_of", "read_lean_model", "reference", "skeleton_of"]
 
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 4096  # bytes; what shapes and indices are inferred from is smaller, and is left in the model
@@ -182,3 +182,30 @@ def _length(segments: Iterable[_Segment]) -> int:
 
 def _bytes(window: ByteWindow, segment: _Segment) -> bytes:
     return segment if isinstance(segment, bytes) else window.read(segment[0], segment[1] - segment[0])
+
+
+# TensorProto: float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data
+_CONTENT: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
+_KEPT: Final = 1 << 10  # bytes of a tensor: shapes and axes are far smaller
+_LEFT_OUT: Final = frozenset({METADATA_PROPS, DOC_STRING})  # of the model, where files may be embedded
+
+
+def skeleton_of(window: ByteWindow) -> bytes:
+    """Return an ONNX file as an encoded ModelProto without the content of large tensors."""
+    return _lean(window, Field(0, LENGTH_DELIMITED, 0, 0, window.size), "model", 0)
+
+
+def _lean(window: ByteWindow, message: Field, kind: str, depth: int) -> bytes:
+    if depth > MAX_DEPTH:
+        raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
+    children = MESSAGES.get(kind, {})
+    pieces: list[bytes] = []
+    for part in walk(window, message.payload, message.end):
+        inner = children.get(part.number) if part.wire_type == LENGTH_DELIMITED else None
+        if (kind == "tensor" and part.number in _CONTENT) or (kind == "model" and part.number in _LEFT_OUT):
+            continue
+        if inner is None or part.end - part.start <= _KEPT:
+            pieces.append(window.read(part.start, part.end - part.start))
+        else:
+            pieces.append(encode_bytes_field(part.number, _lean(window, part, inner, depth + 1)))
+    return b"".join(pieces)

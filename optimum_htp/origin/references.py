@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import InvalidModelReferenceError, UnknownHubError
-from optimum_htp.hubs.base import Hub
+from optimum_htp.errors import HubUnreachableError, InvalidModelReferenceError, UnknownHubError
+from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
 
-__all__ = ["Reference", "has_prefix", "names_a_hub", "parse_reference"]
+__all__ = ["FoundCommit", "Reference", "find_commit", "has_prefix", "names_a_hub", "parse_reference"]
 
 _REFERENCE: Final = re.compile(
     r"(?:(?P<prefix>[a-z0-9][a-z0-9_-]+)://(?:models/)?)?(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL
@@ -77,3 +77,35 @@ def _no_reference(text: str, why: str) -> InvalidModelReferenceError:
         f"{text!r} is neither an existing path nor a model of the Hub ('name' or 'organization/name', either with "
         f"'@revision', and of another Hub with its name before it, as in 'ms://organization/name'): {why}"
     )
+
+
+@dataclass(frozen=True)
+class FoundCommit:
+    """A commit of a repo.
+
+    Attributes:
+        commit: In full.
+        info: What the Hub says of it; None where it was not reached.
+        reason: Why it was not.
+    """
+
+    commit: str
+    info: RepoInfo | None = None
+    reason: str | None = field(default=None, compare=False)
+
+
+def find_commit(hub: Hub, repo_id: str, revision: str | None, access: HubAccess) -> FoundCommit:
+    """Return the commit that a revision is, of the main branch for None.
+
+    Raises:
+        ModelNotFoundError: There is no such repo, or no such revision.
+        HubUnreachableError: The Hub could not be asked, and the cache does not know.
+    """
+    try:
+        info = hub.info(repo_id, revision, access)
+    except HubUnreachableError as error:
+        commit = hub.cached_commit(repo_id, revision, access)
+        if commit is None:
+            raise
+        return FoundCommit(commit, reason=str(error))
+    return FoundCommit(info.commit, info)

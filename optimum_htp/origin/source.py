@@ -26,9 +26,8 @@ from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.origin import mirrors
-from optimum_htp.origin.commits import find_commit
 from optimum_htp.origin.evidence import is_cached_folder, loaded_files, unproven
-from optimum_htp.origin.references import Reference, has_prefix, parse_reference
+from optimum_htp.origin.references import Reference, find_commit, has_prefix, parse_reference
 
 __all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import html
 import math
+import re
+from collections.abc import Mapping
 from importlib import resources
 from string import Template
 from typing import Any, Final
 
-from optimum_htp.report.kinds import kinds_of
 from optimum_htp.report.markdown import provenance
 from optimum_htp.report.outline import inner_name, is_mixed, weights_text
 from optimum_htp.report.texts import json_text, printable
 
-__all__ = ["as_html"]
+__all__ = ["KINDS", "as_html", "kinds_of"]
 
 _MEASURES: Final = {"parameters": "Parameters", "bytes": "Bytes", "nodes": "Nodes"}
 _TIME: Final = {"microseconds": "Time (µs)"}
@@ -118,3 +119,42 @@ def _compared(file: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
         "beyond": [module["exceeds"] for module in modules],
         "notes": {places[name]: text for name, text in notes.items() if name in places},
     }
+
+
+_RULES: Final = (
+    ("norm", r"norm"),
+    ("attention", r"attention|attn|selfoutput"),
+    ("embedding", r"embed|positional|rotary"),
+    ("convolution", r"conv(?!ert)"),
+    ("activation", r"gelu|relu|silu|swish|tanh|sigmoid|softmax|activation"),
+    ("pooling", r"pool"),
+    ("head", r"head|classifi|generator|decoderoutput"),
+    ("mlp", r"mlp|feedforward|feed_forward|ffn|intermediate|densere|(?<!model)output$"),
+    ("block", r"layer$|block|stage|encoder|decoder|model|transformer|(?:list|sequential)$"),
+)
+KINDS: Final = (*(kind for kind, _ in _RULES), "other")
+_INHERITED: Final = frozenset({"attention", "mlp", "embedding", "convolution", "pooling", "head"})
+
+
+def kinds_of(classes: Mapping[str, str], holders: Mapping[str, str]) -> dict[str, str]:
+    """Return the kind of each module, by name.
+
+    Args:
+        classes: Class of each module, outer ones before those in them.
+        holders: Name of the module around each; the model itself has none.
+    """
+    kinds: dict[str, str] = {}
+    for name, class_name in classes.items():
+        around = kinds.get(holders.get(name, ""), "other") if name else "other"
+        own = _own(f"{class_name}") or _own(name.rpartition(".")[2])
+        if own is None or (own == "block" and around in _INHERITED):
+            own = around if around in _INHERITED else "other"
+        elif own == "mlp" and around == "attention":
+            own = around
+        kinds[name] = own
+    return kinds
+
+
+def _own(text: str) -> str | None:
+    lowered = text.lower()
+    return next((kind for kind, pattern in _RULES if re.search(pattern, lowered)), None)

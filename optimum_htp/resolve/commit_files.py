@@ -29,7 +29,7 @@ from optimum_htp.libraries.code_references import refuse_code_in
 from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.origin.commits import find_commit
+from optimum_htp.origin.references import find_commit
 from optimum_htp.resolve.embedded import forget_folders
 from optimum_htp.resolve.order import CommitFiles, find_files, within_order
 

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.caching import Memory
 from optimum_htp.errors import ConfigLoadError
-from optimum_htp.libraries.config_content import config_of_content, generation_config_of_content, needs_folder
-from optimum_htp.libraries.config_faults import config_fault
+from optimum_htp.libraries.config_content import (
+    config_fault,
+    config_of_content,
+    generation_config_of_content,
+    needs_folder,
+)
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.libraries.tasks import infer_library

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from optimum_htp.caching import Memory
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.origin.commits import find_commit
-from optimum_htp.origin.references import parse_reference
+from optimum_htp.origin.references import find_commit, parse_reference
 from optimum_htp.plugins import HUGGING_FACE
 
 __all__ = ["HFHubCache"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from optimum_htp import plugins
@@ -29,8 +30,17 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.origin.references import parse_reference
+from optimum_htp.resolve.embedded import EmbeddedFiles
 
-__all__ = ["hub_files", "is_url", "opened_or_downloaded", "opened_url", "read_hub_header", "read_remote_header"]
+__all__ = [
+    "RemoteEmbeddedFiles",
+    "hub_files",
+    "is_url",
+    "opened_or_downloaded",
+    "opened_url",
+    "read_hub_header",
+    "read_remote_header",
+]
 
 logger = get_logger(__name__)
 
@@ -212,3 +222,25 @@ def _read_by_fsspec(url: str) -> Iterator[None]:
         raise OnnxFileNotFoundError(f"There is no file at {url}. Check the address.") from error
     except Exception as error:  # each of its file systems raises its own
         raise UnreadableUrlError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class RemoteEmbeddedFiles(EmbeddedFiles):
+    """The files that travel with a model whose ONNX files are in a repo.
+
+    Attributes:
+        hub: The Hub that the repo is on.
+        repo_id: The repo.
+        commit: Full commit.
+        file: The ONNX file that they are in, relative to the repo.
+        access: How to reach the Hub.
+    """
+
+    hub: Hub
+    repo_id: str
+    commit: str
+    file: str
+    access: HubAccess
+
+    def _opened(self) -> AbstractContextManager[ByteWindow]:
+        return opened_or_downloaded(self.hub, self.repo_id, self.commit, self.file, self.access)

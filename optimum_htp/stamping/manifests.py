@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import ManifestError
 from optimum_htp.masking import masked
-from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
 from optimum_htp.parsing import parse_json
 from optimum_htp.stamping.verify import Status, Verdict, verify_metadata

@@ -289,7 +289,7 @@ def _compared(manifest: Manifest, different: Sequence[str]) -> list[str]:
     """Return what is said of files that were to be the same."""
     if not different:
         return [f"{len(manifest.files())} files are the manifest's, byte for byte"]
-    from optimum_htp.extras.batch.versions import versions_here
+    from optimum_htp.extras.batch.work import versions_here
 
     here = versions_here()
     models = [model for model in manifest.models if any(name.startswith(f"{model.output}/") for name in different)]

@@ -20,7 +20,7 @@ from optimum_htp.extras.batch.jobs import State
 from optimum_htp.extras.batch.journal import is_entry
 from optimum_htp.masking import masked
 from optimum_htp.metadata import record_if_any
-from optimum_htp.onnxfile.digests import sha256_of, sha256_of_file
+from optimum_htp.onnxfile.canonical import sha256_of, sha256_of_file
 from optimum_htp.onnxfile.inside import path_below
 from optimum_htp.parsing import parse_json
 

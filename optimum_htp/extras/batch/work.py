@@ -9,22 +9,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.errors import OptimumHTPError, RateLimitedError
 from optimum_htp.extras.batch.jobs import Job, State, lasting_options
 from optimum_htp.extras.batch.processes import peak_memory
-from optimum_htp.extras.batch.versions import versions_here
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.canonical import sha256_of_file
+from optimum_htp.stamping.manifests import WrittenFile
+from optimum_htp.version import __version__
 
 if TYPE_CHECKING:
     from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.origin.source import HubSource, LocalSource
-from optimum_htp.stamping.manifests import WrittenFile
 
 __all__ = [
     "A_MINUTE",
@@ -34,6 +35,7 @@ __all__ = [
     "export_job",
     "fetch_job",
     "locate_job",
+    "versions_here",
     "written_names",
 ]
 
@@ -214,3 +216,17 @@ def written_names(folder: Path, files: Sequence[Path]) -> Iterator[str]:
 def _written(folder: Path, name: str) -> WrittenFile:
     path = folder / name
     return WrittenFile(name, path.stat().st_size, sha256_of_file(path))
+
+
+_STACK: Final = ("optimum", "optimum-onnx", "transformers", "diffusers", "huggingface_hub", "torch", "onnx")
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of what an export's bytes depend on, by distribution."""
+    found = {"optimum-htp": __version__}
+    for name in _STACK:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.errors import BillOfMaterialsError, MissingDependencyError
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import ModelHeader, contained_files, read_graph, read_header
-from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.onnxfile.operators import is_quantization
 from optimum_htp.onnxfile.outputs import OutputKind
 from optimum_htp.onnxfile.unchanged import unchanged

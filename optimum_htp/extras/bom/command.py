@@ -27,7 +27,7 @@ class BomCommand(Command):
 
     def execute(self) -> None:
         """Write the bill, and say where."""
-        from optimum_htp.cli.bars import bar
+        from optimum_htp.cli.display import bar
         from optimum_htp.errors import ReportError
         from optimum_htp.extras.bom.bill import BILL, bill_of_materials
         from optimum_htp.onnxfile.outputs import check_output, write_document

@@ -18,7 +18,7 @@ from optimum_htp.libraries.names import CONFIG, WEIGHTS
 from optimum_htp.libraries.repo_files import is_sentence_transformers_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import read_record
-from optimum_htp.onnxfile.digests import sha256_of_file
+from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.onnxfile.replace import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.evidence import require_unchanged

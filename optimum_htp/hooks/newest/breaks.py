@@ -15,7 +15,7 @@ from optimum_htp.hooks.patching import is_active
 __all__ = ["Break", "apply", "breaks", "lent_names", "lends", "mends", "mentions"]
 
 # The modules in this package that define breaks.
-_SOURCES: Final = ("names", "folders", "exporting", "experts", "masks", "moonshine", "generating", "pipelines")
+_SOURCES: Final = ("names", "exporting", "models", "generating", "pipelines")
 
 
 @dataclass(frozen=True)

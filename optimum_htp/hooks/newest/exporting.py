@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.newest.breaks import mends, mentions
-from optimum_htp.hooks.newest.caches import CACHE, PAST, legacy_of_cache
+from optimum_htp.hooks.newest.generating import CACHE, PAST, legacy_of_cache
 from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute, wrap_function
 
 _PATCHER: Final = "optimum.exporters.onnx.model_patcher"
