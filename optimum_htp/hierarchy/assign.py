@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from optimum_htp.hierarchy.bounds import is_within_bounds
 from optimum_htp.hierarchy.neighbours import follow_neighbours
-from optimum_htp.hierarchy.rules import INFERRED, LAST_RESORTS, Found, Rule
+from optimum_htp.hierarchy.rules import INFERRED, LAST_RESORTS, Found, Rule, is_within_bounds
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside, loose_shape
 from optimum_htp.onnxfile import Graph, Node

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimum_htp.hierarchy.bounds import is_within_bounds
+from optimum_htp.hierarchy.rules import is_within_bounds
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, is_inside, parent_of
 
 __all__ = ["Resolved", "ScopeResolver", "is_called_inside", "scope_of", "short_name"]

@@ -19,9 +19,8 @@ from typing import Final
 
 from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.bounds import check_module
 from optimum_htp.hierarchy.parts import scopes_of
-from optimum_htp.hierarchy.rules import Rule
+from optimum_htp.hierarchy.rules import Rule, check_module
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.onnxfile import (
     Graph,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.errors import MetadataError
-from optimum_htp.hierarchy.bounds import check_class, check_module
+from optimum_htp.hierarchy.rules import check_class, check_module
 from optimum_htp.parsing import parse_json
 
 __all__ = ["EXPERTS", "ROOT", "ModuleTree", "ancestors", "is_inside", "loose_shape", "parent_of", "shared_path"]

@@ -1,4 +1,9 @@
-"""Configs of transformers from what is in memory: what `AutoConfig` makes of a folder, without the folder."""
+"""Configs of transformers from what is in memory: what `AutoConfig` makes of a folder, without the folder.
+
+transformers makes a label of each of `num_labels`, and several models a type of each of `num_hidden_layers`, before
+anybody has looked at the number; a model is made of as many layers and experts. A config comes from a Hub, or from
+the author of a file, so such numbers are bounded here.
+"""
 
 from __future__ import annotations
 

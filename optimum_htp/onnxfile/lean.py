@@ -3,6 +3,9 @@
 ONNX lets tensors keep their data in another file, by `location`, `offset` and `length`. Nothing forbids that this is
 the model's own file. So who loads such a model can map the weights that lie there instead of parsing them.
 Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
+
+`skeleton` gives a ModelProto of the size of its nodes, whatever the weights take, that onnx can parse and infer shapes
+on.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Final
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.onnxfile import reader
-from optimum_htp.onnxfile.moving import MovedData
+from optimum_htp.onnxfile.data_files import MovedData
 from optimum_htp.onnxfile.plain import may_hold_graph, plain_metadata
 from optimum_htp.onnxfile.structure import CHILDREN, INITIALIZER, MAX_DEPTH, NODE, NODE_METADATA, NodePlaces
 from optimum_htp.onnxfile.wire import (

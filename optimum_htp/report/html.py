@@ -2,6 +2,9 @@
 
 Page, style and script lie in `page/` and are put into one file, so no request leaves it. What comes from the ONNX file
 is put in as text or as JSON, never as markup.
+
+A module whose class says nothing (`Linear`) is of the kind of the module around it, so a projection of attention is
+attention; outside of all of them it is `other`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from optimum_htp.fit.weightless import tree_of_checkpoint
 from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree, keep_exact
 from optimum_htp.hierarchy.carry import Original, carry, shared_values
 from optimum_htp.hierarchy.parts import part_fit, part_tree, scopes_of
-from optimum_htp.hierarchy.prefixes import without_prefix
-from optimum_htp.hierarchy.renamed import owners_by_shape
+from optimum_htp.hierarchy.renamed import owners_by_shape, without_prefix
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment
 from optimum_htp.hierarchy.tree import ModuleTree

@@ -1,4 +1,8 @@
-"""The verdict on integers that stand for a weight: they have to give back the tensor of their place."""
+"""The verdict on integers that stand for a weight: they have to give back the tensor of their place.
+
+Sources of 4-bit codes: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulBnb4
+and `blockwise_quant_block_bnb4.h` of ONNX Runtime.
+"""
 
 from __future__ import annotations
 
