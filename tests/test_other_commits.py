@@ -275,3 +275,47 @@ run = pipeline("text-classification", model="moved/bert", accelerator="ort")
 print(json.dumps([len(made), model.config.id2label[0]]))
 """
     assert ask(code, offline=False) == [[2, "LABEL 0"]]
+
+
+DIFFUSION = """
+import json
+import numpy as np, torch
+from diffusers import StableDiffusionPipeline
+from optimum.onnxruntime import ORTDiffusionPipeline, ORTStableDiffusionPipeline
+
+def images(pipe):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return pipe("a b c", num_inference_steps=2, output_type="np", height=16, width=16, latents=latents).images
+
+theirs = StableDiffusionPipeline.from_pretrained({model!r})
+answers = []
+for cls in (ORTDiffusionPipeline, ORTStableDiffusionPipeline):
+    mine = cls.from_pretrained("moved/diffusion")
+    answers.append([
+        type(mine.scheduler).__name__,
+        mine.tokenizer("a b c").input_ids == theirs.tokenizer("a b c").input_ids,
+        float(np.abs(images(mine) - images(theirs)).max()),
+    ])
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embed", ["all", "none"])
+@pytest.mark.parametrize("complete", [False, True])
+def test_diffusion_pipeline_has_the_configs_of_its_commit(hub, model_folder, tmp_path, ask, complete, embed):
+    """With the configs that Optimum wants beside each part, it loads the pipeline; without them, it fails."""
+    pytest.importorskip("diffusers")
+    folder = model_folder("stable_diffusion")
+    files = files_below(folder)
+    repo = hub.add("moved/diffusion", files, pipeline_tag="text-to-image", library_name="diffusers")
+    options = {"embed": embed, "cache_dir": tmp_path / "exporting", "with_config": complete}
+    HTPExporter().export("moved/diffusion", tmp_path / "out", **options)
+    kept = {name: body for name, body in files.items() if not name.endswith(".safetensors")}
+    words = json.loads(files["tokenizer/vocab.json"])
+    new = changed_json(files, "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    new |= changed_json(files, "scheduler/scheduler_config.json", _class_name="PNDMScheduler", beta_start=0.1)
+    new["tokenizer/vocab.json"] = json.dumps(dict(zip(words, reversed(words.values()), strict=True))).encode()
+    repo.commit({**kept, **files_below(tmp_path / "out"), **new})
+    for answers in ask(DIFFUSION.format(model=str(folder))):
+        assert answers == [["DDIMScheduler", True, pytest.approx(0, abs=1e-4)]] * 2

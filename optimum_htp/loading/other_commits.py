@@ -13,7 +13,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.huggingface.cache import is_known_missing
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import read_record
-from optimum_htp.origin.beside import PREPROCESSORS
+from optimum_htp.origin.beside import PIPELINE, PREPROCESSORS
 from optimum_htp.origin.config_folder import Carrier, carrier_of, find, overriding
 from optimum_htp.origin.configs import ConfigSource
 from optimum_htp.origin.embedded import EmbeddedFiles
@@ -76,8 +76,8 @@ def has_changed(
     """
     if carrier.other is None or carrier.record is None:
         return False
-    own = carrier.record.config_files or ()
-    names = MODEL_CONFIGS if model_only else {*config_files(names_below(carrier.other)), *own}
+    own, library = carrier.record.config_files or (), carrier.record.export_library or "transformers"
+    names = MODEL_CONFIGS if model_only else {*config_files(names_below(carrier.other), library=library), *own}
     with suppress(AccessDeniedError, DownloadError, ModelNotFoundError):
         changed = next((name for name in sorted(names) if _differs(carrier, name, access, with_code)), None)
         if changed is not None and warn:
@@ -112,7 +112,8 @@ def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) ->
     digest = hashlib.sha256(there.read_bytes()).hexdigest() if there.is_file() else None
     if record.config_files is not None and name not in record.config_files:
         return digest is not None
-    source = find(carrier, _loader_of(name), access, with_code=with_code, needed=False)
+    what = PIPELINE if record.export_library == "diffusers" else _loader_of(name)
+    source = find(carrier, what, access, with_code=with_code, needed=False)
     return source is not None and _digest_in(source, name, folder) not in (digest, "")
 
 
