@@ -312,10 +312,13 @@ def test_diffusion_pipeline_has_the_configs_of_its_commit(hub, model_folder, tmp
     options = {"embed": embed, "cache_dir": tmp_path / "exporting", "with_config": complete}
     HTPExporter().export("moved/diffusion", tmp_path / "out", **options)
     kept = {name: body for name, body in files.items() if not name.endswith(".safetensors")}
-    words = json.loads(files["tokenizer/vocab.json"])
     new = changed_json(files, "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
     new |= changed_json(files, "scheduler/scheduler_config.json", _class_name="PNDMScheduler", beta_start=0.1)
-    new["tokenizer/vocab.json"] = json.dumps(dict(zip(words, reversed(words.values()), strict=True))).encode()
+    for name in {"tokenizer/vocab.json", "tokenizer/tokenizer.json"} & {*files}:
+        content = json.loads(files[name])
+        words = content["model"]["vocab"] if "model" in content else content
+        words |= dict(zip(words, reversed(words.values()), strict=True))
+        new[name] = json.dumps(content).encode()
     repo.commit({**kept, **files_below(tmp_path / "out"), **new})
     for answers in ask(DIFFUSION.format(model=str(folder))):
         assert answers == [["DDIMScheduler", True, pytest.approx(0, abs=1e-4)]] * 2
