@@ -10,42 +10,110 @@ import torch
 from optimum.onnxruntime import ORTModelForSequenceClassification
 
 from optimum_htp import HTPExporter
-from optimum_htp.errors import ExportError
+from optimum_htp.errors import ExportError, ModelNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_metadata
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.resolve.embedded import embedded_in
+from tests.conftest import optimum_cli
+from tests.support import models
 
 
-@pytest.mark.parametrize("engine", ["optimum", "transformers"])
-def test_adapter_is_not_pinned_to_its_commit(engine, published, model_folder, hub, tmp_path):
-    """Its weights are added to another model's, of which it names no commit."""
-    pytest.importorskip(f"{engine}.exporters")
+@pytest.fixture
+def adapter(model_folder, hub, tmp_path):
+    """The folder of an adapter of a model on the Hub, with a config; and its base model, with the adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
-    published("bert")
+    hub.add("tiny/base", model_folder("bert"))
     base = AutoModelForSequenceClassification.from_pretrained(model_folder("bert"))
     adapted = get_peft_model(
         base, LoraConfig(target_modules=["query"], r=2, task_type="SEQ_CLS", init_lora_weights=False)
     )
-    adapted.peft_config["default"].base_model_name_or_path = "tiny/bert"
+    adapted.peft_config["default"].base_model_name_or_path = "tiny/base"
     adapted.save_pretrained(tmp_path / "adapter")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model_folder("bert") / name, tmp_path / "adapter")
-    hub.add("me/adapter", tmp_path / "adapter")
+    return tmp_path / "adapter", adapted.eval()
+
+
+def with_adapter_config(folder, **values):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def same_answers(file, model):
+    inputs = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    got = ORTModelForSequenceClassification.from_pretrained(file)(**inputs).logits
+    return torch.allclose(got, model(**inputs).logits, atol=1e-4)
+
+
+def other_weights(hub, repo_id):
+    """Let main of a repo have other weights; return the commit that it was at."""
+    from safetensors.torch import load, save
+
+    repo = hub.repos[repo_id]
+    commit = repo.refs["main"]
+    name = next(name for name in repo.commits[commit] if name.endswith(".safetensors"))
+    changed = {key: tensor + 1 for key, tensor in load(repo.commits[commit][name]).items()}
+    repo.commit({**repo.commits[commit], name: save(changed, {"format": "pt"})})
+    return commit
+
+
+@pytest.mark.parametrize("engine", ["optimum", "transformers"])
+def test_adapter_and_its_base_model_are_those_of_their_commits(engine, adapter, hub, tmp_path):
+    pytest.importorskip(f"{engine}.exporters")
+    folder, adapted = adapter
+    base = other_weights(hub, "tiny/base")
+    with_adapter_config(folder, revision=base)
+    commit = hub.add("me/adapter", folder).refs["main"]
     result = HTPExporter().export("me/adapter", tmp_path / "out", task="text-classification", engine=engine)
     record = read_record(result.files[0])
     assert (record.model_type, record.hub_sha, record.weight_files) == ("local", None, None)
-    assert record.base_model == "me/adapter"
-    assert "adapter, added to tiny/bert" in result.reason
-    inputs = {name: torch.ones(1, 5, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    got = ORTModelForSequenceClassification.from_pretrained(result.files[0])(**inputs).logits
-    assert torch.allclose(got, adapted.eval()(**inputs).logits, atol=1e-4)
+    assert (record.base_model, record.base_commits) == ("me/adapter", {"me/adapter": commit, "tiny/base": base})
+    assert f"adapter, added to tiny/base at {base}" in result.reason
+    other_weights(hub, "me/adapter")
+    assert same_answers(result.files[0], adapted)
     with adapted.disable_adapter():
-        assert not torch.allclose(got, adapted(**inputs).logits, atol=1e-4)
+        assert not same_answers(result.files[0], adapted)
+    assert str(tmp_path) not in result.files[0].read_bytes().decode("latin-1")
+    assert f"tiny/base at {base}" in optimum_cli("htp", "info", result.files[0]).stdout
+    for options in ([], ["--weights"]):
+        said = optimum_cli("htp", "verify", *options, result.files[0], check=False)
+        assert f"made from me/adapter at {commit}, tiny/base at {base}" in said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("engine", ["optimum", "transformers"])
+def test_base_model_is_a_folder_only_for_adapters_of_ones_own(engine, adapter, hub, model_folder, tmp_path):
+    pytest.importorskip(f"{engine}.exporters")
+    folder, adapted = adapter
+    with_adapter_config(folder, base_model_name_or_path=str(model_folder("bert")))
+    hub.add("them/adapter", folder)
+    options = {"task": "text-classification", "engine": engine}
+    with pytest.raises(ExportError, match=r"adapter_config.json of them/adapter names .*hf download them/adapter"):
+        HTPExporter().export("them/adapter", tmp_path / "out", **options)
+    result = HTPExporter().export(folder, tmp_path / "out", **options)
+    assert read_record(result.files[0]).base_commits is None
+    assert same_answers(result.files[0], adapted)
+
+
+def test_folder_here_is_not_the_base_model_that_an_adapter_of_the_hub_names(adapter, hub, tmp_path, monkeypatch):
+    folder, adapted = adapter
+    hub.add("me/adapter", folder)
+    models.bert(tmp_path / "here" / "tiny" / "base", labels=3, hidden=16)
+    monkeypatch.chdir(tmp_path / "here")
+    result = HTPExporter().export("me/adapter", tmp_path / "out", task="text-classification", engine="optimum")
+    assert same_answers(result.files[0], adapted)
+
+
+def test_base_model_that_is_missing_is_named(adapter, hub, tmp_path):
+    folder, _ = adapter
+    with_adapter_config(folder, base_model_name_or_path="no/base")
+    hub.add("me/adapter", folder)
+    with pytest.raises(ModelNotFoundError, match=r"adapter_config.json of me/adapter names 'no/base'"):
+        HTPExporter().export("me/adapter", tmp_path / "out", task="text-classification")
 
 
 def test_adapter_as_peft_saves_it_is_answered_with_how_to_merge_it(published, model_folder, hub, tmp_path):

@@ -152,6 +152,7 @@ def _summary(reading: _Reading, *, every: bool) -> dict[str, Sequence[str]]:
             "preprocessors": ", ".join(record.preprocessors),
             "license": record.license,
             "base model": record.base_model,
+            "made from": record.base_models,
             "files": ", ".join(record.onnx_files),
             "exported": f"{record.export_timestamp or '?'} by optimum-htp {record.export_version or '?'}",
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from optimum_htp.libraries.tasks import canonical_task
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.staging import publish, staging_folder
+from optimum_htp.origin.adapters import beside_base, fetch_base
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import locate
 from optimum_htp.resolve.embedding import ALL, NONE, Embedding, check_choice, embedding_of
@@ -143,7 +144,10 @@ class HTPExporter:
             checkpoint = fetch_checkpoint(source, access, library_name)
             if not options.get("trust_remote_code"):
                 checkpoint.refuse_code()
-            subject = LoadedModel(None, checkpoint)
+            base = fetch_base(checkpoint, access)
+            if base is not None and not options.get("trust_remote_code"):
+                base.refuse_code()
+            subject = LoadedModel(None, checkpoint, base=base)
         if verify_hub:
             require_confirmed(subject)
         if exporting is None:
@@ -156,7 +160,8 @@ class HTPExporter:
             exported.mkdir()
             staged.mkdir()
             with naming_the_output(exported, folder):
-                model_class, parts = exporting.export(Work(subject, exported, task, access, options, hierarchy))
+                loaded = _with_base(subject, staging / "adapter")
+                model_class, parts = exporting.export(Work(loaded, exported, task, access, options, hierarchy))
             written = onnx_files(exported)
             paths = [exported / name for name in written]
             subject = as_exported(subject, model_class, paths, parts.modules)
@@ -168,6 +173,7 @@ class HTPExporter:
                 library=subject.library,
                 model_class=model_class.__name__,
                 base_model=subject.derived_from,
+                base_commits=subject.base_commits,
             )
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             originals = dict(zip(names, written, strict=True))
@@ -197,6 +203,14 @@ class HTPExporter:
             reason=subject.reason,
             engine=exporting.name,
         )
+
+
+def _with_base(subject: LoadedModel, folder: Path) -> LoadedModel:
+    """Return an adapter with a folder that names its base model's files, at their commit; any other as it is."""
+    if subject.checkpoint is None or subject.base is None:
+        return subject
+    beside_base(subject.checkpoint, subject.base, folder)
+    return replace(subject, checkpoint=replace(subject.checkpoint, folder=folder))
 
 
 def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:

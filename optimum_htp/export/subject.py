@@ -17,10 +17,10 @@ from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.export.loaded_weights import Comparison, compare, made_up_tensors
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG
-from optimum_htp.libraries.repo_files import ADAPTER_CONFIG, base_of_adapter
 from optimum_htp.libraries.tasks import architectures
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile import read_graph
+from optimum_htp.origin.adapters import commits_of
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.source import HubSource, locate_loaded_model
 
@@ -41,6 +41,7 @@ class LoadedModel:
         derived_from: The Hub model that a model in memory was loaded from, where it is not that model any more.
         reason: Why it is not, or why that cannot be told.
         made_up: Tensors of a model in memory that its checkpoint lacks.
+        base: The files of the model that the checkpoint is an adapter of.
     """
 
     model: Any
@@ -48,6 +49,7 @@ class LoadedModel:
     derived_from: str | None = None
     reason: str | None = None
     made_up: tuple[str, ...] = ()
+    base: Checkpoint | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +79,11 @@ class LoadedModel:
             "model_type": getattr(config, "model_type", None),
             "auto_map": getattr(config, "auto_map", None),
         }
+
+    @property
+    def base_commits(self) -> dict[str, str]:
+        """The repos that the weights of an adapter and its base model come from, and their commits."""
+        return commits_of(self.checkpoint, self.base) if self.checkpoint is not None and self.base is not None else {}
 
     @contextmanager
     def reading_preprocessors_from(self, empty: Path) -> Iterator[None]:
@@ -156,9 +163,9 @@ def as_exported(
         return subject
     missing = subject.made_up
     if subject.model is None:
-        if ADAPTER_CONFIG in checkpoint.files:
-            base = base_of_adapter(checkpoint.folder)
-            reason = f"its weights are those of an adapter, added to {base}, of which no commit is noted"
+        if subject.base is not None:
+            added_to = " at ".join(*commits_of(subject.base).items())
+            reason = f"its weights are those of an adapter, added to {added_to}"
             return _local(subject, checkpoint.source.repo_id, reason)
         if checkpoint.library != "transformers" or model_class.__name__ in architectures(checkpoint.config):
             return subject

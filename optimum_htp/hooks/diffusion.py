@@ -32,7 +32,7 @@ def install(module: ModuleType) -> None:
 
 
 def _loading_files(call: Call) -> Any:
-    from optimum_htp.loading.diffusion import fetched_pipeline, pipeline_record
+    from optimum_htp.loading.diffusion import fetched_pipeline, pipeline_of_its_commit, pipeline_record
 
     source = call.subject
     options = call.options() if isinstance(source, (str, os.PathLike)) and not call.get("export") else None
@@ -42,7 +42,10 @@ def _loading_files(call: Call) -> Any:
     if found is not None:
         return _load(call, *found, options)
     try:
-        return call.pass_on()
+        pipeline = call.pass_on()
+        found = pipeline_of_its_commit(pipeline, options)
+        if found is None:
+            return pipeline
     except FAILURES:
         found = fetched_pipeline(source, options)
         if found is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from optimum_htp.hooks.patching import Call
-from optimum_htp.loading.recognize import looked_at
+from optimum_htp.loading.recognize import looked_at, pinned_file
 
 if TYPE_CHECKING:
     from optimum_htp.loading.named import Local, Named
@@ -49,7 +50,7 @@ def asked(
     if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _passed_on.get():
         return Answer(call.pass_on())
     how = {"opens": opens, "bare": bare, "local": local}
-    seen = looked_at(subject, subfolder, enough)
+    seen = _is_pinned(subject) or looked_at(subject, subfolder, enough)
     if seen is not None:
         found = _named(call, failed=False, **how) if seen else None
         return Answer(call.pass_on()) if found is None else found
@@ -78,12 +79,29 @@ def _named(call: Call, **how: Any) -> Named | None:
     return named(call.subject, options, **how)
 
 
+def _is_pinned(subject: Any) -> bool:
+    pinned = pinned_file.get()
+    return pinned is not None and pinned[0] == subject
+
+
 def _in_cache(call: Call, error: Exception) -> Named | None:
-    """Return the file of a repo with a config where the cache has it, and the library wanted to ask the Hub."""
+    """Return the file of a repo with a config, where the cache has it.
+
+    It is if the library wanted to ask the Hub, or has failed with a config of another commit than the file is of.
+    """
+    from optimum_htp.errors import HFHubIntegrationError
     from optimum_htp.hubs.refusals import is_away
     from optimum_htp.loading.named import named
 
     options = call.options()
-    if options is None or options.get("force_download") or not is_away(error):
+    if options is None or options.get("force_download"):
         return None
-    return named(call.subject, {**options, "local_files_only": True}, failed=True, opens=True)
+    offline = {**options, "local_files_only": True}
+    if is_away(error):
+        return named(call.subject, offline, failed=True, opens=True)
+    if options.get("config") is not None:
+        return None
+    with suppress(HFHubIntegrationError):
+        found = named(call.subject, offline, failed=True, opens=True)
+        return found.of_its_commit(options) if found is not None else None
+    return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optimum_htp.hooks import sessions
 from optimum_htp.hooks.dispatch import Answer, asked
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
-from optimum_htp.loading.recognize import files_being_loaded
+from optimum_htp.loading.recognize import files_being_loaded, files_of_names
 
 if TYPE_CHECKING:
     from optimum_htp.resolve.model_files import ModelFiles
@@ -36,24 +36,31 @@ def install(module: ModuleType) -> None:
 def _loading_files(call: Call) -> Any:
     found = asked(call, opens=True, bare=True)
     if isinstance(found, Answer):
-        _complete(found.result, call)
-        return found.result
+        return _completed(found.result, call)
     from optimum_htp.loading.ort_model import load
 
-    return load(call.args[0], found.fetched(), folder=found.folder, **found.options)
+    file = found.fetched()
+    _note(call, file)
+    return load(call.args[0], file, folder=found.folder, **found.options)
 
 
-def _complete(model: Any, call: Call) -> None:
-    """Give a model that Optimum has loaded what a stamped file has for it."""
+def _completed(model: Any, call: Call) -> Any:
+    """Return a model that Optimum has loaded with what a stamped file has for it."""
     from optimum_htp.metadata import record_if_any
 
     path = getattr(getattr(model, "encoder", model), "path", None)  # of several files each knows the model
     options = call.options()
-    if options is None or not isinstance(path, Path) or (record := record_if_any(path)) is None:
-        return
+    if options is None or not isinstance(path, Path) or record_if_any(path) is None:
+        return model
     from optimum_htp.loading.ort_model import complete
 
-    complete(model, path, record, options)
+    _note(call, path)
+    return complete(call.args[0], model, path, options)
+
+
+def _note(call: Call, file: Path) -> None:
+    if (loaded := files_of_names.get()) is not None:
+        loaded.append((call.subject, file))
 
 
 def _serving_files(call: Call) -> Any:

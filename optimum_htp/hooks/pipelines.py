@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loading.recognize import may_be_ours
+from optimum_htp.loading.recognize import files_of_names, may_be_ours
 
 __all__ = ["install"]
 
@@ -25,22 +26,31 @@ def _completing(call: Call) -> Any:
     if may_be_ours(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)
         return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
+    collecting = files_of_names.set([])
     try:
-        return call.pass_on()
+        result = call.pass_on()
+        file = next((file for name, file in files_of_names.get() or () if name == model), None)
+        completed = _completed(call, file=file) if file is not None else None
+        if completed is None:
+            return result
     except (*FAILURES, RuntimeError):  # the latter says of a repo that it does not name its task
         completed = _completed(call, failed=True) if isinstance(model, str) else None
         if completed is None:
             raise
+    finally:
+        files_of_names.reset(collecting)
     return call.pass_on_with(completed.pop("task", None), **completed)
 
 
-def _completed(call: Call, *, failed: bool) -> dict[str, Any] | None:
+def _completed(call: Call, *, failed: bool = False, file: Path | None = None) -> dict[str, Any] | None:
     if (options := call.options()) is None:
         return None
-    from optimum_htp.loading.pipelines import completed_arguments
+    from optimum_htp.loading.pipelines import arguments_of_its_commit, completed_arguments
 
-    task = {"task": call.subject} if call.subject is not None else {}
-    return completed_arguments({**task, **options}, failed=failed)
+    arguments = {**({"task": call.subject} if call.subject is not None else {}), **options}
+    if file is not None:
+        return arguments_of_its_commit(arguments, file)
+    return completed_arguments(arguments, failed=failed)
 
 
 def _brings_preprocessors(model: Any) -> bool:

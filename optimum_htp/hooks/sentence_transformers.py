@@ -11,7 +11,7 @@ from typing import Any, Final
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_attribute, wrap_function
 from optimum_htp.libraries.names import CONFIG
-from optimum_htp.loading.recognize import chosen_file, local_path, names_a_file
+from optimum_htp.loading.recognize import chosen_file, files_of_names, local_path, names_a_file, pinned_file
 
 __all__ = ["install"]
 
@@ -45,12 +45,33 @@ def _loading_files(call: Call) -> Any:
     token, chosen = _load.set(options), None
     if isinstance(name := given.get("file_name"), str):
         chosen = chosen_file.set((source, PurePosixPath(given.get("subfolder") or "", name).as_posix()))
+    collecting = files_of_names.set([])
     try:
-        return call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))
+        result = call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))
+        for name, file in files_of_names.get() or ():
+            if name == source and _needs_its_own(file, _named_options(options, given)):
+                return _loaded_at_its_commit(call, file, given)
+        return result
     finally:
+        files_of_names.reset(collecting)
         _load.reset(token)
         if chosen is not None:
             chosen_file.reset(chosen)
+
+
+def _needs_its_own(file: Path, options: dict[str, Any]) -> bool:
+    from optimum_htp.loading.other_commits import needs_its_own
+
+    return needs_its_own(file, options)
+
+
+def _loaded_at_its_commit(call: Call, file: Path, given: dict[str, Any]) -> Any:
+    """Load a repo whose files have changed again, with what is of the commit of its ONNX file."""
+    pinned = pinned_file.set((call.subject, file))
+    try:
+        return call.pass_on_with(call.subject, model_kwargs=given)
+    finally:
+        pinned_file.reset(pinned)
 
 
 def _fetched(source: str | os.PathLike[str], options: dict[str, Any], given: dict[str, Any]) -> Path | None:
@@ -70,7 +91,9 @@ def _named_options(load: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
 
 
 def _finding_files(call: Call) -> str | None:
-    found: str | None = call.pass_on()
+    pinned = pinned_file.get()
+    is_pinned = pinned is not None and pinned[0] == call.subject
+    found: str | None = None if is_pinned else call.pass_on()
     source, options = call.subject, call.options() if found is None else None
     if options is None or not isinstance(source, (str, os.PathLike)):
         return found

@@ -97,7 +97,7 @@ def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -
 
 
 def _named(path: str | os.PathLike[str], options: dict[str, Any]) -> Named:
-    found = named(path, options, opens=True) or named(path, options, failed=True, opens=True, bare=True)
+    found = named(path, options, opens=True) or named(path, options, failed=True, opens=True)
     if found is None or (found.path is not None and not found.path.is_file()):
         raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {path}. Check the path.")
     return found

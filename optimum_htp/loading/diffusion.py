@@ -18,21 +18,23 @@ from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, ONNX_FILE
 from optimum_htp.loading.onnx_repos import find_onnx_repo
+from optimum_htp.loading.other_commits import needs_its_own
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.resolve.beside import PIPELINE
-from optimum_htp.resolve.config_folder import carrier_of, find
+from optimum_htp.resolve.config_folder import carrier_of, find, overriding
 from optimum_htp.resolve.configs import folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles
 from optimum_htp.resolve.model_files import ModelFiles, model_root, require_parts
+from optimum_htp.resolve.other_commit import other_snapshot
 
-__all__ = ["fetched_pipeline", "pipeline_record", "presented"]
+__all__ = ["fetched_pipeline", "pipeline_of_its_commit", "pipeline_record", "presented"]
 
 _DENOISERS: Final = ("unet", "transformer")  # every pipeline has one of them
 
 
 def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata] | None:
-    """Return the folder and the record of an exported pipeline that has no configs, None for anything else.
+    """Return the folder and the record of an exported pipeline that has no configs of its own, None for anything else.
 
     Args:
         path: The folder, or one of the pipeline's ONNX files.
@@ -49,17 +51,36 @@ def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata]
         record = record_if_any(file)
         if record is not None and record.export_library == "diffusers" and record.onnx_file is not None:
             folder = model_root(file, record)
-            return None if (folder / MODEL_INDEX).is_file() else (folder, record)
+            has_own = (folder / MODEL_INDEX).is_file() and other_snapshot(file, record) is None
+            return None if has_own else (folder, record)
     return None
 
 
 def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
     """Fetch the ONNX files of a pipeline that a repo of a Hub holds; return their folder and its record."""
     for part in _DENOISERS:
-        repo = find_onnx_repo(repo_id, {**options, "subfolder": part})
+        asked = {**options, "subfolder": part}
+        repo = find_onnx_repo(repo_id, asked)
         if repo is not None:
             return pipeline_record(repo.fetch())
+        repo = find_onnx_repo(
+            repo_id, {**asked, "local_files_only": True}, bare=False
+        )  # Optimum has fetched all of it
+        if repo is not None and overriding(repo.record_if_any(), options.get("revision")) is None:
+            return pipeline_record(repo.fetch())
     return None
+
+
+def pipeline_of_its_commit(pipeline: Any, options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
+    """Return the folder and the record of a pipeline that Optimum has loaded with the configs of another commit.
+
+    None where they are those of the commit that its files are of.
+    """
+    paths = (getattr(getattr(pipeline, part, None), "path", None) for part in _DENOISERS)
+    path = next((path for path in paths if isinstance(path, Path)), None)
+    if path is None or (found := pipeline_record(path)) is None:
+        return None
+    return found if needs_its_own(path, options) else None
 
 
 def presented(

@@ -13,7 +13,8 @@ from typing import Any, Final
 from optimum_htp.errors import OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
-from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file
+from optimum_htp.loading.other_commits import overriding_commit
+from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file, pinned_file
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
 from optimum_htp.resolve.config_folder import Carrier, carrier_of
@@ -69,6 +70,18 @@ class Named:
             raise OnnxFileNotFoundError(f"There is no ONNX file at {self.path}. Check the path.")
         return carrier_of(self.path, read_record(self.path), self.folder)
 
+    def of_its_commit(self, options: Mapping[str, Any]) -> Named | None:
+        """Return the file in the cache where its repo is at another commit than it is of, and nobody asks for that.
+
+        Args:
+            options: Of the call.
+        """
+        if self.carrier().other is None or "revision" in self.options:
+            return None
+        left = {name: value for name, value in self.options.items() if name != "local_files_only"}
+        kept = {name: options[name] for name in ("local_files_only",) if name in options}
+        return Named(self.fetched(), None, None, {**left, **kept})
+
     @property
     def access(self) -> HubAccess:
         """How to reach the Hub that its configs are on."""
@@ -99,11 +112,17 @@ def named(
         OnnxFileNotFoundError: A file that the options name is not there.
         HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
     """
+    if (pinned := pinned_file.get()) is not None and pinned[0] == model_id:
+        return Named(pinned[1], None, None, _without(options, _OF_REPOS))
     if failed or names_a_remote_file(model_id):
         repo = find_onnx_repo(model_id, options, bare=bare)
-        if repo is None or (repo.has_config and repo.record_if_any() is None):
+        record = repo.record_if_any() if repo is not None and repo.has_config else None
+        if repo is None or (repo.has_config and record is None):
             return None
-        return Named(None, repo, None, _without(options, _OF_REPOS))
+        left = _without(options, _OF_REPOS)
+        if record is not None and (commit := overriding_commit(repo.carrier(), options, repo.access)) is not None:
+            left["revision"] = commit
+        return Named(None, repo, None, left)
     path = stamped_file(model_id, options, opens=opens) if local is None else local(model_id, options)
     if path is None:
         return None

@@ -32,6 +32,7 @@ from optimum_htp.origin.references import Reference, find_commit, has_prefix, pa
 from optimum_htp.resolve.config_folder import Carrier
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.resolve.model_files import folder_above
+from optimum_htp.resolve.other_commit import other_snapshot
 from optimum_htp.resolve.remote_file import RemoteEmbeddedFiles, hub_files, read_hub_header
 
 __all__ = ["OnnxRepo", "find_onnx_repo"]
@@ -130,7 +131,12 @@ class OnnxRepo:
             ConfigLoadError: It says nothing of itself.
         """
         record = self.record()
-        return Carrier(f"{self.repo_id}/{self.file}", record, None, (), True, lambda: self.embedded(record))
+        name = f"{self.repo_id}/{self.file}"
+        return Carrier(name, record, None, (), True, lambda: self.embedded(record), self.other(record))
+
+    def other(self, record: ExportMetadata | None) -> Path | None:
+        """Return the folder of the commit in the cache if the file is of another commit of the same repo."""
+        return other_snapshot(self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file, record)
 
     def fetch(self) -> Path:
         """Fetch the file, the others of its model, and their external data; return its path in the cache."""

@@ -19,6 +19,7 @@ from optimum_htp.errors import OnnxFileNotFoundError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.axes import refuse_code_in_axes
 from optimum_htp.libraries.ort_classes import class_for, is_a
+from optimum_htp.loading.other_commits import has_changed, overriding_commit
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.loading.recognize import files_being_loaded
 from optimum_htp.loading.stamped_files import files_of_names, model_files
@@ -26,7 +27,7 @@ from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
 from optimum_htp.onnxfile.publication import Watch, read_whole
-from optimum_htp.resolve.config_folder import Carrier, carrier_of, find
+from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
 from optimum_htp.resolve.configs import ConfigSource, load_config, load_generation_config
 from optimum_htp.resolve.export_manifest import carries_manifest
 from optimum_htp.resolve.model_files import ModelFiles
@@ -39,6 +40,7 @@ __all__ = ["complete", "load"]
 logger = get_logger(__name__)
 
 _GENERATION: Final = "text-generation"
+_OF_REPOS: Final = ("subfolder", "file_name", "revision", "force_download", "export")
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
 
@@ -132,18 +134,27 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
     return model
 
 
-def complete(model: ORTModel, path: Path, metadata: ExportMetadata, options: Mapping[str, Any]) -> None:
-    """Give a model what Optimum has left out: it loads a stamped file itself where a repo has a config too.
+def complete(cls: type[ORTModel], model: ORTModel, path: Path, options: Mapping[str, Any]) -> ORTModel:
+    """Return a model with what Optimum has left out: it loads a stamped file itself where a repo has a config too.
+
+    Where that config is of another commit than the file, and has changed, the file is loaded anew with its own.
 
     Args:
+        cls: The class that was asked for.
         model: The model.
         path: The file that it was loaded from.
-        metadata: What that says of itself.
-        options: Of the call. `revision` and `force_download` are about the repo, and have played their part.
+        options: Of the call.
     """
+    metadata = read_record(path)
     access = HubAccess.from_options({**options, "force_download": None})
     trusted = bool(options.get("trust_remote_code"))
-    _complete(model, _preprocessors(carrier_of(path, metadata), access, None, trusted))
+    carrier = carrier_of(path, metadata)
+    kept = options.get("config") is not None or overriding(metadata, options.get("revision")) is not None
+    if not kept and has_changed(carrier, access, with_code=trusted, model_only=True):
+        return load(cls, path, **{name: options[name] for name in options if name not in _OF_REPOS})
+    revision = overriding_commit(carrier, options, access)
+    _complete(model, _preprocessors(carrier, access, revision, trusted))
+    return model
 
 
 def _complete(model: ORTModel, preprocessors: LazyPreprocessors | None) -> None:

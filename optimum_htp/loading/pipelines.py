@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.libraries.ort_classes import AUTO, class_for
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
+from optimum_htp.loading.other_commits import needs_its_own
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.metadata import read_record
 
-__all__ = ["completed_arguments"]
+__all__ = ["arguments_of_its_commit", "completed_arguments"]
 
 _KINDS: Final = {
     "AutoTokenizer": "tokenizer",
@@ -34,13 +36,36 @@ def completed_arguments(arguments: dict[str, Any], *, failed: bool = False) -> d
         arguments: As they were given.
         failed: Whether the function has failed on them: then a repo may be meant, and None is returned for any other.
     """
+    found = named(arguments.get("model"), _options(arguments), failed=failed, opens=True)
+    if found is None and failed:
+        return None
+    return _completed(arguments, found)
+
+
+def arguments_of_its_commit(arguments: dict[str, Any], file: Path) -> dict[str, Any] | None:
+    """Return the arguments with the model of a file that a pipeline has loaded from a repo, and its preprocessors.
+
+    None where the repo is at the commit of the file, or has the same configs as that.
+
+    Args:
+        arguments: As they were given.
+        file: The file, in the cache.
+    """
+    options = _options(arguments)
+    if options.get("config") is not None or not needs_its_own(file, options):
+        return None
+    return _completed(arguments, Named(file, None, None, {**options, "revision": None}))
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the model's load."""
     given = {name: arguments[name] for name in _LOADING if arguments.get(name) is not None}
-    options = {**given, **(arguments.get("model_kwargs") or {})}
-    found = named(arguments.get("model"), options, failed=failed, opens=True)
+    return {**given, **(arguments.get("model_kwargs") or {})}
+
+
+def _completed(arguments: dict[str, Any], found: Named | None) -> dict[str, Any]:
     if found is not None:
         arguments = _with_model(found, arguments)
-    elif failed:
-        return None
     preprocessors = getattr(arguments.get("model"), "preprocessors", None)
     return _with_preprocessors(arguments, preprocessors) if isinstance(preprocessors, LazyPreprocessors) else arguments
 

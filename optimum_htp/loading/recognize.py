@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = [
     "chosen_file",
     "files_being_loaded",
+    "files_of_names",
     "local_path",
     "looked_at",
     "may_be_ours",
     "names_a_file",
     "names_a_remote_file",
+    "pinned_file",
 ]
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
@@ -31,6 +33,14 @@ files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_h
 
 chosen_file: Final[ContextVar[tuple[Any, str] | None]] = ContextVar("optimum_htp_chosen", default=None)
 """A folder, and the file in it that a load is about whose parts name the folder alone."""
+
+
+files_of_names: Final[ContextVar[list[tuple[Any, Path]] | None]] = ContextVar("optimum_htp_of_names", default=None)
+"""Collects what was given to `ORTModel.from_pretrained`, and the stamped file that was loaded for it; None outside of
+a load that wants to know."""
+
+pinned_file: Final[ContextVar[tuple[Any, Path] | None]] = ContextVar("optimum_htp_pinned", default=None)
+"""A repo, and the ONNX file of it in the cache that a load is about: what the load reads is of that file's commit."""
 
 
 def local_path(model_id: str | os.PathLike[str]) -> str:

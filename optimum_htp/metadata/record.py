@@ -73,6 +73,8 @@ class ExportMetadata:
             None where it states none.
         pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
             As the Hub said at export.
+        base_commits: The repos that the weights of a local model come from, an adapter's and its base model's, and the
+            commit of each.
         unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
         original_producer: Name and version of the producer that our stamp replaced.
         embedded_files: The model's config and preprocessor files that travel with it.
@@ -102,6 +104,7 @@ class ExportMetadata:
     pipeline_tag: str | None = None
     library_name: str | None = None
     base_model: str | None = None
+    base_commits: Mapping[str, str] | None = None
     license: str | None = None
     model_downloads: int | None = None
     model_likes: int | None = None
@@ -194,6 +197,11 @@ class ExportMetadata:
             getattr(self, name) == getattr(other, name)
             for name in ("hub_provider", "hub_id", "hub_sha", "export_timestamp", "onnx_files", "export_id")
         )
+
+    @property
+    def base_models(self) -> str:
+        """The repos that the weights of a local model come from, in words; nothing where none are known."""
+        return ", ".join(f"{repo_id} at {commit}" for repo_id, commit in (self.base_commits or {}).items())
 
     @property
     def source(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.masking import get_logger
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import json_or_none, parse_json
 
 __all__ = [
     "EMBEDDED_ZIP",
@@ -90,7 +90,7 @@ def encode(name: str, value: Any) -> str:
     """Return a field's value as a property has it."""
     if name in ("onnx_files", "config_files"):
         return json.dumps(list(value), ensure_ascii=False)
-    if name == "weight_files":
+    if name in ("weight_files", "base_commits"):
         return json.dumps(dict(sorted(value.items())), ensure_ascii=False)
     if name in ("preprocessors", "unchecked"):
         return ",".join(value)
@@ -222,6 +222,17 @@ def readable_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return kept
 
 
+def _commits(text: str) -> dict[str, str]:
+    """Decode a JSON object of repo ids, of another Hub with its name before it, and commits."""
+    content = json_or_none(text) if len(text) <= _LONGEST_LIST else None
+    if not isinstance(content, dict) or not all(
+        is_repo_id(name.rpartition("://")[2]) and isinstance(commit, str) and _COMMIT.fullmatch(commit)
+        for name, commit in content.items()
+    ):
+        raise ValueError("it has to be a JSON object of repo ids and full commits")
+    return content
+
+
 def _file_name(text: str) -> str:
     return _file_list(json.dumps([text]))[0]
 
@@ -264,6 +275,7 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "embedded_files": _embedded_files,
     "embedded_in": _file_name,
     "weight_files": _digests,
+    "base_commits": _commits,
     "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
     "model_downloads": _count,
     "model_likes": _count,

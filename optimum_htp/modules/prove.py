@@ -221,8 +221,10 @@ def _origin(
         if record is None:
             raise MetadataError(f"{path} does not say which model it came from: name that with --model.")
         if record.hub_id is None:
+            made_from = f" made from {record.base_models}" if record.base_commits else ""
             raise UnprovableWeightsError(
-                f"{path} is of a local model, which no commit can prove. Name a folder or a model with --model."
+                f"{path} is of a local model{made_from}, which no commit can prove. Name a folder or a model with "
+                "--model."
             )
         provider = record.hub_provider
         hub = plugins.hub(provider)

@@ -6,6 +6,7 @@ file decides. A file beside it is used only for its own kind. `resolve/order.py`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import ConfigLoadError, DownloadError, HubUnreachableError
+from optimum_htp.errors import (
+    AccessDeniedError,
+    ConfigLoadError,
+    DownloadError,
+    HubUnreachableError,
+    ModelNotFoundError,
+)
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.code_references import may_refer_to_code, names_own_code, references_in
 from optimum_htp.libraries.names import (
@@ -34,6 +41,7 @@ from optimum_htp.resolve.commit_files import ConfigFolder, resolve_configs, reso
 from optimum_htp.resolve.configs import ConfigSource, folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
 from optimum_htp.resolve.order import BESIDE, EMBEDDED, asks, stages
+from optimum_htp.resolve.other_commit import configs_of_other_commit, other_snapshot
 
 __all__ = [
     "Carrier",
@@ -41,6 +49,7 @@ __all__ = [
     "config_source",
     "find",
     "find_folder",
+    "overriding",
     "preprocessor_folder",
 ]
 
@@ -48,6 +57,7 @@ logger = get_logger(__name__)
 
 _IMAGES: Final = "AutoImageProcessor"
 _ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
+_AWAY: Final = (*_ELSEWHERE, AccessDeniedError, ModelNotFoundError)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class Carrier:
         folders: Where files of its model may lie beside it, the nearest first.
         is_named: Whether the user named the file itself. In a folder that was named, what somebody has saved counts.
         carried: Returns what is embedded in it, or in another file of its model.
+        other: The folder of the commit that it was fetched at, if its record names another commit of the same repo.
+            Its configs are used only where those of the record's commit cannot be had.
     """
 
     name: str
@@ -69,6 +81,7 @@ class Carrier:
     folders: tuple[Path, ...]
     is_named: bool
     carried: Callable[[], EmbeddedFiles | None]
+    other: Path | None = None
 
 
 def carrier_of(path: Path, record: ExportMetadata | None, named: Path | None = None) -> Carrier:
@@ -79,8 +92,11 @@ def carrier_of(path: Path, record: ExportMetadata | None, named: Path | None = N
         record: What it says of itself.
         named: The folder that the user named, if it was one.
     """
+    other = other_snapshot(path, record)
     folders = (path.parent,) if named is None else tuple(dict.fromkeys((path.parent, named)))
-    return Carrier(str(path), record, path, folders, named is None, lambda: embedded_in(path, record))
+    if other is not None:
+        folders = tuple(folder for folder in folders if folder.absolute() != other)
+    return Carrier(str(path), record, path, folders, named is None, lambda: embedded_in(path, record), other)
 
 
 def find(
@@ -116,7 +132,7 @@ def find(
     record = carrier.record
     what = _kept_in(what, record)
     from_hub = record is not None and record.model_type == "hub"
-    revision = _overriding(carrier, revision)
+    revision = overriding(carrier.record, revision)
     carried = _carried(carrier, access, revision)
     embedded = carried if carried is not None and _has(carried, what, record, slow=slow and from_hub) else None
 
@@ -127,8 +143,10 @@ def find(
     for stage in stages():
         if BESIDE in stage:
             known = _known_names(record, carried)
-            asked = Beside(carrier.path, record, what, carrier.is_named, revision)
-            for folder in carrier.folders:
+            asked, folders = Beside(carrier.path, record, what, carrier.is_named, revision), carrier.folders
+            if carrier.other is not None and revision == carrier.other.name:
+                asked, folders = dataclasses.replace(asked, revision=None), (carrier.other,)
+            for folder in folders:
                 if lies_in(folder, asked, known, alone=embedded is None, needed=needed):
                     return ConfigFolder(folder)
         elif EMBEDDED in stage:
@@ -146,7 +164,13 @@ def find(
             )
         try:
             return fetched()
-        except HubUnreachableError as error:
+        except _AWAY as error:
+            if carrier.other is not None and revision is None:
+                asked = Beside(carrier.path, record, what, is_named=False, revision=None)
+                if (others := configs_of_other_commit(carrier.other, asked)) is not None:
+                    return others
+            if not isinstance(error, HubUnreachableError):
+                raise
             if not needed:
                 return None
             if slow and carried is not None and embedded is None:
@@ -194,15 +218,11 @@ def _kept_in(what: str, record: ExportMetadata | None) -> str:
     return "AutoConfig" if is_there and what in (_IMAGES, PREPROCESSORS) else what
 
 
-def _overriding(carrier: Carrier, revision: str | None) -> str | None:
-    """Return the revision if it overrides the commit of the file."""
-    record = carrier.record
+def overriding(record: ExportMetadata | None, revision: str | None) -> str | None:
+    """Return the revision if it overrides the commit of a file: libraries pass the default one for users."""
     if revision is None or record is None or record.model_type != "hub":
         return revision
-    if revision != plugins.hub(record.hub_provider).default_revision:
-        return revision
-    logger.info("%s stays at its commit: revision=%r is what libraries pass by default.", carrier.name, revision)
-    return None
+    return revision if revision != plugins.hub(record.hub_provider).default_revision else None
 
 
 def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> EmbeddedFiles | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,13 @@ __all__ = ["export_id", "export_record", "plugin_properties"]
 
 
 def export_record(
-    checkpoint: Checkpoint | None, *, task: str, library: str, model_class: str | None, base_model: str | None = None
+    checkpoint: Checkpoint | None,
+    *,
+    task: str,
+    library: str,
+    model_class: str | None,
+    base_model: str | None = None,
+    base_commits: Mapping[str, str] | None = None,
 ) -> ExportMetadata:
     """Return the record of an export, all but the names of its files.
 
@@ -34,6 +40,7 @@ def export_record(
         library: The library that Optimum exports with.
         model_class: Name of the class that was exported, where it is known.
         base_model: The model that a local one was made from.
+        base_commits: The repos that its weights come from, and their commits.
     """
     record = ExportMetadata(
         model_type="local",
@@ -43,6 +50,7 @@ def export_record(
         export_library=library,
         model_class=model_class,
         base_model=base_model,
+        base_commits=base_commits or None,
         preprocessors=checkpoint.preprocessors if checkpoint is not None else (),
     )
     if checkpoint is None or base_model is not None or not isinstance(checkpoint.source, HubSource):

@@ -217,7 +217,8 @@ def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> V
         return Verdict(Status.INVALID, proof.fault, record)
     if proof is not None:
         checks.note("embedded files", None)
-    checks.note("commit", "the record names none: it is a local model")
+    made_from = f", made from {record.base_models}" if record.base_commits else ""
+    checks.note("commit", f"the record names none: it is a local model{made_from}")
     beside = path.parent / CONFIG
     if beside.is_file():
         config, where = read_json(beside), "beside it"

@@ -179,7 +179,7 @@ class TransformersEngine:
         """Return the model, ready to be traced."""
         import torch
 
-        subject, task, options, access = work.subject, work.task, work.options, work.access
+        subject, task, options = work.subject, work.task, work.options
         if subject.model is not None:
             if refused := [name for name in _LOADING_ONLY if options.get(name)]:
                 raise TypeError(
@@ -196,14 +196,9 @@ class TransformersEngine:
         model_class = _class_for(task, config, trusted=trusted)
         dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
         folder = subject.checkpoint.folder
-        base = base_to_load(folder)
-        given = (
-            {}
-            if base is None
-            else {"token": access.token, "cache_dir": access.cache_dir, "local_files_only": access.local_files_only}
-        )
+        base = base_to_load(folder)  # files here, at a commit
         model, report = model_class.from_pretrained(
-            base or folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True, **given
+            base or folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
         )
         if base is not None:
             model.load_adapter(str(folder))

@@ -1,0 +1,133 @@
+"""Files that Optimum has loaded from a repo whose configs have changed since the commit that the files are of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from optimum_htp.errors import AccessDeniedError, DownloadError, ModelNotFoundError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.huggingface.cache import is_known_missing
+from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file
+from optimum_htp.masking import get_logger
+from optimum_htp.metadata import read_record
+from optimum_htp.origin.evidence import names_below
+from optimum_htp.resolve.beside import PIPELINE, PREPROCESSORS
+from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
+from optimum_htp.resolve.configs import ConfigSource
+from optimum_htp.resolve.embedded import EmbeddedFiles
+
+__all__ = ["has_changed", "needs_its_own", "overriding_commit"]
+
+logger = get_logger(__name__)
+
+_warned: Final[set[tuple[str, str]]] = set()
+
+
+def needs_its_own(file: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a file, which a library has loaded from a repo, has to be loaded again with all that its commit has.
+
+    Args:
+        file: The file, in the cache.
+        options: Of the load, in the words of transformers.
+    """
+    record = read_record(file)
+    if overriding(record, options.get("revision")) is not None:
+        return False
+    access = HubAccess.from_options({**options, "force_download": None})
+    return has_changed(carrier_of(file, record), access, with_code=bool(options.get("trust_remote_code")))
+
+
+def overriding_commit(carrier: Carrier, options: Mapping[str, Any], access: HubAccess) -> str | None:
+    """Return the commit that an ONNX file was fetched at, if its configs are asked for: the user gives its revision.
+
+    None too where they are those of the file's own commit.
+
+    Args:
+        carrier: The ONNX file.
+        options: Of the call.
+        access: How to reach the Hub.
+    """
+    if carrier.other is None or overriding(carrier.record, options.get("revision")) is None:
+        return None
+    trusted = bool(options.get("trust_remote_code"))
+    changed = has_changed(carrier, access, with_code=trusted, model_only=True, warn=False)
+    return carrier.other.name if changed else None
+
+
+def has_changed(
+    carrier: Carrier, access: HubAccess, *, with_code: bool, model_only: bool = False, warn: bool = True
+) -> bool:
+    """Whether configs that a library has read of a repo are others at the commit that the ONNX file is of.
+
+    Args:
+        carrier: The ONNX file.
+        access: How to reach the Hub.
+        with_code: Whether code of the repo may run.
+        model_only: Whether the model's own configs alone count, and no preprocessors and modules.
+        warn: Whether a change is said.
+
+    Returns:
+        False where it was fetched at its own commit, and where the configs of that cannot be had.
+    """
+    if carrier.other is None or carrier.record is None:
+        return False
+    own, library = carrier.record.config_files or (), carrier.record.export_library or "transformers"
+    names = MODEL_CONFIGS if model_only else {*config_files(names_below(carrier.other), library=library), *own}
+    with suppress(AccessDeniedError, DownloadError, ModelNotFoundError):
+        changed = next((name for name in sorted(names) if _differs(carrier, name, access, with_code)), None)
+        if changed is not None and warn:
+            _warn(carrier, changed)
+        return changed is not None
+    return False
+
+
+def _warn(carrier: Carrier, name: str) -> None:
+    """Say once that a repo has changed."""
+    record, other = carrier.record, carrier.other
+    if record is None or other is None or (record.source, other.name) in _warned:
+        return
+    _warned.add((record.source, other.name))
+    logger.warning(
+        "%s is of %s, and %s has changed there since. The configs and preprocessors of that commit are used; "
+        'revision="%s" takes those beside the file. Export the model again for its newest commit.',
+        carrier.name,
+        record.source,
+        name,
+        other.name,
+    )
+
+
+def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) -> bool:
+    folder, record = carrier.other, carrier.record
+    if folder is None or record is None:
+        return False
+    there = folder / name
+    if not there.is_file() and not is_known_missing(str(record.hub_id), name, folder.parents[2], folder.name):
+        return False  # nobody has asked for it
+    digest = hashlib.sha256(there.read_bytes()).hexdigest() if there.is_file() else None
+    if record.config_files is not None and name not in record.config_files:
+        return digest is not None
+    what = PIPELINE if record.export_library == "diffusers" else _loader_of(name)
+    source = find(carrier, what, access, with_code=with_code, needed=False)
+    return source is not None and _digest_in(source, name, folder) not in (digest, "")
+
+
+def _loader_of(name: str) -> str:
+    """Return what has to be looked for to find a file."""
+    loaders = {CONFIG: "AutoConfig", GENERATION_CONFIG: "GenerationConfig"}
+    return name if is_sentence_transformers_file(name) else loaders.get(name, PREPROCESSORS)
+
+
+def _digest_in(source: ConfigSource, name: str, other: Path) -> str | None:
+    """Return the SHA-256 of a file, None if it does not exist, and nothing where that cannot be told."""
+    if isinstance(source, EmbeddedFiles):
+        return next((file.sha256 for file in source.files if file.name == name), "")
+    if source.folder == other:
+        return ""
+    path = source.folder / name
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

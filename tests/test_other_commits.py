@@ -1,0 +1,324 @@
+"""Repos whose main branch has changed since the commit that their ONNX file is of: the model of that commit loads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
+
+from optimum_htp import HTPExporter
+from tests.conftest import run_python
+from tests.support.models import WORDS
+
+TEXT = "the small cat sat on a red mat"
+LAYOUTS = [
+    ("onnx", "all"),
+    *(pytest.param(*how, marks=pytest.mark.slow) for how in [("", "all"), ("onnx", "none"), ("", "none")]),
+]
+
+
+def files_below(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def changed_words(tmp_path):
+    """Return the files of a tokenizer that gives each word another number."""
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *reversed(WORDS)]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "words")
+    return files_below(tmp_path / "words")
+
+
+def changed_json(files, name, **values):
+    return {name: json.dumps({**json.loads(files[name]), **values}).encode()}
+
+
+@pytest.fixture
+def moved_on(hub, tmp_path):
+    """Put a model into a repo, export it there, and let main have the changed files and the ONNX files."""
+
+    def publish(repo_id, folder, changed, layout="onnx", embed="all", **about):
+        files = files_below(folder)
+        repo = hub.add(repo_id, files, **about)
+        HTPExporter().export(repo_id, tmp_path / "out", embed=embed, cache_dir=tmp_path / "exporting")
+        prefix = f"{layout}/" if layout else ""
+        onnx = {prefix + name: body for name, body in files_below(tmp_path / "out").items() if name.endswith("onnx")}
+        kept = {name: body for name, body in files.items() if not name.endswith(".safetensors")}
+        return repo.refs["main"], repo.commit({**kept, **changed, **onnx})
+
+    return publish
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Run code in a process with a cache of its own, with the Hub and then without it; return what it printed last."""
+
+    def run(code, *, offline=True, **env):
+        answers = []
+        for more in ({}, {"HF_HUB_OFFLINE": "1"}) if offline else ({},):
+            done = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **more, **env)
+            answers.append(json.loads(done.stdout.splitlines()[-1]))
+        return answers
+
+    return run
+
+
+@pytest.fixture
+def classifier(moved_on, model_folder, tmp_path):
+    """Publish a classifier whose main branch has other labels and other words."""
+    folder = model_folder("bert")
+    config = changed_json(files_below(folder), "config.json", id2label={str(i): f"NEW {i}" for i in range(3)})
+
+    def publish(layout="onnx", embed="all"):
+        changed = {**config, **changed_words(tmp_path)}
+        about = {"pipeline_tag": "text-classification", "library_name": "transformers"}
+        return moved_on("moved/bert", folder, changed, layout, embed, **about)
+
+    return publish
+
+
+@pytest.fixture
+def expected(model_folder):
+    """The label and the score that PyTorch gives."""
+    folder = model_folder("bert")
+    model, words = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        scores = model(**words(TEXT, return_tensors="pt")).logits.softmax(-1)[0]
+    return f"LABEL {int(scores.argmax())}", pytest.approx(float(scores.max()), abs=1e-4)
+
+
+CLASSIFIER = """
+import json
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.pipelines import pipeline as optimum_pipeline
+from transformers import pipeline
+from optimum_htp import OptimumONNXModel
+
+given = {{"subfolder": {layout!r}}} if {layout!r} else {{}}
+model = ORTModelForSequenceClassification.from_pretrained("moved/bert", **given)
+named, words = OptimumONNXModel.from_onnx("moved/bert", **given)
+runs = {{
+    "model": pipeline("text-classification", model=model),
+    "named": pipeline("text-classification", model=named, tokenizer=words),
+    "pipeline": pipeline("text-classification", model="moved/bert"),
+    "without a task": pipeline(model="moved/bert"),
+    "optimum": optimum_pipeline("text-classification", model="moved/bert", accelerator="ort"),
+}}
+answers = {{name: run({text!r})[0] for name, run in runs.items()}}
+print(json.dumps({{name: (answer["label"], answer["score"]) for name, answer in answers.items()}}))
+"""
+
+
+@pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
+def test_classifier_has_the_labels_and_words_of_its_commit(classifier, expected, ask, layout, embed):
+    classifier(layout, embed)
+    for answers in ask(CLASSIFIER.format(layout=layout, text=TEXT)):
+        assert len(answers) == 5
+        assert {name: tuple(answer) for name, answer in answers.items()} == dict.fromkeys(answers, expected)
+
+
+TRANSLATOR = """
+import json
+from optimum.onnxruntime import ORTModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+given = {{"subfolder": {layout!r}}} if {layout!r} else {{}}
+mine = ORTModelForSeq2SeqLM.from_pretrained("moved/t5", **given)
+theirs = AutoModelForSeq2SeqLM.from_pretrained({folder!r}).eval()
+inputs = AutoTokenizer.from_pretrained({folder!r})({text!r}, return_tensors="pt")
+assert mine.preprocessors[0]({text!r}).input_ids == inputs.input_ids.tolist()[0]
+both = [model.generate(inputs.input_ids, max_new_tokens=6).tolist() for model in (mine, theirs)]
+print(json.dumps([*both, mine.config.num_decoder_layers, mine.generation_config.decoder_start_token_id]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "layout", "embed"),
+    [
+        ("generation", "", "none"),
+        pytest.param("generation", "onnx", "all", marks=pytest.mark.slow),
+        pytest.param("sizes", "onnx", "none", marks=pytest.mark.slow),
+        ("sizes", "", "all"),
+    ],
+)
+def test_encoder_and_decoder_generate_as_at_their_commit(moved_on, model_folder, ask, changed, layout, embed):
+    folder = model_folder("t5")
+    files = files_below(folder)
+    if changed == "sizes":
+        new = changed_json(files, "config.json", num_decoder_layers=3, num_heads=2, d_kv=4)
+    else:
+        new = changed_json(files, "generation_config.json", decoder_start_token_id=5, eos_token_id=2)
+        new |= changed_json(files, "config.json", decoder_start_token_id=5)
+    moved_on("moved/t5", folder, new, layout, embed, pipeline_tag="text2text-generation")
+    for mine, theirs, layers, start in ask(TRANSLATOR.format(layout=layout, folder=str(folder), text=TEXT)):
+        assert mine == theirs
+        assert layers == json.loads(files["config.json"])["num_decoder_layers"]
+        assert start == json.loads(files["generation_config.json"])["decoder_start_token_id"] != 5
+
+
+@pytest.fixture
+def sentences(moved_on, model_folder, tmp_path):
+    """Publish a model of sentence_transformers; its main branch has another pooling, other modules and other words."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    transformer = Transformer(str(model_folder("bert")))
+    size = transformer.get_word_embedding_dimension()
+    model = SentenceTransformer(modules=[transformer, Pooling(size, "cls"), Normalize()], device="cpu")
+    model.save_pretrained(str(tmp_path / "saved"))
+    SentenceTransformer(modules=[transformer, Pooling(size, "mean")], device="cpu").save_pretrained(
+        str(tmp_path / "changed")
+    )
+    changed = {name: body for name, body in files_below(tmp_path / "changed").items() if name.endswith("json")}
+
+    def publish(layout="onnx", embed="all"):
+        about = {"pipeline_tag": "sentence-similarity", "library_name": "sentence-transformers"}
+        return moved_on(
+            "moved/sentences", tmp_path / "saved", {**changed, **changed_words(tmp_path)}, layout, embed, **about
+        )
+
+    return publish, model.encode(TEXT)
+
+
+SENTENCES = """
+import json
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer("moved/sentences", backend="onnx", **{options})
+print(json.dumps([[type(module).__name__ for module in model], model.encode({text!r}).tolist()]))
+"""
+
+
+@pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
+def test_sentence_transformer_has_the_modules_and_words_of_its_commit(sentences, ask, layout, embed):
+    publish, vector = sentences
+    _, main = publish(layout, embed)
+    for modules, mine in ask(SENTENCES.format(options={}, text=TEXT)):
+        assert modules == ["Transformer", "Pooling", "Normalize"]
+        assert mine == pytest.approx(vector.tolist(), abs=1e-5)
+    ((modules, mine),) = ask(SENTENCES.format(options={"revision": main}, text=TEXT), offline=False)
+    assert modules == ["Transformer", "Pooling"]
+    assert mine != pytest.approx(vector.tolist(), abs=1e-2)
+
+
+def test_what_the_user_gives_is_used(classifier, ask):
+    _, main = classifier()
+    code = f"""
+import json
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.pipelines import pipeline
+from transformers import AutoConfig, AutoTokenizer
+
+config, words = (loader.from_pretrained("moved/bert") for loader in (AutoConfig, AutoTokenizer))
+load = ORTModelForSequenceClassification.from_pretrained
+models = [load("moved/bert", subfolder="onnx", revision={main!r}), load("moved/bert", subfolder="onnx", config=config)]
+run = pipeline("text-classification", model="moved/bert", tokenizer=words, accelerator="ort")
+runs = [run, pipeline("text-classification", model="moved/bert", revision={main!r}, accelerator="ort")]
+assert models[0].preprocessors[0].vocab == words.vocab
+print(json.dumps([
+    [model.config.id2label[0] for model in models],
+    [(one.model.config.id2label[0], one.tokenizer.vocab == words.vocab) for one in runs],
+]))
+"""
+    for models, runs in ask(code):
+        assert models == ["NEW 0", "NEW 0"]
+        assert runs == [["LABEL 0", True], ["NEW 0", True]]
+
+
+SAID = """
+import json, logging
+said = []
+handler = logging.Handler()
+handler.emit = lambda record: said.append(record.getMessage())
+logging.getLogger("optimum_htp").addHandler(handler)
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import pipeline
+models = [ORTModelForSequenceClassification.from_pretrained("moved/bert", subfolder={layout!r}) for _ in range(2)]
+run = pipeline("text-classification", model=models[0], tokenizer={tokenizer!r})
+print(json.dumps([models[1].config.id2label[0], run({text!r})[0]["label"][:3], said]))
+"""
+
+
+@pytest.mark.parametrize("layout", ["onnx", ""])
+def test_commit_that_is_gone_is_said_once(classifier, hub, ask, layout):
+    commit, main = classifier(layout, "none")
+    del hub.repos["moved/bert"].commits[commit]
+    for label, answer, said in ask(SAID.format(layout=layout, tokenizer="moved/bert", text=TEXT)):
+        assert (label, answer) == ("NEW 0", "NEW")
+        (warning,) = [text for text in said if commit in text]
+        assert main in warning
+        assert f'config=AutoConfig.from_pretrained("moved/bert", revision="{commit}")' in warning
+
+
+def test_change_is_said_once(classifier, ask):
+    _, main = classifier()
+    for label, answer, said in ask(SAID.format(layout="onnx", tokenizer=None, text=TEXT)):
+        assert (label, answer) == ("LABEL 0", "LAB")
+        assert len([text for text in said if "config.json has changed" in text and main in text]) <= 1
+
+
+@pytest.mark.parametrize("embed", ["all", "none"])
+def test_nothing_is_loaded_twice_where_the_configs_are_equal(moved_on, model_folder, hub, ask, embed):
+    moved_on("moved/bert", model_folder("bert"), {"README.md": b"new"}, "onnx", embed)
+    code = """
+import json, onnxruntime
+made = []
+class Session(onnxruntime.InferenceSession):
+    def __init__(self, *args, **options):
+        made.append(args)
+        super().__init__(*args, **options)
+onnxruntime.InferenceSession = Session
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from optimum.pipelines import pipeline
+model = ORTModelForSequenceClassification.from_pretrained("moved/bert", subfolder="onnx")
+run = pipeline("text-classification", model="moved/bert", accelerator="ort")
+print(json.dumps([len(made), model.config.id2label[0]]))
+"""
+    assert ask(code, offline=False) == [[2, "LABEL 0"]]
+
+
+DIFFUSION = """
+import json
+import numpy as np, torch
+from diffusers import StableDiffusionPipeline
+from optimum.onnxruntime import ORTDiffusionPipeline, ORTStableDiffusionPipeline
+
+def images(pipe):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return pipe("a b c", num_inference_steps=2, output_type="np", height=16, width=16, latents=latents).images
+
+theirs = StableDiffusionPipeline.from_pretrained({model!r})
+answers = []
+for cls in (ORTDiffusionPipeline, ORTStableDiffusionPipeline):
+    mine = cls.from_pretrained("moved/diffusion")
+    answers.append([
+        type(mine.scheduler).__name__,
+        mine.tokenizer("a b c").input_ids == theirs.tokenizer("a b c").input_ids,
+        float(np.abs(images(mine) - images(theirs)).max()),
+    ])
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("embed", ["all", "none"])
+@pytest.mark.parametrize("complete", [False, True])
+def test_diffusion_pipeline_has_the_configs_of_its_commit(hub, model_folder, tmp_path, ask, complete, embed):
+    """With the configs that Optimum wants beside each part, it loads the pipeline; without them, it fails."""
+    pytest.importorskip("diffusers")
+    folder = model_folder("stable_diffusion")
+    files = files_below(folder)
+    repo = hub.add("moved/diffusion", files, pipeline_tag="text-to-image", library_name="diffusers")
+    options = {"embed": embed, "cache_dir": tmp_path / "exporting", "with_config": complete}
+    HTPExporter().export("moved/diffusion", tmp_path / "out", **options)
+    kept = {name: body for name, body in files.items() if not name.endswith(".safetensors")}
+    new = changed_json(files, "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    new |= changed_json(files, "scheduler/scheduler_config.json", _class_name="PNDMScheduler", beta_start=0.1)
+    for name in {"tokenizer/vocab.json", "tokenizer/tokenizer.json"} & {*files}:
+        content = json.loads(files[name])
+        words = content["model"]["vocab"] if "model" in content else content
+        words |= dict(zip(words, reversed(words.values()), strict=True))
+        new[name] = json.dumps(content).encode()
+    repo.commit({**kept, **files_below(tmp_path / "out"), **new})
+    for answers in ask(DIFFUSION.format(model=str(folder))):
+        assert answers == [["DDIMScheduler", True, pytest.approx(0, abs=1e-4)]] * 2
