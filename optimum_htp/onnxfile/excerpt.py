@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from optimum_htp.errors import InvalidOnnxFileError, OnnxWriteError
 from optimum_htp.onnxfile import reader
+from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.data_files import new_data_file, own_data, remove_unused
 from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.replace import replaced_atomically
@@ -27,7 +28,7 @@ from optimum_htp.onnxfile.wire import (
     encode_varint,
     walk,
 )
-from optimum_htp.onnxfile.writer import NodeVisitor, copy_range, node_entries, property_field
+from optimum_htp.onnxfile.writer import NodeVisitor, node_entries, property_field
 
 __all__ = ["Excerpt", "GraphPlace", "write_excerpt"]
 

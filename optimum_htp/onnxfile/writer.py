@@ -8,16 +8,16 @@ all.
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Final
+from typing import Final
 
 from optimum_htp.errors import FileChangedError, OnnxWriteError
 from optimum_htp.onnxfile import reader
+from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.data_files import MovedData, check_size, moving_data
 from optimum_htp.onnxfile.folder_lock import locked_for_replacing
 from optimum_htp.onnxfile.graph import graph_of
@@ -28,7 +28,7 @@ from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.structure import Graph, NodePlaces
 from optimum_htp.onnxfile.wire import VARINT, ByteWindow, encode_bytes_field, encode_varint
 
-__all__ = ["NodeVisitor", "OpenModel", "copy_range", "node_entries", "property_field", "rewrite_model"]
+__all__ = ["NodeVisitor", "OpenModel", "node_entries", "property_field", "rewrite_model"]
 
 _CHUNK: Final = 1 << 16
 
@@ -197,38 +197,3 @@ class OpenModel:
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-_SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
-
-
-def copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
-    """Copy a range of the old file, always from the file that was opened, whatever has taken its place since.
-
-    Large ranges by the kernel, where they lie alike in its pages: it takes twice the time of a copy through memory
-    where every page has to be put together from two.
-    """
-    position = start
-    if end - start > _SMALL and window.descriptor is not None:
-        output.flush()
-        if hasattr(os, "copy_file_range") and (output.tell() - start) % mmap.PAGESIZE == 0:
-            with suppress(OSError):  # not on this filesystem, or not across these two: copied below
-                while position < end:
-                    count = end - position
-                    copied = os.copy_file_range(window.descriptor, output.fileno(), count, offset_src=position)
-                    if copied == 0:
-                        break
-                    position += copied
-        elif hasattr(os, "preadv"):
-            buffer = memoryview(bytearray(_SMALL))
-            while position < end:
-                count = os.preadv(window.descriptor, [buffer[: end - position]], position)
-                copied = os.write(output.fileno(), buffer[:count])
-                if copied == 0:
-                    break
-                position += copied
-        output.seek(0, os.SEEK_END)
-    while position < end:
-        data = window.read(position, min(_SMALL, end - position))
-        output.write(data)
-        position += len(data)

@@ -9,7 +9,7 @@ from typing import Any
 
 from optimum_htp.errors import ArgumentError
 from optimum_htp.extras.batch.jobs import Job
-from optimum_htp.extras.push.pushing import OPTIMUM
+from optimum_htp.extras.push.layouts import OPTIMUM
 from optimum_htp.hubs.base import HubAccess
 
 __all__ = ["Pushes", "repos_of"]

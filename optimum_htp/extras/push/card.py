@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from optimum_htp.errors import MetadataError, PushError
 from optimum_htp.extras.contents import OnnxFile
-from optimum_htp.extras.push.pushing import TRANSFORMERS_JS
+from optimum_htp.extras.push.layouts import TRANSFORMERS_JS
 from optimum_htp.hierarchy.rules import LAST_RESORTS
 from optimum_htp.hierarchy.summary import ModuleSummary, summarize
 from optimum_htp.hierarchy.tags import coverage_of, read_modules

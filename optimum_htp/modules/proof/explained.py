@@ -10,8 +10,9 @@ from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.expected import MOST_TRIED, Expected
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Layout, compare, float_dtypes, orders_of
-from optimum_htp.modules.proof.model_code import ModelCode, Recipe, TooManyWeightsError, UnreadableParameterError
+from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.modules.proof.quantized import QuantizedWeight
+from optimum_htp.modules.proof.recipes import Recipe, TooManyWeightsError, UnreadableParameterError
 from optimum_htp.modules.proof.recomputed import (
     Fold,
     first_experts,

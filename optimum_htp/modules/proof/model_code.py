@@ -9,7 +9,6 @@ import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptimumHTPError
@@ -18,9 +17,10 @@ from optimum_htp.libraries.class_sources import is_named_in_source
 from optimum_htp.libraries.computed import computed_tensors, saved_names
 from optimum_htp.libraries.sample_inputs import TEXT_INPUTS, sample_inputs
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
+from optimum_htp.modules.proof.recipes import Recipe, Run, UnreadableParameterError
 from optimum_htp.modules.proof.traced import run_without_weights
 
-__all__ = ["ModelCode", "Read", "Recipe", "Run", "TooManyWeightsError", "UnreadableParameterError"]
+__all__ = ["ModelCode"]
 
 _INPUTS_FIRST: Final = "Conv1D"
 """The class of transformers' layers whose weight has a row for each input."""
@@ -155,54 +155,4 @@ class ModelCode:
         return {"Linear": True, _INPUTS_FIRST: False}.get(self._classes.get(module, ""))
 
 
-class UnreadableParameterError(Exception):
-    """The commit has no tensor for a parameter of the model."""
-
-
-class TooManyWeightsError(UnreadableParameterError):
-    """A tensor is made of more weights than are read for one."""
-
-
-Read = Callable[[Sequence[str]], Any]
 """Returns a parameter, by its names in the model, as a tensor of PyTorch; raises `UnreadableParameterError`."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A tensor that the model's code makes.
-
-    Attributes:
-        module: In whose `forward`.
-        operator: The last of its operators, as PyTorch calls it.
-        size: Number of elements.
-        parameters: Names of the parameters that it is made of; none for a constant.
-    """
-
-    module: str
-    operator: str
-    size: int
-    parameters: tuple[str, ...]
-    _compute: Callable[[], Any] = field(repr=False)
-
-    def values(self) -> Any:
-        """Compute it, as an array.
-
-        Raises:
-            UnreadableParameterError: The commit has no tensor for a parameter, or one of another shape.
-        """
-        return self._compute().detach().float().numpy()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of a model's `forward`.
-
-    Attributes:
-        recipes: What it made of parameters and constants.
-        order: The names of each parameter, in the order in which it computes with them.
-        failure: Why it ended early; None where it did not.
-    """
-
-    recipes: tuple[Recipe, ...] = ()
-    order: tuple[tuple[str, ...], ...] = ()
-    failure: str | None = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimum_htp.masking import get_logger
-from optimum_htp.modules.proof.model_code import Read, Recipe, Run, TooManyWeightsError, UnreadableParameterError
+from optimum_htp.modules.proof.recipes import Read, Recipe, Run, TooManyWeightsError, UnreadableParameterError
 
 __all__ = ["run_without_weights"]
 
