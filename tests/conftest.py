@@ -5,6 +5,7 @@ huggingface_hub reads its variables when it is imported, so they are set before 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -273,20 +274,32 @@ def zoo_export(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
     return export
 
 
+@dataclass(frozen=True)
+class TracedExport:
+    """A model of one layer, and what transformers' own exporters write of it, which is made on first use."""
+
+    model: Path
+    export: Callable[[], Path]
+
+    @property
+    def output(self) -> Path:
+        return self.export()
+
+
 @pytest.fixture(scope="session")
-def traced(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
-    """Return a model of one layer and what transformers' own exporters wrote of it, made on first use."""
+def traced(made_once: Callable[..., Path]) -> Callable[[str], TracedExport]:
+    """Return a model of one layer on the Hub, and its export."""
     from tests.support import traced
 
-    def export(name: str) -> ZooExport:
+    def model(name: str) -> TracedExport:
         repo_id = f"small/{name}"
-        model = made_once(repo_id, traced.MODELS[name].save)
+        folder = made_once(repo_id, traced.MODELS[name].save)
         if repo_id not in _HUB.repos:
-            tag = traced.MODELS[name].pipeline_tag
-            _HUB.add(repo_id, model, pipeline_tag=tag, library_name="transformers")
-        return ZooExport(model, made_once(f"traced/{name}", lambda folder: traced.export(name, repo_id, folder)))
+            _HUB.add(repo_id, folder, pipeline_tag=traced.MODELS[name].pipeline_tag, library_name="transformers")
+        make = functools.partial(traced.export, name, repo_id)
+        return TracedExport(folder, lambda: made_once(f"traced/{name}", make))
 
-    return export
+    return model
 
 
 @pytest.fixture(scope="session")
