@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from threading import Event
 
@@ -17,22 +18,22 @@ from tests.support.hub.xet import XetStore, xet_server
 
 pytest.importorskip("hf_xet")
 
-WEIGHTS = bytes(range(256)) * 2000
+WEIGHTS = random.Random(0).randbytes(512_000)  # that cannot be compressed
 WRITER = "hf_writer"
 
 
 @pytest.fixture
-def stored(hub, tmp_path, monkeypatch):
+def stored(hub, monkeypatch):
     """Let the Hub and huggingface_hub use Xet; returns the store."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     # huggingface_hub 2 keeps addresses of servers, and links what another download has left.
     monkeypatch.setattr(_xet, "XET_CONNECTION_INFO_CACHE", {}, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SHARED_BLOBS", True, raising=False)
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "3")
-    (tmp_path / "sources").mkdir()
-    hub.xet = XetStore(tmp_path / "cas", tmp_path / "sources")
+    hub.xet = store = XetStore()
     hub.writers = {WRITER: {"me"}}
-    return hub.xet
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def fetch(hub, stored, access):
 @pytest.fixture
 def push(hub, stored, tmp_path):
     hub.repos.pop("me/xet", None)
-    file = tmp_path / "sources" / "model.onnx"
+    file = tmp_path / "model.onnx"
     file.write_bytes(WEIGHTS[::-1])
     return lambda: commit_files(look_at("me/xet", WRITER), {"model.onnx": file}, message="m", token=WRITER)
 
