@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from threading import Event
 
@@ -14,6 +15,7 @@ from optimum_htp import errors
 from optimum_htp.hubs.huggingface.transfers import Transfers
 from optimum_htp.hubs.writing import commit_files, look_at
 from optimum_htp.plugins import hub as huggingface
+from tests.conftest import run_python
 from tests.support.hub.xet import XetStore, xet_server
 
 pytest.importorskip("hf_xet")
@@ -97,6 +99,33 @@ def test_weights_come_without_xet_where_it_is_disabled(stored, hub, fetch, monke
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     stored.url = None
     assert (fetch() / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_files_are_pushed_without_xet_where_it_is_disabled(stored, hub, push, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    stored.url, hub.stored = None, {}
+    push()
+    repo = hub.repos["me/xet"]
+    assert repo.commits[repo.refs["main"]]["model.onnx"] == WEIGHTS[::-1]
+    assert [*hub.stored.values()] == [WEIGHTS[::-1]]
+
+
+GIVEN_UP = """
+from pathlib import Path
+from optimum_htp.errors import HubTimeoutError
+from optimum_htp.hubs.writing import commit_files, look_at
+try:
+    commit_files(look_at("me/xet", "hf_writer"), {"model.onnx": Path("FILE")}, message="m", token="hf_writer")
+except HubTimeoutError as error:
+    print(error)
+"""
+
+
+def test_process_in_which_an_upload_was_given_up_ends_by_itself(push, stored, tmp_path):
+    with xet_server(None) as stored.url:
+        code = GIVEN_UP.replace("FILE", str(tmp_path / "model.onnx"))
+        done = run_python(code, python=sys.executable, HF_HUB_DISABLE_XET="0", OPTIMUM_HTP_TIMEOUT="2")
+    assert "HF_HUB_DISABLE_XET=1" in done.stdout
 
 
 @pytest.mark.skipif(
