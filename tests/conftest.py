@@ -5,6 +5,7 @@ huggingface_hub reads its variables when it is imported, so they are set before 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from filelock import FileLock
 from tests.support import warm
 from tests.support.environments import python_of_users
 from tests.support.hub import LoopbackHub
+from tests.support.selection import LONGEST, OF_NO_STACK, OF_THE_STACK
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
@@ -111,21 +113,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_NEWEST = int(metadata.version("transformers").partition(".")[0]) >= 5
+
 # What cannot be had with transformers 5 and huggingface_hub 2; .github/CONTRIBUTING.md lists it.
 without_bridges = pytest.mark.skipif(
-    int(metadata.version("transformers").partition(".")[0]) >= 5,
+    _NEWEST,
     reason="optimum-onnx cannot be imported with transformers 5 where this package is switched off or broken",
 )
 
 
 one_engine = pytest.mark.skipif(
-    int(metadata.version("transformers").partition(".")[0]) >= 5,
+    _NEWEST,
     reason="with transformers 5 its own exporters take over where optimum-onnx cannot export",
 )
 
 
 text2text = pytest.mark.skipif(
-    int(metadata.version("transformers").partition(".")[0]) >= 5,
+    _NEWEST,
     reason="transformers 5 has no pipeline for text2text-generation",
 )
 
@@ -142,32 +146,8 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + cores // 2
 
 
-# The files that take longest begin, so that no worker is left alone with one of them at the end.
-LONGEST = (
-    *("plugging_in", "cluster", "batch", "transformers_engine", "bystanders", "without_connection", "interrupts"),
-    *("bridges", "release_action", "report", "onnxfile_properties", "code_references", "extract", "export", "load"),
-    *("publishing", "pipelines", "cli"),
-)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # by which xdist would begin with the files that have most tests
-
-
-# The files whose slow tests are run with every stack.
-OF_THE_STACK = (
-    *("bridges", "classes", "diffusion", "end_to_end", "engines", "interrupts", "plain_exports", "stacks"),
-    *("transformers_engine", "without_connection"),
-)
-
-
-# The files that try code of this package and the commands alone, whose answers do not depend on the versions of
-# transformers, Optimum and huggingface_hub. They are run with one stack.
-OF_NO_STACK = (
-    *("benchmarks", "cluster", "display", "exit_codes", "hostile_names", "masking", "metadata", "onnxfile"),
-    *("onnxfile_properties", "outputs", "parsing", "public_names", "publishing", "release_action", "reliability"),
-    "replacing",
-)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -292,6 +272,34 @@ def zoo_export(made_once: Callable[..., Path]) -> Callable[[str], ZooExport]:
         return ZooExport(model, output)
 
     return export
+
+
+@dataclass(frozen=True)
+class TracedExport:
+    """A model of one layer, and what transformers' own exporters write of it, which is made on first use."""
+
+    model: Path
+    export: Callable[[], Path]
+
+    @property
+    def output(self) -> Path:
+        return self.export()
+
+
+@pytest.fixture(scope="session")
+def traced(made_once: Callable[..., Path]) -> Callable[[str], TracedExport]:
+    """Return a model of one layer on the Hub, and its export."""
+    from tests.support import traced
+
+    def model(name: str) -> TracedExport:
+        repo_id = f"small/{name}"
+        folder = made_once(repo_id, traced.MODELS[name].save)
+        if repo_id not in _HUB.repos:
+            _HUB.add(repo_id, folder, pipeline_tag=traced.MODELS[name].pipeline_tag, library_name="transformers")
+        make = functools.partial(traced.export, name, repo_id)
+        return TracedExport(folder, lambda: made_once(f"traced/{name}", make))
+
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def test_every_hooked_function_is_tried():
 
     tried = {(getattr(owner, "__name__", ""), attribute) for owner, attribute, _ in map(resolved, FUNCTIONS)}
     tried |= {("ORTModel", "from_pretrained"), ("ORTPipelineForTask", "from_pretrained")}
-    tried.add(("ExportedModel", "from_pretrained"))  # in test_transformers_engine.py
+    tried.add(("ExportedModel", "from_pretrained"))  # in test_exported_models.py
     tried.add(("BaseModel", "__init__"))  # of SentenceTransformer
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below

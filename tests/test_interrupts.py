@@ -241,13 +241,14 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
     ],
     ids=name_of,
 )
-def test_silent_xet_server_does_not_hold_the_command(command, files, hub, transfers, empty_home, tmp_path):
+def test_silent_xet_server_does_not_hold_the_command(command, files, hub, transfers, empty_home):
     pytest.importorskip("hf_xet")
-    hub.xet = XetStore(tmp_path / "cas")
+    hub.xet = XetStore()
     hub.serve_ranges = False  # so that verify has to download
     env = {**os.environ, **empty_home, "HF_HUB_DISABLE_XET": "0"}
     with xet_server(None, transfers.set) as hub.xet.url:
         code, stderr, took = interrupted_in_a_transfer(command, files, transfers, env)
+    hub.xet.close()
     assert code == 130, stderr
     assert took < SOON
     assert "Traceback" not in stderr

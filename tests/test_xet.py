@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import time
 from threading import Event
 
@@ -13,26 +15,27 @@ from optimum_htp import errors
 from optimum_htp.extras.push.writing import commit_files, look_at
 from optimum_htp.hubs.huggingface.transfers import Transfers
 from optimum_htp.plugins import hub as huggingface
+from tests.conftest import run_python
 from tests.support.hub.xet import XetStore, xet_server
 
 pytest.importorskip("hf_xet")
 
-WEIGHTS = bytes(range(256)) * 2000
+WEIGHTS = random.Random(0).randbytes(512_000)  # that cannot be compressed
 WRITER = "hf_writer"
 
 
 @pytest.fixture
-def stored(hub, tmp_path, monkeypatch):
+def stored(hub, monkeypatch):
     """Let the Hub and huggingface_hub use Xet; returns the store."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     # huggingface_hub 2 keeps addresses of servers, and links what another download has left.
     monkeypatch.setattr(_xet, "XET_CONNECTION_INFO_CACHE", {}, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_SHARED_BLOBS", True, raising=False)
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "3")
-    (tmp_path / "sources").mkdir()
-    hub.xet = XetStore(tmp_path / "cas", tmp_path / "sources")
+    hub.xet = store = XetStore()
     hub.writers = {WRITER: {"me"}}
-    return hub.xet
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def fetch(hub, stored, access):
 @pytest.fixture
 def push(hub, stored, tmp_path):
     hub.repos.pop("me/xet", None)
-    file = tmp_path / "sources" / "model.onnx"
+    file = tmp_path / "model.onnx"
     file.write_bytes(WEIGHTS[::-1])
     return lambda: commit_files(look_at("me/xet", WRITER), {"model.onnx": file}, message="m", token=WRITER)
 
@@ -96,6 +99,33 @@ def test_weights_come_without_xet_where_it_is_disabled(stored, hub, fetch, monke
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     stored.url = None
     assert (fetch() / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_files_are_pushed_without_xet_where_it_is_disabled(stored, hub, push, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    stored.url, hub.stored = None, {}
+    push()
+    repo = hub.repos["me/xet"]
+    assert repo.commits[repo.refs["main"]]["model.onnx"] == WEIGHTS[::-1]
+    assert [*hub.stored.values()] == [WEIGHTS[::-1]]
+
+
+GIVEN_UP = """
+from pathlib import Path
+from optimum_htp.errors import HubTimeoutError
+from optimum_htp.extras.push.writing import commit_files, look_at
+try:
+    commit_files(look_at("me/xet", "hf_writer"), {"model.onnx": Path("FILE")}, message="m", token="hf_writer")
+except HubTimeoutError as error:
+    print(error)
+"""
+
+
+def test_process_in_which_an_upload_was_given_up_ends_by_itself(push, stored, tmp_path):
+    with xet_server(None) as stored.url:
+        code = GIVEN_UP.replace("FILE", str(tmp_path / "model.onnx"))
+        done = run_python(code, python=sys.executable, HF_HUB_DISABLE_XET="0", OPTIMUM_HTP_TIMEOUT="2")
+    assert "HF_HUB_DISABLE_XET=1" in done.stdout
 
 
 @pytest.mark.skipif(

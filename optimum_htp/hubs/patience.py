@@ -77,6 +77,10 @@ class Patience:
         self.check()
         return max(min(self.left, at_most), 0.001)
 
+    def abort(self) -> bool:
+        """End what still runs when a call is given up; return whether its thread then ends at once."""
+        return False
+
 
 def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: int) -> Iterator[T]:
     """Make calls in threads and yield what they return, as they end.
@@ -118,6 +122,11 @@ def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: 
                 yield future.result()
         for worker in workers:  # an exit would end them where they hold a lock, as that of progress bars
             worker.join()
+    except (TimeoutError, KeyboardInterrupt) as error:
+        if (patience.left <= 0 or isinstance(error, KeyboardInterrupt)) and patience.abort():
+            for worker in workers:
+                worker.join(_GRACE)
+        raise
     finally:
         stopped.set()
 

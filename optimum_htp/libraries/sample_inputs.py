@@ -15,7 +15,7 @@ from typing import Any, Final
 from optimum_htp.errors import ExportError
 from optimum_htp.masking import get_logger
 
-__all__ = ["BATCH_SIZE", "SEQUENCE_LENGTH", "WHOLE", "sample_inputs", "traced_parts"]
+__all__ = ["BATCH_SIZE", "SEQUENCE_LENGTH", "SIZES", "WHOLE", "sample_inputs", "traced_parts"]
 
 logger = get_logger(__name__)
 
@@ -33,7 +33,14 @@ _MELS: Final = 80
 _TEXT: Final = "input_ids"
 _DECODERS: Final = "decoder_input_ids"
 TEXT_INPUTS: Final = frozenset({_TEXT, _DECODERS, "attention_mask", "token_type_ids"})
-_BEGUN: Final = 3  # tokens that the decoder begins with
+_BEGUN: Final = 3  # tokens that a decoder begins with, after the first one, of which alone the number would be fixed
+SIZES: Final = {
+    "batch_size": BATCH_SIZE,
+    "sequence_length": SEQUENCE_LENGTH,
+    "decoder_length": _BEGUN,
+    "audio_length": _RATE,
+}
+"""The sizes of sample inputs, by the names of the arguments of `sample_inputs`."""
 _OF_INPUT: Final = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 """The modality of a model's main input, for versions of transformers that do not say it."""
 _MOST: Final = 1 << 26  # numbers of one input
@@ -48,6 +55,8 @@ def sample_inputs(
     generates: bool,
     batch_size: int = BATCH_SIZE,
     sequence_length: int = SEQUENCE_LENGTH,
+    decoder_length: int = _BEGUN,
+    audio_length: int = _RATE,
 ) -> dict[str, Any]:
     """Return inputs that a model can be traced with: of its `forward`, or of its `generate`.
 
@@ -56,6 +65,8 @@ def sample_inputs(
         folder: With its preprocessors; None if it has none.
         generates: Whether `generate` is to take them.
         batch_size, sequence_length: Sizes.
+        decoder_length: Tokens that a decoder begins with, after the first one.
+        audio_length: Samples of a sound.
 
     Raises:
         ExportError: What the model takes is not known.
@@ -67,15 +78,17 @@ def sample_inputs(
         modalities = modalities - {"text"} or modalities
     made: dict[str, Any] = {}
     if modalities - {"text"} and folder is not None:
-        made = _processed(folder, modalities, batch_size)
+        made = _processed(folder, modalities, batch_size, audio_length)
     if not made:
         for modality in sorted(modalities):
-            made |= _BY_MODALITY.get(modality, _nothing)(model.config, taken, batch_size, sequence_length)
+            made |= _BY_MODALITY.get(modality, _nothing)(
+                model.config, taken, batch_size, audio_length if modality == "audio" else sequence_length
+            )
     made = {name: value for name, value in made.items() if name in taken}
     if _DECODERS in taken and not generates:
         made.setdefault(_DECODERS, made.get(_TEXT, _ids(model.config, batch_size, sequence_length)))
-    elif _DECODERS in taken and model.config.is_encoder_decoder:  # of a single token the number would be fixed
-        made.setdefault(_DECODERS, _ids(model.config, batch_size, _BEGUN))
+    elif _DECODERS in taken and model.config.is_encoder_decoder and decoder_length:
+        made.setdefault(_DECODERS, _ids(model.config, batch_size, decoder_length))
     if not made:
         raise ExportError(
             f"Cannot make sample inputs for {type(model).__name__} (modalities: {', '.join(sorted(modalities))}). "
@@ -115,7 +128,7 @@ def _text(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_lengt
     if (picture := _picture(config)) is not None:
         ids = torch.cat([ids[:, :-1], torch.tensor([picture] * batch_size), ids[:, -1:]], dim=1)
     mask = torch.ones_like(ids)
-    mask[0, :_PADDED] = 0
+    mask[0, : min(_PADDED, sequence_length - 1)] = 0
     made = {_TEXT: ids, "attention_mask": mask}
     kinds = _setting(config, "type_vocab_size")
     if "token_type_ids" in taken and isinstance(kinds, int) and kinds > 1:
@@ -131,7 +144,7 @@ def _image(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_leng
     return {"pixel_values": torch.rand(_bounded(batch_size, _setting(config, "num_channels") or 3, height, width))}
 
 
-def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
+def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, length: int) -> dict[str, Any]:
     import torch
 
     if "input_features" in taken:
@@ -139,7 +152,7 @@ def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_leng
         frames = 2 * positions if positions else _FRAMES
         shape = _bounded(batch_size, _setting(config, "num_mel_bins") or _MELS, frames)
         return {"input_features": torch.rand(shape)}
-    return {"input_values": torch.rand(batch_size, _RATE)}
+    return {"input_values": torch.rand(batch_size, length)}
 
 
 def _bounded(*shape: Any) -> tuple[int, ...]:
@@ -188,7 +201,7 @@ def _setting(config: Any, name: str) -> Any:
     return None
 
 
-def _processed(folder: Path, modalities: set[str], batch_size: int) -> dict[str, Any]:
+def _processed(folder: Path, modalities: set[str], batch_size: int, audio_length: int) -> dict[str, Any]:
     """Return what the model's own processor makes of noise; nothing where it has none, or that fails."""
     import numpy as np
     import transformers
@@ -208,7 +221,7 @@ def _processed(folder: Path, modalities: set[str], batch_size: int) -> dict[str,
             content["images"] = pixels
         if "audio" in modalities:
             name = "audio" if "text" in modalities else "raw_speech"
-            content[name] = [generator.standard_normal(_RATE).astype(np.float32) for _ in range(batch_size)]
+            content[name] = [generator.standard_normal(audio_length).astype(np.float32) for _ in range(batch_size)]
             content["sampling_rate"] = getattr(processor, "sampling_rate", _RATE)
         return dict(processor(**content, return_tensors="pt"))
     except Exception as error:  # noqa: BLE001 - a processor is code of anybody; the config tells enough of most models

@@ -21,15 +21,15 @@ from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import TensorSpec, read_signature
+from optimum_htp.profiling.fitting import MOST, InputSizeError
 from optimum_htp.profiling.optimum_inputs import dummy_inputs
 from optimum_htp.resolve.config_folder import config_source
 from optimum_htp.resolve.configs import ConfigSource, folder_of
 
-__all__ = ["InputSizeError", "sample_inputs"]
+__all__ = ["InputSizeError", "default_sizes", "sample_inputs"]
 
-_MOST: Final = 1 << 30  # elements of an input
-
-_PAST: Final = 8  # tokens before the new ones
+_PAST: Final = "past_sequence_length"
+_BEFORE: Final = 8  # tokens before the new ones
 # Sizes by what a symbol's name holds, first match first; the value is one of Optimum's names, or a number.
 _SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
     ("batch", "batch_size"),
@@ -50,15 +50,13 @@ _WAVEFORMS: Final = ("input_values",)  # whose samples Optimum calls a sequence 
 _OF_IMAGES: Final = ("height", "width")
 _MASK: Final = "mask"
 _TOKENS: Final = "input_ids"
+_CACHES: Final = ("past_key_values.", "input.cache.")
+_OF_ENCODER: Final = {"encoder", "cross"}
 _TEXT: Final = frozenset({_TOKENS, "attention_mask", "token_type_ids"})
 _FROM_CONFIG: Final = {
     "num_channels": "num_channels",
     "num_mel_bins": "feature_size",
 }
-
-
-class InputSizeError(OptimumHTPError, ValueError):
-    """An input of a file whose shape is none, or more than a machine has memory for."""
 
 
 def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
@@ -74,14 +72,14 @@ def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None
     inputs, _ = read_signature(path)
     record, source = _config_source(Path(path))
     config = _config(source)
-    sizes = {**_defaults(), **_config_sizes(config), **_fixed_batch(inputs), **(shapes or {})}
+    sizes = {**default_sizes(), **_config_sizes(config), **(shapes or {}), **_fixed_sizes(inputs)}
     known: dict[str, Any] = {}
     if _take_plain_text(inputs, config):
         known = _texts(inputs, config["vocab_size"], sizes)
     elif record is not None and source is not None:
         known = dummy_inputs(record, source, inputs, sizes)
     known = {spec.name: known[spec.name] for spec in inputs if spec.name in known and _as_asked(known, spec, sizes)}
-    sizes |= _bound(inputs, known)
+    sizes = {_PAST: _BEFORE, **sizes, **_bound(inputs, known)}
     generator = np.random.default_rng(0)
     return {spec.name: known[spec.name] if spec.name in known else _array(spec, sizes, generator) for spec in inputs}
 
@@ -93,26 +91,43 @@ def _as_asked(arrays: Mapping[str, Any], spec: TensorSpec, sizes: Mapping[str, i
 
 
 def _bound(inputs: Iterable[TensorSpec], arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes of symbols, as arrays have them."""
-    return {
+    """Return the sizes of symbols, as arrays have them, also of the one symbol of a sum that no array has alone."""
+    found = {
         symbol: size
         for spec in inputs
         if spec.name in arrays
         for symbol, size in zip(spec.shape or (), arrays[spec.name].shape, strict=False)
         if isinstance(symbol, str)
     }
+    for symbol, size in list(found.items()):
+        terms = [term.strip() for term in symbol.split("+")]
+        unknown = [term for term in terms if not term.isdigit() and term not in found]
+        if len(terms) > 1 and len(unknown) == 1:
+            known = sum(int(term) if term.isdigit() else found[term] for term in terms if term not in unknown)
+            found[unknown[0]] = size - known
+    return found
 
 
-def _fixed_batch(inputs: Iterable[TensorSpec]) -> dict[str, int]:
-    """Return the batch size that an input was exported with, where others leave theirs open."""
+def _fixed_sizes(inputs: Iterable[TensorSpec]) -> dict[str, int]:
+    """Return sizes that an input was exported with, where others leave theirs open: those that the names tell."""
+    found: dict[str, int] = {}
     first = [spec.shape[0] for spec in inputs if spec.shape and len(spec.shape) > 1]
     fixed = {size for size in first if isinstance(size, int)}
-    return {"batch_size": fixed.pop()} if len(fixed) == 1 and len(first) > 1 else {}
+    if len(fixed) == 1 and len(first) > 1:
+        found["batch_size"] = fixed.pop()
+    for spec in inputs:
+        shape = spec.shape or ()
+        if spec.name == _TOKENS and len(shape) == 2 and isinstance(shape[1], int):
+            found["sequence_length"] = shape[1]
+        is_past = spec.name.startswith(_CACHES) and _OF_ENCODER.isdisjoint(re.split(r"[._]", spec.name))
+        if is_past and len(shape) == 4 and isinstance(shape[2], int):
+            found[_PAST] = shape[2]
+    return found
 
 
 def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
     shape = [_size(dimension, spec.name, sizes) for dimension in spec.shape or ()]
-    if min(shape, default=1) < 0 or math.prod(map(float, shape)) > _MOST:
+    if min(shape, default=1) < 0 or math.prod(map(float, shape)) > MOST:
         raise InputSizeError(f"The input {spec.name[:60]!r} has the shape {shape[:8]}: no values are made for that.")
     dtype = np.dtype(spec.dtype if spec.dtype not in (None, "bfloat16", "string") else "float32")
     if dtype.kind == "b":
@@ -144,7 +159,8 @@ def _term(text: str, sizes: Mapping[str, int]) -> int:
     return 1
 
 
-def _defaults() -> dict[str, int]:
+def default_sizes() -> dict[str, int]:
+    """Return Optimum's sizes of dummy inputs, by its names."""
     from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     return {name: size for name, size in DEFAULT_DUMMY_SHAPES.items() if isinstance(size, int)}
@@ -172,7 +188,7 @@ def _take_plain_text(inputs: Sequence[TensorSpec], config: Mapping[str, Any]) ->
         {spec.name for spec in inputs} <= _TEXT
         and not config.get("is_encoder_decoder", False)
         and isinstance(vocabulary, int)
-        and 1 < vocabulary <= _MOST
+        and 1 < vocabulary <= MOST
     )
 
 

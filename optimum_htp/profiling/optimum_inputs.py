@@ -7,23 +7,25 @@ built without its weights.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.fit.weightless import build_model
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import TensorSpec
+from optimum_htp.profiling.fitting import fitting_sizes, with_fixed_shapes
 from optimum_htp.resolve.configs import ConfigSource, folder_of, load_config
 
-__all__ = ["dummy_inputs"]
+__all__ = ["dummy_inputs", "exported_part", "inputs_of_part"]
 
 logger = get_logger(__name__)
 
 _LIBRARY: Final = "transformers"
-_WHOLE: Final = "model"
-_MERGED: Final = "_merged"
+_TEXT: Final = "sequence_length"
+_PAST: Final = "past_sequence_length"  # is no size of Optimum's
 _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError)
 
 
@@ -36,12 +38,14 @@ def dummy_inputs(
         record: Of the file.
         source: Where its config is.
         inputs: Of the file.
-        shapes: Sizes by Optimum's names.
+        shapes: Sizes by Optimum's names, where the file fixes none.
     """
     if record.export_library != _LIBRARY or record.task is None:
         return {}
     try:
-        made = dict(_flat(_exporter_config(record, source), [spec.name for spec in inputs], shapes))
+        model = build_model(record.model_class, load_config(source, record))
+        _, config = exported_part(model, record, folder_of(source), inputs, shapes)
+        _, made = inputs_of_part(config, inputs, shapes)
     except _FAILURES as error:
         logger.info("Optimum makes no inputs for %s (%s): they are made by their names.", record.source, error)
         return {}
@@ -49,39 +53,91 @@ def dummy_inputs(
     return {name: array for name, array in fitting.items() if array is not None}
 
 
-def _exporter_config(record: ExportMetadata, source: ConfigSource) -> Any:
-    """Return the `OnnxConfig` of the part of the model that a file is."""
+def exported_part(
+    model: Any, record: ExportMetadata, folder: Path, inputs: Sequence[TensorSpec], shapes: Mapping[str, int]
+) -> tuple[Any, Any]:
+    """Return the part of a model that a file is, and Optimum's config of that part.
+
+    Args:
+        model: The whole model.
+        record: Of the file.
+        folder: With the model's preprocessors.
+        inputs: Of the file.
+        shapes: Sizes by Optimum's names.
+    """
     import optimum.exporters.onnx.model_configs  # noqa: F401 - fills Optimum's table of models
     from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
     from optimum.utils.save_utils import maybe_load_preprocessors
 
-    model = build_model(record.model_class, load_config(source, record))
-    _, parts = _get_submodels_and_onnx_configs(
-        model=model,
-        task=record.task,
-        monolith=not record.onnx_files and model.config.is_encoder_decoder,
-        custom_onnx_configs={},
-        custom_architecture=False,
-        _variant="default",
-        library_name=_LIBRARY,
-        preprocessors=maybe_load_preprocessors(folder_of(source)),
+    name = PurePosixPath(record.onnx_file or "").stem  # perhaps with the suffix of a quantizer
+    taken = {spec.name for spec in inputs}
+    found: list[tuple[int, bool, Any, Any]] = []
+    # A file that was stamped alone may be one of several, whatever its name is.
+    for monolith in (True, False) if model.config.is_encoder_decoder and not record.onnx_files else (False,):
+        _, parts = _get_submodels_and_onnx_configs(
+            model=model,
+            task=record.task,
+            monolith=monolith,
+            custom_onnx_configs={},
+            custom_architecture=False,
+            _variant="default",
+            library_name=_LIBRARY,
+            preprocessors=maybe_load_preprocessors(folder),
+        )
+        for known, (part, config) in parts.items():
+            made = dict(_flat(config, _made(config, {_PAST: shapes[_TEXT], **shapes}), inputs))
+            found.append((len(taken ^ made.keys()), not name.startswith(known), part, config))
+    _, _, part, config = min(found, key=lambda one: one[:2])
+    return part, config
+
+
+def inputs_of_part(
+    config: Any, inputs: Sequence[TensorSpec], shapes: Mapping[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return Optimum's dummy inputs as the part takes them, and as numpy arrays by the names of the file's inputs.
+
+    Args:
+        config: Optimum's, of the part.
+        inputs: Of the file.
+        shapes: Sizes by Optimum's names, where the file fixes none.
+    """
+    start = {_PAST: shapes[_TEXT], **shapes}
+    sizes = fitting_sizes(
+        lambda sizes: {name: array.shape for name, array in _flat(config, _made(config, sizes), inputs)}, start, inputs
     )
-    name = PurePosixPath(record.onnx_file or _WHOLE).stem  # perhaps with the suffix of a quantizer
-    known = [part for part in parts if name.startswith(part) and _MERGED not in name]
-    last = next(reversed(parts))  # what a merged decoder mostly runs as
-    _, config = parts[max(known, key=len, default=last)]
-    return config
+    made = with_fixed_shapes(_made(config, sizes), inputs)
+    return made, dict(_flat(config, made, inputs))
 
 
-def _flat(config: Any, names: Sequence[str], shapes: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
-    """Yield Optimum's dummy inputs under the names of the file's inputs, as its validation does."""
+def _made(config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return Optimum's dummy inputs of some sizes, as the model takes them."""
     import torch
 
-    with torch.random.fork_rng():
+    create = type(config)._create_dummy_input_generator_classes
+
+    def adapted(**shapes: Any) -> list[Any]:
+        """Return Optimum's generators, with a past of any length, and masks of one token."""
+        generators: list[Any] = create(config, **shapes)
+        for generator in generators:
+            if "past_key_values" in generator.SUPPORTED_INPUT_NAMES and hasattr(generator, _TEXT):
+                generator.sequence_length = sizes[_PAST]  # Optimum's is as long as the new tokens
+            if sizes[_TEXT] == 1:  # Optimum's masks end in a random number of zeros: of one token that cannot be
+                generator.random_mask_tensor = lambda shape, **_: torch.ones(tuple(shape), dtype=torch.int64)
+        return generators
+
+    config._create_dummy_input_generator_classes = adapted
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same in every run
-        made = config.generate_dummy_inputs(framework="pt", **shapes)
-    made = config.rename_ambiguous_inputs(made)
-    for name, value in config.generate_dummy_inputs_for_validation(made, list(names)).items():
+        shapes = {name: size for name, size in sizes.items() if name != _PAST}
+        made: dict[str, Any] = config.generate_dummy_inputs(framework="pt", **shapes)
+    return made
+
+
+def _flat(config: Any, made: Mapping[str, Any], inputs: Sequence[TensorSpec]) -> Iterator[tuple[str, Any]]:
+    """Yield Optimum's dummy inputs under the names of the file's inputs, as its validation does."""
+    renamed = config.rename_ambiguous_inputs(copy.deepcopy(dict(made)))
+    names = [spec.name for spec in inputs]
+    for name, value in config.generate_dummy_inputs_for_validation(renamed, names).items():
         flat = config.flatten_output_collection_property(name, value) if isinstance(value, (list, tuple)) else None
         for part, tensor in (flat or {name: value}).items():
             yield part, tensor.cpu().numpy()

@@ -98,12 +98,12 @@ def profile_file(
         )
     path = Path(path)
     with unchanged(path), tempfile.TemporaryDirectory(prefix="optimum-htp-profile-") as folder:
-        contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
+        data = contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
         before, tags = read_modules(path)
         running, graph, assignment = path, before, tags
         if optimize:
             running = Path(folder, "optimized.onnx")
-            _write_optimized(path, running, provider)
+            _write_optimized(path, running, provider, external=bool(data))
             graph = read_graph(running)
             assignment = carry([Original(before, tags)], graph, ScopeResolver(tags.tree), tags.tree)
         feeds = sample_inputs(path, shapes)
@@ -138,13 +138,13 @@ def profile_file(
     )
 
 
-def _write_optimized(path: Path, target: Path, provider: str) -> None:
+def _write_optimized(path: Path, target: Path, provider: str, *, external: bool) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = os.fspath(target)
     options.log_severity_level = 3  # that the file fits this machine alone is known
-    if path.stat().st_size + sum(data.stat().st_size for data in path.parent.glob(f"{path.name}_data*")) > 1 << 30:
+    if external or path.stat().st_size > 1 << 30:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     try:
         onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])

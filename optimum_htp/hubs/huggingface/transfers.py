@@ -76,12 +76,19 @@ class Transfers(Patience):
             BaseException: What the first call that fails raises.
         """
         with _hearing(self):
-            try:
-                yield from side_by_side(calls, self, threads)
-            except TimeoutError:
-                if self.left <= 0:
-                    _abort()
-                raise
+            yield from side_by_side(calls, self, threads)
+
+    def abort(self) -> bool:
+        """End Xet's transfers: threads that wait in Xet keep it from being taken down, and the process crashes."""
+        if self._began is None:
+            return False
+        try:
+            from huggingface_hub.utils._xet import abort_xet_session  # type: ignore[attr-defined]
+        except ImportError:  # huggingface_hub before 2 calls hf_xet without a session
+            from hf_xet import force_sigint_shutdown as abort_xet_session
+        with suppress(KeyboardInterrupt):  # which hf_xet raises at its end
+            abort_xet_session()
+        return True
 
     def stalled(self) -> str:
         """Return what to say where a transfer was given up."""
@@ -123,11 +130,3 @@ def _wrap_update(tqdm: Any) -> None:
 
     tqdm.update = heard
     _wrapper.append(heard)
-
-
-def _abort() -> None:
-    """End Xet's session where huggingface_hub can: its threads would wait on."""
-    with suppress(ImportError):
-        from huggingface_hub.utils._xet import abort_xet_session  # type: ignore[attr-defined]
-
-        abort_xet_session()

@@ -194,9 +194,7 @@ def _with_torch(
     access: HubAccess,
     progress: Progress | None,
 ) -> dict[str, ModuleComparison]:
-    model = open_torch_model(
-        first.path, record_if_any(first.path), [spec.name for spec in first.graph.inputs], given, access
-    )
+    model = open_torch_model(first.path, record_if_any(first.path), first.graph.inputs, given, access)
     modules = first.modules()
     vanished: dict[str, list[str]] = defaultdict(list)
     for name in model.modules:
@@ -252,6 +250,9 @@ def _matched(
     values: set[str] = set()
     for exceeded, _, at, value, near in pairs:  # the nearest first; a model may also return what it was given
         if at in tensors or value in values:
+            continue
+        # T5 returns a bias of zeros: in a graph for one row what has its shape is that bias with the mask.
+        if exceeded and (tensor := expected[at]).size > 1 and (tensor == tensor.flat[0]).all():
             continue
         tensors.add(at)
         values.add(value)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ComparisonError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.libraries.sample_inputs import WHOLE, sample_inputs, traced_parts
+from optimum_htp.libraries.sample_inputs import SIZES, WHOLE, sample_inputs, traced_parts
 from optimum_htp.metadata import ExportMetadata
+from optimum_htp.onnxfile import TensorSpec
 from optimum_htp.origin.checkpoint import fetch_checkpoint
 from optimum_htp.origin.source import LocalSource, locate
+from optimum_htp.profiling.fitting import fitting_sizes, refuse_misfits, with_fixed_shapes
+from optimum_htp.profiling.inputs import default_sizes
+from optimum_htp.profiling.optimum_inputs import exported_part, inputs_of_part
 from optimum_htp.resolve.export_manifest import ExportManifest, manifest_of
 
 __all__ = ["TorchValues", "open_torch_model"]
 
-_WHOLE: Final = "model"
 _BRANCH: Final = "use_cache_branch"
 _MASK: Final = "attention_mask"  # ends the names of all masks
 _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError)
@@ -102,7 +105,7 @@ def _tensors(value: Any) -> Iterator[Any]:
 def open_torch_model(
     path: Path,
     record: ExportMetadata | None,
-    inputs: Sequence[str],
+    inputs: Sequence[TensorSpec],
     given: Mapping[str, Any] | None,
     access: HubAccess,
 ) -> TorchValues:
@@ -111,12 +114,13 @@ def open_torch_model(
     Args:
         path: The file.
         record: Of it.
-        inputs: Names of what it takes.
+        inputs: What it takes.
         given: Inputs by name; None for those of Optimum's own dummy run.
         access: How to reach the Hub.
 
     Raises:
         ComparisonError: The file does not say which model it is from, or that one cannot be run.
+        InputSizeError: The file fixes a size of an input that the model does not make.
         HFHubIntegrationError: It cannot be had; the subclass says why.
     """
     if record is None or record.task is None or record.export_library not in (None, "transformers"):
@@ -133,11 +137,14 @@ def open_torch_model(
         if manifest is not None:
             whole, part, run, feeds = _traced(folder, record, _component(path, record, manifest), inputs, given)
         else:
-            whole, part, config = _loaded(folder, record)
+            whole = _whole_model(folder, record)
+            part, config = exported_part(whole, record, folder, inputs, default_sizes())
             made, feeds = _made(config, inputs, given)
             run = _as_optimum(part, config, made)
     except _FAILURES as error:
         raise ComparisonError(f"The model of {path} cannot be run in PyTorch: {error}") from error
+    if given is None:
+        refuse_misfits(_shapes(feeds), inputs)
     names: dict[int, str] = {}
     for name, module in whole.named_modules():
         names.setdefault(id(module), name)
@@ -151,7 +158,11 @@ def _component(path: Path, record: ExportMetadata, manifest: ExportManifest) -> 
 
 
 def _traced(
-    folder: Path, record: ExportMetadata, component: str, inputs: Sequence[str], given: Mapping[str, Any] | None
+    folder: Path,
+    record: ExportMetadata,
+    component: str,
+    inputs: Sequence[TensorSpec],
+    given: Mapping[str, Any] | None,
 ) -> tuple[Any, Any, Callable[[], object], dict[str, Any]]:
     """Return the model, the part that transformers traced, how to run that, and what the file takes."""
     import torch
@@ -159,17 +170,29 @@ def _traced(
 
     model = _whole_model(folder, record)
     generates = component != WHOLE
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made: dict[str, Any] = sample_inputs(model, folder, generates=generates)
-        part, made = traced_parts(model, made, generates=generates)[component]
-    # A stage of generation that was traced with a mask of ones takes no mask.
-    made = {name: value for name, value in made.items() if name in inputs or not name.endswith(_MASK)}
+    names = [spec.name for spec in inputs]
+
+    def make(sizes: Mapping[str, int]) -> tuple[Any, dict[str, Any]]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            whole: dict[str, Any] = sample_inputs(model, folder, generates=generates, **sizes)
+            part, made = traced_parts(model, whole, generates=generates)[component]
+        # A stage of generation that was traced with a mask of ones takes no mask.
+        return part, {name: value for name, value in made.items() if name in names or not name.endswith(_MASK)}
+
     if given is not None:
+        part, made = make({})
         if unknown := [name for name in given if name not in made]:
             raise ValueError(f"{unknown[0]} cannot be given to PyTorch: leave out --inputs")
         made |= {name: torch.from_numpy(array.copy()) for name, array in given.items()}
-    return model, part, lambda: part(**copy.deepcopy(made)), onnx_feed(list(inputs), made)
+    else:
+        part, made = make(fitting_sizes(lambda sizes: _shapes(onnx_feed(names, make(sizes)[1])), SIZES, inputs))
+        made = with_fixed_shapes(made, inputs)
+    return model, part, lambda: part(**copy.deepcopy(made)), onnx_feed(names, made)
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _as_optimum(part: Any, config: Any, made: Mapping[str, Any]) -> Callable[[], object]:
@@ -200,53 +223,19 @@ def _whole_model(folder: Path, record: ExportMetadata) -> Any:
     return model.float().eval()
 
 
-def _loaded(folder: Path, record: ExportMetadata) -> tuple[Any, Any, Any]:
-    """Return the whole model, the part of it that the file is, and Optimum's config of that part."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401 - where Optimum's table of models is filled
-    from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
-    from optimum.utils.save_utils import maybe_load_preprocessors
-
-    model = _whole_model(folder, record)
-    _, parts = _get_submodels_and_onnx_configs(
-        model=model,
-        task=str(record.task),
-        monolith=not record.onnx_files and model.config.is_encoder_decoder,
-        custom_onnx_configs={},
-        custom_architecture=False,
-        _variant="default",
-        library_name="transformers",
-        preprocessors=maybe_load_preprocessors(folder),
-    )
-    name = PurePosixPath(record.onnx_file or _WHOLE).stem
-    known = [part for part in parts if name.startswith(part) and "_merged" not in name]
-    part, config = parts[max(known, key=len, default=next(reversed(parts)))]
-    return model, part, config
-
-
 def _made(
-    config: Any, inputs: Sequence[str], given: Mapping[str, Any] | None
+    config: Any, inputs: Sequence[TensorSpec], given: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the model takes, and the same as the file takes it."""
     import numpy as np
     import torch
-    from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     if given is not None:
         unknown = [name for name in given if name.startswith("past_key_values")]
         if unknown:
             raise ValueError(f"{unknown[0]} cannot be given to PyTorch one by one: leave out --inputs")
         return {name: torch.from_numpy(array.copy()) for name, array in given.items()}, dict(given)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = config.generate_dummy_inputs(framework="pt", **DEFAULT_DUMMY_SHAPES)
-    flat: dict[str, Any] = {}
-    renamed = config.rename_ambiguous_inputs(copy.deepcopy(made))
-    for name, value in config.generate_dummy_inputs_for_validation(renamed, list(inputs)).items():
-        if isinstance(value, (list, tuple)):
-            parts = config.flatten_output_collection_property(name, value)
-            flat.update({part: tensor.cpu().numpy() for part, tensor in parts.items()})
-        else:
-            flat[name] = value.cpu().numpy()
-    if _BRANCH in inputs:
+    made, flat = inputs_of_part(config, inputs, default_sizes())
+    if _BRANCH in {spec.name for spec in inputs}:
         flat.setdefault(_BRANCH, np.array([True]))  # a merged decoder is compared as the part that has a past
     return made, flat

@@ -9,7 +9,7 @@ of large files on another host name (`cdn`), and a mirror (`mirror`), which redi
   with `Range`, it is valid for that range only.
 - Renamed repos: 307, relative. Lists: in pages, with `Link`. Refusals: status, `X-Error-Code`, `X-Error-Message`.
 - Rate limits: 429 with `RateLimit` and without `Retry-After`.
-- Xet: tokens for hf_xet's own store in a local folder, or for a server that is silent or fails (`xet.py`).
+- Xet: tokens for a server that keeps what hf_xet writes (`cas.py`), or is silent or fails (`xet.py`).
 
 Not simulated: TLS, HTTP/2, the HTTP protocol of Xet's servers, multipart uploads.
 """

@@ -1,4 +1,4 @@
-"""Xet, by hf_xet itself: it keeps contents in a local folder, or is sent to a server that is silent or fails."""
+"""Xet, by hf_xet itself: it is sent to a server that keeps contents, is silent, or fails."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
+from tests.support.hub.cas import CasServer
 from tests.support.hub.repos import sha256
 
 _TOKEN = ("xet_token", 9999999999)
 
 
 class XetStore:
-    """The store that hf_xet reads and writes.
-
-    Args:
-        folder: Of hf_xet's own store.
-        sources: Folders of what is uploaded: the Hub looks contents up there by their SHA-256.
+    """The store that hf_xet reads and writes: a server of Xet that keeps everything in memory.
 
     Attributes:
         url: Where hf_xet is sent to; None for a Hub that gives no token for it.
     """
 
-    def __init__(self, folder: Path, *sources: Path) -> None:
-        self._folder, self._sources = folder, sources
+    def __init__(self) -> None:
+        self._server = CasServer()
         self._hashes: dict[str, str] = {}
-        self.url: str | None = f"local://{folder}"
+        self.url: str | None = self._server.url
 
     def put(self, body: bytes) -> str:
         """Store a content; return Xet's name of it."""
@@ -40,16 +36,17 @@ class XetStore:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(body)
                 file.flush()
-                arguments = ([file.name], f"local://{self._folder}", _TOKEN, lambda: _TOKEN, None, None)
+                arguments = ([file.name], self._server.url, _TOKEN, lambda: _TOKEN, None, None)
                 self._hashes[key] = hf_xet.upload_files(*arguments)[0].hash
         return self._hashes[key]
 
     def find(self, oid: str) -> bytes | None:
         """Return an uploaded content by its SHA-256."""
-        for path in (path for source in self._sources for path in source.rglob("*") if path.is_file()):
-            if sha256(body := path.read_bytes()) == oid:
-                return body
-        return None
+        return next((body for body in self._server.contents() if sha256(body) == oid), None)
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.close()
 
 
 @contextmanager

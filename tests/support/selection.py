@@ -1,0 +1,22 @@
+"""Which test files begin, and which are run with which stack: their names without `test_`."""
+
+# Those that take longest, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    *("plugging_in", "cluster", "batch", "exported_models", "bystanders", "without_connection", "interrupts"),
+    *("bridges", "release_action", "report", "onnxfile_properties", "code_references", "extract", "export", "load"),
+    *("publishing", "pipelines", "cli"),
+)
+
+# Those whose slow tests are run with every stack.
+OF_THE_STACK = (
+    *("bridges", "classes", "diffusion", "end_to_end", "engines", "export_format", "exported_models", "interrupts"),
+    *("plain_experts", "plain_exports", "stacks", "traced_files", "without_connection"),
+)
+
+# Those that try code of this package and the commands alone, whose answers do not depend on the versions of
+# transformers, Optimum and huggingface_hub. They are run with one stack.
+OF_NO_STACK = (
+    *("benchmarks", "cluster", "display", "exit_codes", "hostile_names", "masking", "metadata", "onnxfile"),
+    *("onnxfile_properties", "outputs", "parsing", "public_names", "publishing", "release_action", "reliability"),
+    "replacing",
+)
