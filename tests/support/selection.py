@@ -19,4 +19,5 @@ OF_NO_STACK = (
     *("benchmarks", "cluster", "display", "exit_codes", "hostile_names", "masking", "metadata", "onnxfile"),
     *("onnxfile_properties", "outputs", "parsing", "public_names", "publishing", "release_action", "reliability"),
     "replacing",
+    "structure",
 )
