@@ -275,7 +275,7 @@ class ModelListNotFoundError(BatchListError):
     """A collection that the Hub does not have, or an author without models."""
 
 
-class ManifestError(HFHubIntegrationError, ValueError):
+class ManifestError(OptimumHTPError, ValueError):
     """A manifest of a batch that cannot be read, or says what none may say."""
 
 

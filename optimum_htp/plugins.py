@@ -1,7 +1,7 @@
 """The plugin manager, and what its plugins add up to.
 
-Plugins are others' code. One that cannot be loaded is left out with a warning; what one does when it is asked is told
-with its name, and each hook says in `hookspecs` whether that is a warning or an error.
+Plugins are others' code. One that cannot be loaded is left out with a warning. A failure of a plugin that is asked
+names the plugin, and each hook says in `hookspecs` whether that is a warning or an error.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pluggy
 
 from optimum_htp import hookspecs
+from optimum_htp.commands import CommandEntry, Destination
 from optimum_htp.errors import PluginError, UnknownHubError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
-    from optimum_htp.commands import CommandEntry, Destination
     from optimum_htp.hubs.base import Hub
+
+T = TypeVar("T")
 
 __all__ = ["HUGGING_FACE", "answers", "commands", "destinations", "hub", "hub_of_prefix", "hubs", "manager"]
 
@@ -109,45 +111,61 @@ def hub_of_prefix(prefix: str) -> Hub:
 
 def hubs() -> list[Hub]:
     """Return every Hub that some plugin provides; those that fail to name theirs are left out with a warning."""
-    found, failures = _provided("optimum_htp_hubs")
+    found, failures = _hubs()
     for failure in failures:
         _warn_once(f"{failure} Its Hubs are left out.")
     return [hub for _, hub in found]
 
 
-def commands() -> dict[str, CommandEntry]:
-    """Return the commands that plugins add to `optimum-cli htp`, by name. The first plugin keeps a name."""
-    found, failures = _provided("optimum_htp_commands")
+def commands(taken: Collection[str] = ()) -> dict[str, CommandEntry]:
+    """Return the commands that plugins add to `optimum-cli htp`, by name.
+
+    A command is left out with a warning if its name is taken, by the command line or by an earlier plugin.
+    """
+    found, failures = _provided("optimum_htp_commands", CommandEntry)
     for failure in failures:
         _warn_once(f"{failure} Its commands are left out.")
     known: dict[str, CommandEntry] = {}
     for plugin, entry in found:
-        if known.setdefault(entry.name, entry) is not entry:
+        if entry.name in taken or known.setdefault(entry.name, entry) is not entry:
             _warn_once(f"The command {entry.name!r} of the plugin {plugin!r} is left out: the name is taken.")
     return known
 
 
-def destinations() -> list[Destination]:
-    """Return the destinations that plugins add."""
-    found, failures = _provided("optimum_htp_destinations")
+def destinations() -> list[tuple[str, Destination]]:
+    """Return the destinations that plugins add, each with the plugin's name."""
+    found, failures = _provided("optimum_htp_destinations", Destination)  # type: ignore[type-abstract]
     for failure in failures:
         _warn_once(f"{failure} Its destinations are left out.")
-    return [one for _, one in found]
+    return found
 
 
-def _provided(hook: str) -> tuple[list[tuple[str, Any]], list[PluginError]]:
+def _hubs() -> tuple[list[tuple[str, Hub]], list[PluginError]]:
+    from optimum_htp.hubs.base import Hub
+
+    return _provided("optimum_htp_hubs", Hub)  # type: ignore[type-abstract]
+
+
+def _provided(hook: str, kind: type[T]) -> tuple[list[tuple[str, T]], list[PluginError]]:
     """Return what plugins return from a hook, each with the plugin's name; and the failures of others."""
     found, failures = [], []
     for name, provided in answers(hook):
         if isinstance(provided, PluginError):
             failures.append(provided)
+        elif others := [one for one in provided if not isinstance(one, kind)]:
+            failures.append(
+                PluginError(
+                    f"The plugin {name!r} of optimum-htp returns {others[0]!r} from {hook}, which is no "
+                    f"{kind.__name__}. Upgrade it or uninstall it."
+                )
+            )
         else:
             found += [(name, one) for one in provided]
     return found, failures
 
 
 def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
-    provided, failures = _provided("optimum_htp_hubs")
+    provided, failures = _hubs()
     found = [(name, hub) for name, hub in provided if fits(hub)]
     if len(found) > 1:
         names = ", ".join(repr(name) for name, _ in found)
@@ -165,8 +183,7 @@ def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
         )
     for failure in failures:
         _warn_once(f"{failure} Its Hubs are left out.")
-    the_one: Hub = found[0][1]
-    return the_one
+    return found[0][1]
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def test_every_model_of_a_list_is_exported_and_a_second_run_does_nothing(models,
         assert model["peak_memory"] > 1e8
     with hub.recorded() as requests:
         second = batch(listed, tmp_path / "out", **empty_home)
-    assert {model["state"] for model in second.values()} == {"up to date"}
+    assert {model["state"] for model in second.values()} == {"up_to_date"}
     assert len(requests) <= 2 * len(models)
     assert sum(entry["event"] == "end" for entry in journal(tmp_path / "out")) == 3
 
@@ -124,7 +124,7 @@ def test_model_that_fails_stops_no_other_and_is_tried_again_when_asked(models, h
     tried = batch(listed, tmp_path / "out", "--retry-failed", check=False, **empty_home)
     assert tried["tiny/missing"]["state"] == "failed"
     assert tried["tiny/missing"]["error"] != "ModelNotFoundError"
-    assert tried["tiny/bert"]["state"] == "up to date"
+    assert tried["tiny/bert"]["state"] == "up_to_date"
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_killed_batch_is_finished_by_the_next(models, tmp_path, empty_home, vict
     psutil.wait_procs(children, 10)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     done = batch(listed, out, **empty_home)
-    assert {model["state"] for model in done.values()} <= {"done", "up to date"}
+    assert {model["state"] for model in done.values()} <= {"done", "up_to_date"}
     ends = [entry["output"] for entry in journal(out) if entry.get("state") == "done"]
     assert sorted(ends) == sorted(models)
     for name in models:
@@ -194,7 +194,7 @@ def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path,
     assert away["tiny/bert"]["state"] == "failed"
     assert "stands as it was" in away["tiny/bert"]["message"]
     hub.repos["tiny/bert"].private = False
-    assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "up to date"
+    assert batch(listed, out, **empty_home)["tiny/bert"]["state"] == "up_to_date"
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_pa
     parts = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
     assert [file["name"] for file in done["files"]] == [f"{part}/model.onnx" for part in parts]
     again = batch(tmp_path / "models.txt", tmp_path / "out", cli=cli, **empty_home)["tiny/diffusion"]
-    assert (again["state"], again["files"]) == ("up to date", done["files"])
+    assert (again["state"], again["files"]) == ("up_to_date", done["files"])
 
 
 def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):

@@ -135,11 +135,11 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
         assert SECRET not in place
 
     again = batch(listed, out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
-    assert {model["state"] for model in again.values()} == {"up to date"}  # whoever asks, and with whichever journal
+    assert {model["state"] for model in again.values()} == {"up_to_date"}  # from another machine, with another journal
     s3_client().delete_object(Bucket="exports", Key="batch/killed/tiny/gpt2/model.onnx")
     torn = batch(listed, out, "--dask", cluster.file, "--journal", kept, **empty_home)
     assert {name: model["state"] for name, model in torn.items()} == {
-        **dict.fromkeys(names, "up to date"),
+        **dict.fromkeys(names, "up_to_date"),
         "tiny/gpt2": "done",
     }
 
@@ -177,7 +177,7 @@ def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, publishe
     assert "JobLostError" in told
     assert "Run the batch again" in told.replace("run the batch again", "Run the batch again")
     done = batch(listed, out, **empty_home)
-    assert done["tiny/bert"]["state"] in ("done", "up to date")
+    assert done["tiny/bert"]["state"] in ("done", "up_to_date")
 
 
 @pytest.mark.slow

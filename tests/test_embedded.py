@@ -245,7 +245,7 @@ def test_sixteen_processes_make_one_folder(exported, tmp_path):
     path, home = exported("minilm") / "model.onnx", tmp_path / "home"
     code = (
         "import json, sys; from pathlib import Path; from optimum_htp.metadata import read_record\n"
-        "from optimum_htp.origin import embedded\n"
+        "from optimum_htp.resolve import embedded\n"
         "written = []; write = embedded._write\n"
         "embedded._write = lambda folder, contents: written.append(folder) or write(folder, contents)\n"
         f"path = Path({str(path)!r}); folder = embedded.embedded_in(path, read_record(path)).folder()\n"

@@ -85,7 +85,7 @@ def test_collection_is_exported_checked_billed_and_made_again(shelf, model_folde
         assert (again / model.output / file.name).read_bytes() == path.read_bytes()
 
     whole = batch("--from-manifest", manifest, out, "--manifest", tmp_path / "second.json", **env)
-    assert {model["state"] for model in whole.values()} == {"up to date"}
+    assert {model["state"] for model in whole.values()} == {"up_to_date"}
     assert read_manifest(tmp_path / "second.json").models == written.models
 
     other = optimum_cli(*("htp", "batch", "--from-manifest", manifest, tmp_path / "later"), check=False, **empty_home)
@@ -111,7 +111,7 @@ def test_names_that_the_hub_gave_are_not_folders_here(shelf, model_folder, tmp_p
     commits = {name: shelf.repos[name].refs["main"] for name in ("shelf/one", "shelf/two")}
     expected = {name: ("done", name, commit) for name, commit in commits.items()}
     assert made("--collection", "shelf/both-0123", tmp_path / "out", "--manifest", manifest) == expected
-    whole = {name: ("up to date", *rest) for name, (_, *rest) in expected.items()}
+    whole = {name: ("up_to_date", *rest) for name, (_, *rest) in expected.items()}
     assert made("--from-manifest", manifest, tmp_path / "out") == whole
     assert [job.reference for job in _jobs_of(manifest)] == ["hf://shelf/one", "hf://shelf/two"]
 
@@ -166,18 +166,18 @@ def test_manifest_says_how_files_were_made_and_not_how_they_would_be(shelf, tmp_
     lines[-1]["versions"] = {"torch": "0.1"}  # as when the machine has a newer one now
     kept.write_text("\n".join(map(json.dumps, lines)))
     state, second = written("--no-hierarchy", "--pad_token_id", "0")
-    assert (state, second.versions, second.models) == ("up to date", {"torch": "0.1"}, first.models)
+    assert (state, second.versions, second.models) == ("up_to_date", {"torch": "0.1"}, first.models)
 
     del lines[-1]["versions"], lines[-1]["options"], lines[-1]["asked"]  # as of a journal that says nothing of it
     kept.write_text("\n".join(map(json.dumps, lines)))
     state, third = written("--opset", "17")
-    assert (state, third.models[0].options, third.versions_of(third.models[0])) == ("up to date", None, {})
+    assert (state, third.models[0].options, third.versions_of(third.models[0])) == ("up_to_date", None, {})
 
     kept.write_text("\n".join(map(json.dumps, [{**lines[-1], "options": {}, "asked": "auto"}])))
     assert written("--opset", "17")[0] == "done"
     _change_a_weight(out / "shelf" / "one" / "model.onnx")
     assert (
-        batch(listed, out, "--opset", "17", **env)["shelf/one"]["state"] == "up to date"
+        batch(listed, out, "--opset", "17", **env)["shelf/one"]["state"] == "up_to_date"
     )  # nobody has asked for a digest
     _, fourth = written("--opset", "17")
     assert all(fault(path, file) is None for path, (_, file) in fourth.files().items())

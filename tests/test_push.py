@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -31,7 +32,8 @@ from optimum_htp.errors import (
     PushError,
 )
 from optimum_htp.extras.endpoint.folder import write_endpoint
-from optimum_htp.extras.push.pushing import push
+from optimum_htp.extras.push.command import PushDestination
+from optimum_htp.extras.push.pushing import PushResult, push
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import rewrite_model
@@ -199,12 +201,9 @@ def test_code_of_the_card_loads_each_model(org, bert, exported, access, tmp_path
 @pytest.mark.parametrize(
     ("changed", "said"), [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m has these 1 files")]
 )
-def test_push_that_changes_nothing_says_so(capsys, changed, said):
-    from optimum_htp.extras.push.command import show_push
-    from optimum_htp.extras.push.pushing import PushResult
-
-    show_push(PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed))
-    assert capsys.readouterr().out.startswith(said)
+def test_push_that_changes_nothing_says_so(changed, said):
+    done = PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed)
+    assert PushDestination().lines(dataclasses.asdict(done))[0].startswith(said)
 
 
 def test_card_that_nobody_can_read_is_left_alone(org, bert, access):
@@ -510,7 +509,7 @@ def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, 
     assert not [name for name in org.repos if name.startswith("me/")]
 
     done = run(*command, **{**env, "HF_TOKEN": WRITER})
-    assert {model["state"] for model in json.loads(done.stdout)["models"]} == {"whole"}
+    assert {model["state"] for model in json.loads(done.stdout)["models"]} == {"up_to_date"}
     assert {"me/bert-onnx", "me/gpt2-onnx"} <= org.repos.keys()
     assert {"README.md", "model.onnx"} <= pushed_files(org, "me/bert-onnx").keys()
     with org.recorded() as requests:

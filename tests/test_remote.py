@@ -141,7 +141,7 @@ def test_each_failure_is_its_own_error(repo, url, error):
 @pytest.fixture
 def remote(repo, hub):
     """Open the file of 80 MB; the function to open it, and its content."""
-    from optimum_htp.hubs.byte_ranges import open_hub_file
+    from optimum_htp.hubs.huggingface.ranges import open_hub_file
 
     def opened(**access):
         return open_hub_file("org/onnx-only", "main", "onnx/model.onnx", HubAccess(**access), 100)

@@ -1,4 +1,4 @@
-"""The package is one that a maintainer finds a way through: short files, and no circles of imports."""
+"""Files of the package are short, and no modules import each other."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ MODULES = {
 LONGEST = 350  # lines
 
 
-def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield what runs when a module is imported."""
-    for one in body:
-        if isinstance(one, ast.If):
-            yield from statements(one.orelse if "TYPE_CHECKING" in ast.unparse(one.test) else one.body)
-        elif isinstance(one, ast.Try):
-            yield from statements(one.body)
-        else:
+def imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports that are made when a module is imported: not those of functions, nor for type checkers."""
+    for one in ast.iter_child_nodes(node):
+        if isinstance(one, (ast.Import, ast.ImportFrom)):
             yield one
+        elif isinstance(one, ast.If) and "TYPE_CHECKING" in ast.unparse(one.test):
+            continue
+        elif not isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from imports(one)
 
 
 def imports_of(path: Path) -> set[str]:
     """Return the modules of the package that a module imports when it is imported."""
     found = set()
-    for one in statements(ast.parse(path.read_text(encoding="utf-8")).body):
-        if isinstance(one, ast.ImportFrom) and one.module is not None:
-            named = (f"{one.module}.{alias.name}" for alias in one.names)
-            found |= {name if name in MODULES else one.module for name in named}
+    for one in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in one.names]
+        if isinstance(one, ast.ImportFrom):
+            inside = [f"{one.module}.{name}" for name in names]
+            names = [name if name in MODULES else str(one.module) for name in inside]
+        found |= {*names}
     return found & MODULES.keys()
 
 

@@ -4,35 +4,88 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from optimum_htp.cli.display import show
+from optimum_htp.commands import Destination
+from optimum_htp.errors import OptimumHTPError, PluginError
+from optimum_htp.masking import get_logger
 
 __all__ = ["add_destinations", "send"]
 
+logger = get_logger(__name__)
+
+_TAKEN: Final = frozenset({"engine", "error", "failed", "files", "message", "metadata", "seconds", "task"})
+"""Keys of the commands' own JSON documents."""
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A destination whose options a parser has.
+
+    Attributes:
+        plugin: Name of the plugin.
+        destination: What it provides.
+        options: Names of the arguments.
+    """
+
+    plugin: str
+    destination: Destination
+    options: tuple[str, ...]
+
 
 def add_destinations(parser: Any) -> list[str]:
-    """Declare the options of all destinations; return their names."""
+    """Declare the options of all destinations; return the names of their arguments.
+
+    A destination that fails, or has an option or a name that is taken, is left out with a warning.
+    """
     from optimum_htp.plugins import destinations
 
-    own = ArgumentParser(add_help=False)
-    for one in destinations():
-        one.add_arguments(parser)
-        one.add_arguments(own)
-    return [action.dest for action in own._actions]
-
-
-def send(args: Namespace, files: Sequence[str | Path]) -> dict[str, Any]:
-    """Send files to the destinations that options ask for; print what was done, and return it for JSON."""
-    from optimum_htp.plugins import destinations
-
-    documents: dict[str, Any] = {}
-    for one in destinations():
-        result = one.send(args, files)
-        if result is None:
+    accepted: dict[str, _Accepted] = {}
+    for plugin, one in destinations():
+        try:
+            own = ArgumentParser(add_help=False)
+            one.add_arguments(own)
+            options = tuple(action.dest for action in own._actions)
+            taken = own._option_string_actions.keys() & parser._option_string_actions.keys()
+            taken |= {*options} & {action.dest for action in parser._actions}
+            taken |= {one.name} & {*_TAKEN, *accepted}
+            if taken:
+                raise ValueError(f"{', '.join(sorted(taken))} is taken")
+            one.add_arguments(parser)
+        except Exception as error:  # noqa: BLE001 - others' code may raise anything
+            logger.warning("A destination of the plugin %r is left out: %s: %s", plugin, type(error).__name__, error)
             continue
-        documents[one.name] = dict(result)
-        for line in one.lines(result) if not args.json else ():
+        accepted[one.name] = _Accepted(plugin, one, options)
+    parser.set_defaults(destinations=tuple(accepted.values()))
+    return [option for one in accepted.values() for option in one.options]
+
+
+def send(args: Namespace, files: Sequence[str | Path], document: dict[str, Any]) -> None:
+    """Send files to the destinations that options ask for.
+
+    Args:
+        args: The options of the command.
+        files: The files that it wrote.
+        document: Gets each result, under the name of its destination. Without `--json` the results are printed.
+
+    Raises:
+        PluginError: A destination fails with an error that is none of this package.
+    """
+    for one in args.destinations:
+        try:
+            result = one.destination.send(args, files)
+            lines = [] if result is None or args.json else one.destination.lines(result)
+        except (OptimumHTPError, OSError):
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"The plugin {one.plugin!r} of optimum-htp fails to send the files: {type(error).__name__}: {error}. "
+                "Upgrade it or uninstall it."
+            ) from error
+        if result is not None:
+            document[one.destination.name] = dict(result)
+        for line in lines:
             show(line)
-    return documents

@@ -14,7 +14,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TextIO
 
 from optimum_htp.errors import OutputError
@@ -155,9 +154,9 @@ def _writing(name: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def bar(label: str, unit: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that is told how much is done, and of how much; shown where standard error is a terminal.
+    """Show a progress bar if standard error is a terminal; give a function that takes what is done, and of what.
 
     Args:
         label: What is worked on.
@@ -165,8 +164,6 @@ def bar(label: str, unit: str, *, hidden: bool) -> Iterator[Callable[[int, int],
         hidden: Whether another bar is there already.
     """
     from tqdm import tqdm
-
-    from optimum_htp.report.texts import printable
 
     with tqdm(desc=printable(label), unit=unit, disable=True if hidden else None, leave=False) as shown:
 

@@ -25,6 +25,7 @@ NOT_OPTIONS: Final = {
     "report",
     "force",
     "destinations",
+    "not_options",
 }
 
 
@@ -93,9 +94,10 @@ class HTPExportCommand(Command):
         group.add_argument("--report", help="Also write a report: a name in .json, .md or .html.")
         add_force_argument(group)
         group.add_argument("--json", action="store_true", help="Print one JSON document about what was written.")
-        # optimum-cli makes this parser for the other exports too, and plugins are loaded for this one alone.
-        is_other = sys.argv[1:2] == ["export"] and sys.argv[2:3] != ["htp"]
-        parser.set_defaults(destinations=[] if is_other else add_destinations(group))
+        # optimum-cli makes this parser for all of its commands, and plugins are loaded for this one alone.
+        parser.set_defaults(destinations=(), not_options=())
+        if sys.argv[1:3] == ["export", "htp"]:
+            parser.set_defaults(not_options=add_destinations(group))
 
     def execute(self) -> None:
         """Export, and say what was written."""
@@ -106,7 +108,7 @@ class HTPExportCommand(Command):
 
         if self.args.report is not None:
             check_report_path(self.args.report, [self.args.model], force=self.args.force)
-        others = {*NOT_OPTIONS, *self.args.destinations}
+        others = {*NOT_OPTIONS, *self.args.not_options}
         arguments = {name: value for name, value in vars(self.args).items() if name not in others}
         result = HTPExporter().export(self.args.model, self.args.output, use_subprocess=True, **arguments)
         if self.args.report is not None:
@@ -125,9 +127,9 @@ class HTPExportCommand(Command):
             for path in result.files:
                 show(f"  {path}")
         self.partial = document  # the files stay, also if sending them fails
-        sent = send(self.args, result.files)
+        send(self.args, result.files, document)
         if self.args.json:
-            show_json({**document, **sent})
+            show_json(document)
 
 
 def _optimums_own() -> Callable[[ArgumentParser], None]:

@@ -11,8 +11,11 @@ from optimum_htp.commands import CommandEntry
 
 __all__ = ["HTPCommand"]
 
+_MODULES: Final = {"unembed": "embed"}
+"""The commands whose module has another name."""
+
 _COMMANDS: Final = tuple(
-    CommandEntry(name, text, f"optimum_htp.cli.{name.removeprefix('un')}:{name.capitalize()}Command")
+    CommandEntry(name, text, f"optimum_htp.cli.{_MODULES.get(name, name)}:{name.capitalize()}Command")
     for name, text in {
         "compare": (
             "Compare two ONNX files of a model, or one with its PyTorch model, module by module: "
@@ -51,14 +54,22 @@ class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
             if known.keys().isdisjoint(sys.argv[2:3]):  # plugins take time, which these commands do not need
                 from optimum_htp.plugins import commands
 
-                known = {**commands(), **known}
+                known |= commands(known.keys())
             self.SUBCOMMANDS = tuple(_info(known[name]) for name in sorted(known))
         super().__init__(*args, **kwargs)
 
 
 def _info(entry: CommandEntry) -> CommandInfo:
-    asked = entry.name in sys.argv[2:3]
-    return CommandInfo(entry.name, entry.help, subcommand_class=entry.load() if asked else _Unused)
+    if entry.name not in sys.argv[2:3]:
+        return CommandInfo(entry.name, entry.help, subcommand_class=_Unused)
+    try:
+        return CommandInfo(entry.name, entry.help, subcommand_class=entry.load())
+    except Exception as error:  # others' code may raise anything
+        sys.stderr.write(
+            f"error: The command {entry.name} cannot be loaded from {entry.target}: {type(error).__name__}: {error}. "
+            "Upgrade or uninstall the plugin that adds it.\n"
+        )
+        raise SystemExit(1) from error
 
 
 class _Unused(BaseOptimumCLICommand):  # type: ignore[misc]

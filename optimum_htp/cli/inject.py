@@ -88,4 +88,6 @@ class InjectCommand(FilesCommand):
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Send the files to where options ask for, if each was stamped."""
-        return {} if self.args.dry_run else send(self.args, [outcome.file for outcome in outcomes])
+        if not self.args.dry_run:
+            send(self.args, [outcome.file for outcome in outcomes], self.partial)
+        return self.partial

@@ -88,9 +88,11 @@ class VerifyCommand(FilesCommand):
             verdict: Verdict | None = None
             if (listed := self._expected.get(file)) is not None:
                 verdict = verify_listed(Path(file), *listed, access)
+                if not file.endswith(".onnx"):
+                    return _Checked(verdict)
             elif not args.model:
                 verdict = verify_metadata(file, access)
-            if not args.weights or not file.endswith(".onnx") or (verdict is not None and verdict.status.value):
+            if not args.weights or (verdict is not None and verdict.status.value):
                 return _Checked(verdict)
             return _Checked(verdict, prove(file))
 

@@ -1,1 +1,1 @@
-"""Whether a graph can be an export of a model, told without its weights."""
+"""Whether a graph can be an export of a model, checked without its weights."""

@@ -89,7 +89,7 @@ def _in_cache(call: Call, error: Exception) -> Named | None:
 
     It is if the library wanted to ask the Hub, or has failed with a config of another commit than the file is of.
     """
-    from optimum_htp.errors import HFHubIntegrationError
+    from optimum_htp.errors import OptimumHTPError
     from optimum_htp.hubs.refusals import is_away
     from optimum_htp.loading.named import named
 
@@ -101,7 +101,7 @@ def _in_cache(call: Call, error: Exception) -> Named | None:
         return named(call.subject, offline, failed=True, opens=True)
     if options.get("config") is not None:
         return None
-    with suppress(HFHubIntegrationError):
+    with suppress(OptimumHTPError):
         found = named(call.subject, offline, failed=True, opens=True)
         return found.of_its_commit(options) if found is not None else None
     return None

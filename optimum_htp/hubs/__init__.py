@@ -1,4 +1,4 @@
-"""Hubs: where models come from. `base` says what a Hub is, each other module is one.
+"""Hubs: where models come from. `base` says what a Hub is; most of the rest serves every Hub that speaks HTTP.
 
 The names are imported when they are used: commands that ask no Hub register its plugin too.
 """

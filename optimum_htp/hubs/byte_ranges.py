@@ -18,19 +18,17 @@ from urllib.parse import urljoin, urlsplit
 from optimum_htp.errors import (
     DamagedDownloadError,
     HubServerError,
-    OfflineError,
     OnnxFileNotFoundError,
     OptimumHTPError,
     RangesNotServedError,
 )
-from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask
 from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import headers_for, is_trusted
 from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["CHUNK", "ONNX_HEAD", "Place", "RemoteFile", "onnx_window", "open_hub_file"]
+__all__ = ["CHUNK", "ONNX_HEAD", "Place", "RemoteFile", "onnx_window"]
 
 ONNX_HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
 CHUNK: Final = (1 << 16) - ONNX_HEAD  # bytes of each further one: the properties behind the graph
@@ -206,28 +204,3 @@ def onnx_window(file: RemoteFile) -> ByteWindow:
 
 def _strong(etag: str | None) -> str | None:
     return etag.strip().removeprefix("W/") or None if etag else None
-
-
-def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAccess, head: int) -> RemoteFile:
-    """Open a file in a repo.
-
-    Args:
-        repo_id: The repo.
-        revision: Branch, tag or commit; None for the main branch.
-        path: The file in it.
-        access: How to reach the Hub.
-        head: Bytes to read at once.
-
-    Raises:
-        OfflineError: Connections are forbidden.
-        OnnxFileNotFoundError, HFHubIntegrationError: As `RemoteFile`.
-    """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
-
-    name = f"{path} of {repo_id}"
-    if access.local_files_only:
-        at = "" if revision is None else f" at {revision}"
-        raise OfflineError(f"{name}{at} is not in the cache and local_files_only is set. Run once without it.")
-    headers = build_hf_headers(token=access.token)
-    return RemoteFile(Place(name, repo_id, revision), hf_hub_url(repo_id, path, revision=revision), headers, head)

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from optimum_htp.errors import InvalidWeightsError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.byte_ranges import CHUNK, open_hub_file
+from optimum_htp.hubs.byte_ranges import CHUNK
 from optimum_htp.hubs.huggingface.cache import RepoCache
+from optimum_htp.hubs.huggingface.ranges import open_hub_file
 from optimum_htp.parsing import parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "open_hub_safetensors", "open_local_safetensors"]

@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import ManifestError
@@ -190,7 +190,7 @@ def _model(content: Any) -> ManifestModel:
     if options is not None and not isinstance(options, dict):
         raise ValueError(f"the options of {name!r} are no JSON object")
     if refused := refused_options(options or {}):
-        raise ValueError(f"the options of {name!r} have {refused[0]!r}, which is for whoever runs a batch to say")
+        raise ValueError(f"the options of {name!r} have {refused[0]!r}, which only the command line of a batch sets")
     commit, revision = content.get("commit"), content.get("revision")
     if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
         raise ValueError(f"the commit of {name!r} is none")
@@ -243,7 +243,8 @@ def _list(content: Mapping[str, Any], key: str) -> list[Any]:
 def is_inside(folder: str) -> bool:
     """Tell whether a relative path stays where it begins."""
     path = PurePosixPath(folder)
-    return not path.is_absolute() and ".." not in path.parts and bool(path.parts) and "\\" not in folder
+    is_relative = not path.is_absolute() and not PureWindowsPath(folder).drive and "\\" not in folder
+    return is_relative and bool(path.parts) and ".." not in path.parts
 
 
 def normal_output(output: str) -> str:

@@ -19,7 +19,7 @@ from optimum_htp.extras.push.command import add_push_options, privacy
 
 if TYPE_CHECKING:
     from optimum_htp.extras.batch.cluster import ClusterExecutor
-    from optimum_htp.extras.batch.jobs import Job
+    from optimum_htp.extras.batch.jobs import Job, State
     from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.extras.batch.processes import ProcessExecutor
     from optimum_htp.extras.batch.pushes import Pushes
@@ -90,8 +90,7 @@ class BatchCommand(Command):
         exports = ArgumentParser(add_help=False)
         HTPExportCommand.parse_args(exports)
         group = parser.add_argument_group("Arguments for each model")
-        others = {*_NOT_COMMON, *exports.get_default("destinations")}
-        for_each = [action for action in exports._actions if action.dest not in others]
+        for_each = [action for action in exports._actions if action.dest not in _NOT_COMMON]
         for action in for_each:
             group._add_action(action)
         parser.set_defaults(for_each=[action.dest for action in for_each])
@@ -321,6 +320,10 @@ def _document(job: Job, outcome: Outcome) -> dict[str, Any]:
     return {"model": job.model, "output": job.output, **outcome.to_entry()}
 
 
+def _shown(state: State) -> str:
+    return state.value.replace("_", " ")
+
+
 def _table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     """Return a line for each model, and one for all."""
     from optimum_htp.extras.batch.jobs import State
@@ -333,8 +336,8 @@ def _table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
             told = f"{outcome.seconds:6.1f} s  {outcome.peak_memory / 1e9:5.2f} GB  {outcome.task}"
         else:
             told = f"{outcome.error}: {outcome.message}" if outcome.error else "stands already, at the same commit"
-        lines.append(f"{job.output:{width}}  {outcome.state.value:10}  {told}")
+        lines.append(f"{job.output:{width}}  {_shown(outcome.state):10}  {told}")
     states = [outcome.state for outcome in outcomes.values()]
     shown = (State.DONE, State.UP_TO_DATE, State.FAILED, State.CRASHED)
-    counted = ", ".join(f"{states.count(state)} {state.value}" for state in shown)
+    counted = ", ".join(f"{states.count(state)} {_shown(state)}" for state in shown)
     return [*lines, f"{len(jobs)} models: {counted}"]

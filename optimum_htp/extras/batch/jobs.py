@@ -51,7 +51,7 @@ class State(str, Enum):
     DONE = "done"
     """The model was exported."""
 
-    UP_TO_DATE = "up to date"
+    UP_TO_DATE = "up_to_date"
     """An earlier run exported the model at this commit."""
 
     FAILED = "failed"

@@ -49,7 +49,7 @@ def differences(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> list[str
     for model in manifest.models:
         outcome = outcomes.get(model.output)
         if outcome is None or not outcome.state.is_exported:
-            continue  # its failure has been told
+            continue  # its failure was reported
         theirs, ours = _digests(model.files), _digests(outcome.files)
         different += [
             f"{model.output}/{name}"

@@ -24,10 +24,11 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window, open_hub_file
+from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
 from optimum_htp.hubs.http import Answer, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.large_files import fetch_large_files
+from optimum_htp.hubs.huggingface.ranges import open_hub_file
 from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.hubs.refusals import refusal, translated_errors
