@@ -7,6 +7,7 @@ import re
 import pytest
 
 from optimum_htp.cli.group import _COMMANDS
+from optimum_htp.plugins import commands
 from tests.conftest import ROOT, optimum_cli
 
 ARGUMENTS = {
@@ -23,12 +24,15 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+COMMANDS = sorted({entry.name for entry in _COMMANDS} | commands().keys())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_wrong_arguments_are_2(command):
     assert optimum_cli("htp", command, "--no-such-option", check=False).returncode == 2
 
 
-@pytest.mark.parametrize("command", sorted({*_COMMANDS} - {"env"}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {"env"}))
 def test_a_file_that_is_not_there_is_1(command, published):
     published("bert")
     missing = optimum_cli("htp", command, *ARGUMENTS.get(command, ("none.onnx",)), check=False)
