@@ -14,7 +14,7 @@ from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.modules.proof.places import Use, contradicts, expectations, parameter_of, plain_name
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
-from optimum_htp.onnxfile.operators import CONVOLUTIONS
+from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
 
 __all__ = ["MOST_TRIED", "Expected"]
 
@@ -152,8 +152,11 @@ class Expected:
         return is_there and any(f".{EXPERTS}.0." in key for key in self._tensors)
 
     def is_convolved(self, tensor: StoredTensor) -> bool:
-        """Whether a tensor is the weight of a convolution, into which a batch norm may be folded."""
-        return len(tensor.shape) > 2 and any(use.op_type in _CONVOLVED for use in self.uses(tensor))
+        """Whether a tensor is the weight or the bias of a convolution, into which a batch norm may be folded."""
+        return any(
+            use.op_type in _CONVOLVED and (len(tensor.shape) > 2 or role_of(use.op_type, use.position) is Role.BIAS)
+            for use in self.uses(tensor)
+        )
 
     def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
         """Whether a product may be that of integers and their scale.

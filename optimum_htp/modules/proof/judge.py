@@ -132,7 +132,7 @@ class Judge:
         doubtful = [
             index
             for index, finding in enumerate(findings)
-            if finding.by_value and len(finding.tensors) == 1 and self._has_twin(finding)
+            if finding.by_value and finding.tensors and self._has_twin(finding)
         ]
         if not doubtful:
             return list(findings)
