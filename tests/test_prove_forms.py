@@ -297,3 +297,18 @@ def test_bfloat16_is_compared_however_it_is_stored(tmp_path):
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [result], [typed])), tmp_path / "m.onnx")
     (finding,) = prove_weights(tmp_path / "m.onnx", tmp_path / "model").findings
     assert finding.evidence is Evidence.PROVEN
+
+
+def test_zeroed_bias_of_a_part_without_tags_is_found(zoo_export, tmp_path):
+    """An encoder names its parameters from itself on, and the decoder has some of the same names."""
+    made = zoo_export("bart")
+    model = onnx.load(made.output / "encoder_model.onnx")
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "plain.onnx")
+    assert not prove_weights(tmp_path / "plain.onnx", made.model).foreign
+    bias = next(one for one in model.graph.initializer if one.name == "layers.0.fc1.bias")
+    bias.CopyFrom(nh.from_array(np.zeros_like(nh.to_array(bias)), bias.name))
+    onnx.save(model, tmp_path / "zeroed.onnx")
+    assert [one.name for one in prove_weights(tmp_path / "zeroed.onnx", made.model).foreign] == ["layers.0.fc1.bias"]

@@ -215,6 +215,24 @@ def calibrated(path, target, form):
 
 
 @pytest.mark.parametrize("form", list(QuantFormat))
+def test_folded_batch_norms_are_taken_where_they_are_quantized_and_not_where_they_are_exchanged(
+    zoo_export, tmp_path, form
+):
+    made = zoo_export("resnet")
+    path = made.output / "model.onnx"
+    assert not prove_weights(calibrated(path, tmp_path / "q.onnx", form), made.model).foreign
+
+    def change(arrays, model):
+        one, other = [name for name, array in arrays.items() if array.shape == (4, 4, 3, 3)]
+        arrays[one][...], arrays[other][...] = arrays[other].copy(), arrays[one].copy()
+
+    proof = prove_weights(
+        calibrated(changed(path, tmp_path / "c.onnx", change), tmp_path / "q.onnx", form), made.model
+    )
+    assert proof.foreign or proof.unchecked
+
+
+@pytest.mark.parametrize("form", list(QuantFormat))
 def test_scales_of_a_square_matrix_are_along_the_axis_that_the_operator_says(zoo_export, tmp_path, form):
     made = zoo_export("roberta")  # its head is a Gemm of a square matrix that is transposed
     target = calibrated(made.output / "model.onnx", tmp_path / "q.onnx", form)

@@ -91,7 +91,9 @@ class CommitTensors:
             module, _, leaf = key.rpartition(".")
             self.modules[module][leaf] = key
         self._renamed: Mapping[str, str] = {}
-        self._prefixes = tuple(dict.fromkeys(key.partition(".")[0] for key in self._homes if "." in key))
+        modules = [key.split(".")[:-1] for key in self._homes]
+        self._prefixes = tuple(dict.fromkeys(path[0] for path in modules if path))
+        self._parts = tuple(dict.fromkeys(".".join(path[:2]) for path in modules if len(path) > 1))
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Note under which names parameters of the model are tensors of the commit."""
@@ -175,7 +177,10 @@ class CommitTensors:
         for spelled in (name, rest) if first and rest else (name,):
             if spelled in known:
                 return [spelled]
-        return [spelled for prefix in self._prefixes if name and (spelled := f"{prefix}.{name}") in known]
+        for prefixes in (self._prefixes, self._parts if rest else ()):  # of an encoder, `model.encoder`
+            if found := [spelled for prefix in prefixes if name and (spelled := f"{prefix}.{name}") in known]:
+                return found
+        return []
 
 
 def open_hub_commit(

@@ -14,7 +14,7 @@ from optimum_htp.modules.proof.model_code import ModelCode
 from optimum_htp.modules.proof.places import Use, contradicts, expectations, parameter_of, plain_name
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
-from optimum_htp.onnxfile.operators import CONVOLUTIONS
+from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
 
 __all__ = ["MOST_TRIED", "Expected"]
 
@@ -81,11 +81,13 @@ class Expected:
         """Whether a name or a place says which tensor a tensor has to be: then it is nothing else."""
         return any(len(group) == 1 for group in groups)
 
+    def is_named(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor has the name of a tensor of the commit, or one that several of them may have in a part."""
+        return any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(plain_name(tensor.name)))
+
     def is_said(self, tensor: StoredTensor) -> bool:
         """Whether a name, or operator and module, say which tensor a tensor has to be; its size alone does not."""
-        if any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(plain_name(tensor.name))):
-            return True
-        return any(
+        return self.is_named(tensor) or any(
             use.op_type not in _OF_ANY_CODE and parameter_of(use, tensor.size, self._tensors) is not None
             for use in self.uses(tensor)
         )
@@ -152,8 +154,11 @@ class Expected:
         return is_there and any(f".{EXPERTS}.0." in key for key in self._tensors)
 
     def is_convolved(self, tensor: StoredTensor) -> bool:
-        """Whether a tensor is the weight of a convolution, into which a batch norm may be folded."""
-        return len(tensor.shape) > 2 and any(use.op_type in _CONVOLVED for use in self.uses(tensor))
+        """Whether a tensor is the weight or the bias of a convolution, into which a batch norm may be folded."""
+        return any(
+            use.op_type in _CONVOLVED and (len(tensor.shape) > 2 or role_of(use.op_type, use.position) is Role.BIAS)
+            for use in self.uses(tensor)
+        )
 
     def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
         """Whether a product may be that of integers and their scale.

@@ -17,9 +17,10 @@ from optimum_htp.modules.proof.recomputed import (
     Fold,
     first_experts,
     folded_batch_norm,
-    folded_bias,
+    folded_biases,
     folds,
     is_allowed,
+    is_close,
     looked_up,
     multiplied_out,
     put_together,
@@ -79,9 +80,15 @@ class Explanations:
             return is_given_back(weight, values, self._steps)
 
         tensor = weight.tensor
-        for fold in self._folds(tensor, "Conv") if self._expected.is_convolved(tensor) else ():
-            if is_it(fold.weight):
-                return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm, quantized", fold.tensors)
+        folded: Iterator[tuple[Any, tuple[str, ...]]] = iter(())
+        if self._is_bias(tensor):
+            folded = folded_biases(weight.size, self._tensors)
+        elif self._expected.is_convolved(tensor):
+            folded = ((fold.weight, fold.tensors) for fold in self._folds(tensor, "Conv"))
+        for values, tensors in folded:
+            if is_it(values):
+                how, named = "folded batch norm, quantized", self._expected.groups(tensor, weight.size)
+                return self._expected.finding(tensor, Evidence.DERIVED, how, tensors, by_value=not named)
         return self._made_by_code(tensor, weight.size, is_it, certain=False)
 
     def certain(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
@@ -101,8 +108,9 @@ class Explanations:
 
     def likely(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
         """Return the finding on what was made of any tensors, for one of which no place is known; None where not."""
-        if self._is_bias(tensor) and (norm := folded_bias(array, dtype, self._tensors)) is not None:
-            return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm, by_value=True)
+        for values, norm in folded_biases(tensor.size, self._tensors) if self._is_bias(tensor) else ():
+            if is_close(array.reshape(-1), values, dtype):
+                return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm, by_value=True)
         table = looked_up(array, dtype, self._expected.tables(tensor), self._tensors)
         if table is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table", (table,))

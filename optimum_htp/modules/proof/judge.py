@@ -132,7 +132,7 @@ class Judge:
         doubtful = [
             index
             for index, finding in enumerate(findings)
-            if finding.by_value and len(finding.tensors) == 1 and self._has_twin(finding)
+            if finding.by_value and self._is_one_weight(finding.tensors) and self._has_twin(finding)
         ]
         if not doubtful:
             return list(findings)
@@ -150,6 +150,10 @@ class Judge:
             else finding
             for index, finding in enumerate(findings)
         ]
+
+    def _is_one_weight(self, tensors: Sequence[str]) -> bool:
+        """Whether a weight was matched to one tensor, or to a matrix or kernel and what is folded into it."""
+        return len(tensors) == 1 or (len(tensors) > 1 and len(self._tensors[tensors[0]].shape) > 1)
 
     def _has_twin(self, finding: WeightFinding) -> bool:
         """Whether the commit has other tensors of the shape of the one that a weight was matched to."""
@@ -231,10 +235,11 @@ class Judge:
     def _rule_of(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
         """Return why a tensor is no weight, as far as its values tell; None where they do not.
 
-        A matrix that a layer multiplies by is a weight, whatever its values are.
+        A matrix that a layer multiplies by is a weight, whatever its values are. So is a tensor with the name of one.
         """
-        if array.ndim > 1 and any(
-            use.op_type in PRODUCTS and use.position == 1 for use in self._expected.uses(tensor)
+        if self._expected.is_named(tensor) or (
+            array.ndim > 1
+            and any(use.op_type in PRODUCTS and use.position == 1 for use in self._expected.uses(tensor))
         ):
             return None
         return _rule_of(array, dtype)

@@ -20,9 +20,10 @@ __all__ = [
     "Fold",
     "first_experts",
     "folded_batch_norm",
-    "folded_bias",
+    "folded_biases",
     "folds",
     "is_allowed",
+    "is_close",
     "looked_up",
     "multiplied_out",
     "near",
@@ -120,17 +121,16 @@ def folds(
             yield Fold(weight, (before - norm.mean) * norm.scale + norm.shift, used)
 
 
-def folded_bias(array: Any, dtype: str, tensors: CommitTensors) -> tuple[str, ...] | None:
-    """Return the batch norm that a bias alone was made of, that of its convolution with it; None where it was not."""
+def folded_biases(size: int, tensors: CommitTensors) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yield the biases that batch norms give, alone or with the bias of a convolution, and what each is made of."""
     import numpy as np
 
-    biases = [key for key in tensors.sizes.get(array.size, ()) if key.endswith(".bias")]
-    for norm in _norms(array.size, tensors, ""):
+    biases = [key for key in tensors.sizes.get(size, ()) if key.endswith(".bias")]
+    for norm in _norms(size, tensors, ""):
         for own in (None, *near(biases, parent_of(norm.tensors[0]))[:_MOST_BIASES]):
             before = tensors.values(own).astype(np.float64) if own is not None else 0.0
-            if _close(array.reshape(-1), (before - norm.mean) * norm.scale + norm.shift, dtype):
-                return (*norm.tensors, *((own,) if own is not None else ()))
-    return None
+            values = (before - norm.mean) * norm.scale + norm.shift
+            yield values, (*norm.tensors, *((own,) if own is not None else ()))
 
 
 def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable[Fold]) -> tuple[str, ...] | None:
@@ -143,7 +143,7 @@ def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable
         found: What they may be.
     """
     for fold in found:
-        if _close(weight, fold.weight, dtype) and (bias is None or _close(bias, fold.bias, dtype)):
+        if is_close(weight, fold.weight, dtype) and (bias is None or is_close(bias, fold.bias, dtype)):
             return fold.tensors
     return None
 
@@ -164,7 +164,7 @@ def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) 
         gain, vector = (tensors.values(leaves[name]).astype(np.float64) for name in (magnitude, direction))
         axes = tuple(axis for axis, size in enumerate(gain.shape) if size == 1)
         product = vector * gain / np.sqrt((vector**2).sum(axes, keepdims=True))
-        if product.shape == array.shape and _close(array, product, dtype):
+        if product.shape == array.shape and is_close(array, product, dtype):
             return leaves[magnitude], leaves[direction]
     return None
 
@@ -293,7 +293,8 @@ def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ..
     return None
 
 
-def _close(array: Any, wanted: Any, dtype: str) -> bool:
+def is_close(array: Any, wanted: Any, dtype: str) -> bool:
+    """Whether an array has some values, within what its type of numbers can tell."""
     import numpy as np
 
     if dtype == "bfloat16":
