@@ -271,7 +271,10 @@ def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
         (lambda content: content["models"][0]["files"][0].update(size=-1), "size or sha256"),
         (lambda content: content["models"][0]["files"][0].update(sha256="A" * 64), "size or sha256"),
         (lambda content: content["models"][0].update(commit="main"), "commit"),
-        (lambda content: content["models"][0].update(options={"trust_remote_code": True}), "only the command line of a batch"),
+        (
+            lambda content: content["models"][0].update(options={"trust_remote_code": True}),
+            "only the command line of a batch",
+        ),
         (lambda content: content["models"][0].update(options={"token": "x"}), "only the command line of a batch"),
         (lambda content: content["models"].append(content["models"][0]), "two models in one folder"),
         (lambda content: content["models"].append({**content["models"][0], "output": "./ORG//name"}), "in one folder"),
