@@ -11,8 +11,8 @@ parameter, is exported and given other forms by ONNX Runtime's and other tools.
 - Exact: a use of a parameter, found by value, whose node `htp tag --model` gives to the parameter's owner.
 - Wrong: a use whose node is given to a module that is neither the owner nor around it.
 
-With `--all`, the figures of all architectures, or of those that are named, go to proofs.json, and the table of all that
-it has to PROOFS.md.
+With `--all`, the figures of all architectures, or of those that are named, go to proofs.json, and the table of all its
+architectures to PROOFS.md.
 """
 
 from __future__ import annotations
@@ -128,9 +128,20 @@ def _is_around(module: str, owners: Iterable[str]) -> bool:
 def measured(names: Iterable[str]) -> Iterator[tuple[str, Figures]]:
     """Yield the figures of architectures, measured two at a time, each in a process of its own."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+    def figures(name: str) -> Figures | None:
+        try:
+            found: Figures = called(figures_of, name, preloaded=PRELOADED)
+        except RuntimeError as error:  # the process has said why
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            return None
+        return found
+
     names = list(names)
     with ThreadPoolExecutor(2) as pool:
-        yield from zip(names, pool.map(lambda name: called(figures_of, name, preloaded=PRELOADED), names), strict=True)
+        for name, found in zip(names, pool.map(figures, names), strict=True):
+            if found is not None:
+                yield name, found
 
 
 def rows_of(figures: Figures) -> Iterator[Row]:
