@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def _nothing(folder: Path) -> None:
     """Save no preprocessor: these models are never given a text or an image."""
 
 
-def _of(model: str, config: str | Callable[[], Any], **values: Any) -> Animal:
+def _of(model: str, config: str | Callable[[], Any], task: str = "auto", **values: Any) -> Animal:
     made = configured(config, **values) if isinstance(config, str) else config
-    return Animal(model, made, "auto", "", preprocessor=_nothing)
+    return Animal(model, made, task, "", preprocessor=_nothing)
 
 
 _OTHERS: dict[str, Animal] = {
@@ -72,8 +73,7 @@ _OTHERS: dict[str, Animal] = {
     "gemma3": _of("Gemma3ForCausalLM", "Gemma3TextConfig", **_CAUSAL, head_dim=8),
     "nemotron": _of("NemotronForCausalLM", "NemotronConfig", **_CAUSAL),
     "mistral": _of("MistralForCausalLM", "MistralConfig", **_CAUSAL),
-    "mixtral": _of("MixtralForCausalLM", "MixtralConfig", **_CAUSAL, num_local_experts=4),
-    "phi": _of("PhiForCausalLM", "PhiConfig", **_CAUSAL),
+    "phi": _of("PhiForCausalLM", "PhiConfig", **{**_CAUSAL, "num_key_value_heads": 4}),
     "phi3": _of("Phi3ForCausalLM", "Phi3Config", **_CAUSAL),
     "qwen3": _of("Qwen3ForCausalLM", "Qwen3Config", **_CAUSAL, head_dim=8),
     "granite": _of("GraniteForCausalLM", "GraniteConfig", **_CAUSAL),
@@ -82,7 +82,6 @@ _OTHERS: dict[str, Animal] = {
     "cohere": _of("CohereForCausalLM", "CohereConfig", **_CAUSAL),
     "helium": _of("HeliumForCausalLM", "HeliumConfig", **_CAUSAL, head_dim=8),
     "stablelm": _of("StableLmForCausalLM", "StableLmConfig", **_CAUSAL),
-    "starcoder2": _of("Starcoder2ForCausalLM", "Starcoder2Config", **_CAUSAL),
     "smollm3": _of("SmolLM3ForCausalLM", "SmolLM3Config", **_CAUSAL),
     "bloom": _of("BloomForCausalLM", "BloomConfig", vocab_size=60, hidden_size=32, n_layer=2, n_head=4),
     "mpt": _of("MptForCausalLM", "MptConfig", vocab_size=60, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
@@ -113,7 +112,6 @@ _OTHERS: dict[str, Animal] = {
         max_position_embeddings=64,
         word_embed_proj_dim=32,
     ),
-    "biogpt": _of("BioGptForCausalLM", "BioGptConfig", **_TEXT),
     "marian": _of("MarianMTModel", "MarianConfig", **_BART, pad_token_id=1, decoder_start_token_id=1),
     "pegasus": _of("PegasusForConditionalGeneration", "PegasusConfig", **_BART),
     "m2m_100": _of("M2M100ForConditionalGeneration", "M2M100Config", **_BART),
@@ -150,7 +148,7 @@ _OTHERS: dict[str, Animal] = {
     "flaubert": _of("FlaubertModel", "FlaubertConfig", **_XLM),
     "ibert": _of("IBertModel", "IBertConfig", **_TEXT),
     "layoutlm": _of("LayoutLMModel", "LayoutLMConfig", **_TEXT),
-    "lilt": _of("LiltModel", "LiltConfig", **_TEXT, max_2d_position_embeddings=64),
+    "lilt": _of("LiltModel", "LiltConfig", **{**_TEXT, "hidden_size": 48}, max_2d_position_embeddings=64),
     "mobilebert": _of(
         "MobileBertModel",
         "MobileBertConfig",
@@ -188,7 +186,7 @@ _OTHERS: dict[str, Animal] = {
     "deit": _of("DeiTModel", "DeiTConfig", **_IMAGE),
     "beit": _of("BeitForImageClassification", "BeitConfig", **_IMAGE, use_relative_position_bias=True),
     "data2vec-vision": _of("Data2VecVisionModel", "Data2VecVisionConfig", **_IMAGE),
-    "dinov2": _of("Dinov2Model", "Dinov2Config", **_IMAGE),
+    "dinov2": replace(_of("Dinov2Model", "Dinov2Config", **_IMAGE), preprocessor="images"),
     "yolos": _of(
         "YolosForObjectDetection", "YolosConfig", **{**_IMAGE, "image_size": [32, 32]}, num_detection_tokens=4
     ),
@@ -206,9 +204,9 @@ _OTHERS: dict[str, Animal] = {
     "dpt": _of(
         "DPTForDepthEstimation",
         "DPTConfig",
-        **_IMAGE,
+        **{**_IMAGE, "num_hidden_layers": 4},
         neck_hidden_sizes=[16, 16, 16, 16],
-        backbone_out_indices=[0, 0, 1, 1],
+        backbone_out_indices=[0, 1, 2, 3],
         fusion_hidden_size=16,
         reassemble_factors=[4, 2, 1, 0.5],
     ),
@@ -243,11 +241,11 @@ _OTHERS: dict[str, Animal] = {
         image_size=32,
         width_coefficient=0.25,
         depth_coefficient=0.3,
-        hidden_dim=64,
+        hidden_dim=320,
     ),
     "regnet": _of("RegNetForImageClassification", "RegNetConfig", embedding_size=8, **_STAGES, groups_width=8),
     "poolformer": _of("PoolFormerForImageClassification", "PoolFormerConfig", **_STAGES),
-    "cvt": _of("CvtForImageClassification", "CvtConfig", embed_dim=[8, 16, 32], num_heads=[1, 2, 4], depth=[1, 1, 1]),
+    "cvt": _of("CvtForImageClassification", "CvtConfig", embed_dim=[8, 16, 32], num_heads=[1, 2, 4], depth=[1, 2, 3]),
     "convnextv2": _of("ConvNextV2ForImageClassification", "ConvNextV2Config", **_STAGES),
     "detr": _of("DetrForObjectDetection", _detr_config),
     "owlvit": _of("OwlViTForObjectDetection", "OwlViTConfig", **_TOWERS),
@@ -266,6 +264,7 @@ _OTHERS: dict[str, Animal] = {
     "patchtst": _of(
         "PatchTSTForPrediction",
         "PatchTSTConfig",
+        "time-series-forecasting",
         num_input_channels=2,
         context_length=32,
         prediction_length=8,
@@ -277,16 +276,6 @@ _OTHERS: dict[str, Animal] = {
         ffn_dim=37,
         random_mask_ratio=0.0,
         do_mask_input=False,
-    ),
-    "decision_transformer": _of(
-        "DecisionTransformerModel",
-        "DecisionTransformerConfig",
-        hidden_size=32,
-        n_layer=2,
-        n_head=4,
-        state_dim=5,
-        act_dim=3,
-        max_ep_len=50,
     ),
 }
 

@@ -1,6 +1,7 @@
 """How right tags and `verify --weights` are, in every form that a file has after other tools.
 
-    python -m benchmarks.proofs [--quick] [--json] [--all]
+    python -m benchmarks.proofs [--quick] [--json]
+    python -m benchmarks.proofs --all [NAME ...]
 
 Each architecture of the tests (with `--all` each of Optimum's table, which takes an hour), with noise on every
 parameter, is exported and given other forms by ONNX Runtime's and other tools.
@@ -10,18 +11,20 @@ parameter, is exported and given other forms by ONNX Runtime's and other tools.
 - Exact: a use of a parameter, found by value, whose node `htp tag --model` gives to the parameter's owner.
 - Wrong: a use whose node is given to a module that is neither the owner nor around it.
 
-With `--all`, the table of all architectures and forms is written to PROOFS.md.
+With `--all`, the figures of all architectures, or of those that are named, go to proofs.json, and the table of all its
+architectures to PROOFS.md.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,9 +128,20 @@ def _is_around(module: str, owners: Iterable[str]) -> bool:
 def measured(names: Iterable[str]) -> Iterator[tuple[str, Figures]]:
     """Yield the figures of architectures, measured two at a time, each in a process of its own."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+    def figures(name: str) -> Figures | None:
+        try:
+            found: Figures = called(figures_of, name, preloaded=PRELOADED)
+        except RuntimeError as error:  # the process has said why
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            return None
+        return found
+
     names = list(names)
     with ThreadPoolExecutor(2) as pool:
-        yield from zip(names, pool.map(lambda name: called(figures_of, name, preloaded=PRELOADED), names), strict=True)
+        for name, found in zip(names, pool.map(figures, names), strict=True):
+            if found is not None:
+                yield name, found
 
 
 def rows_of(figures: Figures) -> Iterator[Row]:
@@ -148,7 +162,7 @@ def _row(name: str, good: int, made: int, unit: str, target: float | None = 1.0)
     return single(name, good, made, "all", unit=unit, target=target, at_least=True)
 
 
-def table(measured_ones: Iterable[tuple[str, Figures]]) -> Iterator[str]:
+def table(measured_ones: Mapping[str, Figures]) -> Iterator[str]:
     """Yield the lines of PROOFS.md: for each architecture and form how many are accepted and how exact tags are."""
     total = Figures()
     yield "# Tags and proofs, for every architecture and form\n"
@@ -156,7 +170,8 @@ def table(measured_ones: Iterable[tuple[str, Figures]]) -> Iterator[str]:
     yield "Files accepted of those made; for forms of floats also the share of uses of parameters with an exact tag.\n"
     yield f"| architecture | {' | '.join(FORMS)} | changes found |"
     yield "|---" * (len(FORMS) + 2) + "|"
-    for name, figures in measured_ones:
+    for name in filter(measured_ones.__contains__, ARCHITECTURES):
+        figures = measured_ones[name]
         total += figures
         yield f"| {name} | {' | '.join(_cell(figures, form) for form in FORMS)} | {_found(figures)} |"
     yield f"| all | {' | '.join(_cell(total, form) for form in FORMS)} | {_found(total)} |\n"
@@ -187,14 +202,24 @@ def rows(quick: bool) -> Iterator[Row]:
     yield from rows_of(total)
 
 
-def write_table() -> None:
-    with Path(__file__).with_name("PROOFS.md").open("w", encoding="utf-8") as stream:
-        for line in table(measured(ARCHITECTURES)):
-            print(line, file=stream, flush=True)
+def write_table(names: Sequence[str]) -> None:
+    """Measure architectures, and write PROOFS.md of these and of what proofs.json has of others."""
+    here = Path(__file__).parent
+    stored = here / "proofs.json"
+    known: dict[str, Figures] = {}
+    if stored.exists():
+        for name, figures in json.loads(stored.read_text(encoding="utf-8")).items():
+            known[name] = Figures({(*key.split(": "),): count for key, count in figures.items()})  # type: ignore[misc]
+    for name, figures in measured(names or ARCHITECTURES):
+        known[name] = figures
+        content = {one: {": ".join(key): count for key, count in known[one].items()} for one in sorted(known)}
+        stored.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (here / "PROOFS.md").write_text("\n".join(table(known)) + "\n", encoding="utf-8")
+        print(name, flush=True)
 
 
 if __name__ == "__main__":
-    if "--all" in sys.argv[1:]:
-        write_table()
+    if sys.argv[1:2] == ["--all"]:
+        write_table(sys.argv[2:])
     else:
         main(__doc__, rows)

@@ -11,6 +11,7 @@ import onnx.numpy_helper as nh
 import pytest
 import torch
 import transformers
+from onnxruntime.quantization import QuantFormat
 from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 
 from optimum_htp import HTPExporter
@@ -19,6 +20,7 @@ from tests.conftest import optimum_cli
 from tests.support.models import _seeded
 from tests.support.multimodal import colpali, gemma3
 from tests.test_prove import QUERY, changed, weight_of
+from tests.test_prove_quantized import calibrated
 
 TEXT = {
     "vocab_size": 60,
@@ -109,6 +111,26 @@ def test_changed_result_of_the_models_code_is_foreign(made, tmp_path):
 
     proof = prove_weights(changed(path, tmp_path / "m.onnx", change), export.model)
     assert [finding.name for finding in proof.foreign] == [name]
+
+
+def test_exchanged_results_of_the_models_code_are_not_taken(made, tmp_path):
+    export = made("1 + weight")
+    path = changed(export.files[0], tmp_path / "bare.onnx", bare)
+    first, *_, last = [one.name for one in prove_weights(path, export.model).findings if "add" in one.how]
+
+    def exchange(arrays, model):
+        arrays[first][...], arrays[last][...] = arrays[last].copy(), arrays[first].copy()
+
+    proof = prove_weights(changed(path, tmp_path / "m.onnx", exchange), export.model)
+    assert proof.foreign or proof.unchecked
+
+
+def test_results_of_the_models_code_are_explained_where_they_are_quantized(made, tmp_path):
+    export = made("1 + weight")
+    target = calibrated(export.files[0], tmp_path / "q.onnx", QuantFormat.QDQ)
+    proof = prove_weights(target, export.model)
+    assert not proof.foreign
+    assert [one for one in proof.findings if "add" in one.how and "quantized" in one.name]
 
 
 def other_config(export, folder, old, new):

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from optimum_htp.hierarchy.scopes import scope_of
 from optimum_htp.hierarchy.tree import EXPERTS, parent_of, shared_path
 from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
@@ -55,6 +56,15 @@ class Expected:
     def first_use(self, name: str) -> int:
         """Return the place in the graph of the first node that uses a tensor; 0 where none does."""
         return min((use.node for use in self._uses.get(name, ())), default=0)
+
+    def is_elsewhere(self, name: str, module: str) -> bool:
+        """Whether the names of a tensor's nodes say that these are in another module of the commit."""
+        scopes = (scope_of(self._graph.nodes[use.node].name) for use in self._uses.get(name, ()))
+        paths = {".".join(scope) for scope in scopes if scope}
+        return any(
+            not _ends_with(module, path) and any(_ends_with(other, path) for other in self._tensors.modules)
+            for path in paths
+        )
 
     def modules(self, tensor: StoredTensor) -> list[str]:
         """Return the modules that use a tensor."""
@@ -227,3 +237,7 @@ class Expected:
     ) -> WeightFinding:
         """Return what is found out about a tensor."""
         return WeightFinding(tensor.name, self.module(tensor), evidence, how, keys, tensor.size, by_value)
+
+
+def _ends_with(module: str, path: str) -> bool:
+    return f".{module}".endswith(f".{path}")

@@ -79,7 +79,7 @@ class Explanations:
         def is_it(values: Any) -> bool:
             return is_given_back(weight, values, self._steps)
 
-        tensor = weight.tensor
+        tensor, groups = weight.tensor, self._expected.groups(weight.tensor, weight.size)
         folded: Iterator[tuple[Any, tuple[str, ...]]] = iter(())
         if self._is_bias(tensor):
             folded = folded_biases(weight.size, self._tensors)
@@ -87,9 +87,9 @@ class Explanations:
             folded = ((fold.weight, fold.tensors) for fold in self._folds(tensor, "Conv"))
         for values, tensors in folded:
             if is_it(values):
-                how, named = "folded batch norm, quantized", self._expected.groups(tensor, weight.size)
-                return self._expected.finding(tensor, Evidence.DERIVED, how, tensors, by_value=not named)
-        return self._made_by_code(tensor, weight.size, is_it, certain=False)
+                how = "folded batch norm, quantized"
+                return self._expected.finding(tensor, Evidence.DERIVED, how, tensors, by_value=not groups)
+        return self._made_by_code(tensor, weight.size, is_it, certain=self._expected.is_certain(groups))
 
     def certain(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
         """Return the finding on what was made of the tensors of its own place; None where it was not."""
@@ -159,7 +159,8 @@ class Explanations:
     def _of_code(self, tensor: StoredTensor, values: Any, what: str, keys: tuple[str, ...]) -> WeightFinding:
         """Return the finding on a tensor that the code makes; a matrix of equal numbers may be a lost weight."""
         if keys:
-            return self._expected.finding(tensor, Evidence.DERIVED, f"computed by the model's code: {what}", keys)
+            how, named = f"computed by the model's code: {what}", self._expected.groups(tensor, values.size)
+            return self._expected.finding(tensor, Evidence.DERIVED, how, keys, by_value=not named)
         multiplies = any(use.op_type in PRODUCTS for use in self._expected.uses(tensor))
         is_matrix = len(tensor.shape) > 1 or any(use.op_type in PACKED for use in self._expected.uses(tensor))
         if multiplies and is_matrix and values.size and (values == values.flat[0]).all():

@@ -71,9 +71,7 @@ class Judge:
             return self._expected.finding(tensor, Evidence.UNCHECKED, how)
         if (weight := self._quantized.get(tensor.name)) is not None:
             integers = self._integers(weight)
-            certain = self._expected.is_certain(self._expected.groups(tensor, weight.size))
-            is_open = not certain or self._expected.is_convolved(tensor)
-            return None if is_open and integers.evidence is Evidence.FOREIGN else integers
+            return None if integers.evidence is Evidence.FOREIGN else integers
         if tensor.name in self._parameters and self._is_parameter(tensor):
             return self._expected.finding(tensor, Evidence.CONSTANT, "scale or zero point of quantization")
         if (dtype := self._dtype(tensor)) is None:
@@ -127,7 +125,7 @@ class Judge:
         """Return findings, in which weights that were matched by value alone are unchecked if they may be exchanged.
 
         A file has its nodes in the order in which the model's code uses its parameters; where a weight is out of this
-        order, another one may be in its place.
+        order, or the names of its nodes say another module, another weight may be in its place.
         """
         doubtful = [
             index
@@ -142,7 +140,10 @@ class Judge:
         known = [(self._expected.first_use(findings[at].name), at) for at in doubtful if places[at] is not None]
         sequence = [at for _, at in sorted(known)]
         right = {sequence[at] for at in longest_rise([places[at] for at in sequence])}
-        open_ones = {*doubtful} - right
+        elsewhere = (
+            at for at in right if self._expected.is_elsewhere(findings[at].name, parent_of(findings[at].tensors[0]))
+        )
+        open_ones = {*doubtful} - right | {*elsewhere}
         how = "its values are {}'s; whether that belongs here cannot be told"
         return [
             replace(finding, evidence=Evidence.UNCHECKED, how=how.format(finding.tensors[0]))
