@@ -62,8 +62,7 @@ class Expected:
         scopes = (scope_of(self._graph.nodes[use.node].name) for use in self._uses.get(name, ()))
         paths = {".".join(scope) for scope in scopes if scope}
         return any(
-            not _ends_with(module, path) and any(_ends_with(other, path) for other in self._tensors.modules)
-            for path in paths
+            not _has(module, path) and any(_has(other, path) for other in self._tensors.modules) for path in paths
         )
 
     def modules(self, tensor: StoredTensor) -> list[str]:
@@ -239,5 +238,6 @@ class Expected:
         return WeightFinding(tensor.name, self.module(tensor), evidence, how, keys, tensor.size, by_value)
 
 
-def _ends_with(module: str, path: str) -> bool:
-    return f".{module}".endswith(f".{path}")
+def _has(module: str, path: str) -> bool:
+    """Whether a module is the one that a path names, from some module on, or is in it."""
+    return f".{path}." in f".{module}."
