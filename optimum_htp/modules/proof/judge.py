@@ -153,8 +153,9 @@ class Judge:
         ]
 
     def _is_one_weight(self, tensors: Sequence[str]) -> bool:
-        """Whether a weight was matched to one tensor, or to a matrix or kernel and what is folded into it."""
-        return len(tensors) == 1 or (len(tensors) > 1 and len(self._tensors[tensors[0]].shape) > 1)
+        """Whether a weight was matched to one tensor, or to a kernel and the batch norm that is folded into it."""
+        is_folded = any(key.endswith(".running_mean") for key in tensors)
+        return len(tensors) == 1 or (is_folded and len(self._tensors[tensors[0]].shape) > 1)
 
     def _has_twin(self, finding: WeightFinding) -> bool:
         """Whether the commit has other tensors of the shape of the one that a weight was matched to."""
