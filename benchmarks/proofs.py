@@ -167,7 +167,8 @@ def table(measured_ones: Mapping[str, Figures]) -> Iterator[str]:
     total = Figures()
     yield "# Tags and proofs, for every architecture and form\n"
     yield "`python -m benchmarks.proofs --all` writes this file; its docstring says what is counted.\n"
-    yield "Files accepted of those made; for forms of floats also the share of uses of parameters with an exact tag.\n"
+    yield "Files accepted of those made; for forms of floats also the share of uses of parameters with an exact tag."
+    yield f"{len(measured_ones)} of {len(ARCHITECTURES)} architectures are measured.\n"
     yield f"| architecture | {' | '.join(FORMS)} | changes found |"
     yield "|---" * (len(FORMS) + 2) + "|"
     for name in filter(measured_ones.__contains__, ARCHITECTURES):
