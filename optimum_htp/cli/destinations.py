@@ -72,7 +72,7 @@ def send(args: Namespace, files: Sequence[str | Path], document: dict[str, Any])
         document: Gets each result, under the name of its destination. Without `--json` the results are printed.
 
     Raises:
-        PluginError: A destination fails with an error that is none of this package.
+        PluginError: A destination raises an error of another package.
     """
     for one in args.destinations:
         try:

@@ -149,7 +149,7 @@ def is_hub_model(
         return False, {"type": "not_found", **asked, "error": str(error)}
     except InvalidModelReferenceError as error:
         return False, {"type": "invalid", "error": str(error)}
-    except OptimumHTPError as error:  # not told: the Hub is away, or refuses this token, or its answer is none
+    except OptimumHTPError as error:  # the Hub cannot be reached, refuses this token, or sends no valid answer
         return True, {"type": "hub_unverified", **asked, "error": str(error)}
 
 

@@ -24,7 +24,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class InputSizeError(OptimumHTPError, ValueError):
-    """An input of a file whose shape is none, more than a machine has memory for, or not one that its model takes."""
+    """An input whose shape is not known, is larger than the memory of a machine, or is not accepted by the model."""
 
 
 def fitting_sizes(

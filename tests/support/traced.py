@@ -46,7 +46,7 @@ MODELS = {
 
 
 def export(name: str, repo_id: str, folder: Path) -> None:
-    """Export a model of the Hub; the classifier by the command line, whose answer lies beside the folder."""
+    """Export a model of the Hub. The classifier is exported by the command line; its output is beside the folder."""
     from optimum_htp import HTPExporter
     from tests.conftest import optimum_cli
 

@@ -1,4 +1,4 @@
-"""Many models: exported side by side, each once, on this machine or on a Dask cluster."""
+"""Batches: many models are exported side by side, each one once, on this machine or on a Dask cluster."""
 
 from __future__ import annotations
 
