@@ -279,8 +279,9 @@ class ManifestError(OptimumHTPError, ValueError):
     """A manifest of a batch that cannot be read, or says what none may say."""
 
 
-class JobError(OptimumHTPError, RuntimeError):
-    """A job of a batch whose process did not come to its end."""
+# Not a RuntimeError: Dask's pickling (tblib) could then not build the one that is a TimeoutError too.
+class JobError(OptimumHTPError):
+    """A job of a batch whose process did not finish."""
 
 
 class JobTimeoutError(JobError, TimeoutError):
