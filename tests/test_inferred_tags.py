@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -19,6 +20,7 @@ from optimum_htp.hierarchy.tree import is_inside
 from optimum_htp.onnxfile import read_graph
 from optimum_htp.stamping.tag import Tagger
 from tests.conftest import optimum_cli
+from tests.support.weights import nodes_of
 
 
 def modules_of(path):
@@ -28,7 +30,7 @@ def modules_of(path):
 def untagged(source, change=lambda model: model):
     """Return a model without tags; its record stays."""
     model = onnx.load(source)
-    for node in model.graph.node:
+    for node in nodes_of(model.graph):
         del node.metadata_props[:]
     kept = [entry for entry in model.metadata_props if not entry.key.startswith("htp.")]
     del model.metadata_props[:]
@@ -95,6 +97,19 @@ def test_prefix_of_all_names_is_recognized(name, prefix, tagged, tmp_path):
     truth = modules_of(path)
     assert list(Tagger(model=model).assignment(tmp_path / "prefixed.onnx").modules) == truth
     assert list(Tagger(path).assignment(tmp_path / "prefixed.onnx").modules) == truth
+
+
+def test_fused_nodes_of_a_merged_decoder_are_where_their_parameters_are(zoo_export, tmp_path):
+    made = zoo_export("bart")
+    onnx.save(untagged(made.output / "decoder_model_merged.onnx"), tmp_path / "bare.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    onnxruntime.InferenceSession(tmp_path / "bare.onnx", options, providers=["CPUExecutionProvider"])
+    tag_file(tmp_path / "fused.onnx", model=made.model)
+    fused = {node.metadata[MODULE] for node in read_graph(tmp_path / "fused.onnx").nodes if node.op_type == "BiasGelu"}
+    assert fused
+    assert {name.rpartition(".")[2] for name in fused} == {"fc1"}
 
 
 def test_file_of_another_model_is_refused(tagged, tmp_path):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.hierarchy.rules import check_class, check_module
@@ -21,6 +23,10 @@ ROOT = ""
 """The name of the whole model."""
 EXPERTS = "experts"
 """The name of a layer's experts in it, and in the names of their tensors."""
+
+# What Optimum appends to the name of a weight that both branches of a merged decoder use:
+# https://github.com/huggingface/optimum-onnx/blob/main/optimum/onnx/graph_transformations.py
+_MERGED: Final = re.compile(r"_merged_\d+$")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class ModuleTree:
     def owners(self, parameter: str) -> frozenset[str]:
         """Return the modules that own a parameter of the part; none for a name that is no parameter's."""
         if self.parameters:
-            return self.parameters.get(parameter, frozenset())
+            return self.parameters.get(parameter) or self.parameters.get(_MERGED.sub("", parameter), frozenset())
         owner = parent_of(parameter)
         return frozenset({self.names[owner]}) if owner and owner in self.names else frozenset()
 
