@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optimum_htp.modules.proof.findings import Evidence
     from optimum_htp.modules.prove import Proof, prove_weights
     from optimum_htp.modules.select import select_nodes
-    from optimum_htp.origin.source import detect_model_source, is_hub_model
+    from optimum_htp.origin.detect import detect_model_source, is_hub_model
     from optimum_htp.report.document import report_document
     from optimum_htp.report.write import write_report
     from optimum_htp.resolve.hub_cache import HFHubCache
@@ -119,12 +119,12 @@ _HOME: Final = {
     "UnknownModuleError": "errors",
     "Verdict": "stamping.verify",
     "compare_models": "modules.comparison.compare",
-    "detect_model_source": "origin.source",
+    "detect_model_source": "origin.detect",
     "embed_files": "stamping.embed",
     "extract_module": "modules.extract",
     "hookimpl": "hookspecs",
     "inject_hub_metadata": "stamping.inject",
-    "is_hub_model": "origin.source",
+    "is_hub_model": "origin.detect",
     "profile_file": "extras.profile.running",
     "prove_weights": "modules.prove",
     "report_document": "report.document",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
 
 import optimum_htp
+
+
+def signature_of(function):
+    return inspect.signature(function).parameters if inspect.isfunction(function) else {}
 
 
 def names_for_type_checkers():
@@ -31,6 +36,14 @@ def test_every_form_of_the_list_says_the_same():
 @pytest.mark.parametrize("name", optimum_htp.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(optimum_htp, name) is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in optimum_htp.__all__ if "access" in signature_of(getattr(optimum_htp, name))],
+)
+def test_functions_that_ask_a_hub_take_the_arguments_of_from_pretrained(name):
+    assert {"token", "cache_dir", "local_files_only"} <= signature_of(getattr(optimum_htp, name)).keys()
 
 
 def test_other_names_are_not():

@@ -7,8 +7,8 @@ import json
 import pytest
 from optimum.onnxruntime import ORTModelForSequenceClassification
 
-from optimum_htp import HTPExporter
-from optimum_htp.errors import ConfigLoadError, ExportError
+from optimum_htp import HTPExporter, compare_models
+from optimum_htp.errors import ConfigLoadError, ExportError, UntrustedCodeError
 
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
@@ -76,3 +76,7 @@ def test_trusted_code_is_exported_and_loaded(repo, model_folder, tmp_path):
     if repo.repo_id.endswith("-mine"):
         with pytest.raises(ConfigLoadError, match="trust_remote_code"):
             ORTModelForSequenceClassification.from_pretrained(path, cache_dir=cache)
+    else:
+        with pytest.raises(UntrustedCodeError):
+            compare_models(path, pytorch=True, cache_dir=cache)
+        assert not compare_models(path, pytorch=True, cache_dir=cache, trust_remote_code=True).exceeds

@@ -174,9 +174,12 @@ def test_private_repo_is_found_with_its_token_only(hub):
     hub.add("org/secret", {"config.json": b"{}"}, private=True)
     hub.tokens["hf_good"] = {"org/secret"}
     assert is_hub_model("org/secret")[1]["type"] == "not_found"
-    found, answer = is_hub_model("org/secret", access=HubAccess(token="hf_good"))
-    assert found
-    assert answer["private"] is True
+    for found, answer in (
+        is_hub_model("org/secret", access=HubAccess(token="hf_good")),
+        is_hub_model("org/secret", revision="main", token="hf_good"),
+    ):
+        assert found
+        assert answer["private"] is True
 
 
 def test_gated_files_are_refused_with_the_next_step(hub, cache):

@@ -33,6 +33,7 @@ class CompareCommand(Command):
         parser.add_argument("--rtol", type=float, default=1e-3, help="Relative tolerance of an element (1e-3).")
         parser.add_argument("--all", action="store_true", help="Show the modules without differences too.")
         parser.add_argument("-o", "--output", help="Also write it: .html, .md or .json.")
+        parser.add_argument("--trust-remote-code", action="store_true", help="Let code of the model's repo run.")
         add_force_argument(parser)
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         add_hub_arguments(parser)
@@ -66,6 +67,7 @@ class CompareCommand(Command):
                         atol=args.atol,
                         rtol=args.rtol,
                         access=hub_access(args),
+                        trust_remote_code=args.trust_remote_code,
                         progress=self._progress(progress),
                     )
                 )

@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -47,6 +47,19 @@ class HubAccess:
         """Return what the keyword arguments of a `from_pretrained` say; the others are left alone."""
         names = (field.name for field in fields(cls))
         return cls(**{name: options[name] for name in names if options.get(name) is not None})
+
+    @classmethod
+    def of(
+        cls,
+        access: HubAccess | None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> HubAccess:
+        """Return an access with the arguments that a public function was given beside it."""
+        given = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only or None}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(access or cls(), **changes)
 
     def __post_init__(self) -> None:
         if self.force_download and self.local_files_only:

@@ -117,8 +117,11 @@ def prove_weights(
     model: str | os.PathLike[str] | None = None,
     *,
     revision: str | None = None,
-    access: HubAccess | None = None,
     progress: Progress | None = None,
+    access: HubAccess | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Proof:
     """Hold every weight of an ONNX file against the tensors of a commit.
 
@@ -129,8 +132,8 @@ def prove_weights(
         path: The file, whoever exported it.
         model: A model of the Hub (either with `@revision`) or a folder; None for what the file says of itself.
         revision: Branch, tag, commit or `refs/pr/N`.
-        access: How to reach the Hub.
         progress: Called with how many tensors are done, and how many there are.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path.
@@ -139,7 +142,7 @@ def prove_weights(
         UnprovableWeightsError: The commit has no safetensors.
         HFHubIntegrationError: They cannot be had; the subclass says why.
     """
-    path, access = Path(path), access or HubAccess()
+    path, access = Path(path), HubAccess.of(access, token, cache_dir, local_files_only)
     with unchanged(path):
         with opened(path, chunk=1 << 16) as window:
             header, graph = header_of(window), graph_of(window)

@@ -1,7 +1,6 @@
 """What a model is: one of a Hub, known by repo id and commit, or a local one.
 
-`locate` answers that for what a user typed and raises when it cannot; it never guesses. `is_hub_model` and
-`detect_model_source` tell the same as plain dictionaries and do not raise.
+`locate` answers that for what a user typed and raises when it cannot; it never guesses.
 """
 
 from __future__ import annotations
@@ -17,19 +16,26 @@ from optimum_htp.errors import (
     HubUnreachableError,
     InvalidModelReferenceError,
     ModelNotFoundError,
-    OptimumHTPError,
     RateLimitedError,
     UnknownHubError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess, RepoInfo
-from optimum_htp.libraries.names import CONFIG
-from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.evidence import is_cached_folder, loaded_files, unproven
 from optimum_htp.origin.references import Reference, find_commit, has_prefix, parse_reference
 
-__all__ = ["HubSource", "LocalSource", "detect_model_source", "is_hub_model", "locate", "locate_loaded_model"]
+__all__ = [
+    "HubSource",
+    "LocalSource",
+    "ask",
+    "attribute_of",
+    "cached_snapshot",
+    "expanded",
+    "is_path",
+    "locate",
+    "locate_loaded_model",
+]
 
 logger = get_logger(__name__)
 
@@ -98,9 +104,9 @@ def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess
         UnknownHubError: No installed plugin provides the Hub that it names.
     """
     text = os.fspath(name)
-    if _is_path(text):
+    if is_path(text):
         return _locate_path(text, revision, access)
-    return _ask(parse_reference(text, revision), access)
+    return ask(parse_reference(text, revision), access)
 
 
 def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSource:
@@ -110,118 +116,13 @@ def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSourc
         HubUnreachableError: The config names a Hub model, and neither the Hub nor the cache can confirm it.
     """
     config = getattr(model, "config", None)
-    name = _attribute(config, "_name_or_path") or getattr(model, "name_or_path", None)
+    name = attribute_of(config, "_name_or_path") or getattr(model, "name_or_path", None)
     if not isinstance(name, str) or not name:
         return LocalSource(None)
     try:
-        return locate(name, None if _is_path(name) else _attribute(config, "_commit_hash"), access)
+        return locate(name, None if is_path(name) else attribute_of(config, "_commit_hash"), access)
     except (InvalidModelReferenceError, ModelNotFoundError, UnknownHubError):
         return LocalSource(None)  # a name of the user's own, or a folder that has gone since
-
-
-def is_hub_model(
-    model_name_or_path: str | os.PathLike[str], *, access: HubAccess | None = None
-) -> tuple[bool, dict[str, Any]]:
-    """Tell whether a name is a model of the Hub, and what the Hub says of it.
-
-    Args:
-        model_name_or_path: A path, or `name`, `org/name`, either with `@revision`.
-        access: How to reach the Hub.
-
-    Returns:
-        True and the Hub's metadata (`type` is `hub`, or `hub_unverified` with `error` where neither the Hub
-        nor the cache could tell), or False and a dictionary whose `type` is `local`, `not_found` or `invalid`.
-    """
-    access = access or HubAccess()
-    text = os.fsdecode(model_name_or_path)
-    if _is_path(text):
-        return False, {"type": "local", "path": text}
-    try:
-        reference = parse_reference(text)
-    except (InvalidModelReferenceError, UnknownHubError) as error:
-        return False, {"type": "invalid", "error": str(error)}
-    asked = {"model_id": reference.repo_id, "revision": reference.revision or reference.hub.default_revision}
-    if reference.hub.name != plugins.HUGGING_FACE:
-        asked["provider"] = reference.hub.name
-    try:
-        return True, _describe(_ask(reference, access))
-    except ModelNotFoundError as error:
-        return False, {"type": "not_found", **asked, "error": str(error)}
-    except InvalidModelReferenceError as error:
-        return False, {"type": "invalid", "error": str(error)}
-    except OptimumHTPError as error:  # the Hub cannot be reached, refuses this token, or sends no valid answer
-        return True, {"type": "hub_unverified", **asked, "error": str(error)}
-
-
-def detect_model_source(
-    model_name_or_path: str | os.PathLike[str] | None = None,
-    model: Any = None,
-    *,
-    access: HubAccess | None = None,
-) -> dict[str, Any]:
-    """Tell where a model comes from, by its name, its config, or its place in the Hub's cache.
-
-    Args:
-        model_name_or_path: A path or a Hub reference, as for `is_hub_model`.
-        model: A model in memory, which may know more than its path does.
-        access: How to reach the Hub.
-
-    Returns:
-        The Hub's metadata, with `detected_from` (`config` or `cache_path`) where the name alone did not tell;
-        or a dictionary whose `type` is `local_hf_compatible` (with `model_type`, `architectures` and `path`),
-        `local`, `not_found` or `invalid`.
-    """
-    access = access or HubAccess()
-    answer: dict[str, Any] = {"type": "local", "path": model_name_or_path}
-    if model_name_or_path is not None:
-        is_hub, answer = is_hub_model(model_name_or_path, access=access)
-        if is_hub:
-            return answer
-    config = getattr(model, "config", None)
-    if config is not None:
-        if loaded := _describe_loaded_model(model, access):
-            return loaded
-        if hasattr(config, "model_type") and hasattr(config, "architectures"):
-            return {
-                "type": "local_hf_compatible",
-                "model_type": config.model_type,
-                "architectures": config.architectures,
-                "path": model_name_or_path,
-            }
-    if answer["type"] == "local" and model_name_or_path is not None:
-        return _describe_path(os.fspath(model_name_or_path), access)
-    return answer
-
-
-def _describe_loaded_model(model: Any, access: HubAccess) -> dict[str, Any] | None:
-    try:
-        source = locate_loaded_model(model, access)
-    except OptimumHTPError as error:
-        name, commit = model.config._name_or_path, _attribute(model.config, "_commit_hash")
-        asked = {"model_id": name, "revision": commit or "main"}
-        return {"type": "hub_unverified", **asked, "error": str(error), "detected_from": "config"}
-    if isinstance(source, LocalSource):
-        return None
-    return {**_describe(source), "detected_from": "config"}
-
-
-def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
-    if cached := cached_snapshot(_expanded(path), access):
-        hub, repo_id, commit = cached
-        try:
-            source = _ask(Reference(hub, repo_id, commit), access)
-        except OptimumHTPError as error:  # the digests of its files are the proof
-            source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error), provider=hub.name)
-        return {**_describe(source), "detected_from": "cache_path"}
-    config = read_json(_expanded(path) / CONFIG)
-    if isinstance(config, dict) and "model_type" in config:
-        return {
-            "type": "local_hf_compatible",
-            "model_type": config["model_type"],
-            "architectures": config.get("architectures"),
-            "path": path,
-        }
-    return {"type": "local", "path": path}
 
 
 def cached_snapshot(path: Path, access: HubAccess) -> tuple[Hub, str, str] | None:
@@ -247,7 +148,8 @@ def _snapshot_fault(hub: Hub, repo_id: str, commit: str, path: Path, access: Hub
     return next((f"{name} differs, or cannot be checked: {reason}" for name, reason in found.items()), None)
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a name is that of a file or folder, and not a reference to a Hub."""
     if has_prefix(text):
         return False
     return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or _exists(text)
@@ -261,7 +163,7 @@ def _exists(text: str) -> bool:
 
 
 def _locate_path(text: str, revision: str | None, access: HubAccess) -> HubSource | LocalSource:
-    path = _expanded(text)
+    path = expanded(text)
     if not _exists(str(path)):
         raise ModelNotFoundError(f"There is no folder {text}. Check the path, or name a model of the Hub.")
     if revision is not None:
@@ -275,14 +177,15 @@ def _locate_path(text: str, revision: str | None, access: HubAccess) -> HubSourc
     return LocalSource(path)
 
 
-def _expanded(text: str) -> Path:
+def expanded(text: str) -> Path:
+    """Return a path with the home folder in place of `~`."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # there is no such user
         return Path(text)
 
 
-def _ask(reference: Reference, access: HubAccess) -> HubSource:
+def ask(reference: Reference, access: HubAccess) -> HubSource:
     """Ask the Hub, and where it cannot be reached the cache."""
     hub, repo_id, revision = reference.hub, reference.repo_id, reference.revision
     try:
@@ -313,37 +216,7 @@ def _ask(reference: Reference, access: HubAccess) -> HubSource:
     )
 
 
-def _describe(source: HubSource) -> dict[str, Any]:
-    """Return a Hub model as the dictionary that `is_hub_model` documents."""
-    known: dict[str, Any] = {
-        "type": "hub",
-        "model_id": source.repo_id,
-        "sha": source.commit,
-        "revision": source.ref or source.hub.default_revision,
-        **({} if source.provider == plugins.HUGGING_FACE else {"provider": source.provider}),
-    }
-    info = source.info
-    if info is None:
-        return {**known, "error": source.reason}
-    known |= {
-        name: getattr(info, name)
-        for name in (
-            "pipeline_tag",
-            "library_name",
-            "author",
-            "last_modified",
-            "private",
-            "gated",
-            "downloads",
-            "likes",
-        )
-    }
-    known["tags"] = list(info.tags)
-    card = {name: getattr(info, name) for name in ("base_model", "license", "language", "task_categories")}
-    return known | {name: value for name, value in card.items() if value is not None}
-
-
-def _attribute(config: Any, name: str) -> Any:
+def attribute_of(config: Any, name: str) -> Any:
     """Read an attribute of a transformers config or an item of a diffusers one."""
     value = getattr(config, name, None)
     return config.get(name) if value is None and isinstance(config, dict) else value

@@ -104,16 +104,19 @@ def embed_files(
     path: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
     *,
-    access: HubAccess | None = None,
     external_data: bool = False,
+    access: HubAccess | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> tuple[EmbeddedFile, ...]:
     """Put config and preprocessor files into an ONNX file that has a record; into one file of its model's.
 
     Args:
         path: The file, or one of a model of several.
         folder: Where the files are; None for those of the commit in the record, or beside a local model's file.
-        access: How to reach the Hub.
         external_data: Whether to move the weights of each file of the model to `<file>_data`.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Returns:
         What was embedded.
@@ -127,7 +130,7 @@ def embed_files(
         HFHubIntegrationError: The Hub does not give the files; the subclass says why.
         OnnxWriteError: A file cannot be written. It is as it was.
     """
-    path, access = Path(path), access or HubAccess()
+    path, access = Path(path), HubAccess.of(access, token, cache_dir, local_files_only)
     record = _record(path)
     files = files_of_model(path, record)
     first = holder_of(record.onnx_files)

@@ -233,6 +233,9 @@ def inject_hub_metadata(
     embed: str = ALL,
     external_data: bool = False,
     access: HubAccess | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> ExportMetadata:
     """Stamp an ONNX file with the model that it came from, in place of a record that it may have.
 
@@ -246,7 +249,7 @@ def inject_hub_metadata(
         force: Whether to go on where the file plainly is not an export of the model.
         embed: What travels in the file: `all` for config and preprocessors, `config`, or `none`.
         external_data: Whether to move the weights to `<file>_data`, as files of 2 GiB and more need it.
-        access: How to reach the Hub.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Returns:
         The record as written.
@@ -260,7 +263,7 @@ def inject_hub_metadata(
     check_choice(embed)
     path = Path(onnx_path)
     check = check_of(path)
-    access = access or HubAccess()
+    access = HubAccess.of(access, token, cache_dir, local_files_only)
     model: str | os.PathLike[str] = model_name_or_path
     known = metadata if metadata is not None and metadata.get("type", "hub") == "hub" else None
     if known is not None:

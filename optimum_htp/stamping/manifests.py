@@ -302,12 +302,24 @@ def verify_listed(path: Path, model: ManifestModel, file: WrittenFile, access: H
     return Verdict(Status.INVALID, reason, verdict.metadata)
 
 
-def verify_manifest(path: str | os.PathLike[str], access: HubAccess | None = None) -> dict[Path, Verdict]:
+def verify_manifest(
+    path: str | os.PathLike[str],
+    access: HubAccess | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> dict[Path, Verdict]:
     """Return whether the files of a manifest are those that it lists, by their paths.
+
+    Args:
+        path: The manifest.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
         ManifestError: The manifest cannot be read.
         HFHubIntegrationError: As `verify_metadata`.
     """
+    access = HubAccess.of(access, token, cache_dir, local_files_only)
     listed = read_manifest(Path(path)).files()
     return {file: verify_listed(file, model, written, access) for file, (model, written) in listed.items()}

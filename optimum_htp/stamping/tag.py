@@ -191,9 +191,30 @@ def tag_file(
     output: str | os.PathLike[str] | None = None,
     external_data: bool = False,
     force: bool = False,
+    revision: str | None = None,
+    access: HubAccess | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
 ) -> Assignment:
-    """Write into each node of an ONNX file which module it came from; see `Tagger`."""
-    return Tagger(original, model, force=force).write(path, output, external_data=external_data)
+    """Write into each node of an ONNX file which module it came from.
+
+    Args:
+        path: The file.
+        output: Where the tagged file goes; None for the file itself.
+        external_data: Whether to move the weights to `<file>_data`.
+        original, model, revision, force, trust_remote_code: As for `Tagger`.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+
+    Raises:
+        OptimumHTPError: As `Tagger.assignment` and `Tagger.write`.
+    """
+    access = HubAccess.of(access, token, cache_dir, local_files_only)
+    tagger = Tagger(
+        original, model, revision=revision, access=access, trust_remote_code=trust_remote_code, force=force
+    )
+    return tagger.write(path, output, external_data=external_data)
 
 
 def carried_tags(source: Path, made: Path) -> TagWriter | None:

@@ -92,15 +92,26 @@ class _Checks:
         return Verdict(Status.OK, reason, record, tuple(self.done), dict(self.left_out))
 
 
-def verify_metadata(path: str | os.PathLike[str], access: HubAccess | None = None) -> Verdict:
+def verify_metadata(
+    path: str | os.PathLike[str],
+    access: HubAccess | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Verdict:
     """Check the record of an ONNX file: its form, that the Hub has the commit, that the graph fits its config.
+
+    Args:
+        path: The file.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
         OnnxFileNotFoundError: There is nothing at the path.
         FileChangedError: The file was replaced meanwhile.
     """
     with unchanged(path):
-        return _verdict(Path(path), access or HubAccess())
+        return _verdict(Path(path), HubAccess.of(access, token, cache_dir, local_files_only))
 
 
 def _verdict(path: Path, access: HubAccess) -> Verdict:

@@ -51,8 +51,12 @@ def compare_models(
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     atol: float = ATOL,
     rtol: float = RTOL,
-    access: HubAccess | None = None,
     progress: Progress | None = None,
+    access: HubAccess | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
 ) -> Comparison:
     """Compare an ONNX file with another, or with the PyTorch model that it was exported from.
 
@@ -63,8 +67,9 @@ def compare_models(
         pytorch: Compare with the model of the file's commit, in PyTorch, in place of `other`.
         inputs: Arrays by name, or an `.npz` file of them; None for inputs that are made.
         atol, rtol: What may differ: `atol + rtol * |expected|`, for each element.
-        access: How to reach the Hub.
         progress: Called with how many modules are done, and how many there are.
+        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        trust_remote_code: Whether code of the model's repo may run.
 
     Raises:
         MetadataError: The first file has no tags.
@@ -84,7 +89,8 @@ def compare_models(
             modules = _with_file(first, Path(other), given, atol, rtol, progress)
             name = os.fspath(other)
         else:
-            modules = _with_torch(first, given, atol, rtol, access or HubAccess(), progress)
+            access = HubAccess.of(access, token, cache_dir, local_files_only)
+            modules = _with_torch(first, given, atol, rtol, access, trust_remote_code, progress)
             record = record_if_any(one)
             name = f"PyTorch ({record.source if record is not None else 'its model'})"
     _note_added(modules, first.leaving)
@@ -192,9 +198,10 @@ def _with_torch(
     atol: float,
     rtol: float,
     access: HubAccess,
+    trusted: bool,
     progress: Progress | None,
 ) -> dict[str, ModuleComparison]:
-    model = open_torch_model(first.path, record_if_any(first.path), first.graph.inputs, given, access)
+    model = open_torch_model(first.path, record_if_any(first.path), first.graph.inputs, given, access, trusted)
     modules = first.modules()
     vanished: dict[str, list[str]] = defaultdict(list)
     for name in model.modules:

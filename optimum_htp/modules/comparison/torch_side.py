@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ComparisonError
+from optimum_htp.errors import ComparisonError, UntrustedCodeError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.sample_inputs import SIZES, WHOLE, sample_inputs, traced_parts
 from optimum_htp.metadata import ExportMetadata
@@ -108,6 +108,7 @@ def open_torch_model(
     inputs: Sequence[TensorSpec],
     given: Mapping[str, Any] | None,
     access: HubAccess,
+    trusted: bool,
 ) -> TorchValues:
     """Load the model that a file was exported from, and make inputs for it.
 
@@ -117,9 +118,11 @@ def open_torch_model(
         inputs: What it takes.
         given: Inputs by name; None for those of Optimum's own dummy run.
         access: How to reach the Hub.
+        trusted: Whether code of the model's repo may run.
 
     Raises:
         ComparisonError: The file does not say which model it is from, or that one cannot be run.
+        UntrustedCodeError: It needs code of its repo, which is not trusted.
         InputSizeError: The file fixes a size of an input that the model does not make.
         HFHubIntegrationError: It cannot be had; the subclass says why.
     """
@@ -130,15 +133,22 @@ def open_torch_model(
         )
     source = locate(record.hub_id, record.hub_sha, access) if record.hub_id else LocalSource(path.parent)
     checkpoint = fetch_checkpoint(source, access, record.export_library)
-    checkpoint.refuse_code()
+    if not trusted:
+        checkpoint.refuse_code()
+        if _known_class(record) is None and any(name.endswith(".py") for name in record.config_files or ()):
+            raise UntrustedCodeError(
+                f"{record.model_class} is code of {record.source}, which may not run: give --trust-remote-code "
+                "(trust_remote_code=True) if you trust it."
+            )
     folder = checkpoint.folder
     manifest = manifest_of(path, record)
     try:
+        model = _whole_model(folder, record, trusted)
         if manifest is not None:
-            whole, part, run, feeds = _traced(folder, record, _component(path, record, manifest), inputs, given)
+            component = _component(path, record, manifest)
+            part, run, feeds = _traced(model, folder, component, inputs, given)
         else:
-            whole = _whole_model(folder, record)
-            part, config = exported_part(whole, record, folder, inputs, default_sizes())
+            part, config = exported_part(model, record, folder, inputs, default_sizes())
             made, feeds = _made(config, inputs, given)
             run = _as_optimum(part, config, made)
     except _FAILURES as error:
@@ -146,7 +156,7 @@ def open_torch_model(
     if given is None:
         refuse_misfits(_shapes(feeds), inputs)
     names: dict[int, str] = {}
-    for name, module in whole.named_modules():
+    for name, module in model.named_modules():
         names.setdefault(id(module), name)
     return TorchValues(part, run, feeds, names, folder)
 
@@ -158,17 +168,16 @@ def _component(path: Path, record: ExportMetadata, manifest: ExportManifest) -> 
 
 
 def _traced(
+    model: Any,
     folder: Path,
-    record: ExportMetadata,
     component: str,
     inputs: Sequence[TensorSpec],
     given: Mapping[str, Any] | None,
-) -> tuple[Any, Any, Callable[[], object], dict[str, Any]]:
-    """Return the model, the part that transformers traced, how to run that, and what the file takes."""
+) -> tuple[Any, Callable[[], object], dict[str, Any]]:
+    """Return the part of a model that transformers traced, how to run that, and what the file takes."""
     import torch
     from transformers.exporters.utils import onnx_feed
 
-    model = _whole_model(folder, record)
     generates = component != WHOLE
     names = [spec.name for spec in inputs]
 
@@ -188,7 +197,7 @@ def _traced(
     else:
         part, made = make(fitting_sizes(lambda sizes: _shapes(onnx_feed(names, make(sizes)[1])), SIZES, inputs))
         made = with_fixed_shapes(made, inputs)
-    return model, part, lambda: part(**copy.deepcopy(made)), onnx_feed(names, made)
+    return part, lambda: part(**copy.deepcopy(made)), onnx_feed(names, made)
 
 
 def _shapes(arrays: Mapping[str, Any]) -> dict[str, Sequence[int]]:
@@ -206,20 +215,27 @@ def _as_optimum(part: Any, config: Any, made: Mapping[str, Any]) -> Callable[[],
     return run
 
 
-def _whole_model(folder: Path, record: ExportMetadata) -> Any:
-    """Return the model of the class that a record names; of another for its task where transformers has none."""
-    import torch
+def _known_class(record: ExportMetadata) -> Any:
+    """Return the class that a record names; None where transformers has none of that name."""
     import transformers
 
     found: Any = getattr(transformers, str(record.model_class), None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def _whole_model(folder: Path, record: ExportMetadata, trusted: bool) -> Any:
+    """Return the model of the class that a record names; of another for its task where transformers has none."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
-        known: Any = found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
-        if known is not None:
+        if (known := _known_class(record)) is not None:
             model = known.from_pretrained(folder)
         else:
             from optimum.exporters.tasks import TasksManager
 
-            model = TasksManager.get_model_from_task(record.task, folder, framework="pt", library_name="transformers")
+            model = TasksManager.get_model_from_task(
+                record.task, folder, framework="pt", library_name="transformers", trust_remote_code=trusted
+            )
     return model.float().eval()
 
 
