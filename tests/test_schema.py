@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.resources
 import json
 from pathlib import Path
@@ -11,7 +10,10 @@ import pytest
 
 from optimum_htp.errors import MetadataError
 from optimum_htp.metadata import EMBEDDED_ZIP, ExportMetadata
+from optimum_htp.metadata.keys import FILE_KEYS
+from optimum_htp.metadata.record import KEYS
 from optimum_htp.onnxfile import read_archive, read_metadata
+from tests.support import format
 from tests.vectors import make
 
 VECTORS = sorted(path.stem for path in Path(make.__file__).parent.glob("*.json"))
@@ -66,18 +68,14 @@ def test_reader_and_schema_say_the_same_of_a_vector(name, schema):
         assert list(problems(schema, properties))
 
 
-def test_schema_has_every_key_of_the_record_and_no_other(schema):
-    keys = {f"hf_{field.name}" for field in dataclasses.fields(ExportMetadata)}
-    assert set(schema["properties"]) == {*keys, EMBEDDED_ZIP}
+def test_schema_and_proposal_are_generated_from_the_keys():
+    assert format.SCHEMA.read_text(encoding="utf-8") == format.schema()
+    assert format.PROPOSAL.read_text(encoding="utf-8") == format.proposal()
+    for key in (*KEYS.values(), *FILE_KEYS):
+        assert f"| `hf_{key.name}` |" in format.proposal()
 
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_exported_files_are_valid(name, exported, schema):
     for path in exported(name).glob("*.onnx"):
         assert not list(problems(schema, read_metadata(path)))
-
-
-def test_proposal_names_every_key():
-    text = (importlib.resources.files("optimum_htp") / "METADATA.md").read_text()
-    for field in dataclasses.fields(ExportMetadata):
-        assert f"`hf_{field.name}`" in text

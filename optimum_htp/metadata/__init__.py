@@ -17,22 +17,16 @@ Everything that is pinned is pinned by `hf_hub_sha`: a commit never changes, so 
 A record is a claim of whoever wrote the file, and is read as untrusted input.
 """
 
+from optimum_htp.metadata.keys import EMBEDDED_ZIP, ORIGINAL, PREFIX, STANDARD_KEYS
+from optimum_htp.metadata.kinds import EmbeddedFile, is_repo_id
 from optimum_htp.metadata.record import (
     METADATA_VERSION,
     OWN_KEYS,
+    SHORT_COMMIT,
     ExportMetadata,
     has_record,
     read_record,
     record_if_any,
-)
-from optimum_htp.metadata.values import (
-    EMBEDDED_ZIP,
-    ORIGINAL,
-    PREFIX,
-    SHORT_COMMIT,
-    STANDARD_KEYS,
-    EmbeddedFile,
-    is_repo_id,
     typed_property,
 )
 

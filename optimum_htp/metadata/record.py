@@ -2,120 +2,184 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from optimum_htp.errors import MetadataError, OptimumHTPError
 from optimum_htp.masking import get_logger
-from optimum_htp.metadata.values import (
-    EMBEDDED_ZIP,
+from optimum_htp.metadata import kinds
+from optimum_htp.metadata.keys import (
+    FILE_KEYS,
     OLD_KEYS,
-    ORIGINAL,
     PREFIX,
-    SHORT_COMMIT,
-    STANDARD_KEYS,
-    EmbeddedFile,
-    decode,
-    encode,
-    readable_names,
+    described,
+    key,
+    keys_of,
 )
+from optimum_htp.metadata.kinds import EmbeddedFile, readable_names
 from optimum_htp.onnxfile import read_metadata
 
-__all__ = ["METADATA_VERSION", "OWN_KEYS", "ExportMetadata", "has_record", "read_record", "record_if_any"]
+__all__ = [
+    "KEYS",
+    "METADATA_VERSION",
+    "OWN_KEYS",
+    "SHORT_COMMIT",
+    "ExportMetadata",
+    "has_record",
+    "read_record",
+    "record_if_any",
+    "typed_property",
+]
 
 logger = get_logger(__name__)
 
 METADATA_VERSION: Final = 1
-# What a record says nothing without; anything else is left out where it could not be read again.
-_NEEDED: Final = frozenset(
-    {
-        "metadata_version",
-        "model_type",
-        "hub_id",
-        "hub_sha",
-        "hub_revision",
-        "onnx_files",
-        "onnx_file",
-        "export_id",
-        "embedded_files",
-        "embedded_in",
-    }
-)
+SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportMetadata:
-    """Where an ONNX file came from. Each field is the metadata property `hf_<field>`.
+    """Where an ONNX file came from. Each field is the metadata property `hf_<field>`; `KEYS` describes them."""
 
-    Attributes:
-        metadata_version: Version of this format; None in files of older tools.
-        model_type: `hub` for a model of a Hub, `local` for any other.
-        hub_id: Repo id.
-        hub_sha: Full commit, 40 hexadecimal digits. The only thing that pins.
-        hub_revision: First characters of the commit, for people and for files of older tools.
-        hub_ref: The branch, tag or `refs/pr/N` that the user asked for.
-        hub_provider: Name of the Hub where it is not the Hugging Face Hub.
-        export_version: Version of optimum-htp.
-        export_timestamp: UTC, ISO 8601 with `Z`.
-        task: The Optimum task that was exported.
-        export_library: The library that Optimum exported with.
-        onnx_files: The files that make up a multi-file model, relative to the export's folder, with `/`.
-        export_id: What the files of one multi-file export have in common, and no others.
-        onnx_file: Which of `onnx_files` this file is; it tells a renamed file's part in the model.
-        model_class: Name of the class that was exported.
-        preprocessors: The Auto classes that load the preprocessors, the most inclusive first.
-        config_files: The repo's config and preprocessor files at the commit; None where nobody listed them.
-        weight_files: The weight files that loaders of the commit take, and the sha256 that the Hub states for each;
-            None where it states none.
-        pipeline_tag, library_name, base_model, license, model_downloads, model_likes, private, gated:
-            As the Hub said at export.
-        base_commits: The repos that the weights of a local model come from, an adapter's and its base model's, and the
-            commit of each.
-        unchecked: What a writer without a connection could not look up: `config`, `preprocessors`.
-        original_producer: Name and version of the producer that our stamp replaced.
-        embedded_files: The model's config and preprocessor files that travel with it.
-        embedded_in: Which of `onnx_files` holds them; None where this file does.
-        submodule: The module that the file is, by its name in the model, where it was cut out of one.
-        submodule_call: Which of its calls, where the model calls it several times.
-    """
-
-    metadata_version: int | None = METADATA_VERSION
-    model_type: Literal["hub", "local"]
-    hub_id: str | None = None
-    hub_sha: str | None = None
-    hub_revision: str | None = None
-    hub_ref: str | None = None
-    hub_provider: str | None = None
-    export_version: str | None = None
-    export_timestamp: str | None = None
-    task: str | None = None
-    export_library: str | None = None
-    onnx_files: tuple[str, ...] = ()
-    onnx_file: str | None = None
-    export_id: str | None = None
-    model_class: str | None = None
-    preprocessors: tuple[str, ...] = ()
-    config_files: tuple[str, ...] | None = None
-    weight_files: Mapping[str, str] | None = None
-    pipeline_tag: str | None = None
-    library_name: str | None = None
-    base_model: str | None = None
-    base_commits: Mapping[str, str] | None = None
-    license: str | None = None
-    model_downloads: int | None = None
-    model_likes: int | None = None
-    private: bool | None = None
-    gated: bool | None = None
-    unchecked: tuple[str, ...] = ()
-    original_producer: str | None = None
-    embedded_files: tuple[EmbeddedFile, ...] = ()
-    embedded_in: str | None = None
-    submodule: str | None = None
-    submodule_call: int | None = None
+    metadata_version: int | None = key(
+        kinds.COUNT,
+        "always",
+        "loaders",
+        "version of the format: `1`; None in files of older tools",
+        default=METADATA_VERSION,
+        is_needed=True,
+    )
+    model_type: Literal["hub", "local"] = field(
+        metadata=described(
+            kinds.MODEL_TYPE, "always", "loaders, `verify`", "whether the model came from a Hub", is_needed=True
+        )
+    )
+    hub_id: str | None = key(
+        kinds.REPO_ID,
+        "`hub`",
+        "loaders, `verify`",
+        "`name` or `organization/name`: each of 1 to 96 of `A-Za-z0-9_.-`, not beginning with `.` or `-`, without "
+        "`--` and `..`",
+        is_needed=True,
+    )
+    hub_sha: str | None = key(
+        kinds.COMMIT, "`hub`", "loaders, `verify`", "the full commit; what a loader pins with", is_needed=True
+    )
+    hub_revision: str | None = key(
+        kinds.ABBREVIATED,
+        "`hub`",
+        "people, loaders of older files",
+        "the first 8 characters of the commit",
+        is_needed=True,
+    )
+    hub_ref: str | None = key(
+        kinds.TEXT, "if one was named", "people", "branch, tag or `refs/pr/N` that was asked for"
+    )
+    hub_provider: str | None = key(
+        kinds.HUB_NAME,
+        "if not the Hugging Face Hub",
+        "loaders, `verify`",
+        "which Hub: 1 to 63 of `a-z0-9_-`, beginning with none of the latter two; `modelscope` is ModelScope",
+    )
+    export_version: str | None = key(kinds.TEXT, "always", "people", "version of the writer")
+    export_timestamp: str | None = key(kinds.DATE_TIME, "always", "people, loaders", "UTC, ISO 8601 with `Z`")
+    task: str | None = key(kinds.TEXT, "always", "loaders, pipelines", "Optimum task, as `text-generation-with-past`")
+    export_library: str | None = key(
+        kinds.TEXT, "always", "loaders", "`transformers`, `timm`, `sentence_transformers`, `diffusers`"
+    )
+    onnx_files: tuple[str, ...] = key(
+        kinds.LIST,
+        "several files",
+        "loaders",
+        "all ONNX files of the model, relative to the folder of the export",
+        default=(),
+        is_needed=True,
+    )
+    onnx_file: str | None = key(
+        kinds.PATH, "several files", "loaders", "which of them this file is, whatever its name", is_needed=True
+    )
+    export_id: str | None = key(
+        kinds.TEXT,
+        "several files",
+        "loaders",
+        "what the files of one export have in common, and no others",
+        is_needed=True,
+    )
+    model_class: str | None = key(kinds.TEXT, "if known", "loaders, `verify`", "class that was exported")
+    preprocessors: tuple[str, ...] = key(
+        kinds.AUTO_CLASSES,
+        "if there are any",
+        "loaders",
+        "Auto classes that load the preprocessors, the most inclusive first: `AutoProcessor`, `AutoTokenizer`, "
+        "`AutoFeatureExtractor`, `AutoImageProcessor` and others of transformers that end in `Processor`, "
+        "`Tokenizer` or `FeatureExtractor`",
+        default=(),
+    )
+    config_files: tuple[str, ...] | None = key(
+        kinds.LIST,
+        "`hub`, if listed",
+        "loaders, `verify`",
+        "the repo's config and preprocessor files at the commit",
+    )
+    weight_files: Mapping[str, str] | None = key(
+        kinds.DIGESTS,
+        "`hub`, if stated",
+        "`verify`",
+        "the weight files that loaders take at the commit: name to the sha256 that the Hub states (Git LFS)",
+    )
+    pipeline_tag: str | None = key(kinds.TEXT, "if known", "people, `push`", "as the Hub said at export")
+    library_name: str | None = key(kinds.TEXT, "if known", "people", "as the Hub said at export")
+    base_model: str | None = key(kinds.TEXT, "if known", "people", "as the Hub said at export")
+    base_commits: Mapping[str, str] | None = key(
+        kinds.COMMITS,
+        "`local`, if known",
+        "people, `verify`",
+        "the repos that the weights come from, an adapter's and its base model's: repo id (of another Hub "
+        "`acme://org/name`) to the full commit",
+    )
+    license: str | None = key(kinds.TEXT, "if known", "people, `push`", "as the Hub said at export")
+    model_downloads: int | None = key(kinds.COUNT, "if known", "people", "the Hub's counter at export")
+    model_likes: int | None = key(kinds.COUNT, "if known", "people", "the Hub's counter at export")
+    private: bool | None = key(kinds.FLAG, "if known", "`push`", "as the Hub said at export")
+    gated: bool | None = key(kinds.FLAG, "if known", "people", "as the Hub said at export")
+    unchecked: tuple[str, ...] = key(
+        kinds.UNCHECKED,
+        "if there are any",
+        "`verify`",
+        "what a writer could not look up, of `config` and `preprocessors`: nobody has held the graph against them",
+        default=(),
+    )
+    original_producer: str | None = key(kinds.TEXT, "if replaced", "people", "name and version of the producer before")
+    embedded_files: tuple[EmbeddedFile, ...] = key(
+        kinds.EMBEDDED,
+        "if any",
+        "loaders",
+        "the model's config and preprocessor files that travel with it",
+        default=(),
+        is_needed=True,
+    )
+    embedded_in: str | None = key(
+        kinds.PATH,
+        "several files, but the one that holds them",
+        "loaders",
+        "which of `hf_onnx_files` holds them; None where this file does",
+        is_needed=True,
+    )
+    submodule: str | None = key(
+        kinds.TEXT,
+        "a module that was cut out",
+        "loaders, `compare`",
+        "its name in the model; the file is that module, not the model",
+    )
+    submodule_call: int | None = key(
+        kinds.COUNT,
+        "a module with several calls",
+        "`compare`",
+        "which of them, from 1 on, in the order of the file",
+    )
 
     def to_properties(self) -> dict[str, str]:
         """Return the record as metadata properties, leaving out what is unknown or empty.
@@ -127,21 +191,19 @@ class ExportMetadata:
             MetadataError: The record cannot do without that fact.
         """
         properties = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is None or (value == () and field.name != "config_files"):
+        for one in KEYS.values():
+            value = getattr(self, one.name)
+            if value is None or (value == () and one.name != "config_files"):
                 continue
-            if field.name == "config_files":
-                value = readable_names(value)
-            text = encode(field.name, value)
+            text = one.kind.encode(readable_names(value) if one.name == "config_files" else value)
             try:
-                decode(field.name, text)
+                one.decode(text)
             except MetadataError as error:
-                if field.name in _NEEDED:
+                if one.is_needed:
                     raise
                 logger.warning("Left out of the file's metadata: %s", error)
                 continue
-            properties[PREFIX + field.name] = text
+            properties[PREFIX + one.name] = text
         return properties
 
     @classmethod
@@ -157,11 +219,11 @@ class ExportMetadata:
         if f"{PREFIX}hub_id" not in properties and f"{PREFIX}model_type" not in properties:
             return None
         values: dict[str, Any] = {"metadata_version": None}
-        for field in dataclasses.fields(cls):
-            key = PREFIX + field.name
-            text = properties.get(key, properties.get(OLD_KEYS.get(key, key)))
+        for one in KEYS.values():
+            name = PREFIX + one.name
+            text = properties.get(name, properties.get(OLD_KEYS.get(name, name)))
             if text is not None:
-                values[field.name] = decode(field.name, text)
+                values[one.name] = one.decode(text)
         values.setdefault("model_type", "hub")
         record = cls(**values)
         if record.model_type == "hub" and not record.hub_id:
@@ -212,15 +274,9 @@ class ExportMetadata:
         return f"{prefix}{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
-OWN_KEYS: Final = frozenset(
-    {
-        *(PREFIX + field.name for field in dataclasses.fields(ExportMetadata)),
-        *OLD_KEYS.values(),
-        EMBEDDED_ZIP,
-        ORIGINAL,
-        STANDARD_KEYS,
-    }
-)
+KEYS: Final = keys_of(ExportMetadata)
+"""The keys of the record, by the names of its fields."""
+OWN_KEYS: Final = frozenset({*(PREFIX + one.name for one in (*KEYS.values(), *FILE_KEYS)), *OLD_KEYS.values()})
 """The model-level keys of this format. Other tools have keys that begin with `hf_` too, and some have these."""
 # Each writer of records sets one of these; other tools that happen to have a key of the format do not.
 _SIGNS: Final = tuple(f"{PREFIX}{name}" for name in ("metadata_version", "export_version", "hub_sha", "hub_revision"))
@@ -232,6 +288,17 @@ def has_record(properties: Mapping[str, str]) -> bool:
     if kind in ("hub", "local"):
         return True
     return (kind is not None or f"{PREFIX}hub_id" in properties) and any(key in properties for key in _SIGNS)
+
+
+def typed_property(name: str, text: str) -> Any:
+    """Return a property's value as Python has it: a count as int, a flag as bool, everything else as the text it is.
+
+    Raises:
+        MetadataError: The key does not allow the value.
+    """
+    new = next((new for new, old in OLD_KEYS.items() if old == name), name)
+    known = KEYS.get(new.removeprefix(PREFIX))
+    return known.decode(text) if known is not None and known.kind.is_simple else text
 
 
 # A load reads a file's record where it looks for the file, and again where it is sure that nobody replaces it.

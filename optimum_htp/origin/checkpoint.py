@@ -30,7 +30,7 @@ from optimum_htp.libraries.repo_files import (
     weight_indexes,
 )
 from optimum_htp.libraries.tasks import infer_library
-from optimum_htp.metadata.values import is_preprocessor_class
+from optimum_htp.metadata.kinds import is_preprocessor_class
 from optimum_htp.origin import mirrors
 from optimum_htp.origin.evidence import loaded_files, names_below, require_unchanged
 from optimum_htp.origin.source import HubSource, LocalSource, locate

@@ -1,4 +1,4 @@
-"""The values of a record's properties: each key allows its own, and what it does not allow is refused.
+"""The kinds of values that a record's keys have: how each is written, read and checked, and its JSON Schema.
 
 Lists and paths are bounded, and no path leads out of its folder: a file may come from anybody.
 """
@@ -8,48 +8,45 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
 
-from optimum_htp.errors import MetadataError
 from optimum_htp.masking import get_logger
 from optimum_htp.parsing import json_or_none, parse_json
 
-__all__ = [
-    "EMBEDDED_ZIP",
-    "OLD_KEYS",
-    "ORIGINAL",
-    "PREFIX",
-    "SHORT_COMMIT",
-    "STANDARD_KEYS",
-    "EmbeddedFile",
-    "decode",
-    "encode",
-    "is_repo_id",
-    "readable_names",
-    "typed_property",
-]
+__all__ = ["EmbeddedFile", "Kind", "is_preprocessor_class", "is_repo_id", "readable_names"]
 
 logger = get_logger(__name__)
 
-PREFIX: Final = "hf_"
-EMBEDDED_ZIP: Final = "hf_embedded_zip"
-"""The property with the embedded files themselves. It is no part of the record, which is read without it."""
-STANDARD_KEYS: Final = "hf_standard_keys"
-"""The property that notes which of ONNX's standard keys a stamp has set, and to what. It is about the file."""
-ORIGINAL: Final = "hf_original"
-"""The property that notes what stamps and tags have replaced, so that it can be given back. It is about the file."""
-SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PREPROCESSOR: Final = re.compile(r"Auto(?:[A-Z][A-Za-z]{,40})?(?:Processor|Tokenizer|FeatureExtractor)", re.ASCII)
-_SHORT: Final = re.compile(r"[0-9a-f]{7,40}")
+_ABBREVIATED: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 _PROVIDER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _MOST_FILES: Final = 512  # in a list of them
 _LONGEST_LIST: Final = 1 << 17  # characters
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the values of a key are.
+
+    Attributes:
+        name: As METADATA.md calls it.
+        schema: JSON Schema of the text; `contentSchema` refers to a definition of the schema file.
+        decode: Returns a property's text as the field has it; raises ValueError for what is not allowed.
+        encode: Returns a field's value as text.
+        is_simple: Whether the value says more than the text does outside of a record: counts and flags.
+    """
+
+    name: str
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    decode: Callable[[str], Any] = str
+    encode: Callable[[Any], str] = str
+    is_simple: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,50 +67,6 @@ class EmbeddedFile:
 def is_repo_id(text: str) -> bool:
     """Whether a text can be a repo id in this format, whatever else the Hub that it is for may ask of one."""
     return _REPO_ID.fullmatch(text) is not None
-
-
-def typed_property(key: str, text: str) -> Any:
-    """Return a property's value as Python has it: a count as int, a flag as bool, everything else as the text it is.
-
-    Raises:
-        MetadataError: The key does not allow the value.
-    """
-    name = next((new for new, old in OLD_KEYS.items() if old == key), key).removeprefix(PREFIX)
-    return decode(name, text) if _DECODERS.get(name) in (_count, _flag) else text
-
-
-# Older tools wrote the counters under these names.
-OLD_KEYS: Final = {"hf_model_downloads": "hf_downloads", "hf_model_likes": "hf_likes"}
-
-
-def encode(name: str, value: Any) -> str:
-    """Return a field's value as a property has it."""
-    if name in ("onnx_files", "config_files"):
-        return json.dumps(list(value), ensure_ascii=False)
-    if name in ("weight_files", "base_commits"):
-        return json.dumps(dict(sorted(value.items())), ensure_ascii=False)
-    if name in ("preprocessors", "unchecked"):
-        return ",".join(value)
-    if name == "embedded_files":
-        return json.dumps([dataclasses.asdict(item) for item in value], ensure_ascii=False, separators=(",", ":"))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
-
-
-def decode(name: str, text: str) -> Any:
-    """Return a property's text as the field has it.
-
-    Raises:
-        MetadataError: The key does not allow the value.
-    """
-    decoder = _DECODERS.get(name)
-    try:
-        text.encode()  # lone surrogates are no text that a file can hold
-        return text if decoder is None else decoder(text)
-    except ValueError as error:
-        shown = text if len(text) <= 80 else f"{text[:80]}…"
-        raise MetadataError(f"{PREFIX}{name} is {shown!r}: {error}.", PREFIX + name) from error
 
 
 def _count(text: str) -> int:
@@ -261,26 +214,61 @@ def _repo_id(text: str) -> str:
     return text
 
 
-_DECODERS: Final[dict[str, Callable[[str], Any]]] = {
-    "model_type": _one_of("hub", "local"),
-    "hub_id": _repo_id,
-    "hub_provider": _matching(_PROVIDER, "the name of a Hub, as a plugin provides it"),
-    "hub_sha": _matching(_COMMIT, "a full commit, 40 hexadecimal digits"),
-    "hub_revision": _matching(_SHORT, "7 to 40 hexadecimal digits"),
-    "export_timestamp": _timestamp,
-    "onnx_files": _file_list,
-    "onnx_file": _file_name,
-    "preprocessors": _auto_classes,
-    "config_files": _file_list,
-    "embedded_files": _embedded_files,
-    "embedded_in": _file_name,
-    "weight_files": _digests,
-    "base_commits": _commits,
-    "unchecked": lambda text: tuple(map(_one_of("config", "preprocessors"), text.split(","))),
-    "model_downloads": _count,
-    "model_likes": _count,
-    "private": _flag,
-    "gated": _flag,
-    "metadata_version": _count,
-    "submodule_call": _count,
-}
+def _listed(names: Any) -> str:
+    return json.dumps(list(names), ensure_ascii=False)
+
+
+def _object(content: Mapping[str, str]) -> str:
+    return json.dumps(dict(sorted(content.items())), ensure_ascii=False)
+
+
+def _embedded(files: Any) -> str:
+    return json.dumps([dataclasses.asdict(item) for item in files], ensure_ascii=False, separators=(",", ":"))
+
+
+def _json(definition: str) -> dict[str, Any]:
+    return {"contentMediaType": "application/json", "contentSchema": {"$ref": f"#/$defs/{definition}"}}
+
+
+def _pattern(pattern: re.Pattern[str], separator: str = "") -> dict[str, Any]:
+    one = pattern.pattern.replace("(?:", "(")
+    return {"pattern": f"^{one}({separator}{one})*$" if separator else f"^{one}$"}
+
+
+_WHAT_IS_CHECKED: Final = _one_of("config", "preprocessors")
+
+TEXT: Final = Kind("text")
+COUNT: Final = Kind("count", {"pattern": "^[0-9]{1,19}$"}, _count, is_simple=True)
+FLAG: Final = Kind(
+    "flag", {"pattern": "^([Tt]rue|[Ff]alse|auto|manual)$"}, _flag, lambda value: str(value).lower(), is_simple=True
+)
+MODEL_TYPE: Final = Kind("`hub` or `local`", {"enum": ["hub", "local"]}, _one_of("hub", "local"))
+REPO_ID: Final = Kind(
+    "repo id",
+    {
+        "pattern": r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?$",
+        "not": {"pattern": r"--|\.\."},
+    },
+    _repo_id,
+)
+COMMIT: Final = Kind("40 of `0-9a-f`", _pattern(_COMMIT), _matching(_COMMIT, "a full commit, 40 hexadecimal digits"))
+ABBREVIATED: Final = Kind(
+    "7 to 40 of `0-9a-f`", _pattern(_ABBREVIATED), _matching(_ABBREVIATED, "7 to 40 hexadecimal digits")
+)
+HUB_NAME: Final = Kind("name", _pattern(_PROVIDER), _matching(_PROVIDER, "the name of a Hub, as a plugin provides it"))
+DATE_TIME: Final = Kind("date-time", {"format": "date-time"}, _timestamp)
+LIST: Final = Kind("list", _json("paths"), _file_list, _listed)
+PATH: Final = Kind("path", {"minLength": 1}, _file_name)
+AUTO_CLASSES: Final = Kind("names with `,`", _pattern(_PREPROCESSOR, ","), _auto_classes, ",".join)
+UNCHECKED: Final = Kind(
+    "names with `,`",
+    {"pattern": "^(config|preprocessors)(,(config|preprocessors))*$"},
+    lambda text: tuple(map(_WHAT_IS_CHECKED, text.split(","))),
+    ",".join,
+)
+EMBEDDED: Final = Kind("list of files", _json("files"), _embedded_files, _embedded)
+DIGESTS: Final = Kind("object", _json("digests"), _digests, _object)
+COMMITS: Final = Kind("object", _json("commits"), _commits, _object)
+TEXTS: Final = Kind("object", _json("texts"))
+WHAT_WAS_BEFORE: Final = Kind("object", _json("original"))
+ARCHIVE: Final = Kind("base64", {"contentEncoding": "base64", "contentMediaType": "application/zip"})
