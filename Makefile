@@ -42,7 +42,7 @@ test-lowest: $(LOWEST)/installed
 	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)
 
 test-newest: $(ALONE)/installed
-	$(ALONE)/$(SCRIPTS)/python -m pytest tests/test_commands_alone.py
+	$(ALONE)/$(SCRIPTS)/python -m pytest tests/whole/test_commands_alone.py
 
 # `make bench ARGUMENTS=--quick` has fewer runs and smaller files; done within three minutes, it writes to out/benchmarks.
 bench: $(VENV)/installed $(if $(filter newest,$(STACK)),,$(WINML)/installed)

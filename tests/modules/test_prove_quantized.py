@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from optimum_htp.modules.prove import prove_weights
 from optimum_htp.profiling.inputs import sample_inputs
-from tests.test_prove import QUERY, changed, weight_of
+from tests.modules.test_prove import QUERY, changed, weight_of
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.conftest import run
-from tests.test_batch import CLI, journal
-from tests.test_push import WRITER, org, pushed_files  # noqa: F401 - a fixture
+from tests.extras.test_batch import CLI, journal
+from tests.extras.test_push import WRITER, org, pushed_files  # noqa: F401 - a fixture
 
 
 @pytest.mark.slow

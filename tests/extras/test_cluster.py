@@ -23,9 +23,9 @@ from optimum_htp.extras.batch.jobs import Job
 from optimum_htp.extras.batch.outputs import MARKER, Location, output_at
 from optimum_htp.version import __version__
 from tests.conftest import run
+from tests.extras.test_batch import CLI, batch
+from tests.hooks.test_plugging_in import Environment, wheel  # noqa: F401 - a fixture
 from tests.support.s3 import SECRET, serving_bucket
-from tests.test_batch import CLI, batch
-from tests.test_plugging_in import Environment, wheel  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals")
 

@@ -38,7 +38,7 @@ from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import rewrite_model
 from tests.conftest import optimum_cli, run
-from tests.test_batch import CLI
+from tests.extras.test_batch import CLI
 
 WRITER, READER = "hf_writesAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "hf_readsBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
 

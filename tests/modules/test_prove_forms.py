@@ -17,10 +17,10 @@ from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 from optimum_htp import HTPExporter
 from optimum_htp.modules.prove import Evidence, prove_weights
 from tests.conftest import optimum_cli
+from tests.modules.test_prove import QUERY, changed, weight_of
+from tests.modules.test_prove_quantized import calibrated
 from tests.support.models import _seeded
 from tests.support.multimodal import colpali, gemma3
-from tests.test_prove import QUERY, changed, weight_of
-from tests.test_prove_quantized import calibrated
 
 TEXT = {
     "vocab_size": 60,

@@ -15,7 +15,7 @@ pytest.importorskip("hf_xet")
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.1.10", "1.2.0"])
 @pytest.mark.parametrize(
-    "tests", [("tests/test_xet.py",), ("tests/test_interrupts.py", "-k", "xet and python")], ids=" ".join
+    "tests", [("tests/hubs/test_xet.py",), ("tests/cli/test_interrupts.py", "-k", "xet and python")], ids=" ".join
 )
 def test_transfers_with_an_earlier_hf_xet(version, tests, tmp_path_factory):
     if int(metadata.version("huggingface_hub").partition(".")[0]) >= 2:
