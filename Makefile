@@ -15,7 +15,7 @@ PARALLEL := --numprocesses auto --dist loadfile
 # The processes that tests start would compile each module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-slow test-stack lint test-lowest test-newest bench reliability pictures clean
+.PHONY: demo test test-unit test-slow test-stack lint test-lowest test-newest bench reliability pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -23,6 +23,10 @@ demo: $(VENV)/installed
 # Types are checked against the classic stack only: the annotations of Hugging Face's libraries differ.
 test: $(if $(filter newest,$(STACK)),$(VENV)/installed,lint)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow$(if $(filter newest,$(STACK)), and not no_stack)"
+
+# Within a minute: files, records, Hubs and resolving, without models.
+test-unit: $(VENV)/installed
+	$(BIN)/python -m pytest $(PARALLEL) -m unit
 
 # Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has them too.
 test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed

@@ -24,7 +24,7 @@ from filelock import FileLock
 from tests.support import warm
 from tests.support.environments import python_of_users
 from tests.support.hub import LoopbackHub
-from tests.support.selection import LONGEST, OF_NO_STACK, OF_THE_STACK
+from tests.support.selection import LONGEST, NO_UNIT, OF_NO_STACK, OF_THE_STACK, UNIT
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet
@@ -150,6 +150,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # by which xdist would begin with the files that have most tests
 
 
+def is_unit(item: pytest.Item) -> bool:
+    """Whether a test needs neither a model nor a process of its own: those of files, records, Hubs and resolving."""
+    if item.path.parent.name not in UNIT or item.path.stem.removeprefix("test_") in NO_UNIT:
+        return False
+    return item.get_closest_marker("slow") is None and "made_once" not in getattr(item, "fixturenames", ())
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -158,6 +165,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("stack")
         if name in OF_NO_STACK:
             item.add_marker("no_stack")
+        if is_unit(item):
+            item.add_marker("unit")
     places = {f"test_{name}": at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

@@ -21,3 +21,7 @@ OF_NO_STACK = (
     "replacing",
     "structure",
 )
+
+# The packages whose tests of no model are the unit tests (`make test-unit`), but for those of processes and servers.
+UNIT = ("fit", "hubs", "metadata", "onnxfile", "origin", "resolve", "stamping")
+NO_UNIT = ("model_zoo", "onnxfile_properties", "replacing", "xet")
