@@ -225,6 +225,8 @@ def _told(repo_id: str) -> Iterator[None]:
     with translated_errors(repo_id, None):
         try:
             yield
+        except OptimumHTPError:  # it has been put into words
+            raise
         except Exception as error:
             refused = _refusal(error, repo_id)
             if refused is not None:
@@ -232,7 +234,7 @@ def _told(repo_id: str) -> Iterator[None]:
             if type(error) is RuntimeError and error.__cause__ is not None:
                 raise error.__cause__ from None  # huggingface_hub has put the file's name around it
             failure = xet_failure(error)
-            if failure is not None and not isinstance(error, (OptimumHTPError, *http_errors().transport)):
+            if failure is not None and not isinstance(error, http_errors().transport):
                 through, hint = ("through Xet ", HINT) if is_xet_in_use() else ("", "Try again")
                 message = f"Nothing was pushed to {repo_id}: the upload {through}failed: {failure[0]}. {hint}."
                 raise (RateLimitedError if failure[1] else PushError)(message) from error
