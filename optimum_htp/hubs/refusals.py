@@ -177,15 +177,15 @@ def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool 
     The Hub answers 401 for missing and for private models alike; other servers mean the token.
     """
     code, message = answer.headers.get("X-Error-Code"), answer.headers.get("X-Error-Message")
+    if not is_hub:
+        return _refused(answer.status, answer.headers, repo_id)
     if code == "RevisionNotFound":
         return _no_revision(repo_id, revision)
     if code == "GatedRepo":
         return _gated(repo_id, revision)
     if message == "Access to this resource is disabled.":
         return _disabled(repo_id, revision)
-    if code == "RepoNotFound" or (
-        is_hub and answer.status == 401 and message != "Invalid credentials in Authorization header"
-    ):
+    if code == "RepoNotFound" or (answer.status == 401 and message != "Invalid credentials in Authorization header"):
         return _no_model(repo_id)
     return _refused(answer.status, answer.headers, _where(repo_id, revision))
 
