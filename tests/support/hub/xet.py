@@ -72,6 +72,7 @@ def xet_server(status: int | None, asked: Callable[[], object] = lambda: None) -
 
         def _fail(self) -> None:
             asked()
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if status is None:
                 ended.wait()
                 self.close_connection = True
