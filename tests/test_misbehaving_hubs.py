@@ -489,6 +489,8 @@ for call in calls:
     lines = done.stdout.splitlines()
     assert len(lines) == 5
     assert all(line.startswith("HubUnreachableError True") and said in line for line in lines), lines
+    hint = "Check the network, HTTP_PROXY and HF_ENDPOINT."
+    assert all((hint in line) == ("HTTP_PROXY" in variables) for line in lines)
     assert "secret" not in done.stdout
     assert "Retrying" not in done.stderr
 

@@ -259,6 +259,13 @@ def test_server_that_refuses_is_not_called_a_hub(hub):
         read_remote_header(f"{hub.url}/x.onnx")
 
 
+@pytest.mark.parametrize("address", ["hf://org/onnx-only/onnx/model.onnx", "{url}/x.onnx"])
+def test_proxy_that_wants_a_login_is_no_failing_server(repo, hub, address):
+    hub.status = 407  # as a proxy answers in place of a server that is asked by plain HTTP
+    with pytest.raises(HubUnreachableError, match="cannot be reached: 407 Proxy Authentication Required"):
+        read_remote_header(address.format(url=hub.url))
+
+
 def test_server_without_ranges_is_hung_up_on(repo, hub):
     hub.serve_ranges = False
     with pytest.raises(HubUnreachableError, match="range requests"):
