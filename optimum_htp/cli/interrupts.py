@@ -1,14 +1,17 @@
 """Ctrl-C and kills: nothing is replaced after them, and what was done before is told.
 
 A signal sets a flag and raises in the main thread. The flag counts even where the exception is lost on its way (some
-modules of extensions swallow it while they are imported): each file is asked for right before it is replaced.
+modules of extensions swallow it while they are imported): each file is asked for right before it is replaced. Python
+drops an exception that is raised in a finalizer (`__del__`): the signal is then sent again.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +24,7 @@ __all__ = ["Stop"]
 
 _GRACE: Final = 1.0  # seconds for threads that are about to replace a file to do so, or to notice that they may not
 _LAST_GRACE: Final = 0.8  # for those that write to remove what they wrote
+_PAUSE: Final = 0.05  # seconds for a finalizer to end
 
 
 class Stop:
@@ -36,6 +40,7 @@ class Stop:
         self.left_threads = False
         self._wanted = threading.Event()
         self._holding = False
+        self._listening = False
 
     @property
     def wanted(self) -> bool:
@@ -57,9 +62,21 @@ class Stop:
             )
             before = {number: signal.signal(number, self._on_signal) for number in heard}
         token = before_replacing.set(self.check)
+        hook = sys.unraisablehook
+
+        def on_unraisable(lost: sys.UnraisableHookArgs) -> None:
+            if lost.exc_type is KeyboardInterrupt and self.wanted and before:
+                _thread.start_new_thread(self._send_again, ())  # takes no lock that is held where a finalizer runs
+            else:
+                hook(lost)
+
+        sys.unraisablehook = on_unraisable
+        self._listening = True
         try:
             yield
         finally:
+            self._listening = False
+            sys.unraisablehook = hook
             before_replacing.reset(token)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -84,6 +101,16 @@ class Stop:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(KeyboardInterrupt))
         _join(threads, _LAST_GRACE)
         self.left_threads = any(thread.is_alive() for thread in threads)
+
+    def _send_again(self) -> None:
+        time.sleep(_PAUSE)
+        if not self._listening:
+            return
+        number = signal.Signals(self.code - 128)
+        if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        else:
+            _thread.interrupt_main(number)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         again = self.wanted

@@ -37,6 +37,7 @@ from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, 
 __all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]
 
 _REFUSED: Final = (401, 403)
+_OF_THE_PROXY: Final = 407
 _LOGIN: Final = "set HF_TOKEN or run `hf auth login`"
 # How huggingface_hub reports a file that is not as long as announced: an OSError of no class of its own.
 _INCONSISTENT: Final = "Consistency check failed"
@@ -142,13 +143,16 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> Opti
         )
     if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
-    server = _server(chain, where)
-    proxy = proxy_of(server)
+    return _unreachable(where, _server(chain, where), _reason(chain))
+
+
+def _unreachable(where: str, server: str, reason: str) -> HubUnreachableError:
+    proxy, variable = proxy_of(server) or ("", "")
     through = f" through the proxy {proxy}" if proxy else ""
     subject = where if _is_url(where) else f"{_named(server)}, asked for {where},"
-    check = [*(["HTTPS_PROXY"] if proxy else []), "the address" if _is_url(where) else "HF_ENDPOINT"]
+    check = ["the network", *([variable] if proxy else []), "the address" if _is_url(where) else "HF_ENDPOINT"]
     return HubUnreachableError(
-        f"{subject} cannot be reached{through}: {_reason(chain)}. Check the network and {' and '.join(check)}."
+        f"{subject} cannot be reached{through}: {reason}. Check {', '.join(check[:-1])} and {check[-1]}."
     )
 
 
@@ -177,15 +181,15 @@ def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool 
     The Hub answers 401 for missing and for private models alike; other servers mean the token.
     """
     code, message = answer.headers.get("X-Error-Code"), answer.headers.get("X-Error-Message")
+    if not is_hub:
+        return _refused(answer.status, answer.headers, repo_id)
     if code == "RevisionNotFound":
         return _no_revision(repo_id, revision)
     if code == "GatedRepo":
         return _gated(repo_id, revision)
     if message == "Access to this resource is disabled.":
         return _disabled(repo_id, revision)
-    if code == "RepoNotFound" or (
-        is_hub and answer.status == 401 and message != "Invalid credentials in Authorization header"
-    ):
+    if code == "RepoNotFound" or (answer.status == 401 and message != "Invalid credentials in Authorization header"):
         return _no_model(repo_id)
     return _refused(answer.status, answer.headers, _where(repo_id, revision))
 
@@ -233,6 +237,8 @@ def _refused(status: int, headers: Mapping[str, str], where: str) -> OptimumHTPE
     """Return the error for an answer that only its status tells about."""
     if status == TOO_MANY_REQUESTS:
         return too_many_requests(headers, where)
+    if status == _OF_THE_PROXY:
+        return _unreachable(where, where if _is_url(where) else _endpoint(), f"{status} Proxy Authentication Required")
     if status in _REFUSED:
         reason = headers.get("X-Error-Message") or "no reason is given"
         return AccessDeniedError(

@@ -54,13 +54,14 @@ def asked_server(chain: Sequence[BaseException]) -> str | None:
     return None
 
 
-def proxy_of(server: str) -> str | None:
-    """Return host and port of the proxy that the environment has for a server."""
+def proxy_of(server: str) -> tuple[str, str] | None:
+    """Return host and port of the proxy that the environment has for a server, and the variable that names it."""
     parts, proxies = urlsplit(server), getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    kind = parts.scheme if proxies.get(parts.scheme) else "all"
+    proxy = proxies.get(kind)
     if not proxy or proxy_bypass(parts.hostname or ""):
         return None
-    return urlsplit(proxy if "://" in proxy else f"//{proxy}").netloc.rpartition("@")[2]
+    return urlsplit(proxy if "://" in proxy else f"//{proxy}").netloc.rpartition("@")[2], f"{kind.upper()}_PROXY"
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from optimum_htp.errors import (
     UnreadableUrlError,
 )
 from optimum_htp.hubs.base import Hub, HubAccess
-from optimum_htp.hubs.byte_ranges import ONNX_HEAD, Place, RemoteFile, onnx_window
-from optimum_htp.hubs.redirects import is_trusted
+from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
+from optimum_htp.hubs.huggingface.ranges import open_address
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
@@ -46,7 +46,6 @@ logger = get_logger(__name__)
 
 _SHOWN: Final = 10  # names in a message
 _CHUNK: Final = 1 << 16
-_PAGE: Final = re.compile(r"^(https?://[^?#]+?)/blob/")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
 # The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
 _HUB_URLS: Final = tuple(
@@ -120,7 +119,7 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     """Open a file at a URL for reading in pieces."""
     if url.startswith(("http://", "https://")):
         try:
-            window = onnx_window(RemoteFile(Place(url), _file_of_page(url), {}, ONNX_HEAD))
+            window = onnx_window(open_address(url, access, ONNX_HEAD))
         except UnicodeError as error:
             raise InvalidModelReferenceError(f"{url} is not an address: {error}") from error
         yield window
@@ -130,15 +129,6 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     else:
         with _opened_by_fsspec(url) as window:
             yield window
-
-
-def _file_of_page(url: str) -> str:
-    """Return the address of the file that a page of the Hub shows; other addresses as they are."""
-    from huggingface_hub import constants
-
-    if not is_trusted(url, constants.ENDPOINT):
-        return url
-    return _PAGE.sub(r"\1/resolve/", url, count=1)
 
 
 def _hub_of(url: str) -> Hub | None:

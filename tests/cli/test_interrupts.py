@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from optimum_htp.onnxfile import read_metadata
-from tests.conftest import slowly
+from tests.conftest import run_python, slowly
 from tests.support.environments import python_of_users
 from tests.support.hub.xet import XetStore, xet_server
 from tests.vectors import make
@@ -285,3 +285,28 @@ def test_signal_at_any_moment_is_one_line(wait, tmp_path):
     assert done.stderr.splitlines() == ["interrupted"]
     assert done.returncode in (130, -signal.SIGINT)  # the latter is what Python says of Ctrl-C itself: to a shell, 130
     assert done.stdout == ""
+
+
+_IN_A_FINALIZER = """
+import os, signal, sys, time
+from optimum_htp.cli.interrupts import Stop
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+began, hook = time.monotonic(), sys.unraisablehook
+try:
+    with Stop().listening():
+        Finalized()
+        time.sleep(20)
+except KeyboardInterrupt:
+    print(time.monotonic() - began < 5, sys.unraisablehook is hook)
+"""
+
+
+def test_signal_in_a_finalizer_is_not_lost():
+    done = run_python(_IN_A_FINALIZER)
+    assert done.stdout.split() == ["True", "True"]
+    assert done.stderr == ""

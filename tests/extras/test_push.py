@@ -307,8 +307,9 @@ def test_hub_in_trouble_is_told(org, bert, access):
 
 def test_card_that_the_hub_refuses_is_told(org, bert, access):
     org.add("me/model", {"README.md": b"---\nlicense:\n- mit\n---\n"})
-    with pytest.raises(PushError, match=r"Invalid metadata in README.md. - \"license\" must be a string"):
+    with pytest.raises(PushError, match=r"Invalid metadata in README.md. - \"license\" must be a string") as caught:
         push([bert], "me/model", access=access)
+    assert str(caught.value).count("Nothing was pushed") == 1
 
 
 def test_parts_of_a_model_go_together(org, exported, access, tmp_path):

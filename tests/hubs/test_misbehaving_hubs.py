@@ -259,6 +259,31 @@ def test_wait_that_the_hub_asks_for_is_read_from_its_rate_limit(hub, repo, acces
     assert time.monotonic() - began > 2
 
 
+@pytest.mark.parametrize("what", ["author", "collection", "push"])
+def test_wait_that_the_hub_asks_for_is_kept_where_huggingface_hub_asks(hub, what):
+    from optimum_htp.extras.push.writing import commit_files, look_at
+    from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
+
+    hub.add("strange/listed", {"a.json": b"{}"})
+    hub.collections["strange/some"] = [("model", "strange/listed")]
+    hub.writers = {"hf_writer": {"strange"}}
+    hub.repos.pop("strange/new", None)
+    asked = []
+
+    def busy_each_first_time(method, path, status, body, headers):
+        asked.append((method, path))
+        return (status, body, headers) if asked.count((method, path)) > 1 else (429, b"{}", {"RateLimit": "x;r=0;t=1"})
+
+    hub.tamper = busy_each_first_time
+    if what == "author":
+        assert "strange/listed" in models_of_author("strange", (), None, HubAccess())
+    elif what == "collection":
+        assert models_of_collection("strange/some", HubAccess()) == (["strange/listed"], 0)
+    else:
+        commit_files(look_at("strange/new", "hf_writer"), {"a.json": b"{}"}, message="m", token="hf_writer")
+        assert hub.repos["strange/new"].commits[hub.repos["strange/new"].refs["main"]]["a.json"] == b"{}"
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -489,6 +514,8 @@ for call in calls:
     lines = done.stdout.splitlines()
     assert len(lines) == 5
     assert all(line.startswith("HubUnreachableError True") and said in line for line in lines), lines
+    hint = "Check the network, HTTP_PROXY and HF_ENDPOINT."
+    assert all((hint in line) == ("HTTP_PROXY" in variables) for line in lines)
     assert "secret" not in done.stdout
     assert "Retrying" not in done.stderr
 

@@ -11,7 +11,9 @@ import onnx
 import pytest
 
 from optimum_htp.errors import (
+    AccessDeniedError,
     DamagedDownloadError,
+    GatedModelError,
     HubServerError,
     HubTimeoutError,
     HubUnreachableError,
@@ -92,6 +94,33 @@ def test_token_is_for_the_hub_alone(repo, hub):
     start = len(hub.requests)
     read_remote_header("hf://org/onnx-only/onnx/model.onnx", HubAccess(token="hf_mine"))
     assert {(request.origin, request.token) for request in hub.requests[start:]} == {("hub", "hf_mine"), ("cdn", None)}
+
+
+@pytest.mark.parametrize("kind", ["blob", "resolve"])
+def test_address_of_a_file_on_the_hub_is_read_with_the_token(repo, hub, kind):
+    hub.tokens["hf_mine"] = {"org/onnx-only"}
+    url = f"{hub.url}/org/onnx-only/{kind}/refs%2Fpr%2F3/onnx/model.onnx"
+    repo.private = True
+    with pytest.raises(ModelNotFoundError, match="has no model org/onnx-only,"):
+        read_remote_header(url)
+    start = len(hub.requests)
+    read_remote_header(url, HubAccess(token="hf_mine"))
+    assert {(request.origin, request.token) for request in hub.requests[start:]} == {("hub", "hf_mine"), ("cdn", None)}
+    repo.private, repo.gated = False, True
+    with pytest.raises(GatedModelError, match=rf"org/onnx-only at refs/pr/3 is gated.* \({hub.url}/org/onnx-only\)"):
+        read_remote_header(url)
+
+
+@pytest.mark.parametrize("property", ["private", "gated"])
+def test_address_on_another_hub_gets_no_token(repo, hub, property):
+    from tests.support.hub import LoopbackHub
+
+    with LoopbackHub() as other:
+        other.add("org/onnx-only", {"model.onnx": b""}, **{property: True})
+        url = f"{other.url}/org/onnx-only/resolve/main/model.onnx"
+        with pytest.raises(AccessDeniedError, match=f"The server answered 401 when asked for {url}"):
+            read_remote_header(url, HubAccess(token="hf_mine"))
+        assert {request.token for request in other.requests} == {None}
 
 
 def test_redirect_to_another_host_does_not_take_the_token_along(repo, hub):
@@ -203,7 +232,8 @@ def test_server_that_refuses_head_is_asked_for_ranges(repo, hub, status):
         return (status, b"", {}) if method == "HEAD" else (was, body, headers)
 
     hub.tamper = tamper
-    header = read_remote_header(f"{hub.url}/org/onnx-only/resolve/main/onnx/model.onnx")
+    elsewhere = hub.url.replace("127.0.0.1", "localhost")  # which is not the Hub
+    header = read_remote_header(f"{elsewhere}/org/onnx-only/resolve/main/onnx/model.onnx")
     assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -227,6 +257,13 @@ def test_server_that_refuses_is_not_called_a_hub(hub):
     hub.status = 500
     with pytest.raises(HubServerError, match=r"^The server answered 500"):
         read_remote_header(f"{hub.url}/x.onnx")
+
+
+@pytest.mark.parametrize("address", ["hf://org/onnx-only/onnx/model.onnx", "{url}/x.onnx"])
+def test_proxy_that_wants_a_login_is_no_failing_server(repo, hub, address):
+    hub.status = 407  # as a proxy answers in place of a server that is asked by plain HTTP
+    with pytest.raises(HubUnreachableError, match="cannot be reached: 407 Proxy Authentication Required"):
+        read_remote_header(address.format(url=hub.url))
 
 
 def test_server_without_ranges_is_hung_up_on(repo, hub):

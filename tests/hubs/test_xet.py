@@ -58,11 +58,13 @@ def test_weights_come_through_xet(hub, fetch):
     assert {request.origin for request in requests} == {"hub"}
 
 
-def test_files_are_pushed_through_xet(hub, push):
+@pytest.mark.parametrize("content", [WEIGHTS[::-1], bytes(100) * 2000], ids=["random", "compressible"])
+def test_files_are_pushed_through_xet(hub, push, content, tmp_path):
     hub.stored = {}
+    (tmp_path / "model.onnx").write_bytes(content)
     push()
     repo = hub.repos["me/xet"]
-    assert repo.commits[repo.refs["main"]]["model.onnx"] == WEIGHTS[::-1]
+    assert repo.commits[repo.refs["main"]]["model.onnx"] == content
     assert not hub.stored
 
 

@@ -94,11 +94,16 @@ def look_at(repo_id: str, token: str | bool | None = None) -> Target:
         HFHubIntegrationError: The Hub cannot be asked, or does not know who asks; the subclass says why.
     """
     from huggingface_hub import constants
-    from huggingface_hub.errors import RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
 
     if constants.HF_HUB_OFFLINE:
         raise OfflineError(f"Nothing was pushed to {repo_id}, because HF_HUB_OFFLINE is set. Unset it for this.")
+    return waiting_out(partial(_seen, repo_id, token), Patience())
+
+
+def _seen(repo_id: str, token: str | bool | None) -> Target:
+    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
     api = _api(token)
     with translated_errors(repo_id, None):
         validate_repo_id(repo_id)
@@ -182,22 +187,27 @@ def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
 @contextmanager
 def _created(api: HfApi, target: Target, private: bool | None) -> Iterator[None]:
     """Create a repo where there is none, and take it back where what was to be in it is refused."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    ours = False
-    if target.commit is None:
-        try:
-            api.create_repo(target.repo_id, private=private)
-            ours = True
-        except HfHubHTTPError as error:
-            if _answer(error)[0] != _EXISTS:  # one that this token may not see, or somebody was faster
-                raise
+    ours = target.commit is None and waiting_out(partial(_create, api, target.repo_id, private), Patience())
     try:
         yield
     except BaseException:  # Ctrl-C too: an empty repo of ours is not left behind
         if ours:
             _take_back(api, target.repo_id)
         raise
+
+
+def _create(api: HfApi, repo_id: str, private: bool | None) -> bool:
+    """Create a repo; return whether it is new."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _told(repo_id):
+        try:
+            api.create_repo(repo_id, private=private)
+        except HfHubHTTPError as error:
+            if _answer(error)[0] != _EXISTS:  # one that this token may not see, or somebody was faster
+                raise
+            return False
+    return True
 
 
 def _take_back(api: HfApi, repo_id: str) -> None:
@@ -225,6 +235,8 @@ def _told(repo_id: str) -> Iterator[None]:
     with translated_errors(repo_id, None):
         try:
             yield
+        except OptimumHTPError:  # it has been put into words
+            raise
         except Exception as error:
             refused = _refusal(error, repo_id)
             if refused is not None:
@@ -232,7 +244,7 @@ def _told(repo_id: str) -> Iterator[None]:
             if type(error) is RuntimeError and error.__cause__ is not None:
                 raise error.__cause__ from None  # huggingface_hub has put the file's name around it
             failure = xet_failure(error)
-            if failure is not None and not isinstance(error, (OptimumHTPError, *http_errors().transport)):
+            if failure is not None and not isinstance(error, http_errors().transport):
                 through, hint = ("through Xet ", HINT) if is_xet_in_use() else ("", "Try again")
                 message = f"Nothing was pushed to {repo_id}: the upload {through}failed: {failure[0]}. {hint}."
                 raise (RateLimitedError if failure[1] else PushError)(message) from error

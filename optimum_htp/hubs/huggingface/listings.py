@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import HubServerError, ModelListNotFoundError, OfflineError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.limits import waiting_out
+from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.hubs.unreachable import causes
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CollectionItem, HfApi
 
 __all__ = ["models_of_author", "models_of_collection"]
 
@@ -32,8 +34,12 @@ def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
         HubUnreachableError: The Hub could not be asked.
     """
     slug = slug.rstrip("/").rpartition("/collections/")[2]
-    with _asking(f"the collection {slug}", access) as api:
-        items = api.get_collection(slug).items
+
+    def asked() -> list[CollectionItem]:
+        with _asking(f"the collection {slug}", access) as api:
+            return api.get_collection(slug).items
+
+    items = waiting_out(asked, Patience())
     models = [item.item_id for item in items if item.item_type == "model"]
     return list(dict.fromkeys(models)), len(items) - len(models)
 
@@ -51,10 +57,14 @@ def models_of_author(author: str, tags: Sequence[str], limit: int | None, access
         ModelListNotFoundError: The author has no such models.
         HubUnreachableError: The Hub could not be asked.
     """
-    with _asking(f"the models of {author}", access) as api:
-        options: dict[str, Any] = {} if limit is None else {"sort": "downloads", "limit": limit}
-        found = api.list_models(author=author, filter=list(tags) or None, **options)
-        names = sorted({model.id for model in itertools.islice(found, limit)})
+    options: dict[str, Any] = {} if limit is None else {"sort": "downloads", "limit": limit}
+
+    def asked() -> list[str]:
+        with _asking(f"the models of {author}", access) as api:
+            found = api.list_models(author=author, filter=list(tags) or None, **options)
+            return sorted({model.id for model in itertools.islice(found, limit)})
+
+    names = waiting_out(asked, Patience())
     if not names:
         wanted = f" with the tags {', '.join(tags)}" if tags else ""
         raise ModelListNotFoundError(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+from urllib.parse import unquote
+
 from optimum_htp.errors import OfflineError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.byte_ranges import Place, RemoteFile
+from optimum_htp.hubs.redirects import is_trusted
 
-__all__ = ["open_hub_file"]
+__all__ = ["open_address", "open_hub_file"]
+
+_PAGE: Final = re.compile(r"^(https?://[^?#]+?)/blob/")
+_ADDRESS: Final = re.compile(
+    r"/(?P<repo>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>refs/[^/?#]+/[^/?#]+|[^/?#]+)/[^/?#]+.*"
+)
 
 
 def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAccess, head: int) -> RemoteFile:
@@ -32,3 +42,22 @@ def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAcce
         raise OfflineError(f"{name}{at} is not in the cache and local_files_only is set. Run once without it.")
     headers = build_hf_headers(token=access.token)
     return RemoteFile(Place(name, repo_id, revision), hf_hub_url(repo_id, path, revision=revision), headers, head)
+
+
+def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
+    """Open a file at an http(s) address.
+
+    A page of a Hub that shows a file stands for the file. The Hub at `HF_ENDPOINT` gets the token, others do not.
+
+    Raises:
+        OnnxFileNotFoundError, HFHubIntegrationError: As `RemoteFile`.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    address = _PAGE.sub(r"\1/resolve/", url, count=1) if is_trusted(url, constants.ENDPOINT) else url
+    match = _ADDRESS.fullmatch(address.removeprefix(constants.ENDPOINT))
+    if match is None:
+        return RemoteFile(Place(url), address, {}, head)
+    place = Place(url, match["repo"], unquote(match["revision"]))
+    return RemoteFile(place, address, build_hf_headers(token=access.token), head)

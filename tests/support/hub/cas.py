@@ -1,6 +1,6 @@
 """A server of Xet, which every version of hf_xet writes to and reads from: xorbs, shards, reconstructions.
 
-The formats are those of https://huggingface.co/docs/xet. What is compressed is stored and sent, but not read here.
+The formats are those of https://huggingface.co/docs/xet. Contents are kept as they come: hf_xet alone unpacks them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class CasServer:
 
     Attributes:
         url: Its address.
+        known: Xet's name and the size of each uploaded file, by its SHA-256.
     """
 
     def __init__(self) -> None:
+        self.known: dict[str, tuple[str, int]] = {}
         self._xorbs: dict[str, bytes] = {}
         self._files: dict[str, list[Segment]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cas": self}))
@@ -47,13 +49,6 @@ class CasServer:
         """Stop."""
         self._server.shutdown()
         self._server.server_close()
-
-    def contents(self) -> Iterator[bytes]:
-        """Yield the content of each file whose chunks are not compressed."""
-        for segments in self._files.values():
-            content = b"".join(self._chunks(one) for one in segments)
-            if len(content) == sum(one.size for one in segments):
-                yield content
 
     def add_xorb(self, name: str, body: bytes) -> dict[str, Any]:
         self._xorbs[name] = body
@@ -69,7 +64,10 @@ class CasServer:
                 Segment(_hex(body[place : place + 32]), *struct.unpack_from("<III", body, place + 36))
                 for place in places
             ]
-            at += _ENTRY * (count + (count if flags & _VERIFIED else 0) + (1 if flags & _WITH_SHA256 else 0))
+            at += _ENTRY * (count + (count if flags & _VERIFIED else 0))
+            if flags & _WITH_SHA256:
+                self.known[_hex(body[at : at + 32])] = name, sum(one.size for one in self._files[name])
+                at += _ENTRY
         return {"result": 1}
 
     def reconstruction(self, name: str) -> dict[str, Any]:
@@ -85,11 +83,6 @@ class CasServer:
 
     def data(self, name: str) -> bytes:
         return self._xorbs[name]
-
-    def _chunks(self, one: Segment) -> bytes:
-        body = self._xorbs[one.xorb]
-        offsets = list(_offsets(body))
-        return b"".join(body[offsets[at] + 8 : offsets[at + 1]] for at in range(one.first, one.end))
 
 
 def _offsets(xorb: bytes) -> Iterator[int]:
