@@ -1,4 +1,4 @@
-"""The one reader of JSON that others wrote: files of models, answers of Hubs, lists, journals, properties.
+"""What others wrote: JSON (files of models, answers of Hubs, lists, journals, properties), texts, names of files.
 
 Such a text may be very large, nested as deep as only an attack is, or hold numbers of a million digits. All of this
 package reads JSON through here, so a text that is out of bounds is a ValueError, like one that is not JSON. What is
@@ -8,12 +8,16 @@ inside is still untrusted: the code that uses a field checks its type.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
-__all__ = ["LARGEST_JSON", "json_or_none", "parse_json"]
+__all__ = ["LARGEST_JSON", "is_inside", "is_text", "json_or_none", "parse_json"]
 
 LARGEST_JSON: Final = 1 << 28  # bytes
 _DEEPEST: Final = 100
+_LONGEST_TEXT: Final = 4096  # characters
+_SEPARATORS: Final = re.compile(r"[/\\]")
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
 def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
@@ -65,3 +69,25 @@ def _depth_is_sane(content: Any) -> bool:
         if not level:
             return True
     return False
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that can be written into a file: bounded, and without lone surrogates."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_inside(name: Any) -> bool:
+    """Whether a value is the relative path of a file or folder that stays in its own folder, on every system.
+
+    The one rule for names of files, of a repo, a list, a manifest, a batch. Locations of external data may be written
+    in more ways: `onnxfile.external.is_contained` has the rule of ONNX.
+    """
+    if not is_text(name) or _DRIVE.match(name):
+        return False
+    return not any(part in ("", ".", "..") for part in _SEPARATORS.split(name))

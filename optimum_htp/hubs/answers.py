@@ -6,28 +6,24 @@ its type, or the answer is an error. Everything else is for information: what is
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs.base import FileDigest, RepoInfo
 from optimum_htp.masking import get_logger
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import is_inside, is_text, parse_json
 
-__all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter", "is_inside", "is_text", "repo_info"]
+__all__ = ["COMMIT", "commit_ids", "content_of", "file_digests", "front_matter", "repo_info"]
 
 logger = get_logger(__name__)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_LONGEST_TEXT: Final = 4096  # characters
 _MOST_ITEMS: Final = 10_000  # tags, languages
 _HIGHEST_COUNT: Final = 10**18
-_HAS_DRIVES: Final = os.name == "nt"  # there `D:name` is on another drive, and `name:x` is a stream of a file
 _FRONT_MATTER: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|$)", re.DOTALL)
 
 T = TypeVar("T")
@@ -136,25 +132,6 @@ def front_matter(text: str) -> Mapping[str, Any]:
         logger.info("A model card cannot be read: %s", error)
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def is_text(value: Any) -> bool:
-    """Whether a value is text that can be written into a file: bounded, and without lone surrogates."""
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_inside(name: Any) -> bool:
-    """Whether a value is the name of a file in a repo, and stays in the folder that it is fetched to."""
-    if not is_text(name) or not name or "\\" in name or (_HAS_DRIVES and ":" in name):
-        return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
 
 
 class _Facts:

@@ -23,7 +23,7 @@ from optimum_htp.libraries.names import (
     WEIGHTS,
 )
 from optimum_htp.libraries.tables import image_processor_names, processor_names
-from optimum_htp.parsing import LARGEST_JSON, json_or_none
+from optimum_htp.parsing import LARGEST_JSON, is_inside, json_or_none
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -213,11 +213,7 @@ def shards_of_tensors(index: Path) -> Mapping[str, str]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
         return {}
-    return {key: name for key, name in weight_map.items() if isinstance(name, str) and _is_below(name)}
-
-
-def _is_below(name: str) -> bool:
-    return name != "" and ".." not in name.split("/") and name[0] not in "/\\"
+    return {key: name for key, name in weight_map.items() if isinstance(name, str) and is_inside(name)}
 
 
 def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

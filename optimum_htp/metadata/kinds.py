@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from optimum_htp.masking import get_logger
-from optimum_htp.parsing import json_or_none, parse_json
+from optimum_htp.parsing import is_inside, json_or_none, parse_json
 
 __all__ = ["EmbeddedFile", "Kind", "is_preprocessor_class", "is_repo_id", "readable_names"]
 
@@ -112,7 +112,7 @@ def _file_list(text: str) -> tuple[str, ...]:
     if len(names) > _MOST_FILES:
         raise ValueError(f"a list of files has at most {_MOST_FILES} names")
     for name in cast("list[str]", names):
-        if not _is_inside(name):
+        if not _is_listable(name):
             raise ValueError(f"{name!r} is not a path inside the model's folder")
     return tuple(names)
 
@@ -156,20 +156,14 @@ def _digests(text: str) -> dict[str, str]:
     return content
 
 
-def _is_inside(name: str) -> bool:
-    parts = re.split(r"[/\\]", name)
-    if any(part in ("", ".", "..") for part in parts) or ":" in name or "\0" in name:
-        return False
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_listable(name: str) -> bool:
+    """Whether a list can have a name: `sp:v2.model` is none on Windows."""
+    return is_inside(name) and ":" not in name
 
 
 def readable_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out files of a repo that a list of files cannot name (`sp:v2.model` is none on Windows)."""
-    kept = tuple(name for name in names if _is_inside(name))
+    """Leave out files of a repo that a list of files cannot have."""
+    kept = tuple(name for name in names if _is_listable(name))
     if len(kept) < len(names):
         logger.warning("Left out of the file's metadata: %s", sorted(set(names) - set(kept)))
     return kept

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from optimum_htp.errors import ExtractError
 from optimum_htp.hierarchy.scopes import ScopeResolver, is_called_inside, scope_of
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside
 from optimum_htp.modules.levels import Level, module_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class CallFinder:
         for index in call.nodes:
             scope = scope_of(call.level.nodes[index].name)
             if scope is not None and (resolved := self._resolver.resolve(scope)).whole:
-                if any(_is_inside(one, module) for one in resolved.others):
+                if any(is_inside(one, module) for one in resolved.others):
                     return None
                 known.add(resolved.module)
         return known.pop() if len(known) == 1 else None
@@ -167,11 +167,7 @@ def _scopes(node: NodeProto) -> Iterator[Scope]:
 
 
 def _is_of(node: NodeProto, module: str) -> bool:
-    return _is_inside(module_of(node), module)
-
-
-def _is_inside(module: str, other: str) -> bool:
-    return other in (ROOT, module) or module.startswith(f"{other}.")
+    return is_inside(module_of(node), module)
 
 
 def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, int]:

@@ -21,7 +21,7 @@ from optimum_htp.errors import UnknownModuleError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.tree import ROOT, ancestors
 
-__all__ = ["as_patterns", "find_modules", "is_inside", "matching", "module_classes", "nearest"]
+__all__ = ["as_patterns", "find_modules", "is_inside_any", "matching", "module_classes", "nearest"]
 
 _ANY: Final = "**"
 _SHOWN: Final = 3
@@ -75,7 +75,7 @@ def matching(pattern: str, classes: Mapping[str, str]) -> list[str]:
     return [name for name, kind in classes.items() if kind and fnmatchcase(kind, pattern)]
 
 
-def is_inside(module: str, others: Iterable[str]) -> bool:
+def is_inside_any(module: str, others: Iterable[str]) -> bool:
     """Whether a module is one of others, or in one of them."""
     around = others if isinstance(others, (set, frozenset)) else set(others)
     return any(name in around for name in (module, *ancestors(module)))

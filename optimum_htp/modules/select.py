@@ -10,7 +10,7 @@ from typing import Any
 
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.tags import read_modules
-from optimum_htp.modules.patterns import as_patterns, find_modules, is_inside, module_classes
+from optimum_htp.modules.patterns import as_patterns, find_modules, is_inside_any, module_classes
 from optimum_htp.onnxfile import Graph
 
 __all__ = ["SelectedNode", "find_nodes", "find_nodes_of_files", "nodes_inside", "select_nodes"]
@@ -82,7 +82,7 @@ def find_nodes_of_files(
 def nodes_inside(graph: Graph, assignment: Assignment, modules: Iterable[str]) -> list[SelectedNode]:
     """Return the nodes of a graph that came from some modules, or from what is in them."""
     chosen = frozenset(modules)
-    wanted = {module for module in set(assignment.modules) if is_inside(module, chosen)}
+    wanted = {module for module in set(assignment.modules) if is_inside_any(module, chosen)}
     initializers = {tensor.name for tensor in graph.initializers}
     return [
         SelectedNode(

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.errors import UnfinishedExportError
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import is_inside, parse_json
 
 __all__ = ["NEW", "SWITCH", "files_left", "is_own", "write_list"]
 
@@ -59,7 +59,7 @@ def files_left(output: Path) -> dict[str, Path]:
         left = {name: Path(known[name]["name"]) for name in names}
         for name in names:
             place = PurePosixPath(known[name]["name"])
-            if place.is_absolute() or ".." in place.parts or SWITCH in place.parts:
+            if not is_inside(known[name]["name"]) or SWITCH in place.parts:
                 raise ValueError(f"{name} does not belong into this folder")
             if known[name]["identity"] != _unforgeable((coming / name).lstat()):
                 raise ValueError(f"{name} is a copy, or was changed")

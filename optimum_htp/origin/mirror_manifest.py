@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from optimum_htp.errors import MirrorError
-from optimum_htp.hubs.answers import is_inside
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import is_inside, parse_json
 
 __all__ = ["MANIFEST", "FileDigest", "Manifest"]
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from optimum_htp.hierarchy.assign import Assignment
@@ -15,7 +15,7 @@ from optimum_htp.hierarchy.tags import coverage_of, known_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph
-from optimum_htp.onnxfile.external import external_files_of
+from optimum_htp.onnxfile.external import external_files_of, is_contained
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.reader import header_of, opened
 
@@ -104,8 +104,7 @@ def _size_inside(path: Path, name: str) -> int | None:
     What lies elsewhere is nobody's business: a file from somebody else could ask for anything, and a report tells.
     A file in the Hub's cache is a link, as its data is, and the folder is the one where both lie.
     """
-    parts = PurePath(name).parts
-    if not parts or PurePath(name).is_absolute() or ".." in parts:
+    if not is_contained(name):
         return None
     try:
         data = (path.parent / name).resolve(strict=True)

@@ -20,14 +20,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import ManifestError
 from optimum_htp.masking import masked
 from optimum_htp.onnxfile.canonical import sha256_of_file
 from optimum_htp.onnxfile.outputs import OutputKind, starts_with, write_document
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import is_inside, parse_json
 from optimum_htp.stamping.verify import Status, Verdict, verify_metadata
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ __all__ = [
     "NOT_OF_A_LIST",
     "WrittenFile",
     "fault",
-    "is_inside",
     "normal_output",
     "read_manifest",
     "refused_options",
@@ -240,22 +239,15 @@ def _list(content: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def is_inside(folder: str) -> bool:
-    """Tell whether a relative path stays where it begins."""
-    path = PurePosixPath(folder)
-    is_relative = not path.is_absolute() and not PureWindowsPath(folder).drive and "\\" not in folder
-    return is_relative and bool(path.parts) and ".." not in path.parts
-
-
 def normal_output(output: str) -> str:
     """Return a folder of a batch as it is always spelled: `x` for `./x`, `x/` and `x//.`.
 
     Raises:
         ValueError: It leads out of the batch's folder, or is called as an ONNX file is.
     """
-    if not is_inside(output):
-        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
     normal = PurePosixPath(output).as_posix()
+    if not is_inside(normal):
+        raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
     if normal.endswith(_ONNX):
         raise ValueError(f'"output" is a folder, and {output!r} is called as a file is: leave out {_ONNX}')
     return normal

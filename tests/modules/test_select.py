@@ -8,7 +8,7 @@ import pytest
 
 from optimum_htp import UnknownModuleError, select_nodes
 from optimum_htp.errors import MetadataError, OptimumHTPError
-from optimum_htp.modules.patterns import find_modules, is_inside, matching, nearest
+from optimum_htp.modules.patterns import find_modules, is_inside_any, matching, nearest
 from optimum_htp.modules.select import find_nodes, find_nodes_of_files
 from optimum_htp.onnxfile import read_graph
 from tests.conftest import optimum_cli
@@ -89,9 +89,9 @@ def test_what_is_shown_matches_something():
 
 
 def test_a_name_that_begins_alike_is_not_inside():
-    assert is_inside("encoder.layer.1.norm", ["encoder.layer.1"])
-    assert not is_inside("encoder.layer.10", ["encoder.layer.1"])
-    assert is_inside("anything", [""])
+    assert is_inside_any("encoder.layer.1.norm", ["encoder.layer.1"])
+    assert not is_inside_any("encoder.layer.10", ["encoder.layer.1"])
+    assert is_inside_any("anything", [""])
 
 
 def test_nodes_of_a_module_and_of_what_is_in_it(zoo_export):

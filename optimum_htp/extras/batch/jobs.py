@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, BatchListError, InvalidModelReferenceError
 from optimum_htp.origin.references import has_prefix, parse_reference
-from optimum_htp.parsing import parse_json
-from optimum_htp.stamping.manifests import NOT_OF_A_LIST, ManifestModel, is_inside, normal_output, refused_options
+from optimum_htp.parsing import is_inside, parse_json
+from optimum_htp.stamping.manifests import NOT_OF_A_LIST, ManifestModel, normal_output, refused_options
 
 __all__ = [
     "Job",

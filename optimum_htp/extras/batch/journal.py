@@ -27,8 +27,7 @@ from typing import Any, Final
 from optimum_htp.extras.batch.jobs import Job
 from optimum_htp.masking import get_logger, masked
 from optimum_htp.onnxfile.outputs import OutputKind, check_output
-from optimum_htp.parsing import json_or_none
-from optimum_htp.stamping.manifests import is_inside
+from optimum_htp.parsing import is_inside, json_or_none
 
 __all__ = ["JOURNAL_FILE", "Journal", "is_entry"]
 

@@ -26,12 +26,12 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.extras.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
-from optimum_htp.hubs.answers import COMMIT, is_inside, is_text
+from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.replace import replaced_atomically
-from optimum_htp.parsing import parse_json
+from optimum_htp.parsing import is_inside, is_text, parse_json
 
 __all__ = ["ModelScopeHub"]
 

@@ -22,7 +22,7 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, is_inside, is_text, repo_info
+from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, repo_info
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
 from optimum_htp.hubs.http import Answer, ask
@@ -34,6 +34,7 @@ from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.wire import ByteWindow
+from optimum_htp.parsing import is_inside, is_text
 
 __all__ = ["HuggingFaceHub"]
 
