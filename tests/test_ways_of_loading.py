@@ -128,6 +128,24 @@ def test_vectors_of_a_repo_of_onnx_files_are_the_models(place, with_config, cls_
     assert cosine(vectors, expected) > 0.99999
 
 
+def test_sentence_transformer_takes_a_subfolder_and_a_url_of_a_folder(cls_pooled, hub, tmp_path):
+    folder, expected = cls_pooled
+    (tmp_path / "made" / "some" / "where").mkdir(parents=True)
+    shutil.copy(folder / "model.onnx", tmp_path / "made" / "some" / "where" / "my.onnx")
+    hub.add("shipped/below", {"some/where/my.onnx": (folder / "model.onnx").read_bytes()})
+    below = {"subfolder": "some/where", "file_name": "my.onnx"}
+    cache = {"cache_folder": str(tmp_path / "cache")}
+    for source, options in (
+        (tmp_path / "made", {"model_kwargs": below}),
+        ("shipped/below", {"model_kwargs": below, **cache}),
+        ("shipped/below", {"model_kwargs": {"subfolder": "some/where"}, **cache}),
+        (folder.as_uri(), {}),
+    ):
+        modules, vectors = encoded(source, **options)
+        assert modules == MODULES, source
+        assert cosine(vectors, expected) > 0.99999, source
+
+
 def test_cross_encoder_takes_a_file(exported, model_folder):
     from sentence_transformers import CrossEncoder
 
@@ -241,6 +259,8 @@ def test_class_that_does_not_fit_says_so(exported):
         PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Auto"
     ):
         transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
+    with pytest.raises(PreprocessorLoadError, match=r"WhisperProcessor does not fit .* has Wav2Vec2Processor\. Auto"):
+        transformers.WhisperProcessor.from_pretrained(exported("wav2vec2"))
 
 
 # An encoder and a merged decoder, alone

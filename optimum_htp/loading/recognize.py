@@ -6,7 +6,7 @@ Which names are worth a second look, and which files Optimum's search is answere
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "chosen_file",
+    "chosen_options",
     "files_being_loaded",
     "files_of_names",
     "local_path",
@@ -31,8 +32,8 @@ __all__ = [
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
 """What Optimum's search for files is answered with; None outside a load of ours."""
 
-chosen_file: Final[ContextVar[tuple[Any, str] | None]] = ContextVar("optimum_htp_chosen", default=None)
-"""A folder, and the file in it that a load is about whose parts name the folder alone."""
+chosen_file: Final[ContextVar[tuple[str, Mapping[str, str]] | None]] = ContextVar("optimum_htp_chosen", default=None)
+"""A folder or repo, and the options that name a file in it: of a load whose parts name the folder or repo alone."""
 
 
 files_of_names: Final[ContextVar[list[tuple[Any, Path]] | None]] = ContextVar("optimum_htp_of_names", default=None)
@@ -113,8 +114,15 @@ def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()
         return False
     if any(map(_has_suffix, names)):
         return True
-    nested = ONNX_FOLDERS[1]
-    return nested in names and may_be_ours(place, nested)
+    chosen = "" if subfolder else chosen_options(path).get("subfolder", "")
+    nested = (name for name in (ONNX_FOLDERS[1], chosen) if name.partition("/")[0] in names)
+    return any(may_be_ours(place, name) for name in nested)
+
+
+def chosen_options(model_id: str | os.PathLike[str]) -> Mapping[str, str]:
+    """Return the options that name a file in a folder or repo, of the load that runs."""
+    chosen = chosen_file.get()
+    return chosen[1] if chosen is not None and chosen[0] == os.fspath(model_id) else {}
 
 
 def _has_suffix(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS
 from optimum_htp.libraries.ort_classes import is_a
-from optimum_htp.loading.recognize import chosen_file, local_path, may_be_ours, names_a_file
+from optimum_htp.loading.recognize import local_path, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
@@ -41,8 +40,6 @@ def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = Tru
     if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
-    if name is None and (chosen := chosen_file.get()) is not None and chosen[0] == os.fspath(model_id):
-        name = chosen[1]
     root = Path(local_path(model_id), options.get("subfolder") or "")
     folders = [place for inside in ONNX_FOLDERS if any((place := root / inside).glob("*.onnx"))]
     folder = next((place for place in folders if name and (place / name).is_file()), (folders or [root])[0])
