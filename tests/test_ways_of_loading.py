@@ -357,6 +357,9 @@ def test_file_name_that_is_not_there_is_answered_with_those_that_are(exported, o
     for source in (exported("bert"), with_config, "shipped/bert"):
         with pytest.raises(OnnxFileNotFoundError, match=r"model_fp16\.onnx.* model\.onnx"):
             ORTModelForSequenceClassification.from_pretrained(source, file_name=name, cache_dir=tmp_path / "cache")
+    for part in ("encoder_file_name", "decoder_file_name"):
+        with pytest.raises(OnnxFileNotFoundError, match=r"no fp16\.onnx.* decoder_model_merged\.onnx"):
+            ORTModelForSeq2SeqLM.from_pretrained(exported("t5"), **{part: "fp16.onnx"})
     with pytest.raises(OnnxFileNotFoundError, match=r"model_fp16\.onnx.* model\.onnx"):
         pipeline("text-classification", model=str(exported("bert")), model_kwargs={"file_name": name})
 
@@ -404,19 +407,35 @@ def test_errors_of_the_kind_are_typed(tmp_path):
 # Names of files as registries, caches and other programs have them
 
 
-def test_file_is_taken_by_whatever_name_it_has(exported, tmp_path, hub):
+def test_file_is_taken_by_whatever_name_it_has(exported, out, model_folder, tmp_path, hub):
     file = exported("bert") / "model.onnx"
     blob = tmp_path / "blobs" / "3b1f"
     blob.parent.mkdir()
     shutil.copy(file, blob)
-    shouted = Path(shutil.copy(file, tmp_path / "MODEL.ONNX"))
+    (tmp_path / "shouted").mkdir()
+    shouted = Path(shutil.copy(file, tmp_path / "shouted" / "MODEL.ONNX"))
+    version = Path(shutil.copy(file, tmp_path / "blobs" / "v1.2"))
+    folder = tmp_path / "named.onnx"
+    folder.mkdir()
+    shutil.copy(file, folder)
     hub.status = 503
-    for source in (blob, shouted, f"file://{file}", f"file://{file.parent}", blob.as_uri()):
+    with_config = out("bert")
+    shutil.copy(model_folder("bert") / "config.json", with_config)
+    sources = (blob, shouted, shouted.parent, version, folder, f"file://{file}", f"file://{file.parent}")
+    sources += (blob.as_uri(), with_config.as_uri())
+    for source in sources:
         model = ORTModelForSequenceClassification.from_pretrained(source)
         assert model.config.id2label[0] == "LABEL 0"
         assert AutoTokenizer.from_pretrained(source).tokenize("the cat") == ["the", "cat"]
         assert transformers.BertConfig.from_pretrained(source).hidden_size == 32
         assert "LABEL" in pipeline(model=str(source))("the cat")[0]["label"]
+
+
+@pytest.mark.parametrize("load", [ORTModelForSequenceClassification.from_pretrained, AutoTokenizer.from_pretrained])
+def test_url_of_no_file_is_not_called_a_repo(load, tmp_path):
+    for place in (tmp_path / "none", tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(OnnxFileNotFoundError, match=f"at {place}"):
+            load(place.as_uri())
 
 
 @pytest.mark.skipif(int(transformers.__version__.split(".")[0]) > 4, reason="transformers 5 has one kind")

@@ -123,6 +123,11 @@ def named(
         return Named(pinned[1], None, None, _without(options, _OF_REPOS))
     chosen = chosen_options(model_id) if isinstance(model_id, (str, os.PathLike)) else {}
     asked = {**options, **{name: value for name, value in chosen.items() if not options.get(name)}}
+    if failed and isinstance(model_id, str) and model_id.startswith("file://"):
+        raise OnnxFileNotFoundError(
+            f"There is no ONNX file that says which model it is of at {local_path(model_id)}. Check the path; a "
+            "folder of another model is given as a path, without file://."
+        )
     if failed or names_a_remote_file(model_id):
         repo = find_onnx_repo(model_id, asked, bare=bare)
         record = repo.record_if_any() if repo is not None and repo.has_config else None
