@@ -22,6 +22,7 @@ import optimum_htp
 from optimum_htp.errors import (
     ConfigLoadError,
     MissingSiblingError,
+    OfflineError,
     OnnxFileNotFoundError,
     OptimumHTPError,
     PreprocessorLoadError,
@@ -395,6 +396,16 @@ def test_what_lies_beside_is_used_for_what_it_really_has(out, model_folder):
     shutil.copy(model_folder("gpt2") / "config.json", folder)
     own = json.loads((model_folder("gpt2") / "generation_config.json").read_text())
     assert transformers.GenerationConfig.from_pretrained(folder).eos_token_id == own["eos_token_id"]
+
+
+def test_file_without_configs_names_what_helps_where_no_hub_is_reached(published, tmp_path, monkeypatch):
+    from optimum_htp import HTPExporter
+
+    HTPExporter().export(published("bert").repo_id, tmp_path / "out", embed="none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (ORTModelForSequenceClassification.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(OfflineError, match=r"does not carry .* htp embed .* htp mirror .*/model\.onnx --to"):
+            load(tmp_path / "out", cache_dir=tmp_path / "empty")
 
 
 def test_errors_of_the_kind_are_typed(tmp_path):
