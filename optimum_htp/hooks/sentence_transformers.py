@@ -40,11 +40,11 @@ def _loading_files(call: Call) -> Any:
     if (fetched := _fetched(source, options, given)) is not None:
         source, options = fetched, {**options, "revision": None}
         given.pop("subfolder", None)
-    if names_a_file(source) and (file := Path(local_path(source))).is_file():
+    source = local_path(source)
+    if names_a_file(source) and (file := Path(source)).is_file():
         source, given["file_name"] = os.fspath(file.parent), file.name
-    token, chosen = _load.set(options), None
-    if isinstance(name := given.get("file_name"), str):
-        chosen = chosen_file.set((source, PurePosixPath(given.get("subfolder") or "", name).as_posix()))
+    naming = {name: given[name] for name in ("subfolder", "file_name") if isinstance(given.get(name), str)}
+    token, chosen = _load.set(options), chosen_file.set((source, naming)) if naming else None
     collecting = files_of_names.set([])
     try:
         result = call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))

@@ -23,6 +23,8 @@ __all__ = ["has_transformers_exporters", "needing_optimum_onnx"]
 _NAME: Final = "optimum-onnx"
 _BRIDGED: Final = 5  # the major version of transformers from which on optimum-onnx needs bridges
 _OWN: Final = ("optimum", "transformers")  # what a missing module of theirs says is their version
+_DISTRIBUTIONS: Final = {"PIL": "pillow", "cv2": "opencv-python", "google": "protobuf", "sklearn": "scikit-learn"}
+"""What to install for packages that are called otherwise."""
 # What its modules, and the lazy ones of Optimum and transformers, raise where they cannot be imported.
 _FAILURES: Final = (ImportError, AttributeError, RuntimeError)
 
@@ -49,8 +51,8 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
     except _FAILURES as error:
         lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
         if lacking is not None:  # of a library that optimum-onnx imports, such as diffusers
-            reason = " ".join(str(error).split())
-            text = f"{what} needs {lacking}, which is not installed ({reason}). Run `pip install {lacking}`."
+            reason, name = " ".join(str(error).split()), _DISTRIBUTIONS.get(lacking, lacking)
+            text = f"{what} needs {lacking}, which is not installed ({reason}). Run `pip install {name}`."
         else:
             text = f"{what} needs {_NAME}, which {_state(error)}. Run `{_command()}`."
         raise MissingDependencyError(text) from error

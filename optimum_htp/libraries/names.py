@@ -11,6 +11,7 @@ __all__ = [
     "MODEL_INDEX",
     "ONNX_FILE",
     "ONNX_FOLDERS",
+    "ONNX_PATTERN",
     "PREPROCESSOR_CONFIGS",
     "SAVED_AS",
     "SCHEDULER",
@@ -56,3 +57,5 @@ ONNX_FILE: Final = "model.onnx"
 """What Optimum calls the only file of a model, or of a part of a pipeline."""
 ONNX_FOLDERS: Final = ("", "onnx")
 """Where Optimum looks for ONNX files, in a folder and in a repo."""
+ONNX_PATTERN: Final = "*.[oO][nN][nN][xX]"
+"""The names of ONNX files in a folder."""

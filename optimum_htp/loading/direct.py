@@ -54,7 +54,7 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "AutoConfig picks the class that fits."
             )
         return
-    named = _extractor_named(folder, _EXTRACTORS[what]) if what in _EXTRACTORS else None
+    named = _extractor_named(folder, _EXTRACTORS[what]) if what in _EXTRACTORS else _processor_named(folder, what)
     if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
         raise PreprocessorLoadError(
             f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. {what} picks the class that fits."
@@ -78,8 +78,17 @@ def _extractor_named(folder: Path, key: str) -> str | None:
     return None
 
 
+def _processor_named(folder: Path, what: str) -> str | None:
+    """Return the class that the configs of preprocessors name for a processor."""
+    if what != "AutoProcessor":
+        return None
+    contents = (read_json(folder / name) for name in PREPROCESSOR_CONFIGS)
+    named = (content.get("processor_class") for content in contents if isinstance(content, dict))
+    return next((name for name in named if isinstance(name, str)), None)
+
+
 def _stem(name: str) -> str:
-    for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+    for suffix in ("Fast", "Pil", "WithLM", "ImageProcessor", "FeatureExtractor", "Processor"):
         name = name.removesuffix(suffix)
     return name
 

@@ -87,7 +87,7 @@ def open_session(
 
 
 def _is_onnx_file(path: Any) -> bool:
-    return isinstance(path, (str, os.PathLike)) and str(os.fspath(path)).endswith(".onnx")
+    return isinstance(path, (str, os.PathLike)) and str(os.fspath(path)).lower().endswith(".onnx")
 
 
 def reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,13 @@ from optimum_htp.errors import OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.loading.onnx_repos import OnnxRepo, find_onnx_repo
 from optimum_htp.loading.other_commits import overriding_commit
-from optimum_htp.loading.recognize import local_path, names_a_file, names_a_remote_file, pinned_file
+from optimum_htp.loading.recognize import (
+    chosen_options,
+    local_path,
+    names_a_file,
+    names_a_remote_file,
+    pinned_file,
+)
 from optimum_htp.loading.stamped_files import stamped_file
 from optimum_htp.metadata import read_record
 from optimum_htp.resolve.config_folder import Carrier, carrier_of
@@ -114,8 +121,15 @@ def named(
     """
     if (pinned := pinned_file.get()) is not None and pinned[0] == model_id:
         return Named(pinned[1], None, None, _without(options, _OF_REPOS))
+    chosen = chosen_options(model_id) if isinstance(model_id, (str, os.PathLike)) else {}
+    asked = {**options, **{name: value for name, value in chosen.items() if not options.get(name)}}
+    if failed and isinstance(model_id, str) and model_id.startswith("file://"):
+        raise OnnxFileNotFoundError(
+            f"There is no ONNX file that says which model it is of at {local_path(model_id)}. Check the path; a "
+            "folder of another model is given as a path, without file://."
+        )
     if failed or names_a_remote_file(model_id):
-        repo = find_onnx_repo(model_id, options, bare=bare)
+        repo = find_onnx_repo(model_id, asked, bare=bare)
         record = repo.record_if_any() if repo is not None and repo.has_config else None
         if repo is None or (repo.has_config and record is None):
             return None
@@ -123,7 +137,7 @@ def named(
         if record is not None and (commit := overriding_commit(repo.carrier(), options, repo.access)) is not None:
             left["revision"] = commit
         return Named(None, repo, None, left)
-    path = stamped_file(model_id, options, opens=opens) if local is None else local(model_id, options)
+    path = stamped_file(model_id, asked, opens=opens) if local is None else local(model_id, options)
     if path is None:
         return None
     if names_a_file(model_id):

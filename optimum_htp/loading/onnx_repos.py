@@ -206,7 +206,7 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         # What has failed before us says it in its own words.
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
-    there = tuple(sorted(name for name in files if name.endswith(".onnx")))
+    there = tuple(sorted(name for name in files if name.lower().endswith(".onnx")))
     ref = asked.revision or asked.hub.default_revision
     if bare and config in files:
         return None
@@ -248,7 +248,7 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
             continue
         if file not in files:
             raise OnnxFileNotFoundError(f"There is no file {file} in {repo_id} at {commit}. Check repo and path.")
-        there = tuple(name for name in files if name.endswith(".onnx"))
+        there = tuple(name for name in files if name.lower().endswith(".onnx"))
         ref = asked.revision or asked.hub.default_revision
         return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, there)
     if missing is not None:
@@ -272,7 +272,7 @@ def _contents(asked: Reference, access: HubAccess) -> tuple[str, tuple[str, ...]
     """Return commit and files of a repo, as the Hub says, or as far as the cache knows."""
     found = find_commit(asked.hub, asked.repo_id, asked.revision, access)
     if found.info is not None:
-        if not any(name.endswith(".onnx") for name in found.info.files) and len(_without_onnx) < _REMEMBERED:
+        if not any(name.lower().endswith(".onnx") for name in found.info.files) and len(_without_onnx) < _REMEMBERED:
             _without_onnx.add((asked.hub.name, asked.repo_id, found.commit))
         return found.commit, found.info.files
     folder = asked.hub.snapshot(asked.repo_id, found.commit, (), access)

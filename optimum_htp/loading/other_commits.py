@@ -107,7 +107,8 @@ def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) ->
     if folder is None or record is None:
         return False
     there = folder / name
-    if not there.is_file() and not is_known_missing(str(record.hub_id), name, folder.parents[2], folder.name):
+    repo_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")  # perhaps an older one
+    if not there.is_file() and not is_known_missing(repo_id, name, folder.parents[2], folder.name):
         return False  # nobody has asked for it
     digest = hashlib.sha256(there.read_bytes()).hexdigest() if there.is_file() else None
     if record.config_files is not None and name not in record.config_files:

@@ -6,7 +6,7 @@ Which names are worth a second look, and which files Optimum's search is answere
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "chosen_file",
+    "chosen_options",
     "files_being_loaded",
     "files_of_names",
     "local_path",
@@ -31,8 +32,8 @@ __all__ = [
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
 """What Optimum's search for files is answered with; None outside a load of ours."""
 
-chosen_file: Final[ContextVar[tuple[Any, str] | None]] = ContextVar("optimum_htp_chosen", default=None)
-"""A folder, and the file in it that a load is about whose parts name the folder alone."""
+chosen_file: Final[ContextVar[tuple[str, Mapping[str, str]] | None]] = ContextVar("optimum_htp_chosen", default=None)
+"""A folder or repo, and the options that name a file in it: of a load whose parts name the folder or repo alone."""
 
 
 files_of_names: Final[ContextVar[list[tuple[Any, Path]] | None]] = ContextVar("optimum_htp_of_names", default=None)
@@ -41,6 +42,10 @@ a load that wants to know."""
 
 pinned_file: Final[ContextVar[tuple[Any, Path] | None]] = ContextVar("optimum_htp_pinned", default=None)
 """A repo, and the ONNX file of it in the cache that a load is about: what the load reads is of that file's commit."""
+
+_OTHER_FORMATS: Final = frozenset(
+    (".bin", ".ckpt", ".gguf", ".h5", ".json", ".model", ".msgpack", ".pt", ".pth", ".safetensors", ".txt", ".yaml")
+)
 
 
 def local_path(model_id: str | os.PathLike[str]) -> str:
@@ -57,7 +62,7 @@ def local_path(model_id: str | os.PathLike[str]) -> str:
 def names_a_file(model_id: Any) -> bool:
     """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo.
 
-    A name without a suffix, as caches and registries have them, is one where a stamped file has it.
+    A name without the suffix, as caches and registries have them, is one where a stamped file has it.
     """
     if not isinstance(model_id, (str, os.PathLike)):
         return False  # Optimum's own error says it
@@ -69,7 +74,7 @@ def names_a_file(model_id: Any) -> bool:
 
 def names_a_remote_file(model_id: Any) -> bool:
     """Whether what was given to `from_pretrained` is an ONNX file of a Hub: `hf://org/name@revision/model.onnx`."""
-    if not isinstance(model_id, str) or "://" not in model_id or not model_id.endswith(".onnx"):
+    if not isinstance(model_id, str) or "://" not in model_id or not _has_suffix(model_id):
         return False
     from optimum_htp.origin.references import names_a_hub
 
@@ -98,7 +103,7 @@ def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()
     if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
     path = local_path(model_id)
-    if _has_suffix(path):
+    if _has_suffix(path) and not os.path.isdir(path):  # noqa: PTH112
         return names_a_file(model_id) or names_a_remote_file(model_id)
     if not path:
         return False
@@ -109,12 +114,20 @@ def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()
         return not subfolder and _is_stamped(path)
     except (OSError, ValueError):  # no such folder, or no legal name
         return None
-    if enough and all(name in names for name in enough):
+    is_url = path != os.fspath(model_id)  # the libraries know none
+    if enough and not is_url and all(name in names for name in enough):
         return False
     if any(map(_has_suffix, names)):
         return True
-    nested = ONNX_FOLDERS[1]
-    return nested in names and may_be_ours(place, nested)
+    chosen = "" if subfolder else chosen_options(path).get("subfolder", "")
+    nested = (name for name in (ONNX_FOLDERS[1], chosen) if name.partition("/")[0] in names)
+    return any(may_be_ours(place, name) for name in nested) or (None if is_url else False)
+
+
+def chosen_options(model_id: str | os.PathLike[str]) -> Mapping[str, str]:
+    """Return the options that name a file in a folder or repo, of the load that runs."""
+    chosen = chosen_file.get()
+    return chosen[1] if chosen is not None and chosen[0] == os.fspath(model_id) else {}
 
 
 def _has_suffix(text: str) -> bool:
@@ -122,8 +135,8 @@ def _has_suffix(text: str) -> bool:
 
 
 def _is_stamped(path: str) -> bool:
-    """Whether a file is an ONNX file with a record; of those with another suffix none is opened."""
-    if "." in path.rpartition("/")[2]:
+    """Whether a file is an ONNX file with a record; those whose suffix is of another format are not opened."""
+    if os.path.splitext(path)[1].lower() in _OTHER_FORMATS:  # noqa: PTH122
         return False
     from optimum_htp.metadata import record_if_any
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
-from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS
+from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS, ONNX_PATTERN
 from optimum_htp.libraries.ort_classes import is_a
-from optimum_htp.loading.recognize import chosen_file, local_path, may_be_ours, names_a_file
+from optimum_htp.loading.recognize import local_path, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.publication import Watch, read_whole
@@ -41,16 +40,14 @@ def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = Tru
     if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
-    if name is None and (chosen := chosen_file.get()) is not None and chosen[0] == os.fspath(model_id):
-        name = chosen[1]
     root = Path(local_path(model_id), options.get("subfolder") or "")
-    folders = [place for inside in ONNX_FOLDERS if any((place := root / inside).glob("*.onnx"))]
+    folders = [place for inside in ONNX_FOLDERS if any((place := root / inside).glob(ONNX_PATTERN))]
     folder = next((place for place in folders if name and (place / name).is_file()), (folders or [root])[0])
     if name and not (folder / name).is_file() and (root / name).is_file():
         folder, name = (root / name).parent, Path(name).name
 
     def search(watch: Watch) -> Path | None:
-        for file in folder.glob("*.onnx"):
+        for file in folder.glob(ONNX_PATTERN):
             watch.see(file)
         return file_in_folder(folder, name, opens=opens)
 
@@ -82,7 +79,7 @@ def file_in_folder(folder: Path, name: str | None = None, *, opens: bool = True)
             return None
         raise OnnxFileNotFoundError(
             f"There is no {name} in {folder}. It has {', '.join(path.name for path in records)}: give one of these as "
-            "file_name=."
+            "file_name= (of an encoder and a decoder: encoder_file_name=, decoder_file_name=)."
         )
     first, *others = records
     if all(_are_of_one(records[other], records[first], opens=opens) for other in others):
@@ -123,7 +120,8 @@ def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelF
     for name in given.values():
         watch.see(path.parent / name)
         if not (path.parent / name).is_file():
-            raise OnnxFileNotFoundError(f"There is no ONNX file at {path.parent / name}. Check the name.")
+            there = ", ".join(sorted(file.name for file in path.parent.glob(ONNX_PATTERN)))
+            raise OnnxFileNotFoundError(f"There is no {name} in {path.parent}. It has {there}: give one of these.")
     return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
 
 

@@ -6,13 +6,14 @@ Here it is found once. The libraries load the adapter from a folder whose config
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.errors import ExportError, InvalidModelReferenceError, ModelNotFoundError
+from optimum_htp.errors import ExportError, InvalidModelReferenceError, MissingDependencyError, ModelNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.repo_files import ADAPTER_CONFIG, base_to_load, read_json
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
@@ -28,11 +29,14 @@ def fetch_base(checkpoint: Checkpoint, access: HubAccess) -> Checkpoint | None:
 
     Raises:
         ExportError: The base model is an adapter too, or a path that a repo of a Hub names.
+        MissingDependencyError: peft, which adds it to the model, is not installed.
         HFHubIntegrationError: It cannot be had; the subclass says why.
     """
     if (name := base_to_load(checkpoint.folder)) is None:
         return None
     adapter = checkpoint.source.reference if isinstance(checkpoint.source, HubSource) else str(checkpoint.source.path)
+    if importlib.util.find_spec("peft") is None:
+        raise MissingDependencyError(f"{adapter} is an adapter of {name}: run `pip install peft` to export both.")
     named = f"{ADAPTER_CONFIG} of {adapter} names {name!r} as its base model"
     revision = _content(checkpoint).get("revision")
     try:

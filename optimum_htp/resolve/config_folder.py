@@ -20,6 +20,7 @@ from optimum_htp.errors import (
     DownloadError,
     HubUnreachableError,
     ModelNotFoundError,
+    OfflineError,
 )
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.code_references import may_refer_to_code, names_own_code, references_in
@@ -175,6 +176,9 @@ def find(
                 return None
             if slow and carried is not None and embedded is None:
                 raise _no_slow_tokenizer(carrier, error) from error
+            may_carry = carrier.path is not None and revision is None and "." not in what
+            if isinstance(error, OfflineError) and may_carry and carried is None:
+                raise _not_carried(carrier, error) from error
             raise
     if not needed or "." in what:
         return None
@@ -318,6 +322,13 @@ def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnrea
         f"A slow tokenizer (use_fast=False, or a class of that kind) reads files that {carrier.name} does not carry, "
         "because the fast one does without them; so the Hub was asked. Take the fast one, or save the slow one once "
         f"with the Hub at hand, and load it from its folder. {error}"
+    )
+
+
+def _not_carried(carrier: Carrier, error: OfflineError) -> OfflineError:
+    return OfflineError(
+        f"{carrier.name} does not carry what is asked for. {error} `optimum-cli htp embed {carrier.name}` puts it "
+        f"into the file; `optimum-cli htp mirror {carrier.name} --to FOLDER` copies it for machines that reach no Hub."
     )
 
 

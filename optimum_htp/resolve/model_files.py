@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple, TypeVar
 
 from optimum_htp.errors import MissingSiblingError
-from optimum_htp.libraries.names import ONNX_FILE
+from optimum_htp.libraries.names import ONNX_FILE, ONNX_PATTERN
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile.publication import Watch
 
@@ -102,7 +102,7 @@ def _is_folder(path: Path, folder: Path) -> bool:
 
 def stamped_in(folder: Path) -> dict[Path, ExportMetadata]:
     """Return the stamped ONNX files of a folder with their records, by name."""
-    found = ((path, record_if_any(path)) for path in sorted(folder.glob("*.onnx")))
+    found = ((path, record_if_any(path)) for path in sorted(folder.glob(ONNX_PATTERN)))
     return {path: record for path, record in found if record is not None}
 
 
@@ -120,7 +120,7 @@ def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
 def sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch | None = None) -> Path | None:
     """Return the file that had this name in the same export, renamed or not; None where it is not there."""
     expected = folder / name
-    for candidate in (expected, *sorted(expected.parent.glob("*.onnx"))):
+    for candidate in (expected, *sorted(expected.parent.glob(ONNX_PATTERN))):
         if watch is not None:
             watch.see(candidate)
         other = record_if_any(candidate)

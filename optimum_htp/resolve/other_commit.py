@@ -34,7 +34,7 @@ def other_snapshot(path: Path, record: ExportMetadata | None) -> Path | None:
     provider = record.hub_provider or plugins.HUGGING_FACE
     hub = next((hub for hub in plugins.hubs() if hub.name == provider), None)
     named = hub.cached_repo(path.absolute()) if hub is not None else None
-    if named is None or named[0].casefold() != record.hub_id.replace("--", "/").casefold():
+    if named is None or not _are_one_repo(named[0], record.hub_id.replace("--", "/"), provider):
         return None
     commit = named[1]
     if commit.startswith(_commit_of(record)):
@@ -65,6 +65,14 @@ def configs_of_other_commit(folder: Path, asked: Beside) -> ConfigFolder | None:
             own,
         )
     return ConfigFolder(folder, (record.hub_provider or plugins.HUGGING_FACE, str(record.hub_id), other))
+
+
+def _are_one_repo(one: str, other: str, provider: str) -> bool:
+    """Whether two ids are of one repo: an old id without an organization leads to the repo that has it now."""
+    one, other = one.casefold(), other.casefold()
+    if provider == plugins.HUGGING_FACE and ("/" in one) != ("/" in other):
+        return one.rpartition("/")[2] == other.rpartition("/")[2]
+    return one == other
 
 
 def _commit_of(record: ExportMetadata) -> str:

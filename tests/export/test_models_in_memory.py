@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 
 import pytest
 
 from optimum_htp import HTPExporter
-from optimum_htp.errors import ExportError, VerificationError
+from optimum_htp.errors import ExportError, MissingDependencyError, VerificationError
+from optimum_htp.libraries.dependencies import needing_optimum_onnx
 from tests.support.zoo import ZOO
 
 
@@ -183,3 +186,18 @@ def test_every_architecture_is_recognized_until_it_is_changed(name, hub, tmp_pat
     with torch.no_grad():
         last.view(-1)[0] += 1
     assert "values of" in inspect_loaded_model(model, HubAccess(), None).reason
+
+
+def test_package_that_is_missing_is_named_as_pip_knows_it(model_folder, tmp_path, monkeypatch):
+    for name in ("adapter_config.json", "config.json"):
+        shutil.copy(model_folder("bert") / "config.json", tmp_path / name)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "tiny/base"}))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingDependencyError, match=r"adapter of tiny/base: run `pip install peft`"):
+        HTPExporter().export(tmp_path, tmp_path / "out", task="text-classification")
+    with (
+        pytest.raises(MissingDependencyError, match=r"needs PIL.* Run `pip install pillow`"),
+        needing_optimum_onnx("Loading a file"),
+    ):
+        raise ModuleNotFoundError("No module named 'PIL'", name="PIL")

@@ -118,6 +118,31 @@ def test_classifier_has_the_labels_and_words_of_its_commit(classifier, expected,
         assert {name: tuple(answer) for name, answer in answers.items()} == dict.fromkeys(answers, expected)
 
 
+def test_old_id_without_an_organization_is_the_same_repo(classifier, expected, ask, hub):
+    """The Hub has moved `bert-base-uncased` to `google-bert/bert-base-uncased`, and redirects."""
+    classifier("", "none")
+    hub.renamed["bert"] = "moved/bert"
+    for answers in ask(CLASSIFIER.format(layout="", text=TEXT).replace('"moved/bert"', '"bert"')):
+        assert {name: tuple(answer) for name, answer in answers.items()} == dict.fromkeys(answers, expected)
+
+
+CROSS = """
+import json
+from sentence_transformers import CrossEncoder
+print(json.dumps(CrossEncoder("moved/bert", backend="onnx").predict([({text!r}, "a dog")]).tolist()))
+"""
+
+
+@pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
+def test_cross_encoder_has_the_words_of_its_commit(classifier, model_folder, ask, layout, embed):
+    from sentence_transformers import CrossEncoder
+
+    classifier(layout, embed)
+    scores = CrossEncoder(str(model_folder("bert")), device="cpu").predict([(TEXT, "a dog")])
+    for mine in ask(CROSS.format(text=TEXT)):
+        assert mine[0] == pytest.approx(scores[0].tolist(), abs=1e-4)
+
+
 TRANSLATOR = """
 import json
 from optimum.onnxruntime import ORTModelForSeq2SeqLM

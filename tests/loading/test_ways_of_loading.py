@@ -22,6 +22,7 @@ import optimum_htp
 from optimum_htp.errors import (
     ConfigLoadError,
     MissingSiblingError,
+    OfflineError,
     OnnxFileNotFoundError,
     OptimumHTPError,
     PreprocessorLoadError,
@@ -126,6 +127,24 @@ def test_vectors_of_a_repo_of_onnx_files_are_the_models(place, with_config, cls_
     modules, vectors = encoded("shipped/cls", cache_folder=str(tmp_path / "cache"))
     assert modules == MODULES
     assert cosine(vectors, expected) > 0.99999
+
+
+def test_sentence_transformer_takes_a_subfolder_and_a_url_of_a_folder(cls_pooled, hub, tmp_path):
+    folder, expected = cls_pooled
+    (tmp_path / "made" / "some" / "where").mkdir(parents=True)
+    shutil.copy(folder / "model.onnx", tmp_path / "made" / "some" / "where" / "my.onnx")
+    hub.add("shipped/below", {"some/where/my.onnx": (folder / "model.onnx").read_bytes()})
+    below = {"subfolder": "some/where", "file_name": "my.onnx"}
+    cache = {"cache_folder": str(tmp_path / "cache")}
+    for source, options in (
+        (tmp_path / "made", {"model_kwargs": below}),
+        ("shipped/below", {"model_kwargs": below, **cache}),
+        ("shipped/below", {"model_kwargs": {"subfolder": "some/where"}, **cache}),
+        (folder.as_uri(), {}),
+    ):
+        modules, vectors = encoded(source, **options)
+        assert modules == MODULES, source
+        assert cosine(vectors, expected) > 0.99999, source
 
 
 def test_cross_encoder_takes_a_file(exported, model_folder):
@@ -241,6 +260,8 @@ def test_class_that_does_not_fit_says_so(exported):
         PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Auto"
     ):
         transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
+    with pytest.raises(PreprocessorLoadError, match=r"WhisperProcessor does not fit .* has Wav2Vec2Processor\. Auto"):
+        transformers.WhisperProcessor.from_pretrained(exported("wav2vec2"))
 
 
 # An encoder and a merged decoder, alone
@@ -337,6 +358,9 @@ def test_file_name_that_is_not_there_is_answered_with_those_that_are(exported, o
     for source in (exported("bert"), with_config, "shipped/bert"):
         with pytest.raises(OnnxFileNotFoundError, match=r"model_fp16\.onnx.* model\.onnx"):
             ORTModelForSequenceClassification.from_pretrained(source, file_name=name, cache_dir=tmp_path / "cache")
+    for part in ("encoder_file_name", "decoder_file_name"):
+        with pytest.raises(OnnxFileNotFoundError, match=r"no fp16\.onnx.* decoder_model_merged\.onnx"):
+            ORTModelForSeq2SeqLM.from_pretrained(exported("t5"), **{part: "fp16.onnx"})
     with pytest.raises(OnnxFileNotFoundError, match=r"model_fp16\.onnx.* model\.onnx"):
         pipeline("text-classification", model=str(exported("bert")), model_kwargs={"file_name": name})
 
@@ -374,6 +398,16 @@ def test_what_lies_beside_is_used_for_what_it_really_has(out, model_folder):
     assert transformers.GenerationConfig.from_pretrained(folder).eos_token_id == own["eos_token_id"]
 
 
+def test_file_without_configs_names_what_helps_where_no_hub_is_reached(published, tmp_path, monkeypatch):
+    from optimum_htp import HTPExporter
+
+    HTPExporter().export(published("bert").repo_id, tmp_path / "out", embed="none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (ORTModelForSequenceClassification.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(OfflineError, match=r"does not carry .* htp embed .* htp mirror .*/model\.onnx --to"):
+            load(tmp_path / "out", cache_dir=tmp_path / "empty")
+
+
 def test_errors_of_the_kind_are_typed(tmp_path):
     with pytest.raises(OptimumHTPError):
         AutoTokenizer.from_pretrained(tmp_path / "none.onnx")
@@ -384,19 +418,35 @@ def test_errors_of_the_kind_are_typed(tmp_path):
 # Names of files as registries, caches and other programs have them
 
 
-def test_file_is_taken_by_whatever_name_it_has(exported, tmp_path, hub):
+def test_file_is_taken_by_whatever_name_it_has(exported, out, model_folder, tmp_path, hub):
     file = exported("bert") / "model.onnx"
     blob = tmp_path / "blobs" / "3b1f"
     blob.parent.mkdir()
     shutil.copy(file, blob)
-    shouted = Path(shutil.copy(file, tmp_path / "MODEL.ONNX"))
+    (tmp_path / "shouted").mkdir()
+    shouted = Path(shutil.copy(file, tmp_path / "shouted" / "MODEL.ONNX"))
+    version = Path(shutil.copy(file, tmp_path / "blobs" / "v1.2"))
+    folder = tmp_path / "named.onnx"
+    folder.mkdir()
+    shutil.copy(file, folder)
     hub.status = 503
-    for source in (blob, shouted, f"file://{file}", f"file://{file.parent}", blob.as_uri()):
+    with_config = out("bert")
+    shutil.copy(model_folder("bert") / "config.json", with_config)
+    sources = (blob, shouted, shouted.parent, version, folder, f"file://{file}", f"file://{file.parent}")
+    sources += (blob.as_uri(), with_config.as_uri())
+    for source in sources:
         model = ORTModelForSequenceClassification.from_pretrained(source)
         assert model.config.id2label[0] == "LABEL 0"
         assert AutoTokenizer.from_pretrained(source).tokenize("the cat") == ["the", "cat"]
         assert transformers.BertConfig.from_pretrained(source).hidden_size == 32
         assert "LABEL" in pipeline(model=str(source))("the cat")[0]["label"]
+
+
+@pytest.mark.parametrize("load", [ORTModelForSequenceClassification.from_pretrained, AutoTokenizer.from_pretrained])
+def test_url_of_no_file_is_not_called_a_repo(load, tmp_path):
+    for place in (tmp_path / "none", tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(OnnxFileNotFoundError, match=f"at {place}"):
+            load(place.as_uri())
 
 
 @pytest.mark.skipif(int(transformers.__version__.split(".")[0]) > 4, reason="transformers 5 has one kind")
