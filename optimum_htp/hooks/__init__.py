@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Final
 
 from optimum_htp.hooks.newest import BRIDGED, bridge, lending
+from optimum_htp.libraries.preprocessors import LOADERS
 
 __all__ = ["HOOKS", "hooked_modules", "importing", "install", "uninstall"]
 
@@ -30,20 +31,10 @@ HOOKS: Final[Mapping[str, str]] = {
     "sentence_transformers.base.model": "sentence_transformers",
     "sentence_transformers.cross_encoder.CrossEncoder": "sentence_transformers",
     "sentence_transformers.util.file_io": "sentence_transformers",
-    "transformers.configuration_utils": "auto_classes",
     "transformers.exporters.auto": "export_backend",
     "transformers.exporters.base": "exported_models",
-    "transformers.feature_extraction_utils": "auto_classes",
-    "transformers.generation.configuration_utils": "auto_classes",
-    "transformers.image_processing_base": "auto_classes",
-    "transformers.models.auto.configuration_auto": "auto_classes",
-    "transformers.models.auto.feature_extraction_auto": "auto_classes",
-    "transformers.models.auto.image_processing_auto": "auto_classes",
-    "transformers.models.auto.processing_auto": "auto_classes",
-    "transformers.models.auto.tokenization_auto": "auto_classes",
     "transformers.pipelines": "pipelines",
-    "transformers.processing_utils": "auto_classes",
-    "transformers.tokenization_utils_base": "auto_classes",
+    **dict.fromkeys(LOADERS, "auto_classes"),
 }
 """For each module of another library the one in here whose `install` it is given to, right after its import."""
 _HOOKED: Final = frozenset({*HOOKS, *BRIDGED})

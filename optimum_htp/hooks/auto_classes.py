@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES, Answer, asked
 from optimum_htp.hooks.patching import Call, wrap_attribute
-from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, SAVED_AS
+from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG
+from optimum_htp.libraries.preprocessors import EXTRACTORS, LOADERS, SAVED_AS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,27 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["install"]
 
-# The loaders of what belongs to a model, by the module that defines each: those that pick a class themselves, and the
-# bases of all classes that may be picked. Names that a module does not have are of another transformers.
-_LOADERS: Final = {
-    "transformers.configuration_utils": {"PreTrainedConfig": "AutoConfig", "PretrainedConfig": "AutoConfig"},
-    "transformers.feature_extraction_utils": {"FeatureExtractionMixin": "AutoFeatureExtractor"},
-    "transformers.generation.configuration_utils": {"GenerationConfig": "GenerationConfig"},
-    "transformers.image_processing_base": {"ImageProcessingMixin": "AutoImageProcessor"},
-    "transformers.models.auto.configuration_auto": {"AutoConfig": "AutoConfig"},
-    "transformers.models.auto.feature_extraction_auto": {"AutoFeatureExtractor": "AutoFeatureExtractor"},
-    "transformers.models.auto.image_processing_auto": {"AutoImageProcessor": "AutoImageProcessor"},
-    "transformers.models.auto.processing_auto": {"AutoProcessor": "AutoProcessor"},
-    "transformers.models.auto.tokenization_auto": {"AutoTokenizer": "AutoTokenizer"},
-    "transformers.processing_utils": {"ProcessorMixin": "AutoProcessor"},
-    "transformers.tokenization_utils_base": {"PreTrainedTokenizerBase": "AutoTokenizer"},
-}
 _FAST: Final = ("tokenizer.json",)
 # What somebody has saved into a folder that is named counts: with these files all that each needs is there.
 _SAVED: Final = {
     "AutoConfig": (CONFIG,),
-    "AutoFeatureExtractor": SAVED_AS["AutoFeatureExtractor"],
-    "AutoImageProcessor": SAVED_AS["AutoImageProcessor"],
+    **{name: SAVED_AS[name] for name in EXTRACTORS},
     "AutoTokenizer": (*SAVED_AS["AutoTokenizer"], *_FAST),
     "GenerationConfig": SAVED_AS["GenerationConfig"],
 }
@@ -55,7 +40,7 @@ _RESOLVED: Final = ("revision", "force_download", "subfolder")
 
 def install(module: ModuleType) -> None:
     """Hook into a module that defines some of the classes."""
-    for name, what in _LOADERS[module.__name__].items():
+    for name, what in LOADERS[module.__name__].items():
         cls = vars(module).get(name)
         if cls is not None and cls.__name__ == name:  # the other name of a class is no other class
             wrap_attribute(cls, "from_pretrained", functools.partial(_loading, what, name == what))

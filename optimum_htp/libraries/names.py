@@ -13,7 +13,6 @@ __all__ = [
     "ONNX_FOLDERS",
     "ONNX_PATTERN",
     "PREPROCESSOR_CONFIGS",
-    "SAVED_AS",
     "SCHEDULER",
     "SCHEDULER_CONFIG",
     "SENTENCEPIECE",
@@ -41,14 +40,6 @@ SENTENCEPIECE: Final = (".model", ".spm")
 SCHEDULER: Final = "scheduler"
 SCHEDULER_CONFIG: Final = "scheduler_config.json"
 """The folder of a diffusion pipeline's scheduler, and its config in there."""
-SAVED_AS: Final = {
-    "AutoFeatureExtractor": (EXTRACTOR_CONFIG,),
-    "AutoImageProcessor": (EXTRACTOR_CONFIG,),
-    "AutoProcessor": ("processor_config.json", EXTRACTOR_CONFIG),
-    "AutoTokenizer": ("tokenizer_config.json",),
-    "GenerationConfig": (GENERATION_CONFIG,),
-}
-"""What `save_pretrained` writes of something that one of these classes loads, and loads it by."""
 SENTENCE_MODULES: Final = "modules.json"
 """The list of the modules of a model of sentence_transformers."""
 WEIGHTS: Final = "model.safetensors"

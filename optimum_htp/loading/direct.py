@@ -7,22 +7,14 @@ from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError, PreprocessorLoadError
 from optimum_htp.libraries.names import CONFIG, PREPROCESSOR_CONFIGS
+from optimum_htp.libraries.preprocessors import EXTRACTORS, KINDS
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.resolve.config_folder import Carrier
 
 __all__ = ["refuse_misfit", "wants_slow"]
 
 # What each of these can be asked for; a processor may be made of parts that only its class puts together.
-_PARTS: Final = {
-    "AutoTokenizer": ("AutoTokenizer", "AutoProcessor"),
-    "AutoImageProcessor": ("AutoImageProcessor", "AutoProcessor"),
-    "AutoFeatureExtractor": ("AutoFeatureExtractor", "AutoProcessor"),
-    "AutoProcessor": ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor"),
-}
-
-
-# What extractors are called in a processor's config.
-_EXTRACTORS: Final = {"AutoImageProcessor": "image_processor", "AutoFeatureExtractor": "feature_extractor"}
+_PARTS: Final = {name: (name, "AutoProcessor") for name in KINDS} | {"AutoProcessor": (*EXTRACTORS, "AutoProcessor")}
 
 
 def wants_slow(cls: type, what: str) -> bool:
@@ -54,7 +46,7 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
                 "AutoConfig picks the class that fits."
             )
         return
-    named = _extractor_named(folder, _EXTRACTORS[what]) if what in _EXTRACTORS else _processor_named(folder, what)
+    named = _extractor_named(folder, what) if what in EXTRACTORS else _processor_named(folder, what)
     if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
         raise PreprocessorLoadError(
             f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. {what} picks the class that fits."
@@ -67,12 +59,13 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
         )
 
 
-def _extractor_named(folder: Path, key: str) -> str | None:
+def _extractor_named(folder: Path, what: str) -> str | None:
     """Return the class that a config names for an extractor; since transformers 5 a processor's config may."""
-    processor, own, _ = (read_json(folder / name) for name in PREPROCESSOR_CONFIGS)
-    for content in (own, processor.get(key) if isinstance(processor, dict) else None):
+    processor = read_json(folder / PREPROCESSOR_CONFIGS[0])
+    own = (read_json(folder / name) for name in KINDS[what].saved_as)
+    for content in (*own, processor.get(KINDS[what].part) if isinstance(processor, dict) else None):
         if isinstance(content, dict):
-            named = content.get("image_processor_type") or content.get("feature_extractor_type")
+            named = next(filter(None, (content.get(f"{KINDS[name].part}_type") for name in EXTRACTORS)), None)
             if isinstance(named, str):
                 return named
     return None
@@ -88,7 +81,7 @@ def _processor_named(folder: Path, what: str) -> str | None:
 
 
 def _stem(name: str) -> str:
-    for suffix in ("Fast", "Pil", "WithLM", "ImageProcessor", "FeatureExtractor", "Processor"):
+    for suffix in ("Fast", "Pil", "WithLM", *(name.removeprefix("Auto") for name in EXTRACTORS), "Processor"):
         name = name.removesuffix(suffix)
     return name
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.libraries.ort_classes import AUTO, class_for
+from optimum_htp.libraries.preprocessors import KINDS
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
@@ -16,12 +17,7 @@ from optimum_htp.metadata import read_record
 
 __all__ = ["arguments_of_its_commit", "completed_arguments"]
 
-_KINDS: Final = {
-    "AutoTokenizer": "tokenizer",
-    "AutoFeatureExtractor": "feature_extractor",
-    "AutoImageProcessor": "image_processor",
-    "AutoProcessor": "processor",
-}
+_TAKEN: Final = {name: kind.part for name, kind in KINDS.items() if kind.is_argument}
 """The arguments of a pipeline that take what these classes load."""
 _LOADING: Final = ("config", "token", "revision", "trust_remote_code")
 
@@ -90,17 +86,18 @@ def _with_preprocessors(arguments: dict[str, Any], preprocessors: LazyPreprocess
         return arguments
     loaded = preprocessors.slow() if _wants_slow(arguments) else list(preprocessors)
     made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
-    if any(arguments.get(kind) is not None for kind in _KINDS.values()):  # whoever brings one wants it in its place
+    if any(arguments.get(kind) is not None for kind in _TAKEN.values()):  # whoever brings one wants it in its place
         processor = made.pop("processor", None)  # it has all of them
         made = {**_parts(processor), **made}
     elif "processor" in made and _wants_parts():
         made = {**_parts(made["processor"]), **made}
-    return {**arguments, **{kind: loaded for kind, loaded in made.items() if arguments.get(kind) is None}}
+    taken = {kind: loaded for kind, loaded in made.items() if kind in _TAKEN.values()}
+    return {**arguments, **{kind: loaded for kind, loaded in taken.items() if arguments.get(kind) is None}}
 
 
 def _parts(processor: Any) -> dict[str, Any]:
     """Return the preprocessors that a processor consists of, by the arguments of a pipeline that take them."""
-    parts = {kind: getattr(processor, kind, None) for kind in _KINDS.values() if kind != "processor"}
+    parts = {kind: getattr(processor, kind, None) for kind in _TAKEN.values() if kind != "processor"}
     return {kind: part for kind, part in parts.items() if part is not None}
 
 
@@ -113,7 +110,8 @@ def _wants_parts() -> bool:
 
 def _lacks(arguments: dict[str, Any], names: Sequence[str]) -> bool:
     """Whether preprocessors of a model, by the Auto classes that load them, were left out."""
-    return arguments.get("processor") is None and any(arguments.get(_KINDS[name]) is None for name in names)
+    wanted = (_TAKEN[name] for name in names if name in _TAKEN)
+    return arguments.get("processor") is None and any(arguments.get(argument) is None for argument in wanted)
 
 
 def _wants_slow(arguments: dict[str, Any]) -> bool:
@@ -122,14 +120,7 @@ def _wants_slow(arguments: dict[str, Any]) -> bool:
 
 
 def _kind(preprocessor: Any) -> str:
-    """Return the argument of a pipeline that takes a preprocessor."""
-    from transformers import ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
-
-    for kind, name in (
-        (PreTrainedTokenizerBase, "tokenizer"),
-        (ProcessorMixin, "processor"),
-        (ImageProcessingMixin, "image_processor"),
-    ):
-        if isinstance(preprocessor, kind):
-            return name
-    return "feature_extractor"
+    """Return what a preprocessor is as a part of a processor, and as an argument of a pipeline."""
+    bases = {base.__name__ for base in type(preprocessor).__mro__}
+    kinds = (kind.part for kind in KINDS.values() if not bases.isdisjoint(kind.loaders.values()))
+    return next(kinds, "feature_extractor")

@@ -17,7 +17,8 @@ from optimum_htp.errors import ConfigFileNotFoundError, ConfigLoadError, Downloa
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.code_references import refuse_code_in
 from optimum_htp.libraries.config_content import config_fault
-from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS, SAVED_AS
+from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.libraries.preprocessors import SAVED_AS
 from optimum_htp.libraries.repo_files import (
     ADAPTER_CONFIG,
     base_of_adapter,

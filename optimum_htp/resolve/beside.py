@@ -9,6 +9,7 @@ from typing import Final
 
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG, MODEL_INDEX, PREPROCESSOR_CONFIGS
+from optimum_htp.libraries.preprocessors import EXTRACTORS, KINDS
 from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sentence_transformers_file, read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
@@ -22,7 +23,6 @@ PIPELINE: Final = "DiffusionPipeline"
 PREPROCESSORS: Final = "preprocessors"
 """All preprocessors of a model, whichever there are."""
 
-_EXTRACTORS: Final = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoVideoProcessor")
 _PROCESSOR, _EXTRACTOR, _TOKENIZER = PREPROCESSOR_CONFIGS
 _NO_VOCABULARY: Final = frozenset(
     (
@@ -32,7 +32,7 @@ _NO_VOCABULARY: Final = frozenset(
         "chat_template.json",
         "image_processor_config.json",
         "special_tokens_map.json",
-        "video_preprocessor_config.json",
+        *(name for kind in KINDS.values() for name in kind.saved_as),
     )
 )
 
@@ -106,10 +106,10 @@ def _holds(folder: Path, what: str, known: Collection[str] | None) -> bool:
     """Whether a folder has all that a class of preprocessors reads."""
     there = _preprocessor_files([file.name for file in folder.iterdir()])
     expected = there if known is None else _preprocessor_files([name for name in known if "/" not in name])
-    nested = {"feature_extractor", "image_processor"} & {*(read_json(folder / _PROCESSOR) or ())}
+    nested = {KINDS[name].part for name in EXTRACTORS} & {*(read_json(folder / _PROCESSOR) or ())}
     has_extractor = _EXTRACTOR in there or bool(nested)  # since transformers 5 a processor's config has it
-    if what in _EXTRACTORS:
-        return has_extractor
+    if what in EXTRACTORS:
+        return has_extractor or not there.isdisjoint(KINDS[what].saved_as)
     words, own = expected - _NO_VOCABULARY, there - _NO_VOCABULARY
     has_tokenizer = (_TOKENIZER in there or (_TOKENIZER not in expected and bool(own))) and bool(own or not words)
     if what == "AutoTokenizer":
