@@ -10,14 +10,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 from optimum_htp.forking import Renewed
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "forget"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+_memories: Final[WeakSet[Memory[Any, Any]]] = WeakSet()
+
+
+def forget() -> None:
+    """Empty everything that this process keeps in memory. What is on disk stays."""
+    for memory in list(_memories):
+        memory.clear()
 
 
 @dataclass
@@ -41,6 +51,7 @@ class Memory(Renewed, Generic[K, V]):
         self._items: OrderedDict[K, V] = OrderedDict()
         self._making: dict[K, _Turn] = {}
         self._lock = threading.Lock()
+        _memories.add(self)
 
     def get_or_make(
         self, key: K, make: Callable[[], V], *, anew: bool = False, valid: Callable[[V], bool] = lambda value: True

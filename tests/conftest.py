@@ -187,9 +187,9 @@ def hub() -> Iterator[LoopbackHub]:
 
 @pytest.fixture(autouse=True)
 def _remembering_nothing() -> Iterator[None]:
-    """Let no test live on what another has left in this process's memory of configs."""
+    """Let no test live on what another has left in this process's memory."""
     yield
-    if (memory := sys.modules.get("optimum_htp.resolve.commit_files")) is not None:
+    if (memory := sys.modules.get("optimum_htp.caching")) is not None:
         memory.forget()
     if (limits := sys.modules.get("optimum_htp.hubs.limits")) is not None:
         limits.forget()

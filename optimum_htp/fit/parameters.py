@@ -15,7 +15,7 @@ from optimum_htp.hubs.safetensors import SafetensorsFile, open_hub_safetensors, 
 from optimum_htp.libraries.names import WEIGHTS
 from optimum_htp.masking import get_logger
 
-__all__ = ["Parameters", "forget", "parameters_of"]
+__all__ = ["Parameters", "parameters_of"]
 
 logger = get_logger(__name__)
 
@@ -27,11 +27,6 @@ _OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # which transformers re
 _REMEMBERED: Final = 16  # models, of some 100 KiB each
 
 _found: Final[Memory[tuple[str, str, str | bool | None], Parameters]] = Memory(_REMEMBERED)
-
-
-def forget() -> None:
-    """Empty this process's memory."""
-    _found.clear()
 
 
 def parameters_of(

@@ -30,10 +30,9 @@ from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sen
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.origin.references import find_commit
-from optimum_htp.resolve.embedded import forget_folders
 from optimum_htp.resolve.order import CommitFiles, find_files, within_order
 
-__all__ = ["ConfigFolder", "forget", "resolve_configs", "resolve_file", "resolve_preprocessors"]
+__all__ = ["ConfigFolder", "resolve_configs", "resolve_file", "resolve_preprocessors"]
 
 logger = get_logger(__name__)
 
@@ -64,15 +63,6 @@ class _Pin:
 
 
 _folders: Final[Memory[tuple[Any, ...], Path]] = Memory(_REMEMBERED)
-
-
-def forget() -> None:
-    """Empty this process's memory of folders and configs. What is on disk stays."""
-    from optimum_htp.resolve.configs import forget_configs
-
-    _folders.clear()
-    forget_folders()
-    forget_configs()
 
 
 def resolve_configs(

@@ -31,7 +31,6 @@ __all__ = [
     "ConfigSource",
     "embedded_object",
     "folder_of",
-    "forget_configs",
     "load_config",
     "load_generation_config",
 ]
@@ -39,11 +38,6 @@ __all__ = [
 ConfigSource = ConfigFolder | EmbeddedFiles
 
 _configs: Final[Memory[tuple[Any, ...], bytes]] = Memory(256)  # of some 2 KiB each
-
-
-def forget_configs() -> None:
-    """Empty this process's memory of configs."""
-    _configs.clear()
 
 
 def folder_of(source: ConfigSource) -> Path:

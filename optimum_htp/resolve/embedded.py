@@ -42,7 +42,6 @@ __all__ = [
     "NOT_RUN",
     "EmbeddedFiles",
     "embedded_in",
-    "forget_folders",
     "is_embeddable",
     "largest_total",
 ]
@@ -66,11 +65,6 @@ _LEFTOVER: Final = 3600.0  # seconds after which what somebody has not finished 
 
 _folders: Final[Memory[str, Path]] = Memory(256)
 _temporary: Final[list[tempfile.TemporaryDirectory[str]]] = []
-
-
-def forget_folders() -> None:
-    """Empty this process's memory of folders."""
-    _folders.clear()
 
 
 def largest_total() -> int:

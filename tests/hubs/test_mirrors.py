@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp.caching import forget
 from optimum_htp.errors import (
     ArgumentError,
     DownloadError,
@@ -26,7 +27,6 @@ from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.mirror_manifest import MANIFEST
 from optimum_htp.origin.mirrors import Place, fetch
-from optimum_htp.resolve.commit_files import forget
 from optimum_htp.resolve.config_folder import config_source, preprocessor_folder
 from tests.conftest import optimum_cli, run, run_python
 from tests.support.s3 import serving_bucket

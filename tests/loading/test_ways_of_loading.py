@@ -171,11 +171,11 @@ def test_model_in_pytorch_is_pooled_as_ever(model_folder, exported, tmp_path):
 
 
 def test_processor_stays_at_the_commit_although_its_class_names_the_main_branch(zoo_export, moved, hub):
-    from optimum_htp.resolve import commit_files
+    from optimum_htp.caching import forget
 
     output = zoo_export("trocr").output
     moved("zoo/trocr")
-    commit_files.forget()
+    forget()
     with hub.recorded() as requests:
         for source in (output, sorted(output.glob("*.onnx"))[0]):
             processor = transformers.TrOCRProcessor.from_pretrained(source)

@@ -25,6 +25,7 @@ from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTModelForSequenceClassif
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from optimum_htp import HTPExporter, embed_files, inject_hub_metadata, unembed_files, verify_metadata
+from optimum_htp.caching import forget
 from optimum_htp.errors import (
     ArgumentError,
     ChangedCacheError,
@@ -39,7 +40,6 @@ from optimum_htp.libraries.tables import tokenizer_of_processor
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
 from optimum_htp.resolve.archive import pack
-from optimum_htp.resolve.commit_files import forget
 from optimum_htp.resolve.embedded import embedded_in
 from optimum_htp.resolve.embedding import embeddable
 from optimum_htp.resolve.remote_file import read_remote_header

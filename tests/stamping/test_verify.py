@@ -221,7 +221,8 @@ def test_each_check_that_is_left_out_has_a_reason(exported, published, model_fol
 def test_shapes_of_weights_are_asked_again_after_a_failure_and_for_each_token(
     hub, model_folder, tmp_path, monkeypatch
 ):
-    from optimum_htp.fit.parameters import forget, parameters_of
+    from optimum_htp.caching import forget
+    from optimum_htp.fit.parameters import parameters_of
     from optimum_htp.hubs import HubAccess
 
     forget()

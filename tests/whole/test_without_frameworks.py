@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from optimum_htp import inject_hub_metadata, verify_metadata
-from optimum_htp.fit import parameters
+from optimum_htp.caching import forget
 from optimum_htp.fit.blueprint import blueprint_of_parameters
 from optimum_htp.fit.graphs import _misfit
 from optimum_htp.fit.parameters import parameters_of
@@ -75,7 +75,7 @@ def test_heads_of_weights_tell_models_apart(zoo_export, access):
 
 
 def test_the_head_of_the_weights_takes_one_range_and_none_the_second_time(zoo_export, hub, access, tmp_path):
-    parameters.forget()
+    forget()
     path = Path(shutil.copy(zoo_export("bert").output / "model.onnx", tmp_path))
     with hub.recorded() as requests:
         assert verify_metadata(path, access).status is Status.OK
@@ -88,7 +88,7 @@ def test_the_head_of_the_weights_takes_one_range_and_none_the_second_time(zoo_ex
     "content", [b"", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]", b"\x04" + bytes(7) + b"{{{{"]
 )
 def test_damaged_weights_leave_the_verdict_to_the_model(content, zoo_export, hub, access, tmp_path):
-    parameters.forget()
+    forget()
     files = {path.name: path.read_bytes() for path in zoo_export("bert").model.iterdir()}
     hub.add("zoo/damaged", {**files, "model.safetensors": content})
     path = Path(shutil.copy(zoo_export("bert").output / "model.onnx", tmp_path))
