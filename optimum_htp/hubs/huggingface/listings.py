@@ -60,7 +60,7 @@ def models_of_author(author: str, tags: Sequence[str], limit: int | None, access
     options: dict[str, Any] = {} if limit is None else {"sort": "downloads", "limit": limit}
 
     def asked() -> list[str]:
-        with _asking(f"the models of {author}", access) as api:
+        with _asking(f"the list of models of {author}", access) as api:
             found = api.list_models(author=author, filter=list(tags) or None, **options)
             return sorted({model.id for model in itertools.islice(found, limit)})
 
