@@ -128,14 +128,7 @@ def resolve_preprocessors(
     with_code: bool = False,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with every config and preprocessor file of the model that a file came from.
-
-    Args:
-        metadata: Of a file that came from a Hub.
-        access: How to reach that Hub.
-        revision: Overrides the commit of the file.
-        with_code: Whether the repo's own Python modules are wanted too.
-        places: Which places to ask, see `resolve/order.py`; None for all.
+    """Return a folder with every config and preprocessor file of the model; the arguments are `resolve_configs`'.
 
     Raises:
         UntrustedCodeError: One of the files refers to code, and that is not wanted.
