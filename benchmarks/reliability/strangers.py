@@ -91,15 +91,16 @@ def commands(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
     from optimum_htp import strip_metadata
     from optimum_htp.cli.group import HTPCommand
 
-    # optimum-cli looks through all installed packages each time that it runs, for longer than its command takes.
-    sys.argv = ["optimum-cli", "htp"]
-    optimum_cli = RootOptimumCLICommand("Optimum CLI tool", usage="optimum-cli")
-    register_optimum_cli_subcommand(HTPCommand, parent_command=optimum_cli)
-
     def cli(*arguments: object) -> Callable[[], object]:
+        # optimum-cli looks through all installed packages each time that it runs, for longer than its command takes.
+        sys.argv = ["optimum-cli", "htp", *map(str, arguments)]
+        optimum_cli = RootOptimumCLICommand("Optimum CLI tool", usage="optimum-cli")
+        register_optimum_cli_subcommand(HTPCommand, parent_command=optimum_cli)
+        given = sys.argv[1:]
+
         def call() -> None:
             with contextlib.suppress(SystemExit):
-                parsed = optimum_cli.parser.parse_args(["htp", *map(str, arguments)])
+                parsed = optimum_cli.parser.parse_args(given)
                 parsed.func(parsed).run()
 
         return call
