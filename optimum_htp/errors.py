@@ -27,6 +27,10 @@ class ArgumentError(OptimumHTPError, ValueError):
     """Arguments that contradict each other, or that nothing can be done with."""
 
 
+class OptionError(ArgumentError, TypeError):
+    """An option that the exporter does not have, or not for this model."""
+
+
 class ProtectedFileError(ArgumentError):
     """An output path at which there is something that may not be replaced. Nothing was written."""
 

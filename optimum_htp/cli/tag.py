@@ -53,7 +53,7 @@ class TagCommand(FilesCommand):
             access=hub_access(self.args),
             trust_remote_code=self.args.trust_remote_code,
             force=self.args.force,
-            on_building=lambda: show(f"Building {self.args.model} in PyTorch, without weights ...", sys.stderr),
+            on_building=lambda model: show(f"Building {model} in PyTorch, without weights ...", sys.stderr),
         )
         if self.args.dry_run:
             return tagger.assignment

@@ -118,7 +118,8 @@ class HTPExporter:
             UntrustedCodeError: The model's configs refer to code, and `trust_remote_code` is not set.
             ProtectedFileError: The output path is a file that is no ONNX file.
             HFHubIntegrationError: The model cannot be found or had; the subclass says why.
-            TypeError: An option that the engine does not have, or contradictory arguments.
+            OptionError: An option that the engine does not have.
+            TypeError: Contradictory arguments.
         """
         started = time.monotonic()
         if output_path is None or (model_name_or_path is None) == (model is None):

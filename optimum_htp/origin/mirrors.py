@@ -153,7 +153,7 @@ class Place:
         try:
             files, root = fsspec.core.url_to_fs(url, **({} if "://" not in url else _options(url)))
         except ImportError as error:
-            raise MirrorError(f"{error}. For s3:// and https://: pip install 'optimum-htp[s3]'") from error
+            raise MirrorError(f"{error}. For s3:// and https://: pip install s3fs") from error
         except ValueError as error:
             raise MirrorError(str(error)) from error
         return cls(url, files, root.rstrip("/"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.errors import MetadataError, MisfitError
+from optimum_htp.errors import HFHubIntegrationError, MetadataError, MisfitError
 from optimum_htp.fit.graphs import graph_misfit
 from optimum_htp.fit.weightless import tree_of_checkpoint
 from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree, keep_exact
@@ -19,6 +19,7 @@ from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment
 from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.onnxfile import Graph, ModelHeader, OpenModel, read_header
 from optimum_htp.onnxfile.data_files import copy_data
@@ -28,6 +29,8 @@ from optimum_htp.origin.source import locate
 from optimum_htp.stamping.originals import ir_version_note
 
 __all__ = ["Tagger", "carried_tags", "tag_file"]
+
+logger = get_logger(__name__)
 
 _SHOWN: Final = 80  # characters of a name in a message
 _RELATED: Final = 0.1  # of the values of the smaller graph have the names of the other's
@@ -43,7 +46,7 @@ class Tagger:
         access: How to reach its Hub.
         trust_remote_code: Whether code of its repo may run.
         force: Whether files are tagged that do not fit, and tags replaced that are more exact than the new ones.
-        on_building: Called before the model is built in PyTorch, without weights, which takes seconds.
+        on_building: Called with a model's name before that is built in PyTorch, without weights, which takes seconds.
     """
 
     def __init__(
@@ -55,11 +58,11 @@ class Tagger:
         access: HubAccess | None = None,
         trust_remote_code: bool = False,
         force: bool = False,
-        on_building: Callable[[], object] | None = None,
+        on_building: Callable[[str], object] | None = None,
     ) -> None:
         self._on_building = on_building
         self._original = original
-        self._model = model
+        self._model = os.fspath(model) if model is not None else None
         self._revision = revision
         self._access = access or HubAccess()
         self._trusted = trust_remote_code
@@ -71,7 +74,8 @@ class Tagger:
         """Return the modules of a file's nodes.
 
         Where an original is known they are carried over from it; else the names in the file are resolved in the
-        model's tree: that of the model that was named, that in the file, or at last the one that the names make up.
+        model's tree: that of the model that was named, that in the file, that of the commit in its record, or at last
+        the one that the names make up.
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
@@ -121,11 +125,11 @@ class Tagger:
         return assignment if standing is None else keep_exact(assignment, standing)
 
     def _resolved(self, path: str, graph: Graph, header: ModelHeader) -> Assignment:
-        whole = self._whole_tree(header)
+        whole = self._whole_tree(path, header)
         if whole is not None:
             graph = without_prefix(graph, lambda candidate: part_fit(candidate, whole))
         if self._model is not None and not self._force:
-            checkpoint = self._checkpoint()
+            checkpoint = self._checkpoint(self._model, self._revision)
             reason = graph_misfit(checkpoint.config, _task_of(header), graph, checkpoint.library)
             if reason is not None:
                 raise MisfitError(
@@ -153,9 +157,9 @@ class Tagger:
         except MetadataError as error:
             raise MetadataError(f"{self._original}: {error}", error.key) from error
         if known is None:
-            whole = self._whole_tree(before if MODULES in before.metadata else header)
+            whole = self._whole_tree(path, before if MODULES in before.metadata else header)
             known = _resolved(original, _tree_in(original, whole))
-        tree = known.tree if self._model is None else self._tree(_task_of(header))
+        tree = known.tree if self._model is None else self._tree(self._model, self._revision, _task_of(header))
         tree = part_tree(original, tree)
         graph = without_prefix(graph, lambda candidate: shared_values(original, candidate))
         share = shared_values(original, graph)
@@ -166,20 +170,29 @@ class Tagger:
             )
         return carry([Original(original, known)], graph, ScopeResolver(tree), tree)
 
-    def _whole_tree(self, header: ModelHeader) -> ModuleTree | None:
+    def _whole_tree(self, path: str, header: ModelHeader) -> ModuleTree | None:
         """Return the tree of the model that was named, or that a file names; None without."""
         if self._model is not None:
-            return self._tree(_task_of(header))
-        return ModuleTree.from_json(header.metadata[MODULES]) if MODULES in header.metadata else None
+            return self._tree(self._model, self._revision, _task_of(header))
+        if MODULES in header.metadata:
+            return ModuleTree.from_json(header.metadata[MODULES])
+        record = _record_of(header)
+        if record is None or record.hub_id is None:
+            return None
+        model = record.hub_id if record.hub_provider is None else f"{record.hub_provider}://{record.hub_id}"
+        try:
+            return self._tree(model, record.hub_sha, record.task)
+        except HFHubIntegrationError as error:
+            logger.warning("%s: its modules are told by the names in it alone. %s", path, error)
+            return None
 
-    def _fetch_checkpoint(self) -> Checkpoint:
-        source = locate(self._model or "", self._revision, self._access)
-        return fetch_checkpoint(source, self._access, None, weights=False)
+    def _fetch_checkpoint(self, model: str, revision: str | None) -> Checkpoint:
+        return fetch_checkpoint(locate(model, revision, self._access), self._access, None, weights=False)
 
-    def _look_up_tree(self, task: str | None) -> ModuleTree:
-        checkpoint = self._checkpoint()
+    def _look_up_tree(self, model: str, revision: str | None, task: str | None) -> ModuleTree:
+        checkpoint = self._checkpoint(model, revision)
         if self._on_building is not None:
-            self._on_building()
+            self._on_building(model)
         return tree_of_checkpoint(checkpoint, task, trust_remote_code=self._trusted)
 
 
@@ -248,8 +261,12 @@ def _resolved(graph: Graph, tree: ModuleTree) -> Assignment:
 
 
 def _task_of(header: ModelHeader) -> str | None:
+    record = _record_of(header)
+    return record.task if record is not None else None
+
+
+def _record_of(header: ModelHeader) -> ExportMetadata | None:
     try:
-        record = ExportMetadata.from_properties(header.metadata)
+        return ExportMetadata.from_properties(header.metadata)
     except MetadataError:
         return None
-    return record.task if record is not None else None

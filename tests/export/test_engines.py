@@ -1,5 +1,6 @@
 """Which engine exports a model, and what is said where none can."""
 
+import json
 import sys
 
 import pytest
@@ -101,3 +102,23 @@ def test_a_missing_package_is_named_with_its_command(funnel, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingDependencyError, match=r"needs onnxscript\. Run `pip install onnxscript`"):
         HTPExporter().export(funnel, tmp_path / "out", engine="transformers")
+
+
+@newest
+def test_an_option_that_the_engine_lacks_is_an_error_of_the_arguments(funnel, tmp_path):
+    pytest.importorskip("onnxscript")
+    for engine in ("transformers", None):
+        with pytest.raises(ArgumentError, match="no level of optimization 'O2': leave it out"):
+            HTPExporter().export(funnel, tmp_path / "out", "text-classification", engine=engine, optimize="O2")
+    with pytest.raises(ArgumentError, match="no option 'slim': leave it out"):
+        HTPExporter().export(funnel, tmp_path / "out", "text-classification", engine="transformers", slim=True)
+
+
+@newest
+@pytest.mark.parametrize("task", ["auto", "text-to-image"])
+def test_transformers_own_exporters_refuse_a_diffusion_pipeline(task, tmp_path):
+    pytest.importorskip("onnxscript")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(ExportError, match="leave --engine out"):
+        HTPExporter().export(tmp_path / "model", tmp_path / "out", task, engine="transformers")

@@ -272,7 +272,7 @@ from optimum_htp import HTPExporter
 HTPExporter().export("ms://acme/bert", "out")
 """
     done = run_python(code, check=False, forked=True)
-    assert "pip install 'optimum-htp[modelscope]'" in done.stderr.splitlines()[-1]
+    assert "pip install modelscope-hub" in done.stderr.splitlines()[-1]
 
 
 def test_missing_sdk_is_named(scope, repo, monkeypatch, access):
@@ -283,5 +283,5 @@ def test_missing_sdk_is_named(scope, repo, monkeypatch, access):
         lambda: hub_of("modelscope").snapshot(repo.repo_id, commit, ["config.json"], access),
         lambda: hub_of("modelscope").full_commit(repo.repo_id, commit[:8], access),
     ):
-        with pytest.raises(MissingDependencyError, match=r"pip install 'optimum-htp\[modelscope\]'"):
+        with pytest.raises(MissingDependencyError, match="pip install modelscope-hub"):
             call()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from optimum_htp import tag_file
+from optimum_htp import compare_models, inject_hub_metadata, tag_file
 from optimum_htp.errors import MisfitError
 from optimum_htp.hierarchy.capture import watched_exports
 from optimum_htp.hierarchy.rules import LAST_RESORTS, Rule
@@ -222,3 +224,25 @@ def test_weights_count_wherever_a_file_keeps_them(tmp_path):
         "b.inner": 400,
         "s": 400,
     }
+
+
+@pytest.fixture
+def encoder(plain, published, tmp_path):
+    """The encoder of a translator as Optimum alone exports it, with a record."""
+    file = shutil.copy(plain("t5", task="text2text-generation") / "encoder_model.onnx", tmp_path)
+    inject_hub_metadata(file, published("t5").repo_id)
+    return file
+
+
+def test_modules_of_a_stamped_part_are_named_as_in_the_whole_model(encoder):
+    tag_file(encoder)
+    assert {module.partition(".")[0] for module in modules_of(encoder)} == {"encoder", "shared"}
+    found = compare_models(encoder, pytorch=True)
+    assert found.first is None
+    assert len([module for module in found.modules if module.values]) > 9
+
+
+def test_names_alone_tell_the_modules_where_the_commit_cannot_be_had(encoder, tmp_path, caplog):
+    tag_file(encoder, cache_dir=tmp_path / "empty", local_files_only=True)
+    assert "block.0.layer.0.SelfAttention" in modules_of(encoder)
+    assert "its modules are told by the names in it alone" in caplog.text

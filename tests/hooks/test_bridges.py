@@ -199,6 +199,18 @@ def test_moved_text_config(tmp_path):
     assert [spec.name for spec in onnx.load(tmp_path / "model.onnx").graph.output] == ["embeddings"]
 
 
+@pytest.mark.parametrize("size", [{}, {"crop_size": {"height": 28, "width": 28}}])
+def test_sizes_of_image_processors(size, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**sizes)).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(**size).save_pretrained(tmp_path)
+    main_export(str(tmp_path), tmp_path, task="image-classification", do_validation=False)
+    exported = modeling.ORTModelForImageClassification.from_pretrained(tmp_path)
+    images = {"pixel_values": torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))}
+    torch.testing.assert_close(exported(**images).logits, model(**images).logits, atol=1e-4, rtol=0)
+
+
 def test_methods_that_generate_calls():
     assert modeling.ORTModel.is_remote_code() is False
     assert modeling.ORTModel.get_experts_implementation(None) == {}

@@ -49,3 +49,9 @@ def test_no_modules_import_each_other():
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_file_is_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_message_advises_to_install_an_extra(path):
+    """With it, pip takes transformers 5 back to the version that optimum-onnx asks for."""
+    assert "optimum-htp[" not in path.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from optimum_htp.errors import ArgumentError, MissingDependencyError
+from optimum_htp.errors import ArgumentError, MissingDependencyError, OptionError
 from optimum_htp.export.engines.base import Engine
 from optimum_htp.export.engines.optimum import OptimumEngine
 from optimum_htp.export.engines.transformers import TransformersEngine
@@ -41,10 +41,10 @@ def check_options(options: Mapping[str, Any]) -> None:
 
     Raises:
         MissingDependencyError: No engine can run here.
-        TypeError: No engine that can has such an option.
+        OptionError: No engine that can has such an option.
     """
     reasons: list[str] = []
-    refusals: list[TypeError] = []
+    refusals: list[OptionError] = []
     for engine in (kind() for kind in ENGINES.values()):
         if (reason := engine.missing()) is not None:
             reasons.append(reason)
@@ -52,7 +52,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         try:
             engine.options(options)
             return
-        except TypeError as refusal:
+        except OptionError as refusal:
             refusals.append(refusal)
     if refusals:
         raise refusals[0]

@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Return a user's options under the engine's own names.
 
         Raises:
-            TypeError: The engine has no such option.
+            OptionError: The engine has no such option.
         """
 
     def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ExportError, MissingDependencyError
+from optimum_htp.errors import ExportError, MissingDependencyError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
@@ -171,7 +171,7 @@ def _export_loaded_model(
     known = set(inspect.signature(onnx_export_from_model).parameters) | set(DEFAULT_DUMMY_SHAPES)
     refused = [name for name in options if name not in known and name not in _LOADING_ONLY]
     if options.get("dtype") is not None or options.get("pad_token_id") is not None or refused:
-        raise TypeError(
+        raise OptionError(
             f"{', '.join(refused) or 'dtype and pad_token_id'} cannot be given for a model in memory: change the "
             "model before you export it (`model.half()`, `model.config.pad_token_id = …`)."
         )
@@ -193,7 +193,7 @@ def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
     without a change here.
 
     Raises:
-        TypeError: Optimum's exporter has no such option.
+        OptionError: Optimum's exporter has no such option.
     """
     with needing_optimum_onnx("Exporting"):
         from optimum.exporters.onnx import main_export
@@ -210,7 +210,7 @@ def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
         elif name.startswith("no_") and positive in known:
             translated[positive] = not value
         else:
-            raise TypeError(f"Optimum's ONNX exporter has no option {name!r}.")
+            raise OptionError(f"Optimum's ONNX exporter has no option {name!r}: leave it out.")
     return translated
 
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.errors import ExportError
+from optimum_htp.errors import ExportError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
 from optimum_htp.export.engines.programs import save_programs
 from optimum_htp.export.loaded_weights import lacking
@@ -50,6 +50,7 @@ _DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LOADING_ONLY: Final = ("dtype", "trust_remote_code")
 # What Optimum's exporter does around its export, and this engine does not.
 _IGNORED: Final = ("use_subprocess", "framework", "do_validation", "atol", "no_post_process")
+_DIFFUSERS: Final = "diffusers"
 _TABLE: Final = ("MODEL_FOR_", "_MAPPING_NAMES")
 _FEATURES: Final = "feature-extraction"
 _LISTED: Final = 3  # weights that an error names
@@ -123,13 +124,16 @@ class TransformersEngine:
         defaults = _optimums_defaults()
         for name in given.keys() - known:
             if given[name] is not False and given[name] != defaults.get(name, name):
-                raise TypeError(f"transformers' own exporters have no option {name!r}.")
+                raise OptionError(f"transformers' own exporters have no option {name!r}: leave it out.")
         if isinstance(taken.get("optimize"), str):
-            raise TypeError(f"transformers' own exporters have no level of optimization {taken['optimize']!r}.")
+            raise OptionError(
+                f"transformers' own exporters have no level of optimization {taken['optimize']!r}: leave it out."
+            )
         return taken
 
     def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
         """Return the task that the Hub or the checkpoint's class says, with past where the class generates."""
+        _refuse_pipelines(subject)
         source = subject.checkpoint.source if subject.checkpoint is not None else None
         info = source.info if isinstance(source, HubSource) and subject.model is None else None
         try:
@@ -151,6 +155,7 @@ class TransformersEngine:
         """Export with transformers; return the class that was exported, and its parts."""
         from transformers.exporters import OnnxConfig, OnnxExporter
 
+        _refuse_pipelines(work.subject)
         options = _Options(**work.options)
         hint = "" if options.sample_inputs is not None else _HINT
         name = work.subject.name
@@ -182,7 +187,7 @@ class TransformersEngine:
         subject, task, options = work.subject, work.task, work.options
         if subject.model is not None:
             if refused := [name for name in _LOADING_ONLY if options.get(name)]:
-                raise TypeError(
+                raise OptionError(
                     f"{', '.join(refused)} cannot be given for a model in memory: change the model before you export "
                     "it."
                 )
@@ -277,6 +282,14 @@ def _is_served(task: str, config: Mapping[str, Any]) -> bool:
         return True
     name = class_for_task(task, config, "transformers")
     return name is not None and name not in as_set(model_names()["MODEL_MAPPING_NAMES"].get(model_type_of(config)))
+
+
+def _refuse_pipelines(subject: LoadedModel) -> None:
+    if subject.library == _DIFFUSERS:
+        raise ExportError(
+            f"transformers' own exporters do not export pipelines of {_DIFFUSERS} such as {subject.name}: leave "
+            "--engine out. Optimum's exporter exports them."
+        )
 
 
 def _fitting(config: Mapping[str, Any]) -> str:

@@ -101,7 +101,7 @@ class ClusterExecutor(Executor):
             from distributed import Client
         except ImportError as error:
             raise MissingDependencyError(
-                f"Dask clusters are reached with distributed: `pip install optimum-htp[dask]` ({error})."
+                f"Dask clusters are reached with distributed: `pip install distributed` ({error})."
             ) from error
         try:
             place = _address_of(address)

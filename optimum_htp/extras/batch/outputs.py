@@ -227,7 +227,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
         files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise OutputError(f"{url} cannot be written to: {error}. For s3://: pip install 'optimum-htp[s3]'") from error
+        raise OutputError(f"{url} cannot be written to: {error}. For s3://: pip install s3fs") from error
     return files, str(root).rstrip("/")
 
 

@@ -78,7 +78,8 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
         from cyclonedx.validation.json import JsonStrictValidator
     except ImportError as error:
         raise MissingDependencyError(
-            f"Bills of materials are written with cyclonedx-python-lib: `pip install optimum-htp[bom]` ({error})."
+            "Bills of materials are written with cyclonedx-python-lib: `pip install "
+            f"'cyclonedx-python-lib[json-validation]' packageurl-python` ({error})."
         ) from error
     paths = [Path(file) for file in files]
     with unchanged(*paths):

@@ -38,7 +38,7 @@ def connected(access: HubAccess) -> Any:
         from modelscope_hub import HubApi, HubConfig
     except ImportError as error:
         raise MissingDependencyError(
-            "Models of ModelScope need its SDK, which is not installed. Run `pip install 'optimum-htp[modelscope]'`."
+            "Models of ModelScope need its SDK, which is not installed. Run `pip install modelscope-hub`."
         ) from error
     token: str | None = None  # the SDK's own: its variable, or its saved login
     if access.token is False:

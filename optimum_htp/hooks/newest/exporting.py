@@ -14,6 +14,8 @@ from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute, 
 
 _PATCHER: Final = "optimum.exporters.onnx.model_patcher"
 _SAVED: Final = "_optimum_htp_forward"
+# What classes of Optimum read of an image processor.
+_SIZES: Final = {"Dinov2DummyInputGenerator": "crop_size", "DummyVisionStaticInputGenerator": "size"}
 
 
 @mends(
@@ -119,6 +121,34 @@ def moved_text_config(module: ModuleType) -> bool:
     moved = functools.partial(normalized, text_config="vlm_config.text_config")
     replace_attribute(exporter, "NORMALIZED_CONFIG_CLASS", moved)
     return True
+
+
+@mends("optimum.exporters.onnx.model_configs")
+def sizes_of_image_processors(module: ModuleType) -> bool:
+    """Image processors have a `size` and a `crop_size` that may be None, where those of transformers 4 have none.
+
+    Optimum reads them for the images that it traces a model with.
+    Needless once Dinov2DummyInputGenerator and DummyVisionStaticInputGenerator look for None.
+    """
+    from optimum.utils import input_generators
+
+    found = [(item, name) for item, name in _SIZES.items() if hasattr(input_generators, item)]
+    for item, name in found:
+        wrap_attribute(getattr(input_generators, item), "__init__", functools.partial(_initialized, name))
+    return bool(found)
+
+
+def _initialized(name: str, call: Call) -> None:
+    """Answer `__init__` of a generator of images: their size is the processor's where it has one."""
+    from optimum.utils.input_generators import DummyVisionInputGenerator
+    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    generator = call.args[0]
+    DummyVisionInputGenerator.__init__(*call.args, **call.kwargs)
+    for processor in maybe_load_preprocessors(call.get("normalized_config")._name_or_path)[-1:]:
+        size = getattr(processor, name, None) or {}
+        generator.height = size.get("height", generator.height)
+        generator.width = size.get("width", generator.width)
 
 
 def _no_parameters(self: Any) -> dict[str, Any]:
