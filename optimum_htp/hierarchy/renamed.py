@@ -19,6 +19,7 @@ from typing import Any, Final
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.tree import loose_shape
 from optimum_htp.onnxfile import Graph, Node
+from optimum_htp.onnxfile.contents import stored_tensors
 
 __all__ = ["owners_by_shape", "owners_by_value", "without_prefix"]
 
@@ -43,10 +44,11 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
     if not strange:
         return {}
     found: dict[str, frozenset[str]] = {}
-    for name, values in _values(path, set(strange)).items():
-        owners = [tree.owners(parameter) for parameter, tensor in candidates[strange[name]] if _is(values, tensor)]
-        if owners:
-            found[name] = frozenset().union(*owners)
+    for stored in stored_tensors(path):
+        if stored.name in strange:
+            values, alike = stored.array(), candidates[strange[stored.name]]
+            if owners := [tree.owners(parameter) for parameter, tensor in alike if _is(values, tensor)]:
+                found[stored.name] = frozenset().union(*owners)
     return found
 
 
@@ -92,20 +94,6 @@ def _is(values: Any, parameter: Any) -> bool:
     if mine.shape == theirs.shape and np.array_equal(mine, theirs):
         return True
     return mine.ndim == 2 and mine.shape == theirs.shape[::-1] and np.array_equal(mine.T, theirs)
-
-
-def _values(path: Path, names: set[str]) -> dict[str, Any]:
-    """Return the values of some initializers."""
-    import onnx
-    from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
-
-    values = {}
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-        if tensor.name in names:
-            if uses_external_data(tensor):
-                load_external_data_for_tensor(tensor, str(path.parent))
-            values[tensor.name] = onnx.numpy_helper.to_array(tensor)
-    return values
 
 
 _MOST: Final = 0.5  # of the nodes have to have the prefix

@@ -21,6 +21,7 @@ from optimum_htp.metadata.keys import (
 )
 from optimum_htp.metadata.kinds import EmbeddedFile, readable_names
 from optimum_htp.onnxfile import read_metadata
+from optimum_htp.onnxfile.replace import identity_of
 
 __all__ = [
     "KEYS",
@@ -336,7 +337,7 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
         return None
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _SETTLED:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return *identity_of(status), status.st_ctime_ns
 
 
 def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.onnxfile.reader import DOC_STRING, GRAPH, METADATA_PROPS, opened
+from optimum_htp.onnxfile.replace import identity_of
 from optimum_htp.onnxfile.structure import MAX_DEPTH, MESSAGES
-from optimum_htp.onnxfile.unchanged import identity_of
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
     VARINT,

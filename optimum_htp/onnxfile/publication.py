@@ -29,6 +29,7 @@ from typing import Final, TypeVar
 from optimum_htp.errors import ModelBeingReplacedError, UnfinishedExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock, locked_for_replacing
 from optimum_htp.onnxfile.inside import opened_below, path_below
+from optimum_htp.onnxfile.replace import identity_of
 from optimum_htp.onnxfile.switch import NEW, SWITCH, files_left, write_list
 
 __all__ = [
@@ -277,4 +278,4 @@ def _identity(path: Path) -> tuple[int, ...] | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return identity_of(status)

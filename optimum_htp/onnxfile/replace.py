@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.folder_lock import HeldLock
 
-__all__ = ["before_replacing", "replaced_atomically"]
+__all__ = ["before_replacing", "identity_of", "replaced_atomically"]
 
 logger = get_logger(__name__)
 
@@ -33,6 +33,11 @@ before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "optimum_htp_before_replacing", default=None
 )
 """Called right before a new file takes an old one's place; what it raises keeps the old one where it is."""
+
+
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what differs when a file is replaced or written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager

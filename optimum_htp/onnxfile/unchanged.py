@@ -16,18 +16,13 @@ from typing import BinaryIO
 from optimum_htp.errors import FileChangedError, OptimumHTPError
 from optimum_htp.onnxfile.external import external_files
 from optimum_htp.onnxfile.publication import Watch
-from optimum_htp.onnxfile.replace import before_replacing
+from optimum_htp.onnxfile.replace import before_replacing, identity_of
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["Check", "FileVersion", "check_of", "checked_before_replacing", "identity_of", "unchanged", "version_of"]
+__all__ = ["Check", "FileVersion", "check_of", "checked_before_replacing", "unchanged", "version_of"]
 
 Check = Callable[[Exception | None], None]
 """Raises FileChangedError once a file was replaced or written to; takes the error that this may have led to."""
-
-
-def identity_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return what differs when a file is replaced or written to."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)

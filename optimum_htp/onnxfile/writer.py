@@ -23,7 +23,7 @@ from optimum_htp.onnxfile.folder_lock import locked_for_replacing
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.plan import NodeVisitor, Segment, length_of, node_entries, planned, property_field
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace import identity_of, replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.structure import Graph, NodePlaces
 from optimum_htp.onnxfile.wire import VARINT, ByteWindow, encode_bytes_field, encode_varint
@@ -93,7 +93,7 @@ class OpenModel:
         self._window = window
         self._reading = reading
         self._nodes = NodePlaces()
-        self._seen = _identity(os.fstat(window.descriptor)) if window.descriptor is not None else None
+        self._seen = identity_of(os.fstat(window.descriptor)) if window.descriptor is not None else None
 
     @classmethod
     @contextmanager
@@ -185,7 +185,7 @@ class OpenModel:
     def _check(self) -> None:
         """Refuse to go on where the file at the path is not the one that was read."""
         try:
-            there = _identity(self.path.stat())
+            there = identity_of(self.path.stat())
         except FileNotFoundError:
             there = None
         if there != self._seen:
@@ -193,7 +193,3 @@ class OpenModel:
                 f"{self.path} was replaced or changed by somebody else while it was read. Nothing was written; try "
                 "again."
             )
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
