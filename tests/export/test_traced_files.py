@@ -19,7 +19,7 @@ from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import external_files, read_signature
 from optimum_htp.resolve.embedded import embedded_in
 from optimum_htp.stamping.verify import Status, verify_metadata
-from tests.profiling.test_fixed_sizes import fixed
+from tests.support.sizes import fixed
 from tests.support.traced import changed, names_in, says_nothing_of_this_machine
 
 

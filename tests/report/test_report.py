@@ -19,7 +19,7 @@ from optimum_htp.modules.comparison.render import write_comparison
 from optimum_htp.onnxfile import rewrite_model
 from optimum_htp.report.html import KINDS, kinds_of
 from tests.conftest import ROOT, optimum_cli, run
-from tests.modules.test_prove import changed, weight_of
+from tests.support.changed_weights import changed, weight_of
 from tests.support.zoo import ZOO
 
 CHROMIUM = shutil.which("chromium")
