@@ -257,6 +257,14 @@ def exported(published: Callable[[str], Architecture], made_once: Callable[..., 
     return export
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this package."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    return next(folder.glob("*.whl"))
+
+
 @dataclass(frozen=True)
 class ZooExport:
     """A model of the zoo, and what an export of it wrote."""

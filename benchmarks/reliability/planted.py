@@ -113,7 +113,8 @@ def code_in_the_current_folder(root: Path, quick: bool) -> Trial:
 
 def planted_switches(root: Path) -> Trial:
     """Publish into folders with recovery state that another program wrote."""
-    from tests.export.test_publishing import PLANTS, contents, publish_copy
+    from tests.support.planted import PLANTS, contents
+    from tests.support.publisher import publish_copy
 
     lost: list[str] = []
     for number, plant in enumerate(PLANTS):
@@ -141,7 +142,7 @@ def outputs_that_are_inputs(root: Path) -> Trial:
     from optimum_htp.onnxfile.outputs import check_output
     from optimum_htp.report.write import write_report
     from optimum_htp.stamping.manifests import MANIFEST, Manifest
-    from tests.export.test_publishing import contents
+    from tests.support.planted import contents
 
     folder = root / "outputs"
     folder.mkdir()

@@ -4,7 +4,8 @@
 LONGEST = (
     *("plugging_in", "cluster", "batch", "exported_models", "bystanders", "without_connection", "interrupts"),
     *("bridges", "release_action", "report", "onnxfile_properties", "code_references", "extract", "export", "load"),
-    *("publishing", "pipelines", "cli"),
+    *("publishing", "pipelines", "cli", "without_optimum_onnx", "endpoint_serving", "export_sources", "export_output"),
+    *("publishing_links",),
 )
 
 # Those whose slow tests are run with every stack.
@@ -17,7 +18,17 @@ OF_THE_STACK = (
 # transformers, Optimum and huggingface_hub. They are run with one stack.
 OF_NO_STACK = (
     *("benchmarks", "cluster", "display", "exit_codes", "hostile_names", "masking", "metadata", "onnxfile"),
-    *("onnxfile_properties", "outputs", "parsing", "public_names", "publishing", "release_action", "reliability"),
+    *(
+        "onnxfile_properties",
+        "outputs",
+        "parsing",
+        "public_names",
+        "publishing",
+        "publishing_links",
+        "publishing_readers",
+        "release_action",
+        "reliability",
+    ),
     "replacing",
     "structure",
 )
