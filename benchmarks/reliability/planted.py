@@ -50,7 +50,7 @@ def code_in_configs(hub: LoopbackHub, root: Path, quick: bool) -> Trial:
     from optimum_htp.extras.endpoint.folder import write_endpoint
     from optimum_htp.onnxfile import rewrite_model
     from tests.resolve.test_code_references import EVIL, REFUSED
-    from tests.stamping.test_embedded import tampered
+    from tests.support.embedded import tampered
 
     mark = root / "mark"
     hub.add("evil/code", {"evil.py": f"open({str(mark)!r}, 'w')\n".encode()})
@@ -184,7 +184,7 @@ def shared_caches(root: Path) -> Trial:
     """Change a file in place that a cache shares."""
     from optimum_htp import embed_files, strip_metadata, tag_file, unembed_files
     from optimum_htp.onnxfile import rewrite_model
-    from tests.onnxfile.test_replacing import LAYOUTS, cached
+    from tests.support.replacing import LAYOUTS, cached
 
     lost, times = [], 0
     stamped = (root / "stamped" / "out" / "model.onnx").read_bytes()
@@ -231,7 +231,7 @@ def names_of_snapshots(hub: LoopbackHub, root: Path) -> Trial:
 def two_writers(root: Path, rounds: int) -> Trial:
     """Let two processes set a key each: where both report success, the file has both keys."""
     from optimum_htp.onnxfile import read_metadata
-    from tests.onnxfile.test_replacing import writers
+    from tests.support.replacing import writers
 
     lost, both, folder = [], 0, root / "writers"
     folder.mkdir()

@@ -22,7 +22,7 @@ from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import rewrite_model
 from optimum_htp.stamping.embed import embed_files, unembed_files
 from tests.conftest import run_python
-from tests.stamping.test_embedded import tampered
+from tests.support.embedded import tampered
 
 TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
 POOLING = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
