@@ -49,7 +49,7 @@ def code_in_configs(hub: LoopbackHub, root: Path, quick: bool) -> Trial:
     from optimum_htp import verify_metadata
     from optimum_htp.extras.endpoint.folder import write_endpoint
     from optimum_htp.onnxfile import rewrite_model
-    from tests.resolve.test_code_references import EVIL, REFUSED
+    from tests.support.code_references import EVIL, REFUSED
     from tests.support.embedded import tampered
 
     mark = root / "mark"

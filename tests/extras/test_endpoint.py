@@ -16,8 +16,9 @@ from optimum_htp.extras.endpoint.folder import write_endpoint
 from optimum_htp.extras.endpoint.requirements import pinned
 from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
-from tests.conftest import optimum_cli, text2text
+from tests.conftest import optimum_cli
 from tests.support import models
+from tests.support.marks import text2text
 
 
 def test_folder_is_whole(exported, tmp_path):

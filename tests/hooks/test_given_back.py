@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.conftest import run_python, slowly
+from tests.conftest import run_python
+from tests.support.marks import slowly
 
 pytest.importorskip("diffusers")
 pytest.importorskip("sentence_transformers")

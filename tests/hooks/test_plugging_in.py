@@ -13,8 +13,9 @@ from importlib import metadata
 import pytest
 
 from optimum_htp import strip_metadata
-from tests.conftest import run_python, slowly, without_bridges
+from tests.conftest import run_python
 from tests.support.installed import Environment
+from tests.support.marks import slowly, without_bridges
 
 LOAD = """
 import sys

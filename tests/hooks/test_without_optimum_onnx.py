@@ -7,8 +7,8 @@ from importlib import metadata
 
 import pytest
 
-from tests.conftest import one_engine
 from tests.support.installed import Environment
+from tests.support.marks import one_engine
 
 
 @pytest.fixture(scope="module")
