@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ from tests.support.hub import LoopbackHub
 from tests.support.selection import LONGEST, NO_UNIT, OF_NO_STACK, OF_THE_STACK, UNIT
 
 if TYPE_CHECKING:
-    from _pytest.mark import ParameterSet
-
     from optimum_htp.hubs import HubAccess
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell's script
@@ -111,32 +108,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--made-once", type=Path, metavar="DIR", help="keep the models and exports that tests share here between runs"
     )
-
-
-_NEWEST = int(metadata.version("transformers").partition(".")[0]) >= 5
-
-# What cannot be had with transformers 5 and huggingface_hub 2; .github/CONTRIBUTING.md lists it.
-without_bridges = pytest.mark.skipif(
-    _NEWEST,
-    reason="optimum-onnx cannot be imported with transformers 5 where this package is switched off or broken",
-)
-
-
-one_engine = pytest.mark.skipif(
-    _NEWEST,
-    reason="with transformers 5 its own exporters take over where optimum-onnx cannot export",
-)
-
-
-text2text = pytest.mark.skipif(
-    _NEWEST,
-    reason="transformers 5 has no pipeline for text2text-generation",
-)
-
-
-def slowly(*parameters: object) -> list[ParameterSet]:
-    """Return parameters of a test that run with the slow ones."""
-    return [pytest.param(one, marks=pytest.mark.slow) for one in parameters]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -257,6 +228,14 @@ def exported(published: Callable[[str], Architecture], made_once: Callable[..., 
     return export
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this package."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    return next(folder.glob("*.whl"))
+
+
 @dataclass(frozen=True)
 class ZooExport:
     """A model of the zoo, and what an export of it wrote."""
@@ -309,6 +288,18 @@ def traced(made_once: Callable[..., Path]) -> Callable[[str], TracedExport]:
         return TracedExport(folder, lambda: made_once(f"traced/{name}", make))
 
     return model
+
+
+@pytest.fixture
+def traced_bert(traced: Callable[[str], TracedExport]) -> Path:
+    """What transformers' own exporters wrote for a classifier on the Hub: one file and nothing else."""
+    return traced("bert").output
+
+
+@pytest.fixture
+def traced_gpt2(traced: Callable[[str], TracedExport]) -> Path:
+    """What transformers' own exporters wrote for a decoder on the Hub."""
+    return traced("gpt2").output
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,8 @@ def code_in_configs(hub: LoopbackHub, root: Path, quick: bool) -> Trial:
     from optimum_htp import verify_metadata
     from optimum_htp.extras.endpoint.folder import write_endpoint
     from optimum_htp.onnxfile import rewrite_model
-    from tests.resolve.test_code_references import EVIL, REFUSED
-    from tests.stamping.test_embedded import tampered
+    from tests.support.code_references import EVIL, REFUSED
+    from tests.support.embedded import tampered
 
     mark = root / "mark"
     hub.add("evil/code", {"evil.py": f"open({str(mark)!r}, 'w')\n".encode()})
@@ -113,7 +113,8 @@ def code_in_the_current_folder(root: Path, quick: bool) -> Trial:
 
 def planted_switches(root: Path) -> Trial:
     """Publish into folders with recovery state that another program wrote."""
-    from tests.export.test_publishing import PLANTS, contents, publish_copy
+    from tests.support.planted import PLANTS, contents
+    from tests.support.publisher import publish_copy
 
     lost: list[str] = []
     for number, plant in enumerate(PLANTS):
@@ -141,7 +142,7 @@ def outputs_that_are_inputs(root: Path) -> Trial:
     from optimum_htp.onnxfile.outputs import check_output
     from optimum_htp.report.write import write_report
     from optimum_htp.stamping.manifests import MANIFEST, Manifest
-    from tests.export.test_publishing import contents
+    from tests.support.planted import contents
 
     folder = root / "outputs"
     folder.mkdir()
@@ -183,7 +184,7 @@ def shared_caches(root: Path) -> Trial:
     """Change a file in place that a cache shares."""
     from optimum_htp import embed_files, strip_metadata, tag_file, unembed_files
     from optimum_htp.onnxfile import rewrite_model
-    from tests.onnxfile.test_replacing import LAYOUTS, cached
+    from tests.support.replacing import LAYOUTS, cached
 
     lost, times = [], 0
     stamped = (root / "stamped" / "out" / "model.onnx").read_bytes()
@@ -230,7 +231,7 @@ def names_of_snapshots(hub: LoopbackHub, root: Path) -> Trial:
 def two_writers(root: Path, rounds: int) -> Trial:
     """Let two processes set a key each: where both report success, the file has both keys."""
     from optimum_htp.onnxfile import read_metadata
-    from tests.onnxfile.test_replacing import writers
+    from tests.support.replacing import writers
 
     lost, both, folder = [], 0, root / "writers"
     folder.mkdir()

@@ -208,7 +208,7 @@ def too_large(laboratory: Laboratory) -> Trial:
     from optimum_htp import strip_metadata, tag_file
     from optimum_htp.errors import FileTooLargeError
     from optimum_htp.onnxfile import rewrite_model
-    from tests.onnxfile.test_moving_weights import LIMIT, sparse
+    from tests.support.large import LIMIT, sparse
 
     (folder := laboratory.root / "too-large").mkdir()
     lost, times = [], 0

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from optimum_htp.onnxfile import read_metadata
-from tests.conftest import run_python, slowly
+from tests.conftest import run_python
 from tests.support.environments import python_of_users
 from tests.support.hub.xet import XetStore, xet_server
+from tests.support.marks import slowly
 from tests.vectors import make
 
 CLI = python_of_users().with_name("optimum-cli")

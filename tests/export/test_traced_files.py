@@ -19,41 +19,29 @@ from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile import external_files, read_signature
 from optimum_htp.resolve.embedded import embedded_in
 from optimum_htp.stamping.verify import Status, verify_metadata
-from tests.profiling.test_fixed_sizes import fixed
+from tests.support.sizes import fixed
 from tests.support.traced import changed, names_in, says_nothing_of_this_machine
 
 
-@pytest.fixture
-def bert(traced):
-    """What the engine wrote for a classifier on the Hub: one file and nothing else."""
-    return traced("bert").output
-
-
-@pytest.fixture
-def gpt2(traced):
-    """What the engine wrote for a decoder on the Hub."""
-    return traced("gpt2").output
-
-
-def test_a_model_of_one_graph_is_one_file_that_carries_everything(bert):
-    assert names_in(bert) == ["model.onnx"]
-    assert external_files(bert / "model.onnx") == ()
-    record = read_record(bert / "model.onnx")
+def test_a_model_of_one_graph_is_one_file_that_carries_everything(traced_bert):
+    assert names_in(traced_bert) == ["model.onnx"]
+    assert external_files(traced_bert / "model.onnx") == ()
+    record = read_record(traced_bert / "model.onnx")
     assert (record.hub_id, record.task, record.model_class) == (
         "small/bert",
         "text-classification",
         "BertForSequenceClassification",
     )
-    embedded = embedded_in(bert / "model.onnx", record)
+    embedded = embedded_in(traced_bert / "model.onnx", record)
     assert {"config.json", "export.json", "tokenizer.json"} <= {*embedded.names}
     manifest = json.loads(embedded.read(["export.json"])["export.json"])
     assert manifest["components"]["model"]["file"] == "model.onnx"
-    assert says_nothing_of_this_machine(bert / "model.onnx")
-    onnx.checker.check_model(str(bert / "model.onnx"))
+    assert says_nothing_of_this_machine(traced_bert / "model.onnx")
+    onnx.checker.check_model(str(traced_bert / "model.onnx"))
 
 
-def test_its_nodes_say_their_modules(bert, traced):
-    graph, assignment = read_modules(bert / "model.onnx")
+def test_its_nodes_say_their_modules(traced_bert, traced):
+    graph, assignment = read_modules(traced_bert / "model.onnx")
     rules = assignment.coverage
     model = transformers.AutoModelForSequenceClassification.from_pretrained(traced("bert").model)
     assert {*assignment.modules} <= {name for name, _ in model.named_modules()}
@@ -61,25 +49,29 @@ def test_its_nodes_say_their_modules(bert, traced):
     assert rules == {"name": len(graph.nodes)}
 
 
-def test_its_record_holds_against_the_hub(bert):
-    verdict = verify_metadata(bert / "model.onnx")
+def test_its_record_holds_against_the_hub(traced_bert):
+    verdict = verify_metadata(traced_bert / "model.onnx")
     assert verdict.status is Status.OK, verdict.reason
     assert "files in it are the commit's" in verdict.reason
 
 
-def test_prefill_and_decode_share_one_data_file(gpt2):
-    assert names_in(gpt2) == ["decode.onnx", "model.onnx.data", "prefill.onnx"]
-    assert external_files(gpt2 / "decode.onnx") == external_files(gpt2 / "prefill.onnx") == ("model.onnx.data",)
+def test_prefill_and_decode_share_one_data_file(traced_gpt2):
+    assert names_in(traced_gpt2) == ["decode.onnx", "model.onnx.data", "prefill.onnx"]
+    assert (
+        external_files(traced_gpt2 / "decode.onnx")
+        == external_files(traced_gpt2 / "prefill.onnx")
+        == ("model.onnx.data",)
+    )
     places = {}
     for name in ("decode", "prefill"):
-        model = onnx.load(gpt2 / f"{name}.onnx", load_external_data=False)
+        model = onnx.load(traced_gpt2 / f"{name}.onnx", load_external_data=False)
         for tensor in model.graph.initializer:
             if tensor.external_data and tensor.name.startswith("transformer."):
                 places.setdefault(tensor.name, set()).add({e.key: e.value for e in tensor.external_data}["offset"])
     assert places
     assert all(len(found) == 1 for found in places.values())
-    assert says_nothing_of_this_machine(gpt2 / "decode.onnx")
-    records = [read_record(gpt2 / f"{name}.onnx") for name in ("decode", "prefill")]
+    assert says_nothing_of_this_machine(traced_gpt2 / "decode.onnx")
+    records = [read_record(traced_gpt2 / f"{name}.onnx") for name in ("decode", "prefill")]
     assert records[0].onnx_files == ("decode.onnx", "prefill.onnx")
     assert records[0].belongs_with(records[1])
     assert records[0].task == "text-generation-with-past"
@@ -98,23 +90,23 @@ def test_weights_whose_names_transformers_5_changed_have_to_be_in_their_place(mo
     assert [finding.name for finding in prove_weights(swapped, source).foreign] == [name]
 
 
-def test_open_sizes_have_names(bert, gpt2):
-    shapes = {spec.name: spec.shape for spec in read_signature(bert / "model.onnx")[0]}
+def test_open_sizes_have_names(traced_bert, traced_gpt2):
+    shapes = {spec.name: spec.shape for spec in read_signature(traced_bert / "model.onnx")[0]}
     assert shapes["input_ids"] == shapes["token_type_ids"] == ("batch_size", "sequence_length")
-    shapes = {spec.name: spec.shape for spec in read_signature(gpt2 / "decode.onnx")[0]}
+    shapes = {spec.name: spec.shape for spec in read_signature(traced_gpt2 / "decode.onnx")[0]}
     assert shapes["input_ids"] == ("batch_size", 1)
     assert shapes["input.cache.layers.0.keys"] == ("batch_size", 4, "past_sequence_length", 8)
     assert shapes["attention_mask"] == ("batch_size", "past_sequence_length + 1")
 
 
-def test_the_masks_of_a_decoder_are_inputs(gpt2):
+def test_the_masks_of_a_decoder_are_inputs(traced_gpt2):
     for name in ("prefill", "decode"):
-        assert "attention_mask" in {spec.name for spec in read_signature(gpt2 / f"{name}.onnx")[0]}
+        assert "attention_mask" in {spec.name for spec in read_signature(traced_gpt2 / f"{name}.onnx")[0]}
 
 
-def test_decoders_are_compared_with_pytorch_stage_by_stage(gpt2):
+def test_decoders_are_compared_with_pytorch_stage_by_stage(traced_gpt2):
     for name in ("prefill", "decode"):
-        comparison = compare_models(gpt2 / f"{name}.onnx", pytorch=True)
+        comparison = compare_models(traced_gpt2 / f"{name}.onnx", pytorch=True)
         assert comparison.compared > 5
         assert not comparison.exceeds
 
@@ -127,23 +119,23 @@ def test_decoders_are_compared_with_pytorch_stage_by_stage(gpt2):
         ("decode", {"batch_size": 1}),
     ],
 )
-def test_stages_of_fixed_sizes_are_compared_with_pytorch(stage, sizes, gpt2, tmp_path):
-    shutil.copytree(gpt2, tmp_path, dirs_exist_ok=True)
-    file = fixed(gpt2 / f"{stage}.onnx", tmp_path / f"{stage}.onnx", **sizes)
+def test_stages_of_fixed_sizes_are_compared_with_pytorch(stage, sizes, traced_gpt2, tmp_path):
+    shutil.copytree(traced_gpt2, tmp_path, dirs_exist_ok=True)
+    file = fixed(traced_gpt2 / f"{stage}.onnx", tmp_path / f"{stage}.onnx", **sizes)
     comparison = compare_models(file, pytorch=True)
     assert comparison.compared > 5
     assert not comparison.exceeds
 
 
-def test_the_command_line_takes_the_engine_and_says_it(bert, tmp_path):
-    document = json.loads(bert.with_name("bert.json").read_text())
+def test_the_command_line_takes_the_engine_and_says_it(traced_bert, tmp_path):
+    document = json.loads(traced_bert.with_name("bert.json").read_text())
     assert (document["engine"], document["task"]) == ("transformers", "text-classification")
     with pytest.raises(TypeError, match="no option 'pad_token_id'"):
         HTPExporter().export("small/bert", tmp_path / "out", engine="transformers", pad_token_id=1)
 
 
-def test_what_is_embedded_anew_still_loads(bert, traced, tmp_path):
-    file = Path(shutil.copy(bert / "model.onnx", tmp_path))
+def test_what_is_embedded_anew_still_loads(traced_bert, traced, tmp_path):
+    file = Path(shutil.copy(traced_bert / "model.onnx", tmp_path))
     assert "export.json" in {embedded.name for embedded in embed_files(file)}
     assert "export.json" in {embedded.name for embedded in embed_files(file, traced("bert").model)}
     assert verify_metadata(file).status is Status.OK

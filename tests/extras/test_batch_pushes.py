@@ -7,12 +7,12 @@ import json
 import pytest
 
 from tests.conftest import run
-from tests.extras.test_batch import CLI, journal
-from tests.extras.test_push import WRITER, org, pushed_files  # noqa: F401 - a fixture
+from tests.support.batches import CLI, journal
+from tests.support.pushes import WRITER, pushed_files
 
 
 @pytest.mark.slow
-def test_export_is_pushed_to_each_place_that_is_asked_for(org, published, tmp_path, empty_home):  # noqa: F811
+def test_export_is_pushed_to_each_place_that_is_asked_for(org, published, tmp_path, empty_home):
     (tmp_path / "models.txt").write_text(published("bert").repo_id)
 
     def push(*where):

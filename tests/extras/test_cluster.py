@@ -23,8 +23,8 @@ from optimum_htp.extras.batch.jobs import Job
 from optimum_htp.extras.batch.outputs import MARKER, Location, output_at
 from optimum_htp.version import __version__
 from tests.conftest import run
-from tests.extras.test_batch import CLI, batch
-from tests.hooks.test_plugging_in import Environment, wheel  # noqa: F401 - a fixture
+from tests.support.batches import CLI, batch
+from tests.support.installed import Environment
 from tests.support.s3 import SECRET, serving_bucket
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by signals")
@@ -201,7 +201,7 @@ def _killed():
 
 
 @pytest.mark.slow
-def test_workers_without_the_package_or_with_another_version_are_named(cluster, wheel, tmp_path):  # noqa: F811
+def test_workers_without_the_package_or_with_another_version_are_named(cluster, wheel, tmp_path):
     bare = Environment(tmp_path / "bare")
     other = Environment(tmp_path / "other")
     other.install(wheel)

@@ -20,7 +20,7 @@ from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 from optimum_htp.stamping.manifests import ManifestModel, fault, read_manifest
 from tests.conftest import optimum_cli, run
-from tests.extras.test_batch import CLI, batch
+from tests.support.batches import CLI, batch
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 

@@ -1,76 +1,40 @@
-"""Pushed files: one commit with a card, loaded again by name, by file and by URL; and pushes that are refused."""
+"""Pushes are one commit that loads, and are refused where they would do harm."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
-import onnx
 import pytest
 from huggingface_hub import ModelCard
 from optimum.onnxruntime import (
-    ORTDiffusionPipeline,
     ORTModelForSeq2SeqLM,
     ORTModelForSequenceClassification,
-    ORTQuantizer,
 )
-from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
-from optimum_htp import HTPExporter, OptimumONNXModel
+from optimum_htp import OptimumONNXModel
 from optimum_htp.errors import (
     AccessDeniedError,
     ArgumentError,
     HubServerError,
-    InvalidOnnxFileError,
     MetadataError,
     MissingSiblingError,
     ModelBeingReplacedError,
     OfflineError,
     PushError,
 )
-from optimum_htp.extras.endpoint.folder import write_endpoint
-from optimum_htp.extras.push.command import PushDestination
-from optimum_htp.extras.push.pushing import PushResult, push
+from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
-from optimum_htp.onnxfile import rewrite_model
 from tests.conftest import optimum_cli, run
-from tests.extras.test_batch import CLI
-
-WRITER, READER = "hf_writesAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "hf_readsBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
-
-
-@pytest.fixture
-def org(hub):
-    hub.writers = {WRITER: {"me"}}
-    hub.tokens = {WRITER: set(), READER: set()}
-    hub.stored = {}
-    yield hub
-    for name in [name for name in hub.repos if name.startswith("me/")]:
-        del hub.repos[name]
+from tests.support.batches import CLI
+from tests.support.pushes import READER, WRITER, pushed_files
 
 
-@pytest.fixture
-def access(tmp_path):
-    return HubAccess(token=WRITER, cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
-def bert(exported):
-    return exported("bert") / "model.onnx"
-
-
-def pushed_files(hub, repo_id="me/model", ref="main"):
-    repo = hub.repos[repo_id]
-    return {name: body for name, body in repo.commits[repo.refs[ref]].items() if name != ".gitattributes"}
-
-
-def test_files_and_card_are_one_commit_that_loads(org, bert, access, tmp_path):
+def test_files_and_card_are_one_commit_that_loads(org, bert, writer, tmp_path):
     with org.recorded() as requests:
-        done = push([bert.parent], "me/model", access=access)
+        done = push([bert.parent], "me/model", access=writer)
     assert done.files == ("README.md", "model.onnx")
     assert done.commit == org.repos["me/model"].refs["main"]
     assert len([one for one in requests if "/commit/" in one.path]) == 1
@@ -84,8 +48,8 @@ def test_files_and_card_are_one_commit_that_loads(org, bert, access, tmp_path):
     assert shown["files"][0]["record"]["hub_id"] == "tiny/bert"
 
 
-def test_card_says_what_the_files_are(org, bert, access):
-    push([bert.parent], "me/model", access=access)
+def test_card_says_what_the_files_are(org, bert, writer):
+    push([bert.parent], "me/model", access=writer)
     card = ModelCard(pushed_files(org)["README.md"].decode())
     record = read_record(bert)
     assert card.data.to_dict() == {
@@ -106,124 +70,6 @@ def test_card_says_what_the_files_are(org, bert, access):
         assert text in card.text
 
 
-def test_card_that_is_there_is_completed(org, bert, access):
-    org.add("me/model", {"README.md": b"---\nlicense: apache-2.0\ntags:\n- mine\n---\n\n# My words\n\nStay.\n"})
-    assert [push([bert], "me/model", access=access).changed for _ in range(2)] == [True, False]
-    card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert card.data.license == "apache-2.0"
-    assert card.data.tags == ["mine", "onnx"]
-    assert card.data.base_model == "tiny/bert"
-    assert card.text.count("# My words\n\nStay.") == card.text.count("## Files") == 1
-    assert len(org.repos["me/model"].commits) == 2  # the second push had nothing to say
-
-
-def test_card_after_a_push_of_another_model_is_of_what_is_there(org, bert, exported, access, tmp_path):
-    push([bert.parent], "me/model", access=access)
-    push([exported("vit")], "me/model", access=access)  # over the first
-    card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert (card.data.base_model, card.data.pipeline_tag) == ("tiny/vit", "image-classification")
-    other = Path(shutil.copy(bert, tmp_path / "b.onnx"))
-    push([other], "me/model", access=access)  # beside it
-    card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert card.data.base_model == ["tiny/vit", "tiny/bert"]
-    assert card.data.pipeline_tag is None
-    assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["b.onnx", "model.onnx"]
-    assert 'AutoTokenizer.from_pretrained("hf://me/model/b.onnx")' in card.text  # the repo alone would be ambiguous
-    body = pushed_files(org)["README.md"].decode().replace("- tiny/bert", "- mine/model")
-    org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
-    push([exported("bert")], "me/model", access=access)
-    card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert card.data.base_model == ["tiny/vit", "mine/model"]  # what somebody has written stays
-    left = {name: content for name, content in pushed_files(org).items() if name != "b.onnx"}
-    org.repos["me/model"].commit(left)
-    push([exported("vit")], "me/model", access=access)
-    card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert re.findall(r"^\| (\S+\.onnx) ", card.text, re.MULTILINE) == ["model.onnx"]
-
-
-@pytest.mark.parametrize("earlier", [False, True])
-def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exported, access, tmp_path, earlier):
-    """Into other folders and under other names; an earlier version has noted less of its files."""
-    push([bert], "me/model", access=access)
-    (tmp_path / "more" / "sub").mkdir(parents=True)
-    shutil.copy(exported("vit") / "model.onnx", tmp_path / "more" / "sub")
-    shutil.copytree(exported("t5"), tmp_path / "more" / "t5")
-    for folder in (tmp_path / "more", bert.parent):
-        files = pushed_files(org)
-        if earlier:
-            card = re.sub(
-                r"(?<=<!-- optimum-htp: files )(.*)(?= -->)",
-                lambda found: json.dumps({name: told[:4] for name, told in json.loads(found[1]).items()}),
-                files["README.md"].decode().replace("# t5/decoder_model", r"# t5/decoder\_model"),
-            )
-            org.repos["me/model"].commit({**files, "README.md": card.replace("# model", "# My words", 1).encode()})
-        push([folder], "me/model", access=access)
-    card = pushed_files(org)["README.md"].decode()
-    assert card.startswith("# My words", card.index("# ")) is earlier
-    code = card.partition("```python\n")[2].partition("```")[0]
-    found = {}
-    for part in code.split("\n\n# "):
-        exec(f"# {part}", made := {})
-        found |= {part.partition("\n")[0].removeprefix("# "): type(made["model"]).__name__}
-        assert made["tokenizer" if "Tokenizer" in part else "imageprocessor"]
-    assert found == {
-        "model.onnx": "ORTModelForSequenceClassification",
-        "sub/model.onnx": "ORTModelForImageClassification",
-        "t5/decoder_model.onnx": "ORTModelForSeq2SeqLM",
-    }
-    assert card.count("\nONNX export of ") == 3
-    tables = re.findall(r"^## Modules of (\S+)\n\n\| module ", card, re.MULTILINE)
-    assert sorted(tables) == sorted(re.findall(r"^\| (\S+\.onnx) ", card, re.MULTILINE))  # one table for each file
-
-
-def test_license_of_one_model_is_not_that_of_another(org, bert, exported, access, tmp_path):
-    other = Path(shutil.copy(exported("vit") / "model.onnx", tmp_path / "vit.onnx"))
-    rewrite_model(other, drop=lambda key: key == "hf_license")
-    push([bert, other], "me/two", access=access)
-    assert ModelCard(pushed_files(org, "me/two")["README.md"].decode()).data.license is None
-
-
-def test_code_of_the_card_loads_each_model(org, bert, exported, access, tmp_path, monkeypatch):
-    other = Path(shutil.copy(exported("vit") / "model.onnx", tmp_path / "vit.onnx"))
-    push([bert, other], "me/two", access=access)
-    text = pushed_files(org, "me/two")["README.md"].decode()
-    code = text.partition("```python\n")[2].partition("```")[0]
-    found = {}
-    exec(code, found)
-    assert {re.sub("(Fast|Pil)$", "", type(value).__name__) for value in found.values()} >= {
-        "ORTModelForImageClassification",
-        "BertTokenizer",
-        "ViTImageProcessor",
-    }
-    assert "ORTModelForSequenceClassification" in code
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"), [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m has these 1 files")]
-)
-def test_push_that_changes_nothing_says_so(changed, said):
-    done = PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed)
-    assert PushDestination().lines(dataclasses.asdict(done))[0].startswith(said)
-
-
-def test_card_that_nobody_can_read_is_left_alone(org, bert, access):
-    repo = org.add("me/model", {"README.md": b"---\nlicense: [\n---\nwords\n"})
-    with pytest.raises(PushError, match=r"README.md cannot be read"):
-        push([bert], "me/model", access=access)
-    assert len(repo.commits) == 1
-
-
-def test_texts_of_a_file_are_no_markdown(org, bert, access, tmp_path):
-    from optimum_htp.onnxfile import rewrite_model
-
-    path = Path(shutil.copy(bert, tmp_path))
-    rewrite_model(path, metadata={"hf_model_class": "<img src=x>[a](http://evil)"})
-    push([path], "me/model", access=access)
-    text = pushed_files(org)["README.md"].decode()
-    assert "<img" not in text
-    assert "](http://evil" not in text
-
-
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("token", [READER, False])
 def test_token_that_may_not_write_pushes_nothing(org, bert, tmp_path, there, token):
@@ -236,21 +82,21 @@ def test_token_that_may_not_write_pushes_nothing(org, bert, tmp_path, there, tok
     assert there or "me/model" not in org.repos
 
 
-def test_repo_that_was_created_for_files_that_are_refused_is_taken_back(org, bert, access):
+def test_repo_that_was_created_for_files_that_are_refused_is_taken_back(org, bert, writer):
     def refuse(method, path, status, body, headers):
         return (400, b'{"error": "no"}', {}) if "/preupload/" in path else (status, body, headers)
 
     org.tamper = refuse
     with pytest.raises(PushError, match="Nothing was pushed"):
-        push([bert], "me/fresh", access=access)
+        push([bert], "me/fresh", access=writer)
     assert "me/fresh" not in org.repos
     org.add("me/there", {"notes.txt": b"mine"})
     with pytest.raises(PushError, match="Nothing was pushed"):
-        push([bert], "me/there", access=access)
+        push([bert], "me/there", access=writer)
     assert pushed_files(org, "me/there") == {"notes.txt": b"mine"}
 
 
-def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, access, caplog):
+def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, writer, caplog):
     def write_and_refuse(method, path, status, body, headers):
         if "/preupload/" not in path:
             return status, body, headers
@@ -259,7 +105,7 @@ def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, access, cap
 
     org.tamper = write_and_refuse
     with pytest.raises(PushError, match="Nothing was pushed"):
-        push([bert], "me/fresh", access=access)
+        push([bert], "me/fresh", access=writer)
     assert pushed_files(org, "me/fresh") == {"theirs.txt": b"theirs"}
     assert "is left there without the files" in caplog.text
 
@@ -274,7 +120,7 @@ def test_pull_request_leaves_main_alone(org, bert, tmp_path):
     assert OptimumONNXModel.from_pretrained("me/model", revision="refs/pr/1", cache_dir=tmp_path / "fresh")
 
 
-def test_repo_that_changes_meanwhile_is_not_written_to(org, bert, access):
+def test_repo_that_changes_meanwhile_is_not_written_to(org, bert, writer):
     repo = org.add("me/model", {"a": b"1"})
 
     def write(method, path):
@@ -283,11 +129,11 @@ def test_repo_that_changes_meanwhile_is_not_written_to(org, bert, access):
 
     org.before_answer = write
     with pytest.raises(PushError, match=r"somebody has written there meanwhile"):
-        push([bert], "me/model", access=access)
+        push([bert], "me/model", access=writer)
     assert list(pushed_files(org)) == ["a"]
 
 
-def test_upload_that_fails_leaves_the_repo_as_it_was(org, bert, access):
+def test_upload_that_fails_leaves_the_repo_as_it_was(org, bert, writer):
     repo = org.add("me/model", {"a": b"1"})
 
     def refuse(method, path, status, body, headers):
@@ -295,115 +141,34 @@ def test_upload_that_fails_leaves_the_repo_as_it_was(org, bert, access):
 
     org.tamper = refuse
     with pytest.raises(AccessDeniedError):
-        push([bert], "me/model", access=access)
+        push([bert], "me/model", access=writer)
     assert len(repo.commits) == 1
 
 
-def test_hub_in_trouble_is_told(org, bert, access):
+def test_hub_in_trouble_is_told(org, bert, writer):
     org.status = 500
     with pytest.raises(HubServerError, match="500"):
-        push([bert], "me/model", access=access)
+        push([bert], "me/model", access=writer)
 
 
-def test_card_that_the_hub_refuses_is_told(org, bert, access):
+def test_card_that_the_hub_refuses_is_told(org, bert, writer):
     org.add("me/model", {"README.md": b"---\nlicense:\n- mit\n---\n"})
     with pytest.raises(PushError, match=r"Invalid metadata in README.md. - \"license\" must be a string") as caught:
-        push([bert], "me/model", access=access)
+        push([bert], "me/model", access=writer)
     assert str(caught.value).count("Nothing was pushed") == 1
 
 
-def test_parts_of_a_model_go_together(org, exported, access, tmp_path):
+def test_parts_of_a_model_go_together(org, exported, writer, tmp_path):
     folder = shutil.copytree(exported("t5"), tmp_path / "t5")
     (folder / "encoder_model.onnx").rename(folder / "renamed.onnx")
     (folder / "secret.env").write_text("HF_TOKEN=1")
-    push([folder / "decoder_model.onnx"], "me/model", access=access)
+    push([folder / "decoder_model.onnx"], "me/model", access=writer)
     assert set(pushed_files(org)) == {"README.md", *read_record(folder / "renamed.onnx").onnx_files}
     model = ORTModelForSeq2SeqLM.from_pretrained("me/model", cache_dir=tmp_path / "fresh")
     assert model.generate(**model.preprocessors[0]("the cat", return_tensors="pt"), max_new_tokens=3).shape[0] == 1
     (folder / "renamed.onnx").unlink()
     with pytest.raises(MissingSiblingError, match="encoder_model"):
-        push([folder], "me/model", access=access)
-
-
-@pytest.mark.slow
-def test_pipeline_of_several_folders_goes_as_it_lies(org, model_folder, access, tmp_path):
-    pytest.importorskip("diffusers")
-    org.add("tiny/diffusion", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
-    HTPExporter().export("tiny/diffusion", tmp_path / "out")
-    push([tmp_path / "out"], "me/model", access=access)
-    assert "unet/model.onnx" in pushed_files(org)
-    assert ORTDiffusionPipeline.from_pretrained("me/model", cache_dir=tmp_path / "fresh").unet is not None
-
-
-def test_external_data_goes_along_and_nothing_outside_the_folder(org, bert, access, tmp_path):
-    model = onnx.load(bert)
-    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
-    push([tmp_path / "model.onnx"], "me/model", layout="transformers.js", access=access)
-    assert "onnx/weights" in pushed_files(org)
-    (tmp_path / "model.onnx").rename(tmp_path / "other.onnx")
-    push([tmp_path / "other.onnx"], "me/renamed", layout="transformers.js", access=access)
-    assert {"onnx/model.onnx", "onnx/model.onnx_data"} <= set(pushed_files(org, "me/renamed"))
-    for repo_id in ("me/model", "me/renamed"):
-        named = {"cache_dir": tmp_path / "fresh", "subfolder": "onnx"}
-        if repo_id == "me/renamed":  # Optimum fetches data of this name only
-            assert ORTModelForSequenceClassification.from_pretrained(repo_id, **named).config.num_labels == 3
-    evil = onnx.load(tmp_path / "other.onnx", load_external_data=False)
-    for item in evil.graph.initializer[0].external_data:
-        if item.key == "location":
-            item.value = "../secret"
-    (tmp_path / "evil").mkdir()
-    (tmp_path / "secret").write_text("token")
-    (tmp_path / "evil" / "model.onnx").write_bytes(evil.SerializeToString())
-    with pytest.raises(InvalidOnnxFileError, match="outside its folder"):
-        push([tmp_path / "evil"], "me/evil", access=access)
-    assert "me/evil" not in org.repos
-
-
-@pytest.mark.parametrize("name", ["vocab.txt", "README.md"])
-def test_link_to_another_folder_is_not_published(org, bert, access, tmp_path, name):
-    """Folders that others made (clones, archives) may have links to anything."""
-    folder, cached = tmp_path / "out", tmp_path / "cached"
-    for place in (folder, cached):
-        place.mkdir()
-    shutil.copy(bert, folder)
-    (tmp_path / "secret").write_text("secret")
-    (folder / name).symlink_to(tmp_path / "secret")
-    with pytest.raises(ArgumentError, match=rf"{name} is a link that leads out"):
-        push([folder], "me/model", access=access)
-    assert "me/model" not in org.repos
-    for path in (bert, tmp_path / "secret"):  # as in the Hub's cache
-        (tmp_path / "blobs").mkdir(exist_ok=True)
-        shutil.copy(path, tmp_path / "blobs")
-    (cached / "model.onnx").symlink_to(tmp_path / "blobs" / "model.onnx")
-    (cached / name).symlink_to(tmp_path / "blobs" / "secret")
-    assert name in push([cached], "me/model", access=access).files
-
-
-def test_endpoint_takes_no_link_to_another_folder_along(bert, model_folder, tmp_path):
-    (tmp_path / "out").mkdir()
-    shutil.copy(bert, tmp_path / "out")
-    (tmp_path / "out" / "config.json").symlink_to(model_folder("bert") / "config.json")
-    with pytest.raises(ArgumentError, match=r"config\.json is a link that leads out"):
-        write_endpoint(tmp_path / "out", tmp_path / "endpoint")
-    assert not (tmp_path / "endpoint").exists()
-
-
-def test_layout_of_transformers_js(org, bert, access, tmp_path):
-    quantizer = ORTQuantizer.from_pretrained(bert.parent)
-    quantizer.quantize(AutoQuantizationConfig.avx2(is_static=False, per_channel=False), save_dir=tmp_path / "q")
-    shutil.copy(tmp_path / "q" / "model_quantized.onnx", tmp_path / "small.onnx")
-    push([bert, tmp_path / "small.onnx"], "me/model", layout="transformers.js", access=access)
-    files = pushed_files(org)
-    assert {"onnx/model.onnx", "onnx/model_quantized.onnx", "config.json", "tokenizer.json"} <= set(files)
-    assert ModelCard(files["README.md"].decode()).data.tags == ["onnx", "transformers.js"]
-    cache = {"cache_dir": tmp_path / "fresh"}
-    for name in ("model.onnx", "model_quantized.onnx"):
-        model = ORTModelForSequenceClassification.from_pretrained(
-            "me/model", subfolder="onnx", file_name=name, **cache
-        )
-        assert model.config.id2label[0] == "LABEL 0"
-    with pytest.raises(ArgumentError, match=r"would both be onnx/model.onnx"):
-        push([bert, shutil.copy(bert, tmp_path / "twin.onnx")], "me/two", layout="transformers.js", access=access)
+        push([folder], "me/model", access=writer)
 
 
 def test_model_of_ours_keeps_its_record_when_optimum_pushes_it(org, bert, tmp_path, monkeypatch):
@@ -417,25 +182,25 @@ def test_model_of_ours_keeps_its_record_when_optimum_pushes_it(org, bert, tmp_pa
         assert loaded.config.id2label[0] == "LABEL 0"
 
 
-def test_private_model_does_not_become_public(org, bert, access, tmp_path):
+def test_private_model_does_not_become_public(org, bert, writer, tmp_path):
     from optimum_htp.onnxfile import rewrite_model
 
     path = Path(shutil.copy(bert, tmp_path))
     rewrite_model(path, metadata={"hf_private": "true"})
-    push([path], "me/model", access=access)
-    push([bert], "me/open", access=access)
+    push([path], "me/model", access=writer)
+    push([bert], "me/open", access=writer)
     assert org.repos["me/model"].private
     assert not org.repos["me/open"].private
 
 
-def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, access, tmp_path):
+def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, writer, tmp_path):
     from optimum_htp.onnxfile import rewrite_model
 
     path = Path(shutil.copy(bert, tmp_path))
     rewrite_model(path, metadata={"hf_gated": "true"})
-    push([path], "me/model", access=access)
+    push([path], "me/model", access=writer)
     assert org.repos["me/model"].private
-    push([path], "me/open", private=False, access=access)
+    push([path], "me/open", private=False, access=writer)
     assert not org.repos["me/open"].private
     for option, private in (("--public", False), ("--private", True)):
         optimum_cli("htp", "push", path, f"me/model-{option[2:]}", option, HF_TOKEN=WRITER)
@@ -444,13 +209,13 @@ def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, acces
     assert both.returncode == 2
 
 
-def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, access, tmp_path, caplog):
+def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, writer, tmp_path, caplog):
     from optimum_htp.extras.endpoint.folder import write_endpoint
 
     folder = tmp_path / "endpoint"
     write_endpoint(bert, folder)
     ours = {name: (folder / name).read_bytes() for name in ("handler.py", "requirements.txt")}
-    assert set(ours) <= set(push([folder], "me/model", access=access).files)
+    assert set(ours) <= set(push([folder], "me/model", access=writer).files)
     assert "Not pushed" not in caplog.text
     settings = ours["handler.py"].replace(b"'text-classification'", b"'hf_secretAAAA'")
     assert settings != ours["handler.py"]
@@ -470,28 +235,28 @@ def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, access, tmp_p
     for number, (name, content) in enumerate(changes):
         (folder / name).write_bytes(content)
         caplog.clear()
-        files = push([folder], f"me/changed-{number}", access=access).files
+        files = push([folder], f"me/changed-{number}", access=writer).files
         assert not set(ours) & set(files), content
         assert name in caplog.text.partition("Not pushed: ")[2]
         (folder / name).write_bytes(ours[name])
 
 
-def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, bert, access, tmp_path, monkeypatch):
+def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, bert, writer, tmp_path, monkeypatch):
     with org.recorded() as requests:
         with pytest.raises(MetadataError, match="does not say which model"):
-            push([plain_bert], "me/model", access=access)
+            push([plain_bert], "me/model", access=writer)
         with pytest.raises(ArgumentError, match="layout='x' is not known"):
-            push([bert], "me/model", layout="x", access=access)
+            push([bert], "me/model", layout="x", access=writer)
         switched = tmp_path / "switched"
         shutil.copytree(bert.parent, switched)
         (switched / ".optimum-htp.switch").mkdir()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(OfflineError, match="Nothing was pushed"):
-            push([bert], "me/model", access=access)
+            push([bert], "me/model", access=writer)
         monkeypatch.undo()
     assert requests == []
     with pytest.raises(ModelBeingReplacedError):
-        push([switched], "me/model", access=access)
+        push([switched], "me/model", access=writer)
     assert "me/model" not in org.repos
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 
 import pytest
 import transformers
@@ -23,7 +22,7 @@ from optimum.utils import save_utils
 import optimum_htp
 from optimum_htp.hooks.newest.breaks import breaks
 from optimum_htp.hooks.newest.generating import fill_cache, new_cache
-from tests.conftest import optimum_cli, run_python
+from tests.conftest import optimum_cli
 from tests.support.multimodal import colpali
 from tests.support.zoo import DEMANDING, ZOO
 
@@ -312,91 +311,6 @@ def test_removed_framework_option(masked):
 
 def test_renamed_image_task():
     assert pipelines.ORT_TASKS_MAPPING["image-text-to-text"] == pipelines.ORT_TASKS_MAPPING["image-to-text"]
-
-
-IMPORTS = """
-import sys, {modules}
-assert sys.modules["{modules}".split()[-1]].__doc__ != 0  # names that are lent are given back at the latest by its use
-import transformers, transformers.utils, transformers.modeling_utils
-assert not hasattr(transformers, "CLIPFeatureExtractor")
-assert not hasattr(transformers.modeling_utils, "get_parameter_dtype")
-assert not hasattr(transformers.utils, "is_offline_mode")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "modules",
-    [
-        "optimum_htp, optimum.exporters.onnx._traceable_decorator",
-        "optimum_htp, optimum.onnxruntime.modeling_diffusion",
-        "optimum.exporters.onnx.convert",
-        "optimum.exporters.onnx.model_patcher",
-        "optimum.exporters.onnx.__main__",
-        "optimum.onnxruntime.modeling",
-        "optimum.onnxruntime.modeling_decoder",
-        "optimum.onnxruntime.modeling_seq2seq",
-        "optimum.onnxruntime.modeling_diffusion",
-        "optimum.onnxruntime.optimization",
-        "optimum.onnxruntime.quantization",
-        "optimum.onnxruntime.pipelines",
-        "optimum.pipelines",
-    ],
-)
-def test_every_module_can_be_the_first_import(modules):
-    assert "optimum-htp" not in run_python(IMPORTS.format(modules=modules), python=sys.executable).stderr
-
-
-def test_exporter_can_be_imported_right_after_this_package():
-    done = run_python(IMPORTS.format(modules="optimum_htp, optimum.exporters.onnx.convert"))
-    assert "optimum-htp" not in done.stderr
-
-
-OFF = """
-import optimum_htp, torch
-optimum_htp.deactivate()
-import transformers
-before = dict(vars(transformers.PretrainedConfig))
-optimum_htp.activate()
-import optimum.onnxruntime.modeling_decoder as decoder
-assert dict(vars(transformers.PretrainedConfig)) != before
-forward = decoder.ORTModelForCausalLM.forward
-optimum_htp.deactivate()
-assert dict(vars(transformers.PretrainedConfig)) == before
-assert decoder.ORTModelForCausalLM.forward is not forward
-assert not hasattr(decoder.ORTModelForCausalLM, "is_remote_code")
-"""
-
-
-def test_deactivating_gives_everything_back():
-    run_python(OFF, forked=True)
-
-
-def test_switch_leaves_bridges_out():
-    code = "import optimum.onnxruntime.modeling as m; print(hasattr(m.ORTModel, 'is_remote_code'))"
-    done = run_python(code, check=False, OPTIMUM_HTP_DISABLE="1")
-    assert "ImportError: cannot import name" in done.stderr or done.stdout.split() == ["False"]
-
-
-def test_fault_in_a_bridge_is_one_warning():
-    code = """
-import logging
-import optimum_htp.hooks.newest.breaks as breaks
-def broken(*_): raise KeyError("a fault of ours")
-breaks.apply = broken
-import optimum.onnxruntime.modeling, optimum.onnxruntime.modeling_decoder
-"""
-    done = run_python(code, forked=True)
-    assert done.stderr.count("a fault of ours") == 1
-    assert "Traceback" not in done.stderr
-
-
-def test_nothing_is_loaded_for_those_who_do_not_use_optimum():
-    run_python(
-        "import sys, torch, transformers\nfrom transformers import BertModel\n"
-        "assert 'optimum_htp.hooks.newest.breaks' not in sys.modules",
-        forked=True,
-    )
 
 
 def test_export_onnx_of_the_command_line(published, tmp_path):

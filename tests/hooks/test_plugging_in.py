@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import ast
 import shutil
-import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
 from optimum_htp import strip_metadata
-from tests.conftest import ROOT, one_engine, run, run_python, slowly, without_bridges
-from tests.support.environments import NOT_NEEDED, linked
+from tests.conftest import run_python
+from tests.support.installed import Environment
+from tests.support.marks import slowly, without_bridges
 
 LOAD = """
 import sys
@@ -29,45 +28,9 @@ except Exception as error:
 OURS = "optimum_htp.errors OnnxFileNotFoundError"
 
 
-class Environment:
-    """A virtual environment that has what this package needs, but not this package."""
-
-    def __init__(self, folder: Path) -> None:
-        ours = ("optimum_htp", "_editable", "__editable__")
-        # Ours are put into Optimum's namespace.
-        self.site_packages = linked(folder, copied=("optimum",), leaving_out=(*ours, *NOT_NEEDED))
-        self.python = folder / "bin" / "python"
-        for path in self.site_packages.glob("optimum/**/register_htp.py"):
-            path.unlink()
-
-    def install(self, wheel: Path) -> None:
-        run(sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps", "--no-index", wheel)
-
-    def run(self, code: str, check: bool = True, **env: str):
-        return run(self.python, "-c", code, cwd=self.site_packages.parent, check=check, **env)
-
-    def cli(self, *arguments: str, check: bool = True, **env: str):
-        start = "from optimum.commands.optimum_cli import main; main()"
-        return self.run(f"import sys; sys.argv = {['optimum-cli', *arguments]!r}; {start}", check=check, **env)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
-    return next(folder.glob("*.whl"))
-
-
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
     environment = Environment(tmp_path_factory.mktemp("environment") / "venv")
-    environment.install(wheel)
-    return environment
-
-
-@pytest.fixture
-def taken_apart(wheel, tmp_path):
-    environment = Environment(tmp_path / "venv")
     environment.install(wheel)
     return environment
 
@@ -243,7 +206,6 @@ BREAKAGES = {
     ),
 }
 
-
 QUICK = ["raises at import"]  # the others run with the slow ones
 
 
@@ -294,88 +256,6 @@ def test_missing_autoload_module_leaves_the_command_line_alone(taken_apart):
     (taken_apart.site_packages / "optimum_htp_autoload.py").unlink()
     (taken_apart.site_packages / "optimum_htp" / "__init__.py").write_text("raise RuntimeError('on purpose')")
     assert "export" in taken_apart.cli("--help").stdout
-
-
-@pytest.fixture(scope="module")
-def without_optimum_onnx(wheel, tmp_path_factory):
-    """An environment as it is when optimum-onnx has been uninstalled."""
-    environment = Environment(tmp_path_factory.mktemp("without") / "venv")
-    environment.install(wheel)
-    distribution = metadata.distribution("optimum-onnx")
-    for file in distribution.files:
-        path = environment.site_packages / file
-        if file.parts[0] == "optimum" and path.is_file():
-            path.unlink()
-    for path in environment.site_packages.glob("optimum_onnx*"):
-        path.unlink()
-    for folder in ("onnxruntime", "exporters/onnx", "onnx"):
-        shutil.rmtree(environment.site_packages / "optimum" / folder)
-    return environment
-
-
-@one_engine
-def test_without_optimum_onnx_the_command_line_lives(without_optimum_onnx):
-    assert "export" in without_optimum_onnx.cli("--help").stdout
-    assert "optimum" in without_optimum_onnx.cli("env").stdout
-    assert "info" in without_optimum_onnx.cli("htp", "--help").stdout
-    assert "needs optimum-onnx" in without_optimum_onnx.cli("export", "htp", "--help").stdout.replace("\n", " ")
-    for arguments in (("--model", "tiny/bert", "out"), ("out", "--opset", "17", "-m", "x"), ("--no-such-option",), ()):
-        done = without_optimum_onnx.cli("export", "htp", *arguments, check=False)
-        assert done.returncode == 1
-        assert done.stderr == (
-            "error: optimum-cli export htp needs optimum-onnx, which is not installed. "
-            'Run `pip install "optimum-onnx[onnxruntime]"`.\n'
-        )
-
-
-def test_without_optimum_onnx_files_are_read_stamped_and_checked(
-    without_optimum_onnx, exported, model_folder, tmp_path
-):
-    file, report = str(shutil.copy(exported("bert") / "model.onnx", tmp_path)), str(tmp_path / "report.md")
-    cli = without_optimum_onnx.cli
-    assert "tiny/bert" in cli("htp", "info", file).stdout
-    assert ": ok: " in cli("htp", "verify", file).stdout
-    assert cli("htp", "report", file, "-o", report).stdout.strip() == report
-    assert "keys removed" in cli("htp", "strip", file).stdout
-    assert "tiny/bert" in cli("htp", "inject", file, "--model", "tiny/bert").stdout
-    assert "text-classification" in cli("htp", "inject", file, "--model", str(model_folder("bert"))).stdout
-
-
-def test_without_optimum_onnx_the_auto_classes_take_files(without_optimum_onnx, exported):
-    file = str(exported("bert") / "model.onnx")
-    code = f"""
-from transformers import AutoConfig, AutoTokenizer, pipeline
-print(type(AutoConfig.from_pretrained({file!r})).__name__, type(AutoTokenizer.from_pretrained({file!r})).__name__)
-from optimum_htp import HFHubConfigLoader, HTPExporter, OptimumONNXModel
-print(HFHubConfigLoader().load_from_onnx({file!r})[0].model_type)
-for call in (
-    lambda: OptimumONNXModel.from_onnx({file!r}),
-    lambda: pipeline(model={file!r}),
-    lambda: HTPExporter().export("tiny/bert", "out", engine="optimum"),
-):
-    try:
-        call()
-    except ImportError as error:
-        print(type(error).__name__, error)
-"""
-    done = without_optimum_onnx.run(code).stdout.splitlines()
-    assert (done[0].removesuffix("Fast"), done[1]) == ("BertConfig BertTokenizer", "bert")
-    assert [line.split()[0] for line in done[2:]] == ["MissingDependencyError"] * 3
-    is_newest = metadata.version("transformers").startswith("5.")  # which an install of all requirements would replace
-    command = '--no-deps "optimum>=2.3" optimum-onnx &&' if is_newest else '"optimum-onnx[onnxruntime]"'
-    assert all(f"pip install {command}" in line for line in done[2:])
-
-
-@one_engine
-def test_optimum_onnx_that_cannot_be_imported_is_named_with_the_reason(taken_apart, exported):
-    broken = taken_apart.site_packages / "optimum" / "exporters" / "onnx" / "__init__.py"
-    broken.write_text("raise ImportError('cannot import name \\'Gone\\' from \\'transformers\\'')")
-    assert "export" in taken_apart.cli("--help").stdout
-    done = taken_apart.cli("export", "htp", "--model", "tiny/bert", "out", check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert f"installed ({metadata.version('optimum-onnx')}), but cannot be imported beside optimum" in done.stderr
-    assert "'Gone'" in done.stderr
 
 
 def test_activated_in_the_middle_of_an_import_hooks_that_module_too(environment):

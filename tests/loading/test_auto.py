@@ -40,11 +40,6 @@ PREPROCESSORS = {
 }
 
 
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_class_is_the_one_for_the_task(name, exported, cache):
     file = sorted(exported(name).glob("*.onnx"))[0]

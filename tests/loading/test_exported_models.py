@@ -22,27 +22,15 @@ from optimum_htp.errors import (
     WrongTaskError,
 )
 from optimum_htp.onnxfile import read_signature
-from tests.conftest import slowly
+from tests.support.marks import slowly
 from tests.support.traced import MODELS, names_in
 
 TOKENS = torch.tensor([[2, 6, 7, 8, 3], [2, 9, 10, 3, 0]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long(), "token_type_ids": torch.zeros_like(TOKENS)}
 
 
-@pytest.fixture
-def bert(traced):
-    """What the engine wrote for a classifier on the Hub: one file and nothing else."""
-    return traced("bert").output
-
-
-@pytest.fixture
-def gpt2(traced):
-    """What the engine wrote for a decoder on the Hub."""
-    return traced("gpt2").output
-
-
-def test_exported_model_loads_the_file_alone(bert, traced, tmp_path, hub):
-    file = Path(shutil.copy(bert / "model.onnx", tmp_path / "renamed.onnx"))
+def test_exported_model_loads_the_file_alone(traced_bert, traced, tmp_path, hub):
+    file = Path(shutil.copy(traced_bert / "model.onnx", tmp_path / "renamed.onnx"))
     with hub.recorded() as requests:
         loaded = ExportedModel.from_pretrained(str(file))
     assert requests == []
@@ -54,8 +42,8 @@ def test_exported_model_loads_the_file_alone(bert, traced, tmp_path, hub):
     assert names_in(tmp_path) == ["renamed.onnx"]
 
 
-def test_exported_model_loads_a_folder_of_files(gpt2, tmp_path):
-    for file in gpt2.iterdir():
+def test_exported_model_loads_a_folder_of_files(traced_gpt2, tmp_path):
+    for file in traced_gpt2.iterdir():
         shutil.copy(file, tmp_path)
     loaded = ExportedModel.from_pretrained(tmp_path)
     assert {*loaded.components} == {"prefill", "decode"}
@@ -64,12 +52,12 @@ def test_exported_model_loads_a_folder_of_files(gpt2, tmp_path):
     assert {*by_file.components} == {"prefill", "decode"}
 
 
-def test_prefill_and_decode_make_the_tokens_that_the_model_makes(gpt2, traced):
+def test_prefill_and_decode_make_the_tokens_that_the_model_makes(traced_gpt2, traced):
     model = transformers.AutoModelForCausalLM.from_pretrained(traced("gpt2").model).eval()
     tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     model.generation_config.eos_token_id = None
     expected = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=6, do_sample=False)
-    runners = ExportedModel.from_pretrained(gpt2).runners
+    runners = ExportedModel.from_pretrained(traced_gpt2).runners
     mask, places = torch.ones_like(tokens), torch.arange(tokens.shape[1]).expand(2, -1)
     result = runners["prefill"](input_ids=tokens, attention_mask=mask, position_ids=places)
     made = [tokens]
@@ -120,29 +108,29 @@ def test_encoder_prefill_and_decode_make_the_tokens_that_the_model_makes(name, t
     assert encoder == shapes.get("attention_mask", ("", "encoder_sequence_length"))[1] == "encoder_sequence_length"
 
 
-def test_optimums_classes_say_who_loads_the_stages_of_a_decoder(gpt2):
+def test_optimums_classes_say_who_loads_the_stages_of_a_decoder(traced_gpt2):
     modeling = pytest.importorskip("optimum.onnxruntime.modeling_decoder", exc_type=ImportError)
     with pytest.raises(WrongTaskError, match="ExportedModel"):
-        modeling.ORTModelForCausalLM.from_pretrained(gpt2 / "decode.onnx")
+        modeling.ORTModelForCausalLM.from_pretrained(traced_gpt2 / "decode.onnx")
 
 
-def test_loading_says_what_is_missing(bert, gpt2, tmp_path):
+def test_loading_says_what_is_missing(traced_bert, traced_gpt2, tmp_path):
     with pytest.raises(OnnxFileNotFoundError, match="Check the path"):
         ExportedModel.from_pretrained("no-such-file.onnx")
-    shutil.copy(gpt2 / "decode.onnx", tmp_path)
+    shutil.copy(traced_gpt2 / "decode.onnx", tmp_path)
     with pytest.raises(MissingSiblingError, match=r"prefill\.onnx is missing"):
         ExportedModel.from_pretrained(tmp_path / "decode.onnx")
-    strip = Path(shutil.copy(bert / "model.onnx", tmp_path / "stripped.onnx"))
+    strip = Path(shutil.copy(traced_bert / "model.onnx", tmp_path / "stripped.onnx"))
     strip_metadata(strip)
     with pytest.raises(ConfigLoadError, match=r"has no export\.json"):
         ExportedModel.from_pretrained(strip)
-    shutil.copy(bert / "model.onnx", tmp_path / "bert.onnx")
+    shutil.copy(traced_bert / "model.onnx", tmp_path / "bert.onnx")
     with pytest.raises(SeveralModelsError, match="holds 2 models"):
         ExportedModel.from_pretrained(tmp_path)
 
 
-def test_a_repo_of_such_files_loads_by_its_name(gpt2, hub):
-    hub.add("me/stamped", gpt2)
+def test_a_repo_of_such_files_loads_by_its_name(traced_gpt2, hub):
+    hub.add("me/stamped", traced_gpt2)
     loaded = ExportedModel.from_pretrained("me/stamped")
     assert {*loaded.components} == {"prefill", "decode"}
     assert loaded.config.model_type == "gpt2"

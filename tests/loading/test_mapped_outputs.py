@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import threading
 from pathlib import Path
 
 import ml_dtypes
@@ -17,17 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from optimum_htp.loading.mapped import open_session
 from optimum_htp.onnxfile import lean, read_lean_model
 from optimum_htp.profiling.inputs import sample_inputs
-from optimum_htp.profiling.runtime import can_map_weights
+from tests.support.mapped import CPU, FEED, LOG, RANDOM, TIMES, WEIGHT, array, assert_mapped, cast_of, model_of, run
 from tests.support.zoo import ZOO
-
-CPU = ["CPUExecutionProvider"]
-LOG = "optimum_htp.loading.mapped"
-RANDOM = np.random.default_rng(0)
-WEIGHT = RANDOM.standard_normal((128, 128)).astype(np.float32)
-
-
-def run(session, feed):
-    return [np.asarray(value).tobytes() for value in session.run(None, feed)]
 
 
 def assert_same(path, feed, caplog):
@@ -40,11 +28,6 @@ def assert_same(path, feed, caplog):
     assert ours == usual
 
 
-def assert_mapped(caplog):
-    said = [record.message for record in caplog.records if record.name == LOG]
-    assert said == [] or not can_map_weights()
-
-
 @pytest.mark.parametrize("name", ZOO)
 def test_every_architecture(zoo_export, name, caplog, monkeypatch):
     monkeypatch.setattr(lean, "_SMALL", 64)  # these models are tiny, and more than their embeddings is to be mapped
@@ -54,35 +37,9 @@ def test_every_architecture(zoo_export, name, caplog, monkeypatch):
         assert_same(file, sample_inputs(file), caplog)
 
 
-def model_of(path: Path, nodes, initializers, inputs=(("x", 1, [1, 128]),), sparse=(), outputs=("y",)) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(*spec) for spec in inputs],
-        [helper.make_value_info(name, onnx.TypeProto()) for name in outputs],
-        initializers,
-        sparse_initializer=sparse,
-    )
-    domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=domains), path)
-    return path
-
-
-FEED = {"x": np.linspace(-1, 1, 128, dtype=np.float32).reshape(1, 128)}
-TIMES = helper.make_node("MatMul", ["x", "wf"], ["y"])
-
-
-def cast_of(tensor):
-    return [helper.make_node("Cast", ["w"], ["wf"], to=TensorProto.FLOAT), TIMES], [tensor]
-
-
 def scaled(tensor):
     scale = numpy_helper.from_array(np.float32(0.1), "s")
     return [helper.make_node("DequantizeLinear", ["w", "s"], ["wf"]), TIMES], [tensor, scale]
-
-
-def array(dtype):
-    return numpy_helper.from_array(WEIGHT.astype(dtype), "w")
 
 
 def raw(kind, dtype):
@@ -226,17 +183,6 @@ def test_names_of_folders(tmp_path, folder, caplog):
     assert_same(model_of(tmp_path / folder / "model.onnx", *cast_of(array(np.float16))), FEED, caplog)
 
 
-def test_working_folder_may_change_behind_a_load(tmp_path, caplog, monkeypatch):
-    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
-    usual = run(onnxruntime.InferenceSession(path, providers=CPU), FEED)
-    monkeypatch.chdir(tmp_path)
-    with caplog.at_level("DEBUG", LOG):
-        session = open_session("model.onnx", providers=CPU)
-    assert_mapped(caplog)
-    monkeypatch.chdir("/")
-    assert run(session, FEED) == usual
-
-
 def test_folder_of_links_as_in_the_cache_of_a_hub(tmp_path, caplog):
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
     blobs.mkdir()
@@ -247,101 +193,6 @@ def test_folder_of_links_as_in_the_cache_of_a_hub(tmp_path, caplog):
     blobs.chmod(0o555)
     assert_same(snapshot / "model.onnx", FEED, caplog)
     blobs.chmod(0o755)
-
-
-def test_options_of_the_user_work_in_every_folder_and_stay_as_they_are(tmp_path, caplog):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_free_dimension_override_by_name("batch", 1)
-    with caplog.at_level("DEBUG", LOG):
-        for name in ("a", "b"):
-            (tmp_path / name).mkdir()
-            nodes, tensors = cast_of(array(np.float16))
-            path = model_of(tmp_path / name / "model.onnx", nodes, tensors, [("x", 1, ["batch", 128])])
-            session = open_session(path, options, CPU)
-            theirs = session.get_session_options()
-            assert theirs.intra_op_num_threads == 1
-            assert theirs.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-            assert session.get_inputs()[0].shape == onnxruntime.InferenceSession(path, options).get_inputs()[0].shape
-            assert session._sess_options_initial is options
-    assert_mapped(caplog)
-    with pytest.raises(RuntimeError, match="does not have"):
-        options.get_session_config_entry("session.model_external_initializers_file_folder_path")
-
-
-def test_initializers_of_the_user_are_used(tmp_path):
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32)])
-    options = onnxruntime.SessionOptions()
-    other = onnxruntime.OrtValue.ortvalue_from_numpy(2 * WEIGHT)
-    options.add_initializer("w", other)
-    usual = run(onnxruntime.InferenceSession(path, options, CPU), FEED)
-    assert run(open_session(path, options, CPU), FEED) == usual
-    assert usual != run(open_session(path, providers=CPU), FEED)
-
-
-@pytest.mark.parametrize("wrong", [{"sess_options": 3}, {"providers": 3}])
-def test_wrong_calls_fail_as_ever(tmp_path, wrong):
-    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
-    theirs, ours = failure(onnxruntime.InferenceSession, path, **wrong), failure(open_session, path, **wrong)
-    assert ours == theirs
-    assert theirs is not None or not can_map_weights()  # earlier versions take some, and say so
-
-
-def failure(call, *arguments, **options):
-    try:
-        call(*arguments, **options)
-    except Exception as error:  # noqa: BLE001 - which one it is, is what is asked
-        return type(error), str(error)
-    return None
-
-
-def test_profile_is_written_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
-    options = onnxruntime.SessionOptions()
-    options.enable_profiling = True
-    session = open_session(path, options, CPU)
-    session.run(None, FEED)
-    written = Path(session.end_profiling())
-    assert [file.name for file in tmp_path.glob("*.json")] == [written.name]
-    assert any(event.get("cat") == "Node" for event in json.loads(written.read_text()))
-
-
-def test_model_that_is_loaded_while_we_are_switched_off(zoo_export, tmp_path):
-    import torch
-    from optimum.onnxruntime import ORTModelForMaskedLM, modeling
-
-    from optimum_htp import activate, deactivate
-
-    file = Path(shutil.copytree(zoo_export("bert").output, tmp_path / "out")) / "model.onnx"
-    ids = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-    before = ORTModelForMaskedLM.from_pretrained(file)(**ids).logits
-    loaded, failed, stop = [], [], threading.Event()
-
-    def load():
-        while not stop.is_set():
-            try:
-                loaded.append(ORTModelForMaskedLM.from_pretrained(file)(**ids).logits)
-            except (OSError, ValueError) as error:  # Optimum without us takes such a path for a repo
-                failed.append(error)
-
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
-        for _ in range(5):
-            deactivate()
-            threading.Event().wait(0.02)
-            activate()
-            threading.Event().wait(0.1)
-    finally:
-        stop.set()
-        thread.join()
-        activate()
-    assert loaded
-    assert all(torch.equal(logits, before) for logits in loaded)
-    assert modeling.InferenceSession is onnxruntime.InferenceSession
 
 
 @pytest.mark.slow

@@ -22,11 +22,6 @@ from tests.conftest import run_python
 
 
 @pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def bert_repo(hub, exported):
     return hub.add("shipped/bert-classifier", exported("bert")).repo_id
 

@@ -13,7 +13,8 @@ from optimum.pipelines import pipeline
 from PIL import Image
 
 from optimum_htp.errors import PreprocessorLoadError
-from tests.conftest import run_python, slowly, text2text
+from tests.conftest import run_python
+from tests.support.marks import slowly, text2text
 
 INPUTS = {
     "bert": "the big cat sat on the mat",

@@ -34,11 +34,6 @@ several_cores = pytest.mark.skipif(
 
 
 @pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def t5(exported, tmp_path):
     return Path(shutil.copytree(exported("t5"), tmp_path / "t5"))
 

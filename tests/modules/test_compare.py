@@ -18,7 +18,7 @@ from optimum_htp.errors import ArgumentError, ComparisonError, MetadataError
 from optimum_htp.modules.comparison.compare import compare_models
 from optimum_htp.modules.comparison.measures import distance
 from tests.conftest import optimum_cli
-from tests.modules.test_prove import changed, weight_of
+from tests.support.changed_weights import changed, weight_of
 from tests.support.zoo import ZOO
 
 LAYER = "bert.encoder.layer.1"

@@ -17,8 +17,7 @@ from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 from optimum_htp import HTPExporter
 from optimum_htp.modules.prove import Evidence, prove_weights
 from tests.conftest import optimum_cli
-from tests.modules.test_prove import QUERY, changed, weight_of
-from tests.modules.test_prove_quantized import calibrated
+from tests.support.changed_weights import QUERY, calibrated, changed, weight_of
 from tests.support.models import _seeded
 from tests.support.multimodal import colpali, gemma3
 
@@ -30,6 +29,7 @@ TEXT = {
     "intermediate_size": 37,
     "max_position_embeddings": 64,
 }
+
 SEQUENCES = {
     "vocab_size": 60,
     "d_model": 32,
@@ -43,7 +43,9 @@ SEQUENCES = {
     "pad_token_id": 1,
     "decoder_start_token_id": 1,
 }
+
 PICTURES = {"image_size": 32, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1] * 4}
+
 # For each: its class and config, and what its export has that is no tensor of a checkpoint.
 COMPUTING = {
     "1 + weight": ("Gemma2", "ForCausalLM", {**TEXT, "num_key_value_heads": 2, "head_dim": 8}),
@@ -68,12 +70,6 @@ def made(made_once):
         return SimpleNamespace(model=folder / "model", files=sorted(folder.glob("out/*.onnx")))
 
     return export
-
-
-@pytest.fixture
-def bert(zoo_export):
-    made = zoo_export("bert")
-    return made.output / "model.onnx", made.model
 
 
 def bare(arrays, model):

@@ -8,18 +8,11 @@ import numpy as np
 import onnx
 import onnx.numpy_helper as nh
 import pytest
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic
 from safetensors.numpy import load_file, save_file
 
 from optimum_htp.modules.prove import prove_weights
-from optimum_htp.profiling.inputs import sample_inputs
-from tests.modules.test_prove import QUERY, changed, weight_of
-
-
-@pytest.fixture
-def bert(zoo_export):
-    made = zoo_export("bert")
-    return made.output / "model.onnx", made.model
+from tests.support.changed_weights import QUERY, calibrated, changed, weight_of
 
 
 @pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
@@ -200,18 +193,6 @@ def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path,
             arrays[name][np.isin(arrays[name], moved)] -= 1
 
     assert (not prove_weights(changed(tmp_path / "q.onnx", tmp_path / "c.onnx", change), folder).foreign) == is_honest
-
-
-def calibrated(path, target, form):
-    """Quantize activations too, weights with a scale for each channel."""
-    samples = iter([sample_inputs(path)])
-
-    class Reader(CalibrationDataReader):
-        def get_next(self):
-            return next(samples, None)
-
-    quantize_static(path, target, Reader(), quant_format=form, per_channel=True, weight_type=QuantType.QInt8)
-    return target
 
 
 @pytest.mark.parametrize("form", list(QuantFormat))

@@ -19,13 +19,11 @@ from optimum_htp.modules.prove import prove_weights
 from optimum_htp.onnxfile import contained_files, external_files, read_metadata, rewrite_model
 from optimum_htp.onnxfile.replace import before_replacing
 from optimum_htp.onnxfile.unchanged import identity_of
-from optimum_htp.onnxfile.wire import encode_bytes_field, encode_varint
 from optimum_htp.stamping.embed import embed_files
 from optimum_htp.stamping.stamp import stamp
 from optimum_htp.stamping.tag import tag_file
 from tests.conftest import optimum_cli
-
-LIMIT = (1 << 31) - 1
+from tests.support.large import LIMIT, sparse
 
 
 def saved(path):
@@ -187,26 +185,6 @@ def test_commands_move_weights(command, zoo_export, tmp_path):
     more = {"tag": (), "inject": ("--model", made.model), "embed": ("--from", made.model)}[command]
     optimum_cli("htp", command, path, *more, "--external-data")
     assert contained_files(path) == ("model.onnx_data",)
-
-
-def sparse(path, size):
-    """Write a model of so many bytes, most of them a weight that takes no room on the disk."""
-    value = helper.make_tensor_value_info
-    node = helper.make_node("Cast", ["x"], ["y"], name="/a/Cast", to=1)
-    graph = helper.make_graph([node], "g", [value("x", 1, [1])], [value("y", 1, [1])]).SerializeToString()
-    head = b"\x08\x0a" + encode_bytes_field(8, b"\x10\x12")
-    weight = size - len(head) - len(graph) - 60
-    while True:
-        named = encode_bytes_field(8, b"w") + b"\x10\x02\x08" + encode_varint(weight) + b"\x4a" + encode_varint(weight)
-        tensor = b"\x2a" + encode_varint(len(named) + weight) + named
-        start = head + b"\x3a" + encode_varint(len(graph) + len(tensor) + weight) + graph + tensor
-        if len(start) + weight == size:
-            break
-        weight += size - len(start) - weight
-    with path.open("wb") as stream:
-        stream.write(start)
-        stream.truncate(size)
-    return path
 
 
 @pytest.fixture

@@ -10,21 +10,9 @@ from optimum_htp.extras.profile.running import profile_file
 from optimum_htp.modules.comparison.compare import compare_models
 from optimum_htp.onnxfile import TensorSpec, read_signature
 from optimum_htp.profiling.fitting import InputSizeError, fitting_sizes
+from tests.support.sizes import fixed
 
 PAST = "decoder_with_past_model.onnx"
-
-
-def fixed(source, target, **sizes):
-    """Write a copy of a file of whose inputs some sizes, by their symbols or by input and symbol, are numbers."""
-    model = onnx.load(source)
-    for value in model.graph.input:
-        for dimension in value.type.tensor_type.shape.dim:
-            size = sizes.get(f"{value.name}.{dimension.dim_param}", sizes.get(dimension.dim_param))
-            if size is not None:
-                dimension.dim_value = size
-    del model.graph.value_info[:]
-    onnx.save(model, target)
-    return target
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import transformers
 
 from tests.support.animals import Animal, inputs
 
-__all__ = ["Observed", "inner_values", "observed", "run"]
+__all__ = ["LAYER", "Observed", "inner_values", "observed", "run"]
+
+LAYER = "bert.encoder.layer.0"
 
 
 @dataclass

@@ -2,96 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tests.support.animals import Animal, configured
-
-_SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-_DECODER = {**_SMALL, "vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-
-
-_AUDIO = {
-    **{key: value for key, value in _SMALL.items() if key != "max_position_embeddings"},
-    "conv_dim": (16, 16),
-    "conv_stride": (5, 4),
-    "conv_kernel": (10, 8),
-    "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-    "tdnn_dim": (16, 16),
-    "tdnn_kernel": (3, 1),
-    "tdnn_dilation": (1, 1),
-    "xvector_output_dim": 8,
-    "num_labels": 3,
-}
-_BERT = {**_SMALL, "vocab_size": 40}
-_CONV_IMAGE = {"image_size": 32, "num_labels": 4}
-
-
-def _clip_config() -> Any:
-    from transformers import CLIPConfig
-
-    text = {**_SMALL, "vocab_size": 40, "projection_dim": 16, "eos_token_id": 2, "bos_token_id": 1}
-    vision = {**_SMALL, "image_size": 32, "patch_size": 8, "projection_dim": 16}
-    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-
-
-def _trocr_config() -> Any:
-    from transformers import TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
-
-    encoder = ViTConfig(**{**_SMALL, "image_size": 32, "patch_size": 8})
-    decoder = TrOCRConfig(
-        vocab_size=40,
-        d_model=32,
-        decoder_layers=2,
-        decoder_attention_heads=4,
-        decoder_ffn_dim=64,
-        max_position_embeddings=64,
-        cross_attention_hidden_size=32,
-        use_cache=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-    config.update({"decoder_start_token_id": 1, "pad_token_id": 0, "eos_token_id": 2, "vocab_size": 40})
-    return config
-
-
-def _pix2struct_config() -> Any:
-    from transformers import Pix2StructConfig
-
-    text = {
-        "vocab_size": 40,
-        "hidden_size": 32,
-        "d_kv": 8,
-        "d_ff": 64,
-        "num_layers": 2,
-        "num_heads": 4,
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-    }
-    vision = {
-        "hidden_size": 32,
-        "patch_embed_hidden_size": 48,
-        "d_ff": 64,
-        "d_kv": 8,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "seq_len": 64,
-    }
-    return Pix2StructConfig(text_config=text, vision_config=vision)
-
+from tests.support.zoo_configs import AUDIO, BERT, CONV_IMAGE, DECODER, clip_config, pix2struct_config, trocr_config
 
 ZOO: dict[str, Animal] = {
-    "bert": Animal("BertForMaskedLM", configured("BertConfig", **_BERT), "fill-mask", "ORTModelForMaskedLM"),
+    "bert": Animal("BertForMaskedLM", configured("BertConfig", **BERT), "fill-mask", "ORTModelForMaskedLM"),
     "distilbert": Animal(
         "DistilBertForQuestionAnswering",
         configured("DistilBertConfig", vocab_size=40, dim=32, n_layers=2, n_heads=4, hidden_dim=64),
@@ -100,27 +15,27 @@ ZOO: dict[str, Animal] = {
     ),
     "roberta": Animal(
         "RobertaForSequenceClassification",
-        configured("RobertaConfig", **_DECODER, num_labels=3),
+        configured("RobertaConfig", **DECODER, num_labels=3),
         "text-classification",
         "ORTModelForSequenceClassification",
         preprocessor="words",
     ),
     "deberta-v2": Animal(
         "DebertaV2ForTokenClassification",
-        configured("DebertaV2Config", **_BERT, num_labels=3, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        configured("DebertaV2Config", **BERT, num_labels=3, relative_attention=True, pos_att_type=["p2c", "c2p"]),
         "token-classification",
         "ORTModelForTokenClassification",
     ),
     "albert": Animal(
         "AlbertModel",
-        configured("AlbertConfig", **_BERT, embedding_size=16),
+        configured("AlbertConfig", **BERT, embedding_size=16),
         "feature-extraction",
         "ORTModelForFeatureExtraction",
     ),
-    "mpnet": Animal("MPNetForMaskedLM", configured("MPNetConfig", **_BERT), "fill-mask", "ORTModelForMaskedLM"),
+    "mpnet": Animal("MPNetForMaskedLM", configured("MPNetConfig", **BERT), "fill-mask", "ORTModelForMaskedLM"),
     "electra": Animal(
         "ElectraForMultipleChoice",
-        configured("ElectraConfig", **_BERT, embedding_size=16),
+        configured("ElectraConfig", **BERT, embedding_size=16),
         "multiple-choice",
         "ORTModelForMultipleChoice",
         "choices",
@@ -129,7 +44,7 @@ ZOO: dict[str, Animal] = {
         "SqueezeBertForSequenceClassification",
         configured(
             "SqueezeBertConfig",
-            **_BERT,
+            **BERT,
             embedding_size=32,
             num_labels=3,
             **dict.fromkeys(
@@ -149,7 +64,7 @@ ZOO: dict[str, Animal] = {
     ),
     "convnext": Animal(
         "ConvNextForImageClassification",
-        configured("ConvNextConfig", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, **_CONV_IMAGE),
+        configured("ConvNextConfig", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, **CONV_IMAGE),
         "image-classification",
         "ORTModelForImageClassification",
         "image",
@@ -158,7 +73,7 @@ ZOO: dict[str, Animal] = {
     "swin": Animal(
         "SwinForImageClassification",
         configured(
-            "SwinConfig", patch_size=4, window_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], **_CONV_IMAGE
+            "SwinConfig", patch_size=4, window_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], **CONV_IMAGE
         ),
         "image-classification",
         "ORTModelForImageClassification",
@@ -167,7 +82,7 @@ ZOO: dict[str, Animal] = {
     ),
     "clip": Animal(
         "CLIPModel",
-        _clip_config,
+        clip_config,
         "zero-shot-image-classification",
         "ORTModelForZeroShotImageClassification",
         "image+text",
@@ -203,7 +118,7 @@ ZOO: dict[str, Animal] = {
     ),
     "hubert": Animal(
         "HubertForSequenceClassification",
-        configured("HubertConfig", **_AUDIO),
+        configured("HubertConfig", **AUDIO),
         "audio-classification",
         "ORTModelForAudioClassification",
         "audio",
@@ -211,7 +126,7 @@ ZOO: dict[str, Animal] = {
     ),
     "wav2vec2": Animal(
         "Wav2Vec2ForAudioFrameClassification",
-        configured("Wav2Vec2Config", **_AUDIO),
+        configured("Wav2Vec2Config", **AUDIO),
         "audio-frame-classification",
         "ORTModelForAudioFrameClassification",
         "audio",
@@ -219,7 +134,7 @@ ZOO: dict[str, Animal] = {
     ),
     "unispeech-sat": Animal(
         "UniSpeechSatForXVector",
-        configured("UniSpeechSatConfig", **_AUDIO),
+        configured("UniSpeechSatConfig", **AUDIO),
         "audio-xvector",
         "ORTModelForAudioXVector",
         "audio",
@@ -227,7 +142,7 @@ ZOO: dict[str, Animal] = {
     ),
     "wavlm": Animal(  # attention of torch.nn.functional, on the weights of modules that are not called
         "WavLMForSequenceClassification",
-        configured("WavLMConfig", **_AUDIO),
+        configured("WavLMConfig", **AUDIO),
         "audio-classification",
         "ORTModelForAudioClassification",
         "audio",
@@ -235,7 +150,7 @@ ZOO: dict[str, Animal] = {
     ),
     "data2vec-audio": Animal(
         "Data2VecAudioForCTC",
-        configured("Data2VecAudioConfig", **{**_AUDIO, "vocab_size": 13, "conv_pos_kernel_size": 3}),
+        configured("Data2VecAudioConfig", **{**AUDIO, "vocab_size": 13, "conv_pos_kernel_size": 3}),
         "automatic-speech-recognition",
         "ORTModelForCTC",
         "audio",
@@ -250,14 +165,14 @@ ZOO: dict[str, Animal] = {
     ),
     "llama": Animal(
         "LlamaForCausalLM",
-        configured("LlamaConfig", **_DECODER, num_key_value_heads=2),
+        configured("LlamaConfig", **DECODER, num_key_value_heads=2),
         "text-generation-with-past",
         "ORTModelForCausalLM",
         preprocessor="words",
     ),
     "qwen2": Animal(
         "Qwen2ForCausalLM",
-        configured("Qwen2Config", **_DECODER, num_key_value_heads=2, tie_word_embeddings=True),
+        configured("Qwen2Config", **DECODER, num_key_value_heads=2, tie_word_embeddings=True),
         "text-generation-with-past",
         "ORTModelForCausalLM",
         preprocessor="words",
@@ -266,7 +181,7 @@ ZOO: dict[str, Animal] = {
         "Qwen3MoeForCausalLM",
         configured(
             "Qwen3MoeConfig",
-            **_DECODER,
+            **DECODER,
             num_key_value_heads=2,
             head_dim=8,
             num_experts=4,
@@ -347,7 +262,7 @@ ZOO: dict[str, Animal] = {
     ),
     "trocr": Animal(
         "VisionEncoderDecoderModel",
-        _trocr_config,
+        trocr_config,
         "image-to-text-with-past",
         "ORTModelForVision2Seq",
         "image",
@@ -355,7 +270,7 @@ ZOO: dict[str, Animal] = {
     ),
     "pix2struct": Animal(
         "Pix2StructForConditionalGeneration",
-        _pix2struct_config,
+        pix2struct_config,
         "image-to-text-with-past",
         "ORTModelForPix2Struct",
         "patches",
@@ -394,13 +309,13 @@ DEMANDING: dict[str, Animal] = {
     ),
     "visual_bert": Animal(
         "VisualBertModel",
-        configured("VisualBertConfig", visual_embedding_dim=24, **_BERT),
+        configured("VisualBertConfig", visual_embedding_dim=24, **BERT),
         "feature-extraction",
         "ORTModelForFeatureExtraction",
     ),
     "markuplm": Animal(
         "MarkupLMModel",
-        configured("MarkupLMConfig", max_depth=10, **_BERT),
+        configured("MarkupLMConfig", max_depth=10, **BERT),
         "feature-extraction",
         "ORTModelForFeatureExtraction",
     ),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, optimum_cli, run_python, slowly
+from tests.conftest import ROOT, optimum_cli, run_python
+from tests.support.marks import slowly
 
 KEPT = ROOT / "tests" / "released" / "0.1.0"
 AUTO = """

@@ -1,4 +1,4 @@
-"""Files of the package are short, and no modules import each other."""
+"""Files of the package and of its tests are short, and no modules import each other, nor anything a test file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
+TESTS = [*(ROOT / "tests").rglob("*.py")]
 LONGEST = 350  # lines
 
 
@@ -46,7 +47,19 @@ def test_no_modules_import_each_other():
     TopologicalSorter({name: imports_of(path) for name, path in MODULES.items()}).prepare()
 
 
-@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_imports_from_a_test_file():
+    found = {
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
+        for path in [*TESTS, *(ROOT / "benchmarks").rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if any(part.startswith("test_") for part in name.split("."))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *TESTS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_file_is_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 

@@ -1,0 +1,14 @@
+"""A repo of small files, and questions about it."""
+
+from __future__ import annotations
+
+from optimum_htp.plugins import hub as huggingface
+
+FILES = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]\n" * 50, "model.safetensors": b"weights" * 9}
+
+
+def ask(what, repo, access, name="config.json"):
+    """Ask for a repo, or for one of its files."""
+    if what == "info":
+        return huggingface().info(repo.repo_id, None, access)
+    return huggingface().snapshot(repo.repo_id, repo.refs["main"], [name], access)
