@@ -43,7 +43,8 @@ def install(module: ModuleType) -> None:
     for name, what in LOADERS[module.__name__].items():
         cls = vars(module).get(name)
         if cls is not None and cls.__name__ == name:  # the other name of a class is no other class
-            wrap_attribute(cls, "from_pretrained", functools.partial(_loading, what, name == what))
+            owner = next(base for base in cls.__mro__ if "from_pretrained" in vars(base))
+            wrap_attribute(owner, "from_pretrained", functools.partial(_loading, what, name == what))
 
 
 def _loading(what: str, is_auto: bool, call: Call) -> Any:
