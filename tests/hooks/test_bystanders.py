@@ -79,6 +79,13 @@ FUNCTIONS = {
             "ProcessorMixin",
         )
     },
+    **{
+        name: (f"transformers.{module}.{name}", "from_pretrained", "pretrained_model_name_or_path")
+        for name, module in (  # transformers itself has a stand-in where torchvision is missing
+            ("AutoVideoProcessor", "models.auto.video_processing_auto"),
+            ("BaseVideoProcessor", "video_processing_utils"),
+        )
+    },
     "GenerationConfig": ("transformers.GenerationConfig", "from_pretrained", "pretrained_model_name"),
     "SentenceTransformer": ("sentence_transformers", "SentenceTransformer", "model_name_or_path"),
     "backend_should_export": ("sentence_transformers.backend.utils", "backend_should_export", "load_path"),
@@ -187,6 +194,7 @@ def test_every_hooked_function_is_tried():
     tried |= {("ORTModel", "from_pretrained"), ("ORTPipelineForTask", "from_pretrained")}
     tried.add(("ExportedModel", "from_pretrained"))  # in test_exported_models.py
     tried.add(("BaseModel", "__init__"))  # of SentenceTransformer
+    tried.add(("VideoProcessorMixin", "from_pretrained"))  # of BaseVideoProcessor, with transformers 5
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
     methods |= {("ONNXRuntimeQuantizeCommand", "parse_args"), ("ONNXRuntimeQuantizeCommand", "run")}

@@ -131,7 +131,8 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 """
     hooks = ("activation", "auto_classes", "dispatch", "loading", "newest", "patching", "sessions")
     packages = ("forking", "hooks", "libraries", "loading")
-    light = (*packages, *(f"hooks.{name}" for name in hooks), "loading.recognize", "libraries.names", "version")
+    libraries = ("libraries.names", "libraries.preprocessors")
+    light = (*packages, *libraries, *(f"hooks.{name}" for name in hooks), "loading.recognize", "version")
     loaded = set(ast.literal_eval(environment.run(code).stdout.splitlines()[-1]))
     bridges = {name for name in loaded if name.startswith("optimum_htp.hooks.newest.")}
     assert loaded - bridges <= {f"optimum_htp.{name}" for name in light}
@@ -153,6 +154,8 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
         "errors",
         "libraries",
         "libraries.dependencies",
+        "libraries.names",
+        "libraries.preprocessors",
         "masking",
         "report",
         "report.texts",
