@@ -8,6 +8,7 @@ inside is still untrusted: the code that uses a field checks its type.
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ _DEEPEST: Final = 100
 _LONGEST_TEXT: Final = 4096  # characters
 _SEPARATORS: Final = re.compile(r"[/\\]")
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
+_HAS_DRIVES: Final = os.name == "nt"  # there `name:x` is a stream of a file
 
 
 def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
@@ -88,6 +90,6 @@ def is_inside(name: Any) -> bool:
     The one rule for names of files, of a repo, a list, a manifest, a batch. Locations of external data may be written
     in more ways: `onnxfile.external.is_contained` has the rule of ONNX.
     """
-    if not is_text(name) or _DRIVE.match(name):
+    if not is_text(name) or _DRIVE.match(name) or (_HAS_DRIVES and ":" in name):
         return False
     return not any(part in ("", ".", "..") for part in _SEPARATORS.split(name))

@@ -6,8 +6,7 @@ import gzip
 
 import pytest
 
-from optimum_htp import errors
-from optimum_htp.hubs import answers
+from optimum_htp import errors, parsing
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.plugins import hub as huggingface
 from tests.support.hub import LoopbackHub
@@ -152,6 +151,6 @@ def test_names_of_headers_match_in_any_case(fetch, hub):
 @pytest.mark.parametrize("name", ["D:evil.json", "config.json:stream"])
 def test_name_with_a_drive_is_refused_where_there_are_drives(repo, tmp_path, monkeypatch, name):
     access = HubAccess(cache_dir=tmp_path)
-    monkeypatch.setattr(answers, "_HAS_DRIVES", True)
+    monkeypatch.setattr(parsing, "_HAS_DRIVES", True)
     with pytest.raises(errors.HubServerError, match="is not the name of a file"):
         huggingface().snapshot(NAME, repo.refs["main"], [name], access)
