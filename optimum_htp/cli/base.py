@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from abc import abstractmethod
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from optimum_htp.cli.signals import send_again
 from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
@@ -32,8 +34,12 @@ _DEBUG: Final = "OPTIMUM_HTP_DEBUG"
 
 
 def _say_no_more_than_interrupted() -> None:
-    """Let Ctrl-C before a command runs, while its arguments are read, end with one line too."""
-    before = sys.excepthook
+    """Let Ctrl-C before a command runs, while its arguments are read, end with one line too.
+
+    Python drops an exception that is raised in a finalizer, as there are while modules are imported: the signal is
+    then sent again.
+    """
+    before, unraisable = sys.excepthook, sys.unraisablehook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
@@ -41,7 +47,14 @@ def _say_no_more_than_interrupted() -> None:
         else:
             before(kind, error, trace)
 
+    def on_unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            send_again(signal.SIGINT)
+        else:
+            unraisable(lost)
+
     sys.excepthook = hook
+    sys.unraisablehook = on_unraisable
 
 
 if any(sys.argv[1 : len(names) + 1] == names for names in _OURS):  # no other command of optimum-cli is concerned

@@ -7,7 +7,6 @@ drops an exception that is raised in a finalizer (`__del__`): the signal is then
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import ctypes
 import signal
@@ -18,13 +17,13 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Final
 
+from optimum_htp.cli.signals import send_again
 from optimum_htp.onnxfile.replace import before_replacing
 
 __all__ = ["Stop"]
 
 _GRACE: Final = 1.0  # seconds for threads that are about to replace a file to do so, or to notice that they may not
 _LAST_GRACE: Final = 0.8  # for those that write to remove what they wrote
-_PAUSE: Final = 0.05  # seconds for a finalizer to end
 
 
 class Stop:
@@ -66,7 +65,7 @@ class Stop:
 
         def on_unraisable(lost: sys.UnraisableHookArgs) -> None:
             if lost.exc_type is KeyboardInterrupt and self.wanted and before:
-                _thread.start_new_thread(self._send_again, ())  # takes no lock that is held where a finalizer runs
+                send_again(self.code - 128, still=lambda: self._listening)
             else:
                 hook(lost)
 
@@ -101,16 +100,6 @@ class Stop:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(KeyboardInterrupt))
         _join(threads, _LAST_GRACE)
         self.left_threads = any(thread.is_alive() for thread in threads)
-
-    def _send_again(self) -> None:
-        time.sleep(_PAUSE)
-        if not self._listening:
-            return
-        number = signal.Signals(self.code - 128)
-        if hasattr(signal, "pthread_kill"):  # wakes the main thread where it waits
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
-        else:
-            _thread.interrupt_main(number)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         again = self.wanted

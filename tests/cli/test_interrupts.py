@@ -288,6 +288,29 @@ def test_signal_at_any_moment_is_one_line(wait, tmp_path):
     assert done.stdout == ""
 
 
+_BEFORE_A_COMMAND = """
+import os, signal, sys, time
+sys.argv = ["optimum-cli", "htp", "info"]
+import optimum_htp.cli.base
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+Finalized()
+time.sleep(20)
+"""
+
+
+def test_signal_in_a_finalizer_before_a_command_runs_is_one_line():
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", _BEFORE_A_COMMAND], capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines() == ["interrupted"]
+    assert done.returncode in (130, -signal.SIGINT)
+    assert time.monotonic() - began < 15
+
+
 _IN_A_FINALIZER = """
 import os, signal, sys, time
 from optimum_htp.cli.interrupts import Stop
