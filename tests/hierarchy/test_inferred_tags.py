@@ -236,7 +236,7 @@ def encoder(plain, published, tmp_path):
 
 def test_modules_of_a_stamped_part_are_named_as_in_the_whole_model(encoder):
     tag_file(encoder)
-    assert {module.partition(".")[0] for module in modules_of(encoder)} == {"encoder", "shared"}
+    assert {module.partition(".")[0] for module in modules_of(encoder)} - {"shared"} == {"encoder"}
     found = compare_models(encoder, pytorch=True)
     assert found.first is None
     assert len([module for module in found.modules if module.values]) > 9

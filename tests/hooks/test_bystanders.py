@@ -167,6 +167,7 @@ BRIDGED = {  # with transformers 5, which without us cannot be called at all; te
         for attribute in ("_prepare_cache_for_generation", "_reorder_cache", "prepare_inputs_for_generation")
     ),
     *(("ModelPatcher", name) for name in ("__init__", "__exit__", "patch_ops", "restore_ops")),
+    *((name, "__init__") for name in ("Dinov2DummyInputGenerator", "DummyVisionStaticInputGenerator")),
     *(("MoonshineModelPatcher", name) for name in ("__enter__", "__exit__")),
     ("optimum.exporters.onnx.convert", "onnx_export_from_model"),
     ("optimum.onnxruntime.pipelines", "pipeline"),
