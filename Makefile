@@ -26,7 +26,7 @@ test: $(if $(filter newest,$(STACK)),$(VENV)/installed,lint)
 
 # Within a minute: files, records, Hubs and resolving, without models.
 test-unit: $(VENV)/installed
-	$(BIN)/python -m pytest $(PARALLEL) -m unit
+	$(BIN)/python -m pytest $(PARALLEL) -m unit $(addprefix tests/,fit hubs metadata onnxfile origin resolve stamping)
 
 # Fresh environments, killed processes, files of gigabytes: as long again. .ci/run has them too.
 test-slow: $(VENV)/installed $(EXPLORER)/installed $(SIGNING)/installed
