@@ -86,7 +86,7 @@ def _with_preprocessors(arguments: dict[str, Any], preprocessors: LazyPreprocess
         return arguments
     loaded = preprocessors.slow() if _wants_slow(arguments) else list(preprocessors)
     made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
-    if any(arguments.get(kind) is not None for kind in _TAKEN.values()):  # whoever brings one wants it in its place
+    if any(arguments.get(kind) is not None for kind in _TAKEN.values()):  # an own part replaces that of the processor
         processor = made.pop("processor", None)  # it has all of them
         made = {**_parts(processor), **made}
     elif "processor" in made and _wants_parts():

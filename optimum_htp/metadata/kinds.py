@@ -157,7 +157,7 @@ def _digests(text: str) -> dict[str, str]:
 
 
 def _is_listable(name: str) -> bool:
-    """Whether a list can have a name: `sp:v2.model` is none on Windows."""
+    """Whether a list can have a name: Windows allows no `sp:v2.model`."""
     return is_inside(name) and ":" not in name
 
 

@@ -177,7 +177,7 @@ def test_file_of_an_older_tool_with_a_short_revision_is_pinned_in_full(bert_file
 
 
 def test_file_exported_from_the_cache_loads_from_the_cache(exported, hub, tmp_path):
-    """Such a file does not list its repo's files, and the cache cannot tell that there is no generation config."""
+    """Such a file does not list its repo's files, and the cache does not show that there is no generation config."""
     from optimum_htp import HTPExporter
 
     exported("bert")

@@ -1,4 +1,4 @@
-"""Models of several files: which files a load opens, whatever lies beside them."""
+"""Models of several files: which files a load opens, and which files beside them it ignores."""
 
 from __future__ import annotations
 
