@@ -267,6 +267,10 @@ class InferenceError(OptimumHTPError, RuntimeError):
     """ONNX Runtime fails on a model's inputs."""
 
 
+class ChatTemplateError(OptimumHTPError, ValueError):
+    """A chat template of a model that fails, or does what no template may."""
+
+
 class ComparisonError(OptimumHTPError, ValueError):
     """Two models that cannot be compared: one does not run, or has nothing that the other has."""
 

@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import WrongTaskError

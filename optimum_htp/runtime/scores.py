@@ -55,7 +55,7 @@ def _function(config: Mapping[str, Any], count: int) -> str:
 
 
 def labels_of(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the labels of a model's classes by their numbers; two where a config names none, as transformers has it."""
+    """Return the labels of a model's classes by their numbers; as transformers, two where a config names none."""
     named = config.get("id2label")
     if isinstance(named, Mapping) and named:
         return {int(key): str(label) for key, label in named.items()}

@@ -1,4 +1,4 @@
-"""The files of a model: its ONNX files, and its configs and preprocessors from beside, inside, the cache or the Hub."""
+"""The files of a model: its ONNX files, and its configs and preprocessors from beside, inside, a cache or a Hub."""
 
 from __future__ import annotations
 

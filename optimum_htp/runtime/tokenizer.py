@@ -86,7 +86,10 @@ class Tokenizer:
                 }
                 if self.backend.truncation != wanted:
                     self.backend.enable_truncation(**wanted)
-            return self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+            found: list[tokenizers.Encoding] = self.backend.encode_batch(
+                list(texts), add_special_tokens=add_special_tokens
+            )
+            return found
 
     def arrays(
         self, encodings: Sequence[tokenizers.Encoding], side: str | None = None

@@ -199,7 +199,7 @@ def _apply(
 
     if known.rule is Rule.NORMALIZER:
         state = _state(backend.normalizer)
-        wanted = {
+        wanted: dict[str, Any] = {
             "lowercase": bool(settings.get("do_lower_case", True)),
             "strip_accents": settings.get("strip_accents"),
             "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
@@ -214,7 +214,7 @@ def _apply(
         wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
         if wanted:
             made = getattr(processors, state.pop("type"))
-            pairs = {key: tuple(state[key]) for key in ("sep", "cls") if key in state}
+            pairs: dict[str, Any] = {key: tuple(state[key]) for key in ("sep", "cls") if key in state}
             backend.post_processor = made(**{**state, **pairs, **wanted})
     elif known.rule is Rule.TEMPLATE:
         parts = {

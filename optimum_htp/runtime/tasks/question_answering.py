@@ -68,7 +68,8 @@ def answer(
     found = []
     for one, text in pairs:
         parts = _encodings(model, one, text, longest, stride)
-        answers, impossible = [], _IMPOSSIBLE
+        answers: list[Answer] = []
+        impossible = _IMPOSSIBLE
         for run in runs(model, parts, batch_size):
             starts, ends, scores, null = _spans(
                 model, run, top_k * 2 + 10 if align_to_words else top_k, max_answer_len
@@ -85,6 +86,7 @@ def answer(
 
 
 def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
+    found: list[tuple[Any, Any]]
     if inputs is not None:
         items = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         found = [(one.get("question"), one.get("context")) if isinstance(one, dict) else (None, None) for one in items]

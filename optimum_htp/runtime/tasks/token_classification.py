@@ -116,10 +116,7 @@ def _tokens(model: Model, text: str, run: Run) -> list[_Token]:
         if encoding.special_tokens_mask[index]:
             continue
         word, shown = tokenizer.backend.id_to_token(encoding.ids[index]), text[start:end]
-        if has_prefix:
-            is_inner = len(word) != len(shown)
-        else:
-            is_inner = start > 0 and " " not in text[start - 1 : start + 1]
+        is_inner = len(word) != len(shown) if has_prefix else start > 0 and " " not in text[start - 1 : start + 1]
         if encoding.ids[index] == tokenizer.ids.get("unk_token"):
             word, is_inner = shown, False
         found.append(_Token(word, scores[index], start, end, index + run.offset, is_inner))
