@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.errors import WrongTaskError
+from optimum_htp.errors import OptionError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.runtime.sessions import Part, SessionSettings
 from optimum_htp.runtime.sources import Source, find_source
@@ -163,7 +164,7 @@ class Model:
 
         Raises:
             WrongTaskError: The model's task has no answer here.
-            ArgumentError: The arguments are none of the task's.
+            ArgumentError: The arguments are none of the task's; for unknown names its subclass `OptionError`.
             PreprocessorLoadError: Its tokenizer or image processor cannot be run without transformers.
         """
         if self.task is None:
@@ -171,6 +172,11 @@ class Model:
                 f"{self._source.name} was exported for {self.record.task}, which has no answer without transformers "
                 f"(there are {', '.join(TASKS)}). Use run(...), or Optimum's pipeline."
             )
+        try:
+            inspect.signature(self._answer).bind(*inputs, **options)
+        except TypeError as error:
+            taken = ", ".join(list(inspect.signature(self._answer).parameters))
+            raise OptionError(f"{self.task}: {error}. It takes {taken}.") from error
         return self._answer(*inputs, **options)
 
     @functools.cached_property
