@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError
+from optimum_htp.errors import ArgumentError, InferenceError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -110,15 +110,22 @@ def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int
         arrays = tokenizer.arrays(batch)
         try:
             outputs = part.run(feeds(part, arrays))
-        except (ArgumentError, RuntimeError) as error:
-            longest = max(map(len, batch))
-            if tokenizer.longest is not None and longest > tokenizer.longest:
+        except (ArgumentError, InferenceError) as error:
+            longest, limit = max(map(len, batch)), _limit(model)
+            if limit is not None and longest > limit:
                 raise ArgumentError(
-                    f"A text has {longest} tokens, and {part.path} takes {tokenizer.longest}: pass truncation=True, "
-                    "or give shorter texts."
+                    f"A text has {longest} tokens, and {part.path} takes {limit}: give shorter texts, or cut them with "
+                    f"truncation=True, max_length={limit}."
                 ) from error
             raise
         width = arrays["input_ids"].shape[1]
         for index, encoding in enumerate(batch):
             offset = width - len(encoding) if tokenizer.padding_side == "left" else 0
             yield Run(encoding, {name: array[index] for name, array in outputs.items()}, offset)
+
+
+def _limit(model: Model) -> int | None:
+    """Return the most tokens that a model takes, as far as its tokenizer and its config tell."""
+    positions = model.config.get("max_position_embeddings")
+    known = [one for one in (model.tokenizer.longest, positions) if isinstance(one, int)]
+    return min(known, default=None)
