@@ -200,10 +200,11 @@ def _pooling(model: Model, path: str, has_prompt: bool) -> Callable[[Any, Any], 
         raise _unknown(model, f"the pooling {unknown[0]!r}" if modes and settings else "a Pooling without a config")
     if has_prompt and settings.get("include_prompt") is False:
         raise _unknown(model, "a Pooling that leaves the prompt out")
-    pools = [_POOLS[mode] for mode in _POOLS if mode in modes]
+    pools = [_POOLS[mode] for mode in modes]
     return lambda tokens, mask: np.concatenate([pool(tokens, mask) for pool in pools])
 
 
+# Of configs before sentence_transformers 5.4, in the order in which several are put together.
 _OLD_MODES: Final = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -242,7 +243,7 @@ _POOLS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "weightedmean": _weighted,
     "lasttoken": lambda tokens, mask: tokens[np.flatnonzero(mask)[-1]],
 }
-"""Poolings by name, in the order in which sentence_transformers puts several together."""
+"""Poolings by name."""
 
 
 def _module(model: Model, kind: str, path: str) -> Module:
