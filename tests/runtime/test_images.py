@@ -62,12 +62,8 @@ def test_convnext_crops_small_sizes_alone():
 
 
 def test_settings_of_older_versions():
-    old = {
-        "feature_extractor_type": "ViTFeatureExtractor",
-        "size": 24,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
+    colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    old = {"feature_extractor_type": "ViTFeatureExtractor", "size": 24, **colours}
     found = load_image_processor({"preprocessor_config.json": json.dumps(old).encode()}, "model.onnx")(IMAGES[0])
     new = made("ViT", size={"height": 24, "width": 24}, **colours)
     assert np.abs(found - new(images=IMAGES[0], return_tensors="np")["pixel_values"][0]).max() < 1e-6

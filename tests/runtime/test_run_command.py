@@ -51,15 +51,8 @@ def test_question_is_answered_from_a_context(zoo_export, capsys):
 
 
 def test_labels_of_no_training_are_parameters(zoo_export, capsys):
-    code, out, _ = printed(
-        capsys,
-        zoo_export("roberta").output,
-        "a cat",
-        "--task",
-        "zero-shot-classification",
-        "-p",
-        "candidate_labels=cat,mat",
-    )
+    options = ["--task", "zero-shot-classification", "-p", "candidate_labels=cat,mat"]
+    code, out, _ = printed(capsys, zoo_export("roberta").output, "a cat", *options)
     assert code == 0
     assert {line.split()[1] for line in out.splitlines()} == {"cat", "mat"}
 

@@ -107,7 +107,7 @@ def test_real_model_gives_its_vectors(exported, model_folder):
 
 def test_file_that_pools_itself_gives_the_same_vectors(model_folder, tmp_path):
     folder = model_folder("minilm")
-    HTPExporter().export(folder, tmp_path / "out", task="sentence-similarity", library="sentence_transformers")
+    HTPExporter().export(folder, tmp_path / "out", task="sentence-similarity", library_name="sentence_transformers")
     assert read_record(tmp_path / "out" / "model.onnx").export_library == "sentence_transformers"
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     assert_near(load(tmp_path / "out").encode(TEXTS), model.encode(TEXTS))
@@ -117,10 +117,8 @@ def test_modules_that_name_code_of_others_are_refused(exported_with, tmp_path):
     _, folder = exported_with("mean")
     target = tmp_path / "beside"
     shutil.copytree(folder, target)
-    listing = [
-        {"type": "sentence_transformers.models.Transformer", "path": ""},
-        {"type": "evil.Pooling", "path": "../.."},
-    ]
+    transformer = {"type": "sentence_transformers.models.Transformer", "path": ""}
+    listing = [transformer, {"type": "evil.Pooling", "path": "../.."}]
     (target / "modules.json").write_text(json.dumps(listing))
     vectors = load(folder).encode(TEXTS)
     try:
