@@ -114,7 +114,7 @@ def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int
             longest, limit = max(map(len, batch)), _limit(model)
             if limit is not None and longest > limit:
                 raise ArgumentError(
-                    f"A text has {longest} tokens, and {part.path} takes {limit}: give shorter texts, or cut them with "
+                    f"A text has {longest} tokens, and {part.path} takes {limit}: shorten it, or cut it with "
                     f"truncation=True, max_length={limit}."
                 ) from error
             raise

@@ -113,16 +113,22 @@ def test_file_that_pools_itself_gives_the_same_vectors(model_folder, tmp_path):
     assert_near(load(tmp_path / "out").encode(TEXTS), model.encode(TEXTS))
 
 
-def test_modules_that_name_code_of_others_are_refused(exported_with, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("others.Pooling", "1_Pooling"),
+        ("sentence_transformers.models.Pooling", "../elsewhere"),
+        ("sentence_transformers.models.Pooling", "/etc"),
+        ("sentence_transformers.models.Pooling", 3),
+    ],
+)
+def test_modules_of_others_and_folders_elsewhere_are_refused(kind, path, exported_with, tmp_path):
     _, folder = exported_with("mean")
     target = tmp_path / "beside"
     shutil.copytree(folder, target)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "config.json").write_text('{"pooling_mode": "cls"}')
     transformer = {"type": "sentence_transformers.models.Transformer", "path": ""}
-    listing = [transformer, {"type": "evil.Pooling", "path": "../.."}]
-    (target / "modules.json").write_text(json.dumps(listing))
-    vectors = load(folder).encode(TEXTS)
-    try:
-        found = load(target).encode(TEXTS)
-    except ConfigLoadError:
-        return
-    assert_near(found, vectors)
+    (target / "modules.json").write_text(json.dumps([transformer, {"type": kind, "path": path}]))
+    with pytest.raises(ConfigLoadError, match="not known here"):
+        load(target).encode(TEXTS)

@@ -14,6 +14,7 @@ import numpy as np
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
+from optimum_htp.parsing import is_inside
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ Module = Callable[[Any], Any]
 
 _SETTINGS: Final = "config_sentence_transformers.json"
 _LENGTHS: Final = "sentence_bert_config.json"
+_OWN_MODULES: Final = "sentence_transformers."
 _POOLED: Final = "sentence_embedding"
 _TOKENS: Final = ("last_hidden_state", "token_embeddings")
 _BATCH: Final = 32
@@ -159,11 +161,7 @@ def _modules(model: Model, has_prompt: bool) -> Callable[[Run], Any]:
             f"{model.source.name} has no {SENTENCE_MODULES}, so nothing says how it makes vectors of sentences. Call "
             "the model for vectors of tokens, or export a model of sentence_transformers."
         )
-    kinds = [
-        (str(one.get("type", "")).rpartition(".")[2], str(one.get("path") or ""))
-        for one in listing
-        if isinstance(one, dict)
-    ]
+    kinds = [_kind(model, one) for one in listing]
     output = next((name for name in _TOKENS if name in model.part.outputs), next(iter(model.part.outputs)))
     if len(kinds) < 2 or kinds[0][0] != "Transformer" or kinds[1][0] != "Pooling":
         raise _unknown(model, kinds[1][0] if len(kinds) > 1 else "a missing Pooling")
@@ -177,6 +175,20 @@ def _modules(model: Model, has_prompt: bool) -> Callable[[Run], Any]:
         return found
 
     return vector
+
+
+def _kind(model: Model, content: Any) -> tuple[str, str]:
+    """Return the class and the folder of a module in the list.
+
+    Raises:
+        ConfigLoadError: It is none of sentence_transformers, or its folder is not in the model's.
+    """
+    kind, path = (content.get("type"), content.get("path")) if isinstance(content, dict) else (None, None)
+    if not isinstance(kind, str) or not kind.startswith(_OWN_MODULES):
+        raise _unknown(model, f"the module {kind}")
+    if not isinstance(path, str) or not (path == "" or is_inside(path)):
+        raise _unknown(model, f"the folder {path!r}")
+    return kind.rpartition(".")[2], path
 
 
 def _unknown(model: Model, what: str) -> ConfigLoadError:
