@@ -95,7 +95,8 @@ def write_endpoint(
         is_light: Whether it does without PyTorch and transformers; None for that where it can.
 
     Raises:
-        EndpointError: No pipeline serves the model, or none without PyTorch where that is asked for, the folder holds several, or files that are not ours to replace.
+        EndpointError: No pipeline serves the model, or none without PyTorch where that is asked for; the folder holds
+            several, or files that are not ours to replace.
         UntrustedCodeError: A config would make a library import code.
         MissingDependencyError: What the handler needs is not installed here.
         HFHubIntegrationError: The model's files cannot be had; the subclass says why.
