@@ -22,7 +22,7 @@ from optimum_htp.export.engines.programs import save_programs
 from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.libraries.dependencies import has_transformers_exporters
+from optimum_htp.libraries.dependencies import broken_package, has_transformers_exporters, root_cause
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.repo_files import base_to_load
 from optimum_htp.libraries.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
@@ -108,7 +108,7 @@ class TransformersEngine:
 
             _quietly(OnnxExporter)
         except (ImportError, RuntimeError) as error:  # packages that are too old
-            return f"--engine transformers cannot run here: {error}"
+            return f"--engine transformers cannot run here: {broken_package(error) or root_cause(error)}"
         return None
 
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
