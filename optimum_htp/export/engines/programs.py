@@ -20,14 +20,24 @@ from optimum_htp.masking import get_logger
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["DATA_FILE", "clean", "fits_inline", "name_sizes", "save_inline", "save_programs", "warn_of_fixed_sizes"]
+__all__ = [
+    "DATA_FILE",
+    "INLINE",
+    "clean",
+    "fits_inline",
+    "name_sizes",
+    "save_inline",
+    "save_programs",
+    "warn_of_fixed_sizes",
+]
 
 logger = get_logger(__name__)
 
 DATA_FILE: Final = "model.onnx.data"
+INLINE: Final = (1 << 31) - (1 << 27)
+"""Bytes of weights that a file contains; a file of 2 GiB also holds its graph and what is embedded."""
 _NAMESPACE: Final = "namespace"
 _PACKAGES: Final = "pkg."  # begins the keys of what PyTorch and onnxscript note
-_INLINE: Final = (1 << 31) - (1 << 27)  # bytes of weights; a file of 2 GiB also holds its graph and what is embedded
 _OUTSIDE: Final = 1 << 10  # bytes of a tensor from which it goes to the data file
 _PAGE: Final = 1 << 12
 _SYMBOL: Final = re.compile(r"\bs\d+\b")
@@ -87,7 +97,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
 
 def fits_inline(program: onnx_ir.Model) -> bool:
     """Whether a program and its weights fit into one file."""
-    return sum(int(tensor.nbytes) for _, tensor in _weights(program)) < _INLINE
+    return sum(int(tensor.nbytes) for _, tensor in _weights(program)) < INLINE
 
 
 def save_inline(program: onnx_ir.Model, path: Path) -> None:
