@@ -122,10 +122,8 @@ class Injection:
         task = canonical_task(task) if task else self._infer_task(graph, path)
         reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library, self._parameters)
         if reason is not None and not force:
-            raise MisfitError(
-                f"{path} does not look like an export of {self._name}: {reason}. Name the right model, or give "
-                "--force."
-            )
+            reason = f"{path} does not look like an export of {self._name}: {reason}"
+            raise MisfitError(f"{reason}. Name the right model, or give --force.")
         if path not in self.seen:  # a file may be looked at for several tasks
             self.seen.add(path)
             warn_of_traces(path, graph)
