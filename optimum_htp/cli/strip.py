@@ -1,4 +1,4 @@
-"""`optimum-cli htp strip FILE...`: remove every key of ours."""
+"""`optimum-cli htp strip FILE...`: remove every key of ours, or stack traces of PyTorch's exporter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["StripCommand"]
 
 
 class StripCommand(FilesCommand):
-    """Removes our keys from files and their nodes."""
+    """Removes our keys from files and their nodes, or stack traces from the nodes."""
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -25,12 +25,18 @@ class StripCommand(FilesCommand):
             type=Path,
             help="Where to write instead of in place: a file name, or for several files a folder.",
         )
+        parser.add_argument(
+            "--stack-traces",
+            action="store_true",
+            help="Remove the stack traces that PyTorch's dynamo exporter writes into nodes, instead of our keys: they "
+            "hold paths of the machine that exported the file.",
+        )
 
     def prepare(self, files: Sequence[str]) -> Callable[[str], Any]:
         """Return what strips a file."""
         from optimum_htp.errors import OnnxWriteError
         from optimum_htp.onnxfile.outputs import ONNX, check_output
-        from optimum_htp.stamping.strip import strip_metadata
+        from optimum_htp.stamping.strip import strip_metadata, strip_stack_traces
 
         output: Path | None = self.args.output
         into = output is not None and (len(files) > 1 or output.is_dir() or output.suffix != ".onnx")
@@ -50,14 +56,16 @@ class StripCommand(FilesCommand):
             if (target := target_of(file)) is not None:
                 check_output(target, ONNX, inputs=[other for other in files if other != file])
 
+        remove = strip_stack_traces if self.args.stack_traces else strip_metadata
+
         def work(file: str) -> Any:
-            return strip_metadata(file, target_of(file))
+            return remove(file, target_of(file))
 
         return work
 
     def show(self, outcome: Outcome, *, several: bool) -> None:
         """Print how much was removed."""
-        show(f"{outcome.file}: {outcome.value} keys removed")
+        show(f"{outcome.file}: {outcome.value} {'stack traces' if self.args.stack_traces else 'keys'} removed")
 
     def document(self, outcome: Outcome) -> dict[str, Any]:
         """Return how much was removed, for JSON."""

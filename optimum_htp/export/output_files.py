@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from optimum_htp.errors import ExportError
+from optimum_htp.export.engines.programs import INLINE
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.metadata import record_if_any
 from optimum_htp.onnxfile import canonicalize_initializers, external_files, rename_model
@@ -25,6 +26,7 @@ __all__ = [
     "move_rest",
     "naming_the_output",
     "onnx_files",
+    "put_weights_inside",
     "refuse_foreign_configs",
 ]
 
@@ -84,6 +86,21 @@ def move_models(exported: Path, output: Path, *, file_name: str | None, canonica
         rename_model(output / names[0], output / file_name)
         names = [file_name]
     return tuple(names)
+
+
+def put_weights_inside(folder: Path) -> None:
+    """Put the weights of the ONNX files in and below a folder into the files themselves, where these stay below 2 GiB.
+
+    An export by dynamo keeps them outside, whatever their size.
+    """
+    import onnx
+
+    for path in sorted(folder.rglob("*.onnx")):
+        data = [path.parent / name for name in external_files(path)]
+        if data and sum(file.stat().st_size for file in (path, *data)) < INLINE:
+            onnx.save(onnx.load(path), path)
+            for file in data:
+                file.unlink()
 
 
 def move_rest(exported: Path, output: Path) -> None:

@@ -58,6 +58,7 @@ def stamp_all(
                 tags=tags.get(name),
                 archive=embedding.archive if embedding is not None and own.embedded_in is None else None,
                 external_data=None,
+                is_export=True,
             )
         )
     return written[0]

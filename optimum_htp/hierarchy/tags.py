@@ -21,6 +21,7 @@ from optimum_htp.errors import MetadataError, OnnxWriteError
 from optimum_htp.hierarchy.assign import Assignment
 from optimum_htp.hierarchy.parts import scopes_of
 from optimum_htp.hierarchy.rules import Rule, check_module
+from optimum_htp.hierarchy.traces import without_traces
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree
 from optimum_htp.onnxfile import (
     Graph,
@@ -68,9 +69,6 @@ TAGGED_IR_VERSION: Final = 10
 _OVERRIDABLE: Final = 4  # the IR version from which an initializer that is an input too is only its default
 _SHOWN: Final = 60  # characters of a node's name
 _MOST: Final = 1 << 63  # nodes
-# The dynamo exporter writes paths of the exporting machine into each node. Exports leave them out; in files of others
-# they stay.
-_DROPPED: Final = frozenset({"pkg.torch.onnx.stack_trace"})
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class TagWriter:
 
         def visit(known: Mapping[str, str]) -> dict[str, str]:
             module = next(modules)
-            kept = {key: value for key, value in known.items() if not self.is_export or key not in _DROPPED}
+            kept = dict(without_traces(known) if self.is_export else known)
             if NAMESPACE in known and MODULE not in known:
                 kept[_FOREIGN_NAMESPACE] = known[NAMESPACE]
             return {**kept, MODULE: module, TAG: tree.tag(module), NAMESPACE: module.replace(".", "/")}

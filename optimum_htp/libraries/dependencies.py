@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from traceback import walk_tb
 from typing import Final
 
 from packaging.requirements import Requirement
@@ -18,7 +19,7 @@ from packaging.version import Version
 
 from optimum_htp.errors import MissingDependencyError
 
-__all__ = ["has_transformers_exporters", "needing_optimum_onnx"]
+__all__ = ["broken_package", "has_transformers_exporters", "needing_optimum_onnx", "root_cause"]
 
 _NAME: Final = "optimum-onnx"
 _BRIDGED: Final = 5  # the major version of transformers from which on optimum-onnx needs bridges
@@ -53,9 +54,46 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
         if lacking is not None:  # of a library that optimum-onnx imports, such as diffusers
             reason, name = " ".join(str(error).split()), _DISTRIBUTIONS.get(lacking, lacking)
             text = f"{what} needs {lacking}, which is not installed ({reason}). Run `pip install {name}`."
+        elif (broken := broken_package(error)) is not None:
+            text = f"{what} needs {_NAME}, which cannot be imported: {broken}"
         else:
             text = f"{what} needs {_NAME}, which {_state(error)}. Run `{_command()}`."
         raise MissingDependencyError(text) from error
+
+
+def broken_package(error: BaseException) -> str | None:
+    """Return what to say of a third package whose own code failed, such as a torchvision that was built for another
+    torch; None where it is Optimum's or transformers' that did.
+
+    Args:
+        error: What the import of a module of Optimum or transformers raised. Their lazy modules hide the first error
+            behind others.
+    """
+    cause = root_cause(error)
+    package = _imported(cause)
+    if package is None or package in _OWN:
+        return None
+    name = _DISTRIBUTIONS.get(package, package)
+    with suppress(metadata.PackageNotFoundError):
+        package = f"{name} {metadata.version(name)}"
+    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    return (
+        f"{package} fails with {reason}. Install a version of {name} that fits the other packages, or uninstall it if "
+        "nothing needs it."
+    )
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _imported(error: BaseException) -> str | None:
+    """Return the package that was being imported where an error was raised; None if none was."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
+    return str(frames[-1].f_globals["__name__"]).partition(".")[0] if frames else None
 
 
 def _command() -> str:
@@ -112,5 +150,5 @@ def _state(error: Exception) -> str:
             others.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             others.append(f"no {name}")
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(root_cause(error)).split())
     return f"is installed ({installed}), but cannot be imported beside {' and '.join(others)} ({reason})"

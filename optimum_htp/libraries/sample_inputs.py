@@ -71,11 +71,14 @@ def sample_inputs(
     Raises:
         ExportError: What the model takes is not known.
     """
-    given = getattr(model, "input_modalities", None) or _OF_INPUT.get(model.main_input_name, "text")
+    of_main = _OF_INPUT.get(model.main_input_name, "text")
+    given = getattr(model, "input_modalities", None) or of_main
     modalities = {given} if isinstance(given, str) else set(given)
     taken = inspect.signature(model.forward).parameters
-    if _TEXT not in taken:  # text is what such a model writes: a processor would pad sounds as it pads text
-        modalities = modalities - {"text"} or modalities
+    # Text is what such a model writes (a processor would pad sounds as it pads text), or what a class says that does
+    # not set its modalities.
+    if _TEXT not in taken:
+        modalities = modalities - {"text"} or {of_main}
     made: dict[str, Any] = {}
     if modalities - {"text"} and folder is not None:
         made = _processed(folder, modalities, batch_size, audio_length)

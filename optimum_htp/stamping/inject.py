@@ -27,6 +27,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.fit.graphs import graph_misfit
 from optimum_htp.fit.parameters import Parameters, parameters_of
+from optimum_htp.hierarchy.traces import warn_of_traces
 from optimum_htp.hubs.base import HubAccess, RepoInfo
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.tasks import WITH_PAST, canonical_task, class_for_task, infer_task, is_task
@@ -63,6 +64,7 @@ class Injection:
         embed: What of them travels in the ONNX files: `all`, `config` or `none`.
         external_data: Whether to move the weights of each file to a new file next to it.
         timestamp, export_id: What the files that are stamped have in common.
+        seen: The files that were looked at.
     """
 
     checkpoint: Checkpoint
@@ -71,6 +73,7 @@ class Injection:
     external_data: bool = False
     timestamp: str = field(default_factory=now)
     export_id: str | None = field(default_factory=lambda: None if is_reproducible() else uuid.uuid4().hex)
+    seen: set[Path] = field(default_factory=set, repr=False)
 
     def embedding(self, path: Path) -> Embedding | None:
         """Return the files that travel with a file's model, packed once for all of its files.
@@ -119,10 +122,11 @@ class Injection:
         task = canonical_task(task) if task else self._infer_task(graph, path)
         reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library, self._parameters)
         if reason is not None and not force:
-            raise MisfitError(
-                f"{path} does not look like an export of {self._name}: {reason}. Name the right model, or give "
-                "--force."
-            )
+            reason = f"{path} does not look like an export of {self._name}: {reason}"
+            raise MisfitError(f"{reason}. Name the right model, or give --force.")
+        if path not in self.seen:  # a file may be looked at for several tasks
+            self.seen.add(path)
+            warn_of_traces(path, graph)
         record = export_record(
             checkpoint,
             task=task,
@@ -310,6 +314,7 @@ def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, 
         raise ExportError(f"The task of {path} cannot be told without the model's config. Give task=.")
     if not force and (reason := graph_misfit({}, task, graph)) is not None:
         raise MisfitError(f"{path} does not look like an export of {known.get('model_id')}: {reason}.")
+    warn_of_traces(path, graph)
     facts: dict[str, Any] = {
         "pipeline_tag": tag,
         "library_name": known.get("library_name"),

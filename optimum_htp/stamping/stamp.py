@@ -13,8 +13,9 @@ from types import MappingProxyType
 
 from optimum_htp.errors import ArgumentError, FileTooLargeError
 from optimum_htp.hierarchy.tags import TagWriter, check_taggable
+from optimum_htp.hierarchy.traces import without_traces
 from optimum_htp.metadata import EMBEDDED_ZIP, ORIGINAL, OWN_KEYS, STANDARD_KEYS, ExportMetadata
-from optimum_htp.onnxfile import OpenModel
+from optimum_htp.onnxfile import NodeVisitor, OpenModel
 from optimum_htp.stamping.originals import AUTHOR, DOMAINS, LICENSE, PRODUCER, original_of
 from optimum_htp.version import __version__
 
@@ -31,6 +32,7 @@ def stamp(
     tags: TagWriter | None = None,
     archive: str | None = None,
     external_data: bool | None = False,
+    is_export: bool = False,
 ) -> ExportMetadata:
     """Write a record into an ONNX file, in place of one that it may have; return it as written.
 
@@ -44,6 +46,7 @@ def stamp(
         archive: The files that travel with the model, where they do so in this one.
         external_data: Whether to move the weights to a new file next to the model; None to do it where the file would
             be too large.
+        is_export: Whether the file was just exported here: then its nodes lose what tells of this machine.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
@@ -88,13 +91,19 @@ def stamp(
             ir_version=version if version != header.ir_version else None,
             texts=texts,
         )
+
+        def nodes() -> NodeVisitor | None:
+            if tags is not None:
+                return tags.visitor()
+            return without_traces if is_export else None
+
         if external_data is not None:
-            write(nodes=tags.visitor() if tags is not None else None, external_data=external_data)
+            write(nodes=nodes(), external_data=external_data)
             return metadata
         try:
-            write(nodes=tags.visitor() if tags is not None else None)
+            write(nodes=nodes())
         except FileTooLargeError:
-            write(nodes=tags.visitor() if tags is not None else None, external_data=True)
+            write(nodes=nodes(), external_data=True)
     return metadata
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optimum_htp.hierarchy.tags import MODEL_KEYS, untagged
+from optimum_htp.hierarchy.traces import without_traces
 from optimum_htp.onnxfile import OpenModel
 from optimum_htp.onnxfile.data_files import copy_data
 from optimum_htp.stamping.originals import original_of
 
-__all__ = ["strip_metadata"]
+__all__ = ["strip_metadata", "strip_stack_traces"]
 
 
 def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
@@ -52,4 +53,27 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
                 name: before.texts.get(name) for name in header.texts if before.texts.get(name) != header.texts[name]
             },
         )
+    return removed
+
+
+def strip_stack_traces(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
+    """Remove PyTorch's stack traces from the nodes of a file, which hold paths of the machine that exported it.
+
+    Our keys stay. The arguments and exceptions are those of `strip_metadata`.
+
+    Returns:
+        How many nodes had one.
+    """
+    removed = 0
+
+    def visit(known: Mapping[str, str]) -> Mapping[str, str]:
+        nonlocal removed
+        plain = without_traces(known)
+        removed += len(known) - len(plain)
+        return plain
+
+    with OpenModel.at(path) as model:
+        if output is not None:
+            copy_data(Path(path), Path(output))
+        model.rewrite(nodes=visit, output=output)
     return removed

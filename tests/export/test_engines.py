@@ -10,6 +10,7 @@ import transformers
 from optimum_htp import HTPExporter
 from optimum_htp.errors import ArgumentError, ExportError, MissingDependencyError
 from optimum_htp.libraries.dependencies import has_transformers_exporters
+from optimum_htp.libraries.sample_inputs import sample_inputs
 
 classic = pytest.mark.skipif(has_transformers_exporters(), reason="this transformers has exporters of its own")
 newest = pytest.mark.skipif(not has_transformers_exporters(), reason="transformers' own exporters come with 5.24")
@@ -61,6 +62,7 @@ def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(
     result = HTPExporter().export(funnel, tmp_path / "out")
     assert (result.engine, result.task) == ("transformers", "text-classification")
     assert "with transformers' own exporters. Optimum" in caplog.text
+    assert "takes input_ids of batch_size x 16 only" in caplog.text  # funnel's pooling fixes it
     from transformers.exporters import ExportedModel
 
     loaded = ExportedModel.from_pretrained(tmp_path / "out")
@@ -77,6 +79,15 @@ def test_a_class_whose_weights_the_checkpoint_lacks_is_only_exported_where_the_e
     assert not (tmp_path / "out").exists()
     result = HTPExporter().export(funnel, tmp_path / "out", "question-answering", engine="transformers")
     assert result.task == "question-answering"
+
+
+@newest
+@pytest.mark.parametrize("name", ["FocalNet", "RegNet"])
+def test_a_class_that_says_text_of_its_images_is_traced_with_images(name):
+    config = getattr(transformers, f"{name}Config")(hidden_sizes=[16, 16], depths=[1, 1])
+    model = getattr(transformers, f"{name}ForImageClassification")(config)
+    assert model.input_modalities == "text"
+    assert {*sample_inputs(model, None, generates=False)} == {"pixel_values"}
 
 
 @newest

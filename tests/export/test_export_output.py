@@ -14,6 +14,7 @@ from optimum_htp.errors import (
     DownloadError,
     ExportError,
 )
+from optimum_htp.export.output_files import put_weights_inside
 from optimum_htp.onnxfile import external_files
 from tests.support import models
 from tests.support.exports import files_in, record_of
@@ -150,3 +151,20 @@ def test_warnings_of_an_export_name_the_folder_of_the_user(published, tmp_path, 
         logger.removeHandler(caplog.handler)
     assert f"saved at: {(tmp_path / 'out').as_posix()}" in caplog.text
     assert "/exported" not in caplog.text
+
+
+def test_weights_that_an_exporter_kept_outside_are_put_inside(model_folder, tmp_path):
+    HTPExporter().export(model_folder("bert"), tmp_path)
+    file, data = tmp_path / "model.onnx", tmp_path / "model.onnx_data"
+    before = onnx.load(file)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location=data.name, size_threshold=0)
+    assert data.is_file()
+    put_weights_inside(tmp_path)
+    assert not data.exists()
+    assert not external_files(file)
+    after = onnx.load(file, load_external_data=False).graph.initializer
+    for old, new in zip(before.graph.initializer, after, strict=True):
+        assert (old.name, onnx.numpy_helper.to_array(old).tobytes()) == (
+            new.name,
+            onnx.numpy_helper.to_array(new).tobytes(),
+        )

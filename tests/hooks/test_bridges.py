@@ -210,6 +210,20 @@ def test_sizes_of_image_processors(size, tmp_path):
     torch.testing.assert_close(exported(**images).logits, model(**images).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.skipif(
+    "dynamo" not in inspect.signature(main_export).parameters, reason="this optimum-onnx does not export by dynamo"
+)
+def test_moved_check_of_image_sizes(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)).eval()
+    onnx_export_from_model(model, tmp_path, task="image-classification", dynamo=True)
+    exported = modeling.ORTModelForImageClassification.from_pretrained(tmp_path)
+    images = {"pixel_values": torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(1))}
+    torch.testing.assert_close(exported(**images).logits, model(**images).logits, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="doesn't match model"):
+        model(pixel_values=torch.rand(1, 3, 35, 35))
+
+
 def test_methods_that_generate_calls():
     assert modeling.ORTModel.is_remote_code() is False
     assert modeling.ORTModel.get_experts_implementation(None) == {}

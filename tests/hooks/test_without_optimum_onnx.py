@@ -91,3 +91,19 @@ def test_optimum_onnx_that_cannot_be_imported_is_named_with_the_reason(taken_apa
     assert "Traceback" not in done.stderr
     assert f"installed ({metadata.version('optimum-onnx')}), but cannot be imported beside optimum" in done.stderr
     assert "'Gone'" in done.stderr
+
+
+def test_a_package_that_fails_beneath_lazy_modules_is_named_as_the_cause(taken_apart, exported):
+    broken = taken_apart.site_packages / "torchvision"
+    broken.mkdir()
+    broken.joinpath("__init__.py").write_text("import torch\ntorch.library.register_fake('torchvision::nms')(print)")
+    noted = taken_apart.site_packages / "torchvision-0.28.0.dist-info"
+    noted.mkdir()
+    noted.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n")
+    noted.joinpath("RECORD").write_text("torchvision/__init__.py,,\n")
+    done = taken_apart.cli("export", "htp", "--model", "tiny/bert", "out", check=False)
+    said = done.stderr.splitlines()[-1]
+    assert "cannot be imported: torchvision 0.28.0 fails with RuntimeError: operator torchvision::nms does not" in said
+    assert "Could not import module" not in said
+    assert "--force-reinstall" not in said
+    assert "torchvision 0.28.0 fails with" in taken_apart.cli("htp", "env", check=False).stdout

@@ -15,6 +15,8 @@ from optimum_htp.errors import (
 )
 from optimum_htp.onnxfile import read_header, read_metadata, rewrite_model
 from optimum_htp.plugins import manager
+from optimum_htp.stamping.stamp import stamp
+from optimum_htp.stamping.strip import strip_stack_traces
 from tests.conftest import optimum_cli
 
 
@@ -237,3 +239,54 @@ def test_node_keys_of_other_tools_stay_in_files_without_our_tags(plain_bert):
     before = Path(plain_bert).read_bytes()
     assert strip_metadata(plain_bert) == 0
     assert Path(plain_bert).read_bytes() == before
+
+
+def traced(path):
+    """Give each node what PyTorch's dynamo exporter writes."""
+    notes = {"pkg.torch.onnx.stack_trace": "File /home/me/model.py, line 7", "pkg.torch.onnx.fx_node": "%add"}
+    rewrite_model(path, nodes=lambda known: {**known, **notes}, ir_version=10)
+    return len(onnx.load(path).graph.node)
+
+
+def test_stack_traces_are_removed_and_everything_else_stays(plain_bert, access, tmp_path):
+    before = onnx.load(plain_bert)
+    nodes = traced(plain_bert)
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    record = read_metadata(plain_bert)
+    done = optimum_cli("htp", "strip", "--stack-traces", str(plain_bert), "--output", str(tmp_path / "new.onnx"))
+    assert f"{nodes} stack traces removed" in done.stdout
+    assert b"/home/me" in plain_bert.read_bytes()
+    assert b"/home/me" not in (tmp_path / "new.onnx").read_bytes()
+    assert read_metadata(tmp_path / "new.onnx") == record
+    left = onnx.load(tmp_path / "new.onnx").graph.node
+    assert {entry.key for node in left for entry in node.metadata_props} == {"pkg.torch.onnx.fx_node"}
+    assert strip_stack_traces(plain_bert) == nodes
+    assert strip_stack_traces(plain_bert) == 0
+    rewrite_model(plain_bert, nodes=lambda known: {}, ir_version=before.ir_version)
+    strip_metadata(plain_bert)
+    assert onnx.load(plain_bert) == before
+
+
+def test_inject_and_tag_say_once_how_stack_traces_are_removed(plain_bert, access, caplog):
+    nodes = traced(plain_bert)
+    for change in (
+        lambda: inject_hub_metadata(plain_bert, "tiny/bert", access=access),
+        lambda: tag_file(plain_bert),
+    ):
+        caplog.clear()
+        change()
+        (said,) = [entry.getMessage() for entry in caplog.records if "stack traces" in entry.getMessage()]
+        assert f"{nodes} nodes" in said
+        assert f"`optimum-cli htp strip --stack-traces {plain_bert}`" in said
+        assert b"/home/me" in plain_bert.read_bytes()
+    strip_stack_traces(plain_bert)
+    caplog.clear()
+    inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    assert "stack traces" not in caplog.text
+
+
+def test_an_export_without_tags_has_no_stack_traces_either(plain_bert, access):
+    record = inject_hub_metadata(plain_bert, "tiny/bert", access=access)
+    traced(plain_bert)
+    stamp(plain_bert, record, author=None, extra={}, is_export=True)
+    assert b"/home/me" not in plain_bert.read_bytes()

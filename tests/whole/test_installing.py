@@ -90,7 +90,8 @@ def works(environment: Environment, repo_id: str, model: Path, output: Path) -> 
     assert versions["transformers"].startswith("5.")
     assert about["faults"] == {}
     assert about["breaks"]
-    assert all(item["bridged"] for item in about["breaks"])
+    of_newer_code = {"moved_check_of_image_sizes"}  # which optimum-onnx 0.1.0 does not have
+    assert {item["name"] for item in about["breaks"] if not item["bridged"]} == of_newer_code
 
 
 def test_pip_commands_leave_what_is_installed(fresh, published, model_folder, tmp_path):

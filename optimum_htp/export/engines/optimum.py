@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, MissingDependencyError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
+from optimum_htp.export.output_files import put_weights_inside
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 from optimum_htp.libraries.dependencies import needing_optimum_onnx
@@ -98,11 +99,15 @@ class OptimumEngine:
                     hierarchy=work.hierarchy,
                     hint=self._hint,
                 )
+                if options.get("dynamo"):
+                    put_weights_inside(work.folder)
                 return type(model), parts
         with subject.reading_preprocessors_from(work.folder):
             parts = _export_loaded_model(
                 model, work.folder, {**options, "task": work.task}, hierarchy=work.hierarchy, hint=self._hint
             )
+        if options.get("dynamo"):
+            put_weights_inside(work.folder)
         return type(model), parts
 
     def _refuse_encoder_alone(self, subject: LoadedModel) -> None:

@@ -14,19 +14,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from optimum_htp.hierarchy.assign import DYNAMO_SCOPES
+from optimum_htp.libraries.sample_inputs import TEXT_INPUTS
+from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["DATA_FILE", "clean", "fits_inline", "name_sizes", "save_inline", "save_programs"]
+__all__ = [
+    "DATA_FILE",
+    "INLINE",
+    "clean",
+    "fits_inline",
+    "name_sizes",
+    "save_inline",
+    "save_programs",
+    "warn_of_fixed_sizes",
+]
+
+logger = get_logger(__name__)
 
 DATA_FILE: Final = "model.onnx.data"
+INLINE: Final = (1 << 31) - (1 << 27)
+"""Bytes of weights that a file contains; a file of 2 GiB also holds its graph and what is embedded."""
 _NAMESPACE: Final = "namespace"
 _PACKAGES: Final = "pkg."  # begins the keys of what PyTorch and onnxscript note
-_INLINE: Final = (1 << 31) - (1 << 27)  # bytes of weights; a file of 2 GiB also holds its graph and what is embedded
 _OUTSIDE: Final = 1 << 10  # bytes of a tensor from which it goes to the data file
 _PAGE: Final = 1 << 12
 _SYMBOL: Final = re.compile(r"\bs\d+\b")
+_STEP: Final = "decode"
 _BATCH: Final = "batch_size"
 _ENCODER: Final = "encoder_sequence_length"
 _MASK: Final = "attention_mask"
@@ -82,7 +97,7 @@ def save_programs(programs: Mapping[str, onnx_ir.Model], folder: Path) -> None:
 
 def fits_inline(program: onnx_ir.Model) -> bool:
     """Whether a program and its weights fit into one file."""
-    return sum(int(tensor.nbytes) for _, tensor in _weights(program)) < _INLINE
+    return sum(int(tensor.nbytes) for _, tensor in _weights(program)) < INLINE
 
 
 def save_inline(program: onnx_ir.Model, path: Path) -> None:
@@ -134,6 +149,31 @@ def name_sizes(program: onnx_ir.Model) -> None:
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             if value.shape is not None and any(_SYMBOL.search(symbol) for symbol in _symbols(value)):
                 value.shape = _renamed(value.shape, names)
+
+
+def warn_of_fixed_sizes(name: str, programs: Mapping[str, onnx_ir.Model]) -> None:
+    """Warn of programs whose text inputs should have open sizes, and do not: a model's code can fix them.
+
+    Args:
+        name: What the message calls the model.
+        programs: By component name. The inputs of a decoding step are of one token anyway.
+    """
+    fixed = (
+        value
+        for component, program in programs.items()
+        for value in program.graph.inputs
+        if component != _STEP
+        and value.name in TEXT_INPUTS
+        and any(isinstance(size, int) for size in value.shape or ())
+    )
+    if (value := next(fixed, None)) is not None:
+        logger.warning(
+            "The graph of %s takes %s of %s only: the model's code fixed a size while it was traced. Choose it with "
+            "--batch_size and --sequence_length.",
+            name,
+            value.name,
+            " x ".join(str(size) for size in value.shape or ()),
+        )
 
 
 def _symbols(value: onnx_ir.Value) -> list[str]:

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
-from optimum_htp.export.engines.programs import save_programs
+from optimum_htp.export.engines.programs import save_programs, warn_of_fixed_sizes
 from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.libraries.dependencies import has_transformers_exporters
+from optimum_htp.libraries.dependencies import broken_package, has_transformers_exporters, root_cause
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.repo_files import base_to_load
 from optimum_htp.libraries.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
@@ -108,7 +108,7 @@ class TransformersEngine:
 
             _quietly(OnnxExporter)
         except (ImportError, RuntimeError) as error:  # packages that are too old
-            return f"--engine transformers cannot run here: {error}"
+            return f"--engine transformers cannot run here: {broken_package(error) or root_cause(error)}"
         return None
 
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,10 @@ class TransformersEngine:
                     name: exporter.export(part, given, config).components[WHOLE]
                     for name, (part, given) in parts.items()
                 }
-            save_programs({name: component.program for name, component in components.items()}, work.folder)
+            programs = {name: component.program for name, component in components.items()}
+            save_programs(programs, work.folder)
+            if options.dynamic:
+                warn_of_fixed_sizes(work.subject.name, programs)
             manifest = manifest_of_components({name: component.metadata for name, component in components.items()})
             (work.folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             if work.subject.model is not None or work.subject.checkpoint is None:

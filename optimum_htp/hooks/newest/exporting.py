@@ -14,6 +14,8 @@ from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute, 
 
 _PATCHER: Final = "optimum.exporters.onnx.model_patcher"
 _SAVED: Final = "_optimum_htp_forward"
+_IMAGE_SIZE: Final = "image_size"
+_SAVED_SIZE: Final = "_optimum_htp_image_size"
 # What classes of Optimum read of an image processor.
 _SIZES: Final = {"Dinov2DummyInputGenerator": "crop_size", "DummyVisionStaticInputGenerator": "size"}
 
@@ -136,6 +138,52 @@ def sizes_of_image_processors(module: ModuleType) -> bool:
     for item, name in found:
         wrap_attribute(getattr(input_generators, item), "__init__", functools.partial(_initialized, name))
     return bool(found)
+
+
+@mends("optimum.exporters.onnx.model_configs")
+def moved_check_of_image_sizes(module: ModuleType) -> bool:
+    """ViT compares the size of images in its embeddings, so that an export by dynamo refuses open sizes.
+
+    With transformers 4 its patch embeddings do, and optimum-onnx's newest commit takes the check out of these (0.1.0
+    does not export by dynamo).
+    Needless once ViTForImageClassificationPatcher takes it out of ViTEmbeddings.
+    """
+    exporter = getattr(module, "ViTForImageClassificationPatcher", None)
+    if exporter is None:
+        return False
+    from transformers.models.vit.modeling_vit import ViTEmbeddings
+
+    if not mentions(ViTEmbeddings.forward, _IMAGE_SIZE):
+        return False
+    wrap_attribute(exporter, "__enter__", functools.partial(_taking_any_size, ViTEmbeddings))
+    wrap_attribute(exporter, "__exit__", functools.partial(_taking_own_sizes, ViTEmbeddings))
+    return True
+
+
+def _taking_any_size(kind: type, call: Call) -> Any:
+    """Answer `__enter__` of a patcher: the modules of a kind refuse no image for its size."""
+    for part in call.args[0]._model.modules():
+        if isinstance(part, kind):
+            setattr(part, _SAVED_SIZE, getattr(part, _IMAGE_SIZE))
+            setattr(part, _IMAGE_SIZE, (_AnySize(), _AnySize()))
+    return call.pass_on()
+
+
+def _taking_own_sizes(kind: type, call: Call) -> Any:
+    """Answer `__exit__` of a patcher: the modules of a kind get back what they had."""
+    for part in call.args[0]._model.modules():
+        if isinstance(part, kind):
+            setattr(part, _IMAGE_SIZE, vars(part).pop(_SAVED_SIZE))
+    return call.pass_on()
+
+
+class _AnySize:
+    """Is equal to every size."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = object.__hash__
 
 
 def _initialized(name: str, call: Call) -> None:

@@ -68,6 +68,7 @@ def inspect_stack() -> Stack:
     from optimum_htp.hooks import newest
     from optimum_htp.hooks.activation import activate
     from optimum_htp.hooks.patching import is_active
+    from optimum_htp.libraries.dependencies import broken_package, root_cause
 
     packages = (Package("optimum-htp", __version__, None, False), *map(_package, TESTED))
     logging.getLogger("optimum").setLevel(logging.ERROR)
@@ -79,7 +80,8 @@ def inspect_stack() -> Stack:
         except Exception as error:  # noqa: BLE001 - it is what is asked about
             if getattr(error, "name", None) == _OPTIONAL:
                 continue
-            faults[name] = f"{type(error).__name__}: {error}"
+            cause = root_cause(error)
+            faults[name] = broken_package(error) or f"{type(cause).__name__}: {cause}"
     return Stack(packages, tuple(_breaks() if newest.is_needed() else ()), faults, is_active())
 
 
