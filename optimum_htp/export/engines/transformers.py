@@ -22,7 +22,8 @@ from optimum_htp.export.engines.programs import save_programs, warn_of_fixed_siz
 from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.libraries.dependencies import broken_package, has_transformers_exporters, root_cause
+from optimum_htp.libraries.dependencies import has_transformers_exporters
+from optimum_htp.libraries.import_failures import broken_package, root_cause
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.repo_files import base_to_load
 from optimum_htp.libraries.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
