@@ -153,6 +153,8 @@ def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], A
     steps = []
     if settings.get("do_resize", True):
         steps.append(_resize(settings, known))
+    if known.crops is None and settings.get("do_center_crop"):
+        raise ValueError("do_center_crop, which the class has since transformers 5 alone")
     if known.crops is not None and settings.get("do_center_crop", known.crops):
         height, width = _square(settings["crop_size"])
         steps.append(lambda pixels: _cropped(pixels, height, width))

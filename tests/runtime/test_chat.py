@@ -50,7 +50,7 @@ def test_chats_are_rendered_as_by_transformers(template, continues):
     chat = CHAT[:3] if continues else CHAT
     expected, _ = render_jinja_template([chat], chat_template=template, add_generation_prompt=not continues, **SPECIAL)
     assert rendered(template, chat, SPECIAL, continues=False) == expected[0] or continues
-    if continues and "Yes" in expected[0]:
+    if continues and "Yes" in expected[0] and "m | tojson" not in template:  # transformers 5 refuses that one
         (wanted,), _ = render_jinja_template(
             [chat], chat_template=template, add_generation_prompt=False, continue_final_message=True, **SPECIAL
         )
