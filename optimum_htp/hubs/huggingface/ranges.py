@@ -14,6 +14,9 @@ from optimum_htp.hubs.redirects import is_trusted
 __all__ = ["open_address", "open_hub_file"]
 
 _PAGE: Final = re.compile(r"^(https?://[^?#]+?)/blob/")
+_REPO_PAGE: Final = re.compile(
+    r"/(?P<repo>[^/?#]+/[^/?#]+)(?:/tree/(?P<revision>refs/[^/?#]+/[^/?#]+|[^/?#]+)(?:/(?P<folder>[^?#]+))?)?/?(?:[?#].*)?"
+)
 _ADDRESS: Final = re.compile(
     r"/(?P<repo>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>refs/[^/?#]+/[^/?#]+|[^/?#]+)/[^/?#]+.*"
 )
@@ -58,6 +61,20 @@ def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
     address = _PAGE.sub(r"\1/resolve/", url, count=1) if is_trusted(url, constants.ENDPOINT) else url
     match = _ADDRESS.fullmatch(address.removeprefix(constants.ENDPOINT))
     if match is None:
-        return RemoteFile(Place(url), address, {}, head)
+        return RemoteFile(_place_of_page(url, constants.ENDPOINT), address, {}, head)
     place = Place(url, match["repo"], unquote(match["revision"]))
     return RemoteFile(place, address, build_hf_headers(token=access.token), head)
+
+
+def _place_of_page(url: str, endpoint: str) -> Place:
+    """Return a place that says what to type, should the address be that of a repo's page."""
+    match = _REPO_PAGE.fullmatch(url.removeprefix(endpoint))
+    if match is None:
+        return Place(url)
+    repo, revision = match["repo"], match["revision"] or "main"
+    file = f"{match['folder'].strip('/')}/FILE.onnx" if match["folder"] else "FILE.onnx"
+    return Place(
+        url,
+        instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. "
+        f"hf://{repo}@{revision} will do where the repo has a single one.",
+    )
