@@ -136,7 +136,8 @@ class OnnxRepo:
 
     def other(self, record: ExportMetadata | None) -> Path | None:
         """Return the folder of the commit in the cache if the file is of another commit of the same repo."""
-        return other_snapshot(self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file, record)
+        here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
+        return other_snapshot(here / self.file, record, self.access)
 
     def fetch(self) -> Path:
         """Fetch the file, the others of its model, and their external data; return its path in the cache."""
