@@ -7,7 +7,6 @@ the first file, or are the commit's: they are linked into a temporary folder, an
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -21,6 +20,7 @@ from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.loading.other_commits import needs_its_own
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
+from optimum_htp.onnxfile.copying import link_or_copy
 from optimum_htp.resolve.beside import PIPELINE
 from optimum_htp.resolve.config_folder import carrier_of, find, overriding
 from optimum_htp.resolve.configs import folder_of
@@ -137,9 +137,5 @@ def _names_below(folder: Path) -> list[str]:
 
 def _link(target: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    if link.exists():
-        return
-    try:
-        link.symlink_to(target.absolute())
-    except OSError:  # Windows lets not everybody make links
-        shutil.copyfile(target, link)
+    if not link.exists():
+        link_or_copy(target, link)
