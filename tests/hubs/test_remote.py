@@ -86,32 +86,6 @@ def test_page_of_a_file_stands_for_the_file(repo, hub):
         assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
-@pytest.mark.parametrize(
-    ("page", "file"),
-    [
-        ("org/onnx-only", "main/FILE.onnx"),
-        ("org/onnx-only/tree/main", "main/FILE.onnx"),
-        ("org/onnx-only/tree/refs%2Fpr%2F3/onnx?not-for-all-audiences=true", "refs%2Fpr%2F3/onnx/FILE.onnx"),
-    ],
-)
-@pytest.mark.parametrize("ranges", [True, False])
-def test_page_of_a_repo_is_told_from_a_damaged_file(repo, hub, page, file, ranges):
-    hub.serve_ranges = ranges
-    with pytest.raises(InvalidModelReferenceError, match="is a web page, not a file") as caught:
-        read_remote_header(f"{hub.url}/{page}")
-    assert f"{hub.url}/org/onnx-only/resolve/{file}, or hf://org/onnx-only@{file}" in str(caught.value)
-
-
-def test_web_page_of_another_server_is_told_from_a_damaged_file(repo, hub):
-    from tests.support.hub import LoopbackHub
-
-    with LoopbackHub() as other:
-        other.add("org/there", {"model.onnx": b""})
-        url = f"{other.url}/org/there/blob/main/model.onnx"
-        with pytest.raises(InvalidModelReferenceError, match=f"{url} is a web page, not a file. Give the address"):
-            read_remote_header(url)
-
-
 def test_token_is_for_the_hub_alone(repo, hub):
     hub.tokens["hf_mine"] = {"org/onnx-only"}
     repo.private = True

@@ -5,109 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from optimum_htp import HTPExporter
-from tests.conftest import run_python
-from tests.support.models import WORDS
-
-TEXT = "the small cat sat on a red mat"
-LAYOUTS = [
-    ("onnx", "all"),
-    *(pytest.param(*how, marks=pytest.mark.slow) for how in [("", "all"), ("onnx", "none"), ("", "none")]),
-]
-
-
-def files_below(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def changed_words(tmp_path):
-    """Return the files of a tokenizer that gives each word another number."""
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *reversed(WORDS)]))
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "words")
-    return files_below(tmp_path / "words")
-
-
-def changed_json(files, name, **values):
-    return {name: json.dumps({**json.loads(files[name]), **values}).encode()}
-
-
-@pytest.fixture
-def moved_on(hub, tmp_path):
-    """Put a model into a repo, export it there, and let main have the changed files and the ONNX files."""
-
-    def publish(repo_id, folder, changed, layout="onnx", embed="all", **about):
-        files = files_below(folder)
-        repo = hub.add(repo_id, files, **about)
-        HTPExporter().export(repo_id, tmp_path / "out", embed=embed, cache_dir=tmp_path / "exporting")
-        prefix = f"{layout}/" if layout else ""
-        onnx = {prefix + name: body for name, body in files_below(tmp_path / "out").items() if name.endswith("onnx")}
-        kept = {name: body for name, body in files.items() if not name.endswith(".safetensors")}
-        return repo.refs["main"], repo.commit({**kept, **changed, **onnx})
-
-    return publish
-
-
-@pytest.fixture
-def ask(tmp_path):
-    """Run code in a process with a cache of its own, with the Hub and then without it; return what it printed last."""
-
-    def run(code, *, offline=True, **env):
-        answers = []
-        for more in ({}, {"HF_HUB_OFFLINE": "1"}) if offline else ({},):
-            done = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **more, **env)
-            answers.append(json.loads(done.stdout.splitlines()[-1]))
-        return answers
-
-    return run
-
-
-@pytest.fixture
-def classifier(moved_on, model_folder, tmp_path):
-    """Publish a classifier whose main branch has other labels and other words."""
-    folder = model_folder("bert")
-    config = changed_json(files_below(folder), "config.json", id2label={str(i): f"NEW {i}" for i in range(3)})
-
-    def publish(layout="onnx", embed="all"):
-        changed = {**config, **changed_words(tmp_path)}
-        about = {"pipeline_tag": "text-classification", "library_name": "transformers"}
-        return moved_on("moved/bert", folder, changed, layout, embed, **about)
-
-    return publish
-
-
-@pytest.fixture
-def expected(model_folder):
-    """The label and the score that PyTorch gives."""
-    folder = model_folder("bert")
-    model, words = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        scores = model(**words(TEXT, return_tensors="pt")).logits.softmax(-1)[0]
-    return f"LABEL {int(scores.argmax())}", pytest.approx(float(scores.max()), abs=1e-4)
-
-
-CLASSIFIER = """
-import json
-from optimum.onnxruntime import ORTModelForSequenceClassification
-from optimum.pipelines import pipeline as optimum_pipeline
-from transformers import pipeline
-from optimum_htp import OptimumONNXModel
-
-given = {{"subfolder": {layout!r}}} if {layout!r} else {{}}
-model = ORTModelForSequenceClassification.from_pretrained("moved/bert", **given)
-named, words = OptimumONNXModel.from_onnx("moved/bert", **given)
-runs = {{
-    "model": pipeline("text-classification", model=model),
-    "named": pipeline("text-classification", model=named, tokenizer=words),
-    "pipeline": pipeline("text-classification", model="moved/bert"),
-    "without a task": pipeline(model="moved/bert"),
-    "optimum": optimum_pipeline("text-classification", model="moved/bert", accelerator="ort"),
-}}
-answers = {{name: run({text!r})[0] for name, run in runs.items()}}
-print(json.dumps({{name: (answer["label"], answer["score"]) for name, answer in answers.items()}}))
-"""
+from tests.support.moved import CLASSIFIER, LAYOUTS, SENTENCES, TEXT, changed_json, files_below
 
 
 @pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
@@ -124,67 +24,6 @@ def test_old_id_without_an_organization_is_the_same_repo(classifier, expected, a
     hub.renamed["bert"] = "moved/bert"
     for answers in ask(CLASSIFIER.format(layout="", text=TEXT).replace('"moved/bert"', '"bert"')):
         assert {name: tuple(answer) for name, answer in answers.items()} == dict.fromkeys(answers, expected)
-
-
-@pytest.fixture
-def rename(hub):
-    """Give a repo another id; the Hub redirects from the old one."""
-
-    def move(old, new):
-        repo = hub.repos[new] = hub.repos.pop(old)
-        repo.repo_id, hub.renamed[old] = new, new
-
-    return move
-
-
-@pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
-def test_renamed_repo_has_the_labels_and_words_of_the_files_commit(classifier, expected, ask, rename, layout, embed):
-    classifier(layout, embed)
-    rename("moved/bert", "renamed/bert")
-    code = CLASSIFIER.format(layout=layout, text=TEXT).replace('"moved/bert"', '"renamed/bert"')
-    for answers in ask(code):
-        assert {name: tuple(answer) for name, answer in answers.items()} == dict.fromkeys(answers, expected)
-
-
-LABEL = """
-import json
-from optimum.onnxruntime import ORTModelForSequenceClassification
-model = ORTModelForSequenceClassification.from_pretrained("{repo_id}")
-print(json.dumps(model.config.id2label[0]))
-"""
-
-
-@pytest.mark.parametrize("embed", ["all", "none"])
-def test_renamed_repo_is_asked_once(classifier, ask, rename, hub, embed):
-    commit, _ = classifier("", embed)
-    rename("moved/bert", "renamed/bert")
-    asked = []
-    for _ in range(2):
-        with hub.recorded() as requests:
-            assert ask(LABEL.format(repo_id="renamed/bert"), offline=False) == ["LABEL 0"]
-        asked.append([request for request in requests if f"/renamed/bert/resolve/{commit}/" in request.path])
-    assert len(asked[0]) == 1 or embed == "none"  # whose configs are then fetched
-    assert asked[1] == []
-
-
-def test_configs_of_somebody_who_converted_a_model_count_with_the_hub_and_without(classifier, hub, ask):
-    _, main = classifier("")
-    hub.add("converted/bert", hub.repos["moved/bert"].commits[main])
-    with hub.recorded() as requests:
-        assert ask(LABEL.format(repo_id="converted/bert")) == ["NEW 0", "NEW 0"]
-    assert len([request for request in requests if request.status == 404 and "/resolve/" in request.path]) <= 3
-
-
-def test_what_travels_in_a_file_counts_where_nobody_can_say_whether_its_repo_was_renamed(classifier, hub, ask):
-    _, main = classifier("")
-    hub.add("converted/bert", hub.repos["moved/bert"].commits[main])
-    fetch = """
-import json
-from huggingface_hub import snapshot_download
-print(json.dumps(bool(snapshot_download("converted/bert"))))
-"""
-    ask(fetch, offline=False)
-    assert ask(LABEL.format(repo_id="converted/bert"), offline=False, HF_HUB_OFFLINE="1") == ["LABEL 0"]
 
 
 CROSS = """
@@ -243,38 +82,6 @@ def test_encoder_and_decoder_generate_as_at_their_commit(moved_on, model_folder,
         assert start == json.loads(files["generation_config.json"])["decoder_start_token_id"] != 5
 
 
-@pytest.fixture
-def sentences(moved_on, model_folder, tmp_path):
-    """Publish a model of sentence_transformers; its main branch has another pooling, other modules and other words."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-
-    transformer = Transformer(str(model_folder("bert")))
-    size = transformer.get_word_embedding_dimension()
-    model = SentenceTransformer(modules=[transformer, Pooling(size, "cls"), Normalize()], device="cpu")
-    model.save_pretrained(str(tmp_path / "saved"))
-    SentenceTransformer(modules=[transformer, Pooling(size, "mean")], device="cpu").save_pretrained(
-        str(tmp_path / "changed")
-    )
-    changed = {name: body for name, body in files_below(tmp_path / "changed").items() if name.endswith("json")}
-
-    def publish(layout="onnx", embed="all"):
-        about = {"pipeline_tag": "sentence-similarity", "library_name": "sentence-transformers"}
-        return moved_on(
-            "moved/sentences", tmp_path / "saved", {**changed, **changed_words(tmp_path)}, layout, embed, **about
-        )
-
-    return publish, model.encode(TEXT)
-
-
-SENTENCES = """
-import json
-from sentence_transformers import SentenceTransformer
-model = SentenceTransformer("moved/sentences", backend="onnx", **{options})
-print(json.dumps([[type(module).__name__ for module in model], model.encode({text!r}).tolist()]))
-"""
-
-
 @pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
 def test_sentence_transformer_has_the_modules_and_words_of_its_commit(sentences, ask, layout, embed):
     publish, vector = sentences
@@ -285,19 +92,6 @@ def test_sentence_transformer_has_the_modules_and_words_of_its_commit(sentences,
     ((modules, mine),) = ask(SENTENCES.format(options={"revision": main}, text=TEXT), offline=False)
     assert modules == ["Transformer", "Pooling"]
     assert mine != pytest.approx(vector.tolist(), abs=1e-2)
-
-
-@pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
-def test_sentence_transformer_of_a_renamed_repo_has_the_modules_of_the_files_commit(
-    sentences, rename, ask, layout, embed
-):
-    publish, vector = sentences
-    publish(layout, embed)
-    rename("moved/sentences", "renamed/sentences")
-    code = SENTENCES.format(options={}, text=TEXT).replace("moved/sentences", "renamed/sentences")
-    for modules, mine in ask(code):
-        assert modules == ["Transformer", "Pooling", "Normalize"]
-        assert mine == pytest.approx(vector.tolist(), abs=1e-5)
 
 
 def test_what_the_user_gives_is_used(classifier, ask):
