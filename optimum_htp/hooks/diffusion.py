@@ -38,7 +38,7 @@ def _loading_files(call: Call) -> Any:
     options = call.options() if isinstance(source, (str, os.PathLike)) and not call.get("export") else None
     if options is None:
         return call.pass_on()
-    found = pipeline_record(source) if names_a_file(source) or os.path.isdir(source) else None  # noqa: PTH112
+    found = pipeline_record(source, options) if names_a_file(source) or os.path.isdir(source) else None  # noqa: PTH112
     if found is not None:
         return _load(call, *found, options)
     try:
@@ -61,7 +61,7 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
     from optimum_htp.resolve.model_files import parts_of
 
     def load(watch: Watch) -> Any:
-        _, current = pipeline_record(folder) or (folder, record)
+        _, current = pipeline_record(folder, options) or (folder, record)
         return _loaded(call, parts_of(folder / str(current.onnx_file), current, watch), current, options)
 
     return read_whole(folder, load)

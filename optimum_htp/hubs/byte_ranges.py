@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from optimum_htp.errors import (
     DamagedDownloadError,
     HubServerError,
+    InvalidModelReferenceError,
     OnnxFileNotFoundError,
     OptimumHTPError,
     RangesNotServedError,
@@ -36,16 +37,26 @@ _TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
 _TRIES: Final = 3
 _RENEWALS: Final = 3  # of an address, for one range
 _EXPIRED: Final = (400, 401, 403, 404, 410)  # what storages answer to an address that has expired or moved
+_HTML: Final = "text/html"
+_PAGES: Final = (b"<!doctype html", b"<html")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What is read, for messages: its name, and for files of a Hub their repo and its revision."""
+    """What is read, for messages.
+
+    Attributes:
+        name: Its name or address.
+        repo_id: The repo of a file of a Hub.
+        revision: Its revision.
+        instead: What to type in place of the address of a web page.
+    """
 
     name: str
     repo_id: str | None = None
     revision: str | None = None
+    instead: str = "Give the address that downloads the file."
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class RemoteFile:
 
     Raises:
         OnnxFileNotFoundError: There is no such file.
+        InvalidModelReferenceError: There is a web page.
         RangesNotServedError: The server sends whole files only.
         OptimumHTPError: It cannot be read; the subclass says why. Reading raises it too.
     """
@@ -91,6 +103,8 @@ class RemoteFile:
         with self._translated():
             self._target = self._resolved()
         self.head = self._range(0, head)
+        if self.head.lstrip().lower().startswith(_PAGES):
+            raise self._page()
 
     def read(self, start: int, length: int) -> bytes:
         """Return bytes of the file, fewer only at its end."""
@@ -119,6 +133,8 @@ class RemoteFile:
 
         def check(answer: Answer) -> bool:
             if answer.status != 206:
+                if answer.headers.get("Content-Type", "").strip().lower().startswith(_HTML):
+                    raise self._page()
                 raise RangesNotServedError(
                     f"{self._place.name}: the server does not answer range requests. Download the file first."
                 )
@@ -177,6 +193,9 @@ class RemoteFile:
         with self._lock:
             self._target = new
         return new
+
+    def _page(self) -> InvalidModelReferenceError:
+        return InvalidModelReferenceError(f"{self._place.name} is a web page, not a file. {self._place.instead}")
 
     def _changed(self) -> DamagedDownloadError:
         return DamagedDownloadError(f"{self._place.name} changed while it was read. Try again.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -51,17 +53,24 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
                 continue
             if candidate.auto_model_class.__name__ in loaders or _is_for(candidate, name):
                 found.append(candidate)
-    outputs = {spec.name for spec in read_signature(file)[1]}
+    inputs, outputs = ({spec.name for spec in specs} for specs in read_signature(file))
     if not found or (
         not several and found == [ort.ORTModelForFeatureExtraction] and "last_hidden_state" not in outputs
     ):
         return fallback
     architecture = record.model_class if record is not None else None
+    chosen = found[0]
     for candidate in found:  # where several run one task, the class of the model decides
         names = getattr(getattr(candidate.auto_model_class, "_model_mapping", None), "_model_mapping", {})
         if architecture in names.values():
-            return candidate
-    return found[0]
+            chosen = candidate
+            break
+    return chosen if several or _passes_on(chosen, inputs) else fallback
+
+
+def _passes_on(cls: type[ORTModel], inputs: Collection[str]) -> bool:
+    """Whether a class gives a file all of its inputs: those for text give no boxes. Generators make some."""
+    return hasattr(cls, "generate") or {*inputs} <= {*inspect.signature(cls.forward).parameters}
 
 
 def _is_for(candidate: type[ORTModel], task: str) -> bool:

@@ -41,7 +41,7 @@ class OptimumONNXModel:
             ConfigLoadError: The file does not say its task.
             HFHubIntegrationError: Its config cannot be had; the subclass says why.
         """
-        if pipeline_record(path) is not None:
+        if pipeline_record(path, kwargs) is not None:
             return _diffusion_pipeline(path, kwargs)
         found = _named(path, kwargs)
         file = found.fetched()
@@ -68,12 +68,12 @@ class OptimumONNXModel:
             HFHubIntegrationError: As `from_pretrained`.
             PreprocessorLoadError: The preprocessor cannot be loaded.
         """
-        if pipeline_record(onnx_path) is not None:
+        if pipeline_record(onnx_path, kwargs) is not None:
             pipeline = _diffusion_pipeline(onnx_path, {**_provider(device), **kwargs})
             return pipeline, getattr(pipeline, "tokenizer", None)
         found = _named(onnx_path, kwargs)
         file, options = found.fetched(), {"folder": found.folder, **_provider(device), **found.options}
-        carrier = carrier_of(file, read_record(file), found.folder)
+        carrier = carrier_of(file, read_record(file), found.access, found.folder)
         cls_for_file = class_for(file, carrier.record, task)
         trusted, revision = bool(options.get("trust_remote_code")), options.get("revision")
         needed = options.get("config") is None

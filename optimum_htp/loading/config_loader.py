@@ -75,7 +75,7 @@ class HFHubConfigLoader:
                 f"{onnx_path} does not come from a Hub: load its config from the folder of its model instead."
             )
         access = dataclasses.replace(self._access, force_download=force_download)
-        carrier = carrier_of(Path(onnx_path), record)
+        carrier = carrier_of(Path(onnx_path), record, access)
         source = find(carrier, "AutoConfig", access)
         assert source is not None  # it is needed
         preprocessor = first_preprocessor(carrier, access)

@@ -7,7 +7,6 @@ the first file, or are the commit's: they are linked into a temporary folder, an
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -21,6 +20,7 @@ from optimum_htp.loading.onnx_repos import find_onnx_repo
 from optimum_htp.loading.other_commits import needs_its_own
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
+from optimum_htp.onnxfile.copying import link_or_copy
 from optimum_htp.resolve.beside import PIPELINE
 from optimum_htp.resolve.config_folder import carrier_of, find, overriding
 from optimum_htp.resolve.configs import folder_of
@@ -33,11 +33,12 @@ __all__ = ["fetched_pipeline", "pipeline_of_its_commit", "pipeline_record", "pre
 _DENOISERS: Final = ("unet", "transformer")  # every pipeline has one of them
 
 
-def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata] | None:
+def pipeline_record(path: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
     """Return the folder and the record of an exported pipeline that has no configs of its own, None for anything else.
 
     Args:
         path: The folder, or one of the pipeline's ONNX files.
+        options: Of the call.
 
     Raises:
         MissingSiblingError: The file does not lie in a folder of a pipeline.
@@ -46,12 +47,13 @@ def pipeline_record(path: str | os.PathLike[str]) -> tuple[Path, ExportMetadata]
         given = Path(path).expanduser()
     except RuntimeError:  # there is no such user
         return None
+    access = HubAccess.from_options({**options, "force_download": None})
     files = [given] if given.suffix == ".onnx" else [given / part / ONNX_FILE for part in _DENOISERS]
     for file in files:
         record = record_if_any(file)
         if record is not None and record.export_library == "diffusers" and record.onnx_file is not None:
             folder = model_root(file, record)
-            has_own = (folder / MODEL_INDEX).is_file() and other_snapshot(file, record) is None
+            has_own = (folder / MODEL_INDEX).is_file() and other_snapshot(file, record, access) is None
             return None if has_own else (folder, record)
     return None
 
@@ -62,12 +64,12 @@ def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, Ex
         asked = {**options, "subfolder": part}
         repo = find_onnx_repo(repo_id, asked)
         if repo is not None:
-            return pipeline_record(repo.fetch())
+            return pipeline_record(repo.fetch(), options)
         repo = find_onnx_repo(
             repo_id, {**asked, "local_files_only": True}, bare=False
         )  # Optimum has fetched all of it
         if repo is not None and overriding(repo.record_if_any(), options.get("revision")) is None:
-            return pipeline_record(repo.fetch())
+            return pipeline_record(repo.fetch(), options)
     return None
 
 
@@ -78,7 +80,7 @@ def pipeline_of_its_commit(pipeline: Any, options: Mapping[str, Any]) -> tuple[P
     """
     paths = (getattr(getattr(pipeline, part, None), "path", None) for part in _DENOISERS)
     path = next((path for path in paths if isinstance(path, Path)), None)
-    if path is None or (found := pipeline_record(path)) is None:
+    if path is None or (found := pipeline_record(path, options)) is None:
         return None
     return found if needs_its_own(path, options) else None
 
@@ -103,7 +105,9 @@ def presented(
     require_parts(parts, record)
     path = parts.by_name[str(record.onnx_file)]
     needed = record.model_type == "hub"
-    source = find(carrier_of(path, record), PIPELINE, access, revision, with_code=trust_remote_code, needed=needed)
+    source = find(
+        carrier_of(path, record, access), PIPELINE, access, revision, with_code=trust_remote_code, needed=needed
+    )
     if source is None:
         raise ConfigLoadError(
             f"{parts.folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs "
@@ -133,9 +137,5 @@ def _names_below(folder: Path) -> list[str]:
 
 def _link(target: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    if link.exists():
-        return
-    try:
-        link.symlink_to(target.absolute())
-    except OSError:  # Windows lets not everybody make links
-        shutil.copyfile(target, link)
+    if not link.exists():
+        link_or_copy(target, link)

@@ -75,7 +75,7 @@ class Named:
         assert self.path is not None
         if not self.path.is_file():
             raise OnnxFileNotFoundError(f"There is no ONNX file at {self.path}. Check the path.")
-        return carrier_of(self.path, read_record(self.path), self.folder)
+        return carrier_of(self.path, read_record(self.path), self.access, self.folder)
 
     def of_its_commit(self, options: Mapping[str, Any]) -> Named | None:
         """Return the file in the cache where its repo is at another commit than it is of, and nobody asks for that.

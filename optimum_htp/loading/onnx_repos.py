@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from optimum_htp import plugins
 from optimum_htp.errors import (
     ConfigLoadError,
     InvalidModelReferenceError,
@@ -136,7 +137,8 @@ class OnnxRepo:
 
     def other(self, record: ExportMetadata | None) -> Path | None:
         """Return the folder of the commit in the cache if the file is of another commit of the same repo."""
-        return other_snapshot(self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file, record)
+        here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
+        return other_snapshot(here / self.file, record, self.access)
 
     def fetch(self) -> Path:
         """Fetch the file, the others of its model, and their external data; return its path in the cache."""
@@ -237,7 +239,8 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
         InvalidModelReferenceError: The URL asks for another revision than is given besides.
         HFHubIntegrationError: The Hub does not say what is there; the subclass says why.
     """
-    prefix = url.partition("://")[0]
+    is_address = url.startswith(("http://", "https://"))
+    prefix = plugins.HUGGING_FACE if is_address else url.partition("://")[0]
     missing: ModelNotFoundError | None = None
     for repo_id, named, file in hub_files(url):
         asked = parse_reference(f"{prefix}://{repo_id}" + (f"@{named}" if named else ""), revision)
@@ -253,6 +256,11 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
         return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, there)
     if missing is not None:
         raise missing
+    if is_address:
+        raise InvalidModelReferenceError(
+            f"{url} is no file of the Hub, and models are loaded from there or from this machine: download it, and "
+            f"give its path. `optimum-cli htp info {url}` tells what it is."
+        )
     raise InvalidModelReferenceError(f"{url} names no file: write {prefix}://organization/repo[@revision]/model.onnx.")
 
 

@@ -112,7 +112,7 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
     watch.see(path)
     metadata = read_record(path)
     files = _files(asked, metadata, watch)
-    carrier = carrier_of(path, metadata, asked.folder)
+    carrier = carrier_of(path, metadata, asked.access, asked.folder)
     config, options = _configured(asked, carrier)
     preprocessors = _preprocessors(carrier, asked.access, asked.revision, asked.trust_remote_code)
     try:
@@ -148,7 +148,7 @@ def complete(cls: type[ORTModel], model: ORTModel, path: Path, options: Mapping[
     metadata = read_record(path)
     access = HubAccess.from_options({**options, "force_download": None})
     trusted = bool(options.get("trust_remote_code"))
-    carrier = carrier_of(path, metadata)
+    carrier = carrier_of(path, metadata, access)
     kept = options.get("config") is not None or overriding(metadata, options.get("revision")) is not None
     if not kept and has_changed(carrier, access, with_code=trusted, model_only=True):
         return load(cls, path, **{name: options[name] for name in options if name not in _OF_REPOS})

@@ -39,7 +39,7 @@ def needs_its_own(file: Path, options: Mapping[str, Any]) -> bool:
     if overriding(record, options.get("revision")) is not None:
         return False
     access = HubAccess.from_options({**options, "force_download": None})
-    return has_changed(carrier_of(file, record), access, with_code=bool(options.get("trust_remote_code")))
+    return has_changed(carrier_of(file, record, access), access, with_code=bool(options.get("trust_remote_code")))
 
 
 def overriding_commit(carrier: Carrier, options: Mapping[str, Any], access: HubAccess) -> str | None:

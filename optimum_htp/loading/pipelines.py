@@ -63,7 +63,11 @@ def _completed(arguments: dict[str, Any], found: Named | None) -> dict[str, Any]
     if found is not None:
         arguments = _with_model(found, arguments)
     preprocessors = getattr(arguments.get("model"), "preprocessors", None)
-    return _with_preprocessors(arguments, preprocessors) if isinstance(preprocessors, LazyPreprocessors) else arguments
+    if not isinstance(preprocessors, LazyPreprocessors):
+        return arguments
+    if arguments.get("task") is None and preprocessors.task is not None:
+        arguments = {**arguments, "task": preprocessors.task.removesuffix(WITH_PAST)}
+    return _with_preprocessors(arguments, preprocessors)
 
 
 def _with_model(found: Named, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -195,6 +195,11 @@ class LazyPreprocessors(Sequence[Any]):
         return f"<preprocessors of {self._metadata.source}: {', '.join(self._metadata.preprocessors)}>"
 
     @property
+    def task(self) -> str | None:
+        """The Optimum task that the model was exported for."""
+        return self._metadata.task
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The Auto classes that the file names; nothing is loaded for that."""
         return self._metadata.preprocessors

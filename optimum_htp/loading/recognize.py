@@ -73,9 +73,14 @@ def names_a_file(model_id: Any) -> bool:
 
 
 def names_a_remote_file(model_id: Any) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file of a Hub: `hf://org/name@revision/model.onnx`."""
+    """Whether what was given to `from_pretrained` is an ONNX file of a Hub: `hf://org/name@revision/model.onnx`.
+
+    Any http(s) address of an ONNX file is taken for one: nothing else can load it.
+    """
     if not isinstance(model_id, str) or "://" not in model_id or not _has_suffix(model_id):
         return False
+    if model_id.startswith(("http://", "https://")):
+        return True
     from optimum_htp.origin.references import names_a_hub
 
     return names_a_hub(model_id)

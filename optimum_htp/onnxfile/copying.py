@@ -1,17 +1,27 @@
-"""Ranges of a file that is open, copied into another: weights pass through the kernel or a small buffer."""
+"""Files under another name, and ranges of a file: weights pass through the kernel or a small buffer."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import shutil
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["copy_range"]
+__all__ = ["copy_range", "link_or_copy"]
 
 _SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
+
+
+def link_or_copy(target: Path, link: Path) -> None:
+    """Give a file another name; a copy of it where links may not be made."""
+    try:
+        link.symlink_to(target.absolute())
+    except OSError:  # Windows without its developer mode, and filesystems that have no links
+        shutil.copyfile(target, link)
 
 
 def copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:

@@ -1,9 +1,9 @@
 """Replacing a file in one step: whoever opens it finds the old one or the new one, and never a piece of either.
 
-The new file has no name while it is written, where the system has such files (Linux: `O_TMPFILE`), so a process that
-is killed leaves nothing behind. Elsewhere it has a hidden name beside the old one, and is locked; what an ended
-process left is cleared when the same file is written again. What is in it is on the disk before it takes the old one's
-place; the folder is not synced, so after a power cut either may be there, and whole.
+The new file has no name while it is written, where the system has such files and lets them be named afterwards (Linux:
+`O_TMPFILE`), so a process that is killed leaves nothing behind. Elsewhere it has a hidden name beside the old one, and
+is locked; what an ended process left is cleared when the same file is written again. What is in it is on the disk
+before it takes the old one's place; the folder is not synced, so after a power cut either may be there, and whole.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ logger = get_logger(__name__)
 _BUFFER: Final = 1 << 20  # bytes
 _DESCRIPTORS: Final = "/proc/self/fd"
 _LONGEST: Final = 80  # bytes of a name that a temporary name repeats; eCryptfs allows 143 in all
+
+_naming: Final[dict[int, bool]] = {}  # of each filesystem
 
 before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "optimum_htp_before_replacing", default=None
@@ -92,9 +94,25 @@ def _created(target: Path, mode: int) -> tuple[HeldLock, Path | None]:
     """
     if hasattr(os, "O_TMPFILE") and Path(_DESCRIPTORS).is_dir():
         with suppress(OSError):  # not on this filesystem
-            return _locked(os.open(target.parent, os.O_TMPFILE | os.O_RDWR, mode)), None
+            if _takes_names(target):
+                return _locked(os.open(target.parent, os.O_TMPFILE | os.O_RDWR, mode)), None
     name = _temporary_name(target)
     return _locked(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), mode)), name
+
+
+def _takes_names(target: Path) -> bool:
+    """Whether a file without a name may be given one beside a target: Android forbids it, and some containers."""
+    device = target.parent.stat().st_dev
+    if device not in _naming:
+        probe = os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
+        try:
+            _named(probe, target).unlink()
+            _naming[device] = True
+        except OSError:
+            _naming[device] = False
+        finally:
+            os.close(probe)
+    return _naming[device]
 
 
 def _named(descriptor: int, target: Path) -> Path:

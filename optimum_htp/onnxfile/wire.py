@@ -150,8 +150,8 @@ class ByteWindow:
     def invalid(self, reason: str) -> InvalidOnnxFileError:
         """Return the error that says why this file is not ONNX."""
         return InvalidOnnxFileError(
-            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, still downloading, or a Git "
-            "LFS pointer; fetch or export it again."
+            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, still downloading, a web page, or a "
+            "Git LFS pointer; fetch or export it again."
         )
 
 

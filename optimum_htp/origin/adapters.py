@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from optimum_htp import plugins
 from optimum_htp.errors import ExportError, InvalidModelReferenceError, MissingDependencyError, ModelNotFoundError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.repo_files import ADAPTER_CONFIG, base_to_load, read_json
+from optimum_htp.onnxfile.copying import link_or_copy
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.source import HubSource, LocalSource, locate
 
@@ -64,7 +64,7 @@ def beside_base(checkpoint: Checkpoint, base: Checkpoint, folder: Path) -> None:
     for name in checkpoint.files:
         file = checkpoint.folder / name
         if "/" not in name and name != ADAPTER_CONFIG and file.is_file():
-            _link(file.absolute(), folder / name)
+            link_or_copy(file.absolute(), folder / name)
     content = {**_content(checkpoint), "base_model_name_or_path": str(base.folder.absolute()), "revision": None}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(content), encoding="utf-8")
 
@@ -87,10 +87,3 @@ def _located(checkpoint: Checkpoint, name: str, revision: str | None, access: Hu
 def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     content = read_json(checkpoint.folder / ADAPTER_CONFIG)
     return content if isinstance(content, dict) else {}
-
-
-def _link(target: Path, link: Path) -> None:
-    try:
-        link.symlink_to(target)
-    except OSError:  # Windows, without its developer mode
-        shutil.copyfile(target, link)

@@ -85,15 +85,16 @@ class Carrier:
     other: Path | None = None
 
 
-def carrier_of(path: Path, record: ExportMetadata | None, named: Path | None = None) -> Carrier:
+def carrier_of(path: Path, record: ExportMetadata | None, access: HubAccess, named: Path | None = None) -> Carrier:
     """Return a file here as one whose model's files are looked for.
 
     Args:
         path: The file.
         record: What it says of itself.
+        access: How to reach the Hub.
         named: The folder that the user named, if it was one.
     """
-    other = other_snapshot(path, record)
+    other = other_snapshot(path, record, access)
     folders = (path.parent,) if named is None else tuple(dict.fromkeys((path.parent, named)))
     if other is not None:
         folders = tuple(folder for folder in folders if folder.absolute() != other)
@@ -204,7 +205,7 @@ def config_source(
     needed: bool,
 ) -> ConfigSource | None:
     """Return where the config of an ONNX file here is; see `find`."""
-    carrier = carrier_of(path, metadata)
+    carrier = carrier_of(path, metadata, access)
     return find(carrier, "AutoConfig", access, revision, with_code=trust_remote_code, needed=needed)
 
 
@@ -212,7 +213,7 @@ def preprocessor_folder(
     path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None = None, **options: bool
 ) -> Path:
     """Return a folder with all preprocessors of an ONNX file here; see `find`."""
-    return find_folder(carrier_of(path, metadata), PREPROCESSORS, access, revision, **options)
+    return find_folder(carrier_of(path, metadata, access), PREPROCESSORS, access, revision, **options)
 
 
 def _kept_in(what: str, record: ExportMetadata | None) -> str:

@@ -6,10 +6,16 @@ What is in a subfolder somebody has put beside the ONNX file.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Final
 
 from optimum_htp import plugins
+from optimum_htp.errors import HFHubIntegrationError, HubUnreachableError, RevisionNotFoundError
+from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.huggingface.cache import RepoCache, is_known_missing
+from optimum_htp.libraries.names import CONFIG
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.resolve.beside import Beside, lies_in
@@ -22,24 +28,26 @@ logger = get_logger(__name__)
 _warned: Final[set[tuple[str | None, ...]]] = set()
 
 
-def other_snapshot(path: Path, record: ExportMetadata | None) -> Path | None:
+def other_snapshot(path: Path, record: ExportMetadata | None, access: HubAccess) -> Path | None:
     """Return the folder of the commit that a file was fetched at, if its record names another commit of that repo.
 
     Args:
         path: The file, in the cache of a Hub or anywhere else.
         record: What it says of itself.
+        access: How to reach the Hub.
     """
     if record is None or record.hub_id is None or "snapshots" not in path.absolute().parts:
         return None
     provider = record.hub_provider or plugins.HUGGING_FACE
     hub = next((hub for hub in plugins.hubs() if hub.name == provider), None)
     named = hub.cached_repo(path.absolute()) if hub is not None else None
-    if named is None or not _are_one_repo(named[0], record.hub_id.replace("--", "/"), provider):
+    if named is None or named[1].startswith(_commit_of(record)):
         return None
-    commit = named[1]
-    if commit.startswith(_commit_of(record)):
-        return None
-    return next((folder for folder in path.absolute().parents if folder.name == commit), None)
+    repo_id, commit = named
+    folder = next((folder for folder in path.absolute().parents if folder.name == commit), None)
+    if folder is None or _are_one_repo(repo_id, record.hub_id.replace("--", "/"), provider):
+        return folder
+    return folder if provider == plugins.HUGGING_FACE and _was_renamed(repo_id, folder, record, access) else None
 
 
 def configs_of_other_commit(folder: Path, asked: Beside) -> ConfigFolder | None:
@@ -73,6 +81,49 @@ def _are_one_repo(one: str, other: str, provider: str) -> bool:
     if provider == plugins.HUGGING_FACE and ("/" in one) != ("/" in other):
         return one.rpartition("/")[2] == other.rpartition("/")[2]
     return one == other
+
+
+def _was_renamed(repo_id: str, folder: Path, record: ExportMetadata, access: HubAccess) -> bool:
+    """Whether a repo is the one that a record names by an older id: then the record's commit is one of its commits.
+
+    It is asked for a file of that commit, once: the cache keeps the answer. Where nobody can be asked, what travels in
+    the ONNX file counts. A repo of somebody else, who has converted the model, does not have the commit.
+
+    Args:
+        repo_id: The repo.
+        folder: Its files at the commit that the ONNX file was fetched at.
+        record: What the file says of itself.
+        access: How to reach the Hub.
+    """
+    commit, name, cache = record.hub_sha, next(iter(record.config_files or ()), CONFIG), folder.parents[2]
+    if commit is None or is_known_missing(repo_id, name, cache, commit):
+        return False
+    own = folder.parent / commit / name
+    if own.is_file() or not _may_differ(folder, record):
+        return own.is_file()
+    access = dataclasses.replace(access, cache_dir=cache, force_download=False)
+    try:
+        plugins.hub(plugins.HUGGING_FACE).snapshot(repo_id, commit, [name], access)
+    except RevisionNotFoundError:
+        RepoCache(repo_id, access).note_missing(commit, name)
+    except HubUnreachableError:
+        return bool(record.embedded_files)
+    except HFHubIntegrationError as error:
+        logger.debug("Nobody can tell whether %s is %s: %s", repo_id, record.hub_id, error)
+    return own.is_file()
+
+
+def _may_differ(folder: Path, record: ExportMetadata) -> bool:
+    """Whether a file in a folder is another one than travels in the ONNX file, or nobody knows."""
+    if not record.embedded_files:
+        return (folder / CONFIG).is_file()
+    for file in record.embedded_files:
+        there = folder / file.name
+        if there.is_file() and (
+            there.stat().st_size != file.size or hashlib.sha256(there.read_bytes()).hexdigest() != file.sha256
+        ):
+            return True
+    return False
 
 
 def _commit_of(record: ExportMetadata) -> str:

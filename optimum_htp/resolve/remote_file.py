@@ -25,7 +25,7 @@ from optimum_htp.errors import (
 )
 from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
-from optimum_htp.hubs.huggingface.ranges import open_address
+from optimum_htp.hubs.huggingface.ranges import file_at, open_address
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.reader import ModelHeader, header_of, opened
 from optimum_htp.onnxfile.wire import ByteWindow
@@ -46,6 +46,7 @@ logger = get_logger(__name__)
 
 _SHOWN: Final = 10  # names in a message
 _CHUNK: Final = 1 << 16
+_HTTP: Final = ("http://", "https://")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
 # The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
 _HUB_URLS: Final = tuple(
@@ -104,8 +105,12 @@ def opened_or_downloaded(hub: Hub, repo_id: str, commit: str, path: str, access:
 def hub_files(url: str) -> tuple[tuple[str, str | None, str], ...]:
     """Return the ways to read the URL of a file on a Hub: repo, revision and file.
 
-    There are two where the repo may have an organization or none, the likelier first, and none for other URLs.
+    There are two where the repo may have an organization or none, the likelier first, and none for other URLs. An
+    http(s) address is one of the Hugging Face Hub.
     """
+    if url.startswith(_HTTP):
+        found = file_at(url)
+        return () if found is None else (found,)
     readings = (pattern.fullmatch(url) for pattern in _HUB_URLS)
     return tuple(
         (match["repo"], match["revision"] and match["revision"].replace("%2F", "/"), match["path"])
@@ -117,7 +122,7 @@ def hub_files(url: str) -> tuple[tuple[str, str | None, str], ...]:
 @contextmanager
 def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
     """Open a file at a URL for reading in pieces."""
-    if url.startswith(("http://", "https://")):
+    if url.startswith(_HTTP):
         try:
             window = onnx_window(open_address(url, access, ONNX_HEAD))
         except UnicodeError as error:

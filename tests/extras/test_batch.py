@@ -281,6 +281,26 @@ def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
     assert {outcome.error for outcome in outcomes.values()} == {"not exported"}
 
 
+@pytest.mark.parametrize("source", [("--author", "listed"), ("--collection", "listed/both")], ids=" ".join)
+def test_batch_waits_for_its_list_where_the_hub_limits_it(hub, tmp_path, empty_home, source):
+    for name in ("listed/one", "listed/two"):
+        hub.add(name, {"README.md": b"no model"})
+    hub.collections["listed/both"] = [("model", "listed/one"), ("model", "listed/two")]
+    asked = []
+
+    def busy_at_first(method, path, status, body, headers):
+        if path.startswith(("/api/models?", "/api/collections/")):
+            asked.append(path)
+            if len(asked) == 1:
+                return 429, b"{}", {"RateLimit": '"api";r=0;t=4'}
+        return status, body, headers
+
+    hub.tamper = busy_at_first
+    told = batch(*source, tmp_path / "out", check=False, OPTIMUM_HTP_TIMEOUT="2", **empty_home)
+    assert {*told} == {"listed/one", "listed/two"}
+    assert len(asked) == 2
+
+
 def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")

@@ -16,7 +16,13 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
 
 from optimum_htp import HTPExporter, OptimumONNXModel
-from optimum_htp.errors import ConfigLoadError, MissingSiblingError, ModelNotFoundError, OnnxFileNotFoundError
+from optimum_htp.errors import (
+    ConfigLoadError,
+    InvalidModelReferenceError,
+    MissingSiblingError,
+    ModelNotFoundError,
+    OnnxFileNotFoundError,
+)
 from optimum_htp.onnxfile import rewrite_model
 from tests.conftest import run_python
 
@@ -190,6 +196,32 @@ def test_file_of_a_repo_is_named_by_its_url(hub, exported, cache, home):
         AutoConfig.from_pretrained("hf://shipped/many/a/one.onnx", **options)
     with pytest.raises(ModelNotFoundError, match="shipped/none"):
         ORTModelForSequenceClassification.from_pretrained("hf://shipped/none/model.onnx", **options)
+
+
+@pytest.mark.parametrize("kind", ["resolve", "blob"])
+def test_file_of_a_repo_is_named_by_its_address(hub, bert_repo, cache, kind):
+    url, options = f"{hub.url}/{bert_repo}/{kind}/main/model.onnx", {"cache_dir": cache}
+    for loader in (AutoConfig, BertConfig):
+        assert loader.from_pretrained(url, **options).id2label[0] == "LABEL 0"
+    assert AutoTokenizer.from_pretrained(url, **options).tokenize("the cat") == ["the", "cat"]
+    model = ORTModelForSequenceClassification.from_pretrained(url, **options)
+    assert model.preprocessors[0]("the cat").input_ids
+    (answer,) = pipeline(model=url, model_kwargs=options)("the cat")
+    assert answer["label"].startswith("LABEL")
+    cached = {"cache_folder": str(cache), "backend": "onnx"}
+    assert CrossEncoder(url, **cached).predict([("the cat", "a dog")]).shape == (1, 3)
+    with pytest.raises(OnnxFileNotFoundError, match=r"There is no file none.onnx in shipped/bert-classifier"):
+        AutoConfig.from_pretrained(f"{hub.url}/{bert_repo}/{kind}/main/none.onnx", **options)
+
+
+@pytest.mark.parametrize("loader", [AutoConfig, AutoTokenizer, BertConfig, ORTModelForSequenceClassification])
+def test_address_that_is_not_the_hubs_is_told(hub, loader):
+    with (
+        hub.recorded() as requests,
+        pytest.raises(InvalidModelReferenceError, match=r"is no file of the Hub.*download"),
+    ):
+        loader.from_pretrained("https://example.com/models/bert/resolve/main/model.onnx")
+    assert requests == []
 
 
 def test_part_that_lies_where_it_cannot_is_told(hub, exported, cache, tmp_path):

@@ -5,109 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
 
 from optimum_htp import HTPExporter
-from tests.conftest import run_python
-from tests.support.models import WORDS
-
-TEXT = "the small cat sat on a red mat"
-LAYOUTS = [
-    ("onnx", "all"),
-    *(pytest.param(*how, marks=pytest.mark.slow) for how in [("", "all"), ("onnx", "none"), ("", "none")]),
-]
-
-
-def files_below(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def changed_words(tmp_path):
-    """Return the files of a tokenizer that gives each word another number."""
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *reversed(WORDS)]))
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "words")
-    return files_below(tmp_path / "words")
-
-
-def changed_json(files, name, **values):
-    return {name: json.dumps({**json.loads(files[name]), **values}).encode()}
-
-
-@pytest.fixture
-def moved_on(hub, tmp_path):
-    """Put a model into a repo, export it there, and let main have the changed files and the ONNX files."""
-
-    def publish(repo_id, folder, changed, layout="onnx", embed="all", **about):
-        files = files_below(folder)
-        repo = hub.add(repo_id, files, **about)
-        HTPExporter().export(repo_id, tmp_path / "out", embed=embed, cache_dir=tmp_path / "exporting")
-        prefix = f"{layout}/" if layout else ""
-        onnx = {prefix + name: body for name, body in files_below(tmp_path / "out").items() if name.endswith("onnx")}
-        kept = {name: body for name, body in files.items() if not name.endswith(".safetensors")}
-        return repo.refs["main"], repo.commit({**kept, **changed, **onnx})
-
-    return publish
-
-
-@pytest.fixture
-def ask(tmp_path):
-    """Run code in a process with a cache of its own, with the Hub and then without it; return what it printed last."""
-
-    def run(code, *, offline=True, **env):
-        answers = []
-        for more in ({}, {"HF_HUB_OFFLINE": "1"}) if offline else ({},):
-            done = run_python(code, forked=True, HF_HOME=str(tmp_path / "home"), **more, **env)
-            answers.append(json.loads(done.stdout.splitlines()[-1]))
-        return answers
-
-    return run
-
-
-@pytest.fixture
-def classifier(moved_on, model_folder, tmp_path):
-    """Publish a classifier whose main branch has other labels and other words."""
-    folder = model_folder("bert")
-    config = changed_json(files_below(folder), "config.json", id2label={str(i): f"NEW {i}" for i in range(3)})
-
-    def publish(layout="onnx", embed="all"):
-        changed = {**config, **changed_words(tmp_path)}
-        about = {"pipeline_tag": "text-classification", "library_name": "transformers"}
-        return moved_on("moved/bert", folder, changed, layout, embed, **about)
-
-    return publish
-
-
-@pytest.fixture
-def expected(model_folder):
-    """The label and the score that PyTorch gives."""
-    folder = model_folder("bert")
-    model, words = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        scores = model(**words(TEXT, return_tensors="pt")).logits.softmax(-1)[0]
-    return f"LABEL {int(scores.argmax())}", pytest.approx(float(scores.max()), abs=1e-4)
-
-
-CLASSIFIER = """
-import json
-from optimum.onnxruntime import ORTModelForSequenceClassification
-from optimum.pipelines import pipeline as optimum_pipeline
-from transformers import pipeline
-from optimum_htp import OptimumONNXModel
-
-given = {{"subfolder": {layout!r}}} if {layout!r} else {{}}
-model = ORTModelForSequenceClassification.from_pretrained("moved/bert", **given)
-named, words = OptimumONNXModel.from_onnx("moved/bert", **given)
-runs = {{
-    "model": pipeline("text-classification", model=model),
-    "named": pipeline("text-classification", model=named, tokenizer=words),
-    "pipeline": pipeline("text-classification", model="moved/bert"),
-    "without a task": pipeline(model="moved/bert"),
-    "optimum": optimum_pipeline("text-classification", model="moved/bert", accelerator="ort"),
-}}
-answers = {{name: run({text!r})[0] for name, run in runs.items()}}
-print(json.dumps({{name: (answer["label"], answer["score"]) for name, answer in answers.items()}}))
-"""
+from tests.support.moved import CLASSIFIER, LAYOUTS, SENTENCES, TEXT, changed_json, files_below
 
 
 @pytest.mark.parametrize(("layout", "embed"), LAYOUTS)
@@ -180,38 +80,6 @@ def test_encoder_and_decoder_generate_as_at_their_commit(moved_on, model_folder,
         assert mine == theirs
         assert layers == json.loads(files["config.json"])["num_decoder_layers"]
         assert start == json.loads(files["generation_config.json"])["decoder_start_token_id"] != 5
-
-
-@pytest.fixture
-def sentences(moved_on, model_folder, tmp_path):
-    """Publish a model of sentence_transformers; its main branch has another pooling, other modules and other words."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-
-    transformer = Transformer(str(model_folder("bert")))
-    size = transformer.get_word_embedding_dimension()
-    model = SentenceTransformer(modules=[transformer, Pooling(size, "cls"), Normalize()], device="cpu")
-    model.save_pretrained(str(tmp_path / "saved"))
-    SentenceTransformer(modules=[transformer, Pooling(size, "mean")], device="cpu").save_pretrained(
-        str(tmp_path / "changed")
-    )
-    changed = {name: body for name, body in files_below(tmp_path / "changed").items() if name.endswith("json")}
-
-    def publish(layout="onnx", embed="all"):
-        about = {"pipeline_tag": "sentence-similarity", "library_name": "sentence-transformers"}
-        return moved_on(
-            "moved/sentences", tmp_path / "saved", {**changed, **changed_words(tmp_path)}, layout, embed, **about
-        )
-
-    return publish, model.encode(TEXT)
-
-
-SENTENCES = """
-import json
-from sentence_transformers import SentenceTransformer
-model = SentenceTransformer("moved/sentences", backend="onnx", **{options})
-print(json.dumps([[type(module).__name__ for module in model], model.encode({text!r}).tolist()]))
-"""
 
 
 @pytest.mark.parametrize(("layout", "embed"), LAYOUTS)

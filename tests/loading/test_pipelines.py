@@ -36,6 +36,14 @@ def reference(model_folder):
 
 
 @pytest.mark.parametrize("make", [pipeline, transformers.pipeline])
+def test_task_of_a_loaded_model_may_be_left_out(make, exported, reference):
+    classify = make(model=ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx"))
+    (answer,), (expected,) = classify(INPUTS["bert"]), reference("bert", "text-classification")
+    assert answer["label"] == expected["label"]
+    assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("make", [pipeline, transformers.pipeline])
 @pytest.mark.parametrize("inside", [None, "of the model"])
 @pytest.mark.parametrize("given", [True, False])
 def test_task_may_be_left_out(given, inside, make, exported, reference, tmp_path):

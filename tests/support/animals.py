@@ -26,7 +26,7 @@ class Animal:
         config: Class of its config, and what it is made with.
         task: Optimum task of the export.
         ort_class: Class of Optimum's that loads it.
-        kind: What its inputs are: text, choices, image, image+text, audio, audio+text.
+        kind: What its inputs are: text, boxes (text and its places), choices, image, image+text, audio, audio+text.
         preprocessor: What is saved beside it: one of those below, or what saves it.
         max_difference: Between PyTorch's outputs and ONNX Runtime's, absolute.
     """
@@ -136,6 +136,11 @@ def inputs(animal: Animal) -> dict[str, Any]:
     images = {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
     return {
         "text": text,
+        "boxes": {
+            **text,
+            "token_type_ids": tokens * 0,
+            "bbox": torch.randint(0, 64, (2, 7, 4), generator=generator).sort().values,
+        },
         "choices": {name: one.reshape(2, 1, 7).repeat(1, 2, 1) for name, one in text.items()},
         "image": images,
         "image+text": {**text, **images},

@@ -146,7 +146,7 @@ class Reference:
 
         try:
             transformers.pipeline(task, model=str(folder))
-            self.has_pipeline = True
+            self.has_pipeline = animal.ort_class != "ORTModelForCustomTasks"  # which no pipeline takes
         except Exception:  # noqa: BLE001 - there is none for the task, or it needs more than the model has
             self.has_pipeline = False
 

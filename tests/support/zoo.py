@@ -26,6 +26,13 @@ ZOO: dict[str, Animal] = {
         "token-classification",
         "ORTModelForTokenClassification",
     ),
+    "layoutlm": Animal(  # no other class of Optimum's passes boxes on
+        "LayoutLMForTokenClassification",
+        configured("LayoutLMConfig", **BERT, num_labels=3, max_2d_position_embeddings=64),
+        "token-classification",
+        "ORTModelForCustomTasks",
+        "boxes",
+    ),
     "albert": Animal(
         "AlbertModel",
         configured("AlbertConfig", **BERT, embedding_size=16),

@@ -20,6 +20,7 @@ from optimum_htp.extras.push.command import add_push_options, privacy
 if TYPE_CHECKING:
     from optimum_htp.extras.batch.cluster import ClusterExecutor
     from optimum_htp.extras.batch.jobs import Job, State
+    from optimum_htp.extras.batch.limit import Limit
     from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.extras.batch.processes import ProcessExecutor
     from optimum_htp.extras.batch.pushes import Pushes
@@ -104,6 +105,7 @@ class BatchCommand(Command):
         from optimum_htp.errors import ArgumentError
         from optimum_htp.export.exporter import HTPExporter
         from optimum_htp.extras.batch.jobs import refuse_ambiguous
+        from optimum_htp.extras.batch.limit import Limit
         from optimum_htp.extras.batch.manifest import differences, manifest_of
         from optimum_htp.extras.batch.outputs import Folder, output_at
         from optimum_htp.extras.batch.runs import JOURNAL, check_outputs, run_batch
@@ -116,7 +118,8 @@ class BatchCommand(Command):
         options = {name: getattr(self.args, name) for name in self.args.for_each}
         access = HubAccess(**{name: options.pop(name) for name in _ACCESS})
         reproduced = read_manifest(Path(self.args.from_manifest)) if self.args.from_manifest else None
-        jobs = _jobs(self.args, options, access) if reproduced is None else _jobs_again(reproduced, options)
+        limit = Limit()
+        jobs = _jobs(self.args, options, access, limit) if reproduced is None else _jobs_again(reproduced, options)
         output = output_at(self.args.output)
         if isinstance(output, Folder):
             refuse_ambiguous(jobs, output.root)
@@ -157,6 +160,7 @@ class BatchCommand(Command):
                 pushes=pushes,
                 force=self.args.force,
                 told=told,
+                limit=limit,
             )
         if self.args.manifest is not None and isinstance(output, Folder):
             manifest_of(jobs, outcomes, output.root).write(self.args.manifest, force=self.args.force)
@@ -251,8 +255,8 @@ class _InPlaceOfAList(Action):
         places[missing].nargs, places[missing].required = SUPPRESS, False
 
 
-def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> list[Job]:
-    """Return what a list, a collection or an author says."""
+def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess, limit: Limit) -> list[Job]:
+    """Return what a list, a collection or an author says; the Hub is waited for where it limits requests."""
     from optimum_htp.cli.display import show_error
     from optimum_htp.errors import ArgumentError
     from optimum_htp.extras.batch.jobs import jobs_from_lines, jobs_of_hub, read_jobs
@@ -263,10 +267,10 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess) -> lis
     if args.limit is not None and args.limit < 1:
         raise ArgumentError(f"--limit is at least 1, not {args.limit}.")
     if args.author is not None:
-        names = models_of_author(args.author, args.filter or (), args.limit, access)
+        names = limit.kept(lambda: models_of_author(args.author, args.filter or (), args.limit, access))
         return jobs_of_hub(names, f"the models of {args.author}", options)
     if args.collection is not None:
-        names, others = models_of_collection(args.collection, access)
+        names, others = limit.kept(lambda: models_of_collection(args.collection, access))
         if others:
             show_error(f"{args.collection}: {others} of its items are no models, and left out")
         return jobs_of_hub(names, f"the collection {args.collection}", options)

@@ -6,8 +6,8 @@ second run asks it, and the Hub for the present commit, and does what is not don
 
 from __future__ import annotations
 
+import functools
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from optimum_htp.errors import (
     OptimumHTPError,
     OutputError,
     ProtectedFileError,
-    RateLimitedError,
 )
 from optimum_htp.extras.batch.jobs import Job, State, is_as_asked
 from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
+from optimum_htp.extras.batch.limit import Limit
 from optimum_htp.extras.batch.outputs import Folder, Output
 from optimum_htp.extras.batch.pushes import Pushes
-from optimum_htp.extras.batch.work import A_MINUTE, Export, Outcome, export_job, fetch_job
+from optimum_htp.extras.batch.work import Export, Outcome, export_job, fetch_job
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.masking import get_logger
@@ -43,31 +43,6 @@ logger = get_logger(__name__)
 
 JOURNAL: Final = "batch.jsonl"
 _GRACE: Final = 1.0  # seconds
-_MOST_WAITS: Final = 20  # of one model, for a Hub that has too many requests from here
-
-
-class _Limit:
-    """The time until which no job asks the Hub, shared by all jobs of a batch."""
-
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._ended = threading.Event()
-
-    def hold(self, seconds: float) -> None:
-        """Let no job ask the Hub for some seconds."""
-        until = time.monotonic() + seconds
-        if until > self._until + 1:
-            logger.warning("The Hub had too many requests from here: all models wait %.0f s.", seconds)
-        self._until = max(self._until, until)
-
-    def wait(self) -> None:
-        """Return once the Hub may be asked, or the batch is interrupted."""
-        while (left := self._until - time.monotonic()) > 0 and not self._ended.wait(left):
-            pass
-
-    def end(self) -> None:
-        """Let nobody wait any longer."""
-        self._ended.set()
 
 
 @dataclass(frozen=True)
@@ -82,7 +57,7 @@ class _Batch:
     retry_failed: bool
     read_standing: bool
     pushes: Pushes | None
-    limit: _Limit
+    limit: Limit
 
 
 def check_outputs(
@@ -134,6 +109,7 @@ def run_batch(
     pushes: Pushes | None = None,
     force: bool = False,
     told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+    limit: Limit | None = None,
 ) -> dict[str, Outcome]:
     """Export models, and keep a journal of it.
 
@@ -153,6 +129,7 @@ def run_batch(
         pushes: Pushes what is exported. What the journal says was pushed as it is asked now is not pushed again.
         force: Whether to add to a journal that is a file of another kind.
         told: Called with each job and what came of it, from any thread.
+        limit: What the Hub has asked for so far.
 
     Returns:
         What came of each job, by its folder.
@@ -176,7 +153,7 @@ def run_batch(
             f"Another batch is writing to {journal}. Wait until it has ended, or name another folder."
         ) from None
     outcomes: dict[str, Outcome] = {}
-    limit = _Limit()
+    limit = limit or Limit()
     with lock, Journal(journal, force=force) as kept:
         batch = _Batch(
             output, access, kept, exports, downloads, export, fetch, retry_failed, read_standing, pushes, limit
@@ -276,22 +253,12 @@ def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
     if outcome.state is State.UP_TO_DATE and _is_same_push(batch.journal.pushes.get(job.output), this):
         return outcome
     try:
-        done = _push(job, batch, batch.pushes)
+        done = batch.limit.kept(functools.partial(batch.pushes.push, job))
     except (OptimumHTPError, OSError) as error:
         message = f"It was exported, and not pushed: {error}"
         return replace(outcome, state=State.FAILED, error=type(error).__name__, message=message)
     batch.journal.push(job, {**this, **done})
     return outcome
-
-
-def _push(job: Job, batch: _Batch, pushes: Pushes) -> Mapping[str, Any]:
-    for _ in range(_MOST_WAITS):
-        batch.limit.wait()
-        try:
-            return pushes.push(job)
-        except RateLimitedError as error:
-            batch.limit.hold(error.retry_after or A_MINUTE)
-    return pushes.push(job)
 
 
 def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> bool:
@@ -304,13 +271,7 @@ def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> 
 
 def _result(batch: _Batch, executor: Executor, work: Callable[..., Outcome], *arguments: Any) -> Outcome:
     """Let an executor do some work; again after the time that the Hub asks to wait."""
-    for _ in range(_MOST_WAITS):
-        batch.limit.wait()
-        outcome = _ended(executor.submit(work, *arguments))
-        if outcome.retry_after is None:
-            break
-        batch.limit.hold(outcome.retry_after)
-    return outcome
+    return batch.limit.kept(lambda: _ended(executor.submit(work, *arguments)), lambda outcome: outcome.retry_after)
 
 
 def _ended(future: Future[Outcome]) -> Outcome:

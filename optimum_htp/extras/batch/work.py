@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from optimum_htp.errors import OptimumHTPError, RateLimitedError
 from optimum_htp.extras.batch.jobs import Job, State, lasting_options
+from optimum_htp.extras.batch.limit import A_MINUTE
 from optimum_htp.extras.batch.processes import peak_memory
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from optimum_htp.origin.source import HubSource, LocalSource
 
 __all__ = [
-    "A_MINUTE",
     "Export",
     "Exported",
     "Outcome",
@@ -40,8 +40,6 @@ __all__ = [
 ]
 
 logger = get_logger(__name__)
-
-A_MINUTE: Final = 60.0  # to wait where a Hub does not report how long
 
 
 class Exported(Protocol):

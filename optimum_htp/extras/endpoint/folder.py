@@ -6,7 +6,6 @@ The handler needs nothing of this package and no Hub: what travels in the ONNX f
 from __future__ import annotations
 
 import ast
-import inspect
 import os
 import re
 import shutil
@@ -227,13 +226,12 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
             f"{first.path} was exported for {record.task or 'nothing that it tells'}, and no pipeline serves that. "
             f"Pipelines serve {', '.join(sorted(served))}."
         )
-    cls = class_for(first.path, record)
-    model_class = cls.__name__
+    model_class = class_for(first.path, record).__name__
     if not served[task]["pt"] or model_class == "ORTModelForCustomTasks":
-        raise EndpointError(f"Optimum has no class that serves {first.path} for {task} in a pipeline.")
-    if not record.onnx_files and (unknown := _inputs_left_out(first.path, cls)):
+        inputs = ", ".join(spec.name for spec in read_signature(first.path)[0])
         raise EndpointError(
-            f"{first.path} takes {', '.join(unknown)}, which {model_class} and its pipeline for {task} do not give."
+            f"Optimum has no class that serves {first.path} for {task} in a pipeline and gives it what it takes: "
+            f"{inputs}."
         )
     name = PurePosixPath(first.name).name
     return {
@@ -243,14 +241,6 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
         "file_name": name if len(files) == 1 and name != ONNX_FILE else None,
         "preprocessors": list(record.preprocessors),
     }
-
-
-def _inputs_left_out(path: Path, cls: type) -> list[str]:
-    """Return the inputs of a file that a class of Optimum's does not give it; generators make more of their own."""
-    if hasattr(cls, "generate"):
-        return []
-    known = inspect.signature(cls.forward).parameters  # type: ignore[attr-defined]
-    return [spec.name for spec in read_signature(path)[0] if spec.name not in known]
 
 
 def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:

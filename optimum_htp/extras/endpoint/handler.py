@@ -46,9 +46,16 @@ class EndpointHandler:
         if self._task == "sentence-similarity":
             return _plain(_similar(self._run, inputs, parameters))
         inputs = [self._readable(item) for item in inputs] if isinstance(inputs, list) else self._readable(inputs)
+        try:
+            return _plain(self._answer(inputs, parameters))
+        except (KeyError, TypeError, ValueError) as error:  # what transformers raises for inputs of another form
+            given = f"{_form(inputs)}{_named(' and the parameters', parameters)}"
+            raise ValueError(f"The pipeline for {self._task} does not take {given}: {error}") from error
+
+    def _answer(self, inputs: Any, parameters: dict[str, Any]) -> Any:
         if isinstance(inputs, dict) and "raw" not in inputs and not {*inputs} <= {"text", "text_pair"}:
-            return _plain(self._run(**inputs, **parameters))
-        return _plain(self._run(inputs, **parameters))
+            return self._run(**inputs, **parameters)
+        return self._run(inputs, **parameters)
 
     def _readable(self, one: Any) -> Any:
         """Return an input as the pipeline takes it. A text is never taken for a path or an address."""
@@ -77,6 +84,19 @@ def fields_of(data: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(inputs, list) and not inputs:
         raise ValueError('"inputs" is empty.')
     return inputs, parameters
+
+
+def _form(inputs: Any) -> str:
+    """Return what inputs are, in a few words and without what is in them."""
+    if isinstance(inputs, list):
+        return f"a list, the first of which is {_form(inputs[0])}"
+    if isinstance(inputs, dict):
+        return f"an object{_named(' with', inputs) or ' with nothing in it'}"
+    return "a text" if isinstance(inputs, str) else f"one of type {type(inputs).__name__}"
+
+
+def _named(what: str, values: dict[str, Any]) -> str:
+    return f"{what} {', '.join(map(repr, values))}" if values else ""
 
 
 def _pipeline(folder: Path) -> Any:

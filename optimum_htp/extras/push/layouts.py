@@ -13,7 +13,8 @@ from typing import Final
 
 from optimum_htp.errors import PushError
 from optimum_htp.extras.contents import OnnxFile
-from optimum_htp.onnxfile import read_graph, rename_model
+from optimum_htp.onnxfile import external_files, read_graph, rename_model
+from optimum_htp.onnxfile.copying import link_or_copy
 from optimum_htp.onnxfile.operators import PACKED, is_quantization, number_of_bits
 
 __all__ = ["LAYOUTS", "OPTIMUM", "TRANSFORMERS_JS", "web_file"]
@@ -46,10 +47,10 @@ def web_file(file: OnnxFile, workspace: Path) -> dict[str, Path]:
         source.write_bytes(file.path.read_bytes())  # without its data a file is small
         for location in data:
             (workspace / location).parent.mkdir(parents=True, exist_ok=True)
-            (workspace / location).symlink_to((file.path.parent / location).resolve())
+            link_or_copy((file.path.parent / location).resolve(), workspace / location)
         rename_model(source, workspace / name)
         source = workspace / name
-        data = tuple(path.name for path in workspace.iterdir() if path.is_symlink())
+        data = external_files(source)
     home = PurePosixPath(_FOLDER)
     found = {(home / location).as_posix(): source.parent / location for location in data}
     return {(home / name).as_posix(): source, **found}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from optimum_htp.errors import OfflineError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.byte_ranges import Place, RemoteFile
 from optimum_htp.hubs.redirects import is_trusted
 
-__all__ = ["open_address", "open_hub_file"]
+__all__ = ["file_at", "open_address", "open_hub_file"]
 
 _PAGE: Final = re.compile(r"^(https?://[^?#]+?)/blob/")
+_REPO_PAGE: Final = re.compile(
+    r"/(?P<repo>[^/?#]+/[^/?#]+)(?:/tree/(?P<revision>refs/[^/?#]+/[^/?#]+|[^/?#]+)(?:/(?P<folder>[^?#]+))?)?/?(?:[?#].*)?"
+)
 _ADDRESS: Final = re.compile(
-    r"/(?P<repo>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>refs/[^/?#]+/[^/?#]+|[^/?#]+)/[^/?#]+.*"
+    r"/(?P<repo>[^/?#]+(?:/[^/?#]+)?)/resolve/(?P<revision>refs/[^/?#]+/[^/?#]+|[^/?#]+)/(?P<file>[^?#]+)(?:[?#].*)?"
 )
 
 
@@ -55,9 +58,42 @@ def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
-    address = _PAGE.sub(r"\1/resolve/", url, count=1) if is_trusted(url, constants.ENDPOINT) else url
+    address = _address_of(url)
     match = _ADDRESS.fullmatch(address.removeprefix(constants.ENDPOINT))
     if match is None:
-        return RemoteFile(Place(url), address, {}, head)
+        return RemoteFile(_place_of_page(url, constants.ENDPOINT), address, {}, head)
     place = Place(url, match["repo"], unquote(match["revision"]))
     return RemoteFile(place, address, build_hf_headers(token=access.token), head)
+
+
+def file_at(url: str) -> tuple[str, str, str] | None:
+    """Return repo, revision and file of an address on a Hub, of a page that shows a file too; None for any other."""
+    from huggingface_hub import constants
+
+    address = _address_of(url)
+    rest = address.removeprefix(constants.ENDPOINT)
+    if rest == address and is_trusted(address, constants.ENDPOINT):  # that of the Hub, where a mirror is asked
+        rest = urlsplit(address).path
+    match = _ADDRESS.fullmatch(rest)
+    return None if match is None else (match["repo"], unquote(match["revision"]), unquote(match["file"]))
+
+
+def _address_of(url: str) -> str:
+    """Return the address of a file that a page of a Hub shows; any other address as it is."""
+    from huggingface_hub import constants
+
+    return _PAGE.sub(r"\1/resolve/", url, count=1) if is_trusted(url, constants.ENDPOINT) else url
+
+
+def _place_of_page(url: str, endpoint: str) -> Place:
+    """Return a place that says what to type, should the address be that of a repo's page."""
+    match = _REPO_PAGE.fullmatch(url.removeprefix(endpoint))
+    if match is None:
+        return Place(url)
+    repo, revision = match["repo"], match["revision"] or "main"
+    file = f"{match['folder'].strip('/')}/FILE.onnx" if match["folder"] else "FILE.onnx"
+    return Place(
+        url,
+        instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. "
+        f"hf://{repo}@{revision} will do where the repo has a single one.",
+    )

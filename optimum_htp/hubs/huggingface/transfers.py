@@ -85,7 +85,11 @@ class Transfers(Patience):
         try:
             from huggingface_hub.utils._xet import abort_xet_session  # type: ignore[attr-defined]
         except ImportError:  # huggingface_hub before 2 calls hf_xet without a session
-            from hf_xet import force_sigint_shutdown as abort_xet_session
+            import hf_xet
+
+            abort_xet_session = getattr(hf_xet, "force_sigint_shutdown", None)
+            if abort_xet_session is None:  # so old that nothing ends its transfers but the end of the process
+                return False
         with suppress(KeyboardInterrupt):  # which hf_xet raises at its end
             abort_xet_session()
         return True

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 _HEADER, _ENTRY = 48, 48  # bytes of a shard's header, and of each entry in it
 _VERIFIED, _WITH_SHA256 = 1 << 31, 1 << 30
 _END = b"\xff" * 32
-_ROUTE = re.compile(r"/(?:v1/)?(xorbs/default|shards|reconstructions|data)/?([0-9a-f]{64})?")
+# hf_xet before 1.1.6 has the names in the singular.
+_ROUTE = re.compile(r"/(?:v1/)?(xorb|shard|reconstruction|data)s?(?:/default(?:-merkledb)?)?/?([0-9a-f]{64})?")
 
 
 class Segment(NamedTuple):
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match is None:
             return self._send(404, b"")
         kind, name = match.groups()
-        answer = self.cas.add_shard(body) if kind == "shards" else self.cas.add_xorb(name, body)
+        answer = self.cas.add_shard(body) if kind == "shard" else self.cas.add_xorb(name, body)
         return self._send(200, json.dumps(answer).encode())
 
     def do_GET(self) -> None:
@@ -118,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"")
         kind, name = match.groups()
         first, last = map(int, self.headers.get("Range", "bytes=0-0").removeprefix("bytes=").split("-"))
-        if kind == "reconstructions":  # parts of files are asked for in turn, and the first one holds all of ours
+        if kind == "reconstruction":  # parts of files are asked for in turn, and the first one holds all of ours
             return self._send(416 if first else 200, json.dumps(self.cas.reconstruction(name)).encode())
         return self._send(206, self.cas.data(name)[first : last + 1])
 

@@ -21,7 +21,7 @@ _API = re.compile(
 )
 _RESOLVE = re.compile(rf"/{_ID}/resolve/(.+)")
 _CACHED = re.compile(r"/api/resolve-cache/models/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)")
-_PAGE = re.compile(rf"/{_ID}/(?:blob|tree)/.+")
+_PAGE = re.compile(rf"/{_ID}(?:/(?:blob|tree)/.+)?")
 _WRITES = ("xet-write-token", "preupload", "commit")
 _JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
@@ -64,8 +64,8 @@ class HubHandler(Uploads):
             return None
         if match := _API.fullmatch(route):
             return self._api(*match.groups())
-        if _PAGE.fullmatch(route):
-            return self._send(200, b"<!doctype html><html>a page</html>", {"Content-Type": "text/html"})
+        if (page := _PAGE.fullmatch(route)) and page[1] in self.hub.repos:
+            return self._send(200, b"<!doctype html><html>a page</html>", {"Content-Type": "text/html; charset=utf-8"})
         self._error(404, None, "Sorry, we can't find the page you are looking for.")
 
     def _file(self, repo_id: str, rest: str) -> None:
