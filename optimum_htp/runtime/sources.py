@@ -172,7 +172,7 @@ def find_source(source: str | os.PathLike[str], access: HubAccess, revision: str
         raise WrongTaskError(
             f"{path} is one module of {record.source}, {record.submodule}: run it with onnxruntime.InferenceSession."
         )
-    return Source(path, record, carrier_of(path, record, folder), access, revision)
+    return Source(path, record, carrier_of(path, record, access, folder), access, revision)
 
 
 def _named(text: str, access: HubAccess, revision: str | None) -> tuple[Path, Path | None, HubAccess, str | None]:
