@@ -35,13 +35,14 @@ BENCHMARKS = {
     "embedding": "Files that carry what a model needs",
     "bystanders": "What others feel",
     "commands": "Commands without PyTorch",
+    "answers": "First answers",
     "injecting": "Many files",
     "batch": "Many models",
     "modules": "Cutting modules out",
     "comparing": "Comparing",
 }
 # What differs with the versions of transformers and Optimum: run by default with transformers 5.
-OF_THE_STACK = ("exports", "loading", "mapping", "commands")
+OF_THE_STACK = ("exports", "loading", "mapping", "commands", "answers")
 
 
 def told(name: str, arguments: argparse.Namespace, results: Results, log: Path) -> bool:

@@ -263,6 +263,14 @@ class VerificationError(ExportError):
     """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
 
 
+class InferenceError(OptimumHTPError, RuntimeError):
+    """ONNX Runtime fails on a model's inputs."""
+
+
+class ChatTemplateError(OptimumHTPError, ValueError):
+    """A chat template of a model that fails, or does what no template may."""
+
+
 class ComparisonError(OptimumHTPError, ValueError):
     """Two models that cannot be compared: one does not run, or has nothing that the other has."""
 

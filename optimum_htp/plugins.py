@@ -10,18 +10,16 @@ import functools
 import importlib
 import threading
 from collections.abc import Callable, Collection, Iterator
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import pluggy
-
-from optimum_htp import hookspecs
 from optimum_htp.commands import CommandEntry, Destination
 from optimum_htp.errors import PluginError, UnknownHubError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.masking import get_logger
 
 if TYPE_CHECKING:
+    import pluggy
+
     from optimum_htp.hubs.base import Hub
 
 T = TypeVar("T")
@@ -50,6 +48,13 @@ def manager() -> pluggy.PluginManager:
 
 @functools.cache
 def _manager() -> pluggy.PluginManager:
+    # Most loads of a file ask no plugin, and importlib.metadata takes as long as all of this package.
+    from importlib import metadata
+
+    import pluggy
+
+    from optimum_htp import hookspecs
+
     plugins = pluggy.PluginManager(_GROUP)
     plugins.add_hookspecs(hookspecs)
     for name in _BUILT_IN:

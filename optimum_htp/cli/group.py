@@ -29,6 +29,7 @@ _COMMANDS: Final = tuple(
         "inject": "Write into ONNX files which model they came from.",
         "nodes": "Print the names of the nodes of modules, by path, glob or class.",
         "report": "Write a report of ONNX files: .json, .md, or an .html page to look at.",
+        "run": "Answer texts or images on the terminal with an ONNX file, without PyTorch.",
         "strip": "Remove from ONNX files everything that this package wrote into them.",
         "tag": "Write into each node which module of the PyTorch model it came from.",
         "unembed": "Take embedded config and preprocessor files out of ONNX files.",

@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ExportError, OptimumHTPError
-from optimum_htp.export.engines.programs import DATA_FILE, fits_inline, save_inline, save_programs
-from optimum_htp.export.engines.transformers import TransformersEngine, manifest_of_components
+from optimum_htp.export.engines.programs import (
+    DATA_FILE,
+    fits_inline,
+    manifest_of_components,
+    save_inline,
+    save_programs,
+)
+from optimum_htp.export.engines.transformers import TransformersEngine
 from optimum_htp.export.stamped_files import stamp_all, tags_of
 from optimum_htp.export.subject import LoadedModel, inspect_loaded_model
 from optimum_htp.hierarchy.capture import ExportedParts

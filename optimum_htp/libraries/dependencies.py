@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
-from traceback import walk_tb
 from typing import Final
-
-from packaging.requirements import Requirement
-from packaging.version import Version
 
 from optimum_htp.errors import MissingDependencyError
 
-__all__ = ["broken_package", "has_transformers_exporters", "needing_optimum_onnx", "root_cause"]
+__all__ = ["has_transformers_exporters", "needing_optimum_onnx"]
 
-_NAME: Final = "optimum-onnx"
-_BRIDGED: Final = 5  # the major version of transformers from which on optimum-onnx needs bridges
-_OWN: Final = ("optimum", "transformers")  # what a missing module of theirs says is their version
-_DISTRIBUTIONS: Final = {"PIL": "pillow", "cv2": "opencv-python", "google": "protobuf", "sklearn": "scikit-learn"}
-"""What to install for packages that are called otherwise."""
-# What its modules, and the lazy ones of Optimum and transformers, raise where they cannot be imported.
+# What the modules of optimum-onnx, and the lazy ones of Optimum and transformers, raise where they cannot be imported.
 _FAILURES: Final = (ImportError, AttributeError, RuntimeError)
 
 
@@ -50,105 +40,6 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
-        if lacking is not None:  # of a library that optimum-onnx imports, such as diffusers
-            reason, name = " ".join(str(error).split()), _DISTRIBUTIONS.get(lacking, lacking)
-            text = f"{what} needs {lacking}, which is not installed ({reason}). Run `pip install {name}`."
-        elif (broken := broken_package(error)) is not None:
-            text = f"{what} needs {_NAME}, which cannot be imported: {broken}"
-        else:
-            text = f"{what} needs {_NAME}, which {_state(error)}. Run `{_command()}`."
-        raise MissingDependencyError(text) from error
+        from optimum_htp.libraries.import_failures import lack_of_optimum_onnx
 
-
-def broken_package(error: BaseException) -> str | None:
-    """Return what to say of a third package whose own code failed, such as a torchvision that was built for another
-    torch; None where it is Optimum's or transformers' that did.
-
-    Args:
-        error: What the import of a module of Optimum or transformers raised. Their lazy modules hide the first error
-            behind others.
-    """
-    cause = root_cause(error)
-    package = _imported(cause)
-    if package is None or package in _OWN:
-        return None
-    name = _DISTRIBUTIONS.get(package, package)
-    with suppress(metadata.PackageNotFoundError):
-        package = f"{name} {metadata.version(name)}"
-    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-    return (
-        f"{package} fails with {reason}. Install a version of {name} that fits the other packages, or uninstall it if "
-        "nothing needs it."
-    )
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """Return the error that others were raised from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _imported(error: BaseException) -> str | None:
-    """Return the package that was being imported where an error was raised; None if none was."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
-    return str(frames[-1].f_globals["__name__"]).partition(".")[0] if frames else None
-
-
-def _command() -> str:
-    """Return what to type: what optimum-onnx asks for and is installed in another version.
-
-    It asks for transformers 4. A transformers 5 that is installed stays: this package bridges what is between them.
-    """
-    if _major("transformers") >= _BRIDGED:
-        command = f'pip install --no-deps "optimum>=2.3" {_NAME}'
-        again = " --upgrade --force-reinstall"
-        return f"{command}{again}" if _major(_NAME) >= 0 else f"{command} && pip install onnx onnxruntime requests"
-    command = f'pip install "{_NAME}[onnxruntime]"'
-    try:
-        wanted = [Requirement(text) for text in metadata.requires(_NAME) or ()]
-    except metadata.PackageNotFoundError:
-        return command
-    others = [req for req in wanted if req.marker is None and req.specifier and not _is_met(req)]
-    if others:
-        return " ".join([command, *(f'"{req.name}{req.specifier}"' for req in others)])
-    return f"{command} --upgrade --force-reinstall"
-
-
-def _major(name: str) -> int:
-    """Return the major version of a package, -1 where it is not installed."""
-    try:
-        return Version(metadata.version(name)).major
-    except metadata.PackageNotFoundError:
-        return -1
-
-
-def _is_met(requirement: Requirement) -> bool:
-    try:
-        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
-    except metadata.PackageNotFoundError:
-        return False
-
-
-def _missing_modules(error: BaseException | None) -> Iterator[str]:
-    """Yield the packages whose modules were not found, the last one first."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            yield error.name.partition(".")[0]
-        error = error.__cause__ or error.__context__
-
-
-def _state(error: Exception) -> str:
-    try:
-        installed = metadata.version(_NAME)
-    except metadata.PackageNotFoundError:
-        return "is not installed"
-    others = []
-    for name in ("optimum", "transformers"):
-        try:
-            others.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            others.append(f"no {name}")
-    reason = " ".join(str(root_cause(error)).split())
-    return f"is installed ({installed}), but cannot be imported beside {' and '.join(others)} ({reason})"
+        raise MissingDependencyError(lack_of_optimum_onnx(what, error)) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
@@ -213,6 +212,8 @@ def _holds(test: ast.expr) -> bool:
 
 def _is_version(package: str, operation: str, reference: str) -> bool:
     """Compare an installed version as Optimum does: by its release, whatever comes behind that."""
+    import importlib.metadata
+
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import InvalidVersion, Version
 

@@ -6,6 +6,7 @@ for each node, which are most of a small model's file.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
 __all__ = [
+    "manifest_of_components",
     "DATA_FILE",
     "INLINE",
     "clean",
@@ -225,3 +227,22 @@ def _save(program: onnx_ir.Model, path: Path) -> None:
     import onnx_ir
 
     onnx_ir.save(program, path)
+
+
+def manifest_of_components(components: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `ExportedModel.save_pretrained` writes about components.
+
+    Args:
+        components: What the exporter noted of each, by its name.
+    """
+    from transformers.exporters.base import EXPORT_SCHEMA_VERSION
+    from transformers.exporters.configs import ExportFormat
+
+    return {
+        "schema_version": EXPORT_SCHEMA_VERSION,
+        "export_format": str(ExportFormat.ONNX),
+        "components": {
+            name: {"file": f"{name}.onnx", "metadata": dataclasses.asdict(metadata)}
+            for name, metadata in components.items()
+        },
+    }

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
-from optimum_htp.export.engines.programs import save_programs, warn_of_fixed_sizes
+from optimum_htp.export.engines.programs import manifest_of_components, save_programs, warn_of_fixed_sizes
 from optimum_htp.export.loaded_weights import lacking
 from optimum_htp.export.subject import LoadedModel
 from optimum_htp.hierarchy.capture import ExportedParts
-from optimum_htp.libraries.dependencies import broken_package, has_transformers_exporters, root_cause
+from optimum_htp.libraries.dependencies import has_transformers_exporters
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.repo_files import base_to_load
 from optimum_htp.libraries.sample_inputs import BATCH_SIZE, SEQUENCE_LENGTH, WHOLE, sample_inputs, traced_parts
@@ -39,7 +39,7 @@ from optimum_htp.libraries.tasks import (
 from optimum_htp.masking import get_logger
 from optimum_htp.origin.source import HubSource
 
-__all__ = ["TransformersEngine", "manifest_of_components"]
+__all__ = ["TransformersEngine"]
 
 logger = get_logger(__name__)
 
@@ -108,6 +108,8 @@ class TransformersEngine:
 
             _quietly(OnnxExporter)
         except (ImportError, RuntimeError) as error:  # packages that are too old
+            from optimum_htp.libraries.import_failures import broken_package, root_cause
+
             return f"--engine transformers cannot run here: {broken_package(error) or root_cause(error)}"
         return None
 
@@ -323,25 +325,6 @@ def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
         autos = [auto for auto, path in auto_map.items() if str(path).rpartition(".")[2] in names]
         found = next((getattr(transformers, auto, None) for auto in autos), None)
     return found if found is not None else transformers.AutoModel
-
-
-def manifest_of_components(components: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `ExportedModel.save_pretrained` writes about components.
-
-    Args:
-        components: What the exporter noted of each, by its name.
-    """
-    from transformers.exporters.base import EXPORT_SCHEMA_VERSION
-    from transformers.exporters.configs import ExportFormat
-
-    return {
-        "schema_version": EXPORT_SCHEMA_VERSION,
-        "export_format": str(ExportFormat.ONNX),
-        "components": {
-            name: {"file": f"{name}.onnx", "metadata": dataclasses.asdict(metadata)}
-            for name, metadata in components.items()
-        },
-    }
 
 
 def _save_configs(model: Any, folder: Path) -> None:

@@ -19,6 +19,16 @@ class EndpointCommand(Command):
         """Declare the arguments."""
         parser.add_argument("model", metavar="DIR|FILE", help="A stamped ONNX file, or the folder of a model's files.")
         parser.add_argument("-o", "--output", metavar="DIR", help="Where to write; beside the model without it.")
+        kinds = parser.add_mutually_exclusive_group()
+        kinds.add_argument(
+            "--light",
+            action="store_true",
+            default=None,
+            help="Do without PyTorch and transformers, or fail; without an option, where it can be.",
+        )
+        kinds.add_argument(
+            "--full", dest="light", action="store_false", help="Serve with Optimum and transformers, as PyTorch does."
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         add_hub_arguments(parser)
 
@@ -26,10 +36,12 @@ class EndpointCommand(Command):
         """Write the folder, and say what is in it."""
         from optimum_htp.extras.endpoint.folder import write_endpoint
 
-        made = write_endpoint(self.args.model, self.args.output, hub_access(self.args))
+        made = write_endpoint(self.args.model, self.args.output, hub_access(self.args), is_light=self.args.light)
         if self.args.json:
-            show_json({"folder": str(made.folder), "task": made.task, "files": list(made.files)})
+            document = {"folder": str(made.folder), "task": made.task, "files": list(made.files)}
+            show_json({**document, "light": made.reason is None})
             return
-        show(f"{made.folder} serves {made.task}: {len(made.files)} files were written")
+        how = "without PyTorch" if made.reason is None else f"with PyTorch ({made.reason})"
+        show(f"{made.folder} serves {made.task} {how}: {len(made.files)} files were written")
         for name in made.files:
             show(f"  {name}")

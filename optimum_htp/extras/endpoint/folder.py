@@ -18,7 +18,7 @@ from typing import Any, Final
 from optimum_htp import plugins
 from optimum_htp.errors import EndpointError, ModelBeingReplacedError
 from optimum_htp.extras.contents import OnnxFile, configs_of, onnx_files, refuse_code_among
-from optimum_htp.extras.endpoint import handler
+from optimum_htp.extras.endpoint import handler, light, light_handler
 from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.axes import refuse_code_in_axes
@@ -39,6 +39,7 @@ _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
 # What a setting of the handler looks like: nothing else that somebody wrote into it counts as ours.
+_LIGHT_KINDS: Final = {"task": r"[a-z0-9]+(-[a-z0-9]+)*", "file_name": r"[^\n]*\.onnx"}
 _KINDS: Final = {
     "task": r"[a-z0-9]+(-[a-z0-9]+)*",
     "input": "text|image|audio",
@@ -68,15 +69,21 @@ class Endpoint:
         folder: Where.
         task: The task of the pipeline; `sentence-similarity` for embeddings of sentences.
         files: Names of the files.
+        reason: Why it needs PyTorch; None for one that does not.
     """
 
     folder: Path
     task: str
     files: tuple[str, ...]
+    reason: str | None = None
 
 
 def write_endpoint(
-    path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, access: HubAccess | None = None
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    access: HubAccess | None = None,
+    *,
+    is_light: bool | None = None,
 ) -> Endpoint:
     """Write what an Inference Endpoint needs to serve a model.
 
@@ -84,9 +91,11 @@ def write_endpoint(
         path: A stamped ONNX file, or a folder of those of one model.
         output: Where to; None for beside the model.
         access: How to reach the Hub, for what neither lies beside the model nor travels in it.
+        is_light: Whether it does without PyTorch and transformers; None for that where it can.
 
     Raises:
-        EndpointError: No pipeline serves the model, the folder holds several, or files that are not ours to replace.
+        EndpointError: No pipeline serves the model, or none without PyTorch where that is asked for; the folder holds
+            several, or files that are not ours to replace.
         UntrustedCodeError: A config would make a library import code.
         MissingDependencyError: What the handler needs is not installed here.
         HFHubIntegrationError: The model's files cannot be had; the subclass says why.
@@ -98,7 +107,7 @@ def write_endpoint(
     home = model_root(first.path, first.record)
     if given.is_dir() and not home.samefile(given):
         if home.name not in ONNX_FOLDERS or not home.parent.samefile(given):  # Optimum would not look there
-            return write_endpoint(home, output, access)
+            return write_endpoint(home, output, access, is_light=is_light)
         home = given
     configs = dict(configs_of(first, access))
     refuse_code_among(configs, first.path, "an endpoint")
@@ -108,13 +117,24 @@ def write_endpoint(
     if settings["task"] == _SENTENCES:
         configs.update(_weights_of_modules(first, configs, access))
     written: dict[str, Path | bytes] = {**configs}
-    written[HANDLER] = _handler(settings)
-    needed = [
-        *_BASE,
-        *_MORE[settings["input"]],
-        *(["sentence-transformers"] if settings["task"] == _SENTENCES else []),
-        *(["sentencepiece"] if _needs_sentencepiece(configs) else []),
-    ]
+    reason = "it was asked for" if is_light is False else light.reason_against(settings["task"], first.name, configs)
+    if is_light and reason is not None:
+        raise EndpointError(f"{first.path} cannot be served without PyTorch: {reason}. Leave out --light.")
+    if reason is None:
+        written[light.ARCHIVE] = light.archive()
+        written[HANDLER] = _handler({"task": settings["task"], "file_name": first.name})
+    else:
+        written[HANDLER] = _handler(settings)
+    needed = (
+        light.distributions(settings["task"], configs)
+        if reason is None
+        else [
+            *_BASE,
+            *_MORE[settings["input"]],
+            *(["sentence-transformers"] if settings["task"] == _SENTENCES else []),
+            *(["sentencepiece"] if _needs_sentencepiece(configs) else []),
+        ]
+    )
     written[REQUIREMENTS] = pinned(needed).encode()
     folder = Path(output) if output is not None else home
     if not (folder.is_dir() and folder.samefile(home)):
@@ -134,7 +154,7 @@ def write_endpoint(
         if not watch.undisturbed:
             raise ModelBeingReplacedError(f"Files in {home} were replaced while they were read. Try again.")
         publish(staged, folder)
-    return Endpoint(folder, settings["task"], tuple(sorted(written)))
+    return Endpoint(folder, settings["task"], tuple(sorted(written)), reason)
 
 
 def _needs_sentencepiece(names: Iterable[str]) -> bool:
@@ -147,25 +167,31 @@ def is_own(name: str, content: bytes) -> bool:
     """Whether a file of an endpoint is, as a whole, what this package writes.
 
     Args:
-        name: `handler.py` or `requirements.txt`.
+        name: `handler.py`, `requirements.txt` or `optimum_htp.zip`.
         content: Its content.
     """
+    if name == light.ARCHIVE:
+        return light.is_archive(content)
     try:
         text = content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         return False
     if name == REQUIREMENTS:
         return are_pinned(text)
-    head, _, rest = _template()
+    return any(_is_handler(text, kinds) for kinds in (_KINDS, _LIGHT_KINDS))
+
+
+def _is_handler(text: str, kinds: Mapping[str, str]) -> bool:
+    head, _, rest = _template(kinds)
     literal = text[len(head) + len(_SETTINGS.removesuffix("{}")) : -len(rest)]
     try:
         settings = ast.literal_eval(literal)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
-    if not isinstance(settings, dict) or settings.keys() != _KINDS.keys():
+    if not isinstance(settings, dict) or settings.keys() != kinds.keys():
         return False
     known = all(
-        (value is None and key == "file_name") or (isinstance(value, str) and re.fullmatch(_KINDS[key], value))
+        (value is None and key == "file_name") or (isinstance(value, str) and re.fullmatch(kinds[key], value))
         for key, given in settings.items()
         for value in (given if key == "preprocessors" and isinstance(given, list) else [given])
     )
@@ -227,13 +253,18 @@ def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:
 
 def _handler(settings: Mapping[str, Any]) -> bytes:
     """Return the handler's source: that of our own module, with what it has to know."""
-    head, _, rest = _template()
+    head, _, rest = _template(settings)
     return f"{head}{_SETTINGS.removesuffix('{}')}{pformat(dict(settings), sort_dicts=False)}{rest}".encode()
 
 
-def _template() -> tuple[str, str, str]:
-    """Return the source of the handler before its settings, they themselves, and the source behind them."""
-    parts = Path(str(handler.__file__)).read_text(encoding="utf-8").partition(_SETTINGS)
+def _template(settings: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the source of a handler before its settings, they themselves, and the source behind them.
+
+    Args:
+        settings: What has the names of the handler's settings.
+    """
+    module = light_handler if settings.keys() == _LIGHT_KINDS.keys() else handler
+    parts = Path(str(module.__file__)).read_text(encoding="utf-8").partition(_SETTINGS)
     assert parts[1]
     return parts
 
@@ -268,7 +299,7 @@ def _refuse_foreign(folder: Path, written: Mapping[str, Path | bytes]) -> None:
         there = folder / name
         if not there.is_file():
             continue
-        if name in (HANDLER, REQUIREMENTS):
+        if name in (HANDLER, REQUIREMENTS, light.ARCHIVE):
             ours = is_own(name, there.read_bytes())
         else:
             old = there.read_bytes() if isinstance(content, bytes) or not there.samefile(content) else None

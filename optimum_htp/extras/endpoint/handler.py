@@ -14,7 +14,7 @@ import wave
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EndpointHandler"]
+__all__ = ["EndpointHandler", "content_of", "fields_of", "texts_of"]
 
 SETTINGS: dict[str, Any] = {}
 
@@ -42,13 +42,7 @@ class EndpointHandler:
         Raises:
             ValueError: There is nothing to answer, or not in a form that the task takes.
         """
-        if not isinstance(data, dict) or data.get("inputs") is None:
-            raise ValueError('The body has to be a JSON object with "inputs".')
-        inputs, parameters = data["inputs"], data.get("parameters") or {}
-        if not isinstance(parameters, dict):
-            raise ValueError('"parameters" has to be a JSON object.')
-        if isinstance(inputs, list) and not inputs:
-            raise ValueError('"inputs" is empty.')
+        inputs, parameters = fields_of(data)
         if self._task == "sentence-similarity":
             return _plain(_similar(self._run, inputs, parameters))
         inputs = [self._readable(item) for item in inputs] if isinstance(inputs, list) else self._readable(inputs)
@@ -74,6 +68,22 @@ class EndpointHandler:
         if not isinstance(one, (str, dict)):
             raise ValueError(f"{self._task} takes texts, not {type(one).__name__}.")
         return one
+
+
+def fields_of(data: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the inputs and the parameters of a request's body.
+
+    Raises:
+        ValueError: It has none, or is no object.
+    """
+    if not isinstance(data, dict) or data.get("inputs") is None:
+        raise ValueError('The body has to be a JSON object with "inputs".')
+    inputs, parameters = data["inputs"], data.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise ValueError('"parameters" has to be a JSON object.')
+    if isinstance(inputs, list) and not inputs:
+        raise ValueError('"inputs" is empty.')
+    return inputs, parameters
 
 
 def _form(inputs: Any) -> str:
@@ -123,14 +133,26 @@ def _sentences(folder: Path) -> Any:
 
 def _similar(model: Any, inputs: Any, parameters: dict[str, Any]) -> Any:
     """Return embeddings, or how similar sentences are to another where the body has `source_sentence`."""
+    source, sentences = texts_of(inputs)
+    if source is None:
+        return {"embeddings": model.encode(sentences, **parameters)}
+    first = model.encode([source], **parameters)
+    return {"similarities": model.similarity(first, model.encode(sentences, **parameters))[0]}
+
+
+def texts_of(inputs: Any) -> tuple[str | None, Any]:
+    """Return the sentence that others are compared with, if there is one, and the sentences.
+
+    Raises:
+        ValueError: They are no texts.
+    """
     if isinstance(inputs, dict):
         if not isinstance(inputs.get("source_sentence"), str) or not isinstance(inputs.get("sentences"), list):
             raise ValueError('"inputs" has to have "source_sentence", a text, and "sentences", a list of them.')
-        source = model.encode([inputs["source_sentence"]], **parameters)
-        return {"similarities": model.similarity(source, model.encode(inputs["sentences"], **parameters))[0]}
+        return inputs["source_sentence"], inputs["sentences"]
     if not all(isinstance(text, str) for text in ([inputs] if isinstance(inputs, str) else inputs)):
         raise ValueError("Embeddings are of texts.")
-    return {"embeddings": model.encode(inputs, **parameters)}
+    return None, inputs
 
 
 def _image(one: Any) -> Any:
@@ -138,7 +160,7 @@ def _image(one: Any) -> Any:
 
     if isinstance(one, Image.Image):
         return one
-    return Image.open(io.BytesIO(_bytes(one))).convert("RGB")
+    return Image.open(io.BytesIO(content_of(one))).convert("RGB")
 
 
 def _audio(one: Any, rate: int) -> Any:
@@ -147,7 +169,7 @@ def _audio(one: Any, rate: int) -> Any:
 
     if isinstance(one, dict) and "raw" in one:
         return {**one, "raw": np.asarray(one["raw"], dtype=np.float32)}
-    content = _bytes(one)
+    content = content_of(one)
     try:
         with wave.open(io.BytesIO(content)) as file:
             if file.getframerate() == rate and file.getsampwidth() == 2:
@@ -158,7 +180,12 @@ def _audio(one: Any, rate: int) -> Any:
     return content
 
 
-def _bytes(one: Any) -> bytes:
+def content_of(one: Any) -> bytes:
+    """Return the content of an image or of audio: bytes, or base64 with or without `data:` before it.
+
+    Raises:
+        ValueError: It is neither.
+    """
     if isinstance(one, (bytes, bytearray)):
         return bytes(one)
     if not isinstance(one, str):

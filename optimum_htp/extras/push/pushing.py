@@ -19,6 +19,7 @@ from optimum_htp.extras.contents import (
     refuse_link_out,
 )
 from optimum_htp.extras.endpoint.folder import HANDLER, REQUIREMENTS, is_own
+from optimum_htp.extras.endpoint.light import ARCHIVE
 from optimum_htp.extras.push.card import Pushed, completed_card
 from optimum_htp.extras.push.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, web_file
 from optimum_htp.extras.push.writing import CARD, Commit, commit_files, look_at
@@ -31,7 +32,7 @@ __all__ = ["PushResult", "push"]
 logger = get_logger(__name__)
 
 
-_ENDPOINT: Final = (HANDLER, REQUIREMENTS)
+_ENDPOINT: Final = (HANDLER, REQUIREMENTS, ARCHIVE)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _configs(
 
 
 def _endpoint_in(folder: Path) -> dict[str, Path]:
-    """Return the files of an Inference Endpoint in a folder, where this package wrote both and nobody changed them."""
+    """Return the files of an Inference Endpoint in a folder, where this package wrote all and nobody changed them."""
     files = {name: folder / name for name in _ENDPOINT if (folder / name).is_file()}
     if not files:
         return {}
@@ -166,7 +167,10 @@ def _endpoint_in(folder: Path) -> dict[str, Path]:
             "Not pushed: %s. `optimum-cli htp endpoint` writes other content. Run it again, or upload the file.",
             ", ".join(map(str, others)),
         )
-    return files if len(files) == len(_ENDPOINT) and not others else {}
+    needed = {HANDLER, REQUIREMENTS}
+    if HANDLER in files and ARCHIVE.encode() in files[HANDLER].read_bytes():
+        needed.add(ARCHIVE)
+    return {name: files[name] for name in needed} if needed <= files.keys() and not others else {}
 
 
 def _own_card(paths: Sequence[str | os.PathLike[str]], models: Sequence[OnnxFile]) -> str | None:

@@ -68,7 +68,7 @@ def inspect_stack() -> Stack:
     from optimum_htp.hooks import newest
     from optimum_htp.hooks.activation import activate
     from optimum_htp.hooks.patching import is_active
-    from optimum_htp.libraries.dependencies import broken_package, root_cause
+    from optimum_htp.libraries.import_failures import broken_package, root_cause
 
     packages = (Package("optimum-htp", __version__, None, False), *map(_package, TESTED))
     logging.getLogger("optimum").setLevel(logging.ERROR)

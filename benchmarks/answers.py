@@ -1,0 +1,160 @@
+"""The first answer of a fresh process, and many answers, without PyTorch and with Optimum.
+
+The model is a classifier with the real weights of MiniLM, 90 MB; its answers are compared before anything is measured.
+Each first answer is a process of its own, in turn, with memory as the system's peak of resident pages. The endpoints
+are those that `htp endpoint` writes, started by a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pairs import empty_hub, interleaved
+from benchmarks.rows import Row, main, paired, single
+from tests.support import models
+from tests.support.environments import python_of_users
+
+TEXT = "a cat sat on the mat, and the dog ran"
+HAS_EXPORTERS = int(metadata.version("transformers").partition(".")[0]) >= 5
+_END = """
+import json
+if hasattr(answer, "tolist"):
+    answer = answer.tolist()
+with open("/proc/self/status") as status:
+    (peak,) = [line.split()[1] for line in status if line.startswith("VmHWM")]
+print(json.dumps([answer, int(peak) / 1024]))
+"""
+OURS = """
+from optimum_htp.runtime import load
+answer = load({file!r})({text!r})
+"""
+OPTIMUM = """
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+folder = {folder!r}
+model, tokenizer = ORTModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+answer = pipeline("text-classification", model=model, tokenizer=tokenizer)({text!r})
+"""
+EXPORTED = """
+from transformers import AutoTokenizer
+from transformers.exporters import ExportedModel
+model, tokenizer = ExportedModel.from_pretrained({folder!r}), AutoTokenizer.from_pretrained({folder!r})
+answer = model(**tokenizer({text!r}, return_tensors="pt")).logits.tolist()
+"""
+HAND = """
+import numpy, onnxruntime, tokenizers
+session = onnxruntime.InferenceSession({file!r}, providers=["CPUExecutionProvider"])
+encoding = tokenizers.Tokenizer.from_file({folder!r} + "/tokenizer.json").encode({text!r})
+given = {{"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}}
+(answer,) = session.run(None, {{name: numpy.array([values]) for name, values in given.items()}})
+"""
+ENDPOINT = """
+import runpy
+answer = runpy.run_path({folder!r} + "/handler.py")["EndpointHandler"]({folder!r})({{"inputs": {text!r}}})
+"""
+
+
+def answered(code: str) -> tuple[float, float, Any]:
+    """Return the seconds and MiB that a process took for code with an answer, and the answer."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [python_of_users(), "-c", code + _END], capture_output=True, text=True, check=True, env=_alone()
+    )
+    seconds = time.perf_counter() - start
+    answer, mib = json.loads(done.stdout.splitlines()[-1])
+    return seconds, mib, answer
+
+
+def _alone() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def classifier(home: Path) -> Path:
+    """Return a classifier with MiniLM's weights, and a head of its own."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+    set_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(models.minilm(), num_labels=3)
+    model.save_pretrained(home / "classifier")
+    AutoTokenizer.from_pretrained(models.minilm()).save_pretrained(home / "classifier")
+    return home / "classifier"
+
+
+def compared(name: str, code: str, peer: str, against: str, runs: int, targets: tuple[float, float]) -> Iterator[Row]:
+    """Yield the rows of the time and the memory of two processes."""
+    pairs = []
+    for index in range(runs + 1):
+        taken = {one: answered(one)[:2] for one in ((code, peer) if index % 2 else (peer, code))}
+        pairs.append((taken[code], taken[peer]))
+    del pairs[0]  # the first process reads the files from the disk
+    yield paired(name, [(ours[0], other[0]) for ours, other in pairs], against, target=targets[0])
+    memory = [(ours[1], other[1]) for ours, other in pairs]
+    yield paired(f"{name}: memory", memory, against, unit="MiB", target=targets[1])
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    from optimum_htp import HTPExporter
+    from optimum_htp.extras.endpoint.folder import write_endpoint
+
+    runs = 2 if quick else 7
+    with empty_hub() as (hub, home):
+        hub.add("bench/classifier", classifier(home), pipeline_tag="text-classification")
+        folder = home / "exported"
+        HTPExporter().export("bench/classifier", folder, task="text-classification", with_config=True)
+        names = {"file": str(folder / "model.onnx"), "folder": str(folder), "text": TEXT}
+        ours, optimum = OURS.format(**names), OPTIMUM.format(**names)
+        (found,), (expected,) = answered(ours)[2], answered(optimum)[2]
+        assert found["label"] == expected["label"], (found, expected)
+        assert abs(found["score"] - expected["score"]) < 1e-5, (found, expected)
+        yield from compared("first answer", ours, optimum, "Optimum", runs, (0.10, 0.25))
+        yield from compared("first answer", ours, HAND.format(**names), "onnxruntime, by hand", runs, (2.0, 1.3))
+        if HAS_EXPORTERS:
+            HTPExporter().export("bench/classifier", home / "traced", engine="transformers", with_config=True)
+            traced = EXPORTED.format(folder=str(home / "traced"), text=TEXT)
+            yield from compared("first answer", ours, traced, "ExportedModel", runs, (0.10, 0.25))
+        yield run_command(folder, runs)
+        write_endpoint(folder / "model.onnx", home / "light", is_light=True)
+        write_endpoint(folder / "model.onnx", home / "full", is_light=False)
+        light, full = (ENDPOINT.format(folder=str(home / name), text=TEXT) for name in ("light", "full"))
+        yield from compared("endpoint: start to first answer", light, full, "with Optimum", runs, (0.2, 0.25))
+        yield many(folder, runs)
+
+
+def run_command(folder: Path, runs: int) -> Row:
+    """Compare `htp run` with half a second."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        command = [python_of_users().with_name("optimum-cli"), "htp", "run", folder / "model.onnx", TEXT]
+        subprocess.run(command, check=True, capture_output=True, env=_alone())
+        return time.perf_counter() - start
+
+    return single("htp run", statistics.median(seconds() for _ in range(runs)), 0.5, "0.5 s", unit="s", target=1.0)
+
+
+def many(folder: Path, runs: int) -> Row:
+    """Compare the time of many texts, in batches of eight."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    from optimum_htp.runtime import load
+
+    texts = [f"{TEXT} {'once more ' * (index % 9)}" for index in range(64)]
+    model = ORTModelForSequenceClassification.from_pretrained(folder)
+    theirs = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+    ours = load(folder)
+    pairs = interleaved(lambda: ours(texts, batch_size=8), lambda: theirs(texts, batch_size=8), runs)
+    return paired("64 texts in batches of 8", pairs, "Optimum", target=1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__, rows))

@@ -1,0 +1,24 @@
+"""`optimum-cli htp run FILE [INPUT...]`: answers of a model, without PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+
+from optimum_htp.cli.base import Command
+from optimum_htp.runtime.command import add_arguments, run
+
+__all__ = ["RunCommand"]
+
+
+class RunCommand(Command):
+    """Prints what a model answers to texts or images."""
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        add_arguments(parser)
+
+    def execute(self) -> None:
+        """Answer the inputs."""
+        run(self.args, sys.stdout, sys.stdin)

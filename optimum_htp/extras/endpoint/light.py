@@ -1,0 +1,110 @@
+"""Endpoints without PyTorch: which models they can serve, and the archive of this package that they carry.
+
+The requirements of a distribution cannot be left out in `requirements.txt`, and this one asks for PyTorch. So an
+endpoint carries this package as one ZIP, which Python imports from, with what the running Python has compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import zipfile
+from collections.abc import Mapping
+from importlib._bootstrap_external import _code_to_hash_pyc  # type: ignore[attr-defined]
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+from optimum_htp.errors import OptimumHTPError
+from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.parsing import json_or_none
+from optimum_htp.runtime.generation.settings import settings_of
+from optimum_htp.runtime.images import load_image_processor
+from optimum_htp.runtime.model import TASKS
+from optimum_htp.runtime.tokenizer_files import load_tokenizer
+
+__all__ = ["ARCHIVE", "archive", "distributions", "is_archive", "reason_against"]
+
+ARCHIVE: Final = "optimum_htp.zip"
+_PACKAGE: Final = "optimum_htp"
+_BASE: Final = ("numpy", "onnxruntime", "packaging", "pluggy", "tokenizers")
+_DENSE: Final = "model.safetensors"
+_GENERATING: Final = ("text-generation", "text2text-generation")
+_TIME: Final = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP can say
+
+
+def reason_against(task: str, name: str, configs: Mapping[str, Path]) -> str | None:
+    """Return why a model cannot be served without PyTorch; None where it can.
+
+    Args:
+        task: Of the pipeline.
+        name: The model's file, for messages.
+        configs: Its config and preprocessor files, by name.
+    """
+    if task not in TASKS:
+        return f"{task} has no answer without transformers"
+    contents = {file: path.read_bytes() for file, path in configs.items() if "/" not in file}
+    config = json_or_none(contents.get(CONFIG, b"null"))
+    if not isinstance(config, dict):
+        return f"it has no {CONFIG}"
+    try:
+        if task == "image-classification":
+            load_image_processor(contents, name)
+        else:
+            load_tokenizer(contents, config, name)
+        if task in _GENERATING:
+            settings_of(json_or_none(contents.get(GENERATION_CONFIG, b"{}")) or {}, config, {}, {}, name, task)
+    except OptimumHTPError as error:
+        return str(error)
+    return None
+
+
+def distributions(task: str, configs: Mapping[str, Path]) -> list[str]:
+    """Return the distributions that serve a model without PyTorch."""
+    return [
+        *_BASE,
+        *(["pillow"] if task == "image-classification" else []),
+        *(["jinja2"] if task == "text-generation" else []),
+        *(["safetensors"] if any(name.endswith(f"/{_DENSE}") for name in configs) else []),
+    ]
+
+
+@functools.cache
+def archive() -> bytes:
+    """Return this package as a ZIP, with what this Python has compiled."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, source in _sources().items():
+            made.writestr(zipfile.ZipInfo(name, _TIME), source, zipfile.ZIP_DEFLATED)
+            code = compile(source, name, "exec", dont_inherit=True)
+            compiled = _code_to_hash_pyc(code, importlib.util.source_hash(source), False)
+            made.writestr(zipfile.ZipInfo(f"{name}c", _TIME), compiled, zipfile.ZIP_STORED)
+    return stream.getvalue()
+
+
+def is_archive(content: bytes) -> bool:
+    """Whether a file is this package as a ZIP, whichever Python has made it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as there:
+            names = {name for name in there.namelist() if name.endswith(".py")}
+            own = _sources()
+            return names == own.keys() and all(there.read(name) == own[name] for name in names)
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError):
+        return False
+
+
+def _sources() -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+
+    def add(folder: Traversable, name: str) -> None:
+        for entry in sorted(folder.iterdir(), key=lambda one: one.name):
+            inner = f"{name}/{entry.name}"
+            if entry.is_dir() and entry.name.isidentifier() and entry.name not in ("_site", "__pycache__"):
+                add(entry, inner)
+            elif entry.name.endswith(".py"):
+                found[inner] = entry.read_bytes()
+
+    add(files(_PACKAGE), _PACKAGE)
+    return found

@@ -1,0 +1,289 @@
+"""Chats as prompts: the template of a model, rendered in jinja2's sandbox.
+
+A template comes with a model, so it is untrusted: it reads no attribute that begins with `_`, changes nothing that it
+is given, and what it can make is bounded in number and size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.caching import Memory
+from optimum_htp.errors import ArgumentError, ChatTemplateError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["rendered"]
+
+Message = Mapping[str, Any]
+
+_LONGEST_TEMPLATE: Final = 1 << 18  # characters
+_LONGEST_TEXT: Final = 1 << 22  # characters of what a template makes, and items of a list
+_MOST_ROUNDS: Final = 200_000  # of all loops together
+_LARGEST_WIDTH: Final = 1 << 12  # characters that a text is filled up to
+_FILTERS: Final = frozenset(
+    (
+        *(
+            "abs",
+            "capitalize",
+            "count",
+            "default",
+            "d",
+            "dictsort",
+            "first",
+            "float",
+            "groupby",
+            "int",
+            "items",
+            "join",
+        ),
+        *(
+            "last",
+            "length",
+            "list",
+            "lower",
+            "map",
+            "max",
+            "min",
+            "reject",
+            "rejectattr",
+            "replace",
+            "reverse",
+            "round",
+        ),
+        *("safe", "select", "selectattr", "sort", "string", "sum", "title", "tojson", "trim", "unique", "upper"),
+        *("wordcount", "escape", "e", "indent", "attr"),
+    )
+)
+_FILLING: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
+_FORMATTING: Final = ("format", "format_map", "translate")
+
+_templates: Final[Memory[str, Template]] = Memory(16)
+
+
+def rendered(
+    template: str, messages: Sequence[Message], special: Mapping[str, Any], *, continues: bool, **more: Any
+) -> str:
+    """Return the prompt of a chat.
+
+    Args:
+        template: Of the model.
+        messages: The chat: `{"role": str, "content": str}` each.
+        special: The special tokens, by the names that templates use.
+        continues: Whether the last message is to be gone on with, rather than answered.
+        **more: Further names that the template reads.
+
+    Raises:
+        ArgumentError: The messages are none, or the template refuses them.
+        ChatTemplateError: The template is damaged, or does what no template may.
+        MissingDependencyError: jinja2 is not installed.
+    """
+    if not messages or not all(isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in messages):
+        raise ArgumentError('A chat is a list of {"role": ..., "content": ...}.')
+    import_error = _missing()
+    if import_error is not None:
+        raise MissingDependencyError("Chats need jinja2. Run `pip install jinja2`.") from import_error
+    from jinja2 import TemplateError
+
+    if len(template) > _LONGEST_TEMPLATE:
+        raise ChatTemplateError(
+            f"The chat template has {len(template)} characters; at most {_LONGEST_TEMPLATE} are read."
+        )
+    try:
+        made = _templates.get_or_make(template, lambda: _compiled(template))
+        budget = _Budget()
+        text = _joined(
+            made.generate(
+                messages=[dict(one) for one in messages],
+                add_generation_prompt=not continues,
+                **{"tools": None, "documents": None, **special, **more},
+                _counted=budget.counted,
+                _together=budget.together,
+            )
+        )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ChatTemplateError(f"The chat template fails: {type(error).__name__}: {error}.") from error
+    return _cut(text, str(messages[-1].get("content"))) if continues else text
+
+
+def _missing() -> ImportError | None:
+    try:
+        import jinja2.ext  # noqa: F401
+    except ImportError as error:
+        return error
+    return None
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    found, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        if size > _LONGEST_TEXT:
+            raise ValueError(f"it makes more than {_LONGEST_TEXT} characters")
+        found.append(piece)
+    return "".join(found)
+
+
+def _cut(text: str, last: str) -> str:
+    """Return a prompt up to the end of its last message, as `apply_chat_template` of transformers cuts it."""
+    stripped = last.strip()
+    if stripped not in text:
+        raise ArgumentError("The chat template does not show the last message, so it cannot be gone on with.")
+    start = text.rindex(stripped)
+    whole = last.lstrip()
+    return text[: start + len(whole)] if text[start : start + len(whole)] == last else text[: start + len(stripped)]
+
+
+class _Budget:
+    """What one rendering may do."""
+
+    def __init__(self) -> None:
+        self._rounds = 0
+
+    def counted(self, items: Any) -> list[Any]:
+        """Return the items of a loop."""
+        found = []
+        for item in items:
+            self._rounds += 1
+            if self._rounds > _MOST_ROUNDS:
+                raise ValueError(f"its loops run more than {_MOST_ROUNDS} times")
+            found.append(item)
+        return found
+
+    def together(self, *parts: Any) -> str:
+        """Return texts put together by `~`."""
+        return _joined(map(str, parts))
+
+
+def _sized(value: Any) -> int:
+    return len(value) if isinstance(value, (str, list, tuple)) else 0
+
+
+def _check_call(function: Any, arguments: Sequence[Any]) -> None:
+    """Refuse calls of methods of texts that make far more than they are given."""
+    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    if not isinstance(owner, str):
+        return
+    if name in _FORMATTING:
+        raise ValueError(f"it calls {name}")
+    if name in _FILLING and any(isinstance(one, int) and one > _LARGEST_WIDTH for one in arguments):
+        raise ValueError(f"it fills a text up to more than {_LARGEST_WIDTH} characters")
+    if name == "replace":
+        _check_replaced(owner, arguments)
+    if name == "join":
+        _check_joined(owner, arguments)
+
+
+def _check_replaced(text: Any, arguments: Sequence[Any]) -> None:
+    if (len(str(text)) + 1) * max((len(str(one)) for one in arguments[1:2]), default=0) > _LONGEST_TEXT:
+        raise ValueError("it replaces more than it may")
+
+
+def _check_joined(separator: Any, arguments: Sequence[Any]) -> None:
+    items = arguments[0] if arguments else ()
+    if isinstance(items, (list, tuple)):
+        size = sum(len(str(one)) for one in items) + len(items) * len(str(separator))
+        if size > _LONGEST_TEXT:
+            raise ValueError("it joins more than it may")
+
+
+def _compiled(source: str) -> Template:
+    """Return a template whose loops and texts are counted."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.visitor import NodeTransformer
+
+    class Environment(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**", "+", "%"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "%" and isinstance(left, str):
+                raise ValueError("it formats a text with %")
+            if operator == "+" and _sized(left) + _sized(right) > _LONGEST_TEXT:
+                raise ValueError("it makes a text or a list longer than it may be")
+            if operator == "*" and max(_sized(left), _sized(right)):
+                times = right if _sized(left) else left
+                if isinstance(times, int) and times * max(_sized(left), _sized(right)) > _LONGEST_TEXT:
+                    raise ValueError("it makes a text or a list longer than it may be")
+            if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+                bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+                if bits > _LARGEST_WIDTH:
+                    raise ValueError("it makes a number larger than it may be")
+            return super().call_binop(context, operator, left, right)
+
+        def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
+            _check_call(function, arguments)
+            return super().call(context, function, *arguments, **named)
+
+    class Bounded(NodeTransformer):
+        def visit_For(self, node: Any, *arguments: Any) -> Any:  # noqa: N802 - jinja2's name
+            self.generic_visit(node, *arguments)
+            node.iter = _called("_counted", [node.iter])
+            return node
+
+        def visit_Concat(self, node: Any, *arguments: Any) -> Any:  # noqa: N802 - jinja2's name
+            self.generic_visit(node, *arguments)
+            return _called("_together", node.nodes)
+
+    class Generation(Extension):
+        """The tag around what a model has said: it says nothing for a prompt."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2's form
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def _called(name: str, arguments: list[Any]) -> Any:
+        return nodes.Call(nodes.Name(name, "load"), arguments, [], None, None)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment.filters = {name: _guarded(name, one) for name, one in environment.filters.items() if name in _FILTERS}
+    environment.filters["tojson"] = _json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    tree = Bounded().visit(environment.parse(source))
+    for node in tree.find_all(nodes.Node):
+        node.environment = environment
+    tree.set_lineno(1)
+    code = environment.compile(tree, filename="<chat template>")
+    return environment.template_class.from_code(environment, code, environment.make_globals(None))
+
+
+def _guarded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that refuses to make more than it may."""
+    if name not in ("replace", "join", "indent"):
+        return filter_
+
+    import functools
+
+    @functools.wraps(filter_)
+    def guarded(context: Any, value: Any, *arguments: Any, **named: Any) -> Any:
+        given = (*arguments, *named.values())
+        if name == "replace":
+            _check_replaced(value, given)
+        elif name == "join":
+            _check_joined(given[0] if given else "", (value,))
+        elif any(isinstance(one, int) and one > _LARGEST_WIDTH for one in given):
+            raise ValueError(f"it indents by more than {_LARGEST_WIDTH} characters")
+        return (
+            filter_(context, value, *arguments, **named) if name != "indent" else filter_(value, *arguments, **named)
+        )
+
+    return guarded
+
+
+def _json(value: Any, indent: int | None = None, **options: Any) -> str:
+    kept = {name: options[name] for name in ("separators", "sort_keys") if name in options}
+    return json.dumps(value, ensure_ascii=False, indent=min(indent, 16) if indent is not None else None, **kept)
+
+
+def _refuse(message: str) -> None:
+    raise ArgumentError(f"The chat template refuses the chat: {message}")

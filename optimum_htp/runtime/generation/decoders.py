@@ -1,0 +1,177 @@
+"""Decoders that give the scores of the next token, and keep what they have computed of the tokens before.
+
+What Optimum exports differs: a decoder with or without a cache; with an encoder two decoders (for the first token and
+for the others), or both merged into one, which an input switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from optimum_htp.errors import WrongTaskError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from optimum_htp.runtime.sessions import Part
+
+__all__ = ["Decoder", "TextDecoder", "TransformingDecoder"]
+
+_PAST: Final = "past_key_values."
+_PRESENT: Final = "present."
+_SWITCH: Final = "use_cache_branch"
+_LOGITS: Final = "logits"
+
+
+class Decoder(Protocol):
+    """A decoder of one generation."""
+
+    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the scores of the next token.
+
+        Args:
+            tokens: All tokens so far, of shape (row, token).
+
+        Returns:
+            An array of shape (row, vocabulary), which the caller may change.
+        """
+        ...
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """Take over, for each row, what is kept of another one."""
+        ...
+
+
+class _Cache:
+    """What a decoder keeps of the tokens before."""
+
+    def __init__(self, part: Part) -> None:
+        self.names: Final = [name for name in part.inputs if name.startswith(_PAST)]
+        self.part: Final = part
+        self.kept: dict[str, NDArray[Any]] = {}
+
+    def empty(self, rows: int, length: int) -> dict[str, NDArray[Any]]:
+        """Return a cache of no tokens, or of so many that mean nothing.
+
+        Raises:
+            WrongTaskError: Its shape is in no config of the file.
+        """
+        return {name: np.zeros(self._shape(name, rows, length), self.part.inputs[name].dtype) for name in self.names}
+
+    def _shape(self, name: str, rows: int, length: int) -> tuple[int, ...]:
+        tensor = self.part.inputs[name]
+        sizes = []
+        for size in tensor.shape:
+            if isinstance(size, int):
+                sizes.append(size)
+            elif isinstance(size, str) and "batch" in size:
+                sizes.append(rows)
+            elif isinstance(size, str) and "length" in size:
+                sizes.append(length)
+            else:
+                raise WrongTaskError(
+                    f"{self.part.path} has the cache {name} of shape {tensor.shape}, which is not known here. Load it "
+                    "with Optimum."
+                )
+        return tuple(sizes)
+
+    def keep(self, outputs: Mapping[str, NDArray[Any]], *, only: str = "") -> None:
+        """Keep the cache that a decoder gave; with `only`, no other part of it."""
+        for name, array in outputs.items():
+            if name.startswith(_PRESENT) and only in name:
+                self.kept[name.replace(_PRESENT, _PAST, 1)] = array
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        self.kept = {name: array[rows] for name, array in self.kept.items()}
+
+
+class TextDecoder:
+    """A decoder without an encoder.
+
+    Args:
+        part: Its file.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part: Final = part
+        self._cache: Final = _Cache(part)
+
+    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the scores of the next token; see `Decoder`."""
+        part, cache = self._part, self._cache
+        fresh = tokens[:, -1:] if cache.kept else tokens
+        feeds: dict[str, NDArray[Any]] = {"input_ids": fresh, "attention_mask": np.ones_like(tokens)}
+        if "position_ids" in part.inputs:
+            positions = np.arange(tokens.shape[1] - fresh.shape[1], tokens.shape[1])
+            feeds["position_ids"] = np.broadcast_to(positions, fresh.shape)
+        if _SWITCH in part.inputs:
+            feeds[_SWITCH] = np.array([bool(cache.kept)])
+        if cache.names:
+            feeds |= cache.kept or cache.empty(len(tokens), 1 if _SWITCH in part.inputs else 0)
+        if _SWITCH in part.inputs and not cache.kept and "position_ids" not in part.inputs:
+            feeds["attention_mask"] = np.ones_like(tokens)
+        outputs = part.run({name: array for name, array in feeds.items() if name in part.inputs})
+        if cache.names:
+            cache.keep(outputs)
+        return outputs[_LOGITS][:, -1].astype(np.float32)
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """Take over, for each row, what is kept of another one."""
+        self._cache.reorder(rows)
+
+
+class TransformingDecoder:
+    """A decoder that reads what an encoder gave.
+
+    Args:
+        parts: The files of the model, by their names at export.
+        states: What the encoder gave, of shape (row, token, size).
+        mask: Which of its tokens count, of shape (row, token).
+    """
+
+    def __init__(self, parts: Mapping[str, Part], states: NDArray[Any], mask: NDArray[np.int64]) -> None:
+        decoders = {name: part for name, part in parts.items() if "decoder" in name}
+        merged = next((part for name, part in decoders.items() if "merged" in name), None)
+        later = next((part for name, part in decoders.items() if "with_past" in name), None)
+        first = next((part for name, part in decoders.items() if "with_past" not in name), None)
+        if merged is None and first is None:
+            raise WrongTaskError(f"There is no decoder among {', '.join(parts)}.")
+        self._first: Final[Part] = merged or first  # type: ignore[assignment]
+        self._later: Final = merged or later
+        self._cache: Final = _Cache(self._later) if self._later is not None else None
+        self._states, self._mask = states, mask
+
+    def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the scores of the next token; see `Decoder`."""
+        cache = self._cache
+        if cache is None or not cache.kept:
+            outputs = self._run(self._first, tokens, cache)
+            if cache is not None:
+                cache.keep(outputs)
+        else:
+            assert self._later is not None
+            outputs = self._run(self._later, tokens[:, -1:], cache)
+            cache.keep(outputs, only=".decoder.")  # what is kept of the encoder stays as it is
+        return outputs[_LOGITS][:, -1].astype(np.float32)
+
+    def _run(self, part: Part, tokens: NDArray[np.int64], cache: _Cache | None) -> dict[str, NDArray[Any]]:
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": tokens,
+            "encoder_hidden_states": self._states,
+            "encoder_attention_mask": self._mask,
+        }
+        has_past = any(name.startswith(_PAST) for name in part.inputs)
+        if has_past and cache is not None:
+            feeds |= cache.kept or cache.empty(len(tokens), 1)
+        if _SWITCH in part.inputs:
+            feeds[_SWITCH] = np.array([cache is not None and bool(cache.kept)])
+        return part.run({name: array for name, array in feeds.items() if name in part.inputs})
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """Take over, for each row, what is kept of another one."""
+        self._states, self._mask = self._states[rows], self._mask[rows]
+        if self._cache is not None:
+            self._cache.reorder(rows)

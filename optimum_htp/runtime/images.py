@@ -1,0 +1,234 @@
+"""Images as a model's inputs, in Pillow and numpy, as transformers' image processors make them.
+
+The classes in `_CLASSES` differ in how they resize and in what follows; a class or a step that is not known is
+refused. Resizing is Pillow's: transformers takes it too, unless torchvision is installed and a fast processor is asked
+for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from optimum_htp.errors import ArgumentError, MissingDependencyError, PreprocessorLoadError
+from optimum_htp.libraries.names import EXTRACTOR_CONFIG
+from optimum_htp.parsing import json_or_none
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+__all__ = ["ImageProcessor", "load_image_processor"]
+
+Pixels = "NDArray[Any]"
+
+_BILINEAR: Final = 2
+_BICUBIC: Final = 3
+_LARGE: Final = 384  # pixels; from here on ConvNext's processor does not crop
+_SUFFIXES: Final = ("ImageProcessorFast", "ImageProcessor", "FeatureExtractor")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """An image processor class.
+
+    Attributes:
+        resize: `exact` to height and width, `shortest` by the shortest edge, or the name of a class with its own rule.
+        crops: Whether it crops by default; None for one that never does.
+        flips: Whether it exchanges red and blue by default.
+        resample: Its filter of Pillow.
+        normalizes: Whether it normalizes.
+    """
+
+    resize: str
+    crops: bool | None = None
+    flips: bool = False
+    resample: int = _BILINEAR
+    normalizes: bool = True
+
+
+_CLASSES: Final[Mapping[str, _Class]] = {
+    "Beit": _Class("exact", True, resample=_BICUBIC),
+    "Bit": _Class("shortest", True, resample=_BICUBIC),
+    "Blip": _Class("exact", resample=_BICUBIC),
+    "CLIP": _Class("shortest", True, resample=_BICUBIC),
+    "ConvNext": _Class("ConvNext"),
+    "DeiT": _Class("exact", True, resample=_BICUBIC),
+    "Levit": _Class("Levit", True, resample=_BICUBIC),
+    "MobileNetV1": _Class("shortest", True),
+    "MobileNetV2": _Class("shortest", True),
+    "MobileViT": _Class("shortest", True, flips=True, normalizes=False),
+    "Pvt": _Class("exact"),
+    "Segformer": _Class("exact"),
+    "Siglip": _Class("exact", resample=_BICUBIC),
+    "ViT": _Class("exact"),
+}
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """An image processor of a model.
+
+    Attributes:
+        steps: What is done with the pixels of an image, of shape (height, width, 3), one after the other.
+    """
+
+    steps: tuple[Callable[[Any], Any], ...]
+
+    def __call__(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixels of an image, of shape (3, height, width).
+
+        Args:
+            image: An image of Pillow, a path, or the content of a file.
+
+        Raises:
+            ArgumentError: It is none of these, or no image that Pillow reads.
+            MissingDependencyError: Pillow is not installed.
+        """
+        pixels = np.array(_opened(image))
+        for step in self.steps:
+            pixels = step(pixels)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _opened(image: Any) -> Image:
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingDependencyError("Images need Pillow. Run `pip install pillow`.") from error
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        raise ArgumentError(f"{image} is not fetched: give a path, the content of the file, or an image of Pillow.")
+    try:
+        if isinstance(image, (bytes, bytearray)):
+            image = Image.open(io.BytesIO(image))
+        elif isinstance(image, (str, os.PathLike)):
+            image = Image.open(image)
+        if not isinstance(image, Image.Image):
+            raise ArgumentError(f"An image is a path, bytes or an image of Pillow, not {type(image).__name__}.")
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ArgumentError(f"The image cannot be read: {error}.") from error
+
+
+def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcessor:
+    """Return the image processor of a model.
+
+    Args:
+        files: The contents of its preprocessor files, by name.
+        name: The file that messages name.
+
+    Raises:
+        PreprocessorLoadError: It has none that is known here.
+    """
+    settings = json_or_none(files[EXTRACTOR_CONFIG]) if EXTRACTOR_CONFIG in files else None
+    if not isinstance(settings, dict):
+        raise _refused(name, f"it has no {EXTRACTOR_CONFIG}")
+    named = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+    suffix = next((one for one in _SUFFIXES if named.endswith(one)), None)
+    known = _CLASSES.get(named.removesuffix(suffix or ""))
+    if known is None:
+        raise _refused(name, f"its class {named} is not known here")
+    try:
+        return ImageProcessor(tuple(_steps(settings, known)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _refused(name, f"a setting of its {EXTRACTOR_CONFIG} is not known here ({error})") from error
+
+
+def _refused(name: str, reason: str) -> PreprocessorLoadError:
+    return PreprocessorLoadError(
+        f"The image processor of {name} cannot be run without transformers: {reason}. Load the file with Optimum: "
+        f"pipeline('image-classification', model={name!r}) of optimum_htp's or Optimum's."
+    )
+
+
+def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], Any]]:
+    steps = []
+    if settings.get("do_resize", True):
+        steps.append(_resize(settings, known))
+    if known.crops is None and settings.get("do_center_crop"):
+        raise ValueError("do_center_crop, which the class has since transformers 5 alone")
+    if known.crops is not None and settings.get("do_center_crop", known.crops):
+        height, width = _square(settings["crop_size"])
+        steps.append(lambda pixels: _cropped(pixels, height, width))
+    if settings.get("do_rescale", True):
+        factor = float(settings.get("rescale_factor", 1 / 255))
+        steps.append(lambda pixels: (pixels.astype(np.float64) * factor).astype(np.float32))
+    if known.normalizes and settings.get("do_normalize", True):
+        mean = np.array(settings["image_mean"], dtype=np.float32)
+        std = np.array(settings["image_std"], dtype=np.float32)
+        if mean.shape not in ((), (3,)) or std.shape not in ((), (3,)):
+            raise ValueError("image_mean and image_std have three numbers")
+        steps.append(lambda pixels: (pixels.astype(np.float32) - mean) / std)
+    if known.flips and settings.get("do_flip_channel_order", True):
+        steps.append(lambda pixels: pixels[..., ::-1])
+    return steps
+
+
+def _square(size: Any) -> tuple[int, int]:
+    """Return height and width that a setting names: as such, as a pair, or as one number for both."""
+    if isinstance(size, Mapping):
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, (list, tuple)):
+        height, width = size
+        return int(height), int(width)
+    return int(size), int(size)
+
+
+def _resize(settings: Mapping[str, Any], known: _Class) -> Callable[[Any], Any]:
+    size, resample = settings["size"], int(settings.get("resample", known.resample))
+    if known.resize == "exact":
+        height, width = _square(size)
+        return lambda pixels: _resized(pixels, height, width, resample)
+    if isinstance(size, Mapping) and {*size} == {"height", "width"} and known.resize != "ConvNext":
+        height, width = _square(size)
+        return lambda pixels: _resized(pixels, height, width, resample)
+    edge = int(size["shortest_edge"] if isinstance(size, Mapping) else size)
+    if isinstance(size, Mapping) and {*size} != {"shortest_edge"}:
+        raise ValueError(f"size has {', '.join(map(str, size))}")
+    if known.resize == "Levit":
+        edge = int((256 / 224) * edge)
+    elif known.resize == "ConvNext":
+        fraction = float(settings.get("crop_pct") or 224 / 256)
+        return lambda pixels: _resized_as_convnext(pixels, edge, fraction, resample)
+    return lambda pixels: _resized(pixels, *_by_shortest(pixels, edge), resample)
+
+
+def _resized(pixels: Any, height: int, width: int, resample: int) -> Any:
+    from PIL import Image
+
+    return np.array(Image.fromarray(pixels).resize((width, height), resample=Image.Resampling(resample)))
+
+
+def _by_shortest(pixels: Any, edge: int) -> tuple[int, int]:
+    """Return height and width of an image whose shortest edge gets a length."""
+    height, width = pixels.shape[:2]
+    longest = int(edge * max(height, width) / min(height, width))
+    return (longest, edge) if width <= height else (edge, longest)
+
+
+def _resized_as_convnext(pixels: Any, edge: int, fraction: float, resample: int) -> Any:
+    if edge >= _LARGE:
+        return _resized(pixels, edge, edge, resample)
+    whole = _resized(pixels, *_by_shortest(pixels, int(edge / fraction)), resample)
+    return _cropped(whole, edge, edge)
+
+
+def _cropped(pixels: Any, height: int, width: int) -> Any:
+    """Return the middle of an image; one that is too small gets a black border."""
+    own_height, own_width = pixels.shape[:2]
+    top, left = (own_height - height) // 2, (own_width - width) // 2
+    if top >= 0 and left >= 0:
+        return pixels[top : top + height, left : left + width]
+    whole = np.zeros((max(height, own_height), max(width, own_width), pixels.shape[2]), dtype=pixels.dtype)
+    above, before = ceil((whole.shape[0] - own_height) / 2), ceil((whole.shape[1] - own_width) / 2)
+    whole[above : above + own_height, before : before + own_width] = pixels
+    top, left = top + above, left + before
+    return whole[max(0, top) : top + height, max(0, left) : left + width]

@@ -1,0 +1,107 @@
+"""ONNX Runtime sessions of a model's files, with numpy arrays in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from optimum_htp.errors import ArgumentError, InferenceError
+from optimum_htp.loading.mapped import open_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from numpy.typing import NDArray
+
+__all__ = ["Arrays", "Part", "SessionSettings", "Tensor"]
+
+Arrays = Mapping[str, "NDArray[Any]"]
+
+_DTYPES: Final[Mapping[str, Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are made.
+
+    Attributes:
+        providers: ONNX Runtime's execution providers.
+        provider_options: Their options.
+        session_options: ONNX Runtime's options.
+    """
+
+    providers: Sequence[Any] = ("CPUExecutionProvider",)
+    provider_options: Any = None
+    session_options: onnxruntime.SessionOptions | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or an output.
+
+    Attributes:
+        name: Its name.
+        dtype: Its type in numpy; None for one that numpy has not.
+        shape: Its axes: sizes, or names of sizes that vary.
+    """
+
+    name: str
+    dtype: Any
+    shape: tuple[int | str | None, ...]
+
+
+class Part:
+    """A session of one ONNX file. Calls of several threads run side by side.
+
+    Args:
+        path: The file.
+        settings: How the session is made.
+
+    Raises:
+        InvalidOnnxFileError: ONNX Runtime cannot load the file.
+    """
+
+    def __init__(self, path: Path, settings: SessionSettings) -> None:
+        self.path: Final = path
+        self.session: Final = open_session(
+            path, settings.session_options, list(settings.providers), settings.provider_options
+        )
+        self.inputs: Final = {one.name: one for one in map(_tensor, self.session.get_inputs())}
+        self.outputs: Final = {one.name: one for one in map(_tensor, self.session.get_outputs())}
+        self._names: Final = list(self.outputs)
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Return the outputs for inputs, which get the types that the file has.
+
+        Raises:
+            ArgumentError: An input is missing, has another name or another shape.
+            InferenceError: ONNX Runtime fails.
+        """
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+        if (unknown := feeds.keys() - self.inputs.keys()) or (missing := self.inputs.keys() - feeds.keys()):
+            what = f"has no input {sorted(unknown)[0]!r}" if unknown else f"needs the input {sorted(missing)[0]!r}"
+            raise ArgumentError(f"{self.path} {what}. Its inputs are {', '.join(self.inputs)}.")
+        given = {name: np.asarray(value, dtype=self.inputs[name].dtype) for name, value in feeds.items()}
+        try:
+            return dict(zip(self._names, self.session.run(self._names, given), strict=True))
+        except InvalidArgument as error:
+            raise ArgumentError(f"{self.path} does not take these inputs: {error}") from error
+        except (Fail, RuntimeException) as error:
+            raise InferenceError(f"ONNX Runtime fails on {self.path}: {error}") from error
+
+
+def _tensor(value: Any) -> Tensor:
+    return Tensor(value.name, _DTYPES.get(value.type), tuple(value.shape))

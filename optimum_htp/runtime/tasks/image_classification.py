@@ -1,0 +1,46 @@
+"""Labels of images, as `ImageClassificationPipeline` of transformers gives them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optimum_htp.runtime.scores import class_scores, labels_of, ranked
+from optimum_htp.runtime.texts import batches, listed, results
+
+if TYPE_CHECKING:
+    from optimum_htp.runtime.model import Model
+
+__all__ = ["classify_images"]
+
+
+def classify_images(
+    model: Model, inputs: Any, *, top_k: int = 5, function_to_apply: str | None = None, batch_size: int = 1
+) -> Any:
+    """Return labels and scores of images, the best first.
+
+    Args:
+        model: The model.
+        inputs: An image of Pillow, a path or the content of a file, or a list of these.
+        top_k: How many labels.
+        function_to_apply: `softmax`, `sigmoid` or `none`; None for what the config asks for.
+        batch_size: How many images are run at once.
+
+    Returns:
+        For each image a list of `{"label": str, "score": float}`.
+
+    Raises:
+        ArgumentError: What is given is no image.
+    """
+    items, is_list = listed(inputs)
+    count = min(top_k, len(labels_of(model.config)))
+    name = next(iter(model.part.inputs))
+    found: list[Any] = []
+    for batch in batches(items, batch_size):
+        outputs = model.part.run({name: np.stack([model.image_processor(image) for image in batch])})
+        found.extend(
+            ranked(class_scores(logits, model.config, function_to_apply), model.config, count)
+            for logits in outputs["logits"]
+        )
+    return results(found, is_list)

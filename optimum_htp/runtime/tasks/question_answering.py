@@ -1,0 +1,169 @@
+"""Answers that are spans of a text, as `QuestionAnsweringPipeline` of transformers gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from optimum_htp.errors import ArgumentError
+from optimum_htp.runtime.texts import Run, runs
+
+if TYPE_CHECKING:
+    import tokenizers
+    from numpy.typing import NDArray
+
+    from optimum_htp.runtime.model import Model
+
+__all__ = ["answer"]
+
+_LONGEST: Final = 384  # tokens of question and text, in one run
+_STRIDE: Final = 128  # tokens
+_IMPOSSIBLE: Final = 1000000.0
+Answer = dict[str, Any]
+
+
+def answer(
+    model: Model,
+    inputs: Any = None,
+    *,
+    question: str | Sequence[str] | None = None,
+    context: str | Sequence[str] | None = None,
+    top_k: int = 1,
+    doc_stride: int | None = None,
+    max_answer_len: int = 15,
+    max_seq_len: int | None = None,
+    handle_impossible_answer: bool = False,
+    align_to_words: bool = True,
+    batch_size: int = 1,
+) -> Any:
+    """Return where texts answer questions.
+
+    Args:
+        model: The model.
+        inputs: `{"question": str, "context": str}`, or a list of these.
+        question, context: The same in two arguments; lists go together, and one text may go with many questions.
+        top_k: How many answers.
+        doc_stride: How many tokens the parts of a long text have in common; None for 128, or half a part.
+        max_answer_len: The most tokens of an answer.
+        max_seq_len: The most tokens of a part, with the question; None for 384, or what the model takes.
+        handle_impossible_answer: Whether there may be no answer.
+        align_to_words: Whether an answer consists of whole words.
+        batch_size: How many parts are run at once.
+
+    Returns:
+        For each question `{"score": float, "start": int, "end": int, "answer": str}`, or a list of these.
+
+    Raises:
+        ArgumentError: A question or a text is missing, or a number is too small.
+    """
+    if top_k < 1 or max_answer_len < 1:
+        raise ArgumentError(f"top_k={top_k} and max_answer_len={max_answer_len} have to be at least 1.")
+    longest = max_seq_len or min(model.tokenizer.longest or _LONGEST, _LONGEST)
+    stride = doc_stride if doc_stride is not None else min(longest // 2, _STRIDE)
+    if stride > longest:
+        raise ArgumentError(f"doc_stride={stride} is larger than max_seq_len={longest}.")
+    pairs = _pairs(inputs, question, context)
+    found = []
+    for one, text in pairs:
+        parts = _encodings(model, one, text, longest, stride)
+        answers: list[Answer] = []
+        impossible = _IMPOSSIBLE
+        for run in runs(model, parts, batch_size):
+            starts, ends, scores, null = _spans(
+                model, run, top_k * 2 + 10 if align_to_words else top_k, max_answer_len
+            )
+            impossible = min(impossible, null)
+            for start, end, score in zip(starts, ends, scores, strict=True):
+                first, last = _characters(model, run.encoding, int(start), int(end), align_to_words)
+                _add(answers, {"score": score.item(), "start": first, "end": last, "answer": text[first:last]})
+        if handle_impossible_answer:
+            answers.append({"score": impossible, "start": 0, "end": 0, "answer": ""})
+        best = sorted(answers, key=lambda one: one["score"], reverse=True)[:top_k]
+        found.append(best[0] if len(best) == 1 else best)
+    return found[0] if len(found) == 1 else found
+
+
+def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
+    found: list[tuple[Any, Any]]
+    if inputs is not None:
+        items = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        found = [(one.get("question"), one.get("context")) if isinstance(one, dict) else (None, None) for one in items]
+    else:
+        questions = [question] if isinstance(question, str) else list(question or ())
+        texts = [context] * len(questions) if isinstance(context, str) else list(context or ())
+        if len(questions) != len(texts):
+            raise ArgumentError(f"There are {len(questions)} questions and {len(texts)} contexts.")
+        found = list(zip(questions, texts, strict=True))
+    if not found or not all(isinstance(text, str) and text for pair in found for text in pair):
+        raise ArgumentError('Give a question and a context: {"question": ..., "context": ...}, neither of them empty.')
+    return found
+
+
+def _encodings(model: Model, question: str, text: str, longest: int, stride: int) -> list[tokenizers.Encoding]:
+    """Return the parts of a text that fit into a run, each with the question."""
+    first = _is_first(model)
+    (encoding,) = model.tokenizer.encode(
+        [(question, text) if first else (text, question)],
+        truncation="only_second" if first else "only_first",
+        max_length=longest,
+        stride=stride,
+    )
+    return [encoding, *encoding.overflowing]
+
+
+def _is_first(model: Model) -> bool:
+    """Whether the question comes before the text: models that pad on the left have it behind."""
+    return model.tokenizer.padding_side == "right"
+
+
+def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, Any, float]:
+    """Return the first tokens, the last tokens and the scores of the best spans, and the score of no answer."""
+    own, encoding = 1 if _is_first(model) else 0, run.encoding
+    cls = model.tokenizer.ids.get("cls_token")
+    is_text = np.array([index == own for index in encoding.sequence_ids])
+    allowed = is_text | (np.array(encoding.ids) == cls) if cls is not None else is_text
+    start, end = (_probabilities(run.tokens(name), allowed) for name in ("start_logits", "end_logits"))
+    null = (start[0] * end[0]).item()
+    start[0] = end[0] = 0.0
+    scores = np.tril(np.triu(np.outer(start, end)), longest - 1)
+    flat = scores.ravel()
+    if count == 1:
+        best = np.array([flat.argmax()])
+    elif len(flat) < count:
+        best = np.argsort(-flat)
+    else:
+        best = np.argpartition(-flat, count)[:count]
+        best = best[np.argsort(-flat[best])]
+    starts, ends = np.unravel_index(best, scores.shape)
+    kept = allowed[starts] & allowed[ends]
+    starts, ends = starts[kept], ends[kept]
+    return starts, ends, scores[starts, ends], null
+
+
+def _probabilities(logits: NDArray[Any], allowed: NDArray[Any]) -> NDArray[Any]:
+    masked = np.where(allowed, logits.astype(np.float32), -10000.0)
+    shifted = np.exp(masked - masked.max())
+    found: NDArray[Any] = shifted / shifted.sum()
+    return found
+
+
+def _characters(model: Model, encoding: tokenizers.Encoding, start: int, end: int, aligned: bool) -> tuple[int, int]:
+    """Return where the tokens of a span begin and end in the text, or the words that they are in."""
+    own = 1 if _is_first(model) else 0
+    first, last = encoding.token_to_word(start), encoding.token_to_word(end)
+    if aligned and first is not None and last is not None:
+        begins, ends = encoding.word_to_chars(first, own), encoding.word_to_chars(last, own)
+        if begins is not None and ends is not None:
+            return begins[0], ends[1]
+    return encoding.offsets[start][0], encoding.offsets[end][1]
+
+
+def _add(answers: list[Answer], found: Answer) -> None:
+    """Add an answer; to one of the same words only its score."""
+    for one in answers:
+        if one["answer"].lower() == found["answer"].lower():
+            one["score"] += found["score"]
+            return
+    answers.append(found)

@@ -1,0 +1,228 @@
+"""Generated texts, as `TextGenerationPipeline` and `Text2TextGenerationPipeline` of transformers give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from optimum_htp.errors import ArgumentError, PreprocessorLoadError, WrongTaskError
+from optimum_htp.runtime.chat import rendered
+from optimum_htp.runtime.generation.decoders import Decoder, TextDecoder, TransformingDecoder
+from optimum_htp.runtime.generation.search import generate
+from optimum_htp.runtime.generation.settings import GenerationSettings, settings_of
+from optimum_htp.runtime.texts import feeds, listed, truncation_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from optimum_htp.runtime.model import Model
+    from optimum_htp.runtime.tokenizer import Tokenizer
+
+__all__ = ["complete", "transform"]
+
+Prompt = str | Sequence[Mapping[str, Any]]
+Streamer = Callable[[str], Any]
+
+_COMPLETING: Final = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+_TRANSFORMING: Final = {"max_new_tokens": 256, "num_beams": 4}
+_UNFINISHED: Final = "\ufffd"
+"""What the bytes of a character become that is not complete."""
+
+
+def complete(
+    model: Model,
+    inputs: Any,
+    *,
+    return_full_text: bool = True,
+    add_special_tokens: bool = True,
+    stop_sequence: str | Sequence[str] | None = None,
+    streamer: Streamer | None = None,
+    **settings: Any,
+) -> Any:
+    """Return texts that go on with prompts.
+
+    Args:
+        model: The model.
+        inputs: A prompt, a chat as a list of `{"role": str, "content": str}`, or a list of either.
+        return_full_text: Whether the prompt is part of the answer.
+        add_special_tokens: Whether a prompt that is a text gets the tokenizer's special tokens.
+        stop_sequence: Texts that end an answer.
+        streamer: Is called with each new piece of the text.
+        **settings: Of `GenerationConfig`: `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`,
+            `repetition_penalty`, `num_beams`, `stop_strings` and others; `seed` for the random numbers.
+
+    Returns:
+        For each prompt a list of `{"generated_text": str}`; of a chat the text is the chat with the answer.
+
+    Raises:
+        ArgumentError: An argument is out of bounds, or a chat is none.
+        PreprocessorLoadError: The model has no chat template.
+    """
+    is_chat = isinstance(inputs, (list, tuple)) and bool(inputs) and isinstance(inputs[0], Mapping)
+    items, is_list = ([inputs], False) if is_chat else listed(inputs)
+    chosen = _settings(model, _COMPLETING, settings, stop_sequence, "text-generation")
+    found = []
+    for prompt in items:
+        text, continues = _prompt(model, prompt)
+        is_plain = isinstance(prompt, str)
+        (encoding,) = model.tokenizer.encode([text], add_special_tokens=add_special_tokens and is_plain)
+        start = np.array([encoding.ids or [_start(chosen, model)]], dtype=np.int64)
+        tokens = _generated(model, TextDecoder(model.part), start, chosen, streamer)
+        shown = len(model.tokenizer.decode(encoding.ids, skip_special_tokens=True, clean_up=True))
+        answers = (model.tokenizer.decode(row, skip_special_tokens=True, clean_up=True)[shown:] for row in tokens)
+        found.append(
+            [{"generated_text": _whole(prompt, one, continues) if return_full_text else one} for one in answers]
+        )
+    return found if is_list else found[0]
+
+
+def transform(
+    model: Model,
+    inputs: Any,
+    *,
+    truncation: bool | str | None = None,
+    stop_sequence: str | Sequence[str] | None = None,
+    streamer: Streamer | None = None,
+    **settings: Any,
+) -> Any:
+    """Return texts that a model with an encoder makes of texts.
+
+    Args:
+        model: The model.
+        inputs: A text, or a list of texts.
+        truncation: Whether, or how, texts are cut to what the model takes.
+        stop_sequence: Texts that end an answer.
+        streamer: Is called with each new piece of the text.
+        **settings: As of `complete`.
+
+    Returns:
+        For a text a list of `{"generated_text": str}`; for a list of texts one for each, or a list for each where
+        several are asked for.
+
+    Raises:
+        ArgumentError: An argument is out of bounds.
+    """
+    items, is_list = listed(inputs)
+    chosen = _settings(model, _TRANSFORMING, settings, stop_sequence, "text2text-generation")
+    before = model.config.get("prefix")
+    encodings = model.tokenizer.encode(
+        [f"{before}{text}" if isinstance(before, str) else text for text in items],
+        truncation=truncation_of(truncation),
+    )
+    encoder = next((part for name, part in model.parts.items() if "encoder_model" in name), None)
+    if encoder is None:
+        raise WrongTaskError(f"{model.source.name} has no encoder.")
+    found = []
+    for encoding in encodings:
+        arrays = feeds(encoder, model.tokenizer.arrays([encoding]))
+        rows = max(chosen.num_beams, chosen.num_return_sequences)
+        states = np.repeat(next(iter(encoder.run(arrays).values())), rows, axis=0)
+        mask = np.ones((rows, len(encoding)), dtype=np.int64)
+        start = np.array([[_start(chosen, model)]], dtype=np.int64)
+        tokens = _generated(model, TransformingDecoder(model.parts, states, mask), start, chosen, streamer)
+        found.append(
+            [
+                {"generated_text": model.tokenizer.decode(row, skip_special_tokens=True, clean_up=False)}
+                for row in tokens
+            ]
+        )
+    if is_list and all(len(one) == 1 for one in found):
+        return [one[0] for one in found]
+    return found if is_list else found[0]
+
+
+def _settings(
+    model: Model, pipeline: Mapping[str, Any], given: Mapping[str, Any], stop: Any, task: str
+) -> GenerationSettings:
+    own = model.source.generation_config()
+    asked = {**given, **({} if stop is None else {"stop_strings": stop})}
+    return settings_of(own, model.config, pipeline, asked, model.source.name, task)
+
+
+def _start(settings: GenerationSettings, model: Model) -> int:
+    """Return the token that a text begins with."""
+    for token in (settings.decoder_start_token_id, settings.bos_token_id):
+        if token is not None:
+            return token
+    raise PreprocessorLoadError(
+        f"The generation config of {model.source.name} names no token that a text begins with: pass bos_token_id=."
+    )
+
+
+def _prompt(model: Model, prompt: Prompt) -> tuple[str, bool]:
+    """Return the text of a prompt, and whether its last message is to be gone on with."""
+    if isinstance(prompt, str):
+        return prompt, False
+    template = model.tokenizer.chat_template.get("default")
+    if template is None:
+        raise PreprocessorLoadError(f"{model.source.name} has no chat template: give the prompt as a text.")
+    messages = list(prompt)
+    continues = bool(messages) and isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant"
+    return rendered(template, messages, model.tokenizer.special, continues=continues), continues
+
+
+def _whole(prompt: Prompt, answer: str, continues: bool) -> Any:
+    if isinstance(prompt, str):
+        return prompt + answer
+    messages = [dict(one) for one in prompt]
+    if continues:
+        return [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + answer}]
+    return [*messages, {"role": "assistant", "content": answer}]
+
+
+def _generated(
+    model: Model, decoder: Decoder, start: NDArray[np.int64], settings: GenerationSettings, streamer: Streamer | None
+) -> list[list[int]]:
+    if streamer is not None and (settings.num_beams > 1 or settings.num_return_sequences > 1):
+        raise ArgumentError("A streamer takes one text: give num_beams=1 and num_return_sequences=1.")
+    pieces = _Pieces(model.tokenizer, streamer) if streamer is not None else None
+    stop = _stopping(model.tokenizer, settings)
+    tokens = generate(decoder, start, settings, stop, pieces.add if pieces is not None else None)
+    if pieces is not None:
+        pieces.end()
+    found: list[list[int]] = tokens.tolist()
+    return found
+
+
+class _Pieces:
+    """Gives a text away as its tokens come, a complete character at a time."""
+
+    def __init__(self, tokenizer: Tokenizer, streamer: Streamer) -> None:
+        self._tokenizer, self._streamer = tokenizer, streamer
+        self._tokens: list[int] = []
+        self._shown = 0
+
+    def add(self, token: int) -> None:
+        self._tokens.append(token)
+        text = self._text()
+        if not text.endswith(_UNFINISHED):
+            self._show(text)
+
+    def end(self) -> None:
+        self._show(self._text())
+
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+
+    def _show(self, text: str) -> None:
+        if len(text) > self._shown:
+            self._streamer(text[self._shown :])
+            self._shown = len(text)
+
+
+def _stopping(tokenizer: Tokenizer, settings: GenerationSettings) -> Callable[[NDArray[np.int64]], bool]:
+    """Return what tells that the last token of a text completes one of the texts that end it."""
+    given = settings.stop_strings
+    stops = [given] if isinstance(given, str) else list(given or ())
+    if not stops:
+        return lambda tokens: False
+    longest = max(map(len, stops)) + 1
+
+    def ends(tokens: NDArray[np.int64]) -> bool:
+        tail = tokens[-longest:].tolist()
+        before, whole = tokenizer.decode(tail[:-1]), tokenizer.decode(tail)
+        return any((at := whole.rfind(stop)) >= 0 and at + len(stop) > len(before) for stop in stops)
+
+    return ends

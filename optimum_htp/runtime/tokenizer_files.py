@@ -1,0 +1,262 @@
+"""The tokenizer of a model, from its files.
+
+A fast tokenizer of transformers is the `tokenizer.json` of its model, with what `tokenizer_config.json` and its class
+add to that. The class is in `tokenizer_classes.py`, or the tokenizer is refused: a token more or less would change
+every answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from optimum_htp.errors import PreprocessorLoadError
+from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
+from optimum_htp.parsing import json_or_none
+from optimum_htp.runtime.tokenizer import Tokenizer
+from optimum_htp.runtime.tokenizer_classes import CLASS_OF_MODEL_TYPE, CLASSES, Rule, TokenizerClass, base_name
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["load_tokenizer"]
+
+_CONFIG: Final = PREPROCESSOR_CONFIGS[-1]
+_LONGEST: Final = 10**20  # tokens; transformers takes more for no limit
+_NAMES: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: str) -> Tokenizer:
+    """Return the tokenizer of a model.
+
+    Args:
+        files: The contents of its preprocessor files, by name.
+        config: Of the model.
+        name: The file that messages name.
+
+    Raises:
+        PreprocessorLoadError: It has none that `tokenizers` can run as transformers does.
+    """
+    import tokenizers
+
+    settings = _object(files, _CONFIG)
+    if TOKENIZER not in files:
+        raise _refused(name, f"it has no {TOKENIZER}, so its tokenizer is a slow one")
+    class_name, known = _class_of(settings, config, name)
+    if settings.get("from_slow") or (known.rule is not Rule.OFFSETS and _is_rebuilt(class_name, settings)):
+        raise _refused(name, f"its {_CONFIG} builds the tokenizer from a slow one")
+    try:
+        backend = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode("utf-8"))
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise PreprocessorLoadError(
+            f"The {TOKENIZER} of {name} cannot be read: {error}. Upgrade tokenizers, or get the file again."
+        ) from error
+    padding, truncation = backend.padding, backend.truncation
+    backend.no_padding()
+    backend.no_truncation()
+    settings = _with_legacy_tokens(settings, files)
+    special = {one: text for one in _NAMES if (text := _token(settings, one, known, padding)) is not None}
+    _add_tokens(backend, settings, special, known)
+    prefix_space = bool(settings.get("add_prefix_space", known.prefix_space))
+    _set_prefix_space(backend, prefix_space)
+    _apply(backend, known, settings, special, prefix_space)
+    ids = {one: found for one, text in special.items() if (found := backend.token_to_id(text)) is not None}
+    longest = settings.get("model_max_length")
+    return Tokenizer(
+        backend=backend,
+        special=special,
+        ids=ids,
+        input_names=_input_names(settings, known),
+        padding_side=_side(settings.get("padding_side") or (padding or {}).get("direction"), known.padding_side),
+        truncation_side=_side(settings.get("truncation_side") or (truncation or {}).get("direction"), "right"),
+        longest=int(longest) if isinstance(longest, (int, float)) and 0 < longest < _LONGEST else None,
+        cleans_up=settings.get("clean_up_tokenization_spaces") is True,
+        chat_template=_chat_templates(settings, files),
+        pad_type=3 if class_name == "XLNet" else 0,
+        lock=threading.Lock(),
+    )
+
+
+def _refused(name: str, reason: str) -> PreprocessorLoadError:
+    return PreprocessorLoadError(
+        f"The tokenizer of {name} cannot be run without transformers: {reason}. Load the file with Optimum: "
+        f"ORTModelFor… .from_pretrained({name!r}) and AutoTokenizer.from_pretrained({name!r})."
+    )
+
+
+def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    content = json_or_none(files[name]) if name in files else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _class_of(settings: Mapping[str, Any], config: Mapping[str, Any], name: str) -> tuple[str, TokenizerClass]:
+    """Return the class of a tokenizer, as AutoTokenizer finds it."""
+    named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    model_type = config.get("model_type")
+    class_name = base_name(named) if isinstance(named, str) else CLASS_OF_MODEL_TYPE.get(str(model_type), "")
+    known = CLASSES.get(class_name)
+    if known is None:
+        what = f"its class {named}" if isinstance(named, str) else f"the class of {model_type} models"
+        raise _refused(name, f"{what} is not known to do what its {TOKENIZER} says")
+    return class_name, known
+
+
+def _is_rebuilt(class_name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a class makes its tokenizer anew, of sentencepiece, for a setting."""
+    return class_name in ("Llama", "T5", "MT5") and settings.get("add_prefix_space") is not None
+
+
+def _with_legacy_tokens(settings: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the settings with the special tokens that older versions wrote into a file of their own."""
+    if "added_tokens_decoder" in settings:
+        return settings
+    return {**settings, **_object(files, "special_tokens_map.json")}
+
+
+def _content(token: Any) -> str | None:
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _token(
+    settings: Mapping[str, Any], name: str, known: TokenizerClass, padding: Mapping[str, Any] | None
+) -> str | None:
+    if name in settings:
+        return _content(settings[name])
+    if name == "pad_token" and padding is not None and name not in known.special:
+        return _content(padding.get("pad_token"))
+    return known.special.get(name)
+
+
+def _add_tokens(
+    backend: tokenizers.Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str], known: TokenizerClass
+) -> None:
+    """Add the tokens of the settings that the tokenizer does not have, or has otherwise."""
+    from tokenizers import AddedToken
+
+    there = backend.get_added_tokens_decoder()
+    states = {(index, repr(token)) for index, token in there.items()}
+    texts = {token.content for token in there.values()}
+    listed = settings.get("added_tokens_decoder")
+    added = []
+    for _, token in sorted(listed.items(), key=lambda one: int(one[0])) if isinstance(listed, dict) else ():
+        made = AddedToken(**{key: value for key, value in token.items() if key != "__type"})
+        if not any(repr(made) == text for _, text in states):
+            made.special = made.special or made.content in special.values()
+            added.append(made)
+            texts.add(made.content)
+    extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+    more = list(extra.values()) if isinstance(extra, dict) else list(extra) if isinstance(extra, list) else []
+    for name, token in [
+        *((name, settings.get(name, text)) for name, text in special.items()),
+        *(("", one) for one in more),
+    ]:
+        text = _content(token) or special.get(name)
+        if text is None or text in texts:
+            continue
+        texts.add(text)
+        if isinstance(token, dict):
+            made = AddedToken(**{key: value for key, value in token.items() if key not in ("__type", "special")})
+        elif name == "mask_token" and known.wide_mask:
+            made = AddedToken(text, lstrip=True, rstrip=False, normalized=False)
+        else:
+            made = AddedToken(text, special=True)
+        made.special = True
+        added.append(made)
+    for made in added:
+        (backend.add_special_tokens if made.special else backend.add_tokens)([made])
+
+
+def _state(component: Any) -> dict[str, Any]:
+    found = json.loads(component.__getstate__()) if component is not None else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _set_prefix_space(backend: tokenizers.Tokenizer, wanted: bool) -> None:
+    from tokenizers import pre_tokenizers
+
+    state = _state(backend.pre_tokenizer)
+    if state.get("add_prefix_space", wanted) != wanted:
+        made = getattr(pre_tokenizers, state.pop("type"))
+        try:
+            backend.pre_tokenizer = made(**{**state, "add_prefix_space": wanted})
+        except TypeError:  # a kind that cannot be made of its state stays as it is, as in transformers
+            return
+
+
+def _apply(
+    backend: tokenizers.Tokenizer,
+    known: TokenizerClass,
+    settings: Mapping[str, Any],
+    special: Mapping[str, str],
+    prefix_space: bool,
+) -> None:
+    """Write the settings into the tokenizer that its class writes."""
+    from tokenizers import normalizers, processors
+
+    if known.rule is Rule.NORMALIZER:
+        state = _state(backend.normalizer)
+        wanted: dict[str, Any] = {
+            "lowercase": bool(settings.get("do_lower_case", True)),
+            "strip_accents": settings.get("strip_accents"),
+            "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
+        }
+        wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
+        if wanted and "type" in state:
+            made = getattr(normalizers, state.pop("type"))
+            backend.normalizer = made(**{**state, **wanted})
+    elif known.rule is Rule.OFFSETS:
+        state = _state(backend.post_processor)
+        wanted = {"add_prefix_space": prefix_space, "trim_offsets": bool(settings.get("trim_offsets", True))}
+        wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
+        if wanted:
+            made = getattr(processors, state.pop("type"))
+            pairs: dict[str, Any] = {key: tuple(state[key]) for key in ("sep", "cls") if key in state}
+            backend.post_processor = made(**{**state, **pairs, **wanted})
+    elif known.rule is Rule.TEMPLATE:
+        parts = {
+            one: bool(settings.get(f"add_{one}_token", known.defaults[f"add_{one}_token"])) for one in ("bos", "eos")
+        }
+        tokens = {one: special[f"{one}_token"] for one, is_added in parts.items() if is_added}
+
+        def around(text: str, index: int) -> str:
+            before = f"{tokens['bos']}:{index} " if "bos" in tokens else ""
+            return f"{before}{text}:{index}" + (f" {tokens['eos']}:{index}" if "eos" in tokens else "")
+
+        backend.post_processor = processors.TemplateProcessing(
+            single=around("$A", 0),
+            pair=f"{around('$A', 0)} {around('$B', 1)}",
+            special_tokens=[(text, backend.token_to_id(text)) for text in tokens.values()],
+        )
+
+
+def _input_names(settings: Mapping[str, Any], known: TokenizerClass) -> tuple[str, ...]:
+    named = settings.get("model_input_names")
+    own = ["input_ids", *(["token_type_ids"] if known.types else []), *(["attention_mask"] if known.masks else [])]
+    names = named if isinstance(named, list) else own
+    return tuple(one for one in ("input_ids", "attention_mask", "token_type_ids") if one in names)
+
+
+def _side(value: Any, default: str) -> Any:
+    return value if value in ("right", "left") else default
+
+
+def _chat_templates(settings: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the templates of chats by name; a file of its own counts before the config."""
+    found = {}
+    named = settings.get("chat_template")
+    if isinstance(named, str):
+        found["default"] = named
+    elif isinstance(named, list):
+        found = {
+            one["name"]: one["template"] for one in named if isinstance(one, dict) and {"name", "template"} <= {*one}
+        }
+    for name, content in files.items():
+        if name == "chat_template.jinja":
+            found["default"] = content.decode("utf-8", "replace")
+        elif (other := re.fullmatch(r"additional_chat_templates/([\w.-]+)\.jinja", name)) is not None:
+            found[other[1]] = content.decode("utf-8", "replace")
+    return found

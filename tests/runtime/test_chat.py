@@ -1,0 +1,131 @@
+"""Chat templates: rendered as transformers renders them, and kept within bounds."""
+
+from __future__ import annotations
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from optimum_htp.errors import ArgumentError, ChatTemplateError
+from optimum_htp.runtime.chat import rendered
+from tests.conftest import run_python
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+CHAT = [
+    {"role": "system", "content": " You help. "},
+    {"role": "user", "content": "Hi {{ 1 }} ünï"},
+    {"role": "assistant", "content": "Yes"},
+    {"role": "user", "content": "And?"},
+]
+TEMPLATES = [
+    "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m['content'] | trim ~ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    # as of Llama 2
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = "
+    "messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}"
+    "{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{% if loop.index0 == 0 and system_message %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}"
+    "{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}"
+    "{% endif %}{% endfor %}",
+    "{%- for m in messages -%}\n  {%- if not loop.last %}{{ loop.index }}/{{ loop.length }}{{ loop.previtem }}"
+    "{% endif %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m | tojson }}"
+    "{% if loop.index == 3 %}{% break %}{% endif %}"
+    "{%- endfor -%}",
+    "{% macro say(m, depth=1) %}{% if depth < 3 %}{{ say(m, depth + 1) }}{% endif %}{{ m.content[:2] | upper }}"
+    "{% endmacro %}{% for m in messages %}{{ say(m) }}{% else %}nobody{% endfor %}",
+    "{% set ns = namespace(n=0) %}{% for m in messages if m.role == 'user' %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+    "{{ ns.n }}{{ messages | map(attribute='role') | join(', ') }}{{ messages | selectattr('role', 'equalto', 'user') "
+    "| list | length }}{{ 'a-b'.split('-') | last }}{{ {'a': [1, 'é']} | tojson(indent=2) }}{{ tools is none }}"
+    "{{ messages[0].get('name', 'x') }}{{ messages[0].items() | list }}{{ documents is defined }}"
+    "{{ strftime_now('%Y')[:2] }}",
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("continues", [False, True])
+def test_chats_are_rendered_as_by_transformers(template, continues):
+    chat = CHAT[:3] if continues else CHAT
+    expected, _ = render_jinja_template([chat], chat_template=template, add_generation_prompt=not continues, **SPECIAL)
+    assert rendered(template, chat, SPECIAL, continues=False) == expected[0] or continues
+    if continues and "Yes" in expected[0] and "m | tojson" not in template:  # transformers 5 refuses that one
+        (wanted,), _ = render_jinja_template(
+            [chat], chat_template=template, add_generation_prompt=False, continue_final_message=True, **SPECIAL
+        )
+        assert rendered(template, chat, SPECIAL, continues=True) == wanted
+
+
+ATTACKS = {
+    "loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+    "loops without output": "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
+    "long range": "{% for a in range(10**9) %}{% endfor %}",
+    "doubling": "{% set n = namespace(s='aaaa') %}{% for a in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "doubling by ~": "{% set n = namespace(s='aa') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "doubling lists": "{% set n = namespace(s=[1]) %}{% for a in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "repeating": "{{ 'a' * 10**10 }}",
+    "repeating lists": "{{ [1] * 10**10 }}",
+    "power": "{{ 9 ** 99999999 }}",
+    "square of squares": "{% set n = namespace(s=9) %}{% for a in range(60) %}{% set n.s = n.s * n.s %}{% endfor %}",
+    "filling up": "{{ 'a'.ljust(10**10) }}",
+    "centered": "{{ 'a' | center(10**10) }}",
+    "formatted": "{{ '%9999999999d' % 1 }}",
+    "formatted by a filter": "{{ '%9999999999d' | format(1) }}",
+    "formatted by a method": "{{ '{:>9999999999}'.format(1) }}",
+    "formatted by a map": "{{ '{a:>9999999999}'.format_map({'a': 1}) }}",
+    "replaced": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+    "replaced by a filter": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
+    "joined": "{{ range(99999) | list | join('a' * 99999) }}",
+    "joined by a method": "{{ ('a' * 99999).join(['b'] * 99999) }}",
+    "indented": "{{ 'a\\nb' | indent(10**10) }}",
+    "deep": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ raise_exception.__globals__['os'] }}",
+    "attributes of functions": "{{ messages.append.__self__ }}{{ cycler.__init__.__globals__ }}",
+    "changing": "{% set _ = messages.append({}) %}",
+    "files": "{% include '/etc/passwd' %}",
+    "imports": "{% import 'os' as os %}",
+    "damaged": "{% for %}",
+    "much output": "{% for a in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
+    "no number": "{{ 1 / 0 }}",
+    "unknown": "{{ nothing.there }}",
+}
+
+
+@pytest.mark.parametrize("template", ATTACKS.values(), ids=ATTACKS)
+def test_templates_do_no_more_than_templates_may(template):
+    with pytest.raises(ChatTemplateError):
+        rendered(template, CHAT, SPECIAL, continues=False)
+
+
+def test_a_template_that_is_too_long_is_refused():
+    with pytest.raises(ChatTemplateError, match="characters"):
+        rendered("a" * (1 << 20), CHAT, SPECIAL, continues=False)
+
+
+def test_messages_are_not_changed():
+    chat = [dict(one) for one in CHAT]
+    rendered(TEMPLATES[0], chat, SPECIAL, continues=False)
+    assert chat == CHAT
+
+
+@pytest.mark.parametrize("chat", [[], ["hello"], [{"content": "a"}], [{"role": 1, "content": "a"}]])
+def test_what_is_no_chat_is_refused(chat):
+    with pytest.raises(ArgumentError, match="role"):
+        rendered(TEMPLATES[0], chat, SPECIAL, continues=False)
+
+
+def test_the_template_may_refuse_a_chat():
+    with pytest.raises(ArgumentError, match="Roles must alternate"):
+        rendered(TEMPLATES[1], [CHAT[2]], SPECIAL, continues=False)
+
+
+def test_a_last_message_that_is_not_shown_cannot_be_gone_on_with():
+    with pytest.raises(ArgumentError, match="last message"):
+        rendered("nothing", CHAT[:3], SPECIAL, continues=True)
+
+
+def test_jinja_is_imported_for_chats_alone():
+    done = run_python("import sys\nimport optimum_htp.runtime.chat\nprint('jinja2' in sys.modules)")
+    assert done.stdout.strip() == "False"

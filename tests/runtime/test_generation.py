@@ -1,0 +1,172 @@
+"""Generated texts equal those of transformers' pipelines on the same file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from optimum_htp import HTPExporter
+from optimum_htp.errors import ArgumentError, ConfigLoadError, OptionError, PreprocessorLoadError
+from optimum_htp.runtime import load
+from optimum_htp.runtime.generation.logits import warped
+from optimum_htp.runtime.generation.search import generate
+from optimum_htp.runtime.generation.settings import GenerationSettings
+from optimum_htp.runtime.scores import softmax
+from tests.support.answers import assert_equal_answers
+from tests.support.marks import text2text
+from tests.support.zoo import ZOO
+from tests.support.zoo_pipelines import pipeline_of
+
+PROMPTS = ["the cat sat on", "I like it you and"]
+GREEDY = {"do_sample": False, "max_new_tokens": 10}
+COMPLETING = [
+    GREEDY,
+    {**GREEDY, "repetition_penalty": 1.7, "no_repeat_ngram_size": 2},
+    {**GREEDY, "num_beams": 3},
+    {**GREEDY, "num_beams": 4, "num_return_sequences": 2, "early_stopping": True, "length_penalty": 2.0},
+    {**GREEDY, "num_beams": 3, "early_stopping": "never", "no_repeat_ngram_size": 2},
+    {**GREEDY, "return_full_text": False},
+    {**GREEDY, "min_new_tokens": 5},
+    {**GREEDY, "suppress_tokens": [3, 4, 5], "bad_words_ids": [[7], [8, 9]]},
+    {**GREEDY, "do_sample": True, "top_k": 1},
+    {**GREEDY, "do_sample": True, "top_p": 1e-9, "temperature": 3.0},
+    {**GREEDY, "add_special_tokens": False},
+]
+TRANSFORMING = [
+    {"max_new_tokens": 12},
+    {"max_new_tokens": 12, "num_beams": 1},
+    {"max_new_tokens": 12, "num_beams": 1, "forced_eos_token_id": 1},
+    {"max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 3},
+    {"max_new_tokens": 12, "num_beams": 1, "repetition_penalty": 2.0},
+]
+
+
+@pytest.mark.parametrize("name", [name for name, one in ZOO.items() if one.task == "text-generation-with-past"])
+def test_texts_go_on_as_those_of_the_pipeline(name, zoo_export):
+    folder = zoo_export(name).output
+    expected, model = pipeline_of(name, folder, "text-generation"), load(folder)
+    if expected.tokenizer(PROMPTS[0])["input_ids"] != model.tokenizer.encode(PROMPTS[:1])[0].ids:
+        pytest.skip("transformers 5 makes the tokenizer of this type anew, other than tokenizer.json says")
+    for options in COMPLETING:
+        for prompts in (PROMPTS[0], PROMPTS):
+            assert_equal_answers(model(prompts, **options), expected(prompts, **options), str(options))
+
+
+@text2text
+@pytest.mark.parametrize("name", [name for name, one in ZOO.items() if one.task == "text2text-generation-with-past"])
+@pytest.mark.parametrize("decoders", ["merged", "apart"])
+def test_texts_are_transformed_as_by_the_pipeline(name, decoders, zoo_export, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(zoo_export(name).output, folder)
+    for file in ("decoder_model_merged.onnx",) if decoders == "apart" else ("decoder_model.onnx",):
+        (folder / file).unlink()
+    expected, model = pipeline_of(name, folder, "text2text-generation"), load(folder)
+    for options in TRANSFORMING:
+        for prompts in (PROMPTS[0], PROMPTS):
+            assert_equal_answers(model(prompts, **options), expected(prompts, **options), str(options))
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text2text-generation"])
+def test_decoders_without_a_cache_give_the_same_texts(task, zoo_export, tmp_path):
+    name = "gpt2" if task == "text-generation" else "t5"
+    export = zoo_export(name)
+    HTPExporter().export(export.model, tmp_path / "out", task=task)
+    options = {"do_sample": False, "max_new_tokens": 8, "num_beams": 2}
+    assert load(tmp_path / "out")(PROMPTS, **options) == load(export.output)(PROMPTS, **options)
+
+
+def test_pieces_of_a_stream_make_up_the_text(zoo_export):
+    model, pieces = load(zoo_export("gpt2").output), []
+    ((whole,),) = model([PROMPTS[0]], return_full_text=False, streamer=pieces.append, **GREEDY)
+    assert len(pieces) > 1
+    assert "".join(pieces).strip() == whole["generated_text"].strip()
+    with pytest.raises(ArgumentError, match="num_beams=1"):
+        model(PROMPTS[0], streamer=pieces.append, **GREEDY, num_beams=2)
+
+
+def test_texts_end_with_a_stop_string(zoo_export):
+    model = load(zoo_export("gpt2").output)
+    (answer,) = model(PROMPTS[0], return_full_text=False, **GREEDY)
+    words = answer["generated_text"].split()
+    stop = words[2]
+    (stopped,) = model(PROMPTS[0], return_full_text=False, stop_sequence=stop, **GREEDY)
+    assert stopped["generated_text"].split() == words[: words.index(stop) + 1]
+
+
+def test_a_seed_gives_the_same_text_again(zoo_export):
+    model = load(zoo_export("gpt2").output)
+    options = {"max_new_tokens": 10, "num_return_sequences": 3}
+    texts = model(PROMPTS[0], seed=1, **options)
+    assert texts == model(PROMPTS[0], seed=1, **options)
+    assert texts != model(PROMPTS[0], seed=2, **options)
+    assert len(texts) == 3
+
+
+def test_tokens_are_drawn_by_their_probabilities():
+    logits = np.random.default_rng(0).standard_normal((1, 12), dtype=np.float32)
+    settings = GenerationSettings(
+        do_sample=True, temperature=0.8, top_k=5, max_new_tokens=1, num_return_sequences=20_000, seed=0
+    )
+    expected = softmax(warped(logits.copy(), settings))[0]
+
+    class Fixed:
+        def logits(self, tokens):
+            return np.repeat(logits, len(tokens), axis=0)
+
+        def reorder(self, rows):
+            raise AssertionError("there are no beams")
+
+    tokens = generate(Fixed(), np.array([[1, 2]]), settings, lambda row: False)[:, -1]
+    shares = np.bincount(tokens, minlength=12) / len(tokens)
+    assert np.count_nonzero(expected) == 5
+    assert np.abs(shares - expected).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"diversity": 1}, OptionError, "diversity="),
+        ({"max_new_tokens": 0}, ArgumentError, "max_new_tokens=0"),
+        ({"temperature": -1.0}, ArgumentError, "above 0"),
+        ({"num_beams": 2}, ArgumentError, "do_sample=False"),
+        ({"num_return_sequences": 2, "do_sample": False}, ArgumentError, "do_sample=True"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(options, error, text, zoo_export):
+    with pytest.raises(error, match=text):
+        load(zoo_export("gpt2").output)(PROMPTS[0], **options)
+
+
+def test_a_setting_of_the_model_that_is_not_known_is_refused(zoo_export, tmp_path):
+    folder = exported_with({"generation_config.json": json.dumps({"penalty_alpha": 0.6})}, zoo_export, tmp_path)
+    with pytest.raises(ConfigLoadError, match="penalty_alpha"):
+        load(folder)(PROMPTS[0])
+
+
+def exported_with(files, zoo_export, tmp_path):
+    """Export GPT-2 with other files beside it."""
+    shutil.copytree(zoo_export("gpt2").model, tmp_path / "model")
+    for name, content in files.items():
+        (tmp_path / "model" / name).write_text(content)
+    HTPExporter().export(tmp_path / "model", tmp_path / "out", task="text-generation-with-past")
+    return tmp_path / "out"
+
+
+def test_a_chat_without_a_template_is_refused(zoo_export):
+    with pytest.raises(PreprocessorLoadError, match="chat template"):
+        load(zoo_export("gpt2").output)([{"role": "user", "content": "the cat"}])
+
+
+TEMPLATE = """{% for message in messages %}{{ message['role'] }} {{ message['content'] | trim }}
+{% endfor %}{% if add_generation_prompt %}the {{ eos_token }}{% endif %}"""
+
+
+def test_chats_are_answered_as_by_the_pipeline(zoo_export, tmp_path):
+    folder = exported_with({"chat_template.jinja": TEMPLATE}, zoo_export, tmp_path)
+    expected, model = pipeline_of("gpt2", folder, "text-generation"), load(folder)
+    question = [{"role": "user", "content": "the cat"}]
+    for chat in (question, [*question, {"role": "assistant", "content": " sat on "}], [question, question]):
+        assert_equal_answers(model(chat, **GREEDY), expected(chat, **GREEDY))

@@ -1,0 +1,100 @@
+"""`optimum-cli htp run` and `python -m optimum_htp.runtime` print what a model answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from optimum_htp.runtime import load
+from optimum_htp.runtime.command import main
+from tests.conftest import optimum_cli
+
+GREEDY = ("-p", "do_sample=false", "-p", "max_new_tokens=6")
+
+
+def printed(capsys, *arguments):
+    code = main([str(one) for one in arguments])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_labels_are_printed_with_their_scores(zoo_export, capsys):
+    folder = zoo_export("roberta").output
+    (best,) = load(folder)("I like it")
+    code, out, _ = printed(capsys, folder, "I like it")
+    assert (code, out) == (0, f"{best['score']:.4f}  {best['label']}\n")
+    code, out, _ = printed(capsys, folder, "I like it", "the cat", "--json", "-p", "top_k=2")
+    documents = [json.loads(line) for line in out.splitlines()]
+    assert [one["input"] for one in documents] == ["I like it", "the cat"]
+    assert documents[0]["answer"] == load(folder)("I like it", top_k=2)
+
+
+def test_text_is_printed_as_it_is_generated(zoo_export, capsys):
+    folder = zoo_export("gpt2").output
+    ((whole,),) = load(folder)(["the cat"], do_sample=False, max_new_tokens=6, return_full_text=False)
+    code, out, _ = printed(capsys, folder, "the cat", *GREEDY)
+    assert (code, out.strip()) == (0, whole["generated_text"].strip())
+
+
+def test_question_is_answered_from_a_context(zoo_export, capsys):
+    folder = zoo_export("distilbert").output
+    answer = load(folder)(question="who sat?", context="the cat sat on the mat")
+    shown = f"{answer['score']:.4f}  {answer['answer']}\n"
+    assert printed(capsys, folder, "who sat?", "-p", "context=the cat sat on the mat")[1] == shown
+    fields = json.dumps({"question": "who sat?", "context": "the cat sat on the mat"})
+    assert printed(capsys, folder, fields)[1] == shown
+
+
+def test_labels_of_no_training_are_parameters(zoo_export, capsys):
+    options = ["--task", "zero-shot-classification", "-p", "candidate_labels=cat,mat"]
+    code, out, _ = printed(capsys, zoo_export("roberta").output, "a cat", *options)
+    assert code == 0
+    assert {line.split()[1] for line in out.splitlines()} == {"cat", "mat"}
+
+
+def test_image_is_named_by_its_path(zoo_export, capsys, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "image.png")
+    code, out, _ = printed(capsys, zoo_export("resnet").output, tmp_path / "image.png")
+    assert code == 0
+    assert len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["no.onnx", "a"], "no ONNX file"),
+        (["{file}", "a", "-p", "top"], "NAME=VALUE"),
+        (["{file}", "a", "-p", "top=1"], "got an unexpected keyword argument 'top'"),
+    ],
+)
+def test_errors_are_one_sentence(arguments, text, zoo_export, capsys):
+    file = str(zoo_export("roberta").output)
+    code, out, err = printed(capsys, *(one.format(file=file) for one in arguments))
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert text in err
+
+
+def test_lines_of_standard_input_are_answered_as_they_come(zoo_export):
+    command = [sys.executable, "-m", "optimum_htp.runtime", str(zoo_export("roberta").output), "--json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for text in ("I like it", "the cat"):
+            process.stdin.write(f"{text}\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["input"] == text  # before the next line is there
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+def test_the_command_of_optimum_prints_the_same(zoo_export, capsys):
+    folder = zoo_export("roberta").output
+    _, expected, _ = printed(capsys, folder, "I like it", "-p", "top_k=2")
+    assert optimum_cli("htp", "run", folder, "I like it", "-p", "top_k=2").stdout == expected
+    failed = optimum_cli("htp", "run", "no.onnx", "a", check=False)
+    assert failed.returncode == 1
+    assert "no ONNX file" in failed.stderr
