@@ -141,11 +141,14 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
 
     def _exit(self, code: int) -> NoReturn:
         from optimum_htp.cli.display import close_quietly
+        from optimum_htp.hubs.daemons import TRANSFERS
 
         close_quietly()
-        # A transfer may go on in a thread. Python would wait for it, or for the lock of its socket.
+        # A transfer may go on in a thread. Python would wait for it, or for the lock of its socket, and an old hf_xet
+        # would make it crash.
         others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-        if self.stop.left_threads or (self.stop.wanted and others):
+        is_left = self.stop.wanted or any(thread.name == TRANSFERS for thread in others)
+        if self.stop.left_threads or (is_left and others):
             os._exit(code)
         raise SystemExit(code) from None
 

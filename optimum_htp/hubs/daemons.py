@@ -13,7 +13,10 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-__all__ = ["DaemonThreads", "result_of"]
+__all__ = ["TRANSFERS", "DaemonThreads", "result_of"]
+
+TRANSFERS: Final = "optimum-htp-hub"
+"""The name of threads that download or upload."""
 
 _TICK: Final = 0.5  # seconds; Windows cannot be interrupted while it waits without end
 
@@ -28,7 +31,7 @@ class DaemonThreads(Executor):
         name: How they are called.
     """
 
-    def __init__(self, count: int, name: str = "optimum-htp-hub") -> None:
+    def __init__(self, count: int, name: str = TRANSFERS) -> None:
         self._count, self._name = count, name
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []

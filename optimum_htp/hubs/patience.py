@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
+from optimum_htp.hubs.daemons import TRANSFERS
 from optimum_htp.masking import get_logger
 
 __all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Patience", "side_by_side"]
@@ -108,7 +109,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: 
                 future.set_exception(error)
 
     workers = [
-        threading.Thread(target=work, name="optimum-htp-hub", daemon=True) for _ in range(min(threads, len(calls)))
+        threading.Thread(target=work, name=TRANSFERS, daemon=True) for _ in range(min(threads, len(calls)))
     ]
     for worker in workers:
         worker.start()

@@ -15,7 +15,8 @@ from optimum_htp import errors
 from optimum_htp.extras.push.writing import commit_files, look_at
 from optimum_htp.hubs.huggingface.transfers import Transfers
 from optimum_htp.plugins import hub as huggingface
-from tests.conftest import run_python
+from tests.conftest import run, run_python
+from tests.support.environments import python_of_users
 from tests.support.hub.xet import XetStore, xet_server
 
 pytest.importorskip("hf_xet")
@@ -128,6 +129,16 @@ def test_process_in_which_an_upload_was_given_up_ends_by_itself(push, stored, tm
         code = GIVEN_UP.replace("FILE", str(tmp_path / "model.onnx"))
         done = run_python(code, python=sys.executable, HF_HUB_DISABLE_XET="0", OPTIMUM_HTP_TIMEOUT="2")
     assert "HF_HUB_DISABLE_XET=1" in done.stdout
+
+
+def test_command_whose_upload_was_given_up_ends_with_its_own_code(push, stored, exported, tmp_path):
+    with xet_server(None) as stored.url:
+        done = run(  # a process of its own: a forked one is not taken down as others are
+            *(python_of_users().with_name("optimum-cli"), "htp", "push", exported("bert"), "me/xet"),
+            check=False,
+            **{"HF_TOKEN": WRITER, "HF_HUB_DISABLE_XET": "0", "OPTIMUM_HTP_TIMEOUT": "2"},
+        )
+    assert (done.returncode, "HF_HUB_DISABLE_XET=1" in done.stderr) == (1, True), done.stderr
 
 
 @pytest.mark.skipif(
