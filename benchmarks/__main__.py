@@ -73,7 +73,7 @@ def main() -> int:
         nargs="+",
         choices=BENCHMARKS,
         metavar="NAME",
-        help="These alone; what is known of the others on this machine stays.",
+        help="These alone; what is known of the others stays, and says where it was measured.",
     )
     parser.add_argument("--out", type=Path, help="Folder for the results; `benchmarks`, or `out/benchmarks`.")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="Say what got slower.")

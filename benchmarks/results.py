@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -24,12 +24,13 @@ NEWEST = "results-newest.json"
 
 @dataclass
 class Section:
-    """The rows of one benchmark."""
+    """The rows of one benchmark. `machine` is where they were measured, if not where the others were."""
 
     name: str
     title: str
     seconds: float
     rows: list[Row]
+    machine: str = ""
 
 
 @dataclass
@@ -40,15 +41,19 @@ class Results:
     form: str
     sections: list[Section] = field(default_factory=list)
 
-    def add(self, name: str, title: str, rows: list[dict[str, Any]], seconds: float) -> None:
+    def add(self, name: str, title: str, rows: list[dict[str, Any]], seconds: float, machine: str = "") -> None:
         self.sections = [section for section in self.sections if section.name != name]
-        self.sections.append(Section(name, title, seconds, [_row(row) for row in rows]))
+        self.sections.append(Section(name, title, seconds, [_row(row) for row in rows], machine))
 
     def keep(self, path: Path) -> None:
-        """Take over the sections of an earlier run, if it was on this machine, with these versions."""
-        if path.exists() and (earlier := self.read(path)).form == self.form:
-            here, there = ({**known, "date": None} for known in (self.machine, earlier.machine))
-            self.sections = earlier.sections if here == there else []
+        """Take over the sections of an earlier run; what was measured elsewhere, or with other versions, says so."""
+        if not path.exists() or (earlier := self.read(path)).form != self.form:
+            return
+        here, there = ({**known, "date": None} for known in (self.machine, earlier.machine))
+        versions = earlier.machine["versions"].items()
+        others = [f"{name} {version}" for name, version in versions if self.machine["versions"][name] != version]
+        place = "" if here == there else ", ".join([_measured(earlier.machine), *others])
+        self.sections = [replace(section, machine=section.machine or place) for section in earlier.sections]
 
     def rows(self) -> dict[str, Row]:
         """Return all rows by what was done and against whom."""
@@ -65,7 +70,9 @@ class Results:
         known = json.loads(path.read_text(encoding="utf-8"))
         results = cls(known["machine"], known["form"])
         for section in known["sections"]:
-            results.add(section["name"], section["title"], section["rows"], section["seconds"])
+            results.add(
+                *(section[key] for key in ("name", "title", "rows", "seconds")), machine=section.get("machine", "")
+            )
         return results
 
 
@@ -122,11 +129,10 @@ def markdown(stacks: Sequence[Results], plots: Sequence[str]) -> str:
         promised = [row for row in results.rows().values() if row.holds is not None]
         held = sum(row.holds is True for row in promised)
         command = "make bench STACK=newest" if is_newest else "make bench"
-        hardware = f"{box['cores']} cores of {box['cpu']}, {box['memory_gib']} GiB"
         lines += [
             "",
             *(("# With transformers 5", "") if is_newest else ()),
-            f"`{command}` ({results.form}) on {box['date']}: {hardware}, {box['system']}, Python {box['python']}.",
+            f"`{command}` ({results.form}) {_measured(box)}, {box['system']}, Python {box['python']}.",
             ", ".join(f"{name} {version}" for name, version in box["versions"].items()) + ".",
             f"{held} of {len(promised)} targets hold." if promised else "Targets are those of the full form.",
         ]
@@ -134,10 +140,15 @@ def markdown(stacks: Sequence[Results], plots: Sequence[str]) -> str:
             lines += ["", *(f"![{Path(name).stem}](plots/{name})" for name in plots)]
         for section in results.sections:
             seconds = f"`python -m benchmarks.{section.name}` ({section.seconds:.0f} s)"
+            seconds += f", measured {section.machine}" if section.machine else ""
             lines += ["", f"## {section.title}", "", seconds, ""]
             lines += ["| | ours | theirs | ratio | target | against |", "|---|---:|---:|---:|---:|---|"]
             lines += [_line(row) for row in section.rows]
     return "\n".join(lines) + "\n"
+
+
+def _measured(box: dict[str, Any]) -> str:
+    return f"on {box['date']}: {box['cores']} cores of {box['cpu']}, {box['memory_gib']} GiB"
 
 
 def _line(row: Row) -> str:
