@@ -108,9 +108,7 @@ def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: 
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 future.set_exception(error)
 
-    workers = [
-        threading.Thread(target=work, name=TRANSFERS, daemon=True) for _ in range(min(threads, len(calls)))
-    ]
+    workers = [threading.Thread(target=work, name=TRANSFERS, daemon=True) for _ in range(min(threads, len(calls)))]
     for worker in workers:
         worker.start()
     try:
