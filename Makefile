@@ -15,7 +15,7 @@ PARALLEL := --numprocesses auto --dist loadfile
 # The processes that tests start would compile each module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-unit test-slow test-stack lint test-lowest test-newest bench reliability pictures clean
+.PHONY: docs demo test test-unit test-slow test-stack lint test-lowest test-newest bench reliability pictures clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -56,6 +56,11 @@ bench: $(VENV)/installed $(if $(filter newest,$(STACK)),,$(WINML)/installed)
 reliability: $(VENV)/installed
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m benchmarks.reliability $(ARGUMENTS)
+
+# The manual, as pages in out/site.
+docs: $(VENV)/installed
+	$(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest --quiet tests/whole/test_manual.py
 
 # README's pictures; needs chromium.
 pictures: $(VENV)/installed

@@ -1,7 +1,7 @@
 """The hooks through which other distributions extend this one.
 
 A plugin is a module or object registered under the entry-point group `optimum_htp`; see `plugins.py`. "Write a plugin"
-in `.github/GUIDE.md` has a whole one.
+in `docs/plugins.md` has a whole one.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from optimum_htp.commands import CommandEntry
 
-__all__ = ["HTPCommand"]
+__all__ = ["HTPCommand", "commands"]
 
 _MODULES: Final = {"unembed": "embed"}
 """The commands whose module has another name."""
@@ -51,13 +51,18 @@ class HTPCommand(BaseOptimumCLICommand):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # optimum-cli makes the parsers of all its commands each time, so ours are only made where they are asked for.
         if self.COMMAND.name in sys.argv[1:2]:
-            known = {entry.name: entry for entry in _COMMANDS}
-            if known.keys().isdisjoint(sys.argv[2:3]):  # plugins take time, which these commands do not need
-                from optimum_htp.plugins import commands
-
-                known |= commands(known.keys())
-            self.SUBCOMMANDS = tuple(_info(known[name]) for name in sorted(known))
+            is_core = any(entry.name in sys.argv[2:3] for entry in _COMMANDS)
+            self.SUBCOMMANDS = tuple(map(_info, _COMMANDS if is_core else commands()))
         super().__init__(*args, **kwargs)
+
+
+def commands() -> list[CommandEntry]:
+    """Return all commands of the group by their names; plugins, which add some, take time to load."""
+    from optimum_htp import plugins
+
+    known = {entry.name: entry for entry in _COMMANDS}
+    known |= plugins.commands(known.keys())
+    return [known[name] for name in sorted(known)]
 
 
 def _info(entry: CommandEntry) -> CommandInfo:

@@ -63,7 +63,9 @@ def load(
         provider_options: Their options.
         session_options: ONNX Runtime's options, for each session.
         revision: Of a repo; of a file's configs it overrides the commit that the file is pinned to.
-        token, cache_dir, local_files_only: As of huggingface_hub.
+        token: Of the Hub, as of huggingface_hub; without it the one that is saved.
+        cache_dir: The cache of files of the Hub.
+        local_files_only: Whether no connection may be opened.
 
     Raises:
         OnnxFileNotFoundError: There is no such file.

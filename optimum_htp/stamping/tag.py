@@ -219,7 +219,11 @@ def tag_file(
         path: The file.
         output: Where the tagged file goes; None for the file itself.
         external_data: Whether to move the weights to `<file>_data`.
-        original, model, revision, force, trust_remote_code: As for `Tagger`.
+        original: As for `Tagger`, as are the next four.
+        model: The model.
+        revision: Its revision.
+        force: Whether tags are replaced by others.
+        trust_remote_code: Whether code of the repo may run.
         access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:

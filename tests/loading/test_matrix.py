@@ -21,7 +21,7 @@ from tests.support.layouts import LAYOUTS, NOT_THERE, REPOS, SAME, Place, Refere
 from tests.support.zoo import ZOO
 
 QUICK = {"bert": ("file", "with configs", "repo of save_pretrained"), "bart": ("alone", "repo, in onnx/")}
-GUIDE = ROOT / ".github" / "GUIDE.md"
+GUIDE = ROOT / "docs" / "load.md"
 BEGIN, END = "<!-- table of places: begin -->", "<!-- table of places: end -->"
 
 

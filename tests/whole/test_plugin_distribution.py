@@ -116,7 +116,7 @@ def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
 
 
 def test_guide_shows_this_plugin():
-    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / ".github" / "GUIDE.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
     for name in ("acme_hub.py", "acme_command.py", "pyproject.toml"):
         assert (PLUGIN / name).read_text() in blocks, (
             f"the guide's section on plugins differs from tests/plugin/{name}"

@@ -66,7 +66,8 @@ def compare_models(
             values have names that the first one's have.
         pytorch: Compare with the model of the file's commit, in PyTorch, in place of `other`.
         inputs: Arrays by name, or an `.npz` file of them; None for inputs that are made.
-        atol, rtol: What may differ: `atol + rtol * |expected|`, for each element.
+        atol: The absolute part of what may differ: `atol + rtol * |expected|`, for each element.
+        rtol: The relative part.
         progress: Called with how many modules are done, and how many there are.
         access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
         trust_remote_code: Whether code of the model's repo may run.
