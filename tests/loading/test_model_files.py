@@ -87,7 +87,7 @@ def test_parts_are_found_from_wherever_one_is_named(place, places, monkeypatch):
     assert sorted(file.name for file in onnx_files([path], Watch())) == sorted(NAMES)
     assert {other.onnx_file for other in files_of_model(path, record).values()} == set(NAMES)
     (root / "model_index.json").unlink(missing_ok=True)
-    known = pipeline_record(path)
+    known = pipeline_record(path, {})
     assert known is not None
     assert known[0].samefile(root)
 
@@ -121,7 +121,7 @@ def test_file_with_too_few_folders_above_it_is_a_missing_sibling(tmp_path, monke
         lambda: parts_of(path, record, Watch()),
         lambda: onnx_files(["model.onnx"], Watch()),
         lambda: files_of_model(path, record),
-        lambda: pipeline_record(path),
+        lambda: pipeline_record(path, {}),
         lambda: embed_files("model.onnx"),
         lambda: once_a_model(lambda file: file)("model.onnx"),
     ]
