@@ -34,7 +34,11 @@ def class_scores(logits: NDArray[Any], config: Mapping[str, Any], function: str 
         ArgumentError: There is no such function.
     """
     logits = logits.astype(np.float32)
-    chosen = _function(config, len(labels_of(config))) if function is None else function.lower()
+    chosen = (
+        _function(config, len(labels_of(config)))
+        if function is None
+        else str(getattr(function, "value", function)).lower()
+    )
     if chosen == "softmax":
         return softmax(logits)
     if chosen == "sigmoid":

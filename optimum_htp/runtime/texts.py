@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimum_htp.errors import ArgumentError, InferenceError
+from optimum_htp.runtime.numbers import check_number
 
 if TYPE_CHECKING:
     import tokenizers
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Run", "batches", "feeds", "listed", "results", "runs", "truncation_of"]
 
 _STRATEGIES: Final = ("longest_first", "only_first", "only_second")
-_OFF: Final = (None, False, "do_not_truncate")
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,19 @@ class Run:
         return found
 
 
-def truncation_of(value: Any) -> Truncation | None:
-    """Return the strategy that `truncation=` means.
+def truncation_of(value: Any, max_length: int | None = None) -> Truncation | None:
+    """Return the strategy that `truncation=` means; a length alone asks for truncation too, as in transformers.
 
     Raises:
         ArgumentError: There is no such strategy.
     """
-    if value in _OFF:
+    if value is None and max_length is not None:
+        return "longest_first"
+    if value is None or value is False or value == "do_not_truncate":
         return None
     if value is True:
         return "longest_first"
-    if value not in _STRATEGIES:
+    if not isinstance(value, str) or value not in _STRATEGIES:
         raise ArgumentError(f"truncation={value!r} is not known: give True, False or one of {', '.join(_STRATEGIES)}.")
     chosen: Truncation = value
     return chosen
@@ -79,8 +81,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     Raises:
         ArgumentError: That is not a number of items.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ArgumentError(f"batch_size={size!r} has to be a whole number of at least 1.")
+    check_number("batch_size", size, 1)
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch

@@ -50,8 +50,7 @@ def features(model: Model, inputs: Any, *, truncation: bool | str | None = None,
     name = next(iter(model.part.outputs))
     found = []
     for run in runs(model, encodings, batch_size):
-        output = run.outputs[name] if run.outputs[name].ndim == 1 else run.tokens(name)
-        found.append([output.tolist()])
+        found.append([run.outputs[name].tolist()])  # with what pads it in its batch, as in transformers
     return results(found, is_list)
 
 

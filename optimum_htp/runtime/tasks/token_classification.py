@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimum_htp.errors import ArgumentError
+from optimum_htp.runtime.numbers import check_number
 from optimum_htp.runtime.scores import labels_of, softmax
 from optimum_htp.runtime.texts import Run, listed, results, runs
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["classify_tokens"]
 
 _STRATEGIES: Final = ("none", "simple", "first", "average", "max")
+_IGNORED: Final = ("O",)
 Entity = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ def classify_tokens(
     inputs: Any,
     *,
     aggregation_strategy: str = "none",
-    ignore_labels: Sequence[str] = ("O",),
+    ignore_labels: Sequence[str] | None = None,
     stride: int | None = None,
     batch_size: int = 1,
 ) -> Any:
@@ -50,7 +52,7 @@ def classify_tokens(
         model: The model.
         inputs: A text, or a list of texts.
         aggregation_strategy: `none`, `simple`, `first`, `average` or `max`.
-        ignore_labels: Labels to leave out.
+        ignore_labels: Labels to leave out; None for `O`.
         stride: How many tokens of a long text its parts have in common; None to cut long texts.
         batch_size: How many texts are run at once.
 
@@ -66,6 +68,10 @@ def classify_tokens(
         raise ArgumentError(
             f"aggregation_strategy={aggregation_strategy!r} is not known: give one of {', '.join(_STRATEGIES)}."
         )
+    ignored = _IGNORED if ignore_labels is None else ignore_labels
+    if isinstance(ignored, str):
+        raise ArgumentError(f"ignore_labels={ignored!r} has to be a list of labels.")
+    check_number("stride", stride, 0)
     tokenizer = model.tokenizer
     if stride is not None and (strategy == "none" or stride >= (tokenizer.longest or stride + 1)):
         raise ArgumentError(
@@ -81,7 +87,7 @@ def classify_tokens(
             entity
             for run in runs(model, parts, batch_size)
             for entity in _entities(model, item, run, strategy)
-            if entity.get("entity") not in ignore_labels and entity.get("entity_group") not in ignore_labels
+            if entity.get("entity") not in ignored and entity.get("entity_group") not in ignored
         ]
         found.append(_without_overlaps(entities) if len(parts) > 1 else entities)
     return results(found, is_list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,8 +47,7 @@ def classify_zero_shot(
     items, is_list = listed(sequences)
     if not labels or not items:
         raise ArgumentError("At least one text and one label are needed.")
-    if hypothesis_template.format(labels[0]) == hypothesis_template:
-        raise ArgumentError(f"hypothesis_template={hypothesis_template!r} has no {{}} for the label.")
+    _check_template(hypothesis_template)
     found = []
     for item in items:
         pairs = [(item, hypothesis_template.format(label)) for label in labels]
@@ -58,6 +58,22 @@ def classify_zero_shot(
             {"sequence": item, "labels": [labels[index] for index in order], "scores": scores[order].tolist()}
         )
     return results(found, is_list)
+
+
+def _check_template(template: Any) -> None:
+    """Refuse a template that does more than to put a label into a sentence: a width might take all memory.
+
+    Raises:
+        ArgumentError: It does, or has no place for a label.
+    """
+    try:
+        places = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"hypothesis_template={template!r} cannot be read: {error}.") from error
+    if not places or not all(name in ("", "0") and not how and kind is None for name, how, kind in places):
+        raise ArgumentError(f"hypothesis_template={template!r} has to have {{}} for the label, and nothing else.")
+    if len(places) > 1 and any(name == "" for name, *_ in places):
+        raise ArgumentError(f"hypothesis_template={template!r} has more than one {{}}: write {{0}} in each place.")
 
 
 def _encodings(model: Model, pairs: list[tuple[str, str]]) -> list[Any]:
