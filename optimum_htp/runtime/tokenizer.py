@@ -76,8 +76,9 @@ class Tokenizer:
         Raises:
             ArgumentError: A text is none, a number is out of bounds, or nothing is left of a text that is cut.
         """
-        for text in (one for text in texts for one in (text if isinstance(text, tuple) else (text,))):
-            _check_text(text)
+        for text in texts:
+            for part in text if isinstance(text, tuple) else (text,):
+                _check_text(part)
         check_number("max_length", max_length, 0)
         check_number("stride", stride, 0)
         limit = max_length if max_length is not None else self.longest
@@ -96,8 +97,8 @@ class Tokenizer:
                 if all(len(one) <= limit for one in whole):
                     return whole
                 raise ArgumentError(
-                    f"{stride} tokens cannot be repeated: of {limit} there are {max(room, 0)} for each part of the text. "
-                    "Give a shorter stride, or more tokens."
+                    f"{stride} tokens cannot be repeated: of {limit} there are {max(room, 0)} for each part of the "
+                    "text. Give a shorter stride, or more tokens."
                 )
             return self._encoded(texts, wanted, add_special_tokens)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError
+from optimum_htp.errors import ArgumentError, ConfigLoadError
 from optimum_htp.runtime.numbers import check_number
-from optimum_htp.runtime.scores import labels_of, softmax
+from optimum_htp.runtime.scores import label_of, labels_of, softmax
 from optimum_htp.runtime.texts import Run, listed, results, runs
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _entities(model: Model, text: str, run: Run, strategy: str) -> list[Entity]:
     if strategy in ("none", "simple"):
         entities = [
             {
-                "entity": labels[int(token.scores.argmax())],
+                "entity": label_of(labels, int(token.scores.argmax())),
                 "score": token.scores.max().item(),
                 "index": token.index,
                 "word": token.word,
@@ -110,6 +110,8 @@ def _entities(model: Model, text: str, run: Run, strategy: str) -> list[Entity]:
         ]
     else:
         entities = [_word(model, word, labels, strategy) for word in _words(tokens)]
+    if strategy != "none" and not all(isinstance(one["entity"], str) for one in entities):
+        raise ConfigLoadError("id2label of the config has labels that are no texts: entities cannot be made of them.")
     return entities if strategy == "none" else _groups(model, entities)
 
 
@@ -139,7 +141,7 @@ def _words(tokens: list[_Token]) -> list[list[_Token]]:
     return found
 
 
-def _word(model: Model, tokens: list[_Token], labels: dict[int, str], strategy: str) -> Entity:
+def _word(model: Model, tokens: list[_Token], labels: dict[int, Any], strategy: str) -> Entity:
     if strategy == "first":
         scores = tokens[0].scores
     elif strategy == "max":
@@ -147,7 +149,7 @@ def _word(model: Model, tokens: list[_Token], labels: dict[int, str], strategy: 
     else:
         scores = np.nanmean(np.stack([token.scores for token in tokens]), axis=0)
     return {
-        "entity": labels[int(scores.argmax())],
+        "entity": label_of(labels, int(scores.argmax())),
         "score": scores.max().item(),
         "word": model.tokenizer.text_of([token.word for token in tokens]),
         "start": tokens[0].start,

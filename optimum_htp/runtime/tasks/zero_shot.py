@@ -92,7 +92,7 @@ def _labels(given: str | Sequence[str]) -> list[str]:
 def _entailment(model: Model) -> int:
     """Return the number of the class that means that a label fits; the last one where none does."""
     labels = labels_of(model.config)
-    return next((index for index, label in labels.items() if label.lower().startswith("entail")), -1)
+    return next((index for index, label in labels.items() if str(label).lower().startswith("entail")), -1)
 
 
 def _scores(logits: Any, entailment: int, alone: bool) -> Any:
