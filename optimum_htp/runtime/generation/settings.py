@@ -227,7 +227,7 @@ def _checked(settings: GenerationSettings) -> GenerationSettings:
         raise ArgumentError("top_p and min_p have to be between 0 and 1.")
     if settings.do_sample and settings.num_beams > 1:
         raise ArgumentError(
-            "Beams are not sampled without transformers: give num_beams=1 or do_sample=False, or use Optimum's pipeline."
+            "Beams are not sampled without transformers: give num_beams=1, do_sample=False, or use Optimum's pipeline."
         )
     if settings.num_return_sequences > settings.num_beams and not settings.do_sample:
         raise ArgumentError(
