@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, InferenceError
+from optimum_htp.errors import ArgumentError, InferenceError, WrongTaskError
 from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,17 +34,34 @@ class Run:
     Attributes:
         encoding: The encoding.
         outputs: The outputs without their batch axis, padding included.
+        path: The file.
         offset: Where the tokens begin: behind padding on the left.
     """
 
     encoding: tokenizers.Encoding
     outputs: Arrays
+    path: Path
     offset: int = 0
 
-    def tokens(self, name: str) -> NDArray[Any]:
-        """Return an output of tokens, of shape (token, ...), without padding."""
-        found: NDArray[Any] = self.outputs[name][self.offset : self.offset + len(self.encoding)]
-        return found
+    def classes(self, name: str) -> NDArray[Any]:
+        """Return an output of the whole text, of shape (class,).
+
+        Raises:
+            WrongTaskError: There is no such output, or it has another shape.
+        """
+        return output_of(self.outputs, name, (None,), self.path)
+
+    def tokens(self, name: str, axes: int = 2) -> NDArray[Any]:
+        """Return an output of tokens, of shape (token, ...) with so many axes, without padding.
+
+        Raises:
+            WrongTaskError: There is no such output, or it has another shape.
+        """
+        length = self.offset + len(self.encoding) if self.offset else None
+        found = output_of(self.outputs, name, (length, *(None,) * (axes - 1)), self.path)
+        if len(found) < len(self.encoding):
+            raise WrongTaskError(f"{self.path} gives {name} of {len(found)} tokens for {len(self.encoding)}.")
+        return found[self.offset : self.offset + len(self.encoding)]
 
 
 def truncation_of(value: Any, max_length: int | None = None) -> Truncation | None:
@@ -122,7 +141,8 @@ def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int
         width = arrays["input_ids"].shape[1]
         for index, encoding in enumerate(batch):
             offset = width - len(encoding) if tokenizer.padding_side == "left" else 0
-            yield Run(encoding, {name: array[index] for name, array in outputs.items()}, offset)
+            rows = {name: array[index] for name, array in outputs.items() if array.shape[:1] == (len(batch),)}
+            yield Run(encoding, {name: np.asarray(row) for name, row in rows.items()}, part.path, offset)
 
 
 def _limit(model: Model) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError
+from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError, WrongTaskError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
 from optimum_htp.parsing import is_inside
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
@@ -50,6 +50,8 @@ def features(model: Model, inputs: Any, *, truncation: bool | str | None = None,
     name = next(iter(model.part.outputs))
     found = []
     for run in runs(model, encodings, batch_size):
+        if name not in run.outputs:
+            raise WrongTaskError(f"{run.path} gives {name} that is not of texts. Use run(...).")
         found.append([run.outputs[name].tolist()])  # with what pads it in its batch, as in transformers
     return results(found, is_list)
 

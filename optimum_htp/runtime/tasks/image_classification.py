@@ -8,6 +8,7 @@ import numpy as np
 
 from optimum_htp.runtime.numbers import check_number
 from optimum_htp.runtime.scores import class_scores, labels_of, ranked
+from optimum_htp.runtime.sessions import output_of
 from optimum_htp.runtime.texts import batches, listed, results
 
 if TYPE_CHECKING:
@@ -45,6 +46,6 @@ def classify_images(
         outputs = model.part.run({name: np.stack([model.image_processor(image) for image in batch])})
         found.extend(
             ranked(class_scores(logits, model.config, function_to_apply), model.config, count)
-            for logits in outputs["logits"]
+            for logits in output_of(outputs, "logits", (len(batch), None), model.part.path)
         )
     return results(found, is_list)

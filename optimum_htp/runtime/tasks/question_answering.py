@@ -129,7 +129,7 @@ def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, 
     cls = model.tokenizer.ids.get("cls_token")
     is_text = np.array([index == own for index in encoding.sequence_ids])
     allowed = is_text | (np.array(encoding.ids) == cls) if cls is not None else is_text
-    start, end = (_probabilities(run.tokens(name), allowed) for name in ("start_logits", "end_logits"))
+    start, end = (_probabilities(run.tokens(name, 1), allowed) for name in ("start_logits", "end_logits"))
     null = (start[0] * end[0]).item()
     start[0] = end[0] = 0.0
     scores = np.tril(np.triu(np.outer(start, end)), longest - 1)

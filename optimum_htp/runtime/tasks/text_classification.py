@@ -56,7 +56,7 @@ def classify(
     )
     found: list[Any] = []
     for run in runs(model, encodings, batch_size):
-        scores = class_scores(run.outputs["logits"], model.config, function_to_apply)
+        scores = class_scores(run.classes("logits"), model.config, function_to_apply)
         chosen = ranked(scores, model.config, 1 if best_only else top_k)  # type: ignore[arg-type]
         found.append(chosen[0] if best_only else chosen)
     if best_only and isinstance(inputs, str):

@@ -13,6 +13,7 @@ from optimum_htp.runtime.chat import rendered
 from optimum_htp.runtime.generation.decoders import Decoder, TextDecoder, TransformingDecoder
 from optimum_htp.runtime.generation.search import generate
 from optimum_htp.runtime.generation.settings import GenerationSettings, settings_of, task_params
+from optimum_htp.runtime.sessions import output_of
 from optimum_htp.runtime.texts import feeds, listed, truncation_of
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def transform(
     for encoding in encodings:
         arrays = feeds(encoder, model.tokenizer.arrays([encoding]))
         rows = max(chosen.num_beams, chosen.num_return_sequences)
-        states = np.repeat(next(iter(encoder.run(arrays).values())), rows, axis=0)
+        name = next(iter(encoder.outputs))
+        states = np.repeat(output_of(encoder.run(arrays), name, (1, None, None), encoder.path), rows, axis=0)
         mask = np.ones((rows, len(encoding)), dtype=np.int64)
         start = np.array([[_start(chosen, model)]], dtype=np.int64)
         tokens = _generated(model, TransformingDecoder(model.parts, states, mask), start, chosen, streamer)

@@ -51,7 +51,7 @@ def classify_zero_shot(
     found = []
     for item in items:
         pairs = [(item, hypothesis_template.format(label)) for label in labels]
-        logits = np.stack([run.outputs["logits"] for run in runs(model, _encodings(model, pairs), batch_size)])
+        logits = np.stack([run.classes("logits") for run in runs(model, _encodings(model, pairs), batch_size)])
         scores = _scores(logits.astype(np.float32), _entailment(model), multi_label or len(labels) == 1)
         order = scores.argsort()[::-1]
         found.append(
