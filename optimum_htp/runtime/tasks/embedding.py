@@ -107,12 +107,14 @@ def encode(
 
     Raises:
         ConfigLoadError: It is not a model of sentence_transformers, or has a module that is not known here.
-        ArgumentError: It has no prompt of that name.
+        ArgumentError: It has no prompt of that name, or an input is no text.
     """
     items, is_list = listed(texts)
     before = _prompt(model, prompt, prompt_name)
     lengths = model.source.json(_LENGTHS, _LENGTHS, needed=False) or {}
     lowers = lengths.get("do_lower_case") is True
+    if not all(isinstance(item, str) for item in items):
+        raise ArgumentError("Vectors are made of texts: give a text, or a list of texts.")
     cleaned = [(before + item).strip() for item in items]
     encodings = model.tokenizer.encode(
         [text.lower() for text in cleaned] if lowers else cleaned,
