@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 with a sentence on standard error, 141 if the output is closed."""
+    """Run the command and return its exit code: 0, 1 with a sentence on standard error, 141 if nobody reads on."""
     parser = argparse.ArgumentParser(
         prog="python -m optimum_htp.runtime", description="Answer inputs with an ONNX file, without PyTorch."
     )

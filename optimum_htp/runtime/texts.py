@@ -76,7 +76,7 @@ def truncation_of(value: Any, max_length: int | None = None) -> Truncation | Non
         return None
     if value is True:
         return "longest_first"
-    if not isinstance(value, str) or value not in _STRATEGIES:
+    if value not in _STRATEGIES:
         raise ArgumentError(f"truncation={value!r} is not known: give True, False or one of {', '.join(_STRATEGIES)}.")
     chosen: Truncation = value
     return chosen
