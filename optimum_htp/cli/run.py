@@ -21,4 +21,9 @@ class RunCommand(Command):
 
     def execute(self) -> None:
         """Answer the inputs."""
-        run(self.args, sys.stdout, sys.stdin)
+        from optimum_htp.cli.display import OutputClosedError
+
+        try:
+            run(self.args, sys.stdout, sys.stdin)
+        except BrokenPipeError as error:
+            raise OutputClosedError from error

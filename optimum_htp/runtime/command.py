@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from optimum_htp.errors import ArgumentError, OptimumHTPError
+from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
 from optimum_htp.parsing import json_or_none
 from optimum_htp.runtime.model import TASKS, Model, load
 
 __all__ = ["add_arguments", "main", "run"]
 
+_CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
+_HARMLESS: Final = ("Zs", "Mn", "Cn", "Co")  # what is not printable to Python, and does nothing to a terminal
 _GENERATING: Final = ("text-generation", "text2text-generation")
 
 
@@ -43,16 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="Ask no Hub.")
 
 
-def run(arguments: argparse.Namespace, stream: TextIO, lines: Iterable[str]) -> None:
+def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[str] | None) -> None:
     """Answer the inputs.
 
     Args:
         arguments: As `add_arguments` declares them.
-        stream: Where the answers go.
-        lines: The inputs, if the arguments have none.
+        stream: Where the answers go; None where standard output was closed before.
+        lines: The inputs, if the arguments have none; None where standard input was closed before.
 
     Raises:
         OptimumHTPError: The file cannot be loaded, or an input not be answered; the subclass says why.
+        BrokenPipeError: What read the answers is gone.
     """
     parameters = dict(map(_parameter, arguments.parameter))
     model = load(
@@ -64,29 +69,54 @@ def run(arguments: argparse.Namespace, stream: TextIO, lines: Iterable[str]) -> 
     )
 
     def write(piece: str) -> None:
-        stream.write(piece)
-        stream.flush()
+        _write(stream, piece)
 
-    for text in arguments.inputs or _stripped(lines):
+    for text in arguments.inputs or _stripped(lines or ()):
         _answer(model, text, parameters, arguments, write)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 1 with a sentence on standard error."""
+    """Run the command and return its exit code: 0, 1 with a sentence on standard error, 141 if nobody reads on."""
     parser = argparse.ArgumentParser(
         prog="python -m optimum_htp.runtime", description="Answer inputs with an ONNX file, without PyTorch."
     )
     add_arguments(parser)
     try:
         run(parser.parse_args(argv), sys.stdout, sys.stdin)
-    except (OptimumHTPError, BrokenPipeError) as error:
-        if isinstance(error, OptimumHTPError):
-            sys.stderr.write(f"error: {error}\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
+        return _CLOSED
+    except OptimumHTPError as error:
+        sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
     return 0
+
+
+def _write(stream: TextIO | None, piece: str) -> None:
+    """Write at once, with what the stream or a terminal does not take as escapes: labels are a file's.
+
+    Raises:
+        OutputError: It cannot be written, as on a full disk.
+        BrokenPipeError: What read it is gone.
+    """
+    if stream is None:
+        return
+    encoding = stream.encoding or "utf-8"
+    shown = "".join(one if one.isprintable() or one in "\n\t" else _escaped(one) for one in piece)
+    try:
+        stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"Standard output cannot be written to: {error.strerror or error}.") from error
+
+
+def _escaped(character: str) -> str:
+    return character if unicodedata.category(character) in _HARMLESS else ascii(character)[1:-1]
 
 
 def _stripped(lines: Iterable[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,6 +30,8 @@ Pixels = "NDArray[Any]"
 
 _BILINEAR: Final = 2
 _BICUBIC: Final = 3
+_LONGEST: Final = 8192  # pixels
+_FILTERS: Final = 6  # of Pillow
 _LARGE: Final = 384  # pixels; from here on ConvNext's processor does not crop
 _SUFFIXES: Final = ("ImageProcessorFast", "ImageProcessor", "FeatureExtractor")
 
@@ -138,7 +140,7 @@ def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcesso
         raise _refused(name, f"its class {named} is not known here")
     try:
         return ImageProcessor(tuple(_steps(settings, known)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise _refused(name, f"a setting of its {EXTRACTOR_CONFIG} is not known here ({error})") from error
 
 
@@ -160,12 +162,11 @@ def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], A
         steps.append(lambda pixels: _cropped(pixels, height, width))
     if settings.get("do_rescale", True):
         factor = float(settings.get("rescale_factor", 1 / 255))
+        if not isfinite(factor):
+            raise ValueError(f"rescale_factor={factor}")
         steps.append(lambda pixels: (pixels.astype(np.float64) * factor).astype(np.float32))
     if known.normalizes and settings.get("do_normalize", True):
-        mean = np.array(settings["image_mean"], dtype=np.float32)
-        std = np.array(settings["image_std"], dtype=np.float32)
-        if mean.shape not in ((), (3,)) or std.shape not in ((), (3,)):
-            raise ValueError("image_mean and image_std have three numbers")
+        mean, std = _numbers(settings["image_mean"], zero=True), _numbers(settings["image_std"], zero=False)
         steps.append(lambda pixels: (pixels.astype(np.float32) - mean) / std)
     if known.flips and settings.get("do_flip_channel_order", True):
         steps.append(lambda pixels: pixels[..., ::-1])
@@ -175,28 +176,46 @@ def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], A
 def _square(size: Any) -> tuple[int, int]:
     """Return height and width that a setting names: as such, as a pair, or as one number for both."""
     if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
+        return _edge(size["height"]), _edge(size["width"])
     if isinstance(size, (list, tuple)):
         height, width = size
-        return int(height), int(width)
-    return int(size), int(size)
+        return _edge(height), _edge(width)
+    return _edge(size), _edge(size)
+
+
+def _edge(size: Any) -> int:
+    if not isinstance(size, int) or not 0 < size <= _LONGEST:
+        raise ValueError(f"a length of {str(size)[:20]} pixels")
+    return size
+
+
+def _numbers(values: Any, *, zero: bool) -> NDArray[np.float32]:
+    """Return one number, or one for each colour."""
+    found = np.array(values, dtype=np.float32)
+    if found.shape not in ((), (3,)) or not np.isfinite(found).all() or (not zero and (found == 0).any()):
+        raise ValueError("image_mean and image_std have three numbers, and image_std no zero")
+    return found
 
 
 def _resize(settings: Mapping[str, Any], known: _Class) -> Callable[[Any], Any]:
-    size, resample = settings["size"], int(settings.get("resample", known.resample))
+    size, resample = settings["size"], settings.get("resample", known.resample)
+    if not isinstance(resample, int) or resample not in range(_FILTERS):
+        raise ValueError(f"resample={str(resample)[:20]}")
     if known.resize == "exact":
         height, width = _square(size)
         return lambda pixels: _resized(pixels, height, width, resample)
     if isinstance(size, Mapping) and {*size} == {"height", "width"} and known.resize != "ConvNext":
         height, width = _square(size)
         return lambda pixels: _resized(pixels, height, width, resample)
-    edge = int(size["shortest_edge"] if isinstance(size, Mapping) else size)
+    edge = _edge(size["shortest_edge"] if isinstance(size, Mapping) else size)
     if isinstance(size, Mapping) and {*size} != {"shortest_edge"}:
         raise ValueError(f"size has {', '.join(map(str, size))}")
     if known.resize == "Levit":
         edge = int((256 / 224) * edge)
     elif known.resize == "ConvNext":
         fraction = float(settings.get("crop_pct") or 224 / 256)
+        if not edge / _LONGEST <= fraction <= 1:
+            raise ValueError(f"crop_pct={fraction}")
         return lambda pixels: _resized_as_convnext(pixels, edge, fraction, resample)
     return lambda pixels: _resized(pixels, *_by_shortest(pixels, edge), resample)
 
@@ -204,6 +223,8 @@ def _resize(settings: Mapping[str, Any], known: _Class) -> Callable[[Any], Any]:
 def _resized(pixels: Any, height: int, width: int, resample: int) -> Any:
     from PIL import Image
 
+    if not (height > 0 and width > 0 and height * width <= _LONGEST**2):
+        raise ArgumentError(f"The image would be resized to {height} x {width} pixels.")
     return np.array(Image.fromarray(pixels).resize((width, height), resample=Image.Resampling(resample)))
 
 

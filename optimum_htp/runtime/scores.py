@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError
+from optimum_htp.errors import ArgumentError, ConfigLoadError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_scores", "labels_of", "ranked", "softmax"]
+__all__ = ["class_scores", "label_of", "labels_of", "ranked", "softmax"]
+
+_MOST_CLASSES: Final = 1 << 20
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:
@@ -34,7 +36,11 @@ def class_scores(logits: NDArray[Any], config: Mapping[str, Any], function: str 
         ArgumentError: There is no such function.
     """
     logits = logits.astype(np.float32)
-    chosen = _function(config, len(labels_of(config))) if function is None else function.lower()
+    chosen = (
+        _function(config, len(labels_of(config)))
+        if function is None
+        else str(getattr(function, "value", function)).lower()
+    )
     if chosen == "softmax":
         return softmax(logits)
     if chosen == "sigmoid":
@@ -54,18 +60,40 @@ def _function(config: Mapping[str, Any], count: int) -> str:
     return "softmax"
 
 
-def labels_of(config: Mapping[str, Any]) -> dict[int, str]:
-    """Return the labels of a model's classes by their numbers; as transformers, two where a config names none."""
+def labels_of(config: Mapping[str, Any]) -> dict[int, Any]:
+    """Return the labels of a model's classes by their numbers; as transformers, two where a config names none.
+
+    Raises:
+        ConfigLoadError: The config has no such labels.
+    """
     named = config.get("id2label")
     if isinstance(named, Mapping) and named:
-        return {int(key): str(label) for key, label in named.items()}
+        try:
+            return {int(key): label for key, label in named.items()}
+        except ValueError as error:
+            raise ConfigLoadError(
+                f"id2label of the config has the class {str(error)[-40:]}: give it a number."
+            ) from error
     count = config.get("num_labels", 2)
-    return {index: f"LABEL_{index}" for index in range(count if isinstance(count, int) else 2)}
+    if not isinstance(count, int) or not 0 <= count <= _MOST_CLASSES:
+        raise ConfigLoadError(f"num_labels={str(count)[:40]} of the config is no number of labels.")
+    return {index: f"LABEL_{index}" for index in range(count)}
+
+
+def label_of(labels: Mapping[int, Any], index: int) -> Any:
+    """Return the label of a class.
+
+    Raises:
+        ConfigLoadError: It has none.
+    """
+    if index not in labels:
+        raise ConfigLoadError(f"The model gives a class {index}, and id2label of its config has no label of it.")
+    return labels[index]
 
 
 def ranked(scores: NDArray[Any], config: Mapping[str, Any], top_k: int | None) -> list[dict[str, Any]]:
     """Return labels and scores, the best first; all of them for None."""
     labels = labels_of(config)
-    found = [{"label": labels[index], "score": score.item()} for index, score in enumerate(scores)]
+    found = [{"label": label_of(labels, index), "score": score.item()} for index, score in enumerate(scores)]
     found.sort(key=lambda one: one["score"], reverse=True)
     return found if top_k is None else found[:top_k]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, InferenceError
+from optimum_htp.errors import ArgumentError, InferenceError, WrongTaskError
 from optimum_htp.loading.mapped import open_session
 
 if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
-__all__ = ["Arrays", "Part", "SessionSettings", "Tensor"]
+__all__ = ["Arrays", "Part", "SessionSettings", "Tensor", "output_of"]
 
 Arrays = Mapping[str, "NDArray[Any]"]
 
@@ -94,13 +94,43 @@ class Part:
         if (unknown := feeds.keys() - self.inputs.keys()) or (missing := self.inputs.keys() - feeds.keys()):
             what = f"has no input {sorted(unknown)[0]!r}" if unknown else f"needs the input {sorted(missing)[0]!r}"
             raise ArgumentError(f"{self.path} {what}. Its inputs are {', '.join(self.inputs)}.")
-        given = {name: np.asarray(value, dtype=self.inputs[name].dtype) for name, value in feeds.items()}
+        try:
+            given = {name: np.asarray(value, dtype=self.inputs[name].dtype) for name, value in feeds.items()}
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ArgumentError(f"{self.path} does not take these inputs: {error}") from error
         try:
             return dict(zip(self._names, self.session.run(self._names, given), strict=True))
         except InvalidArgument as error:
             raise ArgumentError(f"{self.path} does not take these inputs: {error}") from error
         except (Fail, RuntimeException) as error:
             raise InferenceError(f"ONNX Runtime fails on {self.path}: {error}") from error
+
+
+def output_of(outputs: Arrays, name: str, axes: Sequence[int | None], path: Path) -> NDArray[Any]:
+    """Return an output that has these axes, none of them empty.
+
+    Args:
+        outputs: The outputs of a file.
+        name: Of the output.
+        axes: Their sizes; None for one of any size.
+        path: The file.
+
+    Raises:
+        WrongTaskError: There is no such output, or it has other axes, or no real numbers.
+    """
+    array = outputs.get(name)
+    if array is None or not _fits(array, axes):
+        what = f"no {name}" if array is None else f"{name} of type {array.dtype} and shape {array.shape}"
+        raise WrongTaskError(f"{path} gives {what}, which the task cannot be answered from. Use run(...).")
+    return array
+
+
+def _fits(array: NDArray[Any], axes: Sequence[int | None]) -> bool:
+    return (
+        array.dtype.kind == "f"
+        and array.ndim == len(axes)
+        and all(size > 0 and wanted in (None, size) for size, wanted in zip(array.shape, axes, strict=True))
+    )
 
 
 def _tensor(value: Any) -> Tensor:

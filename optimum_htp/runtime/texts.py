@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, InferenceError
+from optimum_htp.errors import ArgumentError, InferenceError, WrongTaskError
+from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Run", "batches", "feeds", "listed", "results", "runs", "truncation_of"]
 
 _STRATEGIES: Final = ("longest_first", "only_first", "only_second")
-_OFF: Final = (None, False, "do_not_truncate")
 
 
 @dataclass(frozen=True)
@@ -32,26 +34,45 @@ class Run:
     Attributes:
         encoding: The encoding.
         outputs: The outputs without their batch axis, padding included.
+        path: The file.
         offset: Where the tokens begin: behind padding on the left.
     """
 
     encoding: tokenizers.Encoding
     outputs: Arrays
+    path: Path
     offset: int = 0
 
-    def tokens(self, name: str) -> NDArray[Any]:
-        """Return an output of tokens, of shape (token, ...), without padding."""
-        found: NDArray[Any] = self.outputs[name][self.offset : self.offset + len(self.encoding)]
-        return found
+    def classes(self, name: str) -> NDArray[Any]:
+        """Return an output of the whole text, of shape (class,).
+
+        Raises:
+            WrongTaskError: There is no such output, or it has another shape.
+        """
+        return output_of(self.outputs, name, (None,), self.path)
+
+    def tokens(self, name: str, axes: int = 2) -> NDArray[Any]:
+        """Return an output of tokens, of shape (token, ...) with so many axes, without padding.
+
+        Raises:
+            WrongTaskError: There is no such output, or it has another shape.
+        """
+        length = self.offset + len(self.encoding) if self.offset else None
+        found = output_of(self.outputs, name, (length, *(None,) * (axes - 1)), self.path)
+        if len(found) < len(self.encoding):
+            raise WrongTaskError(f"{self.path} gives {name} of {len(found)} tokens for {len(self.encoding)}.")
+        return found[self.offset : self.offset + len(self.encoding)]
 
 
-def truncation_of(value: Any) -> Truncation | None:
-    """Return the strategy that `truncation=` means.
+def truncation_of(value: Any, max_length: int | None = None) -> Truncation | None:
+    """Return the strategy that `truncation=` means; a length alone asks for truncation too, as in transformers.
 
     Raises:
         ArgumentError: There is no such strategy.
     """
-    if value in _OFF:
+    if value is None and max_length is not None:
+        return "longest_first"
+    if value is None or value is False or value == "do_not_truncate":
         return None
     if value is True:
         return "longest_first"
@@ -79,8 +100,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     Raises:
         ArgumentError: That is not a number of items.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ArgumentError(f"batch_size={size!r} has to be a whole number of at least 1.")
+    check_number("batch_size", size, 1)
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch
@@ -121,7 +141,8 @@ def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int
         width = arrays["input_ids"].shape[1]
         for index, encoding in enumerate(batch):
             offset = width - len(encoding) if tokenizer.padding_side == "left" else 0
-            yield Run(encoding, {name: array[index] for name, array in outputs.items()}, offset)
+            rows = {name: array[index] for name, array in outputs.items() if array.shape[:1] == (len(batch),)}
+            yield Run(encoding, {name: np.asarray(row) for name, row in rows.items()}, part.path, offset)
 
 
 def _limit(model: Model) -> int | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from optimum_htp.errors import PreprocessorLoadError
+from optimum_htp.errors import ArgumentError, PreprocessorLoadError
+from optimum_htp.runtime.numbers import check_number
 
 if TYPE_CHECKING:
     import tokenizers
@@ -71,25 +72,59 @@ class Tokenizer:
             max_length: The most tokens; None for those that the model takes.
             stride: How many tokens what is cut off repeats.
             add_special_tokens: Whether special tokens are added.
+
+        Raises:
+            ArgumentError: A text is none, a number is out of bounds, or nothing is left of a text that is cut.
         """
+        for text in texts:
+            for part in text if isinstance(text, tuple) else (text,):
+                _check_text(part)
+        check_number("max_length", max_length, 0)
+        check_number("stride", stride, 0)
         limit = max_length if max_length is not None else self.longest
         with self.lock:
             if truncation is None or limit is None:
-                if self.backend.truncation is not None:
-                    self.backend.no_truncation()
+                return self._encoded(texts, None, add_special_tokens)
+            wanted = {
+                "max_length": limit,
+                "stride": stride,
+                "strategy": truncation,
+                "direction": self.truncation_side,
+            }
+            room = self._room(texts, limit, truncation, add_special_tokens) if stride else limit
+            if stride and stride >= room:  # `tokenizers` panics where it has to cut
+                whole = self._encoded(texts, None, add_special_tokens)
+                if all(len(one) <= limit for one in whole):
+                    return whole
+                raise ArgumentError(
+                    f"{stride} tokens cannot be repeated: of {limit} there are {max(room, 0)} for each part of the "
+                    "text. Give a shorter stride, or more tokens."
+                )
+            return self._encoded(texts, wanted, add_special_tokens)
+
+    def _encoded(
+        self, texts: Sequence[Text], truncation: Mapping[str, Any] | None, add_special_tokens: bool
+    ) -> list[tokenizers.Encoding]:
+        if self.backend.truncation != truncation:
+            if truncation is None:
+                self.backend.no_truncation()
             else:
-                wanted = {
-                    "max_length": limit,
-                    "stride": stride,
-                    "strategy": truncation,
-                    "direction": self.truncation_side,
-                }
-                if self.backend.truncation != wanted:
-                    self.backend.enable_truncation(**wanted)
+                self.backend.enable_truncation(**truncation)
+        try:
             found: list[tokenizers.Encoding] = self.backend.encode_batch(
                 list(texts), add_special_tokens=add_special_tokens
             )
-            return found
+        except Exception as error:  # `tokenizers` raises plain Exception
+            raise ArgumentError(f"The text cannot be made tokens of: {error}.") from error
+        return found
+
+    def _room(self, texts: Sequence[Text], limit: int, truncation: Truncation, add_special_tokens: bool) -> int:
+        """Return how many tokens there are for a part of the text that is cut, at the least."""
+        cut = 1 if truncation == "only_second" else 0
+        kept = [text[1 - cut] for text in texts if isinstance(text, tuple)]
+        used = max((len(one) for one in self._encoded(kept, None, False)), default=0)
+        added = self.backend.num_special_tokens_to_add(bool(kept)) if add_special_tokens else 0
+        return limit - added - used
 
     def arrays(
         self, encodings: Sequence[tokenizers.Encoding], side: str | None = None
@@ -129,6 +164,20 @@ class Tokenizer:
         """Return the text that tokens make up."""
         decoder = self.backend.decoder
         return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
+
+
+def _check_text(text: object) -> None:
+    """Refuse what `tokenizers` takes for no text.
+
+    Raises:
+        ArgumentError: It is none, or has half a character of UTF-16.
+    """
+    if not isinstance(text, str):
+        raise ArgumentError(f"An input is a text, not {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"A text is not UTF-8: {error}.") from error
 
 
 def _cleaned(text: str) -> str:

@@ -7,17 +7,18 @@ every answer.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Mapping
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
-from optimum_htp.parsing import json_or_none
+from optimum_htp.parsing import json_or_none, parse_json
 from optimum_htp.runtime.tokenizer import Tokenizer
 from optimum_htp.runtime.tokenizer_classes import CLASS_OF_MODEL_TYPE, CLASSES, Rule, TokenizerClass, base_name
+from optimum_htp.runtime.tokenizer_settings import LONGEST, SPECIAL_TOKENS, wrong_setting
 
 if TYPE_CHECKING:
     import tokenizers
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["load_tokenizer"]
 
 _CONFIG: Final = PREPROCESSOR_CONFIGS[-1]
-_LONGEST: Final = 10**20  # tokens; transformers takes more for no limit
-_NAMES: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: str) -> Tokenizer:
@@ -42,7 +41,7 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
     """
     import tokenizers
 
-    settings = _object(files, _CONFIG)
+    settings = _object(files, _CONFIG, name)
     if TOKENIZER not in files:
         raise _refused(name, f"it has no {TOKENIZER}, so its tokenizer is a slow one")
     class_name, known = _class_of(settings, config, name)
@@ -57,8 +56,10 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
     padding, truncation = backend.padding, backend.truncation
     backend.no_padding()
     backend.no_truncation()
-    settings = _with_legacy_tokens(settings, files)
-    special = {one: text for one in _NAMES if (text := _token(settings, one, known, padding)) is not None}
+    settings = _with_legacy_tokens(settings, files, name)
+    if (wrong := wrong_setting(settings)) is not None:
+        raise _refused(name, f"its {_CONFIG} has a {wrong} of another kind")
+    special = {one: text for one in SPECIAL_TOKENS if (text := _token(settings, one, known, padding)) is not None}
     _add_tokens(backend, settings, special, known)
     prefix_space = bool(settings.get("add_prefix_space", known.prefix_space))
     _set_prefix_space(backend, prefix_space)
@@ -72,7 +73,7 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
         input_names=_input_names(settings, known),
         padding_side=_side(settings.get("padding_side") or (padding or {}).get("direction"), known.padding_side),
         truncation_side=_side(settings.get("truncation_side") or (truncation or {}).get("direction"), "right"),
-        longest=int(longest) if isinstance(longest, (int, float)) and 0 < longest < _LONGEST else None,
+        longest=longest if longest and longest < LONGEST else None,
         cleans_up=settings.get("clean_up_tokenization_spaces") is True,
         chat_template=_chat_templates(settings, files),
         pad_type=3 if class_name == "XLNet" else 0,
@@ -87,14 +88,18 @@ def _refused(name: str, reason: str) -> PreprocessorLoadError:
     )
 
 
-def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    content = json_or_none(files[name]) if name in files else {}
-    return content if isinstance(content, dict) else {}
+def _object(files: Mapping[str, bytes], file: str, name: str) -> dict[str, Any]:
+    content = json_or_none(files[file]) if file in files else {}
+    if not isinstance(content, dict):
+        raise _refused(name, f"its {file} is no JSON object")
+    return content
 
 
 def _class_of(settings: Mapping[str, Any], config: Mapping[str, Any], name: str) -> tuple[str, TokenizerClass]:
     """Return the class of a tokenizer, as AutoTokenizer finds it."""
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    if not isinstance(named, (str, NoneType)):
+        raise _refused(name, "its class is no name")
     model_type = config.get("model_type")
     class_name = base_name(named) if isinstance(named, str) else CLASS_OF_MODEL_TYPE.get(str(model_type), "")
     known = CLASSES.get(class_name)
@@ -109,11 +114,11 @@ def _is_rebuilt(class_name: str, settings: Mapping[str, Any]) -> bool:
     return class_name in ("Llama", "T5", "MT5") and settings.get("add_prefix_space") is not None
 
 
-def _with_legacy_tokens(settings: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+def _with_legacy_tokens(settings: dict[str, Any], files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """Return the settings with the special tokens that older versions wrote into a file of their own."""
     if "added_tokens_decoder" in settings:
         return settings
-    return {**settings, **_object(files, "special_tokens_map.json")}
+    return {**settings, **_object(files, "special_tokens_map.json", name)}
 
 
 def _content(token: Any) -> str | None:
@@ -171,7 +176,7 @@ def _add_tokens(
 
 
 def _state(component: Any) -> dict[str, Any]:
-    found = json.loads(component.__getstate__()) if component is not None else {}
+    found = parse_json(component.__getstate__()) if component is not None else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -34,6 +34,13 @@ COMPLETING = [
     {**GREEDY, "do_sample": True, "top_k": 1},
     {**GREEDY, "do_sample": True, "top_p": 1e-9, "temperature": 3.0},
     {**GREEDY, "add_special_tokens": False},
+    {**GREEDY, "return_full_text": None},
+    {**GREEDY, "prefix": "the dog"},
+    {**GREEDY, "max_length": 2},
+    {**GREEDY, "max_new_tokens": None},
+    {**GREEDY, "suppress_tokens": [-1, 10**6]},
+    {**GREEDY, "stop_sequence": "cat dog sat"},
+    {**GREEDY, "num_beams": 3, "num_return_sequences": 3, "stop_sequence": "cat dog"},
 ]
 TRANSFORMING = [
     {"max_new_tokens": 12},
@@ -41,6 +48,7 @@ TRANSFORMING = [
     {"max_new_tokens": 12, "num_beams": 1, "forced_eos_token_id": 1},
     {"max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 3},
     {"max_new_tokens": 12, "num_beams": 1, "repetition_penalty": 2.0},
+    {"max_new_tokens": 12, "num_beams": 1, "stop_sequence": "cat dog"},
 ]
 
 
@@ -144,6 +152,16 @@ def test_a_setting_of_the_model_that_is_not_known_is_refused(zoo_export, tmp_pat
     folder = exported_with({"generation_config.json": json.dumps({"penalty_alpha": 0.6})}, zoo_export, tmp_path)
     with pytest.raises(ConfigLoadError, match="penalty_alpha"):
         load(folder)(PROMPTS[0])
+
+
+@pytest.mark.parametrize("params", [{"prefix": "the dog "}, {"do_sample": False, "max_length": 15, "prefix": "a "}])
+def test_params_of_older_configs_count(params, zoo_export, tmp_path):
+    config = json.loads((zoo_export("gpt2").model / "config.json").read_text())
+    config["task_specific_params"] = {"text-generation": params}
+    folder = exported_with({"config.json": json.dumps(config)}, zoo_export, tmp_path)
+    expected, model = pipeline_of("gpt2", folder, "text-generation"), load(folder)
+    for options in (GREEDY, {**GREEDY, "num_beams": 2}):
+        assert_equal_answers(model(PROMPTS, **options), expected(PROMPTS, **options))
 
 
 def exported_with(files, zoo_export, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -98,3 +99,33 @@ def test_the_command_of_optimum_prints_the_same(zoo_export, capsys):
     failed = optimum_cli("htp", "run", "no.onnx", "a", check=False)
     assert failed.returncode == 1
     assert "no ONNX file" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "optimum_htp.runtime"], ["-m", "optimum.commands.optimum_cli", "htp", "run"]]
+)
+def test_closed_output_ends_quietly(command, zoo_export):
+    with subprocess.Popen(
+        [sys.executable, *command, zoo_export("roberta").output],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.close()
+        process.stdin.write(b"the cat\n" * 10)
+        process.stdin.close()
+        assert process.wait() == 141
+        assert process.stderr.read() == b""
+
+
+def test_text_is_written_in_any_encoding_and_steers_no_terminal(zoo_export):
+    arguments = [zoo_export("distilbert").output, "who?", "-p", "context=caf\u00e9\x1b[31m"]
+    done = subprocess.run(
+        [sys.executable, "-m", "optimum_htp.runtime", *arguments],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout
+    assert b"\\" in done.stdout

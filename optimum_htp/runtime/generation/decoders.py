@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from optimum_htp.errors import WrongTaskError
+from optimum_htp.errors import InferenceError, WrongTaskError
+from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,6 +86,9 @@ class _Cache:
                 self.kept[name.replace(_PRESENT, _PAST, 1)] = array
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
+        for name, array in self.kept.items():
+            if array.shape[:1] != rows.shape:
+                raise WrongTaskError(f"{self.part.path} has {name} of shape {array.shape}, which is not known here.")
         self.kept = {name: array[rows] for name, array in self.kept.items()}
 
 
@@ -111,16 +115,27 @@ class TextDecoder:
             feeds[_SWITCH] = np.array([bool(cache.kept)])
         if cache.names:
             feeds |= cache.kept or cache.empty(len(tokens), 1 if _SWITCH in part.inputs else 0)
-        if _SWITCH in part.inputs and not cache.kept and "position_ids" not in part.inputs:
-            feeds["attention_mask"] = np.ones_like(tokens)
         outputs = part.run({name: array for name, array in feeds.items() if name in part.inputs})
         if cache.names:
             cache.keep(outputs)
-        return outputs[_LOGITS][:, -1].astype(np.float32)
+        return _last(outputs, fresh, part)
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
         """Take over, for each row, what is kept of another one."""
         self._cache.reorder(rows)
+
+
+def _last(outputs: Mapping[str, NDArray[Any]], tokens: NDArray[np.int64], part: Part) -> NDArray[np.float32]:
+    """Return the scores behind the last token.
+
+    Raises:
+        WrongTaskError: The file gives none.
+        InferenceError: No token is the best of them.
+    """
+    found = output_of(outputs, _LOGITS, (len(tokens), None, None), part.path)[:, -1].astype(np.float32)
+    if not np.isfinite(found.max(axis=-1)).all():
+        raise InferenceError(f"{part.path} gives scores of tokens that are no numbers, so none is the best.")
+    return found
 
 
 class TransformingDecoder:
@@ -148,14 +163,16 @@ class TransformingDecoder:
         """Return the scores of the next token; see `Decoder`."""
         cache = self._cache
         if cache is None or not cache.kept:
-            outputs = self._run(self._first, tokens, cache)
+            part = self._first
+            outputs = self._run(part, tokens, cache)
             if cache is not None:
                 cache.keep(outputs)
         else:
             assert self._later is not None
-            outputs = self._run(self._later, tokens[:, -1:], cache)
+            part = self._later
+            outputs = self._run(part, tokens[:, -1:], cache)
             cache.keep(outputs, only=".decoder.")  # what is kept of the encoder stays as it is
-        return outputs[_LOGITS][:, -1].astype(np.float32)
+        return _last(outputs, tokens, part)
 
     def _run(self, part: Part, tokens: NDArray[np.int64], cache: _Cache | None) -> dict[str, NDArray[Any]]:
         feeds: dict[str, NDArray[Any]] = {

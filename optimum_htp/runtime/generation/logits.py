@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from optimum_htp.errors import ArgumentError
 from optimum_htp.runtime.scores import softmax
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ def processed(
         tokens: The tokens so far, of shape (row, token).
         prompt: How many of them are the prompt.
         settings: How text is generated.
+
+    Raises:
+        ArgumentError: A token of the settings is none of the model's.
     """
     length, limit = tokens.shape[1], settings.limit(prompt)
-    ends = [token for token in settings.ends if token < scores.shape[1]]
+    ends = _within(settings.ends, scores)
     if settings.repetition_penalty != 1.0:
         seen = np.take_along_axis(scores, tokens, axis=1)
         changed = np.where(seen < 0, seen * settings.repetition_penalty, seen / settings.repetition_penalty)
@@ -56,10 +60,10 @@ def processed(
         forced = settings.forced_eos_token_id
         _force(scores, [forced] if isinstance(forced, int) else list(forced))
     if settings.suppress_tokens:
-        scores[:, list(settings.suppress_tokens)] = _NEVER
+        scores[:, _within(settings.suppress_tokens, scores)] = _NEVER
     begins = prompt + (1 if settings.forced_bos_token_id is not None and prompt == 1 else 0)
     if settings.begin_suppress_tokens and length == begins:
-        scores[:, list(settings.begin_suppress_tokens)] = _NEVER
+        scores[:, _within(settings.begin_suppress_tokens, scores)] = _NEVER
     return scores
 
 
@@ -88,6 +92,11 @@ def warped(scores: NDArray[np.float32], settings: GenerationSettings) -> NDArray
     return scores
 
 
+def _within(tokens: Sequence[int], scores: Any) -> list[int]:
+    """Return the tokens that there are: some configs have -1 for none."""
+    return [token for token in tokens if 0 <= token < scores.shape[1]]
+
+
 def _repeating(tokens: list[int], size: int) -> list[int]:
     """Return the tokens that would make up a group of so many that was there before."""
     start = tokens[len(tokens) - size + 1 :] if size > 1 else []
@@ -96,6 +105,7 @@ def _repeating(tokens: list[int], size: int) -> list[int]:
 
 
 def _forbid_word(scores: Any, tokens: Any, word: Sequence[int], ends: tuple[int, ...]) -> None:
+    _require(word, scores, "bad_words_ids")
     *start, last = word
     if not start and last in ends:
         return
@@ -106,5 +116,11 @@ def _forbid_word(scores: Any, tokens: Any, word: Sequence[int], ends: tuple[int,
 
 
 def _force(scores: Any, tokens: list[int]) -> None:
+    _require(tokens, scores, "A forced token")
     scores[:] = _NEVER
     scores[:, tokens] = 0
+
+
+def _require(tokens: Sequence[int], scores: Any, what: str) -> None:
+    if len(_within(tokens, scores)) < len(tokens):
+        raise ArgumentError(f"{what}: {list(tokens)} is out of the {scores.shape[1]} tokens of the model.")

@@ -109,7 +109,9 @@ def _by_beams(
         if not improves or ended.all() or (len(done) == beams and settings.early_stopping is True):
             break
     texts = [text for _, text in done[: settings.num_return_sequences]]
-    filled = np.full((len(texts), max(map(len, texts))), settings.padding, dtype=np.int64)
+    # transformers takes the padding token 0 for none here
+    filler = (settings.pad_token_id or ends[0]) if ends else settings.padding
+    filled = np.full((len(texts), max(map(len, texts))), filler, dtype=np.int64)
     for row, text in zip(filled, texts, strict=True):
         row[: len(text)] = text
     return filled

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError, OptionError
 
-__all__ = ["GenerationSettings", "settings_of"]
+__all__ = ["GenerationSettings", "settings_of", "task_params"]
 
 _DEFAULT_LENGTH: Final = 20  # tokens
+_MOST_ROWS: Final = 1000
 # What the answer does not depend on.
 _IGNORED: Final = frozenset(
     (
@@ -106,6 +108,41 @@ def _listed(value: int | Sequence[int] | None) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() < 63
+
+
+def _is_size(value: Any) -> bool:
+    return _is_whole(value) and value >= 0
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_whole, value))
+
+
+_KINDS: Final[Mapping[tuple[str, ...], Callable[[Any], bool]]] = {
+    ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "num_return_sequences"): _is_size,
+    ("top_k", "no_repeat_ngram_size", "seed"): _is_size,
+    ("length_penalty", "temperature", "top_p", "min_p", "repetition_penalty"): _is_number,
+    ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"): _is_whole,
+    ("eos_token_id", "forced_eos_token_id"): lambda value: _is_whole(value) or _are_whole(value),
+    ("suppress_tokens", "begin_suppress_tokens"): _are_whole,
+    ("bad_words_ids",): lambda value: (
+        isinstance(value, (list, tuple)) and all(_are_whole(one) and len(one) > 0 for one in value)
+    ),
+    ("stop_strings",): lambda value: (
+        all(isinstance(one, str) and one for one in ([value] if isinstance(value, str) else value))
+        if isinstance(value, (str, list, tuple))
+        else False
+    ),
+    ("early_stopping",): lambda value: isinstance(value, bool) or value == "never",
+}
+"""What tells whether a value is one of these settings; None is one where it is the default."""
+
 _KNOWN: Final = {one.name: one.default for one in fields(GenerationSettings)}
 
 
@@ -135,9 +172,10 @@ def settings_of(
     if unknown := sorted(given.keys() - _KNOWN.keys()):
         raise OptionError(f"{unknown[0]}= is not known without transformers: {name} takes {', '.join(_KNOWN)}.")
     own = config or {key: value for key, value in model_config.items() if key in _KNOWN or key in _NEUTRAL}
+    special = task_params(model_config, task)
     if strange := sorted(
         key
-        for key, value in own.items()
+        for key, value in (*own.items(), *((key, special[key]) for key in special.keys() & _NEUTRAL.keys()))
         if key not in _KNOWN and key not in _IGNORED and value and value != _NEUTRAL.get(key)
     ):
         raise ConfigLoadError(
@@ -148,12 +186,18 @@ def settings_of(
     values.update(pipeline)
     if values.get("max_length", _DEFAULT_LENGTH) != _DEFAULT_LENGTH and "max_new_tokens" in pipeline:
         values.pop("max_new_tokens")
-    special = model_config.get("task_specific_params")
-    special = special.get(task) if isinstance(special, Mapping) else None
-    if isinstance(special, Mapping):
-        values.update((key, value) for key, value in special.items() if key in _KNOWN)
+    values.update((key, value) for key, value in special.items() if key in _KNOWN)
     values.update((key, value) for key, value in given.items() if key in _KNOWN)
+    if values.get("max_new_tokens") is None and values.get("max_length", _DEFAULT_LENGTH) == _DEFAULT_LENGTH:
+        values["max_new_tokens"] = None if given.get("max_length") is not None else _DEFAULT_LENGTH
     return _checked(GenerationSettings(**values))
+
+
+def task_params(model_config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """Return what the config of an older model sets for a pipeline: settings, and a `prefix` of texts."""
+    found = model_config.get("task_specific_params")
+    found = found.get(task) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _checked(settings: GenerationSettings) -> GenerationSettings:
@@ -162,17 +206,29 @@ def _checked(settings: GenerationSettings) -> GenerationSettings:
     Raises:
         ArgumentError: One is out of bounds, or contradicts another one.
     """
-    sizes = ("max_length", "num_beams", "num_return_sequences")
-    for key in (*sizes, *(("max_new_tokens",) if settings.max_new_tokens is not None else ())):
+    for kinds, is_one in _KINDS.items():
+        for key in kinds:
+            value = getattr(settings, key)
+            if not is_one(value) and (value is not None or _KNOWN[key] is not None):
+                raise ArgumentError(f"{key}= does not take {value!r}.")
+    for key in ("max_length", "num_beams", "num_return_sequences", "max_new_tokens"):
         value = getattr(settings, key)
-        if not isinstance(value, int) or value < 1:
+        if value is not None and value < 1:
             raise ArgumentError(f"{key}={value!r} has to be a whole number of at least 1.")
+    if max(settings.num_beams, settings.num_return_sequences) > _MOST_ROWS:
+        raise ArgumentError(f"There are at most {_MOST_ROWS} num_beams and num_return_sequences without transformers.")
     if settings.temperature == 0:
         settings = replace(settings, do_sample=False, temperature=1.0)
     if not settings.temperature > 0 or not settings.repetition_penalty > 0:
         raise ArgumentError("temperature and repetition_penalty have to be above 0.")
+    if settings.do_sample and not all(
+        0 <= value <= 1 for value in (settings.top_p, settings.min_p) if value is not None
+    ):
+        raise ArgumentError("top_p and min_p have to be between 0 and 1.")
     if settings.do_sample and settings.num_beams > 1:
-        raise ArgumentError("Beams are not sampled without transformers: give num_beams=1, or do_sample=False.")
+        raise ArgumentError(
+            "Beams are not sampled without transformers: give num_beams=1, do_sample=False, or use Optimum's pipeline."
+        )
     if settings.num_return_sequences > settings.num_beams and not settings.do_sample:
         raise ArgumentError(
             f"num_return_sequences={settings.num_return_sequences} needs do_sample=True, or as many num_beams."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError
+from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError, WrongTaskError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
 from optimum_htp.parsing import is_inside
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
@@ -50,8 +50,9 @@ def features(model: Model, inputs: Any, *, truncation: bool | str | None = None,
     name = next(iter(model.part.outputs))
     found = []
     for run in runs(model, encodings, batch_size):
-        output = run.outputs[name] if run.outputs[name].ndim == 1 else run.tokens(name)
-        found.append([output.tolist()])
+        if name not in run.outputs:
+            raise WrongTaskError(f"{run.path} gives {name} that is not of texts. Use run(...).")
+        found.append([run.outputs[name].tolist()])  # with what pads it in its batch, as in transformers
     return results(found, is_list)
 
 
@@ -106,12 +107,14 @@ def encode(
 
     Raises:
         ConfigLoadError: It is not a model of sentence_transformers, or has a module that is not known here.
-        ArgumentError: It has no prompt of that name.
+        ArgumentError: It has no prompt of that name, or an input is no text.
     """
     items, is_list = listed(texts)
     before = _prompt(model, prompt, prompt_name)
     lengths = model.source.json(_LENGTHS, _LENGTHS, needed=False) or {}
     lowers = lengths.get("do_lower_case") is True
+    if not all(isinstance(item, str) for item in items):
+        raise ArgumentError("Vectors are made of texts: give a text, or a list of texts.")
     cleaned = [(before + item).strip() for item in items]
     encodings = model.tokenizer.encode(
         [text.lower() for text in cleaned] if lowers else cleaned,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from optimum_htp.errors import ArgumentError, PreprocessorLoadError
 from optimum_htp.masking import get_logger
+from optimum_htp.runtime.numbers import check_number
 from optimum_htp.runtime.scores import softmax
 from optimum_htp.runtime.texts import Run, listed, runs, truncation_of
 
@@ -19,12 +20,14 @@ __all__ = ["fill_mask"]
 
 logger = get_logger(__name__)
 
+_COUNT: Final = 5
+
 
 def fill_mask(
     model: Model,
     inputs: Any,
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     targets: str | Sequence[str] | None = None,
     truncation: bool | str | None = None,
     batch_size: int = 1,
@@ -34,7 +37,7 @@ def fill_mask(
     Args:
         model: The model.
         inputs: A text with the tokenizer's mask token, or a list of such.
-        top_k: How many words.
+        top_k: How many words; None for 5.
         targets: The words to choose from; None for the whole vocabulary.
         truncation: Whether, or how, texts are cut to what the model takes.
         batch_size: How many texts are run at once.
@@ -47,7 +50,8 @@ def fill_mask(
         ArgumentError: A text has no mask, or none of the targets is a word of the tokenizer.
         PreprocessorLoadError: The tokenizer has no mask token.
     """
-    tokenizer = model.tokenizer
+    tokenizer, count = model.tokenizer, _COUNT if top_k is None else top_k
+    check_number("top_k", count, 0)
     if "mask_token" not in tokenizer.ids:
         raise PreprocessorLoadError(f"The tokenizer of {model.source.name} has no mask_token.")
     chosen = None if targets is None else _target_ids(model, targets)
@@ -56,7 +60,7 @@ def fill_mask(
     for item, encoding in zip(items, encodings, strict=True):
         if tokenizer.ids["mask_token"] not in encoding.ids:
             raise ArgumentError(f"There is no {tokenizer.special['mask_token']} in {item!r}.")
-    found = [_filled(model, run, top_k, chosen) for run in runs(model, encodings, batch_size)]
+    found = [_filled(model, run, count, chosen) for run in runs(model, encodings, batch_size)]
     return found if is_list and len(found) != 1 else found[0]
 
 
@@ -90,6 +94,8 @@ def _filled(model: Model, run: Run, top_k: int, chosen: list[int] | None) -> Any
 def _target_ids(model: Model, targets: str | Sequence[str]) -> list[int]:
     tokenizer, found = model.tokenizer, []
     for target in [targets] if isinstance(targets, str) else targets:
+        if not isinstance(target, str):
+            raise ArgumentError(f"A target is a word, not {type(target).__name__}.")
         index = tokenizer.backend.token_to_id(target)
         if index is None:
             ids = tokenizer.encode([target], truncation="longest_first", max_length=1, add_special_tokens=False)[0].ids

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from optimum_htp.runtime.numbers import check_number
 from optimum_htp.runtime.scores import class_scores, labels_of, ranked
+from optimum_htp.runtime.sessions import output_of
 from optimum_htp.runtime.texts import batches, listed, results
 
 if TYPE_CHECKING:
@@ -14,16 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["classify_images"]
 
+_COUNT: Final = 5
+
 
 def classify_images(
-    model: Model, inputs: Any, *, top_k: int = 5, function_to_apply: str | None = None, batch_size: int = 1
+    model: Model, inputs: Any, *, top_k: int | None = None, function_to_apply: str | None = None, batch_size: int = 1
 ) -> Any:
     """Return labels and scores of images, the best first.
 
     Args:
         model: The model.
         inputs: An image of Pillow, a path or the content of a file, or a list of these.
-        top_k: How many labels.
+        top_k: How many labels; None for 5.
         function_to_apply: `softmax`, `sigmoid` or `none`; None for what the config asks for.
         batch_size: How many images are run at once.
 
@@ -34,13 +38,14 @@ def classify_images(
         ArgumentError: What is given is no image.
     """
     items, is_list = listed(inputs)
-    count = min(top_k, len(labels_of(model.config)))
+    check_number("top_k", top_k)  # a negative one leaves out the last, as in transformers
+    count = min(_COUNT if top_k is None else top_k, len(labels_of(model.config)))
     name = next(iter(model.part.inputs))
     found: list[Any] = []
     for batch in batches(items, batch_size):
         outputs = model.part.run({name: np.stack([model.image_processor(image) for image in batch])})
         found.extend(
             ranked(class_scores(logits, model.config, function_to_apply), model.config, count)
-            for logits in outputs["logits"]
+            for logits in output_of(outputs, "logits", (len(batch), None), model.part.path)
         )
     return results(found, is_list)

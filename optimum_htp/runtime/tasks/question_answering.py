@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from optimum_htp.errors import ArgumentError
+from optimum_htp.runtime.numbers import check_number
 from optimum_htp.runtime.texts import Run, runs
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = ["answer"]
 
 _LONGEST: Final = 384  # tokens of question and text, in one run
 _STRIDE: Final = 128  # tokens
+_LONGEST_ANSWER: Final = 15  # tokens
 _IMPOSSIBLE: Final = 1000000.0
 Answer = dict[str, Any]
 
@@ -30,12 +32,12 @@ def answer(
     *,
     question: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
-    top_k: int = 1,
+    top_k: int | None = None,
     doc_stride: int | None = None,
-    max_answer_len: int = 15,
+    max_answer_len: int | None = None,
     max_seq_len: int | None = None,
-    handle_impossible_answer: bool = False,
-    align_to_words: bool = True,
+    handle_impossible_answer: bool | None = None,
+    align_to_words: bool | None = None,
     batch_size: int = 1,
 ) -> Any:
     """Return where texts answer questions.
@@ -44,12 +46,12 @@ def answer(
         model: The model.
         inputs: `{"question": str, "context": str}`, or a list of these.
         question, context: The same in two arguments; lists go together, and one text may go with many questions.
-        top_k: How many answers.
+        top_k: How many answers; None for 1.
         doc_stride: How many tokens the parts of a long text have in common; None for 128, or half a part.
-        max_answer_len: The most tokens of an answer.
+        max_answer_len: The most tokens of an answer; None for 15.
         max_seq_len: The most tokens of a part, with the question; None for 384, or what the model takes.
         handle_impossible_answer: Whether there may be no answer.
-        align_to_words: Whether an answer consists of whole words.
+        align_to_words: Whether an answer consists of whole words; None for yes.
         batch_size: How many parts are run at once.
 
     Returns:
@@ -58,8 +60,11 @@ def answer(
     Raises:
         ArgumentError: A question or a text is missing, or a number is too small.
     """
-    if top_k < 1 or max_answer_len < 1:
-        raise ArgumentError(f"top_k={top_k} and max_answer_len={max_answer_len} have to be at least 1.")
+    for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len), ("max_seq_len", max_seq_len)):
+        check_number(name, number, 1)
+    check_number("doc_stride", doc_stride, 0)
+    top_k, longest_answer = top_k or 1, max_answer_len or _LONGEST_ANSWER
+    aligned = align_to_words is None or align_to_words
     longest = max_seq_len or min(model.tokenizer.longest or _LONGEST, _LONGEST)
     stride = doc_stride if doc_stride is not None else min(longest // 2, _STRIDE)
     if stride > longest:
@@ -71,12 +76,10 @@ def answer(
         answers: list[Answer] = []
         impossible = _IMPOSSIBLE
         for run in runs(model, parts, batch_size):
-            starts, ends, scores, null = _spans(
-                model, run, top_k * 2 + 10 if align_to_words else top_k, max_answer_len
-            )
+            starts, ends, scores, null = _spans(model, run, top_k * 2 + 10 if aligned else top_k, longest_answer)
             impossible = min(impossible, null)
             for start, end, score in zip(starts, ends, scores, strict=True):
-                first, last = _characters(model, run.encoding, int(start), int(end), align_to_words)
+                first, last = _characters(model, run.encoding, int(start), int(end), aligned)
                 _add(answers, {"score": score.item(), "start": first, "end": last, "answer": text[first:last]})
         if handle_impossible_answer:
             answers.append({"score": impossible, "start": 0, "end": 0, "answer": ""})
@@ -91,8 +94,10 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
         items = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         found = [(one.get("question"), one.get("context")) if isinstance(one, dict) else (None, None) for one in items]
     else:
-        questions = [question] if isinstance(question, str) else list(question or ())
-        texts = [context] * len(questions) if isinstance(context, str) else list(context or ())
+        questions, texts = (
+            list(given) if isinstance(given, (list, tuple)) else [given] for given in (question, context)
+        )
+        texts = texts * len(questions) if isinstance(context, str) else texts
         if len(questions) != len(texts):
             raise ArgumentError(f"There are {len(questions)} questions and {len(texts)} contexts.")
         found = list(zip(questions, texts, strict=True))
@@ -124,7 +129,7 @@ def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, 
     cls = model.tokenizer.ids.get("cls_token")
     is_text = np.array([index == own for index in encoding.sequence_ids])
     allowed = is_text | (np.array(encoding.ids) == cls) if cls is not None else is_text
-    start, end = (_probabilities(run.tokens(name), allowed) for name in ("start_logits", "end_logits"))
+    start, end = (_probabilities(run.tokens(name, 1), allowed) for name in ("start_logits", "end_logits"))
     null = (start[0] * end[0]).item()
     start[0] = end[0] = 0.0
     scores = np.tril(np.triu(np.outer(start, end)), longest - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import ArgumentError
+from optimum_htp.runtime.numbers import check_number
 from optimum_htp.runtime.scores import class_scores, ranked
 from optimum_htp.runtime.texts import listed, results, runs, truncation_of
 
@@ -44,16 +45,18 @@ def classify(
         `top_k` a list for each.
 
     Raises:
-        ArgumentError: An input is neither a text nor a pair.
+        ArgumentError: An input is neither a text nor a pair, or an argument is out of bounds.
     """
+    best_only = top_k == _BEST
+    if not best_only:
+        check_number("top_k", top_k)  # a negative one leaves out the last, as in transformers
     items, is_list = listed(inputs)
     encodings = model.tokenizer.encode(
-        [_text(item) for item in items], truncation=truncation_of(truncation), max_length=max_length
+        [_text(item) for item in items], truncation=truncation_of(truncation, max_length), max_length=max_length
     )
-    best_only = not (isinstance(top_k, int) or top_k is None)
     found: list[Any] = []
     for run in runs(model, encodings, batch_size):
-        scores = class_scores(run.outputs["logits"], model.config, function_to_apply)
+        scores = class_scores(run.classes("logits"), model.config, function_to_apply)
         chosen = ranked(scores, model.config, 1 if best_only else top_k)  # type: ignore[arg-type]
         found.append(chosen[0] if best_only else chosen)
     if best_only and isinstance(inputs, str):
@@ -66,5 +69,5 @@ def _text(item: Any) -> Text:
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str) and {*item} <= {"text", "text_pair"}:
         pair = item.get("text_pair")
-        return (item["text"], pair) if isinstance(pair, str) else item["text"]
+        return (item["text"], pair) if pair else item["text"]  # transformers takes an empty one for none
     raise ArgumentError(f'An input is a text or {{"text": ..., "text_pair": ...}}, not {type(item).__name__}.')

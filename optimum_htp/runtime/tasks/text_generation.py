@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,7 +12,8 @@ from optimum_htp.errors import ArgumentError, PreprocessorLoadError, WrongTaskEr
 from optimum_htp.runtime.chat import rendered
 from optimum_htp.runtime.generation.decoders import Decoder, TextDecoder, TransformingDecoder
 from optimum_htp.runtime.generation.search import generate
-from optimum_htp.runtime.generation.settings import GenerationSettings, settings_of
+from optimum_htp.runtime.generation.settings import GenerationSettings, settings_of, task_params
+from optimum_htp.runtime.sessions import output_of
 from optimum_htp.runtime.texts import feeds, listed, truncation_of
 
 if TYPE_CHECKING:
@@ -35,9 +37,10 @@ def complete(
     model: Model,
     inputs: Any,
     *,
-    return_full_text: bool = True,
-    add_special_tokens: bool = True,
-    stop_sequence: str | Sequence[str] | None = None,
+    return_full_text: bool | None = None,
+    add_special_tokens: bool | None = None,
+    prefix: str | None = None,
+    stop_sequence: str | None = None,
     streamer: Streamer | None = None,
     **settings: Any,
 ) -> Any:
@@ -46,9 +49,10 @@ def complete(
     Args:
         model: The model.
         inputs: A prompt, a chat as a list of `{"role": str, "content": str}`, or a list of either.
-        return_full_text: Whether the prompt is part of the answer.
-        add_special_tokens: Whether a prompt that is a text gets the tokenizer's special tokens.
-        stop_sequence: Texts that end an answer.
+        return_full_text: Whether the prompt is part of the answer; None for yes.
+        add_special_tokens: Whether a prompt that is a text gets the tokenizer's special tokens; None for yes.
+        prefix: What is put before a prompt that is a text, and not shown; None for the one of the config, if any.
+        stop_sequence: A text; each of its tokens ends an answer.
         streamer: Is called with each new piece of the text.
         **settings: Of `GenerationConfig`: `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`,
             `repetition_penalty`, `num_beams`, `stop_strings` and others; `seed` for the random numbers.
@@ -62,19 +66,28 @@ def complete(
     """
     is_chat = isinstance(inputs, (list, tuple)) and bool(inputs) and isinstance(inputs[0], Mapping)
     items, is_list = ([inputs], False) if is_chat else listed(inputs)
-    chosen = _settings(model, _COMPLETING, settings, stop_sequence, "text-generation")
-    found = []
+    stop = None if stop_sequence is None else _tokens_of(model, stop_sequence)
+    chosen = _settings(model, _COMPLETING, settings, stop, "text-generation")
+    before = _prefix(model, "text-generation") if prefix is None else prefix
+    if before:
+        length = len(_tokens_of(model, before, add_special_tokens=bool(add_special_tokens)))
+        chosen = _longer(chosen, length, settings)
+    most = settings.get("max_length")
+    is_full, found = return_full_text is None or return_full_text, []
     for prompt in items:
         text, continues = _prompt(model, prompt)
         is_plain = isinstance(prompt, str)
-        (encoding,) = model.tokenizer.encode([text], add_special_tokens=add_special_tokens and is_plain)
+        (encoding,) = model.tokenizer.encode(
+            [before + text if is_plain else text],
+            truncation=truncation_of(None, most) if is_plain else None,
+            max_length=most,
+            add_special_tokens=add_special_tokens is not False and is_plain,
+        )
         start = np.array([encoding.ids or [_start(chosen, model)]], dtype=np.int64)
         tokens = _generated(model, TextDecoder(model.part), start, chosen, streamer)
         shown = len(model.tokenizer.decode(encoding.ids, skip_special_tokens=True, clean_up=True))
         answers = (model.tokenizer.decode(row, skip_special_tokens=True, clean_up=True)[shown:] for row in tokens)
-        found.append(
-            [{"generated_text": _whole(prompt, one, continues) if return_full_text else one} for one in answers]
-        )
+        found.append([{"generated_text": _whole(prompt, one, continues) if is_full else one} for one in answers])
     return found if is_list else found[0]
 
 
@@ -83,7 +96,7 @@ def transform(
     inputs: Any,
     *,
     truncation: bool | str | None = None,
-    stop_sequence: str | Sequence[str] | None = None,
+    stop_sequence: str | None = None,
     streamer: Streamer | None = None,
     **settings: Any,
 ) -> Any:
@@ -93,7 +106,7 @@ def transform(
         model: The model.
         inputs: A text, or a list of texts.
         truncation: Whether, or how, texts are cut to what the model takes.
-        stop_sequence: Texts that end an answer.
+        stop_sequence: A text whose first token ends an answer.
         streamer: Is called with each new piece of the text.
         **settings: As of `complete`.
 
@@ -105,10 +118,11 @@ def transform(
         ArgumentError: An argument is out of bounds.
     """
     items, is_list = listed(inputs)
-    chosen = _settings(model, _TRANSFORMING, settings, stop_sequence, "text2text-generation")
-    before = model.config.get("prefix")
+    stop = None if stop_sequence is None else _tokens_of(model, stop_sequence)[:1]
+    chosen = _settings(model, _TRANSFORMING, settings, stop, "text2text-generation")
+    before = _prefix(model, "text2text-generation")
     encodings = model.tokenizer.encode(
-        [f"{before}{text}" if isinstance(before, str) else text for text in items],
+        [f"{before}{text}" if isinstance(text, str) else text for text in items],
         truncation=truncation_of(truncation),
     )
     encoder = next((part for name, part in model.parts.items() if "encoder_model" in name), None)
@@ -118,7 +132,8 @@ def transform(
     for encoding in encodings:
         arrays = feeds(encoder, model.tokenizer.arrays([encoding]))
         rows = max(chosen.num_beams, chosen.num_return_sequences)
-        states = np.repeat(next(iter(encoder.run(arrays).values())), rows, axis=0)
+        name = next(iter(encoder.outputs))
+        states = np.repeat(output_of(encoder.run(arrays), name, (1, None, None), encoder.path), rows, axis=0)
         mask = np.ones((rows, len(encoding)), dtype=np.int64)
         start = np.array([[_start(chosen, model)]], dtype=np.int64)
         tokens = _generated(model, TransformingDecoder(model.parts, states, mask), start, chosen, streamer)
@@ -134,11 +149,39 @@ def transform(
 
 
 def _settings(
-    model: Model, pipeline: Mapping[str, Any], given: Mapping[str, Any], stop: Any, task: str
+    model: Model,
+    pipeline: Mapping[str, Any],
+    given: Mapping[str, Any],
+    stop: Sequence[int] | None,
+    task: str,
 ) -> GenerationSettings:
     own = model.source.generation_config()
-    asked = {**given, **({} if stop is None else {"stop_strings": stop})}
-    return settings_of(own, model.config, pipeline, asked, model.source.name, task)
+    asked = {**given, **({} if stop is None else {"eos_token_id": stop})}
+    found = settings_of(own, model.config, pipeline, asked, model.source.name, task)
+    return replace(found, pad_token_id=model.tokenizer.ids.get("pad_token")) if found.pad_token_id is None else found
+
+
+def _tokens_of(model: Model, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    (encoding,) = model.tokenizer.encode([text], add_special_tokens=add_special_tokens)
+    if not encoding.ids:
+        raise ArgumentError(f"{text!r} has no tokens.")
+    found: list[int] = encoding.ids
+    return found
+
+
+def _prefix(model: Model, task: str) -> str:
+    """Return what the config puts before each text."""
+    found = task_params(model.config, task).get("prefix", model.config.get("prefix"))
+    return found if isinstance(found, str) else ""
+
+
+def _longer(settings: GenerationSettings, length: int, given: Mapping[str, Any]) -> GenerationSettings:
+    """Return the settings for prompts that are longer by a prefix; lengths of the new text stay as they are."""
+    if "max_new_tokens" not in given:
+        settings = replace(settings, max_length=settings.max_length + length)
+    if "min_new_tokens" not in given and "min_length" in given:
+        settings = replace(settings, min_length=settings.min_length + length)
+    return settings
 
 
 def _start(settings: GenerationSettings, model: Model) -> int:
@@ -177,6 +220,11 @@ def _generated(
 ) -> list[list[int]]:
     if streamer is not None and (settings.num_beams > 1 or settings.num_return_sequences > 1):
         raise ArgumentError("A streamer takes one text: give num_beams=1 and num_return_sequences=1.")
+    if settings.limit(start.shape[1]) <= start.shape[1]:
+        raise ArgumentError(
+            f"The text begins with {start.shape[1]} tokens, and has at most {settings.limit(start.shape[1])}: give a "
+            "larger max_length, or max_new_tokens."
+        )
     pieces = _Pieces(model.tokenizer, streamer) if streamer is not None else None
     stop = _stopping(model.tokenizer, settings)
     tokens = generate(decoder, start, settings, stop, pieces.add if pieces is not None else None)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError
-from optimum_htp.runtime.scores import labels_of, softmax
+from optimum_htp.errors import ArgumentError, ConfigLoadError
+from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.scores import label_of, labels_of, softmax
 from optimum_htp.runtime.texts import Run, listed, results, runs
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["classify_tokens"]
 
 _STRATEGIES: Final = ("none", "simple", "first", "average", "max")
+_IGNORED: Final = ("O",)
 Entity = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ def classify_tokens(
     inputs: Any,
     *,
     aggregation_strategy: str = "none",
-    ignore_labels: Sequence[str] = ("O",),
+    ignore_labels: Sequence[str] | None = None,
     stride: int | None = None,
     batch_size: int = 1,
 ) -> Any:
@@ -50,7 +52,7 @@ def classify_tokens(
         model: The model.
         inputs: A text, or a list of texts.
         aggregation_strategy: `none`, `simple`, `first`, `average` or `max`.
-        ignore_labels: Labels to leave out.
+        ignore_labels: Labels to leave out; None for `O`.
         stride: How many tokens of a long text its parts have in common; None to cut long texts.
         batch_size: How many texts are run at once.
 
@@ -66,6 +68,10 @@ def classify_tokens(
         raise ArgumentError(
             f"aggregation_strategy={aggregation_strategy!r} is not known: give one of {', '.join(_STRATEGIES)}."
         )
+    ignored = _IGNORED if ignore_labels is None else ignore_labels
+    if isinstance(ignored, str):
+        raise ArgumentError(f"ignore_labels={ignored!r} has to be a list of labels.")
+    check_number("stride", stride, 0)
     tokenizer = model.tokenizer
     if stride is not None and (strategy == "none" or stride >= (tokenizer.longest or stride + 1)):
         raise ArgumentError(
@@ -81,7 +87,7 @@ def classify_tokens(
             entity
             for run in runs(model, parts, batch_size)
             for entity in _entities(model, item, run, strategy)
-            if entity.get("entity") not in ignore_labels and entity.get("entity_group") not in ignore_labels
+            if entity.get("entity") not in ignored and entity.get("entity_group") not in ignored
         ]
         found.append(_without_overlaps(entities) if len(parts) > 1 else entities)
     return results(found, is_list)
@@ -93,7 +99,7 @@ def _entities(model: Model, text: str, run: Run, strategy: str) -> list[Entity]:
     if strategy in ("none", "simple"):
         entities = [
             {
-                "entity": labels[int(token.scores.argmax())],
+                "entity": label_of(labels, int(token.scores.argmax())),
                 "score": token.scores.max().item(),
                 "index": token.index,
                 "word": token.word,
@@ -104,6 +110,8 @@ def _entities(model: Model, text: str, run: Run, strategy: str) -> list[Entity]:
         ]
     else:
         entities = [_word(model, word, labels, strategy) for word in _words(tokens)]
+    if strategy != "none" and not all(isinstance(one["entity"], str) for one in entities):
+        raise ConfigLoadError("id2label of the config has labels that are no texts: entities cannot be made of them.")
     return entities if strategy == "none" else _groups(model, entities)
 
 
@@ -133,7 +141,7 @@ def _words(tokens: list[_Token]) -> list[list[_Token]]:
     return found
 
 
-def _word(model: Model, tokens: list[_Token], labels: dict[int, str], strategy: str) -> Entity:
+def _word(model: Model, tokens: list[_Token], labels: dict[int, Any], strategy: str) -> Entity:
     if strategy == "first":
         scores = tokens[0].scores
     elif strategy == "max":
@@ -141,7 +149,7 @@ def _word(model: Model, tokens: list[_Token], labels: dict[int, str], strategy: 
     else:
         scores = np.nanmean(np.stack([token.scores for token in tokens]), axis=0)
     return {
-        "entity": labels[int(scores.argmax())],
+        "entity": label_of(labels, int(scores.argmax())),
         "score": scores.max().item(),
         "word": model.tokenizer.text_of([token.word for token in tokens]),
         "start": tokens[0].start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,18 +47,33 @@ def classify_zero_shot(
     items, is_list = listed(sequences)
     if not labels or not items:
         raise ArgumentError("At least one text and one label are needed.")
-    if hypothesis_template.format(labels[0]) == hypothesis_template:
-        raise ArgumentError(f"hypothesis_template={hypothesis_template!r} has no {{}} for the label.")
+    _check_template(hypothesis_template)
     found = []
     for item in items:
         pairs = [(item, hypothesis_template.format(label)) for label in labels]
-        logits = np.stack([run.outputs["logits"] for run in runs(model, _encodings(model, pairs), batch_size)])
+        logits = np.stack([run.classes("logits") for run in runs(model, _encodings(model, pairs), batch_size)])
         scores = _scores(logits.astype(np.float32), _entailment(model), multi_label or len(labels) == 1)
         order = scores.argsort()[::-1]
         found.append(
             {"sequence": item, "labels": [labels[index] for index in order], "scores": scores[order].tolist()}
         )
     return results(found, is_list)
+
+
+def _check_template(template: Any) -> None:
+    """Refuse a template that does more than to put a label into a sentence: a width might take all memory.
+
+    Raises:
+        ArgumentError: It does, or has no place for a label.
+    """
+    try:
+        places = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"hypothesis_template={template!r} cannot be read: {error}.") from error
+    if not places or not all(name in ("", "0") and not how and kind is None for name, how, kind in places):
+        raise ArgumentError(f"hypothesis_template={template!r} has to have {{}} for the label, and nothing else.")
+    if len(places) > 1 and any(name == "" for name, *_ in places):
+        raise ArgumentError(f"hypothesis_template={template!r} has more than one {{}}: write {{0}} in each place.")
 
 
 def _encodings(model: Model, pairs: list[tuple[str, str]]) -> list[Any]:
@@ -76,7 +92,7 @@ def _labels(given: str | Sequence[str]) -> list[str]:
 def _entailment(model: Model) -> int:
     """Return the number of the class that means that a label fits; the last one where none does."""
     labels = labels_of(model.config)
-    return next((index for index, label in labels.items() if label.lower().startswith("entail")), -1)
+    return next((index for index, label in labels.items() if str(label).lower().startswith("entail")), -1)
 
 
 def _scores(logits: Any, entailment: int, alone: bool) -> Any:

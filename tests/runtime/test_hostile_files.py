@@ -1,0 +1,214 @@
+"""Files that are wrong or meant to harm: their answer is a typed error, never a traceback of a dependency."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from optimum_htp.errors import (
+    ArgumentError,
+    ConfigLoadError,
+    InferenceError,
+    OptimumHTPError,
+    PreprocessorLoadError,
+    WrongTaskError,
+)
+from optimum_htp.runtime import load
+from optimum_htp.runtime.images import load_image_processor
+from optimum_htp.runtime.scores import class_scores, labels_of, ranked
+from optimum_htp.runtime.tokenizer_files import load_tokenizer
+from optimum_htp.runtime.tokenizer_settings import wrong_setting
+
+IMAGE = Image.new("RGB", (40, 30))
+
+
+def processor(**settings):
+    usual = {"image_processor_type": "ViTImageProcessor", "size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return load_image_processor({"preprocessor_config.json": json.dumps({**usual, **settings}).encode()}, "it")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"height": 10**9, "width": 10**9}},
+        {"size": 10**400},
+        {"size": 0},
+        {"size": {"height": -3, "width": 3}},
+        {"size": {"height": float("inf"), "width": 3}},
+        {"size": {"height": 31.5, "width": 32}},
+        {"image_std": [0, 0, 0]},
+        {"image_std": [float("nan")] * 3},
+        {"image_mean": None},
+        {"rescale_factor": float("inf")},
+        {"resample": 99},
+        {"resample": "bilinear"},
+        {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 0}, "do_center_crop": False},
+        {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 9}, "crop_size": 10**9},
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 9}, "crop_pct": 1e-9},
+    ],
+)
+def test_settings_of_images_are_bounded(settings):
+    assert processor()(IMAGE).shape == (3, 32, 32)
+    with pytest.raises(PreprocessorLoadError, match="Optimum"):
+        processor(**settings)
+
+
+def test_narrow_image_is_not_made_a_huge_one():
+    resizing = processor(image_processor_type="BitImageProcessor", size={"shortest_edge": 4000}, do_center_crop=False)
+    with pytest.raises(ArgumentError, match="resized"):
+        resizing(Image.new("RGB", (1, 4000)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pad_token", ["x"]),
+        ("pad_token", {"content": 3}),
+        ("model_max_length", "12"),
+        ("model_max_length", -5),
+        ("model_max_length", float("nan")),
+        ("added_tokens_decoder", [{"content": "x"}]),
+        ("added_tokens_decoder", {"x": {"content": "x"}}),
+        ("added_tokens_decoder", {"-5": {"content": "x"}}),
+        ("added_tokens_decoder", {"5": "x"}),
+        ("added_tokens_decoder", {"5": {"content": "x", "lstrip": "x"}}),
+        ("additional_special_tokens", [3]),
+        ("do_lower_case", "False"),
+        ("padding_side", "top"),
+        ("model_input_names", ["words"]),
+        ("tokenizer_class", ["BertTokenizer"]),
+    ],
+)
+def test_settings_of_tokenizers_have_their_kinds(name, value, zoo_export):
+    with pytest.raises(PreprocessorLoadError, match="Optimum"):
+        tokenizer(zoo_export, lambda settings: json.dumps({**settings, name: value}))
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "null"])
+def test_settings_of_tokenizers_are_an_object(content, zoo_export):
+    with pytest.raises(PreprocessorLoadError, match="no JSON object"):
+        tokenizer(zoo_export, lambda settings: content)
+
+
+def tokenizer(zoo_export, change):
+    model = load(zoo_export("bert").output)
+    files = dict(model.source.files("AutoTokenizer"))
+    content = change(json.loads(files["tokenizer_config.json"]))
+    return load_tokenizer({**files, "tokenizer_config.json": content.encode()}, model.config, "it")
+
+
+def test_no_limit_is_a_length():
+    assert wrong_setting({"model_max_length": 10**30}) is None
+    assert wrong_setting({"model_max_length": 1e30}) is None
+
+
+def test_labels_are_what_the_config_says():
+    scores = class_scores(np.array([1, 2], np.float32), {"id2label": {"0": 7, "1": None}})
+    assert [one["label"] for one in ranked(scores, {"id2label": {"0": 7, "1": None}}, None)] == [None, 7]
+    with pytest.raises(ConfigLoadError, match="class 1"):
+        ranked(scores, {"id2label": {"0": "a", "2": "b"}}, None)
+    with pytest.raises(ConfigLoadError, match="number"):
+        labels_of({"id2label": {"x": "a"}})
+    with pytest.raises(ConfigLoadError, match="num_labels"):
+        labels_of({"num_labels": 10**9})
+
+
+def changed(export, folder, last):
+    """Copy an export, with another node behind its first output."""
+    shutil.copytree(export, folder)
+    model = onnx.load(folder / "model.onnx")
+    output = model.graph.output[0]
+    for node in model.graph.node:
+        for names in (node.output, node.input):
+            names[:] = [f"{name}_before" if name == output.name else name for name in names]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "all"))
+    kind, shape = last(model.graph, output.name)
+    output.CopyFrom(helper.make_tensor_value_info(output.name, kind, shape))
+    onnx.save(model, folder / "model.onnx")
+    return folder
+
+
+def add(operator, *more, kind=TensorProto.FLOAT, shape=None, **attributes):
+    def last(graph, name):
+        graph.node.append(helper.make_node(operator, [f"{name}_before", *more], [name], **attributes))
+        return kind, shape
+
+    return last
+
+
+OUTPUTS = {
+    "one axis": add("Reshape", "all"),
+    "no axis": add("ReduceMean", shape=[], keepdims=0),
+    "one axis more": add("Unsqueeze", "all"),
+    "texts": add("Cast", kind=TensorProto.STRING, to=TensorProto.STRING),
+    "whole numbers": add("Cast", kind=TensorProto.INT64, to=TensorProto.INT64),
+}
+CALLS = {
+    "roberta": ("the cat", {}),
+    "bert": ("the [MASK]", {}),
+    "distilbert": ({"question": "who?", "context": "the cat"}, {}),
+    "deberta-v2": ("the cat", {"aggregation_strategy": "max"}),
+    "resnet": (IMAGE, {}),
+    "gpt2": ("the cat", {"do_sample": False, "max_new_tokens": 2}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_outputs_of_other_shapes_are_refused(name, kind, zoo_export, tmp_path):
+    folder = changed(zoo_export(name).output, tmp_path / "model", OUTPUTS[kind])
+    inputs, options = CALLS[name]
+    with pytest.raises(WrongTaskError, match=r"cannot be answered|of .* tokens"):
+        load(folder)(inputs, **options)
+
+
+def test_scores_of_tokens_that_are_no_numbers_are_told(zoo_export, tmp_path):
+    folder = changed(zoo_export("gpt2").output, tmp_path / "model", add("Log"))
+    with pytest.raises(InferenceError, match="no numbers"):
+        load(folder)("the cat", do_sample=False, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("value", [[[1, 2], [3]], [["x"]], [[10**30]], None])
+def test_inputs_that_are_no_arrays_are_refused(value, zoo_export):
+    with pytest.raises(ArgumentError):
+        load(zoo_export("gpt2").output).run(input_ids=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "options"),
+    [
+        ("roberta", "\ud800", {}),
+        ("bert", [3], {}),
+        ("bert", "the [MASK]", {"targets": [3]}),
+        ("bert", "the [MASK]", {"top_k": "3"}),
+        ("roberta", "a", {"top_k": "2"}),
+        ("roberta", "a", {"max_length": -1}),
+        ("roberta", "a", {"max_length": 1.5}),
+        ("roberta", "a", {"function_to_apply": 1}),
+        ("distilbert", None, {"question": 3, "context": "the cat"}),
+        ("distilbert", None, {"question": "the cat sat", "context": "the cat " * 40, "max_seq_len": 12}),
+        ("deberta-v2", "a", {"ignore_labels": "O"}),
+        ("gpt2", "a", {"eos_token_id": "x"}),
+        ("gpt2", "a", {"bad_words_ids": [[]]}),
+        ("gpt2", "a", {"bad_words_ids": [[10**7]]}),
+        ("gpt2", "a", {"temperature": "hot"}),
+        ("gpt2", "a", {"num_return_sequences": 10**9}),
+        ("gpt2", "a", {"stop_sequence": ""}),
+        ("gpt2", "a b", {"max_length": 1, "max_new_tokens": None}),
+    ],
+)
+def test_values_of_other_kinds_are_refused(name, inputs, options, zoo_export):
+    with pytest.raises(OptimumHTPError):
+        load(zoo_export(name).output)(*([] if inputs is None else [inputs]), **options)
+
+
+@pytest.mark.parametrize("template", ["no place", "{", "{x}", "{} {}", "{:>1000000000}", "{.__class__}", 3])
+def test_templates_of_hypotheses_only_place_the_label(template, zoo_export):
+    with pytest.raises(ArgumentError, match="hypothesis_template"):
+        load(zoo_export("roberta").output, task="zero-shot-classification")("a", "b", hypothesis_template=template)
