@@ -18,9 +18,10 @@ from optimum_htp.modules.proof.layouts import Order
 from optimum_htp.modules.proof.quantized import QuantizedWeight
 from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
 
-__all__ = ["is_given_back", "judged_integers", "missed_codes"]
+__all__ = ["are_rows_of", "is_given_back", "judged_integers", "missed_codes"]
 
 _PARTS: Final = (3, 2)  # tensors that a fused attention has side by side
+_AROUND: Final = 2  # steps from a number, at most, that is at an end of its range
 
 
 def judged_integers(
@@ -75,6 +76,46 @@ def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bo
         return _Given.of(weight, plain).missed(values, None) == 0
     except ValueError:
         return False
+
+
+def are_rows_of(weight: QuantizedWeight, table: Any, plain: PlainSteps) -> bool:
+    """Whether integers give rows of a table back, in any number and order."""
+    import numpy as np
+
+    if weight.unreadable is not None or weight.is_coded:
+        return False
+    try:
+        given = _Given.of(weight, plain)
+    except ValueError:
+        return False
+    numbers, scale, zero = given.integers
+    steps = np.broadcast_to(np.abs(scale), numbers.shape)
+    for axis in range(numbers.ndim):
+        if numbers.shape[axis] != table.shape[1]:
+            continue
+        values, step = (np.moveaxis(array, axis, -1) for array in ((numbers - zero) * scale, steps))
+        pairs = zip(values.reshape(-1, values.shape[-1]), step.reshape(-1, values.shape[-1]), strict=True)
+        chosen = [_nearest(table, *pair) for pair in pairs]
+        if None not in chosen:
+            rows = np.moveaxis(table[chosen].reshape(values.shape), -1, axis)
+            if given.missed(rows, Order.SAME) == 0:
+                return True
+    return False
+
+
+def _nearest(table: Any, values: Any, step: Any) -> int | None:
+    """Return the row of a table that is nearest to some values, in steps; None where all are too far away."""
+    import numpy as np
+
+    alike = np.arange(len(table))
+    for column, (value, width) in enumerate(zip(values, step, strict=True)):
+        alike = alike[np.abs(table[alike, column] - value) <= _AROUND * width]
+        if len(alike) <= 1:
+            break
+    if not len(alike):
+        return None
+    apart = np.abs(table[alike] - values) / np.where(step == 0, 1, step)
+    return int(alike[apart.max(1).argmin()])
 
 
 @dataclass(frozen=True)
