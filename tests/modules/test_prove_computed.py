@@ -37,6 +37,9 @@ def made(made_once):
         def make(folder):
             model = _seeded(getattr(transformers, name), getattr(transformers, config)(**settings))
             model.save_pretrained(folder / "model")
+            if "image_size" in settings:
+                size = {"height": 32, "width": 32}
+                transformers.ViTImageProcessor(size=size).save_pretrained(folder / "model")
             HTPExporter().export(folder / "model", folder / "out")
 
         folder = made_once(f"computed/{name}", make)
