@@ -10,6 +10,7 @@ import onnx
 import pytest
 import transformers
 from onnxruntime.quantization import QuantFormat
+from safetensors.numpy import save_file
 
 from optimum_htp import HTPExporter
 from optimum_htp.modules.prove import Evidence, prove_weights
@@ -106,3 +107,53 @@ def test_integers_that_only_code_could_explain_are_unchecked_where_it_cannot_run
     proof = prove_weights(target, tmp_path / "unknown")
     assert not proof.foreign
     assert {one.name for one in proof.findings if one.evidence is Evidence.UNCHECKED} >= computed
+
+
+@pytest.mark.parametrize(("width", "evidence"), [(3, Evidence.UNCHECKED), (32, Evidence.DERIVED)])
+def test_rows_of_few_numbers_are_like_any(tmp_path, width, evidence):
+    """Among thousands of rows one is within half a step of any three numbers."""
+    table = np.random.default_rng(0).uniform(-1, 1, (4096, width)).astype(np.float32)
+    (tmp_path / "model").mkdir()
+    save_file({"layer.table": table}, tmp_path / "model" / "model.safetensors")
+    step = np.float32(2 / 255)
+    row = np.round(table[7:8] / step).astype(np.int8)
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["rows", "step"], ["given"]),
+            helper.make_node("Concat", ["x", "given"], ["y"], axis=0),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, width])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, width])],
+        [onnx.numpy_helper.from_array(row, "rows"), onnx.numpy_helper.from_array(step, "step")],
+    )
+    onnx.save(
+        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "m.onnx"
+    )
+    found = {one.name: one for one in prove_weights(tmp_path / "m.onnx", tmp_path / "model").findings}
+    assert found["rows"].evidence is evidence
+    assert found["rows"].tensors == ("layer.table",)
+
+
+def test_two_towers_without_tags_and_names_are_proven(zoo_export, tmp_path):
+    """The order in which the code of CLIP uses its weights is known only where it is given texts and pictures."""
+    made = zoo_export("clip")
+
+    def bare(arrays, model):
+        del model.metadata_props[:]
+        for node in model.graph.node:
+            del node.metadata_props[:]
+            node.name = ""
+
+    path = changed(made.output / "model.onnx", tmp_path / "bare.onnx", bare)
+    proof = prove_weights(path, made.model)
+    assert not proof.foreign
+    assert not proof.unchecked
+
+    def exchange(arrays, model):
+        one, other = [name for name, array in arrays.items() if array.shape == (32, 32)][:2]
+        arrays[one][...], arrays[other][...] = arrays[other].copy(), arrays[one].copy()
+
+    spoilt = prove_weights(changed(path, tmp_path / "m.onnx", exchange), made.model)
+    assert spoilt.foreign or spoilt.unchecked

@@ -29,7 +29,7 @@ from optimum_htp.modules.proof.recomputed import (
     weight_norms,
 )
 from optimum_htp.modules.proof.steps import PlainSteps
-from optimum_htp.modules.proof.stored_integers import are_rows_of, is_given_back
+from optimum_htp.modules.proof.stored_integers import are_rows_of, is_given_back, is_told
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, PACKED, PRODUCTS, Role, role_of
@@ -93,7 +93,10 @@ class Explanations:
             return made
         for key, table in tables_of(self._expected.tables(tensor), self._tensors) if not is_certain else ():
             if are_rows_of(weight, table, self._steps):
-                return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table, quantized", (key,))
+                if is_told(weight, table.shape[1]):
+                    return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table, quantized", (key,))
+                how = f"as rows of {key} its numbers are too few to tell these from others"
+                return self._expected.finding(tensor, Evidence.UNCHECKED, how, (key,))
         return None
 
     def _made_of_own(self, weight: QuantizedWeight) -> Iterator[tuple[Any, str, tuple[str, ...]]]:
