@@ -29,6 +29,8 @@ __all__ = ["GraphFit", "graph_fit", "graph_misfit", "task_fit"]
 _CONFIGS: Final = "transformers.models.auto.configuration_auto"
 # One of these is the main input of a model; a decoder apart from its encoder has another.
 _MAIN_INPUTS: Final = frozenset({"input_ids", "pixel_values", "input_values", "input_features"})
+_OF_ANY_KIND: Final = "inputs"
+"""What a model for texts, pictures and sounds alike takes; exporters call it as other models of that kind do."""
 _ENCODER_OUTPUT: Final = "encoder_hidden_states"
 # What parts take that were cut out of a model, and no model as a whole.
 _INPUTS_OF_PARTS: Final = frozenset(
@@ -171,6 +173,9 @@ def _input_misfit(
     initial = {tensor.name for tensor in graph.initializers}  # of IR version 3 are inputs too
     taken = [spec.name for spec in graph.inputs if spec.name not in initial]
     known = blueprint.inputs if blueprint is not None else _MAIN_INPUTS | _INPUTS_OF_PIPELINES
+    takes_any = blueprint is not None and blueprint.main_input == _OF_ANY_KIND
+    if takes_any:
+        known |= _MAIN_INPUTS
     if not any(name in known or name in _INPUTS_OF_PARTS or name.startswith("past_key_values") for name in taken):
         if blueprint is not None and _share_of(weights, blueprint, exact=True) >= _SAME:
             return None  # somebody gave the inputs names of their own
@@ -179,7 +184,7 @@ def _input_misfit(
     if blueprint is None or _has_parts(config):
         return None
     given = set(taken) & _MAIN_INPUTS
-    if blueprint.main_input is not None and given and blueprint.main_input not in given:
+    if blueprint.main_input is not None and given and not takes_any and blueprint.main_input not in given:
         return f"the model takes {blueprint.main_input}, and the graph {', '.join(sorted(given))}"
     past = [int(found[1]) + 1 for name in taken if (found := _PAST.match(name))]
     if past and not blueprint.generates:

@@ -6,6 +6,7 @@ A rule that reads what the exporter wrote comes before one that concludes; the r
 from __future__ import annotations
 
 import ast
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Final
 from optimum_htp.hierarchy.neighbours import follow_neighbours
 from optimum_htp.hierarchy.rules import INFERRED, LAST_RESORTS, Found, Rule, is_within_bounds
 from optimum_htp.hierarchy.scopes import ScopeResolver, scope_of
-from optimum_htp.hierarchy.tree import ROOT, ModuleTree, is_inside, loose_shape
+from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, is_inside, loose_shape
 from optimum_htp.onnxfile import Graph, Node
 
 __all__ = ["DYNAMO_SCOPES", "Assignment", "assign", "complete", "dynamo_scopes", "dynamo_tree", "keep_exact"]
@@ -91,6 +92,9 @@ def complete(
             or weights.goes_before(owner, said[0], node)
         ):
             found[index] = owner, Rule.PARAMETER
+        elif said is not None and said[1] is Rule.VALUE and _is_fused(node):
+            around = weights.around(owner, said[0], node)
+            found[index] = (around, Rule.FUSED) if around != said[0] else said
     follow_neighbours(graph, tree, found)
     root = tree.names.get(ROOT, ROOT)
     for index, node in enumerate(graph.nodes):
@@ -132,6 +136,7 @@ class _Weights:
         self._named = {name: owners for name in self._shapes if (owners := tree.owners(name))}
         self._by_value = by_value
         self._tree = tree
+        self._inside = functools.cache(self._inside_of)
 
     def owner(self, node: Node) -> str | None:
         """Return the one module that owns the parameters that a node uses.
@@ -147,6 +152,27 @@ class _Weights:
                 return None
         common = frozenset.intersection(*used) if used else frozenset()
         return next(iter(common)) if len(common) == 1 else None
+
+    def around(self, owner: str | None, module: str, node: Node) -> str:
+        """Return the module around the one that a fused node's result is of and the owner of its parameters.
+
+        Where that is not known, the innermost one that has parameters of such shapes.
+
+        Args:
+            owner: Of the parameters; None where it is not known.
+            module: That computed the result.
+            node: It has replaced nodes of both.
+        """
+        if owner is not None:
+            return self._tree.common((owner, module))
+        shapes = {self._shapes[name] for name in node.inputs if name in self._shapes} & self._inside(ROOT)
+        wide = (one for one in (module, *ancestors(module)) if shapes <= self._inside(one))
+        return self._tree.caller(next(wide, module))
+
+    def _inside_of(self, module: str) -> frozenset[tuple[int, ...]]:
+        """Return the shapes of the parameters in a module, those of the modules in it too."""
+        owned = (shapes for name, shapes in self._tree.shapes.items() if is_inside(name, module))
+        return frozenset().union(*owned)
 
     def goes_before(self, owner: str, module: str, node: Node) -> bool:
         """Whether the owner of its parameters says more of a node than its scope.
@@ -176,6 +202,11 @@ def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, R
         if scope is not None and (known := resolver.resolve(scope)).whole:
             return known.module, Rule.VALUE if known.certain else Rule.PARTIAL
     return None
+
+
+def _is_fused(node: Node) -> bool:
+    """Whether a node has another operator than the one that its results are named after."""
+    return not any(value.rpartition("/")[2].startswith(f"{node.op_type}_") for value in node.outputs)
 
 
 def _others(node: Node, resolver: ScopeResolver) -> frozenset[str]:

@@ -1,5 +1,6 @@
-"""Which part of a model a graph is, told from the scopes in its names: an encoder that was exported alone names its
-modules from itself on.
+"""Which part of a model a graph is, told from the scopes and parameters in its names: an encoder that was exported
+alone names its modules from itself on. So do the scopes of a model that calls `self.model.decoder` past `self.model`;
+the names of its parameters do not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["COMPONENTS", "part_fit", "part_tree", "scopes_of"]
 COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
 """The parts of a diffusion pipeline that Optimum makes of one component of it."""
 
-_ENOUGH: Final = 0.95  # of the scopes; functions and renamed nodes have some that lead nowhere
+_ENOUGH: Final = 0.95  # of the names; functions and renamed nodes have some that lead nowhere
 _DEEPEST: Final = 3  # levels at which parts are looked for
 _MOST: Final = 200  # modules that are tried, the outer ones first
 
@@ -41,11 +42,13 @@ def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
     written = {scope for node in graph.nodes for scope in dynamo_scopes(node.metadata) or () if scope}
     if not scopes and not written:
         return tree
+    parameters = _parameters(graph, tree)
 
     def fit(candidate: ModuleTree) -> float:
         resolver = ScopeResolver(candidate)
         fitting = sum(map(resolver.fits, scopes)) + len(written & candidate.names.keys())
-        return fitting / (len(scopes) + len(written))
+        fitting += sum(bool(candidate.owners(name)) for name in parameters)
+        return fitting / (len(scopes) + len(written) + len(parameters))
 
     best, score = tree, fit(tree)
     if score >= _ENOUGH:
@@ -59,6 +62,15 @@ def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
         if (found := fit(candidate)) > score:
             best, score = candidate, found
     return best
+
+
+def _parameters(graph: Graph, tree: ModuleTree) -> list[str]:
+    """Return the names of a graph's tensors that a parameter has in the model, or in a part of it."""
+    endings: set[str] = set()
+    for name in tree.parameters:
+        atoms = name.split(".")
+        endings.update(".".join(atoms[start:]) for start in range(len(atoms) - 1))
+    return [tensor.name for tensor in graph.tensors if tensor.name in endings]
 
 
 def _children(tree: ModuleTree) -> dict[str, set[str]]:

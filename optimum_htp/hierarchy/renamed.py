@@ -122,12 +122,13 @@ def _prefixes(graph: Graph) -> Iterator[str]:
     for name in names:
         if name.startswith("/"):
             continue
-        end = -1
+        end, begun = -1, set()
         for _ in range(_PIECES):
             end = name.find("/", end + 1, _LONGEST)
             if end < 0:
                 break
-            counted[name[:end]] += 1
+            begun |= {name[:end], name[: end + 1]}  # of a node without a scope the slash may be the prefix's
+        counted.update(begun)
     common = [prefix for prefix, count in counted.items() if count >= _MOST * len(names)]
     yield from sorted(common, key=len)
 

@@ -20,6 +20,8 @@ from optimum_htp.hierarchy.tree import ROOT, ModuleTree, ancestors, is_inside, p
 __all__ = ["Resolved", "ScopeResolver", "is_called_inside", "scope_of", "short_name"]
 
 _SECOND_CALL: Final = re.compile(r"_\d+$")
+_FUSED: Final = "fused "
+"""What ONNX Runtime's optimizer writes before the name of a layer into which it fuses the activation behind it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def is_called_inside(resolver: ScopeResolver, tree: ModuleTree, scope: tuple[str
 
 def scope_of(name: str) -> tuple[str, ...] | None:
     """Return the pieces of a node's or value's scope, without what names the operation; None where it has none."""
+    name = name.removeprefix(_FUSED)
     if not name.startswith("/") or not is_within_bounds(name):
         return None
     return tuple(name.split("/")[1:-1])

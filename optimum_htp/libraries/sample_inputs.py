@@ -15,7 +15,7 @@ from typing import Any, Final
 from optimum_htp.errors import ExportError
 from optimum_htp.masking import get_logger
 
-__all__ = ["BATCH_SIZE", "SEQUENCE_LENGTH", "SIZES", "WHOLE", "sample_inputs", "traced_parts"]
+__all__ = ["BATCH_SIZE", "SEQUENCE_LENGTH", "SIZES", "WHOLE", "of_all_modalities", "sample_inputs", "traced_parts"]
 
 logger = get_logger(__name__)
 
@@ -97,6 +97,24 @@ def sample_inputs(
             f"Cannot make sample inputs for {type(model).__name__} (modalities: {', '.join(sorted(modalities))}). "
             "Pass sample_inputs= to HTPExporter().export."
         )
+    return made
+
+
+def of_all_modalities(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs of `forward` with those of the other modalities that it takes.
+
+    Where a version of transformers says only the main one, two towers look like a decoder that may see pictures.
+
+    Raises:
+        ExportError: The config says a shape that is not made.
+    """
+    taken = inspect.signature(model.forward).parameters
+    made = dict(inputs)
+    for main, modality in _OF_INPUT.items():
+        if main in taken and main not in made:
+            length = _RATE if modality == "audio" else SEQUENCE_LENGTH
+            others = _BY_MODALITY[modality](model.config, taken, BATCH_SIZE, length)
+            made |= {name: value for name, value in others.items() if name in taken}
     return made
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import transformers
 from onnx import TensorProto, helper, numpy_helper
 
-from optimum_htp import inject_hub_metadata, is_hub_model, verify_metadata
+from optimum_htp import HTPExporter, inject_hub_metadata, is_hub_model, verify_metadata
 from optimum_htp.errors import ExportError, HubUnreachableError, InvalidModelReferenceError, MisfitError
 from optimum_htp.fit.graphs import graph_misfit
 from optimum_htp.hubs import HubAccess
@@ -247,3 +248,29 @@ def test_nothing_is_made_up_while_the_hub_is_away(known, plain, hub, tmp_path):
             logistic_regression(tmp_path / "x.onnx"), "zoo/electra", known, task="fill-mask", access=access
         )
     assert "hf_hub_id" not in read_metadata(plain)
+
+
+PERCEIVER = {
+    "vocab_size": 60,
+    "d_model": 32,
+    "d_latents": 32,
+    "num_latents": 8,
+    "num_blocks": 1,
+    "num_self_attends_per_block": 2,
+    "num_self_attention_heads": 4,
+    "num_cross_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "qk_channels": 32,
+    "v_channels": 32,
+}
+
+
+def test_model_of_inputs_of_any_kind_may_be_exported_for_one_kind(zoo_export, tmp_path):
+    """Perceiver takes `inputs`; its exports take `input_ids` or `pixel_values`."""
+    model = transformers.PerceiverForMaskedLM(transformers.PerceiverConfig(**PERCEIVER))
+    model.save_pretrained(tmp_path / "model")
+    (path,) = HTPExporter().export(tmp_path / "model", tmp_path / "out", task="fill-mask").files
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert graph_misfit(config, "fill-mask", read_graph(path)) is None
+    other = read_graph(zoo_export("bert").output / "model.onnx")
+    assert graph_misfit(config, "fill-mask", other) is not None

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 # A shared or renamed weight passes through these on its way to the node that uses it.
 _PASSED_THROUGH = {"Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze"}
 
@@ -85,6 +86,8 @@ def weight_uses(path: Path, model: Any, key: str = "htp.module") -> list[Use]:
     owned: dict[str, set[str]] = {}
     for one in _graphs_of(graph):
         for tensor in one.initializer:
+            if tensor.data_type not in _FLOATS:  # a shape of ones is not a norm that begins with ones
+                continue
             values = onnx.numpy_helper.to_array(tensor)
             found = owners.get(_fingerprint(values)) or owners.get(_fingerprint(np.squeeze(values)))
             if found and values.size > 1:

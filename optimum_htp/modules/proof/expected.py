@@ -90,14 +90,16 @@ class Expected:
         """Whether a name or a place says which tensor a tensor has to be: then it is nothing else."""
         return any(len(group) == 1 for group in groups)
 
-    def is_named(self, tensor: StoredTensor) -> bool:
+    def is_named(self, tensor: StoredTensor, size: int | None = None) -> bool:
         """Whether a tensor has the name of a tensor of the commit, or one that several of them may have in a part."""
-        return any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(plain_name(tensor.name)))
+        size = tensor.size if size is None else size
+        return any(self._tensors[key].size == size for key in self._tensors.spelled(plain_name(tensor.name)))
 
-    def is_said(self, tensor: StoredTensor) -> bool:
+    def is_said(self, tensor: StoredTensor, size: int | None = None) -> bool:
         """Whether a name, or operator and module, say which tensor a tensor has to be; its size alone does not."""
-        return self.is_named(tensor) or any(
-            use.op_type not in _OF_ANY_CODE and parameter_of(use, tensor.size, self._tensors) is not None
+        size = tensor.size if size is None else size
+        return self.is_named(tensor, size) or any(
+            use.op_type not in _OF_ANY_CODE and parameter_of(use, size, self._tensors) is not None
             for use in self.uses(tensor)
         )
 

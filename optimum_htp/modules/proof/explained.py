@@ -25,9 +25,11 @@ from optimum_htp.modules.proof.recomputed import (
     multiplied_out,
     put_together,
     stacked,
+    tables_of,
+    weight_norms,
 )
 from optimum_htp.modules.proof.steps import PlainSteps
-from optimum_htp.modules.proof.stored_integers import is_given_back
+from optimum_htp.modules.proof.stored_integers import are_rows_of, is_given_back, is_told
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, PACKED, PRODUCTS, Role, role_of
@@ -35,6 +37,8 @@ from optimum_htp.onnxfile.operators import CONVOLUTIONS, PACKED, PRODUCTS, Role,
 __all__ = ["Explanations"]
 
 _SMALLEST_PART: Final = 2
+_SHIFTED: Final = "a bias and a constant of the model, added"
+_NORMED: Final = "weight norm, multiplied out"
 
 
 class Explanations:
@@ -80,30 +84,48 @@ class Explanations:
             return is_given_back(weight, values, self._steps)
 
         tensor, groups = weight.tensor, self._expected.groups(weight.tensor, weight.size)
-        folded: Iterator[tuple[Any, tuple[str, ...]]] = iter(())
-        if self._is_bias(tensor):
-            folded = folded_biases(weight.size, self._tensors)
-        elif self._expected.is_convolved(tensor):
-            folded = ((fold.weight, fold.tensors) for fold in self._folds(tensor, "Conv"))
-        for values, tensors in folded:
+        is_certain = self._expected.is_certain(groups)
+        for values, how, keys in self._made_of_own(weight):
             if is_it(values):
-                how = "folded batch norm, quantized"
-                return self._expected.finding(tensor, Evidence.DERIVED, how, tensors, by_value=not groups)
-        return self._made_by_code(tensor, weight.size, is_it, certain=self._expected.is_certain(groups))
+                how = f"{how}, quantized"
+                return self._expected.finding(tensor, Evidence.DERIVED, how, keys, by_value=not groups)
+        if (made := self._made_by_code(tensor, weight.size, is_it, certain=is_certain)) is not None:
+            return made
+        for key, table in tables_of(self._expected.tables(tensor), self._tensors) if not is_certain else ():
+            if are_rows_of(weight, table, self._steps):
+                if is_told(weight, table.shape[1]):
+                    return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table, quantized", (key,))
+                how = f"as rows of {key} its numbers are too few to tell these from others"
+                return self._expected.finding(tensor, Evidence.UNCHECKED, how, (key,))
+        return None
+
+    def _made_of_own(self, weight: QuantizedWeight) -> Iterator[tuple[Any, str, tuple[str, ...]]]:
+        """Yield what integers may stand for that is made of tensors: its values, how, and of which."""
+        tensor = weight.tensor
+        if self._is_bias(tensor):
+            for values, norm in folded_biases(weight.size, self._tensors):
+                yield values, "folded batch norm", norm
+            for values, bias in self._sums(tensor, weight.size):
+                yield values, _SHIFTED, (bias,)
+        elif self._expected.is_convolved(tensor):
+            for fold in self._folds(tensor, "Conv"):
+                yield fold.weight, "folded batch norm", fold.tensors
+        for module in self._expected.modules(tensor) or self._normed(tensor):
+            for product, pair in weight_norms(module, self._tensors):
+                yield product, _NORMED, pair
 
     def certain(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
         """Return the finding on what was made of the tensors of its own place; None where it was not."""
         if (norm := self._batch_norm(tensor)) is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm)
         if (bias := self._shifted(tensor, array, dtype)) is not None:
-            how = "a bias and a constant of the model, added"
-            return self._expected.finding(tensor, Evidence.DERIVED, how, (bias,))
+            return self._expected.finding(tensor, Evidence.DERIVED, _SHIFTED, (bias,))
         is_certain = self._expected.is_certain(self._expected.groups(tensor))
         if (made := self._made_by_code(tensor, tensor.size, _equal_to(array, dtype), certain=is_certain)) is not None:
             return made
         for module in self._expected.modules(tensor) or self._normed(tensor):
             if (pair := multiplied_out(array, dtype, module, self._tensors)) is not None:
-                return self._expected.finding(tensor, Evidence.DERIVED, "weight norm, multiplied out", pair)
+                return self._expected.finding(tensor, Evidence.DERIVED, _NORMED, pair)
         return None
 
     def likely(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
@@ -212,12 +234,14 @@ class Explanations:
         if not self._is_bias(tensor):
             return None
         is_it = _equal_to(array, dtype)
-        named = [key for group in self._expected.groups(tensor) for key in group]
-        for key in named or self._tensors.sizes.get(tensor.size, ())[:MOST_TRIED]:
-            bias = self._tensors.values(key).reshape(-1)
-            if any(is_it(bias + values.reshape(-1)) for _, values in self._code.constants(tensor.size)):
-                return key
-        return None
+        return next((key for values, key in self._sums(tensor, tensor.size) if is_it(values)), None)
+
+    def _sums(self, tensor: StoredTensor, size: int) -> Iterator[tuple[Any, str]]:
+        """Yield the sums of a bias and a constant of the model's code that a tensor may be, and the bias of each."""
+        named = [key for group in self._expected.groups(tensor, size) for key in group]
+        for key in named or self._tensors.sizes.get(size, ())[:MOST_TRIED]:
+            for _, values in self._code.constants(size):
+                yield self._tensors.values(key).reshape(-1) + values.reshape(-1), key
 
     def _experts(self, tensor: StoredTensor, array: Any, dtype: str, module: str | None) -> tuple[str, ...] | None:
         def layout_of(part: Any, key: str) -> Layout | None:

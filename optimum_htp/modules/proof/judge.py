@@ -106,7 +106,7 @@ class Judge:
     def derived(self, tensor: StoredTensor) -> WeightFinding:
         """Return what is known of a tensor that is by itself none of the commit's."""
         if (weight := self._quantized.get(tensor.name)) is not None:
-            return self._explanations.of_integers(weight) or self._integers(weight)
+            return self._explanations.of_integers(weight) or self._foreign_integers(weight)
         array, dtype = self._array(tensor), self._dtype(tensor) or "float32"
         if (found := self._explanations.certain(tensor, array, dtype)) is not None:
             return found
@@ -165,6 +165,13 @@ class Judge:
 
     def _integers(self, weight: QuantizedWeight) -> WeightFinding:
         return judged_integers(weight, self._expected, self._tensors, self._steps)
+
+    def _foreign_integers(self, weight: QuantizedWeight) -> WeightFinding:
+        """Return what is known of integers that stand for nothing that is known."""
+        reason, tensor = self._code.failure, weight.tensor
+        if reason is None or self._expected.is_said(tensor, weight.size):
+            return self._integers(weight)
+        return self._expected.finding(tensor, Evidence.UNCHECKED, reason)
 
     def _matched(
         self, tensor: StoredTensor, array: Any, key: str, layout: Layout, groups: Sequence[Sequence[str]]

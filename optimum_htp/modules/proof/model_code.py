@@ -15,7 +15,7 @@ from optimum_htp.errors import ExportError, OptimumHTPError
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.libraries.class_sources import is_named_in_source
 from optimum_htp.libraries.computed import computed_tensors, saved_names
-from optimum_htp.libraries.sample_inputs import TEXT_INPUTS, sample_inputs
+from optimum_htp.libraries.sample_inputs import TEXT_INPUTS, of_all_modalities, sample_inputs
 from optimum_htp.modules.proof.commit_tensors import READABLE, CommitTensors
 from optimum_htp.modules.proof.recipes import Recipe, Run, UnreadableParameterError
 from optimum_htp.modules.proof.traced import run_without_weights
@@ -89,6 +89,7 @@ class ModelCode:
     def _constants(self) -> Mapping[int, list[tuple[str, Any]]]:
         found = defaultdict(list)
         if self.model is not None:
+            self.rename()  # a parameter that the checkpoint calls otherwise is none that the code fills
             for name, values in computed_tensors(self.model, self._is_saved):
                 found[values.size].append((name, values))
         return found
@@ -114,9 +115,14 @@ class ModelCode:
         self._last = Run()
         if self.model is not None:
             try:
-                self._last = self._run_on(sample_inputs(self.model, None, generates=False), sizes)
+                inputs = sample_inputs(self.model, None, generates=False)
+                self._last = self._run_on(inputs, sizes)
+                if self._last.failure is not None:  # one tower of two may not do without the other's input
+                    more = of_all_modalities(self.model, inputs)
+                    again = self._run_on(more, sizes) if more.keys() != inputs.keys() else self._last
+                    self._last = again if again.failure is None else self._last
             except ExportError as error:
-                self._last = Run(failure=str(error))
+                self._last = self._last if self._last.failure is not None else Run(failure=str(error))
             self.failure = self._last.failure
         return self._last
 

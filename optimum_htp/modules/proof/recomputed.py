@@ -29,6 +29,8 @@ __all__ = [
     "near",
     "put_together",
     "stacked",
+    "tables_of",
+    "weight_norms",
 ]
 
 # What torch, TensorFlow and papers add to a variance; no checkpoint says it.
@@ -148,8 +150,8 @@ def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable
     return None
 
 
-def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) -> tuple[str, ...] | None:
-    """Return the magnitude and direction of a weight norm that an array is the product of; None where it is not.
+def weight_norms(module: str, tensors: CommitTensors) -> Iterator[tuple[Any, tuple[str, str]]]:
+    """Yield the products of magnitude and direction of a module's weight norms, and the tensors of each.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.parametrizations.weight_norm.html
     """
@@ -163,21 +165,31 @@ def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) 
             continue
         gain, vector = (tensors.values(leaves[name]).astype(np.float64) for name in (magnitude, direction))
         axes = tuple(axis for axis, size in enumerate(gain.shape) if size == 1)
-        product = vector * gain / np.sqrt((vector**2).sum(axes, keepdims=True))
+        yield vector * gain / np.sqrt((vector**2).sum(axes, keepdims=True)), (leaves[magnitude], leaves[direction])
+
+
+def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) -> tuple[str, str] | None:
+    """Return the magnitude and direction of a weight norm that an array is the product of; None where it is not."""
+    for product, pair in weight_norms(module, tensors):
         if product.shape == array.shape and is_close(array, product, dtype):
-            return leaves[magnitude], leaves[direction]
+            return pair
     return None
+
+
+def tables_of(candidates: Iterable[str], tensors: CommitTensors) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors among some that have rows and can be held in memory, and these."""
+    for key in candidates:
+        entry = tensors[key]
+        if len(entry.shape) > 1 and entry.length <= _LARGEST_TABLE:
+            yield key, tensors.values(key).reshape(-1, entry.shape[-1])
 
 
 def looked_up(array: Any, dtype: str, candidates: Iterable[str], tensors: CommitTensors) -> str | None:
     """Return the table whose rows an array is made of, in any number and order; None where there is none."""
     import numpy as np
 
-    for key in candidates:
-        entry = tensors[key]
-        if len(entry.shape) < 2 or entry.length > _LARGEST_TABLE:
-            continue
-        table = cast(tensors.values(key), dtype).reshape(-1, entry.shape[-1])
+    for key, values in tables_of(candidates, tensors):
+        table = cast(values, dtype)
         known = set(map(bytes, np.ascontiguousarray(table)))
         for axis in range(array.ndim):
             if array.shape[axis] == table.shape[1]:

@@ -18,9 +18,11 @@ from optimum_htp.modules.proof.layouts import Order
 from optimum_htp.modules.proof.quantized import QuantizedWeight
 from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
 
-__all__ = ["is_given_back", "judged_integers", "missed_codes"]
+__all__ = ["are_rows_of", "is_given_back", "is_told", "judged_integers", "missed_codes"]
 
 _PARTS: Final = (3, 2)  # tensors that a fused attention has side by side
+_AROUND: Final = 2  # steps from a number, at most, that is at an end of its range
+_LEAST_TOLD: Final = 64  # bits of a row, 8 of a number at most: among many rows one is like any few numbers
 
 
 def judged_integers(
@@ -75,6 +77,53 @@ def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bo
         return _Given.of(weight, plain).missed(values, None) == 0
     except ValueError:
         return False
+
+
+def are_rows_of(weight: QuantizedWeight, table: Any, plain: PlainSteps) -> bool:
+    """Whether integers give rows of a table back, in any number and order."""
+    import numpy as np
+
+    if weight.unreadable is not None or weight.is_coded:
+        return False
+    try:
+        given = _Given.of(weight, plain)
+    except ValueError:
+        return False
+    numbers, scale, zero = given.integers
+    steps = np.broadcast_to(np.abs(scale), numbers.shape)
+    width = table.shape[1]
+    for axis in (axis for axis, size in enumerate(numbers.shape) if size == width):
+        values, step = (np.moveaxis(array, axis, -1) for array in ((numbers - zero) * scale, steps))
+        chosen: list[int] = []
+        for pair in zip(values.reshape(-1, width), step.reshape(-1, width), strict=True):
+            if (row := _nearest(table, *pair)) is None:
+                break
+            chosen.append(row)
+        else:
+            rows = np.moveaxis(table[chosen].reshape(values.shape), -1, axis)
+            if given.missed(rows, Order.SAME) == 0:
+                return True
+    return False
+
+
+def is_told(weight: QuantizedWeight, width: int) -> bool:
+    """Whether a row of so many integers can be told from any few numbers."""
+    return width * min(weight.bits, 8) >= _LEAST_TOLD
+
+
+def _nearest(table: Any, values: Any, step: Any) -> int | None:
+    """Return the row of a table that is nearest to some values, in steps; None where all are too far away."""
+    import numpy as np
+
+    alike = np.arange(len(table))
+    for column, (value, width) in enumerate(zip(values, step, strict=True)):
+        alike = alike[np.abs(table[alike, column] - value) <= _AROUND * width]
+        if len(alike) <= 1:
+            break
+    if not len(alike):
+        return None
+    apart = np.abs(table[alike] - values) / np.where(step == 0, 1, step)
+    return int(alike[apart.max(1).argmin()])
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def run_without_weights(
     failure = None
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_without_content(model, noting, is_saved))
+        stack.enter_context(_left_as_it_was(model))
+        _take_content(model, noting, is_saved)
         stack.enter_context(_named(model, noting))
         noting.give(inputs)
         stack.enter_context(_without_errors_of_shapes())
@@ -100,8 +101,24 @@ def _without_errors_of_shapes() -> Iterator[None]:
 
 
 @contextmanager
-def _without_content(model: Any, noting: Any, is_saved: Callable[[str], bool]) -> Iterator[None]:
-    """Replace what a checkpoint has by tensors that are on the CPU as far as the model's code can tell."""
+def _left_as_it_was(model: Any) -> Iterator[None]:
+    """Undo what `forward` leaves in its modules: a table of positions that it keeps has no content."""
+    states = [
+        (own, dict(own)) for module in model.modules() for own in (vars(module), module._parameters, module._buffers)
+    ]
+    try:
+        yield
+    finally:
+        for own, before in states:
+            own.clear()
+            own.update(before)
+
+
+def _take_content(model: Any, noting: Any, is_saved: Callable[[str], bool]) -> None:
+    """Replace what a checkpoint has by tensors that are on the CPU as far as the model's code can tell.
+
+    `_left_as_it_was` puts it back.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -123,11 +140,6 @@ def _without_content(model: Any, noting: Any, is_saved: Callable[[str], bool]) -
             noting.note_parameter(blanks[id(tensor)], names[id(tensor)])
     for holder, leaf, tensor in places:
         holder[leaf] = blanks[id(tensor)]
-    try:
-        yield
-    finally:
-        for holder, leaf, tensor in places:
-            holder[leaf] = tensor
 
 
 @contextmanager
