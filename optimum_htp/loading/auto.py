@@ -6,11 +6,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.errors import DeviceError, MissingDependencyError, OnnxFileNotFoundError
+from optimum_htp.errors import DeviceError, MissingDependencyError
 from optimum_htp.libraries.dependencies import needing_optimum_onnx
 from optimum_htp.libraries.ort_classes import AUTO, class_for
 from optimum_htp.loading.diffusion import pipeline_record
-from optimum_htp.loading.named import Named, named
+from optimum_htp.loading.named import named_or_error
 from optimum_htp.loading.ort_model import load
 from optimum_htp.loading.preprocessors import first_preprocessor
 from optimum_htp.metadata import read_record
@@ -43,7 +43,7 @@ class OptimumONNXModel:
         """
         if pipeline_record(path, kwargs) is not None:
             return _diffusion_pipeline(path, kwargs)
-        found = _named(path, kwargs)
+        found = named_or_error(path, kwargs)
         file = found.fetched()
         return load(class_for(file, read_record(file), task), file, folder=found.folder, **found.options)
 
@@ -71,7 +71,7 @@ class OptimumONNXModel:
         if pipeline_record(onnx_path, kwargs) is not None:
             pipeline = _diffusion_pipeline(onnx_path, {**_provider(device), **kwargs})
             return pipeline, getattr(pipeline, "tokenizer", None)
-        found = _named(onnx_path, kwargs)
+        found = named_or_error(onnx_path, kwargs)
         file, options = found.fetched(), {"folder": found.folder, **_provider(device), **found.options}
         carrier = carrier_of(file, read_record(file), found.access, found.folder)
         cls_for_file = class_for(file, carrier.record, task)
@@ -94,13 +94,6 @@ def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -
         raise MissingDependencyError(
             f"{path} is a diffusion pipeline: run `pip install diffusers` to load it."
         ) from error
-
-
-def _named(path: str | os.PathLike[str], options: dict[str, Any]) -> Named:
-    found = named(path, options, opens=True) or named(path, options, failed=True, opens=True)
-    if found is None or (found.path is not None and not found.path.is_file()):
-        raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {path}. Check the path.")
-    return found
 
 
 def _provider(device: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OnnxFileNotFoundError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.libraries.names import ONNX_PATTERN
 from optimum_htp.loading.other_commits import overriding_commit
 from optimum_htp.loading.recognize import (
     chosen_options,
@@ -28,7 +29,7 @@ from optimum_htp.resolve.config_folder import Carrier, carrier_of
 if TYPE_CHECKING:
     from optimum_htp.loading.onnx_repos import OnnxRepo
 
-__all__ = ["Local", "Named", "named"]
+__all__ = ["Local", "Named", "named", "named_or_error"]
 
 Local = Callable[[Any, Mapping[str, Any]], Path | None]
 
@@ -149,6 +150,27 @@ def named(
         return Named(path, None, None, options)
     folder = Path(local_path(model_id), options.get("subfolder") or "")
     return Named(path, None, folder, _without(options, _OF_FOLDERS))
+
+
+def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any]) -> Named:
+    """Return the ONNX file with a record that a call opens.
+
+    Args:
+        model_id: The file, a folder, a repo, or an address.
+        options: Keyword arguments, as of `from_pretrained`.
+
+    Raises:
+        OnnxFileNotFoundError: There is none, or a folder has several.
+        SeveralModelsError, HFHubIntegrationError: As `named`.
+    """
+    found = named(model_id, options, opens=True) or named(model_id, options, failed=True, opens=True)
+    if found is not None and (found.path is None or found.path.is_file()):
+        return found
+    folder = Path(local_path(model_id))
+    there = sorted(path.name for path in folder.glob(ONNX_PATTERN)) if folder.is_dir() else []
+    if len(there) > 1:
+        raise OnnxFileNotFoundError(f"{folder} has several ONNX files ({', '.join(there)}): name one of them.")
+    raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {model_id}. Check the path.")
 
 
 def _without(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import unicodedata
@@ -143,7 +144,7 @@ def _answer(
         return
     answer = model(one, **options)
     if arguments.json:
-        write(json.dumps({"input": one, "answer": answer}, ensure_ascii=False) + "\n")
+        write(json.dumps({"input": one, "answer": _finite(answer)}, ensure_ascii=False, allow_nan=False) + "\n")
     else:
         write("".join(f"{line}\n" for line in _lines(answer)))
 
@@ -158,6 +159,15 @@ def _input(model: Model, text: str, parameters: Mapping[str, Any], *, is_chat: b
     if model.task == "sentence-similarity" and isinstance(given, dict):
         return given.get("source"), {**options, "sentences": given.get("sentences")}
     return given if isinstance(given, dict) else text, options
+
+
+def _finite(answer: Any) -> Any:
+    """Return an answer as JSON can hold it: null for what is no number."""
+    if isinstance(answer, dict):
+        return {key: _finite(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [_finite(value) for value in answer]
+    return None if isinstance(answer, float) and not math.isfinite(answer) else answer
 
 
 def _lines(answer: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.errors import ConfigLoadError, OnnxFileNotFoundError, WrongTaskError
+from optimum_htp.errors import ConfigLoadError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, ONNX_FILE
 from optimum_htp.metadata import ExportMetadata, read_record
@@ -177,7 +177,7 @@ def find_source(source: str | os.PathLike[str], access: HubAccess, revision: str
 
 def _named(text: str, access: HubAccess, revision: str | None) -> tuple[Path, Path | None, HubAccess, str | None]:
     """Return the file that a folder, a repo or a URL means."""
-    from optimum_htp.loading.named import named
+    from optimum_htp.loading.named import named_or_error
 
     options = {
         name: value
@@ -189,7 +189,5 @@ def _named(text: str, access: HubAccess, revision: str | None) -> tuple[Path, Pa
         }.items()
         if value is not None
     }
-    found = named(text, options, opens=True) or named(text, options, failed=True, opens=True)
-    if found is None or (found.path is not None and not found.path.is_file()):
-        raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {text}. Check the path.")
+    found = named_or_error(text, options)
     return found.fetched(), found.folder, found.access, found.options.get("revision")

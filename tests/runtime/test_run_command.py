@@ -129,3 +129,29 @@ def test_text_is_written_in_any_encoding_and_steers_no_terminal(zoo_export):
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stdout
     assert b"\\" in done.stdout
+
+
+def test_scores_that_are_no_numbers_are_null_in_json(zoo_export, tmp_path, capsys):
+    import onnx
+
+    path = tmp_path / "model.onnx"
+    model = onnx.load(zoo_export("roberta").output / "model.onnx")
+    logits = next(node for node in model.graph.node if "logits" in node.output)
+    logits.output[0] = "numbers"
+    model.graph.node.append(onnx.helper.make_node("Sub", ["numbers", "infinity"], ["less"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["less", "infinity"], ["logits"]))
+    model.graph.initializer.append(onnx.helper.make_tensor("infinity", 1, [1], [float("inf")]))
+    onnx.save(model, path)
+    code, out, _ = printed(capsys, path, "I like it", "--json")
+    (answer,) = json.loads(out, parse_constant=pytest.fail)["answer"]
+    assert (code, answer["score"]) == (0, None)
+
+
+def test_folder_of_several_models_names_them(zoo_export, tmp_path, capsys):
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes((zoo_export("roberta").output / "model.onnx").read_bytes())
+    (tmp_path / "b.onnx").write_bytes((zoo_export("bert").output / "model.onnx").read_bytes())
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = printed(capsys, tmp_path, "I like it")
+    assert code == 1
+    assert "a.onnx, b.onnx" in err
