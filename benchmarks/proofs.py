@@ -3,8 +3,9 @@
     python -m benchmarks.proofs [--quick] [--json]
     python -m benchmarks.proofs --all [NAME ...]
 
-Each architecture of the tests (with `--all` each of Optimum's table, which takes an hour), with noise on every
-parameter, is exported and given other forms by ONNX Runtime's and other tools.
+Each of Optimum's table (with `--all`, which takes an hour), with noise on every parameter, is exported and given other
+forms by ONNX Runtime's and other tools. Without `--all` the rows are those of the last such run, and with `--quick`
+three architectures are measured.
 
 - Honest: a form of which no tensor is foreign.
 - Found: a change of the weights for which a tensor is foreign, or said not to be checkable.
@@ -34,6 +35,7 @@ from benchmarks.fresh import PRELOADED, called
 from benchmarks.rows import Row, main, single
 from tests.support.zoo import ZOO
 
+STORED = Path(__file__).with_name("proofs.json")
 Figures = Counter[tuple[str, str, str]]
 """How many there are of each kind, form or change, and figure (`made` and `good`, `uses`, `exact` and `wrong`)."""
 
@@ -197,25 +199,32 @@ def _found(figures: Figures) -> str:
 
 
 def rows(quick: bool) -> Iterator[Row]:
+    """Yield the rows of all architectures in proofs.json; for a quick run three are measured."""
     total = Figures()
-    for _, figures in measured(list(ZOO)[:3] if quick else ZOO):
+    for figures in dict(measured(list(ZOO)[:3])).values() if quick else kept().values():
         total += figures
     yield from rows_of(total)
 
 
+def kept() -> dict[str, Figures]:
+    """Return the figures of the architectures in proofs.json."""
+    if not STORED.exists():
+        return {}
+    content = json.loads(STORED.read_text(encoding="utf-8"))
+    return {
+        name: Figures({(*key.split(": "),): count for key, count in figures.items()})  # type: ignore[misc]
+        for name, figures in content.items()
+    }
+
+
 def write_table(names: Sequence[str]) -> None:
     """Measure architectures, and write PROOFS.md of these and of what proofs.json has of others."""
-    here = Path(__file__).parent
-    stored = here / "proofs.json"
-    known: dict[str, Figures] = {}
-    if stored.exists():
-        for name, figures in json.loads(stored.read_text(encoding="utf-8")).items():
-            known[name] = Figures({(*key.split(": "),): count for key, count in figures.items()})  # type: ignore[misc]
+    known = kept()
     for name, figures in measured(names or ARCHITECTURES):
         known[name] = figures
         content = {one: {": ".join(key): count for key, count in known[one].items()} for one in sorted(known)}
-        stored.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        (here / "PROOFS.md").write_text("\n".join(table(known)) + "\n", encoding="utf-8")
+        STORED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        STORED.with_name("PROOFS.md").write_text("\n".join(table(known)) + "\n", encoding="utf-8")
         print(name, flush=True)
 
 
