@@ -35,12 +35,12 @@ def helps() -> Iterator[tuple[str, str]]:
     from optimum_htp.cli.group import commands
 
     os.environ["COLUMNS"] = WIDTH
-    for name, command in (
-        ("export htp", HTPExportCommand),
-        *((f"htp {entry.name}", entry.load()) for entry in commands()),
-    ):
+    known = {"export htp": (HTPExportCommand, HTPExportCommand.COMMAND.help)}
+    known |= {f"htp {entry.name}": (entry.load(), entry.help) for entry in commands()}
+    for name, (command, text) in known.items():
         parser = ArgumentParser(f"optimum-cli {name}")
         command.parse_args(parser)
+        command.describe(parser, text)
         yield name, parser.format_help()
 
 

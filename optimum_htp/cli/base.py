@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -31,6 +34,7 @@ logger = get_logger(__name__)
 _OURS: Final = (["htp"], ["export", "htp"])
 _CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
 _DEBUG: Final = "OPTIMUM_HTP_DEBUG"
+_WIDEST: Final = 100  # characters of a line of help
 
 
 def _say_no_more_than_interrupted() -> None:
@@ -67,13 +71,33 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     Attributes:
         stop: Whether a signal came.
         partial: What a JSON document has beside the error where the command fails.
+        examples: Command lines for the help, without `optimum-cli`.
+        exit_codes: What the exit codes of the command mean, for the help.
     """
 
     stop: Stop
+    examples: ClassVar[tuple[str, ...]] = ()
+    exit_codes: ClassVar[str] = "0 done, 1 an error, 2 wrong arguments, 130 interrupted"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
+        self.describe(self.parser, self.COMMAND.help)
+
+    @classmethod
+    def describe(cls, parser: ArgumentParser, text: str) -> None:
+        """Give a parser of this command a description, examples and exit codes.
+
+        Args:
+            parser: The parser.
+            text: What the command does; a parser that has a description keeps it.
+        """
+        width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.description = "\n".join(textwrap.wrap(parser.description or text, width))
+        lines = ["examples:", *(f"  optimum-cli {example}" for example in cls.examples), "", "exit codes:"]
+        codes = textwrap.wrap(cls.exit_codes, width, initial_indent="  ", subsequent_indent="  ")
+        parser.epilog = "\n".join([*lines, *codes])
 
     def run(self) -> None:
         """Run the command; raise `SystemExit` where it fails."""

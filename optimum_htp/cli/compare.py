@@ -20,6 +20,12 @@ __all__ = ["CompareCommand"]
 class CompareCommand(Command):
     """Compares files; exits with 1 where anything differs by more than the tolerances allow, or B lacks a file."""
 
+    examples = (
+        "htp compare out/model.onnx quantized/model_quantized.onnx",
+        "htp compare out/model.onnx --pytorch -o diff.html",
+    )
+    exit_codes = "0 equal within the tolerances, 1 different or an error, 2 wrong arguments"
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -18,6 +18,11 @@ __all__ = ["EmbedCommand", "UnembedCommand"]
 class EmbedCommand(FilesCommand):
     """Embeds the files of each model, once for all files of one."""
 
+    examples = (
+        "htp embed out/model.onnx",
+        "htp embed out/*.onnx --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
@@ -50,6 +55,11 @@ class EmbedCommand(FilesCommand):
 
 class UnembedCommand(FilesCommand):
     """Removes what is embedded in the files of each model, and writes it out where that is wanted."""
+
+    examples = (
+        "htp unembed out/model.onnx",
+        "htp unembed out/*.onnx --json",
+    )
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:

@@ -20,6 +20,11 @@ __all__ = ["EnvCommand"]
 class EnvCommand(Command):
     """Prints what a report of a problem needs."""
 
+    examples = (
+        "htp env",
+        "htp env --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -32,6 +32,11 @@ NOT_OPTIONS: Final = {
 class HTPExportCommand(Command):
     """Exports a model; its parser is Optimum's own with our options added."""
 
+    examples = (
+        "export htp --model sentence-transformers/all-MiniLM-L6-v2 out/",
+        "export htp --model org/model@v1.0 --optimize O2 out/",
+    )
+
     COMMAND = CommandInfo(
         name="htp", help="Export PyTorch to ONNX files that know which Hugging Face model they came from."
     )

@@ -15,6 +15,11 @@ __all__ = ["ExtractCommand"]
 class ExtractCommand(Command):
     """Cuts a module out of a tagged file."""
 
+    examples = (
+        "htp extract out/model.onnx --module bert.encoder.layer.0 -o layer.onnx",
+        "htp extract out/model.onnx --module bert.pooler -o pooler.onnx --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -19,8 +19,7 @@ _COMMANDS: Final = tuple(
     for name, text in {
         "compare": (
             "Compare two ONNX files of a model, or one with its PyTorch model, module by module: "
-            "operators, weights, and the values that leave each on the same inputs. Exit code 1 where "
-            "they differ beyond the tolerances, or B lacks a file or an output of A."
+            "operators, weights, and the outputs of each on the same inputs."
         ),
         "embed": "Put config and preprocessor files into ONNX files that have a record.",
         "env": "Print the installed versions, and which breaks between them are bridged.",
@@ -34,10 +33,7 @@ _COMMANDS: Final = tuple(
         "tag": "Write into each node which module of the PyTorch model it came from.",
         "unembed": "Take embedded config and preprocessor files out of ONNX files.",
         "verify": (
-            "Check that what ONNX files say about themselves holds. Exit code: 0 nothing is wrong "
-            "(the output says what could not be checked), 1 invalid (or several things are wrong), 3 "
-            "the model does not fit the graph or a weight is not from the commit, 4 the Hub cannot be "
-            "reached, 5 a weight cannot be checked."
+            "Check that the records of ONNX files are true; with --weights, that every weight is from the commit."
         ),
     }.items()
 )

@@ -28,6 +28,11 @@ _COLUMN: Final = 15  # characters of a label
 class InfoCommand(FilesCommand):
     """Prints the record of files, a summary of their graph, and with --show-metadata every property as it is."""
 
+    examples = (
+        "htp info out/model.onnx --tree --depth 2",
+        "htp info hf://org/repo/onnx/model.onnx --json",
+    )
+
     takes_urls = True
 
     @staticmethod

@@ -23,6 +23,11 @@ __all__ = ["InjectCommand"]
 class InjectCommand(FilesCommand):
     """Looks the model up once and stamps each file that fits it."""
 
+    examples = (
+        "htp inject onnx/*.onnx --model org/model@v1.0",
+        "htp inject model.onnx --model ./my-model --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

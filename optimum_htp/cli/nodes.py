@@ -14,6 +14,11 @@ __all__ = ["NodesCommand"]
 class NodesCommand(Command):
     """Prints the names of the nodes of modules, one a line."""
 
+    examples = (
+        "htp nodes out/model.onnx bert.encoder.layer.0.attention",
+        "htp nodes out/model.onnx '**.output.dense' --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

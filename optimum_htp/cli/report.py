@@ -14,6 +14,11 @@ __all__ = ["ReportCommand"]
 class ReportCommand(Command):
     """Writes one report of the files of a model."""
 
+    examples = (
+        "htp report out/model.onnx -o report.html",
+        "htp report out/ -o report.json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

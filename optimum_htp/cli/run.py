@@ -14,6 +14,11 @@ __all__ = ["RunCommand"]
 class RunCommand(Command):
     """Prints what a model answers to texts or images."""
 
+    examples = (
+        'htp run out/model.onnx "I like it"',
+        'htp run gpt2/ "Once upon a time" -p max_new_tokens=40',
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -16,6 +16,11 @@ __all__ = ["StripCommand"]
 class StripCommand(FilesCommand):
     """Removes our keys from files and their nodes, or stack traces from the nodes."""
 
+    examples = (
+        "htp strip out/model.onnx --output plain.onnx",
+        "htp strip out/*.onnx",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

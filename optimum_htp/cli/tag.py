@@ -16,6 +16,11 @@ __all__ = ["TagCommand"]
 class TagCommand(FilesCommand):
     """Tags files that lost their tags on the way, or were exported by something else."""
 
+    examples = (
+        "htp tag model.onnx --model org/model",
+        "htp tag quantized.onnx --from out/model.onnx",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

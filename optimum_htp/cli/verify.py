@@ -37,6 +37,15 @@ _SHOWN: Final = 20  # weights that are named
 class VerifyCommand(FilesCommand):
     """Checks records; its exit code says what is wrong: 1 invalid, 3 does not fit, 4 not reached, 5 unchecked."""
 
+    examples = (
+        "htp verify out/model.onnx",
+        "htp verify --weights out/*.onnx --json",
+    )
+    exit_codes = (
+        "0 valid, 1 invalid or an error, 2 wrong arguments, 3 the model does not fit the graph or a weight is not "
+        "from the commit, 4 the Hub cannot be reached, 5 a weight cannot be checked"
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._expected: dict[str, tuple[ManifestModel, WrittenFile]] = {}
         super().__init__(*args, **kwargs)

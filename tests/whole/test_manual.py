@@ -63,6 +63,23 @@ def test_shown_command_can_be_typed(page, text, known):
         assert words[0] == "htp" or "--help" in words, text
 
 
+def test_help_of_each_command_has_examples_that_can_be_typed(known):
+    for name, command in known.items():
+        parser = Parser(f"optimum-cli {name}")
+        command.parse_args(parser)
+        command.describe(parser, "what it does")
+        text = parser.format_help()
+        assert len(command.examples) >= 2, name
+        assert "exit codes:" in text, name
+        for example in command.examples:
+            assert f"  optimum-cli {example}\n" in text
+            words = shlex.split(example)
+            assert " ".join(words[:2]) == name
+            fresh = Parser(name)
+            command.parse_args(fresh)
+            fresh.parse_args(words[2:])
+
+
 def test_blocks_of_python_compile():
     for page, content in blocks("python"):
         compile(content, page, "exec")

@@ -41,6 +41,11 @@ _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 class BatchCommand(Command):
     """Exports the models of a list; a model that fails stops no other."""
 
+    examples = ("htp batch models.txt out/ --jobs 2 --memory 8GB", "htp batch --author org out/ --limit 10")
+    exit_codes = (
+        "0 done, 1 a model failed or an error, 2 wrong arguments, 3 a manifest's file differs, 130 interrupted"
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments: ours, and those of an export, which are for each model."""

@@ -15,6 +15,11 @@ __all__ = ["BomCommand"]
 class BomCommand(Command):
     """Writes one bill of all files."""
 
+    examples = (
+        "htp bom out/ -o bom.cdx.json",
+        "htp bom out/model.onnx",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

@@ -14,6 +14,11 @@ __all__ = ["EndpointCommand"]
 class EndpointCommand(Command):
     """Writes a handler, exact requirements, and the configs that the model carries."""
 
+    examples = (
+        "htp endpoint out/ -o endpoint/",
+        "htp endpoint out/model.onnx -o endpoint/ --full",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

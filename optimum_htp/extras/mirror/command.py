@@ -16,6 +16,11 @@ __all__ = ["MirrorCommand"]
 class MirrorCommand(FilesCommand):
     """Fills a mirror, commit by commit; what is there already is left alone."""
 
+    examples = (
+        "htp mirror out/model.onnx --to s3://bucket/models",
+        "htp mirror out/ --to /mnt/models",
+    )
+
     takes_urls = True
 
     @staticmethod

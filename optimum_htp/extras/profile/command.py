@@ -14,6 +14,11 @@ __all__ = ["ProfileCommand"]
 class ProfileCommand(Command):
     """Runs a tagged file on generated inputs and sums the time of its nodes by module."""
 
+    examples = (
+        "htp profile out/model.onnx",
+        "htp profile out/model.onnx --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""

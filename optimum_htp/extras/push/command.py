@@ -19,6 +19,11 @@ __all__ = ["PushCommand", "PushDestination", "add_push_options", "privacy"]
 class PushCommand(Command):
     """Puts files, what belongs to them and a model card into a repo, in one commit."""
 
+    examples = (
+        "htp push out/ me/tiny-bert-onnx",
+        "htp push out/ me/tiny-bert-onnx --create-pr --json",
+    )
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
