@@ -42,9 +42,7 @@ class BatchCommand(Command):
     """Exports the models of a list; a model that fails stops no other."""
 
     examples = ("htp batch models.txt out/ --jobs 2 --memory 8GB", "htp batch --author org out/ --limit 10")
-    exit_codes = (
-        "0 done, 1 a model failed or an error, 2 wrong arguments, 3 a manifest's file differs, 130 interrupted"
-    )
+    exit_codes = "0 done, 1 a model failed or an error, 2 wrong arguments, 3 a file differs, 130 interrupted"
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
