@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from tests.support.zoo import ZOO
 from tests.support.zoo_pipelines import pipeline_of
 
 PROMPTS = ["the cat sat on", "I like it you and"]
+# transformers 5 takes the tokens of a stop sequence together, and fails on the tests' tokenizer of words.
+CLASSIC = int(metadata.version("transformers").partition(".")[0]) < 5
 GREEDY = {"do_sample": False, "max_new_tokens": 10}
 COMPLETING = [
     GREEDY,
@@ -58,7 +61,7 @@ def test_texts_go_on_as_those_of_the_pipeline(name, zoo_export):
     expected, model = pipeline_of(name, folder, "text-generation"), load(folder)
     if expected.tokenizer(PROMPTS[0])["input_ids"] != model.tokenizer.encode(PROMPTS[:1])[0].ids:
         pytest.skip("transformers 5 makes the tokenizer of this type anew, other than tokenizer.json says")
-    for options in COMPLETING:
+    for options in COMPLETING if CLASSIC else [one for one in COMPLETING if "stop_sequence" not in one]:
         for prompts in (PROMPTS[0], PROMPTS):
             assert_equal_answers(model(prompts, **options), expected(prompts, **options), str(options))
 
@@ -154,6 +157,7 @@ def test_a_setting_of_the_model_that_is_not_known_is_refused(zoo_export, tmp_pat
         load(folder)(PROMPTS[0])
 
 
+@pytest.mark.skipif(not CLASSIC, reason="transformers 5 does not read task_specific_params")
 @pytest.mark.parametrize("params", [{"prefix": "the dog "}, {"do_sample": False, "max_length": 15, "prefix": "a "}])
 def test_params_of_older_configs_count(params, zoo_export, tmp_path):
     config = json.loads((zoo_export("gpt2").model / "config.json").read_text())
