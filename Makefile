@@ -10,6 +10,8 @@ ALONE ?= .venv-alone
 WINML ?= .venv-winml
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
+# What codespell reads: spelling, and the habits in docs/habits.txt.
+PROSE := README.md docs/*.md optimum_htp/METADATA.md .github/CONTRIBUTING.md
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 # The processes that tests start would compile each module anew.
@@ -41,6 +43,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell --ignore-words-list atention -D docs/habits.txt -D- $(PROSE)
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)

@@ -100,7 +100,11 @@ class ExportMetadata:
         is_needed=True,
     )
     onnx_file: str | None = key(
-        kinds.PATH, "several files", "loaders", "which of them this file is, whatever its name", is_needed=True
+        kinds.PATH,
+        "several files",
+        "loaders",
+        "the name of this file in `hf_onnx_files`; the file may have been renamed since",
+        is_needed=True,
     )
     export_id: str | None = key(
         kinds.TEXT,
@@ -150,7 +154,7 @@ class ExportMetadata:
         kinds.UNCHECKED,
         "if there are any",
         "`verify`",
-        "what a writer could not look up, of `config` and `preprocessors`: nobody has held the graph against them",
+        "which of `config` and `preprocessors` the writer could not look up; the graph was not checked against them",
         default=(),
     )
     original_producer: str | None = key(kinds.TEXT, "if replaced", "people", "name and version of the producer before")
