@@ -19,20 +19,10 @@ OF_THE_STACK = (
 # Those that try code of this package and the commands alone, whose answers do not depend on the versions of
 # transformers, Optimum and huggingface_hub. They are run with one stack.
 OF_NO_STACK = (
-    *(
-        "benchmarks",
-        "cluster",
-        "display",
-        "exit_codes",
-        "hostile_files",
-        "hostile_names",
-        "hostile_onnxfiles",
-        "manual",
-    ),
-    *("masking", "metadata", "run_command"),
-    *("onnxfile", "onnxfile_properties", "onnxfile_writes", "outputs", "parsing", "public_names", "publishing"),
-    *("publishing_links", "publishing_readers", "release_action", "reliability", "replacing", "replacing_rights"),
-    *("replacing_together", "structure"),
+    *("benchmarks", "cluster", "display", "exit_codes", "hostile_files", "hostile_names", "hostile_onnxfiles"),
+    *("manual", "masking", "metadata", "onnxfile", "onnxfile_properties", "onnxfile_writes", "outputs", "parsing"),
+    *("public_names", "publishing", "publishing_links", "publishing_readers", "release_action", "reliability"),
+    *("replacing", "replacing_rights", "replacing_together", "run_command", "structure"),
 )
 
 # The packages whose tests of no model are the unit tests (`make test-unit`), but for those of processes and servers.
