@@ -94,7 +94,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
         """
         width = min(shutil.get_terminal_size().columns, _WIDEST) - 2
         parser.formatter_class = RawDescriptionHelpFormatter
-        parser.description = "\n".join(textwrap.wrap(parser.description or text, width))
+        parser.description = parser.description or "\n".join(textwrap.wrap(text, width))
         lines = ["examples:", *(f"  optimum-cli {example}" for example in cls.examples), "", "exit codes:"]
         codes = textwrap.wrap(cls.exit_codes, width, initial_indent="  ", subsequent_indent="  ")
         parser.epilog = "\n".join([*lines, *codes])

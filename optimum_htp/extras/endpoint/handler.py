@@ -14,7 +14,7 @@ import wave
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EndpointHandler", "content_of", "fields_of", "texts_of"]
+__all__ = ["EndpointHandler", "content_of", "fields_of", "refusal", "texts_of"]
 
 SETTINGS: dict[str, Any] = {}
 
@@ -49,8 +49,7 @@ class EndpointHandler:
         try:
             return _plain(self._answer(inputs, parameters))
         except (KeyError, TypeError, ValueError) as error:  # what transformers raises for inputs of another form
-            given = f"{_form(inputs)}{_named(' and the parameters', parameters)}"
-            raise ValueError(f"The pipeline for {self._task} does not take {given}: {error}") from error
+            raise refusal(self._task, inputs, parameters, error) from error
 
     def _answer(self, inputs: Any, parameters: dict[str, Any]) -> Any:
         if isinstance(inputs, dict) and "raw" not in inputs and not {*inputs} <= {"text", "text_pair"}:
@@ -84,6 +83,12 @@ def fields_of(data: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(inputs, list) and not inputs:
         raise ValueError('"inputs" is empty.')
     return inputs, parameters
+
+
+def refusal(task: str, inputs: Any, parameters: dict[str, Any], error: Exception) -> ValueError:
+    """Return what to raise for inputs or parameters that a pipeline does not take."""
+    given = f"{_form(inputs)}{_named(' and the parameters', parameters)}"
+    return ValueError(f"The pipeline for {task} does not take {given}: {error}")
 
 
 def _form(inputs: Any) -> str:

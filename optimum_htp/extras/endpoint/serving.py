@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.extras.endpoint.handler import content_of, fields_of, texts_of
+from optimum_htp.extras.endpoint.handler import content_of, fields_of, refusal, texts_of
 from optimum_htp.runtime import load
 
 __all__ = ["Served"]
@@ -42,9 +42,12 @@ class Served:
             return self._similar(inputs, parameters)
         readable = self._readable if self._task == _IMAGES else self._text
         inputs = [readable(item) for item in inputs] if isinstance(inputs, list) else readable(inputs)
-        if isinstance(inputs, dict) and not {*inputs} <= {"text", "text_pair"}:
-            return self._model(**inputs, **parameters)
-        return self._model(inputs, **parameters)
+        try:
+            if isinstance(inputs, dict) and not {*inputs} <= {"text", "text_pair"}:
+                return self._model(**inputs, **parameters)
+            return self._model(inputs, **parameters)
+        except (TypeError, ValueError) as error:
+            raise refusal(self._task, inputs, parameters, error) from error
 
     def _readable(self, one: Any) -> Any:
         return content_of(one) if isinstance(one, (str, bytes, bytearray)) else one
