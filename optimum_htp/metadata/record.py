@@ -100,11 +100,7 @@ class ExportMetadata:
         is_needed=True,
     )
     onnx_file: str | None = key(
-        kinds.PATH,
-        "several files",
-        "loaders",
-        "the name of this file in `hf_onnx_files`; the file may have been renamed since",
-        is_needed=True,
+        kinds.PATH, "several files", "loaders", "which of them this file is, also after a rename", is_needed=True
     )
     export_id: str | None = key(
         kinds.TEXT,
