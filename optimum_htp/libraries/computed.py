@@ -25,7 +25,7 @@ def blank_model(class_name: str | None, config: Any) -> Any:
     """Return a model of transformers without weights.
 
     Args:
-        class_name: Its class; None for the one that `AutoModel` takes.
+        class_name: Its class; None, or a class of another architecture, for the one that `AutoModel` takes.
         config: Its config.
 
     Raises:
@@ -46,6 +46,8 @@ def blank_model(class_name: str | None, config: Any) -> Any:
 
     found = getattr(transformers, str(class_name), None)
     known: Any = found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+    if known is not None and not isinstance(config, known.config_class or object):
+        known = None  # of another architecture than the config, as where a file is checked against another model
     try:
         with _BUILDING.held(), torch.random.fork_rng(devices=[]), _EmptyOnMeta(), torch.no_grad():
             auto = transformers.AutoModel

@@ -160,7 +160,7 @@ def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any])
         options: Keyword arguments, as of `from_pretrained`.
 
     Raises:
-        OnnxFileNotFoundError: There is none, or a folder has several.
+        OnnxFileNotFoundError: There is no such file, or a folder has several.
         SeveralModelsError, HFHubIntegrationError: As `named`.
     """
     found = named(model_id, options, opens=True) or named(model_id, options, failed=True, opens=True)

@@ -74,7 +74,7 @@ def rendered(
         template: Of the model.
         messages: The chat: `{"role": str, "content": str}` each.
         special: The special tokens, by the names that templates use.
-        continues: Whether the last message is to be gone on with, rather than answered.
+        continues: Whether the last message is continued, not answered.
         **more: Further names that the template reads.
 
     Raises:
@@ -134,7 +134,7 @@ def _cut(text: str, last: str) -> str:
     """Return a prompt up to the end of its last message, as `apply_chat_template` of transformers cuts it."""
     stripped = last.strip()
     if stripped not in text:
-        raise ArgumentError("The chat template does not show the last message, so it cannot be gone on with.")
+        raise ArgumentError("The chat template does not show the last message, so it cannot be continued.")
     start = text.rindex(stripped)
     whole = last.lstrip()
     return text[: start + len(whole)] if text[start : start + len(whole)] == last else text[: start + len(stripped)]

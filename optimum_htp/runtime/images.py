@@ -90,7 +90,7 @@ class ImageProcessor:
             image: An image of Pillow, a path, or the content of a file.
 
         Raises:
-            ArgumentError: It is none of these, or no image that Pillow reads.
+            ArgumentError: Its type differs from these, or Pillow cannot read it.
             MissingDependencyError: Pillow is not installed.
         """
         pixels = np.array(_opened(image))

@@ -228,3 +228,10 @@ def test_export_records_digests_that_tell_when_the_repos_file_changed(zoo_export
     verdict = verify_metadata(plain_bert, access)
     assert verdict.status.name == "MISFIT"
     assert "was replaced" in verdict.reason
+
+
+@pytest.mark.parametrize("other", ["bert", "llama", "t5"])
+def test_model_of_another_architecture_is_foreign(other, zoo_export):
+    proof = prove_weights(zoo_export("gpt2").output / "model.onnx", zoo_export(other).model)
+    assert len(proof.foreign) > 20
+    assert not proof.unchecked

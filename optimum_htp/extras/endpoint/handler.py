@@ -1,4 +1,4 @@
-"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model that lies beside this file.
+"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model next to this file.
 
 Whoever serves it makes one `EndpointHandler(path)` and calls it with each request's body: `inputs`, alone or a list of
 them, and perhaps `parameters`. What it returns is plain data for JSON; what it raises is what the caller is told.

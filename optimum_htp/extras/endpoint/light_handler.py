@@ -1,4 +1,4 @@
-"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model that lies beside this file.
+"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model next to this file.
 
 It needs neither PyTorch nor transformers: `optimum_htp.zip`, beside this file, is optimum-htp, which answers with
 onnxruntime and tokenizers. A server makes one `EndpointHandler(path)` and calls it with the body of each request.

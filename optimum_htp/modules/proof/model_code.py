@@ -89,7 +89,7 @@ class ModelCode:
     def _constants(self) -> Mapping[int, list[tuple[str, Any]]]:
         found = defaultdict(list)
         if self.model is not None:
-            self.rename()  # a parameter that the checkpoint calls otherwise is none that the code fills
+            self.rename()  # the code fills no parameter that has another name in the checkpoint
             for name, values in computed_tensors(self.model, self._is_saved):
                 found[values.size].append((name, values))
         return found

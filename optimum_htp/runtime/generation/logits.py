@@ -39,7 +39,7 @@ def processed(
         settings: How text is generated.
 
     Raises:
-        ArgumentError: A token of the settings is none of the model's.
+        ArgumentError: A token of the settings is outside the model's vocabulary.
     """
     length, limit = tokens.shape[1], settings.limit(prompt)
     ends = _within(settings.ends, scores)

@@ -184,7 +184,7 @@ def _kind(model: Model, content: Any) -> tuple[str, str]:
     """Return the class and the folder of a module in the list.
 
     Raises:
-        ConfigLoadError: It is none of sentence_transformers, or its folder is not in the model's.
+        ConfigLoadError: It is not from sentence_transformers, or its folder is outside the model's.
     """
     kind, path = (content.get("type"), content.get("path")) if isinstance(content, dict) else (None, None)
     if not isinstance(kind, str) or not kind.startswith(_OWN_MODULES):

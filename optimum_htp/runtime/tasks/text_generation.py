@@ -195,7 +195,7 @@ def _start(settings: GenerationSettings, model: Model) -> int:
 
 
 def _prompt(model: Model, prompt: Prompt) -> tuple[str, bool]:
-    """Return the text of a prompt, and whether its last message is to be gone on with."""
+    """Return the text of a prompt, and whether its last message is continued."""
     if isinstance(prompt, str):
         return prompt, False
     template = model.tokenizer.chat_template.get("default")
