@@ -31,9 +31,9 @@ result = seconds, (peak_kilobytes() - before) / 1024
 """
 FLOOR = """
 from onnxruntime import InferenceSession, SessionOptions
-from optimum_htp.onnxfile import read_lean_model
+from optimum_htp.onnxfile import read_without_weights
 from transformers import AutoTokenizer
-lean, options = read_lean_model(source), SessionOptions()
+lean, options = read_without_weights(source), SessionOptions()
 options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(lean.file.parent))
 """
 OPTIMUM = "Optimum, from a folder with configs"

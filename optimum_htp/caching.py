@@ -15,13 +15,13 @@ from weakref import WeakSet
 
 from optimum_htp.forking import Renewed
 
-__all__ = ["Memory", "forget"]
+__all__ = ["LRUCache", "forget"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-_memories: Final[WeakSet[Memory[Any, Any]]] = WeakSet()
+_memories: Final[WeakSet[LRUCache[Any, Any]]] = WeakSet()
 
 
 def forget() -> None:
@@ -38,7 +38,7 @@ class _Turn:
     threads: int = 0
 
 
-class Memory(Renewed, Generic[K, V]):
+class LRUCache(Renewed, Generic[K, V]):
     """Keeps values by key; the one that was unused for longest goes first.
 
     Args:

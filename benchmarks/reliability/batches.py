@@ -119,7 +119,7 @@ class Batch:
         return lost + [f"{path} is left over" for path in self.out.rglob(".optimum-htp-*")]
 
 
-def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, size: str, patience: float) -> Trial:
+def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, size: str, deadline: float) -> Trial:
     """Kill batches of these models so many times, or for so many seconds."""
     listed = laboratory.root / "models.txt"
     listed.write_text("\n".join(names))
@@ -129,7 +129,7 @@ def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, siz
 
     undisturbed = [batch(f"undisturbed-{number}") for number in range(1 + WARM)]
     seconds = statistics.median([one.finish() for one in undisturbed][1:])
-    whole, until = undisturbed[0].exports(names), time.monotonic() + patience
+    whole, until = undisturbed[0].exports(names), time.monotonic() + deadline
     if whole.keys() != set(names):
         raise RuntimeError(f"a batch of {', '.join(names)} wrote {', '.join(whole) or 'nothing'}")
 

@@ -26,9 +26,9 @@ PATIENCE = {"file": 50.0, "export": 120.0, "batch": 120.0}  # seconds for each, 
 SETTLED = 8  # of so many kills, one is followed by a run that is not killed
 
 
-def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, patience: float) -> Trial:
+def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, deadline: float) -> Trial:
     """Kill an operation at random moments, so many times or for so many seconds."""
-    draw, until = random.Random(0), time.monotonic() + patience
+    draw, until = random.Random(0), time.monotonic() + deadline
     moments = [draw.uniform(0, 1.1 * operation.seconds) for _ in range(times)]
 
     def lane(number: int) -> tuple[list[str], int, int]:
@@ -59,17 +59,17 @@ def killed(laboratory: Laboratory, operation: Operation, times: int, size: str, 
 def trials(form: Form) -> Iterator[Trial]:
     quick = form is Form.QUICK
     times, sizes = (4, {"tiny": 0}) if quick else (TIMES, {"tiny": 0, "300 MB": 300})
-    patience = dict.fromkeys(PATIENCE, math.inf) if form is Form.LONG else PATIENCE
+    deadline = dict.fromkeys(PATIENCE, math.inf) if form is Form.LONG else PATIENCE
     os.environ["OMP_NUM_THREADS"] = "1"
     with empty_hub() as (hub, _):  # one for all: what is forked knows its address from the beginning
         for size, megabytes in sizes.items():
             with tempfile.TemporaryDirectory(dir=next(places())) as name:
                 laboratory = Laboratory(hub, Path(name), megabytes)
                 for kind in ON_FILES:
-                    yield killed(laboratory, laboratory.operation(kind), times, size, patience["file"])
-                yield killed(laboratory, laboratory.operation("export"), times, size, patience["export"])
+                    yield killed(laboratory, laboratory.operation(kind), times, size, deadline["file"])
+                yield killed(laboratory, laboratory.operation("export"), times, size, deadline["export"])
                 names = [REPO] if megabytes else tiny_models(laboratory)[: 1 if quick else None]
-                yield killed_batches(laboratory, names, times, size, patience["batch"])
+                yield killed_batches(laboratory, names, times, size, deadline["batch"])
 
 
 if __name__ == "__main__":

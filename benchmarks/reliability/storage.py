@@ -241,15 +241,15 @@ EXTRACTING = """
 import os, random, signal, sys
 from pathlib import Path
 from optimum_htp.modules.extract import extract_module
-from optimum_htp.onnxfile import excerpt, replace
-excerpt._MOST = 0
+from optimum_htp.onnxfile import replace_file, submodel
+submodel._MOST = 0
 source, target, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 steps = []
 def step():
     steps.append(1)
     if len(steps) == at:
         os.kill(os.getpid(), signal.SIGKILL)
-replace.before_replacing.set(step)
+replace_file.before_replacing.set(step)
 extract_module(source, "a", target)
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FileResult, FilesCommand, add_external_data_argument, add_hub_arguments, hub_access
 from optimum_htp.cli.folding import sizes
 
 __all__ = ["EmbedCommand", "UnembedCommand"]
@@ -44,11 +44,11 @@ class EmbedCommand(FilesCommand):
         access, moved = hub_access(self.args), self.args.external_data
         return once_a_model(lambda file: embed_files(file, self.args.source, access=access, external_data=moved))
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print what was embedded."""
         show(f"{outcome.file}: {sizes(outcome.value)} embedded")
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return what was embedded, for JSON."""
         return {"embedded_files": [dataclasses.asdict(file) for file in outcome.value]}
 
@@ -73,11 +73,11 @@ class UnembedCommand(FilesCommand):
 
         return once_a_model(lambda file: unembed_files(file, self.args.target))
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print what was taken out."""
         where = f", written to {self.args.target}" if self.args.target is not None and outcome.value else ""
         show(f"{outcome.file}: {sizes(outcome.value)} taken out{where}")
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return what was taken out, for JSON."""
         return {"taken_out": [dataclasses.asdict(file) for file in outcome.value]}

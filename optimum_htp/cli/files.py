@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FilesCommand",
-    "Outcome",
+    "FileResult",
     "add_external_data_argument",
     "add_files_arguments",
     "add_force_argument",
@@ -34,7 +34,7 @@ logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileResult:
     """What came of one file: a value, or an error."""
 
     file: str
@@ -85,11 +85,11 @@ class FilesCommand(Command):
         if code:
             raise SystemExit(code)
 
-    def _document(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def _document(self, outcomes: Sequence[FileResult]) -> dict[str, Any]:
         documents = [self._as_document(outcome) for outcome in outcomes]
         return {"files": documents, "failed": sum(outcome.error is not None for outcome in outcomes)}
 
-    def _report(self, outcomes: Sequence[Outcome], *, several: bool) -> None:
+    def _report(self, outcomes: Sequence[FileResult], *, several: bool) -> None:
         for outcome in outcomes:
             if outcome.error is not None:
                 show_error(message_of(outcome.error, outcome.file))
@@ -105,22 +105,22 @@ class FilesCommand(Command):
         """Do what all files need once; return what is done with each."""
 
     @abstractmethod
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print what came of a file."""
 
     @abstractmethod
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return what came of a file, for JSON."""
 
-    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def finish(self, outcomes: Sequence[FileResult]) -> dict[str, Any]:
         """Do what is left where all is well with every file; return what the JSON document says of it."""
         return {}
 
-    def exit_code(self, outcomes: Iterable[Outcome]) -> int:
+    def exit_code(self, outcomes: Iterable[FileResult]) -> int:
         """Return 1 where a file failed."""
         return int(any(outcome.error is not None for outcome in outcomes))
 
-    def _as_document(self, outcome: Outcome) -> dict[str, Any]:
+    def _as_document(self, outcome: FileResult) -> dict[str, Any]:
         if outcome.error is not None:
             document = {"file": outcome.file, "error": type(outcome.error).__name__}
             return {**document, "message": message_of(outcome.error), **_attributes(outcome.error)}
@@ -201,17 +201,17 @@ def hub_access(args: Namespace) -> HubAccess:
     )
 
 
-def _outcome(file: str, work: Callable[[str], Any]) -> Outcome:
+def _outcome(file: str, work: Callable[[str], Any]) -> FileResult:
     """Return what comes of a file. Whatever is raised for one says nothing of the others."""
     from optimum_htp.errors import OptimumHTPError
 
     try:
-        return Outcome(file, work(file))
+        return FileResult(file, work(file))
     except (OptimumHTPError, OSError) as error:
-        return Outcome(file, error=error)
+        return FileResult(file, error=error)
     except Exception as error:  # a bug of ours, which must not silence the report on the others
         logger.debug("%r failed", file, exc_info=True)
-        return Outcome(file, error=error)
+        return FileResult(file, error=error)
 
 
 def _attributes(error: Exception) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.cli.display import cut, show, wrapped
-from optimum_htp.cli.files import FilesCommand, Outcome
+from optimum_htp.cli.files import FileResult, FilesCommand
 from optimum_htp.cli.folding import folded
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class InfoCommand(FilesCommand):
         """Return the reader of a file; one that shows everything goes on where the record is bad."""
         return functools.partial(_read, lenient=self.args.show_metadata, tree=self.args.tree)
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print a file's record."""
         from optimum_htp.report.outline import outline
 
@@ -73,7 +73,7 @@ class InfoCommand(FilesCommand):
         if several:
             show()
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return a file's record for JSON."""
         reading: _Reading = outcome.value
         summary: dict[str, Any] | None = None

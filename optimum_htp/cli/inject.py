@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.destinations import add_destinations, send
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FileResult, FilesCommand, add_external_data_argument, add_hub_arguments, hub_access
 
 if TYPE_CHECKING:
     from optimum_htp.metadata import ExportMetadata
@@ -82,16 +82,16 @@ class InjectCommand(FilesCommand):
 
         return work
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print what was written."""
         would = "would be " if self.args.dry_run else ""
         show(f"{outcome.file}: {would}stamped as {outcome.value.source} for {outcome.value.task}")
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return what was written, for JSON."""
         return {"written": not self.args.dry_run, "record": dataclasses.asdict(outcome.value)}
 
-    def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def finish(self, outcomes: Sequence[FileResult]) -> dict[str, Any]:
         """Send the files to where options ask for, if each was stamped."""
         if not self.args.dry_run:
             send(self.args, [outcome.file for outcome in outcomes], self.partial)

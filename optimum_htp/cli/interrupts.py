@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final
 
 from optimum_htp.cli.signals import send_again
-from optimum_htp.onnxfile.replace import before_replacing
+from optimum_htp.onnxfile.replace_file import before_replacing
 
 __all__ = ["Stop"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome
+from optimum_htp.cli.files import FileResult, FilesCommand
 
 __all__ = ["StripCommand"]
 
@@ -68,10 +68,10 @@ class StripCommand(FilesCommand):
 
         return work
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print how much was removed."""
         show(f"{outcome.file}: {outcome.value} {'stack traces' if self.args.stack_traces else 'keys'} removed")
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return how much was removed, for JSON."""
         return {"removed": outcome.value}

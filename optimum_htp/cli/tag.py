@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_external_data_argument, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FileResult, FilesCommand, add_external_data_argument, add_hub_arguments, hub_access
 
 __all__ = ["TagCommand"]
 
@@ -64,7 +64,7 @@ class TagCommand(FilesCommand):
             return tagger.assignment
         return lambda file: tagger.write(file, self.args.output, external_data=self.args.external_data)
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print how many nodes each rule found."""
         would = "would be " if self.args.dry_run else ""
         counted = ", ".join(f"{rule} {count}" for rule, count in outcome.value.coverage.items())
@@ -75,7 +75,7 @@ class TagCommand(FilesCommand):
         if not any(outcome.value.tree.classes.values()):
             show("  the classes are not known: name the model with --model to have them")
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return how many nodes each rule found, for JSON."""
         assignment = outcome.value
         return {

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.cli.display import cut, show
 from optimum_htp.cli.files import (
+    FileResult,
     FilesCommand,
-    Outcome,
     add_files_arguments,
     add_hub_arguments,
     expand,
@@ -107,7 +107,7 @@ class VerifyCommand(FilesCommand):
 
         return check
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print the verdict, on standard error where something is wrong."""
         checked: _Checked = outcome.value
         if (verdict := checked.verdict) is not None:
@@ -119,7 +119,7 @@ class VerifyCommand(FilesCommand):
             for line in _lines(outcome.file, proof):
                 show(cut(line), sys.stderr if proof.foreign else sys.stdout)
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return the verdict for JSON."""
         checked: _Checked = outcome.value
         document: dict[str, Any] = {}
@@ -134,13 +134,13 @@ class VerifyCommand(FilesCommand):
             }
         return document if checked.proof is None else {**document, "weights": checked.proof.as_dict()}
 
-    def exit_code(self, outcomes: Iterable[Outcome]) -> int:
+    def exit_code(self, outcomes: Iterable[FileResult]) -> int:
         """Return the code of what is wrong, 1 where different things are."""
         codes = {_code(outcome) for outcome in outcomes} - {0}
         return codes.pop() if len(codes) == 1 else int(bool(codes))
 
 
-def _code(outcome: Outcome) -> int:
+def _code(outcome: FileResult) -> int:
     """Return the exit code of what came of a file."""
     from optimum_htp.errors import DownloadError, HubUnreachableError
     from optimum_htp.stamping.verify import Status

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optimum_htp import plugins
 from optimum_htp.errors import OptimumHTPError, VerificationError
-from optimum_htp.export.subject import LoadedModel
+from optimum_htp.export.subject import ExportSubject
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.repo_files import read_json
@@ -18,12 +18,12 @@ from optimum_htp.origin.source import LocalSource
 from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocessors
 from optimum_htp.resolve.config_fit import misfit
 from optimum_htp.resolve.configs import load_config
-from optimum_htp.stamping.proof import prove
+from optimum_htp.stamping.embedded_check import check_embedded
 
 __all__ = ["confirm_files", "require_confirmed"]
 
 
-def require_confirmed(subject: LoadedModel) -> None:
+def require_confirmed(subject: ExportSubject) -> None:
     """Go on only if the Hub has confirmed where a model comes from.
 
     Raises:
@@ -62,7 +62,7 @@ def confirm_files(folder: Path, names: Sequence[str], record: ExportMetadata, ac
             raise VerificationError(
                 f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
             )
-        proof = prove(folder / names[0], record, online)
+        proof = check_embedded(folder / names[0], record, online)
         if proof is not None and proof.fault is not None:
             raise VerificationError(
                 f"The cache does not have the files of {record.source} as the Hub has them: {proof.fault} "

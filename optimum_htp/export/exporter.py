@@ -23,7 +23,7 @@ from optimum_htp.export.output_files import (
     refuse_foreign_configs,
 )
 from optimum_htp.export.stamped_files import stamp_all, tags_of
-from optimum_htp.export.subject import LoadedModel, as_exported, inspect_loaded_model
+from optimum_htp.export.subject import ExportSubject, as_exported, inspect_loaded_model
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import EXPORT_MANIFEST
 from optimum_htp.libraries.repo_files import MODEL_CONFIGS, read_json
@@ -148,7 +148,7 @@ class HTPExporter:
             base = fetch_base(checkpoint, access)
             if base is not None and not options.get("trust_remote_code"):
                 base.refuse_code()
-            subject = LoadedModel(None, checkpoint, base=base)
+            subject = ExportSubject(None, checkpoint, base=base)
         if verify_hub:
             require_confirmed(subject)
         if exporting is None:
@@ -206,7 +206,7 @@ class HTPExporter:
         )
 
 
-def _with_base(subject: LoadedModel, folder: Path) -> LoadedModel:
+def _with_base(subject: ExportSubject, folder: Path) -> ExportSubject:
     """Return an adapter with a folder that names its base model's files, at their commit; any other as it is."""
     if subject.checkpoint is None or subject.base is None:
         return subject
@@ -214,7 +214,7 @@ def _with_base(subject: LoadedModel, folder: Path) -> LoadedModel:
     return replace(subject, checkpoint=replace(subject.checkpoint, folder=folder))
 
 
-def _add_configs(subject: LoadedModel, exported: Path, staged: Path, *, wanted: bool) -> None:
+def _add_configs(subject: ExportSubject, exported: Path, staged: Path, *, wanted: bool) -> None:
     """Put configs beside the ONNX files where they are wanted.
 
     A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote; preprocessors
@@ -246,7 +246,7 @@ def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _embedding(
-    subject: LoadedModel, record: ExportMetadata, staged: Path, what: str, own: Mapping[str, bytes]
+    subject: ExportSubject, record: ExportMetadata, staged: Path, what: str, own: Mapping[str, bytes]
 ) -> Embedding | None:
     """Return the files that travel with the ONNX files: the commit's, or those that lie beside a local model's."""
     if record.model_type == "hub" and subject.checkpoint is not None:

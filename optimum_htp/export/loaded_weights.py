@@ -14,7 +14,7 @@ from typing import Any, Final
 from optimum_htp.libraries.names import SCHEDULER, SCHEDULER_CONFIG
 from optimum_htp.libraries.repo_files import read_json
 
-__all__ = ["Comparison", "compare", "lacking", "made_up_tensors"]
+__all__ = ["WeightComparison", "compare", "lacking", "made_up_tensors"]
 
 # What may differ between two configs of one model, and does not change the graph.
 _VOLATILE: Final = frozenset(
@@ -38,7 +38,7 @@ _VOLATILE: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WeightComparison:
     """A model in memory, held against its checkpoint.
 
     Attributes:
@@ -50,7 +50,7 @@ class Comparison:
     made_up: tuple[str, ...] = ()
 
 
-def compare(model: Any, folder: Path) -> Comparison:
+def compare(model: Any, folder: Path) -> WeightComparison:
     """Compare a model in memory with the checkpoint that it was loaded from.
 
     Takes the memory of a second copy of the model, or for a pipeline of its largest part.
@@ -66,13 +66,13 @@ def compare(model: Any, folder: Path) -> Comparison:
 
     if isinstance(model, nn.Module):
         loaded, missing = _loaded(type(model), folder)
-        return Comparison(_difference(model, loaded, missing), missing)
+        return WeightComparison(_difference(model, loaded, missing), missing)
     for name, part in model.components.items():
         if isinstance(part, nn.Module):
             loaded, _ = _loaded(type(part), folder / name)
             if (reason := _difference(part, loaded, ())) is not None:
-                return Comparison(f"in {name} {reason}")
-    return Comparison(_scheduler_difference(model.components.get("scheduler"), folder / SCHEDULER))
+                return WeightComparison(f"in {name} {reason}")
+    return WeightComparison(_scheduler_difference(model.components.get("scheduler"), folder / SCHEDULER))
 
 
 def made_up_tensors(model_class: Any, folder: Path) -> tuple[str, ...]:

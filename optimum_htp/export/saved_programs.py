@@ -23,7 +23,7 @@ from optimum_htp.export.engines.programs import (
 )
 from optimum_htp.export.engines.transformers import TransformersEngine
 from optimum_htp.export.stamped_files import stamp_all, tags_of
-from optimum_htp.export.subject import LoadedModel, inspect_loaded_model
+from optimum_htp.export.subject import ExportSubject, inspect_loaded_model
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, EXPORT_MANIFEST
@@ -144,10 +144,10 @@ def save_again(program: onnx_ir.Model, path: Path) -> None:
         shutil.copyfile(shared, path.with_name(DATA_FILE))
 
 
-def _subject(model: Any) -> LoadedModel:
+def _subject(model: Any) -> ExportSubject:
     """Return what a model is; a local one where its source cannot be had."""
     try:
         return inspect_loaded_model(model, HubAccess(), None)
     except OptimumHTPError as error:
         logger.warning("%s is saved as a local model: %s", type(model).__name__, error)
-        return dataclasses.replace(LoadedModel(model, None), reason=str(error))
+        return dataclasses.replace(ExportSubject(model, None), reason=str(error))

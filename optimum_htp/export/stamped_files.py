@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optimum_htp.errors import VerificationError
-from optimum_htp.export.subject import LoadedModel
+from optimum_htp.export.subject import ExportSubject
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hierarchy.tags import TagWriter
 from optimum_htp.masking import get_logger
@@ -27,7 +27,7 @@ def stamp_all(
     staged: Path,
     names: Sequence[str],
     record: ExportMetadata,
-    subject: LoadedModel,
+    subject: ExportSubject,
     tags: Mapping[str, TagWriter],
     embedding: Embedding | None,
 ) -> ExportMetadata:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ExportError, OptimumHTPError
-from optimum_htp.export.loaded_weights import Comparison, compare, made_up_tensors
+from optimum_htp.export.loaded_weights import WeightComparison, compare, made_up_tensors
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.libraries.tasks import architectures
@@ -24,7 +24,7 @@ from optimum_htp.origin.adapters import commits_of
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.source import HubSource, locate_loaded_model
 
-__all__ = ["LoadedModel", "as_exported", "inspect_loaded_model"]
+__all__ = ["ExportSubject", "as_exported", "inspect_loaded_model"]
 
 logger = get_logger(__name__)
 
@@ -32,7 +32,7 @@ _IN_WRAPPER: Final = ("POLY", "XLORA")  # kinds of adapters that peft's wrapper 
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class ExportSubject:
     """The subject of an export.
 
     Attributes:
@@ -103,7 +103,7 @@ class LoadedModel:
             config._name_or_path = before
 
 
-def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> LoadedModel:
+def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> ExportSubject:
     """Find out what a model in memory is, and fetch the configs and preprocessors that belong to it.
 
     Raises:
@@ -111,7 +111,7 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
         HubUnreachableError: Its config names a Hub model that neither the Hub nor the cache can confirm.
     """
     model = _without_wrapper(model)
-    known = LoadedModel(model, None)
+    known = ExportSubject(model, None)
     if known.library == "transformers" and not hasattr(model, "config"):
         raise ExportError(f"{known.name} has no config: it is not a model of a library that Optimum exports.")
     source = locate_loaded_model(model, access)
@@ -119,11 +119,11 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
         checkpoint = fetch_checkpoint(source, access, library, weights=False)
         compared = _compared(model, checkpoint, access, library)
         if compared.difference is None:
-            return LoadedModel(model, checkpoint, made_up=compared.made_up)
-        return _local(LoadedModel(model, checkpoint), source.repo_id, compared.difference)
+            return ExportSubject(model, checkpoint, made_up=compared.made_up)
+        return _local(ExportSubject(model, checkpoint), source.repo_id, compared.difference)
     if source.path is not None and (source.path / CONFIG).is_file():
-        return LoadedModel(model, fetch_checkpoint(source, access, library))
-    return LoadedModel(model, None)
+        return ExportSubject(model, fetch_checkpoint(source, access, library))
+    return ExportSubject(model, None)
 
 
 def _without_wrapper(model: Any) -> Any:
@@ -145,8 +145,8 @@ def _without_wrapper(model: Any) -> Any:
 
 
 def as_exported(
-    subject: LoadedModel, model_class: type, files: Sequence[Path], modules: Collection[str]
-) -> LoadedModel:
+    subject: ExportSubject, model_class: type, files: Sequence[Path], modules: Collection[str]
+) -> ExportSubject:
     """Return what was exported: not a commit's model where tensors that its checkpoint lacks were drawn by chance.
 
     A task other than the checkpoint's own puts a head on the model that nobody has trained. Tensors of the class that
@@ -185,14 +185,14 @@ def as_exported(
     return _local(subject, checkpoint.source.repo_id, reason)
 
 
-def _local(subject: LoadedModel, repo_id: str, reason: str) -> LoadedModel:
+def _local(subject: ExportSubject, repo_id: str, reason: str) -> ExportSubject:
     logger.warning("The model made from %s is exported as a local model: %s.", repo_id, reason)
     return replace(subject, derived_from=repo_id, reason=reason)
 
 
-def _compared(model: Any, checkpoint: Checkpoint, access: HubAccess, library: str | None) -> Comparison:
+def _compared(model: Any, checkpoint: Checkpoint, access: HubAccess, library: str | None) -> WeightComparison:
     """Hold a model in memory against its commit."""
     try:
         return compare(model, fetch_checkpoint(checkpoint.source, access, library).folder)
     except (OptimumHTPError, OSError, ValueError, RuntimeError) as error:
-        return Comparison(f"whether its weights are those of the commit cannot be told ({error})")
+        return WeightComparison(f"whether its weights are those of the commit cannot be told ({error})")

@@ -14,7 +14,7 @@ from optimum_htp.libraries.code_references import may_refer_to_code, refuse_code
 from optimum_htp.libraries.repo_files import config_files
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
-from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace_files import Watch
 from optimum_htp.origin.evidence import require_unchanged
 from optimum_htp.resolve.config_folder import config_source, preprocessor_folder
 from optimum_htp.resolve.embedded import EmbeddedFiles

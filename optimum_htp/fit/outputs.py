@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from optimum_htp.errors import ConfigLoadError
-from optimum_htp.libraries.literals import constants, module_file
+from optimum_htp.libraries.source_constants import constants, module_file
 from optimum_htp.libraries.tasks import WITH_PAST, model_type_of
 from optimum_htp.onnxfile import Graph
 

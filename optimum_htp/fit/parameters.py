@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.errors import InvalidOnnxFileError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads
@@ -26,7 +26,7 @@ _MOST_SHARDS: Final = 8  # to ask the Hub for: one request each
 _OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # which transformers renames as it loads
 _REMEMBERED: Final = 16  # models, of some 100 KiB each
 
-_found: Final[Memory[tuple[str, str, str | bool | None], Parameters]] = Memory(_REMEMBERED)
+_found: Final[LRUCache[tuple[str, str, str | bool | None], Parameters]] = LRUCache(_REMEMBERED)
 
 
 def parameters_of(

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from optimum_htp.hierarchy.assign import Assignment, assign
-from optimum_htp.hierarchy.carry import Original, carry
 from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hierarchy.renamed import owners_by_value
+from optimum_htp.hierarchy.rewritten import Original, assign_rewritten
 from optimum_htp.hierarchy.scopes import ScopeResolver, short_name
 from optimum_htp.hierarchy.tree import ROOT, ModuleTree, loose_shape
 from optimum_htp.onnxfile import read_graph
@@ -94,7 +94,7 @@ class ExportedParts:
             other = part.original.assignment.tree
             names, parameters = {**other.names, **tree.names}, {**other.parameters, **tree.parameters}
             tree = ModuleTree(tree.classes, tree.containers, names, parameters, {**other.shapes, **tree.shapes})
-        return carry([part.original for part in parts], read_graph(path), ScopeResolver(tree), tree)
+        return assign_rewritten([part.original for part in parts], read_graph(path), ScopeResolver(tree), tree)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -57,7 +57,7 @@ def _loading_files(call: Call) -> Any:
 def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
     """Load a pipeline; again where an export replaced its files meanwhile."""
     from optimum_htp.loading.diffusion import pipeline_record
-    from optimum_htp.onnxfile.publication import Watch, read_whole
+    from optimum_htp.onnxfile.replace_files import Watch, read_whole
     from optimum_htp.resolve.model_files import parts_of
 
     def load(watch: Watch) -> Any:

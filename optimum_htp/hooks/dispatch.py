@@ -90,7 +90,7 @@ def _in_cache(call: Call, error: Exception) -> Named | None:
     It is if the library wanted to ask the Hub, or has failed with a config of another commit than the file is of.
     """
     from optimum_htp.errors import OptimumHTPError
-    from optimum_htp.hubs.refusals import is_away
+    from optimum_htp.hubs.error_translation import is_away
     from optimum_htp.loading.named import named
 
     options = call.options()

@@ -20,7 +20,7 @@ from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.loading.recognize import files_being_loaded
 
 if TYPE_CHECKING:
-    from optimum_htp.loading.side_by_side import SessionOpener
+    from optimum_htp.loading.in_parallel import SessionOpener
 
 __all__ = ["expect_session", "install", "opening_sessions"]
 
@@ -54,7 +54,7 @@ def _loading(call: Call) -> Any:
 @contextmanager
 def opening_sessions(expected: Iterable[Path] = ()) -> Iterator[None]:
     """Make the sessions that Optimum makes meanwhile in this thread: of those files, and of others."""
-    from optimum_htp.loading.side_by_side import SessionOpener
+    from optimum_htp.loading.in_parallel import SessionOpener
 
     with SessionOpener(expected) as opener:
         token = _opener.set(opener)

@@ -23,13 +23,13 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RangesNotServedError,
 )
+from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.error_translation import refusal, translated_errors
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, ask
-from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import headers_for, is_trusted
-from optimum_htp.hubs.refusals import refusal, translated_errors
 from optimum_htp.onnxfile.wire import ByteWindow
 
-__all__ = ["CHUNK", "ONNX_HEAD", "Place", "RemoteFile", "onnx_window"]
+__all__ = ["CHUNK", "ONNX_HEAD", "FileLabel", "RemoteFile", "onnx_window"]
 
 ONNX_HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
 CHUNK: Final = (1 << 16) - ONNX_HEAD  # bytes of each further one: the properties behind the graph
@@ -43,7 +43,7 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re
 
 
 @dataclass(frozen=True)
-class Place:
+class FileLabel:
     """What is read, for messages.
 
     Attributes:
@@ -92,7 +92,7 @@ class RemoteFile:
         OptimumHTPError: It cannot be read; the subclass says why. Reading raises it too.
     """
 
-    def __init__(self, place: Place, address: str, headers: Mapping[str, str], head: int) -> None:
+    def __init__(self, place: FileLabel, address: str, headers: Mapping[str, str], head: int) -> None:
         self.name = place.name
         self._place, self._address = place, address
         self._headers = {**headers, "Accept-Encoding": "identity"}
@@ -115,20 +115,20 @@ class RemoteFile:
 
     def _range(self, start: int, length: int) -> bytes:
         with self._translated():
-            patience, target = Patience(), self._target
-            answer = self._asked(target, start, length, patience)
+            deadline, target = Deadline(), self._target
+            answer = self._asked(target, start, length, deadline)
             for _ in range(_RENEWALS):
                 if answer.status not in _EXPIRED or is_trusted(target.url, self._address):
                     break
                 target = self._renewed(target)
-                answer = self._asked(target, start, length, patience)
+                answer = self._asked(target, start, length, deadline)
             if answer.status != 206:
                 raise self._refused(answer)
             with self._lock:
                 self.fetched += len(answer.body)
             return answer.body
 
-    def _asked(self, target: _Target, start: int, length: int, patience: Patience) -> Answer:
+    def _asked(self, target: _Target, start: int, length: int, deadline: Deadline) -> Answer:
         wanted = {**target.headers, "Range": f"bytes={start}-{start + length - 1}"}
 
         def check(answer: Answer) -> bool:
@@ -141,7 +141,7 @@ class RemoteFile:
             self._check(answer, start, length)
             return True
 
-        return ask("GET", target.url, wanted, patience, timeout=_TIMEOUT, limit=length, tries=_TRIES, wanted=check)
+        return ask("GET", target.url, wanted, deadline, timeout=_TIMEOUT, limit=length, tries=_TRIES, wanted=check)
 
     def _check(self, answer: Answer, start: int, length: int) -> None:
         """Refuse an answer with another range than was asked for, or of another file than before."""
@@ -168,7 +168,7 @@ class RemoteFile:
             "HEAD",
             self._address,
             self._headers,
-            Patience(),
+            Deadline(),
             timeout=_TIMEOUT,
             limit=0,
             tries=_TRIES if is_hub else 1,

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from optimum_htp.errors import HubServerError
 from optimum_htp.hubs import limits
-from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
+from optimum_htp.hubs.deadline import FIRST_PAUSE, Deadline
 from optimum_htp.hubs.redirects import headers_for, is_trusted, redirection
 from optimum_htp.hubs.unreachable import causes, is_unreachable
 from optimum_htp.masking import get_logger
@@ -106,7 +106,7 @@ def ask(
     method: str,
     url: str,
     headers: Mapping[str, str],
-    patience: Patience,
+    deadline: Deadline,
     *,
     timeout: float,
     limit: int,
@@ -121,7 +121,7 @@ def ask(
         method: GET or HEAD.
         url: What to ask for.
         headers: With the token; another host does not get it.
-        patience: How long all of it may take.
+        deadline: How long all of it may take.
         timeout: How long no byte may arrive.
         limit: The most bytes of a body, unpacked.
         tries: How often to try.
@@ -140,16 +140,16 @@ def ask(
     failures = 0
     while True:
         if held := limits.seconds_held(url):
-            if held >= patience.left:
+            if held >= deadline.left:
                 return Answer(TOO_MANY_REQUESTS, {"Retry-After": f"{math.ceil(held)}"}, url)
             time.sleep(held)
         pause = FIRST_PAUSE * 2**failures
         failures += 1
         try:
-            with opened(method, url, headers, patience, timeout=timeout, stay=stay) as response:
-                answer = _received(response, patience, limit, wanted, into)
+            with opened(method, url, headers, deadline, timeout=timeout, stay=stay) as response:
+                answer = _received(response, deadline, limit, wanted, into)
         except failed as error:
-            if failures >= tries or pause >= patience.left or is_unreachable(causes(error)):
+            if failures >= tries or pause >= deadline.left or is_unreachable(causes(error)):
                 raise
             logger.debug("Trying %s again in %g s: %s", url, pause, error)
         else:
@@ -160,7 +160,7 @@ def ask(
                     pause = max(seconds, 0.1)
             elif answer.status not in _PASSING or failures >= tries:
                 return answer
-            if pause >= patience.left:
+            if pause >= deadline.left:
                 return answer
             logger.info("The Hub answered %d to %s. Trying again in %g s.", answer.status, url, pause)
         time.sleep(pause)
@@ -171,7 +171,7 @@ def opened(
     method: str,
     url: str,
     headers: Mapping[str, str],
-    patience: Patience,
+    deadline: Deadline,
     *,
     timeout: float,
     stay: bool = False,
@@ -187,7 +187,7 @@ def opened(
     """
     sent = dict(headers)
     for _ in range(_MOST_REDIRECTS + 1):
-        with _sent(method, url, sent, patience.timeout(timeout)) as response:
+        with _sent(method, url, sent, deadline.timeout(timeout)) as response:
             following = redirection(url, response)
             if following is None or (stay and not is_trusted(following, url)):
                 yield response
@@ -221,26 +221,26 @@ def _sent(method: str, url: str, headers: Mapping[str, str], timeout: float) -> 
 
 def _received(
     response: Any,
-    patience: Patience,
+    deadline: Deadline,
     limit: int,
     wanted: Callable[[Answer], bool] | None,
     into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None,
 ) -> Answer:
     answer = Answer(response.status_code, response.headers, str(response.url))
     if answer.status not in _CONTENT:
-        list(_body(response, patience, _REFUSAL, cut=True))
+        list(_body(response, deadline, _REFUSAL, cut=True))
     elif wanted is not None and not wanted(answer):
         return answer
     elif into is None:
-        return replace(answer, body=b"".join(_body(response, patience, limit)))
+        return replace(answer, body=b"".join(_body(response, deadline, limit)))
     else:
         with into() as write:
-            for piece in _body(response, patience, limit):
+            for piece in _body(response, deadline, limit):
                 write(piece)
     return answer
 
 
-def _body(response: Any, patience: Patience, limit: int, *, cut: bool = False) -> Iterator[bytes]:
+def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -> Iterator[bytes]:
     """Yield a response's body in pieces, as they arrive, unpacked.
 
     Raises:
@@ -254,7 +254,7 @@ def _body(response: Any, patience: Patience, limit: int, *, cut: bool = False) -
     announced = response.headers.get("Content-Length", "")
     arrived = size = 0
     for packed in pieces(response):
-        patience.arrived(len(packed))
+        deadline.arrived(len(packed))
         arrived += len(packed)
         try:
             piece = packed if unpack is None else unpack.decompress(packed, limit - size + 1)

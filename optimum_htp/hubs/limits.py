@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from optimum_htp.errors import RateLimitedError
 from optimum_htp.forking import ForkSafeLock
-from optimum_htp.hubs.patience import FIRST_PAUSE, Patience
+from optimum_htp.hubs.deadline import FIRST_PAUSE, Deadline
 from optimum_htp.masking import get_logger
 
 __all__ = ["forget", "hold", "retry_after", "seconds_held", "waiting_out"]
@@ -67,7 +67,7 @@ def forget() -> None:
     _free_at.clear()
 
 
-def waiting_out(call: Callable[[], T], patience: Patience) -> T:
+def waiting_out(call: Callable[[], T], deadline: Deadline) -> T:
     """Make a call, and again after the time that a Hub asks to wait, where there is as much.
 
     Raises:
@@ -80,7 +80,7 @@ def waiting_out(call: Callable[[], T], patience: Patience) -> T:
             return call()
         except RateLimitedError as error:
             pause = max(pause, error.retry_after or 0.0)
-            if pause >= patience.left:
+            if pause >= deadline.left:
                 raise
             logger.info("%s Trying again in %g s.", error, pause)
         time.sleep(pause)

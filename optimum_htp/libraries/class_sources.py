@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.libraries.literals import import_target, module_file, parsed
+from optimum_htp.libraries.source_constants import import_target, module_file, parsed
 from optimum_htp.libraries.tables import config_names, model_names, module_of
 
 __all__ = ["ModelSource", "default_in_config", "is_named_in_source", "source_of_model"]

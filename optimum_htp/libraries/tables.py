@@ -1,6 +1,6 @@
 """Which tasks there are, what can be exported for them and by which classes: the tables of Optimum and transformers.
 
-They are read from the sources of what is installed (`literals`), in 0.1 s where importing both takes 3 s.
+They are read from the sources of what is installed (`source_constants`), in 0.1 s where importing both takes 3 s.
 Where Optimum has been imported already its own are taken: other packages may have added to them. Where a source cannot
 be read so, it is imported.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import MissingDependencyError
 from optimum_htp.libraries.dependencies import needing_optimum_onnx
-from optimum_htp.libraries.literals import constants, module_file, parsed, value_of
+from optimum_htp.libraries.source_constants import constants, module_file, parsed, value_of
 from optimum_htp.masking import get_logger
 
 __all__ = [

@@ -17,7 +17,7 @@ from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.loading.recognize import local_path, names_a_file
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files
-from optimum_htp.onnxfile.publication import Watch, read_whole
+from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.resolve.config_folder import config_source
 from optimum_htp.resolve.configs import folder_of, load_config, load_generation_config
 from optimum_htp.resolve.export_manifest import ExportManifest, carries_manifest, manifest_of

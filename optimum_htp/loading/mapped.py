@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile import LeanModel, contained_files, read_lean_model
+from optimum_htp.onnxfile import ModelWithoutWeights, contained_files, read_without_weights
 from optimum_htp.onnxfile.unchanged import unchanged
 from optimum_htp.onnxfile.wire import encode_bytes_field
 from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
@@ -55,7 +55,7 @@ def open_session(
 
     try:
         reason = reason_against(path, sess_options, providers, options)
-        lean = read_lean_model(path) if reason is None else None
+        lean = read_without_weights(path) if reason is None else None
         if lean is not None:
             session = _session(lean, path, sess_options, providers, provider_options)
             if lean.is_current():
@@ -144,7 +144,7 @@ def _copy(sess_options: SessionOptions) -> SessionOptions:
 
 
 def _session(
-    lean: LeanModel, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
+    lean: ModelWithoutWeights, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
 ) -> InferenceSession:
     from onnxruntime import InferenceSession
     from onnxruntime.capi import _pybind_state

@@ -26,7 +26,7 @@ from optimum_htp.loading.stamped_files import files_of_names, model_files
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import contained_files, read_signature
-from optimum_htp.onnxfile.publication import Watch, read_whole
+from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
 from optimum_htp.resolve.configs import ConfigSource, load_config, load_generation_config
 from optimum_htp.resolve.export_manifest import carries_manifest

@@ -12,7 +12,7 @@ from optimum_htp.libraries.ort_classes import is_a
 from optimum_htp.loading.recognize import local_path, may_be_ours, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
-from optimum_htp.onnxfile.publication import Watch, read_whole
+from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.resolve.model_files import ModelFiles, parts_of, stamped_in
 
 if TYPE_CHECKING:

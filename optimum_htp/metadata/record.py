@@ -21,7 +21,7 @@ from optimum_htp.metadata.keys import (
 )
 from optimum_htp.metadata.kinds import EmbeddedFile, readable_names
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.onnxfile.replace import identity_of
+from optimum_htp.onnxfile.replace_file import identity_of
 
 __all__ = [
     "KEYS",

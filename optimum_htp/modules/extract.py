@@ -21,14 +21,14 @@ from optimum_htp.modules.levels import levels_of, module_of
 from optimum_htp.modules.patterns import find_modules, module_classes
 from optimum_htp.modules.types import ValueTypes
 from optimum_htp.onnxfile import NodeVisitor, TensorSpec, read_signature
-from optimum_htp.onnxfile.excerpt import Excerpt, write_excerpt
 from optimum_htp.onnxfile.graph import graph_of
-from optimum_htp.onnxfile.lean import skeleton_of
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.reader import header_of, opened
 from optimum_htp.onnxfile.shared import unshared_path
+from optimum_htp.onnxfile.submodel import Submodel, write_submodel
 from optimum_htp.onnxfile.unchanged import Check, check_of, checked_before_replacing
 from optimum_htp.onnxfile.wire import ByteWindow
+from optimum_htp.onnxfile.without_weights import without_tensors
 
 __all__ = ["CuttableModel", "ExtractedModule", "extract_module"]
 
@@ -111,7 +111,7 @@ class CuttableModel:
         self._header, self._graph = header_of(window), graph_of(window)
         self.assignment = known_assignment(path, self._header, self._graph)
         try:
-            self._model = onnx.ModelProto.FromString(skeleton_of(window))
+            self._model = onnx.ModelProto.FromString(without_tensors(window))
         except DecodeError as error:
             raise window.invalid("protobuf cannot read its graph") from error
         part = part_tree(self._graph, self.assignment.tree)
@@ -140,9 +140,9 @@ class CuttableModel:
                 f"{self.path}: what {_called(name)} computes is used by nothing, or the export has made constants of "
                 "it, so there is nothing to cut out."
             )
-        excerpt = self._excerpt(name, border, number if count > 1 else None)
+        submodel = self._submodel(name, border, number if count > 1 else None)
         with checked_before_replacing(self._check):
-            write_excerpt(self.path, self._window, excerpt, target)
+            write_submodel(self.path, self._window, submodel, target)
         inputs, outputs = read_signature(target)
         kind = self.assignment.tree.classes.get(name, "")
         sizes = len(border.nodes), len(border.initializers)
@@ -212,7 +212,7 @@ class CuttableModel:
         ]
         return [call for name in alike[:_COMPARED] for call in self.finder.calls(name)]
 
-    def _excerpt(self, module: str, border: Border, call: int | None) -> Excerpt:
+    def _submodel(self, module: str, border: Border, call: int | None) -> Submodel:
         """Return what is taken of the file for a module."""
         level = border.nodes[-1][0]
         types = self._types(level)
@@ -226,7 +226,7 @@ class CuttableModel:
         outputs = {value: types.of(value) for value in border.outputs}
         nodes = [level.nodes[index] for level, index in border.nodes]
         known = {(function.domain, function.name): list(function.node) for function in self._model.functions}
-        return Excerpt(
+        return Submodel(
             name=module or self._graph.name,
             nodes=[(level.place, index) for level, index in border.nodes],
             initializers=[(level.place, index) for level, index in border.initializers],

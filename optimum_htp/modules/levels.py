@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from optimum_htp.hierarchy.tags import MODULE
 from optimum_htp.hierarchy.tree import ROOT
-from optimum_htp.onnxfile.excerpt import GraphPlace
+from optimum_htp.onnxfile.submodel import GraphPlace
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

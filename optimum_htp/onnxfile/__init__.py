@@ -6,7 +6,6 @@ This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Run
 from optimum_htp.onnxfile.canonical import canonicalize_initializers
 from optimum_htp.onnxfile.external import contained_files, external_files, is_contained, rename_model
 from optimum_htp.onnxfile.graph import read_graph
-from optimum_htp.onnxfile.lean import LeanModel, read_lean_model
 from optimum_htp.onnxfile.reader import (
     TEXT_FIELDS,
     ModelHeader,
@@ -15,16 +14,17 @@ from optimum_htp.onnxfile.reader import (
     read_metadata,
     read_signature,
 )
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.onnxfile.structure import Graph, Initializer, Node
 from optimum_htp.onnxfile.tensors import TensorSpec
+from optimum_htp.onnxfile.without_weights import ModelWithoutWeights, read_without_weights
 from optimum_htp.onnxfile.writer import NodeVisitor, OpenModel, rewrite_model
 
 __all__ = [
     "TEXT_FIELDS",
     "Graph",
     "Initializer",
-    "LeanModel",
+    "ModelWithoutWeights",
     "ModelHeader",
     "Node",
     "NodeVisitor",
@@ -36,7 +36,7 @@ __all__ = [
     "read_archive",
     "read_graph",
     "read_header",
-    "read_lean_model",
+    "read_without_weights",
     "read_metadata",
     "read_signature",
     "rename_model",

@@ -21,7 +21,7 @@ from typing import Any, Final
 from optimum_htp.errors import InvalidOnnxFileError
 from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
 from optimum_htp.onnxfile.reader import GRAPH, entry, opened
-from optimum_htp.onnxfile.replace import identity_of
+from optimum_htp.onnxfile.replace_file import identity_of
 from optimum_htp.onnxfile.structure import FUNCTION, MAX_DEPTH
 from optimum_htp.onnxfile.tensors import as_mapped, bits_of, dtype_name, integer, numpy_type
 from optimum_htp.onnxfile.unchanged import FileVersion, version_of

@@ -27,10 +27,10 @@ from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.external import contained_files, external_files, is_contained
 from optimum_htp.onnxfile.inside import path_below
-from optimum_htp.onnxfile.lean import raw_data_of, reference
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.wire import ByteWindow, Field, walk
+from optimum_htp.onnxfile.without_weights import raw_data_of, reference
 
 __all__ = ["MovedData", "check_size", "copy_data", "moving_data", "new_data_file", "own_data", "remove_unused"]
 

@@ -19,7 +19,7 @@ from typing import Final
 from optimum_htp.errors import OnnxReadError, OptimumHTPError, ProtectedFileError
 from optimum_htp.onnxfile.external import external_files
 from optimum_htp.onnxfile.reader import read_header
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 
 __all__ = ["ONNX", "OutputKind", "check_output", "refuse_same_outputs", "starts_with", "write_document"]
 

@@ -30,9 +30,9 @@ from typing import Final
 
 from optimum_htp.errors import ExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock
-from optimum_htp.onnxfile.publication import finish_interrupted, replace_files, switch_is_on, sync_folders
+from optimum_htp.onnxfile.pending_files import is_own
+from optimum_htp.onnxfile.replace_files import finish_interrupted, replace_files, replacement_is_pending, sync_folders
 from optimum_htp.onnxfile.shared import refuse_shared
-from optimum_htp.onnxfile.switch import is_own
 
 __all__ = ["publish", "staging_folder"]
 
@@ -50,7 +50,7 @@ def staging_folder(output: Path) -> Iterator[Path]:
     Raises:
         ExportError: The output is a file, or its place cannot be written to.
         SharedFileError: The output is in a cache that others share, such as the Hub's.
-        UnfinishedExportError: The output has a switch (see `publication`) that is not this user's.
+        UnfinishedExportError: The output has a switch (see `replace_files`) that is not this user's.
     """
     if output.is_symlink() and not output.exists():
         raise ExportError(f"{output} is a link to nothing. Name another output path.")
@@ -81,7 +81,7 @@ def publish(staged: Path, output: Path) -> None:
         with folder_lock(output):
             replace_files(staged, output)
     except OSError as error:
-        if switch_is_on(output):
+        if replacement_is_pending(output):
             raise ExportError(
                 f"Some files in {output} were replaced and others could not be: {error}. Once that is mended, export "
                 "again into this folder: it puts the remaining ones in place first."

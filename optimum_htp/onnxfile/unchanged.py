@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from optimum_htp.errors import FileChangedError, OptimumHTPError
 from optimum_htp.onnxfile.external import external_files
-from optimum_htp.onnxfile.publication import Watch
-from optimum_htp.onnxfile.replace import before_replacing, identity_of
+from optimum_htp.onnxfile.replace_file import before_replacing, identity_of
+from optimum_htp.onnxfile.replace_files import Watch
 from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["Check", "FileVersion", "check_of", "checked_before_replacing", "unchanged", "version_of"]

@@ -23,7 +23,7 @@ from optimum_htp.onnxfile.folder_lock import locked_for_replacing
 from optimum_htp.onnxfile.graph import graph_of
 from optimum_htp.onnxfile.outputs import ONNX, check_output
 from optimum_htp.onnxfile.plan import NodeVisitor, Segment, length_of, node_entries, planned, property_field
-from optimum_htp.onnxfile.replace import identity_of, replaced_atomically
+from optimum_htp.onnxfile.replace_file import identity_of, replaced_atomically
 from optimum_htp.onnxfile.shared import refuse_shared
 from optimum_htp.onnxfile.structure import Graph, NodePlaces
 from optimum_htp.onnxfile.wire import VARINT, ByteWindow, encode_bytes_field, encode_varint

@@ -19,7 +19,7 @@ from typing import Any, Final
 from optimum_htp.errors import MirrorError
 from optimum_htp.parsing import is_inside, parse_json
 
-__all__ = ["MANIFEST", "FileDigest", "Manifest"]
+__all__ = ["MANIFEST", "ListedFile", "MirrorManifest"]
 
 MANIFEST: Final = ".optimum-htp.json"
 _VERSION: Final = 1
@@ -27,7 +27,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class FileDigest:
+class ListedFile:
     """What a file has to be: its size in bytes, and its SHA-256 in hexadecimal digits."""
 
     size: int
@@ -35,14 +35,14 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class MirrorManifest:
     """The record of a mirrored commit; see the module."""
 
     provider: str
     repo_id: str
     commit: str
     commit_files: frozenset[str] = frozenset()
-    files: Mapping[str, FileDigest] = field(default_factory=dict)
+    files: Mapping[str, ListedFile] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return it as it is stored; the same bytes for the same record."""
@@ -58,7 +58,7 @@ class Manifest:
         return json.dumps(content, ensure_ascii=False, indent=1).encode()
 
     @classmethod
-    def from_json(cls, text: bytes, expected: Manifest) -> Manifest:
+    def from_json(cls, text: bytes, expected: MirrorManifest) -> MirrorManifest:
         """Return what is stored, which somebody else may have written.
 
         Args:
@@ -94,8 +94,8 @@ def _name(name: Any) -> str:
     return name
 
 
-def _digest(content: Any) -> FileDigest:
+def _digest(content: Any) -> ListedFile:
     size, sha256 = content["size"], content["sha256"]
     if type(size) is not int or size < 0 or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise ValueError(f"{content!r} is not size and SHA-256 of a file")
-    return FileDigest(size, sha256)
+    return ListedFile(size, sha256)

@@ -22,13 +22,13 @@ from typing import Any, Final
 
 from optimum_htp import plugins
 from optimum_htp.errors import MirrorError, OptimumHTPError
-from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import Hub, HubAccess
+from optimum_htp.hubs.responses import COMMIT
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile.replace import replaced_atomically
-from optimum_htp.origin.mirror_manifest import MANIFEST, FileDigest, Manifest
+from optimum_htp.onnxfile.replace_file import replaced_atomically
+from optimum_htp.origin.mirror_manifest import MANIFEST, ListedFile, MirrorManifest
 
-__all__ = ["Place", "fetch", "listed", "mirrors", "snapshot"]
+__all__ = ["MirrorFolder", "fetch", "listed", "mirrors", "snapshot"]
 
 logger = get_logger(__name__)
 
@@ -88,7 +88,7 @@ def fetch(
         access: Says where the cache is. With `local_files_only` no mirror but folders is asked.
         optional: Files that may also not be on the mirror.
     """
-    wanted = Manifest(provider, repo_id, commit)
+    wanted = MirrorManifest(provider, repo_id, commit)
     store = _store(wanted, access)
     if not access.force_download and (known := _stored(store, wanted)) is not None:
         there = [name for name in (*names, *optional) if name in known.files]
@@ -96,7 +96,7 @@ def fetch(
             return store
     for url in mirrors():
         with _faults_told(url, wanted):
-            place = Place.at(url)
+            place = MirrorFolder.at(url)
             if access.local_files_only and not place.is_local:
                 continue
             manifest = place.manifest(wanted)
@@ -117,10 +117,10 @@ def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess)
     """
     if revision is None or not COMMIT.fullmatch(revision):
         return None
-    wanted = Manifest(provider, repo_id, revision)
+    wanted = MirrorManifest(provider, repo_id, revision)
     for url in mirrors():
         with _faults_told(url, wanted):
-            place = Place.at(url)
+            place = MirrorFolder.at(url)
             if place.is_local or not access.local_files_only:
                 manifest = place.manifest(wanted)
                 if manifest is not None:
@@ -134,7 +134,7 @@ def mirrors() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Place:
+class MirrorFolder:
     """A mirror: a file system of fsspec's, and a path in it."""
 
     url: str
@@ -142,7 +142,7 @@ class Place:
     root: str
 
     @classmethod
-    def at(cls, url: str) -> Place:
+    def at(cls, url: str) -> MirrorFolder:
         """Open a mirror.
 
         Raises:
@@ -163,11 +163,11 @@ class Place:
         """Whether it is a folder of this machine."""
         return "file" in ((self.files.protocol,) if isinstance(self.files.protocol, str) else self.files.protocol)
 
-    def path(self, of: Manifest, name: str) -> str:
+    def path(self, of: MirrorManifest, name: str) -> str:
         """Return where a file of a commit is."""
         return f"{self.root}/{_folder(of)}/{name}"
 
-    def manifest(self, wanted: Manifest) -> Manifest | None:
+    def manifest(self, wanted: MirrorManifest) -> MirrorManifest | None:
         """Return what the mirror has of a commit, None where it has nothing.
 
         Raises:
@@ -183,7 +183,7 @@ class Place:
             raise MirrorError(f"{path} has more than {_LARGEST_MANIFEST} bytes")
         return _parsed(text, path, wanted)
 
-    def pieces(self, of: Manifest, name: str) -> Iterator[bytes]:
+    def pieces(self, of: MirrorManifest, name: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece.
 
         Raises:
@@ -198,10 +198,10 @@ class Place:
                     yield piece
         except FileNotFoundError as error:
             raise MirrorError(f"{self.path(of, name)} is in the manifest, and is not there") from error
-        if FileDigest(size, digest.hexdigest()) != expected:
+        if ListedFile(size, digest.hexdigest()) != expected:
             raise MirrorError(f"{self.path(of, name)} is damaged: it is not what its manifest says")
 
-    def checked(self, manifest: Manifest, chosen: Iterable[str]) -> Path:
+    def checked(self, manifest: MirrorManifest, chosen: Iterable[str]) -> Path:
         """Return the folder of a commit in a mirror that is one, once files of it have been found to be whole."""
         for name in chosen:
             for _ in self.pieces(manifest, name):
@@ -214,24 +214,24 @@ def _options(url: str) -> dict[str, Any]:
     return {"use_listings_cache": False} if url.startswith(("s3://", "http://", "https://")) else {}
 
 
-def _folder(of: Manifest) -> str:
+def _folder(of: MirrorManifest) -> str:
     prefix = "" if of.provider == plugins.HUGGING_FACE else f"@{of.provider}/"
     return f"{prefix}{of.repo_id}/{of.commit}"
 
 
-def _serves(manifest: Manifest, names: Sequence[str]) -> bool:
+def _serves(manifest: MirrorManifest, names: Sequence[str]) -> bool:
     return all(name in manifest.files or name not in manifest.commit_files for name in names)
 
 
-def _parsed(text: bytes, path: str, wanted: Manifest) -> Manifest:
+def _parsed(text: bytes, path: str, wanted: MirrorManifest) -> MirrorManifest:
     try:
-        return Manifest.from_json(text, wanted)
+        return MirrorManifest.from_json(text, wanted)
     except MirrorError as error:
         raise MirrorError(f"{path} cannot be used: {error}") from error
 
 
 @contextmanager
-def _faults_told(url: str, wanted: Manifest) -> Iterator[None]:
+def _faults_told(url: str, wanted: MirrorManifest) -> Iterator[None]:
     """Make a warning of what goes wrong with a mirror: whoever is asked next may do better."""
     try:
         yield
@@ -241,7 +241,7 @@ def _faults_told(url: str, wanted: Manifest) -> Iterator[None]:
         logger.warning(told, url, wanted.repo_id, wanted.commit, cause)
 
 
-def _store(wanted: Manifest, access: HubAccess) -> Path:
+def _store(wanted: MirrorManifest, access: HubAccess) -> Path:
     """Return where files of a commit are kept that came from a mirror."""
     from huggingface_hub import constants
 
@@ -249,9 +249,9 @@ def _store(wanted: Manifest, access: HubAccess) -> Path:
     return base.joinpath("optimum_htp", "mirrored", *_folder(wanted).split("/"))
 
 
-def _stored(store: Path, wanted: Manifest) -> Manifest | None:
+def _stored(store: Path, wanted: MirrorManifest) -> MirrorManifest | None:
     try:
-        return Manifest.from_json((store / MANIFEST).read_bytes(), wanted)
+        return MirrorManifest.from_json((store / MANIFEST).read_bytes(), wanted)
     except OSError:
         return None
     except MirrorError as error:
@@ -259,7 +259,7 @@ def _stored(store: Path, wanted: Manifest) -> Manifest | None:
         return None
 
 
-def _writable(store: Path, manifest: Manifest) -> Path:
+def _writable(store: Path, manifest: MirrorManifest) -> Path:
     """Return where files are kept: one of this process's own where the usual folder cannot be written."""
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="optimum-htp-mirrored-")
 
 
-def _written(place: Place, manifest: Manifest, chosen: Iterable[str], store: Path) -> Path:
+def _written(place: MirrorFolder, manifest: MirrorManifest, chosen: Iterable[str], store: Path) -> Path:
     """Write files, each whole or not at all, and the manifest last."""
     for name in chosen:
         target = store / name

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp import plugins
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.errors import (
     ConfigFileNotFoundError,
     ModelNotFoundError,
@@ -62,7 +62,7 @@ class _Pin:
     files: tuple[str, ...] | None
 
 
-_folders: Final[Memory[tuple[Any, ...], Path]] = Memory(_REMEMBERED)
+_folders: Final[LRUCache[tuple[Any, ...], Path]] = LRUCache(_REMEMBERED)
 
 
 def resolve_configs(

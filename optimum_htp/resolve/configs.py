@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.errors import ConfigLoadError
 from optimum_htp.libraries.config_content import (
     config_fault,
@@ -37,7 +37,7 @@ __all__ = [
 
 ConfigSource = ConfigFolder | EmbeddedFiles
 
-_configs: Final[Memory[tuple[Any, ...], bytes]] = Memory(256)  # of some 2 KiB each
+_configs: Final[LRUCache[tuple[Any, ...], bytes]] = LRUCache(256)  # of some 2 KiB each
 
 
 def folder_of(source: ConfigSource) -> Path:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.errors import (
     ArgumentError,
     ConfigLoadError,
@@ -63,7 +63,7 @@ NOT_RUN: Final = (
 _PATIENCE: Final = 60.0  # seconds to wait for another process that makes a folder
 _LEFTOVER: Final = 3600.0  # seconds after which what somebody has not finished is nobody's
 
-_folders: Final[Memory[str, Path]] = Memory(256)
+_folders: Final[LRUCache[str, Path]] = LRUCache(256)
 _temporary: Final[list[tempfile.TemporaryDirectory[str]]] = []
 
 

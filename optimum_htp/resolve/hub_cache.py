@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.origin.references import find_commit, parse_reference
 from optimum_htp.plugins import HUGGING_FACE
@@ -30,7 +30,7 @@ class HFHubCache:
 
     def __init__(self, cache_dir: str | Path | None = None, max_items: int = 64) -> None:
         self._access = HubAccess(cache_dir=cache_dir)
-        self._items: Memory[tuple[str, str, Any], Any] = Memory(max_items)
+        self._items: LRUCache[tuple[str, str, Any], Any] = LRUCache(max_items)
 
     def get_or_fetch(
         self, model_id: str, revision: str | None, loader_func: Callable[..., Any], force_download: bool = False

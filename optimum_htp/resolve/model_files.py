@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeVar
 from optimum_htp.errors import MissingSiblingError
 from optimum_htp.libraries.names import ONNX_FILE, ONNX_PATTERN
 from optimum_htp.metadata import ExportMetadata, record_if_any
-from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace_files import Watch
 
 __all__ = [
     "ModelFiles",

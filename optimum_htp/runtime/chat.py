@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.errors import ArgumentError, ChatTemplateError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _FILTERS: Final = frozenset(
 _FILLING: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _FORMATTING: Final = ("format", "format_map", "translate")
 
-_templates: Final[Memory[str, Template]] = Memory(16)
+_templates: Final[LRUCache[str, Template]] = LRUCache(16)
 
 
 def rendered(

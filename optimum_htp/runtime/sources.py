@@ -13,7 +13,7 @@ from optimum_htp.errors import ConfigLoadError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, ONNX_FILE
 from optimum_htp.metadata import ExportMetadata, read_record
-from optimum_htp.onnxfile.publication import Watch, read_whole
+from optimum_htp.onnxfile.replace_files import Watch, read_whole
 from optimum_htp.parsing import json_or_none
 from optimum_htp.resolve.config_folder import Carrier, carrier_of, find
 from optimum_htp.resolve.embedded import EmbeddedFiles

@@ -40,7 +40,7 @@ from optimum_htp.resolve.embedding import Embedding, embedding_of
 from optimum_htp.resolve.export_manifest import manifest_of
 from optimum_htp.resolve.model_files import holder_of, model_root, stamped_in
 from optimum_htp.resolve.order import CommitFiles, find_files, within_order
-from optimum_htp.stamping.proof import differing
+from optimum_htp.stamping.embedded_check import differing
 
 __all__ = ["embed_files", "files_of_model", "once_a_model", "unembed_files", "with_embedded"]
 

@@ -12,9 +12,9 @@ from optimum_htp.errors import HFHubIntegrationError, MetadataError, MisfitError
 from optimum_htp.fit.graphs import graph_misfit
 from optimum_htp.fit.weightless import tree_of_checkpoint
 from optimum_htp.hierarchy.assign import Assignment, assign, dynamo_tree, keep_exact
-from optimum_htp.hierarchy.carry import Original, carry, shared_values
 from optimum_htp.hierarchy.parts import part_fit, part_tree, scopes_of
 from optimum_htp.hierarchy.renamed import owners_by_shape, without_prefix
+from optimum_htp.hierarchy.rewritten import Original, assign_rewritten, shared_values
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULES, TagWriter, check_taggable, tagged_assignment
 from optimum_htp.hierarchy.traces import warn_of_traces
@@ -170,7 +170,7 @@ class Tagger:
                 f"{path} does not look as if it was made from {self._original}: only {share:.0%} of the values have "
                 "names that both have. Nothing was written. Name the right file, or give --force."
             )
-        return carry([Original(original, known)], graph, ScopeResolver(tree), tree)
+        return assign_rewritten([Original(original, known)], graph, ScopeResolver(tree), tree)
 
     def _whole_tree(self, path: str, header: ModelHeader) -> ModuleTree | None:
         """Return the tree of the model that was named, or that a file names; None without."""

@@ -39,7 +39,7 @@ from optimum_htp.resolve.commit_files import resolve_configs, resolve_preprocess
 from optimum_htp.resolve.config_fit import misfit
 from optimum_htp.resolve.order import MIRROR, asks
 from optimum_htp.stamping.embed import files_of_model
-from optimum_htp.stamping.proof import prove
+from optimum_htp.stamping.embedded_check import check_embedded
 
 __all__ = ["Status", "Verdict", "verify_metadata"]
 
@@ -144,7 +144,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
             checks.note("weight files", _why_not_weights(record, info))
         else:
             checks.note("commit", "the record has only its first characters")
-        proof = prove(path, record, access if mirrored is None else None)
+        proof = check_embedded(path, record, access if mirrored is None else None)
         if proof is not None and mirrored is not None:
             proof = replace(proof, unproven="the Hub cannot be asked")
         if proof is not None and proof.fault is not None:
@@ -223,7 +223,7 @@ def _note_parts(path: Path, record: ExportMetadata, checks: _Checks) -> None:
 
 
 def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> Verdict:
-    proof = prove(path, record, None)
+    proof = check_embedded(path, record, None)
     if proof is not None and proof.fault is not None:
         return Verdict(Status.INVALID, proof.fault, record)
     if proof is not None:

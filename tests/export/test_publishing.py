@@ -11,7 +11,7 @@ import pytest
 
 from optimum_htp.errors import ExportError, ModelBeingReplacedError
 from optimum_htp.onnxfile.folder_lock import LOCK_FILE, file_lock, folder_lock
-from optimum_htp.onnxfile.publication import read_whole, switch_is_on
+from optimum_htp.onnxfile.replace_files import read_whole, replacement_is_pending
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from tests.conftest import run_python
 from tests.support.publisher import PARTS, publish_copy, versions, write_model
@@ -36,7 +36,7 @@ def test_killed_at_any_rename_leaves_the_old_model_the_new_one_or_a_switch_that_
         publish_copy(old, output)
         code, errors = ended(publisher(new, output, "--at", rename, "kill"))
         assert code == -signal.SIGKILL, errors
-        there, switching = versions(output), switch_is_on(output)  # reading raises where a file is missing
+        there, switching = versions(output), replacement_is_pending(output)  # reading raises where a file is missing
         assert there in ({"old"}, {"new"}) or switching
         seen.add((*sorted(there), switching))
         settle(output)
@@ -58,7 +58,7 @@ def test_killed_at_random_moments_it_is_whole_after_the_next_run(old_and_new):
         for process in crowd:
             process.kill()
             ended(process)
-        assert len(versions(output)) == 1 or switch_is_on(output)
+        assert len(versions(output)) == 1 or replacement_is_pending(output)
         settle(output)
         assert len(versions(output)) == 1
         assert_tidy(output)

@@ -11,7 +11,7 @@ import pytest
 
 from optimum_htp.errors import ExportError, ModelBeingReplacedError, UnfinishedExportError
 from optimum_htp.onnxfile.folder_lock import LOCK_FILE, file_lock
-from optimum_htp.onnxfile.publication import SWITCH, read_whole
+from optimum_htp.onnxfile.replace_files import SWITCH, read_whole
 from tests.support.planted import PLANTS, contents, plant_known_list, plant_linked_file
 from tests.support.publisher import publish_copy, versions, write_model
 from tests.support.publishing import killed_switch, listed, posix, settle

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from optimum_htp.errors import MissingSiblingError, ModelBeingReplacedError
-from optimum_htp.onnxfile.publication import SWITCH, Watch, read_whole, switch_is_on
+from optimum_htp.onnxfile.replace_files import SWITCH, Watch, read_whole, replacement_is_pending
 from tests.support.publisher import PARTS, publish_copy, versions
 from tests.support.publishing import FIRST_OF_SWITCH, ended, posix, publisher, settle
 
@@ -24,7 +24,7 @@ def test_folder_of_a_half_replaced_model_is_not_taken_for_two_models(old_and_new
     assert stamped_file(output, {}) == output / PARTS[0]
     code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH, "kill"))
     assert code == -signal.SIGKILL, errors
-    assert switch_is_on(output)
+    assert replacement_is_pending(output)
     with pytest.raises(ModelBeingReplacedError):
         stamped_file(output, {})
     settle(output)

@@ -19,12 +19,12 @@ from filelock import FileLock
 
 from optimum_htp import HFHubConfigLoader, HTPExporter
 from optimum_htp.errors import OutputError
-from optimum_htp.extras.batch.apart import call_apart
+from optimum_htp.extras.batch.child_process import call_in_child
 from optimum_htp.extras.batch.jobs import Job, State
 from optimum_htp.extras.batch.outputs import Folder
 from optimum_htp.extras.batch.processes import ProcessExecutor
 from optimum_htp.extras.batch.runs import run_batch
-from optimum_htp.extras.batch.work import Outcome, written_names
+from optimum_htp.extras.batch.work import JobResult, written_names
 from optimum_htp.hubs import HubAccess
 from optimum_htp.stamping.manifests import WrittenFile
 from optimum_htp.version import __version__
@@ -89,8 +89,8 @@ def test_calls_of_a_worker_import_nothing_from_its_folder(named_like_libraries, 
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     environment = {"PYTHONPATH": "/somewhere", "PYTHONSAFEPATH": None}
     for name, value in environment.items():
-        assert call_apart(os.getenv, (name,), __version__, 60, None) == (value, None)
-    assert call_apart(os.getcwd, (), __version__, 60, None) == (str(folder), None)
+        assert call_in_child(os.getenv, (name,), __version__, 60, None) == (value, None)
+    assert call_in_child(os.getcwd, (), __version__, 60, None) == (str(folder), None)
     with ProcessExecutor(1) as processes:
         assert processes.submit(os.getcwd).result() == str(folder)
     assert multiprocessing.util._args_from_interpreter_flags is subprocess._args_from_interpreter_flags
@@ -221,7 +221,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
 
         def submit(self, fn, job, output, access, export):
             return super().submit(
-                Outcome, state=State.DONE, commit="1" * 40, files=(WrittenFile("model.onnx", 1, "0"),)
+                JobResult, state=State.DONE, commit="1" * 40, files=(WrittenFile("model.onnx", 1, "0"),)
             )
 
     with OtherDisk(1) as exports, ThreadPoolExecutor(1) as downloads:
@@ -234,7 +234,7 @@ def test_export_that_another_disk_has_is_no_success(tmp_path):
             downloads=downloads,
             ahead=1,
             export=HTPExporter().export,
-            fetch=lambda job, access, exported: Outcome(state=State.FOUND, commit="1" * 40),
+            fetch=lambda job, access, exported: JobResult(state=State.FOUND, commit="1" * 40),
         )
     assert outcomes["org/name"].error == "OutputError"
     assert str(tmp_path / "out" / "org" / "name" / "model.onnx") in outcomes["org/name"].message
@@ -264,7 +264,7 @@ def test_batch_slows_down_where_the_hub_limits_it(hub, tmp_path, monkeypatch):
 
     class Exports(ThreadPoolExecutor):
         def submit(self, fn, job, output, access, export):
-            return super().submit(Outcome, state=State.FAILED, error="not exported")
+            return super().submit(JobResult, state=State.FAILED, error="not exported")
 
     hub.quota = (30, 4.0)
     with Exports(1) as exports, ThreadPoolExecutor(4) as downloads:

@@ -15,7 +15,7 @@ from optimum_htp.errors import BatchListError, ManifestError, ModelListNotFoundE
 from optimum_htp.extras.batch.command import _for_workers
 from optimum_htp.extras.batch.jobs import Job, State, job_of, jobs_from_lines, jobs_of_hub
 from optimum_htp.extras.batch.manifest import manifest_of
-from optimum_htp.extras.batch.work import Outcome
+from optimum_htp.extras.batch.work import JobResult
 from optimum_htp.hubs import HubAccess
 from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 from optimum_htp.stamping.manifests import ManifestModel, fault, read_manifest
@@ -207,7 +207,7 @@ def _change_a_weight(path):
 
 def test_manifest_of_exports_of_several_times_says_which_versions_made_which():
     def outcome(versions, options):
-        return Outcome(state=State.UP_TO_DATE, commit="0" * 40, task="x", versions=versions, options=options)
+        return JobResult(state=State.UP_TO_DATE, commit="0" * 40, task="x", versions=versions, options=options)
 
     outcomes = {
         "a": outcome({"torch": "1"}, {}),

@@ -21,7 +21,7 @@ from optimum_htp.extras.mirror.filling import mirror_model
 from optimum_htp.hubs import HubAccess
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.mirror_manifest import MANIFEST
-from optimum_htp.origin.mirrors import Place, fetch
+from optimum_htp.origin.mirrors import MirrorFolder, fetch
 from optimum_htp.resolve.config_folder import config_source, preprocessor_folder
 from tests.conftest import optimum_cli, run, run_python
 from tests.support.s3 import serving_bucket
@@ -155,7 +155,7 @@ def test_commit_appears_with_its_manifest_and_a_cut_off_run_is_gone_on_with(bert
         fetch("huggingface", "tiny/bert", record.hub_sha, ["config.json"], HubAccess(cache_dir=access.cache_dir / "x"))
         is None
     )
-    place = Place.at(url)
+    place = MirrorFolder.at(url)
     first = f"{place.root}/tiny/bert/{record.hub_sha}/{seen[0]}"
     before = place.files.modified(first)
     done = mirror_model(str(bert), url, access)

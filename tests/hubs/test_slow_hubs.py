@@ -10,8 +10,8 @@ from huggingface_hub import constants
 
 from optimum_htp import errors
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.deadline import Deadline, in_parallel
 from optimum_htp.hubs.limits import retry_after
-from optimum_htp.hubs.patience import Patience, side_by_side
 from optimum_htp.plugins import hub as huggingface
 from tests.conftest import run_python
 from tests.support.asking import FILES, ask
@@ -44,23 +44,23 @@ def test_what_cannot_be_interrupted_is_left_behind():
     gate = threading.Event()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        list(side_by_side([gate.wait], Patience(0.1), 1))
+        list(in_parallel([gate.wait], Deadline(0.1), 1))
     assert time.monotonic() - began < 3
     gate.set()
 
 
 def test_long_file_over_a_slow_line_is_waited_for():
-    patience = Patience(0.2)
+    deadline = Deadline(0.2)
     for _ in range(4):
         time.sleep(0.1)
-        patience.arrived(1 << 13)
-    patience.check()
+        deadline.arrived(1 << 13)
+    deadline.check()
 
 
 @pytest.mark.parametrize("variable", ["soon", "-1", "inf"])
 def test_timeout_that_is_none_is_not_taken(monkeypatch, variable):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", variable)
-    assert Patience().seconds == 60
+    assert Deadline().seconds == 60
 
 
 def failing_first(statuses, headers=()):

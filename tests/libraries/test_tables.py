@@ -11,7 +11,7 @@ import pytest
 
 from optimum_htp.libraries import tables
 from optimum_htp.libraries.class_sources import source_of_model
-from optimum_htp.libraries.literals import module_file, parsed
+from optimum_htp.libraries.source_constants import module_file, parsed
 
 
 def anew(name):

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp.loading.mapped import open_session
-from optimum_htp.onnxfile import read_lean_model
+from optimum_htp.onnxfile import read_without_weights
 from optimum_htp.profiling.runtime import can_map_weights
 
 CPU = ["CPUExecutionProvider"]
@@ -97,7 +97,7 @@ def test_nothing_in_a_model_names_a_file_outside_its_folder(tmp_path):
     model.graph.node.append(helper.make_node("Constant", [], ["c"], value=value))
     model.graph.output.append(helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [1024]))
     path.write_bytes(model.SerializeToString())
-    assert read_lean_model(path) is None
+    assert read_without_weights(path) is None
     with pytest.raises(Exception, match=r"(?i)external|escape|outside|exist|secret"):
         open_session(path, providers=CPU)
 
@@ -137,10 +137,10 @@ def test_loaded_model_goes_on_when_its_file_is_replaced(zoo_export, tmp_path, na
 
 
 def test_typed_data_and_external_data_are_left_as_they_are(tmp_path):
-    assert read_lean_model(saved(tmp_path / "typed.onnx", typed())) is None
+    assert read_without_weights(saved(tmp_path / "typed.onnx", typed())) is None
     beside = saved(
         tmp_path / "out.onnx", raw(), save_as_external_data=True, location="out.onnx_data", size_threshold=0
     )
-    assert read_lean_model(beside) is None
+    assert read_without_weights(beside) is None
     for name in ("typed.onnx", "out.onnx"):
         compared(tmp_path / name)

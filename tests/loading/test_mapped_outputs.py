@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp.loading.mapped import open_session
-from optimum_htp.onnxfile import lean, read_lean_model
+from optimum_htp.onnxfile import read_without_weights, without_weights
 from optimum_htp.profiling.inputs import sample_inputs
 from tests.support.mapped import CPU, FEED, LOG, RANDOM, TIMES, WEIGHT, array, assert_mapped, cast_of, model_of, run
 from tests.support.zoo import ZOO
@@ -30,7 +30,8 @@ def assert_same(path, feed, caplog):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_architecture(zoo_export, name, caplog, monkeypatch):
-    monkeypatch.setattr(lean, "_SMALL", 64)  # these models are tiny, and more than their embeddings is to be mapped
+    # These models are tiny, and more than their embeddings is to be mapped.
+    monkeypatch.setattr(without_weights, "_SMALL", 64)
     files = sorted(zoo_export(name).output.glob("*.onnx"))
     assert files
     for file in files:
@@ -95,7 +96,7 @@ def test_strings_and_typed_data_beside_mapped_tensors(tmp_path, caplog):
     ours = open_session(path, providers=CPU).run(None, FEED)
     assert ours[0].tobytes() == usual[0].tobytes()
     assert ours[1].tolist() == usual[1].tolist()
-    assert read_lean_model(path) is not None
+    assert read_without_weights(path) is not None
 
 
 def test_sparse_tensors(tmp_path, caplog):
@@ -114,7 +115,7 @@ def test_constants_stay_in_the_model(tmp_path, caplog):
         helper.make_node("MatMul", ["t", "w"], ["y"]),
     ]
     path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32)])
-    model = read_lean_model(path)
+    model = read_without_weights(path)
     assert model is not None
     assert len(model.content) > WEIGHT.nbytes
     assert_same(path, FEED, caplog)
@@ -144,7 +145,7 @@ def test_constant_that_names_a_file_is_not_given_the_folder_for_it(tmp_path, dee
         more = [yes]
     nodes = [node, helper.make_node("MatMul", ["x", "w"], ["y"])]
     path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32), *more])
-    assert read_lean_model(path) is None
+    assert read_without_weights(path) is None
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -158,7 +159,7 @@ def test_quantized_models(zoo_export, tmp_path, static, caplog, monkeypatch):
         def get_next(self):
             return next(self.feeds, None)
 
-    monkeypatch.setattr(lean, "_SMALL", 64)
+    monkeypatch.setattr(without_weights, "_SMALL", 64)
     source, target = zoo_export("bert").output / "model.onnx", tmp_path / "model.onnx"
     feed = sample_inputs(source)
     if static:
@@ -171,7 +172,7 @@ def test_quantized_models(zoo_export, tmp_path, static, caplog, monkeypatch):
 def test_half_precision_models(zoo_export, tmp_path, caplog, monkeypatch):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    monkeypatch.setattr(lean, "_SMALL", 64)
+    monkeypatch.setattr(without_weights, "_SMALL", 64)
     source, target = zoo_export("bert").output / "model.onnx", tmp_path / "model.onnx"
     onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
     assert_same(target, sample_inputs(source), caplog)

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import pytest
 
-from optimum_htp.caching import Memory
+from optimum_htp.caching import LRUCache
 from optimum_htp.errors import OfflineError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.metadata import ExportMetadata
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 
 def test_the_longest_unused_goes_first():
-    memory = Memory(2)
+    memory = LRUCache(2)
     for key in "aba":
         memory.get_or_make(key, lambda key=key: key)
     memory.get_or_make("c", lambda: "c")
@@ -40,8 +40,8 @@ def test_the_longest_unused_goes_first():
 def test_forked_child_makes_what_a_thread_of_its_parent_was_making(holder):
     code = f"""
 import os, threading
-from optimum_htp.caching import Memory
-memory, making, forked = Memory(4), threading.Event(), threading.Event()
+from optimum_htp.caching import LRUCache
+memory, making, forked = LRUCache(4), threading.Event(), threading.Event()
 memory.get_or_make("kept", lambda: "kept")
 def child():
     print(memory.get_or_make("key", lambda: "child"), memory.get_or_make("kept", lambda: "again"), flush=True)
@@ -81,7 +81,7 @@ def test_threads_that_want_the_same_wait_for_one():
         made.append(1)
         return object()
 
-    memory = Memory(4)
+    memory = LRUCache(4)
     with ThreadPoolExecutor(8) as pool:
         results = [pool.submit(memory.get_or_make, "key", make) for _ in range(8)]
         gate.set()
@@ -92,7 +92,7 @@ def test_threads_that_want_the_same_wait_for_one():
 @pytest.mark.parametrize("fails_first", [False, True])
 def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
     """Also by those that come while it is being kept, or after the first has failed."""
-    memory, made, running, most, makers = Memory(4), [], [], [], set()
+    memory, made, running, most, makers = LRUCache(4), [], [], [], set()
 
     def make():
         makers.add(threading.get_ident())
@@ -133,7 +133,7 @@ def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
 
 
 def test_failure_is_passed_on_and_not_kept():
-    memory = Memory(4)
+    memory = LRUCache(4)
     with pytest.raises(ZeroDivisionError):
         memory.get_or_make("key", lambda: 1 / 0)
     assert memory.get_or_make("key", lambda: 1) == 1

@@ -13,7 +13,7 @@ from optimum_htp.extras.contents import onnx_files
 from optimum_htp.loading.diffusion import pipeline_record
 from optimum_htp.metadata import ExportMetadata, read_record
 from optimum_htp.onnxfile import rewrite_model
-from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace_files import Watch
 from optimum_htp.resolve.embedded import embedded_in
 from optimum_htp.resolve.model_files import model_root, parts_of
 from optimum_htp.stamping.embed import embed_files, files_of_model, once_a_model, unembed_files

@@ -19,13 +19,13 @@ import torch
 from optimum.onnxruntime import ORTModelForSeq2SeqLM, ORTStableDiffusionPipeline
 
 from optimum_htp.errors import InvalidOnnxFileError
-from optimum_htp.loading.side_by_side import SessionOpener
+from optimum_htp.loading.in_parallel import SessionOpener
 from optimum_htp.onnxfile import rewrite_model
 from optimum_htp.profiling.runtime import can_map_weights
 from tests.conftest import run
 
 CPU = ["CPUExecutionProvider"]
-LOGGER = "optimum_htp.loading.side_by_side"
+LOGGER = "optimum_htp.loading.in_parallel"
 
 several_cores = pytest.mark.skipif(
     not can_map_weights() or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)) < 2,
@@ -166,7 +166,7 @@ DENORMAL = """
 import sys
 import numpy as np
 import onnxruntime
-from optimum_htp.loading.side_by_side import SessionOpener
+from optimum_htp.loading.in_parallel import SessionOpener
 options = onnxruntime.SessionOptions()
 options.add_session_config_entry("session.set_denormal_as_zero", "1")
 with SessionOpener(sys.argv[1:]) as opener:

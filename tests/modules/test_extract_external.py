@@ -28,7 +28,7 @@ def test_external_data_is_copied_as_it_is(zoo_export, tmp_path, inline, monkeypa
     out.parent.mkdir()
     onnx.save(model, big, save_as_external_data=True, location="big.bin", size_threshold=64, convert_attribute=True)
     if not inline:
-        monkeypatch.setattr("optimum_htp.onnxfile.excerpt._MOST", 1000)
+        monkeypatch.setattr("optimum_htp.onnxfile.submodel._MOST", 1000)
     extract_module(big, LAYER, out)
     written = {file.name for file in out.parent.iterdir()}
     assert written == ({"layer.onnx"} if inline else {"layer.onnx", "layer.onnx_data"})
@@ -48,11 +48,11 @@ def test_model_and_data_belong_together_where_the_second_file_is_not_written(tmp
 import os, signal
 from pathlib import Path
 from optimum_htp.modules.extract import extract_module
-from optimum_htp.onnxfile import excerpt, replace
+from optimum_htp.onnxfile import replace_file, submodel
 from tests.support.external import save_external, weight_of
 
 source, target = Path({str(tmp_path)!r}, "model.onnx"), Path({str(tmp_path)!r}, "e.onnx")
-excerpt._MOST = 0
+submodel._MOST = 0
 for value in (1, 2, 3):
     extract_module(save_external(source, value), "a", target)
     print(weight_of(target)[0], len(os.listdir(source.parent)), end=" ")
@@ -65,7 +65,7 @@ def stop():
         if {how == "is killed"}:
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError("full")
-replace.before_replacing.set(stop)
+replace_file.before_replacing.set(stop)
 extract_module(source, "a", target)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -77,7 +77,7 @@ extract_module(source, "a", target)
 
 
 def test_data_that_another_model_in_the_folder_uses_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr("optimum_htp.onnxfile.excerpt._MOST", 0)
+    monkeypatch.setattr("optimum_htp.onnxfile.submodel._MOST", 0)
     source, out, copy = (tmp_path / name for name in ("model.onnx", "e.onnx", "copy.onnx"))
     extract_module(save_external(source, 1), "a", out)
     shutil.copyfile(out, copy)

@@ -17,7 +17,7 @@ from optimum_htp import inject_hub_metadata, strip_metadata, verify_metadata
 from optimum_htp.errors import FileChangedError, FileTooLargeError, OnnxWriteError
 from optimum_htp.modules.prove import prove_weights
 from optimum_htp.onnxfile import contained_files, external_files, read_metadata, rewrite_model
-from optimum_htp.onnxfile.replace import before_replacing
+from optimum_htp.onnxfile.replace_file import before_replacing
 from optimum_htp.onnxfile.unchanged import identity_of
 from optimum_htp.stamping.embed import embed_files
 from optimum_htp.stamping.stamp import stamp

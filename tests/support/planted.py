@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from optimum_htp.onnxfile.publication import SWITCH
+from optimum_htp.onnxfile.replace_files import SWITCH
 
 
 def contents(folder):

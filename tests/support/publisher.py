@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from optimum_htp.onnxfile import read_metadata
-from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace_files import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
 
 PARTS = ("decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from optimum_htp.onnxfile.publication import switch_is_on
+from optimum_htp.onnxfile.replace_files import replacement_is_pending
 from optimum_htp.onnxfile.staging import staging_folder
 from tests.conftest import ROOT
 from tests.support.publisher import PARTS
@@ -51,4 +51,4 @@ def killed_switch(output, new):
     """An output folder whose publisher was killed in the middle of its renames."""
     code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH + 2, "kill"))
     assert code == -signal.SIGKILL, errors
-    assert switch_is_on(output)
+    assert replacement_is_pending(output)

@@ -9,7 +9,7 @@ from optimum_htp.errors import ArgumentError, MissingDependencyError, OptionErro
 from optimum_htp.export.engines.base import Engine
 from optimum_htp.export.engines.optimum import OptimumEngine
 from optimum_htp.export.engines.transformers import TransformersEngine
-from optimum_htp.export.subject import LoadedModel
+from optimum_htp.export.subject import ExportSubject
 from optimum_htp.libraries.tables import supported_tasks
 from optimum_htp.libraries.tasks import model_type_of
 from optimum_htp.masking import get_logger
@@ -59,7 +59,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     raise MissingDependencyError(" ".join(reasons))
 
 
-def chosen_engine(subject: LoadedModel, task: str | None, options: Mapping[str, Any]) -> Engine:
+def chosen_engine(subject: ExportSubject, task: str | None, options: Mapping[str, Any]) -> Engine:
     """Return the engine for a model if the user names none: Optimum's if it can export the model.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from optimum_htp.errors import ExportError, OptimumHTPError
-from optimum_htp.export.subject import LoadedModel
+from optimum_htp.export.subject import ExportSubject
 from optimum_htp.forking import ForkSafeLock
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.hubs.base import HubAccess
@@ -34,7 +34,7 @@ class Work:
         hierarchy: Whether the modules of the nodes are noted.
     """
 
-    subject: LoadedModel
+    subject: ExportSubject
     folder: Path
     task: str
     access: HubAccess
@@ -61,7 +61,7 @@ class Engine(Protocol):
             OptionError: The engine has no such option.
         """
 
-    def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
+    def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
         """Return the Optimum task that a model is exported for if the user names none.
 
         Raises:

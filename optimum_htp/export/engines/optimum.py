@@ -18,7 +18,7 @@ from typing import Any, Final
 from optimum_htp.errors import ExportError, MissingDependencyError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
 from optimum_htp.export.output_files import put_weights_inside
-from optimum_htp.export.subject import LoadedModel
+from optimum_htp.export.subject import ExportSubject
 from optimum_htp.hierarchy.capture import ExportedParts, watched_exports
 from optimum_htp.libraries.dependencies import needing_optimum_onnx
 from optimum_htp.libraries.names import SENTENCE_MODULES
@@ -64,7 +64,7 @@ class OptimumEngine:
         """Return a user's options as `main_export` takes them."""
         return optimum_options(options)
 
-    def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
+    def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
         """Return the task that the Hub, or the class of the checkpoint, says; with past where that is supported."""
         self._refuse_encoder_alone(subject)
         source = subject.checkpoint.source if subject.checkpoint is not None else None
@@ -110,7 +110,7 @@ class OptimumEngine:
             put_weights_inside(work.folder)
         return type(model), parts
 
-    def _refuse_encoder_alone(self, subject: LoadedModel) -> None:
+    def _refuse_encoder_alone(self, subject: ExportSubject) -> None:
         """Refuse what Optimum exports as the whole model, with a decoder whose weights are drawn by chance.
 
         Raises:

@@ -20,7 +20,7 @@ from optimum_htp.errors import ExportError, OptionError
 from optimum_htp.export.engines.base import EXPORTING, Work, refusals_as_export_errors
 from optimum_htp.export.engines.programs import manifest_of_components, save_programs, warn_of_fixed_sizes
 from optimum_htp.export.loaded_weights import lacking
-from optimum_htp.export.subject import LoadedModel
+from optimum_htp.export.subject import ExportSubject
 from optimum_htp.hierarchy.capture import ExportedParts
 from optimum_htp.libraries.dependencies import has_transformers_exporters
 from optimum_htp.libraries.names import EXPORT_MANIFEST
@@ -133,7 +133,7 @@ class TransformersEngine:
             )
         return taken
 
-    def infer_task(self, subject: LoadedModel, options: Mapping[str, Any]) -> str:
+    def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
         """Return the task that the Hub or the checkpoint's class says, with past where the class generates."""
         _refuse_pipelines(subject)
         source = subject.checkpoint.source if subject.checkpoint is not None else None
@@ -289,7 +289,7 @@ def _is_served(task: str, config: Mapping[str, Any]) -> bool:
     return name is not None and name not in as_set(model_names()["MODEL_MAPPING_NAMES"].get(model_type_of(config)))
 
 
-def _refuse_pipelines(subject: LoadedModel) -> None:
+def _refuse_pipelines(subject: ExportSubject) -> None:
     if subject.library == _DIFFUSERS:
         raise ExportError(
             f"transformers' own exporters do not export pipelines of {_DIFFUSERS} such as {subject.name}: leave "

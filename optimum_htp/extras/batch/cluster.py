@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from optimum_htp.errors import ClusterError, JobError, JobLostError, MissingDependencyError
-from optimum_htp.extras.batch.apart import call_apart
+from optimum_htp.extras.batch.child_process import call_in_child
 from optimum_htp.hubs.daemons import DaemonThreads
 from optimum_htp.parsing import parse_json
 from optimum_htp.version import __version__
@@ -148,7 +148,7 @@ class ClusterExecutor(Executor):
         told: Future[T] = Future()
         told.set_running_or_notify_cancel()
         try:
-            inner = self._executor.submit(call_apart, fn, args, __version__, *self._limits)
+            inner = self._executor.submit(call_in_child, fn, args, __version__, *self._limits)
         except Exception as error:  # noqa: BLE001 - distributed raises many kinds where its scheduler is gone
             told.set_exception(self._explained(error))
             return told

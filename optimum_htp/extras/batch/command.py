@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optimum_htp.extras.batch.outputs import Output
     from optimum_htp.extras.batch.processes import ProcessExecutor
     from optimum_htp.extras.batch.pushes import Pushes
-    from optimum_htp.extras.batch.work import Outcome
+    from optimum_htp.extras.batch.work import JobResult
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.stamping.manifests import Manifest
 
@@ -135,7 +135,7 @@ class BatchCommand(Command):
         check_outputs(jobs, output, journal, self.args.manifest, inputs=named, force=self.args.force)
         pushes = _pushes(self.args, jobs, output) if self.args.push_to_hub is not None else None
         disable_progress_bars()  # those of downloads: there is one for the batch
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, JobResult] = {}
         with (
             self._telling_what_was_done(jobs, outcomes),
             _executor(self.args) as exports,
@@ -143,7 +143,7 @@ class BatchCommand(Command):
             tqdm(total=len(jobs), unit="model", disable=None) as bar,
         ):
 
-            def told(job: Job, outcome: Outcome) -> None:
+            def told(job: Job, outcome: JobResult) -> None:
                 outcomes[job.output] = outcome
                 bar.set_postfix_str(printable(job.output), refresh=False)
                 bar.update()
@@ -176,7 +176,7 @@ class BatchCommand(Command):
             raise SystemExit(1 if failed else _DIFFERENT)
 
     @contextlib.contextmanager
-    def _telling_what_was_done(self, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Iterator[None]:
+    def _telling_what_was_done(self, jobs: Sequence[Job], outcomes: Mapping[str, JobResult]) -> Iterator[None]:
         """Report on what came to its end before a signal; the journal has the rest."""
         try:
             yield
@@ -185,7 +185,7 @@ class BatchCommand(Command):
                 self._report([job for job in jobs if job.output in outcomes], outcomes, {"interrupted": True})
             raise
 
-    def _report(self, jobs: Sequence[Job], outcomes: Mapping[str, Outcome], more: Mapping[str, Any]) -> int:
+    def _report(self, jobs: Sequence[Job], outcomes: Mapping[str, JobResult], more: Mapping[str, Any]) -> int:
         """Tell what came of jobs; return how many have failed."""
         from optimum_htp.cli.display import show, show_json
 
@@ -323,7 +323,7 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _document(job: Job, outcome: Outcome) -> dict[str, Any]:
+def _document(job: Job, outcome: JobResult) -> dict[str, Any]:
     return {"model": job.model, "output": job.output, **outcome.to_entry()}
 
 
@@ -331,7 +331,7 @@ def _shown(state: State) -> str:
     return state.value.replace("_", " ")
 
 
-def _table(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
+def _table(jobs: Sequence[Job], outcomes: Mapping[str, JobResult]) -> list[str]:
     """Return a line for each model, and one for all."""
     from optimum_htp.extras.batch.jobs import State
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimum_htp.extras.batch.jobs import Job
-from optimum_htp.extras.batch.work import Outcome
+from optimum_htp.extras.batch.work import JobResult
 from optimum_htp.stamping.manifests import Manifest, ManifestModel, WrittenFile
 
 __all__ = ["differences", "manifest_of"]
 
 
-def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, Outcome], folder: Path) -> Manifest:
+def manifest_of(jobs: Iterable[Job], outcomes: Mapping[str, JobResult], folder: Path) -> Manifest:
     """Return the manifest of those jobs that are done, by their folders."""
     models = []
     for job in sorted(jobs, key=lambda job: job.output):
@@ -43,7 +43,7 @@ def _with_common_versions(folder: Path, models: Sequence[ManifestModel]) -> Mani
     return Manifest(folder, tuple(kept), common)
 
 
-def differences(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> list[str]:
+def differences(manifest: Manifest, outcomes: Mapping[str, JobResult]) -> list[str]:
     """Return the files, relative to the batch's folder, that were reproduced with other bytes, or not at all."""
     different = []
     for model in manifest.models:

@@ -77,12 +77,12 @@ class ProcessExecutor(Executor):
         with without_current_folder():
             process.start()
         sending.close()
-        patience, answered = 0.0, None
+        deadline, answered = 0.0, None
         try:
             answered = self._answer(process, receiving)
-            patience = _GRACE
+            deadline = _GRACE
         finally:
-            _end(process, patience)
+            _end(process, deadline)
             receiving.close()
         if answered is None:
             raise JobLostError(_ended_by(process.exitcode))
@@ -161,14 +161,14 @@ def _memory_of(pid: int) -> int:
     return total
 
 
-def _end(process: Any, patience: float) -> None:
+def _end(process: Any, deadline: float) -> None:
     """See that a process and those that it started have ended; it has some seconds to do so by itself."""
     import psutil
 
     children = []
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
-    process.join(patience)
+    process.join(deadline)
     for end in (process.terminate, process.kill):
         if process.is_alive():
             end()

@@ -29,7 +29,7 @@ from optimum_htp.extras.batch.journal import JOURNAL_FILE, Journal
 from optimum_htp.extras.batch.limit import Limit
 from optimum_htp.extras.batch.outputs import Folder, Output
 from optimum_htp.extras.batch.pushes import Pushes
-from optimum_htp.extras.batch.work import Export, Outcome, export_job, fetch_job
+from optimum_htp.extras.batch.work import Export, JobResult, export_job, fetch_job
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.hubs.daemons import DaemonThreads, result_of
 from optimum_htp.masking import get_logger
@@ -53,7 +53,7 @@ class _Batch:
     exports: Executor
     downloads: Executor
     export: Export
-    fetch: Callable[[Job, HubAccess, str | None], Outcome]
+    fetch: Callable[[Job, HubAccess, str | None], JobResult]
     retry_failed: bool
     read_standing: bool
     pushes: Pushes | None
@@ -103,14 +103,14 @@ def run_batch(
     downloads: Executor,
     ahead: int,
     export: Export,
-    fetch: Callable[[Job, HubAccess, str | None], Outcome] = fetch_job,
+    fetch: Callable[[Job, HubAccess, str | None], JobResult] = fetch_job,
     retry_failed: bool = False,
     read_standing: bool = False,
     pushes: Pushes | None = None,
     force: bool = False,
-    told: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+    told: Callable[[Job, JobResult], None] = lambda job, outcome: None,
     limit: Limit | None = None,
-) -> dict[str, Outcome]:
+) -> dict[str, JobResult]:
     """Export models, and keep a journal of it.
 
     Args:
@@ -152,7 +152,7 @@ def run_batch(
         raise ArgumentError(
             f"Another batch is writing to {journal}. Wait until it has ended, or name another folder."
         ) from None
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, JobResult] = {}
     limit = limit or Limit()
     with lock, Journal(journal, force=force) as kept:
         batch = _Batch(
@@ -186,11 +186,11 @@ def run_batch(
     return outcomes
 
 
-def _done(job: Job, batch: _Batch) -> Outcome:
+def _done(job: Job, batch: _Batch) -> JobResult:
     """Do a job, unless it is done."""
     before = batch.journal.ends.get(job.output, {})
     if before.get("state") == State.FAILED.value and not batch.retry_failed:
-        return Outcome(
+        return JobResult(
             state=State.FAILED,
             error=before.get("error"),
             message=f"{before.get('message')} (in an earlier run; --retry-failed tries again)",
@@ -219,7 +219,7 @@ def _is_good(job: Job, standing: Mapping[str, Any], batch: _Batch) -> bool:
     return is_as_asked(job, standing) and (not batch.read_standing or batch.output.is_unchanged(job, standing))
 
 
-def _as_it_stands(outcome: Outcome, standing: Mapping[str, Any]) -> Outcome:
+def _as_it_stands(outcome: JobResult, standing: Mapping[str, Any]) -> JobResult:
     """Return an outcome with all that is known of an export that stands; nothing of this machine is."""
     return replace(
         outcome,
@@ -231,7 +231,7 @@ def _as_it_stands(outcome: Outcome, standing: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _exported(job: Job, batch: _Batch) -> Outcome:
+def _exported(job: Job, batch: _Batch) -> JobResult:
     """Export a model, and see that it is where it was to be."""
     cached = replace(batch.access, force_download=False)  # it has just been downloaded
     outcome = _result(batch, batch.exports, export_job, job, batch.output, cached, batch.export)
@@ -240,11 +240,11 @@ def _exported(job: Job, batch: _Batch) -> Outcome:
     try:
         batch.output.confirm(job, outcome.to_entry())
     except OutputError as error:
-        return Outcome(state=State.FAILED, error=type(error).__name__, message=str(error))
+        return JobResult(state=State.FAILED, error=type(error).__name__, message=str(error))
     return outcome
 
 
-def _pushed(job: Job, outcome: Outcome, batch: _Batch) -> Outcome:
+def _pushed(job: Job, outcome: JobResult, batch: _Batch) -> JobResult:
     """Push what a job has exported, unless that is done."""
     if batch.pushes is None or not outcome.state.is_exported:
         return outcome
@@ -269,15 +269,15 @@ def _is_same_push(before: Mapping[str, Any] | None, this: Mapping[str, Any]) -> 
     return before is not None and all(before.get(name) == value for name, value in this.items())
 
 
-def _result(batch: _Batch, executor: Executor, work: Callable[..., Outcome], *arguments: Any) -> Outcome:
+def _result(batch: _Batch, executor: Executor, work: Callable[..., JobResult], *arguments: Any) -> JobResult:
     """Let an executor do some work; again after the time that the Hub asks to wait."""
     return batch.limit.kept(lambda: _ended(executor.submit(work, *arguments)), lambda outcome: outcome.retry_after)
 
 
-def _ended(future: Future[Outcome]) -> Outcome:
+def _ended(future: Future[JobResult]) -> JobResult:
     try:
         return future.result()
     except JobLostError as error:
-        return Outcome(state=State.CRASHED, error=type(error).__name__, message=str(error))
+        return JobResult(state=State.CRASHED, error=type(error).__name__, message=str(error))
     except JobError as error:
-        return Outcome(state=State.FAILED, error=type(error).__name__, message=str(error))
+        return JobResult(state=State.FAILED, error=type(error).__name__, message=str(error))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Export",
     "Exported",
-    "Outcome",
+    "JobResult",
     "export_job",
     "fetch_job",
     "locate_job",
@@ -63,7 +63,7 @@ Export = Callable[..., Exported]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class JobResult:
     """The result of a job.
 
     Attributes:
@@ -102,21 +102,21 @@ class Outcome:
         return {**known, "state": self.state.value}
 
 
-def locate_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
+def locate_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
     """Say at which commit a job's model is, as `fetch_job` does, and fetch nothing: another machine will."""
     return _told(lambda: _located(job, access, exported)[0])
 
 
-def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[Outcome, HubSource | LocalSource]:
+def _located(job: Job, access: HubAccess, exported: str | None) -> tuple[JobResult, HubSource | LocalSource]:
     from optimum_htp.origin.source import HubSource, locate
 
     source = locate(job.reference, job.revision, access)
     commit = source.commit if isinstance(source, HubSource) else None
     state = State.UP_TO_DATE if commit is not None and commit == exported else State.FOUND
-    return Outcome(state=state, commit=commit), source
+    return JobResult(state=state, commit=commit), source
 
 
-def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
+def fetch_job(job: Job, access: HubAccess, exported: str | None) -> JobResult:
     """Bring the files that a job needs into the cache.
 
     Args:
@@ -128,7 +128,7 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
         `FOUND` with the commit that the revision is at now; `UP_TO_DATE` if that has been exported; or `FAILED`.
     """
 
-    def fetch() -> Outcome:
+    def fetch() -> JobResult:
         from optimum_htp.origin.checkpoint import fetch_checkpoint
 
         outcome, source = _located(job, access, exported)
@@ -139,7 +139,7 @@ def fetch_job(job: Job, access: HubAccess, exported: str | None) -> Outcome:
     return _told(fetch)
 
 
-def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> Outcome:
+def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> JobResult:
     """Export a model.
 
     Args:
@@ -152,7 +152,7 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> O
         `DONE` or `FAILED`.
     """
 
-    def work() -> Outcome:
+    def work() -> JobResult:
         with output.being_filled(job) as folder:
             result = export(
                 job.reference,
@@ -165,7 +165,7 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> O
                 force_download=access.force_download,
                 **job.options,
             )
-            outcome = Outcome(
+            outcome = JobResult(
                 state=State.DONE,
                 commit=result.metadata.hub_sha,
                 task=result.task,
@@ -180,16 +180,16 @@ def export_job(job: Job, output: Output, access: HubAccess, export: Export) -> O
     return _told(work)
 
 
-def _told(work: Callable[[], Outcome]) -> Outcome:
+def _told(work: Callable[[], JobResult]) -> JobResult:
     started = time.monotonic()
     try:
         outcome = work()
     except (OptimumHTPError, OSError, TypeError) as error:
         wait = (error.retry_after or A_MINUTE) if isinstance(error, RateLimitedError) else None
-        outcome = Outcome(state=State.FAILED, error=type(error).__name__, message=str(error), retry_after=wait)
+        outcome = JobResult(state=State.FAILED, error=type(error).__name__, message=str(error), retry_after=wait)
     except Exception as error:  # a bug of ours or of a library: the other models are not concerned
         logger.debug("A job failed", exc_info=True)
-        outcome = Outcome(
+        outcome = JobResult(
             state=State.FAILED, error=type(error).__name__, message=str(error), traceback=traceback.format_exc()
         )
     return replace(outcome, seconds=round(time.monotonic() - started, 3), peak_memory=peak_memory())

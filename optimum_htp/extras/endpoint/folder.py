@@ -26,7 +26,7 @@ from optimum_htp.libraries.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULE
 from optimum_htp.libraries.ort_classes import class_for
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.onnxfile import read_signature
-from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace_files import Watch
 from optimum_htp.onnxfile.staging import publish, staging_folder
 from optimum_htp.parsing import json_or_none
 from optimum_htp.resolve.model_files import model_root

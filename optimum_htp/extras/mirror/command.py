@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optimum_htp.cli.display import show
-from optimum_htp.cli.files import FilesCommand, Outcome, add_hub_arguments, hub_access
+from optimum_htp.cli.files import FileResult, FilesCommand, add_hub_arguments, hub_access
 
 __all__ = ["MirrorCommand"]
 
@@ -45,7 +45,7 @@ class MirrorCommand(FilesCommand):
         access = hub_access(self.args)
         return lambda model: mirror_model(model, self.args.to, access, weights=self.args.weights)
 
-    def show(self, outcome: Outcome, *, several: bool) -> None:
+    def show(self, outcome: FileResult, *, several: bool) -> None:
         """Print what was put there."""
         found = outcome.value
         show(
@@ -53,6 +53,6 @@ class MirrorCommand(FilesCommand):
             f"{len(found.added)} of them new ({found.size:,} bytes)"
         )
 
-    def document(self, outcome: Outcome) -> dict[str, Any]:
+    def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return what was put there, for JSON."""
         return dataclasses.asdict(outcome.value)

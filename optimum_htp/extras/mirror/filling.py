@@ -19,11 +19,11 @@ from optimum_htp.libraries.repo_files import is_sentence_transformers_file
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import read_record
 from optimum_htp.onnxfile.canonical import sha256_of_file
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.origin.checkpoint import Checkpoint, fetch_checkpoint
 from optimum_htp.origin.evidence import require_unchanged
-from optimum_htp.origin.mirror_manifest import MANIFEST, FileDigest, Manifest
-from optimum_htp.origin.mirrors import Place
+from optimum_htp.origin.mirror_manifest import MANIFEST, ListedFile, MirrorManifest
+from optimum_htp.origin.mirrors import MirrorFolder
 from optimum_htp.origin.source import HubSource, locate
 
 __all__ = ["Mirrored", "mirror_model"]
@@ -80,8 +80,8 @@ def mirror_model(
             f"Which files {source.repo_id} has at {source.commit} is not known, because the Hub was not asked: "
             f"{source.reason}"
         )
-    place = Place.at(url)
-    wanted = Manifest(source.provider, source.repo_id, source.commit, commit_files=frozenset(source.info.files))
+    place = MirrorFolder.at(url)
+    wanted = MirrorManifest(source.provider, source.repo_id, source.commit, commit_files=frozenset(source.info.files))
     with _faults_of(url):
         known = place.manifest(wanted) or wanted
     checkpoint = fetch_checkpoint(source, access, library, weights=weights, to_load=False)
@@ -139,29 +139,29 @@ def _needed(checkpoint: Checkpoint, listed: tuple[str, ...], *, weights: bool) -
     return sorted(names & {*listed})
 
 
-def _digest(path: Path) -> FileDigest:
-    return FileDigest(path.stat().st_size, sha256_of_file(path))
+def _digest(path: Path) -> ListedFile:
+    return ListedFile(path.stat().st_size, sha256_of_file(path))
 
 
-def _finished(place: Place, wanted: Manifest) -> dict[str, FileDigest]:
+def _finished(place: MirrorFolder, wanted: MirrorManifest) -> dict[str, ListedFile]:
     """Return the files that a run which was cut off had put there."""
     try:
         text = place.files.cat_file(place.path(wanted, _FINISHED))
     except FileNotFoundError:
         return {}
     try:
-        return dict(Manifest.from_json(text, wanted).files)
+        return dict(MirrorManifest.from_json(text, wanted).files)
     except MirrorError as error:
         logger.info("What an earlier run had finished cannot be read: %s", error)
         return {}
 
 
-def _put(place: Place, path: str, file: Path) -> None:
+def _put(place: MirrorFolder, path: str, file: Path) -> None:
     place.files.makedirs(path.rpartition("/")[0], exist_ok=True)
     place.files.put_file(str(file.resolve()), path)
 
 
-def _write(place: Place, path: str, content: bytes) -> None:
+def _write(place: MirrorFolder, path: str, content: bytes) -> None:
     """Write a small file, whole or not at all: an object store does no other."""
     place.files.makedirs(path.rpartition("/")[0], exist_ok=True)
     if place.is_local:

@@ -26,11 +26,11 @@ from optimum_htp.errors import (
     RevisionNotFoundError,
 )
 from optimum_htp.extras.modelscope.sdk import address, commits, connected, fetch_small_file, translated_errors
-from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
-from optimum_htp.hubs.patience import Patience, side_by_side
+from optimum_htp.hubs.deadline import Deadline, in_parallel
+from optimum_htp.hubs.responses import COMMIT
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.parsing import is_inside, is_text, parse_json
 
 __all__ = ["ModelScopeHub"]
@@ -58,7 +58,7 @@ class ModelScopeHub(Hub):
         """See `Hub.info`. Three requests; two for a full commit."""
         self.check(repo_id)
         _require_online(repo_id, access)
-        api, patience = connected(access), Patience()
+        api, deadline = connected(access), Deadline()
         from modelscope_hub.errors import NotExistError
 
         def ask() -> RepoInfo:
@@ -71,7 +71,7 @@ class ModelScopeHub(Hub):
             return _repo_info(repo_id, commit, listing, repo)
 
         with translated_errors(repo_id, revision):
-            (found,) = side_by_side([ask], patience, 1)
+            (found,) = in_parallel([ask], deadline, 1)
         return found
 
     def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
@@ -171,17 +171,17 @@ class ModelScopeHub(Hub):
     ) -> None:
         from huggingface_hub.utils import tqdm
 
-        patience = Patience()
-        (listing,) = side_by_side([lambda: self._listing(api, repo_id, commit, access)], patience, 1)
+        deadline = Deadline()
+        (listing,) = in_parallel([lambda: self._listing(api, repo_id, commit, access)], deadline, 1)
 
         class Arrivals:
-            """Tells the patience what arrives; the SDK makes one for each file."""
+            """Tells the deadline what arrives; the SDK makes one for each file."""
 
             def __init__(self, filename: str, file_size: int) -> None:
                 pass
 
             def update(self, size: int) -> None:
-                patience.arrived(size)
+                deadline.arrived(size)
 
             def end(self) -> None:
                 pass
@@ -189,7 +189,7 @@ class ModelScopeHub(Hub):
         def fetch(name: str) -> None:
             size, sha256 = listing[name]
             if size <= _LARGEST_SMALL:
-                fetch_small_file(api, repo_id, commit, name, snapshot / name, listing[name], patience)
+                fetch_small_file(api, repo_id, commit, name, snapshot / name, listing[name], deadline)
                 return
             api.downloader.download_file(
                 repo_id,
@@ -205,7 +205,7 @@ class ModelScopeHub(Hub):
 
         calls = [functools.partial(fetch, name) for name in names if name in listing]
         with tqdm(total=len(calls), desc=f"Fetching {len(calls)} files", disable=None if progress else True) as bar:
-            for _ in side_by_side(calls, patience, _PARALLEL_DOWNLOADS):
+            for _ in in_parallel(calls, deadline, _PARALLEL_DOWNLOADS):
                 bar.update()
 
     def _commit(self, api: Any, repo_id: str, revision: str | None) -> str:

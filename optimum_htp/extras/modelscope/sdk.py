@@ -20,10 +20,10 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RateLimitedError,
 )
-from optimum_htp.hubs.answers import COMMIT
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.patience import Patience
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.responses import COMMIT
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 
 __all__ = ["address", "commits", "connected", "fetch_small_file", "translated_errors"]
 
@@ -78,7 +78,7 @@ def commits(api: Any, repo_id: str, revision: str, *, page: int, size: int) -> l
 
 
 def fetch_small_file(
-    api: Any, repo_id: str, commit: str, name: str, target: Path, expected: tuple[int, str], patience: Patience
+    api: Any, repo_id: str, commit: str, name: str, target: Path, expected: tuple[int, str], deadline: Deadline
 ) -> None:
     """Fetch a file without the progress bar that the SDK's own downloads draw, whoever asks for them.
 
@@ -90,7 +90,7 @@ def fetch_small_file(
     answer = api.legacy.download_stream(repo_id, "model", name, commit, headers={"Accept-Encoding": "identity"})
     with closing(answer), replaced_atomically(target) as stream:
         for piece in answer.iter_content(_PIECE):
-            patience.arrived(len(piece))
+            deadline.arrived(len(piece))
             digest.update(piece)
             size += len(piece)
             stream.write(piece)

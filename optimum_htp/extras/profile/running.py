@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import OptimumHTPError
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.rewritten import Original, assign_rewritten
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import read_modules
 from optimum_htp.onnxfile import Graph, contained_files, read_graph
@@ -105,7 +105,7 @@ def profile_file(
             running = Path(folder, "optimized.onnx")
             _write_optimized(path, running, provider, external=bool(data))
             graph = read_graph(running)
-            assignment = carry([Original(before, tags)], graph, ScopeResolver(tags.tree), tags.tree)
+            assignment = assign_rewritten([Original(before, tags)], graph, ScopeResolver(tags.tree), tags.tree)
         feeds = sample_inputs(path, shapes)
         try:
             session = _session(running, provider, Path(folder, "profile"), threads)

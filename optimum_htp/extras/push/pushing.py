@@ -25,7 +25,7 @@ from optimum_htp.extras.push.layouts import LAYOUTS, OPTIMUM, TRANSFORMERS_JS, w
 from optimum_htp.extras.push.writing import CARD, Commit, commit_files, look_at
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile.publication import Watch
+from optimum_htp.onnxfile.replace_files import Watch
 
 __all__ = ["PushResult", "push"]
 

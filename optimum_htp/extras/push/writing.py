@@ -22,12 +22,12 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.error_translation import translated_errors
 from optimum_htp.hubs.http import http_errors
 from optimum_htp.hubs.huggingface.hub import HuggingFaceHub
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
 from optimum_htp.hubs.limits import waiting_out
-from optimum_htp.hubs.patience import Patience
-from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.hubs.unreachable import causes
 from optimum_htp.masking import get_logger
 from optimum_htp.version import __version__
@@ -97,7 +97,7 @@ def look_at(repo_id: str, token: str | bool | None = None) -> Target:
 
     if constants.HF_HUB_OFFLINE:
         raise OfflineError(f"Nothing was pushed to {repo_id}, because HF_HUB_OFFLINE is set. Unset it for this.")
-    return waiting_out(partial(_seen, repo_id, token), Patience())
+    return waiting_out(partial(_seen, repo_id, token), Deadline())
 
 
 def _seen(repo_id: str, token: str | bool | None) -> Target:
@@ -176,7 +176,7 @@ def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
     if is_xet_in_use():
         transfers.by_xet()
     try:
-        (done,) = transfers.run([lambda: waiting_out(uploaded, Patience())], 1)
+        (done,) = transfers.run([lambda: waiting_out(uploaded, Deadline())], 1)
     except TimeoutError as error:
         if isinstance(error, OptimumHTPError):
             raise
@@ -187,7 +187,7 @@ def _transferred(repo_id: str, commit: Callable[[], CommitInfo]) -> CommitInfo:
 @contextmanager
 def _created(api: HfApi, target: Target, private: bool | None) -> Iterator[None]:
     """Create a repo where there is none, and take it back where what was to be in it is refused."""
-    ours = target.commit is None and waiting_out(partial(_create, api, target.repo_id, private), Patience())
+    ours = target.commit is None and waiting_out(partial(_create, api, target.repo_id, private), Deadline())
     try:
         yield
     except BaseException:  # Ctrl-C too: an empty repo of ours is not left behind

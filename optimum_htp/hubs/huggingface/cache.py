@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from optimum_htp.hubs.answers import COMMIT, SHA256
 from optimum_htp.hubs.base import FileDigest, HubAccess
+from optimum_htp.hubs.responses import COMMIT, SHA256
 from optimum_htp.masking import get_logger
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.parsing import is_text
 
 __all__ = ["RepoCache", "is_blob_name", "is_known_missing"]

@@ -22,16 +22,16 @@ from optimum_htp.errors import (
     OptimumHTPError,
     RevisionNotFoundError,
 )
-from optimum_htp.hubs.answers import commit_ids, content_of, file_digests, front_matter, repo_info
 from optimum_htp.hubs.base import FileDigest, Hub, HubAccess, RepoInfo
 from optimum_htp.hubs.byte_ranges import ONNX_HEAD, onnx_window
+from optimum_htp.hubs.deadline import Deadline, in_parallel
+from optimum_htp.hubs.error_translation import refusal, translated_errors
 from optimum_htp.hubs.http import Answer, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.large_files import fetch_large_files
 from optimum_htp.hubs.huggingface.ranges import open_hub_file
 from optimum_htp.hubs.huggingface.small_files import fetch_small_file, is_small
-from optimum_htp.hubs.patience import Patience, side_by_side
-from optimum_htp.hubs.refusals import refusal, translated_errors
+from optimum_htp.hubs.responses import commit_ids, content_of, file_digests, front_matter, repo_info
 from optimum_htp.masking import get_logger
 from optimum_htp.onnxfile.wire import ByteWindow
 from optimum_htp.parsing import is_inside, is_text
@@ -105,7 +105,7 @@ class HuggingFaceHub(Hub):
         _check_revision(repo_id, revision)
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with translated_errors(repo_id, revision):
-            answer = self._asked(f"{_api(repo_id)}{path}?{_WITH_DIGESTS}", repo_id, revision, access, Patience())
+            answer = self._asked(f"{_api(repo_id)}{path}?{_WITH_DIGESTS}", repo_id, revision, access, Deadline())
             content = content_of(answer.body, repo_id if revision is None else f"{repo_id} at {revision}")
             info = repo_info(content, repo_id, revision)
         if isinstance(content.get("cardData"), dict) and content["cardData"]:
@@ -196,22 +196,22 @@ class HuggingFaceHub(Hub):
                 f"{names[0]} of {repo_id} at {commit} is not in the cache, and local_files_only forbids to fetch it. "
                 "Leave local_files_only out once."
             )
-        headers, patience = _headers(access), Patience()
+        headers, deadline = _headers(access), Deadline()
         small = [
             functools.partial(
-                fetch_small_file, repo_id, commit, name, cache, headers, patience, anew=access.force_download
+                fetch_small_file, repo_id, commit, name, cache, headers, deadline, anew=access.force_download
             )
             for name in names
             if is_small(name)
         ]
         large = [name for name in names if not is_small(name)]
         with tqdm(total=len(names), desc=f"Fetching {len(names)} files", disable=None if progress else True) as bar:
-            for _ in side_by_side(small, patience, _PARALLEL_DOWNLOADS):
+            for _ in in_parallel(small, deadline, _PARALLEL_DOWNLOADS):
                 bar.update()
             for _ in fetch_large_files(repo_id, commit, large, access):
                 bar.update()
 
-    def _asked(self, url: str, repo_id: str, revision: str | None, access: HubAccess, patience: Patience) -> Answer:
+    def _asked(self, url: str, repo_id: str, revision: str | None, access: HubAccess, deadline: Deadline) -> Answer:
         """Ask for something that is read whole; return the answer if it is one.
 
         Raises:
@@ -226,12 +226,12 @@ class HuggingFaceHub(Hub):
             "GET",
             url,
             {**_headers(access), "Accept-Encoding": "gzip"},
-            patience,
+            deadline,
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             limit=_LARGEST_ANSWER,
             tries=_TRIES,
         )
-        (answer,) = side_by_side([call], patience, 1)
+        (answer,) = in_parallel([call], deadline, 1)
         if answer.status != 200:
             raise refusal(answer, repo_id, revision)
         return answer
@@ -249,9 +249,9 @@ class HuggingFaceHub(Hub):
         Raises:
             HubServerError: There is no end to them, or no way from here: a part is never taken for all.
         """
-        patience = Patience()
+        deadline = Deadline()
         for _ in range(_MOST_PAGES):
-            answer = self._asked(url, repo_id, revision, access, patience)
+            answer = self._asked(url, repo_id, revision, access, deadline)
             yield answer
             following = _NEXT_PAGE.search(answer.headers.get("Link", ""))
             if following is None:

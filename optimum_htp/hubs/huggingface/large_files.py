@@ -24,14 +24,14 @@ from optimum_htp.errors import (
     RateLimitedError,
 )
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.error_translation import too_many_requests, translated_errors
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, ask, http_errors
 from optimum_htp.hubs.huggingface.cache import RepoCache
 from optimum_htp.hubs.huggingface.small_files import check_commit, trusted_etag
 from optimum_htp.hubs.huggingface.transfers import HINT, Transfers, is_xet_in_use, xet_failure
 from optimum_htp.hubs.limits import waiting_out
-from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import redirection
-from optimum_htp.hubs.refusals import too_many_requests, translated_errors
 from optimum_htp.hubs.unreachable import CLIENT_LOGGER, causes, heard
 from optimum_htp.masking import get_logger
 
@@ -63,7 +63,7 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
     )
 
     blobs = RepoCache(repo_id, access).folder / "blobs"
-    for_each = max((Patience().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
+    for_each = max((Deadline().seconds - _ITS_PAUSES) / _ITS_TRIES, 1.0)
 
     transfers = Transfers()
 
@@ -93,7 +93,7 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
             except EntryNotFoundError:
                 logger.debug("%s@%s has no %s", repo_id, commit, name)
 
-    calls = [functools.partial(waiting_out, functools.partial(fetch, name), Patience()) for name in names]
+    calls = [functools.partial(waiting_out, functools.partial(fetch, name), Deadline()) for name in names]
     try:
         yield from transfers.run(calls, _PARALLEL)
     except TimeoutError as error:
@@ -126,7 +126,7 @@ def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> s
 
     url, headers = hf_hub_url(repo_id, name, revision=commit), build_hf_headers(token=access.token)
     timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
-    answer = ask("HEAD", url, headers, Patience(), timeout=timeout, limit=0, tries=1, stay=True)
+    answer = ask("HEAD", url, headers, Deadline(), timeout=timeout, limit=0, tries=1, stay=True)
     here, there = urlsplit(url), urlsplit(answer.url)
     return None if here[:2] == there[:2] else f"{there.scheme}://{there.netloc}"
 
@@ -151,7 +151,7 @@ def _explained(what: str) -> Iterator[None]:
 
 @contextmanager
 def _giving_up_stalls(blobs: Path) -> Iterator[None]:
-    """Keep huggingface_hub from waiting for the same bytes longer than `Patience` has it.
+    """Keep huggingface_hub from waiting for the same bytes longer than `Deadline` has it.
 
     It tries a request that is not answered, and a download that stalls, six times, whatever that takes, and takes no
     other number. Before each further try it warns, in the thread that waits: only then it can be stopped.
@@ -185,7 +185,7 @@ class _Stalls(logging.Handler):
         self._last = now
         if size != self._size:
             self._size, self._since = size, now - took
-        elif now - self._since + took > Patience().seconds:
+        elif now - self._since + took > Deadline().seconds:
             raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
 
     def _arrived(self) -> int:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import HubServerError, ModelListNotFoundError, OfflineError, OptimumHTPError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.error_translation import translated_errors
 from optimum_htp.hubs.limits import waiting_out
-from optimum_htp.hubs.patience import Patience
-from optimum_htp.hubs.refusals import translated_errors
 from optimum_htp.hubs.unreachable import causes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
         with _asking(f"the collection {slug}", access) as api:
             return api.get_collection(slug).items
 
-    items = waiting_out(asked, Patience())
+    items = waiting_out(asked, Deadline())
     models = [item.item_id for item in items if item.item_type == "model"]
     return list(dict.fromkeys(models)), len(items) - len(models)
 
@@ -64,7 +64,7 @@ def models_of_author(author: str, tags: Sequence[str], limit: int | None, access
             found = api.list_models(author=author, filter=list(tags) or None, **options)
             return sorted({model.id for model in itertools.islice(found, limit)})
 
-    names = waiting_out(asked, Patience())
+    names = waiting_out(asked, Deadline())
     if not names:
         wanted = f" with the tags {', '.join(tags)}" if tags else ""
         raise ModelListNotFoundError(

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from optimum_htp.errors import OfflineError
 from optimum_htp.hubs.base import HubAccess
-from optimum_htp.hubs.byte_ranges import Place, RemoteFile
+from optimum_htp.hubs.byte_ranges import FileLabel, RemoteFile
 from optimum_htp.hubs.redirects import is_trusted
 
 __all__ = ["file_at", "open_address", "open_hub_file"]
@@ -44,7 +44,7 @@ def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAcce
         at = "" if revision is None else f" at {revision}"
         raise OfflineError(f"{name}{at} is not in the cache and local_files_only is set. Run once without it.")
     headers = build_hf_headers(token=access.token)
-    return RemoteFile(Place(name, repo_id, revision), hf_hub_url(repo_id, path, revision=revision), headers, head)
+    return RemoteFile(FileLabel(name, repo_id, revision), hf_hub_url(repo_id, path, revision=revision), headers, head)
 
 
 def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
@@ -62,7 +62,7 @@ def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
     match = _ADDRESS.fullmatch(address.removeprefix(constants.ENDPOINT))
     if match is None:
         return RemoteFile(_place_of_page(url, constants.ENDPOINT), address, {}, head)
-    place = Place(url, match["repo"], unquote(match["revision"]))
+    place = FileLabel(url, match["repo"], unquote(match["revision"]))
     return RemoteFile(place, address, build_hf_headers(token=access.token), head)
 
 
@@ -85,14 +85,14 @@ def _address_of(url: str) -> str:
     return _PAGE.sub(r"\1/resolve/", url, count=1) if is_trusted(url, constants.ENDPOINT) else url
 
 
-def _place_of_page(url: str, endpoint: str) -> Place:
+def _place_of_page(url: str, endpoint: str) -> FileLabel:
     """Return a place that says what to type, should the address be that of a repo's page."""
     match = _REPO_PAGE.fullmatch(url.removeprefix(endpoint))
     if match is None:
-        return Place(url)
+        return FileLabel(url)
     repo, revision = match["repo"], match["revision"] or "main"
     file = f"{match['folder'].strip('/')}/FILE.onnx" if match["folder"] else "FILE.onnx"
-    return Place(
+    return FileLabel(
         url,
         instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. "
         f"hf://{repo}@{revision} will do where the repo has a single one.",

@@ -18,11 +18,11 @@ from typing import Final
 from urllib.parse import urljoin
 
 from optimum_htp.errors import HubServerError
+from optimum_htp.hubs.deadline import Deadline
+from optimum_htp.hubs.error_translation import refusal
 from optimum_htp.hubs.http import Answer, CutOffError, ask
 from optimum_htp.hubs.huggingface.cache import RepoCache, is_blob_name
-from optimum_htp.hubs.patience import Patience
 from optimum_htp.hubs.redirects import headers_for
-from optimum_htp.hubs.refusals import refusal
 from optimum_htp.masking import get_logger
 
 __all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]
@@ -47,7 +47,7 @@ def fetch_small_file(
     name: str,
     cache: RepoCache,
     headers: Mapping[str, str],
-    patience: Patience,
+    deadline: Deadline,
     *,
     anew: bool,
 ) -> None:
@@ -59,7 +59,7 @@ def fetch_small_file(
         name: The file.
         cache: The repo's cache.
         headers: With the token.
-        patience: How long all files together may take.
+        deadline: How long all files together may take.
         anew: Fetch it although its content is there.
 
     Raises:
@@ -70,7 +70,7 @@ def fetch_small_file(
 
     what, url = f"{name} of {repo_id}", hf_hub_url(repo_id, name, revision=commit)
     plain, packed = ({**headers, "Accept-Encoding": encoding} for encoding in ("identity", "gzip"))
-    asking = functools.partial(ask, url=url, patience=patience, limit=_LARGEST, tries=_TRIES, stay=True)
+    asking = functools.partial(ask, url=url, deadline=deadline, limit=_LARGEST, tries=_TRIES, stay=True)
     for_content = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
     def content(answer: Answer) -> str:
@@ -105,7 +105,7 @@ def fetch_small_file(
             with cache.filling(etag) as write:
                 write(about.body)
         else:
-            _fill(cache, etag, about, packed, patience, repo_id, commit)
+            _fill(cache, etag, about, packed, deadline, repo_id, commit)
     cache.link(commit, name, etag)
 
 
@@ -179,7 +179,7 @@ def _fill(
     etag: str,
     about: Answer,
     headers: Mapping[str, str],
-    patience: Patience,
+    deadline: Deadline,
     repo_id: str,
     commit: str,
 ) -> None:
@@ -190,7 +190,7 @@ def _fill(
         "GET",
         url,
         headers_for(url, about.url, headers),
-        patience,
+        deadline,
         timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
         limit=_LARGEST,
         tries=_TRIES,

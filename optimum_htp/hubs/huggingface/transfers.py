@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from optimum_htp.forking import ForkSafeLock
-from optimum_htp.hubs.patience import TIMEOUT_VARIABLE, Patience, side_by_side
+from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE, Deadline, in_parallel
 
 __all__ = ["HINT", "Transfers", "is_xet_in_use", "xet_failure"]
 
@@ -47,7 +47,7 @@ def xet_failure(error: BaseException) -> tuple[str, bool] | None:
     return text[:300], _TOO_MANY.search(text) is not None
 
 
-class Transfers(Patience):
+class Transfers(Deadline):
     """The time for transfers of which some may be by Xet: it is counted for these only, since the last progress."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Transfers(Patience):
             BaseException: What the first call that fails raises.
         """
         with _hearing(self):
-            yield from side_by_side(calls, self, threads)
+            yield from in_parallel(calls, self, threads)
 
     def abort(self) -> bool:
         """End Xet's transfers: threads that wait in Xet keep it from being taken down, and the process crashes."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, ComparisonError
 from optimum_htp.hierarchy.assign import Assignment
-from optimum_htp.hierarchy.carry import Original, carry
+from optimum_htp.hierarchy.rewritten import Original, assign_rewritten
 from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tags import MODULE, read_modules, tagged_assignment
 from optimum_htp.hierarchy.tree import EXPERTS, ROOT, parent_of
@@ -304,7 +304,7 @@ def _modules_of(path: Path, graph: Graph, first: _File) -> tuple[str, ...]:
     if tagged is not None and all(MODULE in node.metadata for node in graph.nodes):
         return tagged.modules
     tree = first.assignment.tree
-    carried = carry([Original(first.graph, first.assignment)], graph, ScopeResolver(tree), tree)
+    carried = assign_rewritten([Original(first.graph, first.assignment)], graph, ScopeResolver(tree), tree)
     if tagged is None:
         return carried.modules
     return tuple(node.metadata.get(MODULE, module) for node, module in zip(graph.nodes, carried.modules, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimum_htp.errors import ComparisonError
-from optimum_htp.onnxfile import Graph, contained_files, read_lean_model
+from optimum_htp.onnxfile import Graph, contained_files, read_without_weights
 from optimum_htp.onnxfile.operators import RANDOM
 from optimum_htp.onnxfile.wire import encode_bytes_field
 from optimum_htp.profiling.runtime import DATA_FOLDER, can_map_weights
@@ -46,7 +46,8 @@ class OnnxValues:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         external = contained_files(path)
-        lean = read_lean_model(path) if can_map_weights() and not external else None  # weights are mapped, not copied
+        # Weights are mapped, not copied.
+        lean = read_without_weights(path) if can_map_weights() and not external else None
         options.add_session_config_entry(DATA_FOLDER, str(path.resolve().parent if external or lean else path.parent))
         content = path.read_bytes() if lean is None else lean.content
         try:

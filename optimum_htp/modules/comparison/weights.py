@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from optimum_htp.errors import UnprovableWeightsError
 from optimum_htp.modules.comparison.records import WeightComparison
-from optimum_htp.modules.proof.places import plain_name, uses_of
 from optimum_htp.modules.proof.quantized import QuantizedWeight, parameter_names, quantized_weights
+from optimum_htp.modules.proof.uses import plain_name, uses_of
 from optimum_htp.modules.prove import Evidence, prove_weights
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor, stored_tensors

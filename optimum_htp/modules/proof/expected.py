@@ -12,7 +12,7 @@ from optimum_htp.modules.proof.commit_tensors import CommitTensors
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, Order, compare
 from optimum_htp.modules.proof.model_code import ModelCode
-from optimum_htp.modules.proof.places import Use, contradicts, expectations, parameter_of, plain_name
+from optimum_htp.modules.proof.uses import Use, contradicts, expectations, parameter_of, plain_name
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of

@@ -19,10 +19,10 @@ from optimum_htp.modules.proof.explained import Explanations
 from optimum_htp.modules.proof.findings import Evidence, WeightFinding
 from optimum_htp.modules.proof.layouts import Difference, Layout, compare, float_dtypes
 from optimum_htp.modules.proof.model_code import ModelCode
-from optimum_htp.modules.proof.places import is_unknown_place, uses_of
 from optimum_htp.modules.proof.quantized import QuantizedWeight, parameter_names, quantized_weights
 from optimum_htp.modules.proof.steps import PlainSteps
 from optimum_htp.modules.proof.stored_integers import judged_integers
+from optimum_htp.modules.proof.uses import is_unknown_place, uses_of
 from optimum_htp.onnxfile import Graph
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import PRODUCTS, is_scale_or_zero_point, is_setting, role_of

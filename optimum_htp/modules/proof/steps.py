@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from optimum_htp.modules.proof.layouts import Order
-from optimum_htp.modules.proof.places import Use
 from optimum_htp.modules.proof.quantized import QuantizedWeight
+from optimum_htp.modules.proof.uses import Use
 from optimum_htp.onnxfile import Graph, Node
 from optimum_htp.onnxfile.contents import StoredTensor
 from optimum_htp.onnxfile.operators import PASSED_THROUGH

@@ -19,11 +19,11 @@ from optimum_htp.metadata import ExportMetadata
 from optimum_htp.parsing import json_or_none
 from optimum_htp.resolve.embedded import embedded_in
 
-__all__ = ["Proof", "differing", "prove"]
+__all__ = ["EmbeddedCheck", "check_embedded", "differing"]
 
 
 @dataclass(frozen=True)
-class Proof:
+class EmbeddedCheck:
     """What came of a comparison.
 
     Attributes:
@@ -39,7 +39,7 @@ class Proof:
     unproven: str | None = None
 
 
-def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof | None:
+def check_embedded(path: Path, record: ExportMetadata, access: HubAccess | None) -> EmbeddedCheck | None:
     """Compare what is embedded in a file with its own list, and with its commit; None where nothing is.
 
     Args:
@@ -54,27 +54,29 @@ def prove(path: Path, record: ExportMetadata, access: HubAccess | None) -> Proof
         return None
     found = embedded_in(path, record)
     if found is None:
-        return Proof(unproven=f"they are in {record.embedded_in}, which is not here")
+        return EmbeddedCheck(unproven=f"they are in {record.embedded_in}, which is not here")
     try:
         contents = found.read(with_code=True)
     except EmbeddedFilesError as error:
-        return Proof(str(error))
+        return EmbeddedCheck(str(error))
     config = json_or_none(contents[CONFIG]) if CONFIG in contents else None
     config = config if isinstance(config, dict) else None
     if access is None or record.hub_sha is None:
-        return Proof(config=config, unproven="the record names no full commit")
+        return EmbeddedCheck(config=config, unproven="the record names no full commit")
     hub = plugins.hub(record.hub_provider)
     digests = hub.digests(str(record.hub_id), record.hub_sha, access)
     if digests is None:
-        return Proof(unproven=f"{hub.name} does not tell the digests of its files")
+        return EmbeddedCheck(unproven=f"{hub.name} does not tell the digests of its files")
     contents.pop(EXPORT_MANIFEST, None)  # of the export, not of the commit
     if names := differing(contents, digests):
-        return Proof(
+        return EmbeddedCheck(
             f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "
             f"commit's with `optimum-cli htp embed {path}`."
         )
     count = len(contents)
-    return Proof(config=config, words=f", and the {f'{count} files' if count > 1 else 'file'} in it are the commit's")
+    return EmbeddedCheck(
+        config=config, words=f", and the {f'{count} files' if count > 1 else 'file'} in it are the commit's"
+    )
 
 
 def differing(contents: Mapping[str, bytes], digests: Mapping[str, FileDigest]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ new files are moved into the output folder first, in one step and under a hidden
     out/decoder_model.onnx
 
 From this step on the new model is what will be there: file after file is renamed into place, and the next export into
-such a folder, after its publisher was killed, only has to continue with what is left in it (`finish_switch`). The
+such a folder, after its publisher was killed, only has to continue with what is left in it (`finish_replacement`). The
 folder's existence tells a reader that files next to it may be of two exports (`read_whole`).
 """
 
@@ -29,18 +29,18 @@ from typing import Final, TypeVar
 from optimum_htp.errors import ModelBeingReplacedError, UnfinishedExportError
 from optimum_htp.onnxfile.folder_lock import folder_lock, locked_for_replacing
 from optimum_htp.onnxfile.inside import opened_below, path_below
-from optimum_htp.onnxfile.replace import identity_of
-from optimum_htp.onnxfile.switch import NEW, SWITCH, files_left, write_list
+from optimum_htp.onnxfile.pending_files import NEW, SWITCH, files_left, write_list
+from optimum_htp.onnxfile.replace_file import identity_of
 
 __all__ = [
     "SWITCH",
     "Watch",
     "files_below",
     "finish_interrupted",
-    "finish_switch",
+    "finish_replacement",
     "read_whole",
     "replace_files",
-    "switch_is_on",
+    "replacement_is_pending",
     "sync_folders",
 ]
 
@@ -71,12 +71,12 @@ class Watch:
     def see_folder(self, folder: Path) -> None:
         """Watch for switches in a further folder."""
         self._folders.append(folder)
-        self._disturbed |= switch_is_on(folder)
+        self._disturbed |= replacement_is_pending(folder)
 
     @property
     def switching(self) -> list[Path]:
         """The folders in which a switch goes on now."""
-        return [folder for folder in self._folders if switch_is_on(folder)]
+        return [folder for folder in self._folders if replacement_is_pending(folder)]
 
     @property
     def undisturbed(self) -> bool:
@@ -123,7 +123,7 @@ def _await_end(folder: Path) -> None:
     """Wait for the end of a switch, as long as it moves."""
     began = since = time.monotonic()
     state = _identity(folder / SWITCH)
-    while switch_is_on(folder):
+    while replacement_is_pending(folder):
         time.sleep(_POLL)
         if (seen := _identity(folder / SWITCH)) != state:
             state, since = seen, time.monotonic()
@@ -143,7 +143,7 @@ def _remedy(folder: Path) -> str:
     return f"one was killed there: export again into {folder}, which finishes it"
 
 
-def switch_is_on(folder: Path) -> bool:
+def replacement_is_pending(folder: Path) -> bool:
     """Whether the files in a folder are being replaced, or were when their publisher was killed."""
     try:
         return stat.S_ISDIR((folder / SWITCH).lstat().st_mode)
@@ -161,9 +161,9 @@ def replace_files(staged: Path, output: Path) -> None:
         output: Exists.
 
     Raises:
-        OSError: Something cannot be moved. Nothing was changed, unless `switch_is_on` says that some files were.
+        OSError: A file cannot be moved. Nothing was changed, unless `replacement_is_pending` says so.
     """
-    finish_switch(output)
+    finish_replacement(output)
     names = files_below(staged)
     _refuse_immovable(staged, names, output)
     if len(names) == 1:
@@ -185,7 +185,7 @@ def replace_files(staged: Path, output: Path) -> None:
             (output / SWITCH).rename(coming)  # none was moved yet, so none has to be
         raise
     except BaseException:  # Ctrl-C among the moves: what has begun is finished
-        if switch_is_on(output):
+        if replacement_is_pending(output):
             _finish(output, left)
         raise
 
@@ -199,10 +199,10 @@ def finish_interrupted(output: Path) -> None:
     """
     if os.path.lexists(output / SWITCH):
         with folder_lock(output):
-            finish_switch(output)
+            finish_replacement(output)
 
 
-def finish_switch(output: Path) -> None:
+def finish_replacement(output: Path) -> None:
     """Move into place what is left of a switch, if there is one; the folder's lock is held.
 
     Raises:

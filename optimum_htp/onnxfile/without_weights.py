@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.onnxfile.reader import DOC_STRING, GRAPH, METADATA_PROPS, opened
-from optimum_htp.onnxfile.replace import identity_of
+from optimum_htp.onnxfile.replace_file import identity_of
 from optimum_htp.onnxfile.structure import MAX_DEPTH, MESSAGES
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -30,7 +30,7 @@ from optimum_htp.onnxfile.wire import (
     walk,
 )
 
-__all__ = ["LeanModel", "raw_data_of", "read_lean_model", "reference", "skeleton_of"]
+__all__ = ["ModelWithoutWeights", "raw_data_of", "read_without_weights", "reference", "without_tensors"]
 
 _CHUNK: Final = 1 << 16
 _SMALL: Final = 4096  # bytes; what shapes and indices are inferred from is smaller, and is left in the model
@@ -57,7 +57,7 @@ _Segment = tuple[int, int] | bytes
 
 
 @dataclass(frozen=True)
-class LeanModel:
+class ModelWithoutWeights:
     """A ModelProto whose large initializers are external data in the file that it was read from.
 
     Attributes:
@@ -83,7 +83,7 @@ class _HasExternalData(Exception):
     """The model keeps data elsewhere already."""
 
 
-def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) -> LeanModel | None:
+def read_without_weights(path: str | os.PathLike[str], *, read_ahead: bool = True) -> ModelWithoutWeights | None:
     """Return a model without its large tensors; None where none can be left out, or where anything lies elsewhere.
 
     Args:
@@ -116,7 +116,7 @@ def read_lean_model(path: str | os.PathLike[str], *, read_ahead: bool = True) ->
         content = b"".join(_bytes(window, segment) for segment in body)
         if _names_more_files(content, sum(segment == _EXTERNAL for segment in body)):
             return None
-        return LeanModel(content, file, seen)
+        return ModelWithoutWeights(content, file, seen)
 
 
 def _body(window: ByteWindow, message: Field, kind: str, location: bytes, depth: int) -> list[_Segment] | None:
@@ -193,7 +193,7 @@ _KEPT: Final = 1 << 10  # bytes of a tensor: shapes and axes are far smaller
 _LEFT_OUT: Final = frozenset({METADATA_PROPS, DOC_STRING})  # of the model, where files may be embedded
 
 
-def skeleton_of(window: ByteWindow) -> bytes:
+def without_tensors(window: ByteWindow) -> bytes:
     """Return an ONNX file as an encoded ModelProto without the content of large tensors."""
     return _lean(window, Field(0, LENGTH_DELIMITED, 0, 0, window.size), "model", 0)
 

@@ -18,7 +18,7 @@ from optimum_htp.hierarchy.scopes import ScopeResolver
 from optimum_htp.hierarchy.tree import ModuleTree, shared_path
 from optimum_htp.onnxfile import Graph
 
-__all__ = ["Original", "carry", "shared_values"]
+__all__ = ["Original", "assign_rewritten", "shared_values"]
 
 _UNPLACED: Final = ("Constant",)  # they are where they are used, and say nothing of where a fused node is
 _MUCH: Final = 0.5
@@ -32,7 +32,9 @@ class Original:
     assignment: Assignment
 
 
-def carry(originals: Sequence[Original], graph: Graph, resolver: ScopeResolver, tree: ModuleTree) -> Assignment:
+def assign_rewritten(
+    originals: Sequence[Original], graph: Graph, resolver: ScopeResolver, tree: ModuleTree
+) -> Assignment:
     """Return the modules of a rewritten graph's nodes.
 
     Args:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from optimum_htp.hubs.daemons import TRANSFERS
 from optimum_htp.masking import get_logger
 
-__all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Patience", "side_by_side"]
+__all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Deadline", "in_parallel"]
 
 logger = get_logger(__name__)
 
@@ -33,7 +33,7 @@ _GRACE: Final = 1.0  # seconds for a thread to say itself, and better, that its 
 T = TypeVar("T")
 
 
-class Patience:
+class Deadline:
     """The time that is left for an exchange with the Hub; every byte that arrives adds its share to it.
 
     Args:
@@ -83,7 +83,7 @@ class Patience:
         return False
 
 
-def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: int) -> Iterator[T]:
+def in_parallel(calls: Sequence[Callable[[], T]], deadline: Deadline, threads: int) -> Iterator[T]:
     """Make calls in threads and yield what they return, as they end.
 
     Raises:
@@ -114,15 +114,15 @@ def side_by_side(calls: Sequence[Callable[[], T]], patience: Patience, threads: 
     try:
         pending = set(futures)
         while pending:
-            done, pending = wait(pending, timeout=max(patience.left, 0) + _GRACE, return_when=FIRST_COMPLETED)
-            if not done and patience.left + _GRACE <= 0:
-                raise TimeoutError(f"no end after {patience.seconds:g} seconds")
+            done, pending = wait(pending, timeout=max(deadline.left, 0) + _GRACE, return_when=FIRST_COMPLETED)
+            if not done and deadline.left + _GRACE <= 0:
+                raise TimeoutError(f"no end after {deadline.seconds:g} seconds")
             for future in done:
                 yield future.result()
         for worker in workers:  # an exit would end them where they hold a lock, as that of progress bars
             worker.join()
     except (TimeoutError, KeyboardInterrupt) as error:
-        if (patience.left <= 0 or isinstance(error, KeyboardInterrupt)) and patience.abort():
+        if (deadline.left <= 0 or isinstance(error, KeyboardInterrupt)) and deadline.abort():
             for worker in workers:
                 worker.join(_GRACE)
         raise

@@ -1,4 +1,6 @@
-"""One call in a process of its own, for a worker that may not fork: `python -m optimum_htp.extras.batch.apart`.
+"""One call in a child process, for a worker that may not fork.
+
+    python -m optimum_htp.extras.batch.child_process
 
 It reads what to call, and within which limits, from standard input, does it as a batch on this machine does, and
 writes what came of it to standard output. When its input is closed, it ends: then the worker is gone.
@@ -19,12 +21,12 @@ from optimum_htp.errors import JobError, JobLostError
 from optimum_htp.starting import command_of_module
 from optimum_htp.version import __version__
 
-__all__ = ["call_apart"]
+__all__ = ["call_in_child"]
 
 _LENGTH: Final = struct.Struct("!Q")
 
 
-def call_apart(
+def call_in_child(
     fn: Callable[..., Any], args: tuple[Any, ...], version: str, timeout: float | None, memory: int | None
 ) -> tuple[Any, BaseException | None]:
     """Call a function in a process of its own; what a batch has its workers do.
@@ -46,7 +48,7 @@ def call_apart(
             f"`pip install optimum-htp=={version}`."
         )
     process = subprocess.Popen(
-        command_of_module("optimum_htp.extras.batch.apart"),
+        command_of_module("optimum_htp.extras.batch.child_process"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

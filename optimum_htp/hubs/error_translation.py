@@ -29,9 +29,9 @@ from optimum_htp.errors import (
     RepoDisabledError,
     RevisionNotFoundError,
 )
+from optimum_htp.hubs.deadline import TIMEOUT_VARIABLE
 from optimum_htp.hubs.http import TOO_MANY_REQUESTS, Answer, CutOffError, http_errors
 from optimum_htp.hubs.limits import retry_after
-from optimum_htp.hubs.patience import TIMEOUT_VARIABLE
 from optimum_htp.hubs.unreachable import asked_server, causes, failing_at_once, is_unreachable, proxy_of
 
 __all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]

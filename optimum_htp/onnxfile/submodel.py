@@ -17,7 +17,7 @@ from optimum_htp.onnxfile import reader
 from optimum_htp.onnxfile.copying import copy_range
 from optimum_htp.onnxfile.data_files import new_data_file, own_data, remove_unused
 from optimum_htp.onnxfile.external import contained_files, data_file, data_range, plain_location
-from optimum_htp.onnxfile.replace import replaced_atomically
+from optimum_htp.onnxfile.replace_file import replaced_atomically
 from optimum_htp.onnxfile.structure import FUNCTION, MAX_DEPTH, MESSAGES, NODE_METADATA
 from optimum_htp.onnxfile.wire import (
     LENGTH_DELIMITED,
@@ -30,7 +30,7 @@ from optimum_htp.onnxfile.wire import (
 )
 from optimum_htp.onnxfile.writer import NodeVisitor, node_entries, property_field
 
-__all__ = ["Excerpt", "GraphPlace", "write_excerpt"]
+__all__ = ["Submodel", "GraphPlace", "write_submodel"]
 
 GraphPlace = tuple[tuple[int, int, int], ...]
 """Where a graph is: none for the model's own; else node, attribute and graph in that, by number, for each level."""
@@ -59,7 +59,7 @@ _ALIGNED: Final = 4096  # bytes: readers map external data by pages
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class Submodel:
     """What is taken of a model.
 
     Attributes:
@@ -94,13 +94,13 @@ class _Range:
 _Piece = bytes | _Range
 
 
-def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path) -> None:
+def write_submodel(path: Path, window: ByteWindow, submodel: Submodel, target: Path) -> None:
     """Write what is taken of a model, in one step.
 
     Args:
         path: The model's file, whose external data lies beside it.
         window: That file, open.
-        excerpt: What is taken.
+        submodel: What is taken.
         target: The new file. Where the weights do not fit into it, they are in `<target>_data`, or in a file with a
             suffix behind that where that name is taken.
 
@@ -111,22 +111,22 @@ def write_excerpt(path: Path, window: ByteWindow, excerpt: Excerpt, target: Path
     with ExitStack() as opened, ExitStack() as undo:
         data = _Data(path, lambda file: opened.enter_context(reader.opened(file)))
         graphs = _Graphs(window)
-        taken = [graphs.field(place, _INITIALIZER, index) for place, index in excerpt.initializers]
-        nodes = [graphs.field(place, _NODE, index) for place, index in excerpt.nodes]
+        taken = [graphs.field(place, _INITIALIZER, index) for place, index in submodel.initializers]
+        nodes = [graphs.field(place, _NODE, index) for place, index in submodel.nodes]
         sizes = (_external_size(window, tensor, data) for tensor in taken)
         if sum(sizes) + sum(tensor.end - tensor.start for tensor in taken) > _MOST:
             data.location = new_data_file(target, path)
             undo.callback(remove_unused, target, frozenset({data.location}))
-        graph = [_text(_GRAPH_NAME, excerpt.name)]
+        graph = [_text(_GRAPH_NAME, submodel.name)]
         for node in nodes:
-            graph += _copied(window, node, "node", excerpt.visit, data)
+            graph += _copied(window, node, "node", submodel.visit, data)
         for tensor in taken:
-            graph += _copied(window, tensor, "tensor", excerpt.visit, data)
-        graph += [encode_bytes_field(reader.GRAPH_INPUT, value) for value in excerpt.inputs]
-        graph += [encode_bytes_field(reader.GRAPH_OUTPUT, value) for value in excerpt.outputs]
-        head, functions = _around(window, excerpt, data)
-        metadata = [property_field(reader.METADATA_PROPS, *item) for item in excerpt.metadata.items()]
-        pieces = [*head, _text(reader.DOC_STRING, excerpt.doc_string), *_message(reader.GRAPH, graph)]
+            graph += _copied(window, tensor, "tensor", submodel.visit, data)
+        graph += [encode_bytes_field(reader.GRAPH_INPUT, value) for value in submodel.inputs]
+        graph += [encode_bytes_field(reader.GRAPH_OUTPUT, value) for value in submodel.outputs]
+        head, functions = _around(window, submodel, data)
+        metadata = [property_field(reader.METADATA_PROPS, *item) for item in submodel.metadata.items()]
+        pieces = [*head, _text(reader.DOC_STRING, submodel.doc_string), *_message(reader.GRAPH, graph)]
         old = own_data(target)
         try:
             if data.location is not None:
@@ -210,7 +210,7 @@ class _Graphs:
         return [part for part in parts if part.number in numbers and part.wire_type == LENGTH_DELIMITED]
 
 
-def _around(window: ByteWindow, excerpt: Excerpt, data: _Data) -> tuple[list[_Piece], list[_Piece]]:
+def _around(window: ByteWindow, submodel: Submodel, data: _Data) -> tuple[list[_Piece], list[_Piece]]:
     """Return what stands before the graph and behind it: the header, and the functions."""
     head: list[_Piece] = []
     functions: list[_Piece] = []
@@ -222,8 +222,8 @@ def _around(window: ByteWindow, excerpt: Excerpt, data: _Data) -> tuple[list[_Pi
             for inner in walk(window, part.payload, part.end):
                 if inner.number in texts and inner.wire_type == LENGTH_DELIMITED:
                     texts[inner.number] = window.text(inner)
-            if (texts[10], texts[1]) in excerpt.functions:
-                functions += _copied(window, part, "function", excerpt.visit, data)
+            if (texts[10], texts[1]) in submodel.functions:
+                functions += _copied(window, part, "function", submodel.visit, data)
     return head, functions
 
 
