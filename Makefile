@@ -74,7 +74,8 @@ pictures: $(VENV)/installed
 	$(BIN)/python -m tests.support.pictures .github
 
 # The files of a release, in dist/: sdist and wheel (packages/), bill of materials, signature of all of them.
-# The bill of materials lists an environment with the wheel and the tested versions of its dependencies.
+# The bill of materials lists an environment with the wheel and the tested versions of its dependencies. cyclonedx-py
+# needs a pyproject.toml with a fixed version.
 release: $(RELEASE)/installed $(SIGNING)/installed
 	rm -rf $(DIST) $(RELEASE)/shipped
 	$(RELEASE)/$(SCRIPTS)/python -m build --outdir $(DIST)/packages
@@ -82,8 +83,9 @@ release: $(RELEASE)/installed $(SIGNING)/installed
 	$(PYTHON) -m venv $(RELEASE)/shipped
 	$(RELEASE)/shipped/$(SCRIPTS)/pip install --quiet --constraint constraints.txt --find-links $(DIST)/packages optimum-htp
 	$(RELEASE)/shipped/$(SCRIPTS)/python -m pip check
+	sed 's/^dynamic = .*/version = "'$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' optimum_htp/version.py)'"/' pyproject.toml > $(RELEASE)/pyproject.toml
 	$(RELEASE)/$(SCRIPTS)/cyclonedx-py environment --spec-version 1.6 --output-reproducible --short-PURLs \
-		--pyproject pyproject.toml --mc-type library -o $(DIST)/optimum-htp.cdx.json $(RELEASE)/shipped/$(SCRIPTS)/python
+		--pyproject $(RELEASE)/pyproject.toml --mc-type library -o $(DIST)/optimum-htp.cdx.json $(RELEASE)/shipped/$(SCRIPTS)/python
 	$(SIGNING)/$(SCRIPTS)/model_signing sign $(if $(KEY),key --private_key $(KEY),sigstore --use_ambient_credentials) \
 		--signature $(DIST)/optimum-htp.sig $(DIST)
 
