@@ -268,7 +268,9 @@ class ExportMetadata:
 
     @property
     def source(self) -> str:
-        """The model for messages: `org/name@1a2b3c4d`, `acme://org/name@1a2b3c4d` for another Hub, or `a local model`."""
+        """The model for messages: `org/name@1a2b3c4d`, `acme://org/name@1a2b3c4d` for another Hub, or `a local
+        model`.
+        """
         if self.hub_id is None:
             return "a local model"
         prefix = "" if self.hub_provider is None else f"{self.hub_provider}://"
