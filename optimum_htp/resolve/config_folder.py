@@ -38,11 +38,11 @@ from optimum_htp.libraries.repo_files import MODEL_CONFIGS, is_sentence_transfor
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.parsing import json_or_none
-from optimum_htp.resolve.beside import PIPELINE, PREPROCESSORS, Beside, lies_in
+from optimum_htp.resolve.adjacent import PIPELINE, PREPROCESSORS, AdjacentSearch, lies_in
 from optimum_htp.resolve.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
 from optimum_htp.resolve.configs import ConfigSource, folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.resolve.order import BESIDE, EMBEDDED, asks, stages
+from optimum_htp.resolve.order import ADJACENT, EMBEDDED, asks, stages
 from optimum_htp.resolve.other_commit import configs_of_other_commit, other_snapshot
 
 __all__ = [
@@ -144,9 +144,9 @@ def find(
         return _of_commit(record, what, access, revision, with_code=with_code, places=places)
 
     for stage in stages():
-        if BESIDE in stage:
+        if ADJACENT in stage:
             known = _known_names(record, carried)
-            asked, folders = Beside(carrier.path, record, what, carrier.is_named, revision), carrier.folders
+            asked, folders = AdjacentSearch(carrier.path, record, what, carrier.is_named, revision), carrier.folders
             if carrier.other is not None and revision == carrier.other.name:
                 asked, folders = dataclasses.replace(asked, revision=None), (carrier.other,)
             for folder in folders:
@@ -169,7 +169,7 @@ def find(
             return fetched()
         except _AWAY as error:
             if carrier.other is not None and revision is None:
-                asked = Beside(carrier.path, record, what, is_named=False, revision=None)
+                asked = AdjacentSearch(carrier.path, record, what, is_named=False, revision=None)
                 if (others := configs_of_other_commit(carrier.other, asked)) is not None:
                     return others
             if not isinstance(error, HubUnreachableError):

@@ -25,7 +25,7 @@ from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.origin import mirrors
 
 __all__ = [
-    "BESIDE",
+    "ADJACENT",
     "CACHE",
     "EMBEDDED",
     "HUB",
@@ -38,12 +38,12 @@ __all__ = [
     "within_order",
 ]
 
-BESIDE: Final = "beside"
+ADJACENT: Final = "adjacent"
 EMBEDDED: Final = "embedded"
 CACHE: Final = "cache"
 MIRROR: Final = "mirror"
 HUB: Final = "hub"
-_DEFAULT: Final = (BESIDE, EMBEDDED, CACHE, MIRROR, HUB)
+_DEFAULT: Final = (ADJACENT, EMBEDDED, CACHE, MIRROR, HUB)
 _VARIABLE: Final = "OPTIMUM_HTP_RESOLVE"
 
 

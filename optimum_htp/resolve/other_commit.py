@@ -18,7 +18,7 @@ from optimum_htp.hubs.huggingface.cache import RepoCache, is_known_missing
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.resolve.beside import Beside, lies_in
+from optimum_htp.resolve.adjacent import AdjacentSearch, lies_in
 from optimum_htp.resolve.commit_files import ConfigFolder
 
 __all__ = ["configs_of_other_commit", "other_snapshot"]
@@ -51,7 +51,7 @@ def other_snapshot(path: Path, record: ExportMetadata | None, access: HubAccess)
     return folder if provider == plugins.HUGGING_FACE and _was_renamed(repo_id, folder, record, access) else None
 
 
-def configs_of_other_commit(folder: Path, asked: Beside) -> ConfigFolder | None:
+def configs_of_other_commit(folder: Path, asked: AdjacentSearch) -> ConfigFolder | None:
     """Return the folder of another commit if it has the needed files, which are not available at the record's commit.
 
     A warning is logged once.

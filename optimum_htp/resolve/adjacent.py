@@ -15,7 +15,7 @@ from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.resolve.config_fit import misfit
 
-__all__ = ["PIPELINE", "PREPROCESSORS", "Beside", "lies_in"]
+__all__ = ["PIPELINE", "PREPROCESSORS", "AdjacentSearch", "lies_in"]
 
 logger = get_logger(__name__)
 
@@ -38,7 +38,7 @@ _NO_VOCABULARY: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Beside:
+class AdjacentSearch:
     """A search for adjacent files.
 
     Attributes:
@@ -56,7 +56,7 @@ class Beside:
     revision: str | None
 
 
-def lies_in(folder: Path, asked: Beside, known: Collection[str] | None, *, alone: bool, needed: bool) -> bool:
+def lies_in(folder: Path, asked: AdjacentSearch, known: Collection[str] | None, *, alone: bool, needed: bool) -> bool:
     """Whether a folder contains the files of the search, and they belong to the ONNX file.
 
     Args:
@@ -82,7 +82,7 @@ def lies_in(folder: Path, asked: Beside, known: Collection[str] | None, *, alone
     return _has_own_config(folder, asked, needed=needed and alone)
 
 
-def _has_own_config(folder: Path, asked: Beside, *, needed: bool) -> bool:
+def _has_own_config(folder: Path, asked: AdjacentSearch, *, needed: bool) -> bool:
     """Whether the `config.json` in a folder exists and belongs to the ONNX file."""
     beside, record, path = folder / CONFIG, asked.record, asked.path
     if not beside.is_file():
