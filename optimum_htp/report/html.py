@@ -61,9 +61,7 @@ def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
         facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
-    if "compared" in file:
-        facts["compared with"] = file["compared"]["with"]
-        facts["found"] = "; ".join(file["compared"]["verdict"])
+    verdict = file["compared"]["verdict"] if "compared" in file else []
     measures = _measures(file)
     colours = {**({"difference": "max abs"} if "compared" in file else {}), "kind": "kind"}
     colours |= {key: label.lower() for key, label in measures.items()}
@@ -76,11 +74,31 @@ def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]
         "index": index,
         "file": _text(file["file"]),
         "heading": "" if alone else f"<h2>{_text(file['file'])}</h2>\n",
+        "summary": _text(_summary(file, facts)),
+        "verdict": f'<ul class="verdict">{"".join(f"<li>{_text(line)}</li>" for line in verdict)}</ul>\n' if verdict else "",
+        "modules": "\n".join(_plain(module, measures) for module in file["modules"]),
         "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
         "measures": _options(measures),
         "colours": _options(colours),
         "headings": "".join(["<th>Module</th>", *headings]),
     }
+
+
+def _summary(file: dict[str, Any], facts: Mapping[str, str]) -> str:
+    """Return the line below the heading: `org/model at 0123abcd · BertModel · 86.5 MiB, compared with other.onnx`."""
+    known = {**facts, "commit": facts.get("commit", "")[:8]}
+    model = " at ".join(filter(None, (known.get("model"), known["commit"])))
+    text = " · ".join(filter(None, (model, known.get("class"), known["size"])))
+    return f"{text}, compared with {file['compared']['with']}" if "compared" in file else text
+
+
+def _plain(module: dict[str, Any], measures: Mapping[str, str]) -> str:
+    """Return a module as an entry of the list that replaces plot and table without JavaScript."""
+    numbers = [f"{module[key]:,.0f} {label.lower()}" for key, label in measures.items()]
+    if (difference := module.get("max_abs")) is not None:
+        numbers.append(f"max abs {difference:.3g}{', beyond the tolerance' if module['exceeds'] else ''}")
+    cells = [module["class_name"], *numbers]
+    return f"<li>{_text(module['name'] or '(model)')} <span>{_text(' · '.join(filter(None, cells)))}</span></li>"
 
 
 def _options(labels: dict[str, str]) -> str:

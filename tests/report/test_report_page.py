@@ -5,66 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from contextlib import ExitStack
 from math import inf
 
-import onnx
 import pytest
 
 from optimum_htp import compare_models, report_document, write_report
 from optimum_htp.modules.comparison.render import write_comparison
-from optimum_htp.onnxfile import rewrite_model
+from tests.report.conftest import LINK, rename_a_module
 from tests.support.changed_weights import changed, weight_of
-
-CHROMIUM = shutil.which("chromium")
-_LINK = '<a href="http://evil">x</a>'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("There is no chromium here: `apt-get install chromium`")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser, file, tmp_path):
-    """The report of a file whose names are hostile in places, opened from disk."""
-    shutil.copy(file, tmp_path / "model.onnx")
-    hostile = "<img src=x onerror=document.title='owned'></script><script>document.title='owned'</script>"
-    rewrite_model(tmp_path / "model.onnx", metadata={"hf_task": hostile, "hf_model_class": hostile})
-    _rename_a_module(tmp_path / "model.onnx")
-    path = write_report(report_document([tmp_path / "model.onnx"]), tmp_path / "report.html")
-    context = browser.new_context(viewport={"width": 1200, "height": 1000})
-    page = context.new_page()
-    page.requested, page.failures = [], []
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.on("pageerror", lambda error: page.failures.append(str(error)))
-    page.goto(path.as_uri())
-    page.wait_for_selector(".plot .box")
-    yield page
-    context.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Opens a page from disk."""
-    with ExitStack() as closing:
-
-        def opened(path):
-            page = closing.enter_context(browser.new_context(viewport={"width": 1200, "height": 1000})).new_page()
-            page.goto(path.as_uri())
-            page.wait_for_selector(".plot .box")
-            return page
-
-        yield opened
-
 
 def test_comparison_shows_where_the_difference_is_without_unfolding(open_page, file, tmp_path):
     """One layer of several that are alike differs; its module is open, and told as the terminal tells it."""
@@ -133,36 +81,24 @@ def test_page_of_deeply_nested_or_many_modules_is_drawn_at_once(browser, tmp_pat
     page.close()
 
 
-def _rename_a_module(path):
-    """Give modules names that are markup."""
-    proto = onnx.load(path)
-    for one in proto.metadata_props:
-        if one.key == "htp.modules":
-            one.value = json.dumps({**json.loads(one.value), _LINK: _LINK})
-    for prop in proto.graph.node[0].metadata_props:
-        if prop.key == "htp.module":
-            prop.value = _LINK
-    onnx.save(proto, path)
-
-
 def test_page_shows_links_in_names_as_text(page):
     assert page.locator("svg a").count() == 0
-    assert page.locator("tbody td", has_text=_LINK).count() == 1
+    assert page.locator("tbody td", has_text=LINK).count() == 1
     assert all(link.get_attribute("href").startswith("#") for link in page.locator("a").all())
     page.locator(".search").fill("evil")
     page.locator(".search").press("Enter")
-    assert page.locator(".plot text", has_text=_LINK).count() >= 1
+    assert page.locator(".plot text", has_text=LINK).count() >= 1
 
 
 def test_page_is_small_and_has_no_markup_of_the_file(file, tmp_path):
     shutil.copy(file, tmp_path / "model.onnx")
-    _rename_a_module(tmp_path / "model.onnx")
+    rename_a_module(tmp_path / "model.onnx")
     text = write_report(report_document([tmp_path / "model.onnx"]), tmp_path / "report.html").read_text()
     assert len(text) < 100_000
-    assert "evil" not in re.sub(r"(?s)<script id=.*?</script>", "", text)
+    assert LINK not in text
     data = text.partition('<script id="report" type="application/json">')[2].partition("</script>")[0]
     assert "<" not in data
-    assert _LINK in json.loads(data)[0]["names"]
+    assert LINK in json.loads(data)[0]["names"]
 
 
 def test_page_makes_no_request_and_runs_nothing_of_the_file(page, tmp_path):
