@@ -1,10 +1,10 @@
-"""The report as one HTML page that opens from disk: an icicle and a tree of the modules, and the provenance on top.
+"""The report as one HTML page that opens from disk: a plot, a tree of the modules, and the provenance.
 
-Page, style and script lie in `page/` and are put into one file, so no request leaves it. What comes from the ONNX file
-is put in as text or as JSON, never as markup.
+Page, style and script are in `page/`. The report contains all three, so it makes no request. Texts from the ONNX file are
+escaped text or JSON, never markup.
 
-A module whose class says nothing (`Linear`) is of the kind of the module around it, so a projection of attention is
-attention; outside of all of them it is `other`.
+A module with a generic class (`Linear`) gets the kind of the module around it: a projection in an attention module is
+`attention`. Without such a module it is `other`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
 
 
 def _mixed(file: dict[str, Any]) -> bool:
-    """Whether weights are kept as anything but float32."""
+    """Whether any weights have another data type than float32."""
     return any(is_mixed(module["weights"]) for module in file["modules"])
 
 
 def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]:
-    """Return what a file's section is made of."""
+    """Return the values of the placeholders in `section.html`."""
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
         facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
@@ -110,7 +110,7 @@ def _text(text: str) -> str:
 
 
 def _data(file: dict[str, Any]) -> dict[str, Any]:
-    """Return what the page's script reads: the modules as parallel lists, outer ones before those in them."""
+    """Return the data of the page's script: the modules as parallel lists, outer ones before inner ones."""
     modules = file["modules"]
     places = {module["name"]: at for at, module in enumerate(modules)}
     holders = {child: module["name"] for module in modules for child in module["children"]}
@@ -133,7 +133,7 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(file: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
-    """Return how the modules differ: of each the largest difference, and whether it is beyond the tolerances."""
+    """Return the largest difference of each module, and whether it is beyond the tolerances."""
     modules, notes = file["modules"], file["compared"]["notes"]
     return {
         "differences": ["Infinity" if (value := module["max_abs"]) == math.inf else value for module in modules],
@@ -161,13 +161,13 @@ def kinds_of(classes: Mapping[str, str], holders: Mapping[str, str]) -> dict[str
     """Return the kind of each module, by name.
 
     Args:
-        classes: Class of each module, outer ones before those in them.
-        holders: Name of the module around each; the model itself has none.
+        classes: The class of each module by name, outer modules before inner ones.
+        holders: The name of the module around each module. The model itself has no entry.
     """
     kinds: dict[str, str] = {}
     for name, class_name in classes.items():
         around = kinds.get(holders.get(name, ""), "other") if name else "other"
-        own = _own(f"{class_name}") or _own(name.rpartition(".")[2])
+        own = _own(class_name) or _own(name.rpartition(".")[2])
         if own is None or (own == "block" and around in _INHERITED):
             own = around if around in _INHERITED else "other"
         elif own == "mlp" and around == "attention":

@@ -29,7 +29,7 @@ _SHOWN: Final = {
 
 
 def provenance(file: dict[str, Any]) -> dict[str, str]:
-    """Return what is known of where a file came from, in words."""
+    """Return the provenance and size of a file, by label."""
     record = file["context"]["record"] or {}
     known = {label: str(record[key]) for key, label in _SHOWN.items() if record.get(key)}
     if embedded := record.get("embedded_files"):
@@ -78,12 +78,12 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
 
 
 def module_cell(module: str) -> str:
-    """Return a module's name as code, which knows no escapes, where it is of the usual signs."""
+    """Return a module's name as code, or as escaped text if it has unusual characters (code has no escapes)."""
     if not module:
         return "(model)"
     return f"`{module}`" if _USUAL.fullmatch(module) else as_cell(module)
 
 
 def as_cell(text: Any) -> str:
-    """Keep a file's texts from being taken for Markdown or HTML: pictures, links, addresses, mentions, tags."""
+    """Return a text with all Markdown and HTML escaped: images, links, addresses, mentions, tags."""
     return _SIGNS.sub(r"\\\g<0>", html.escape(printable(str(text)), quote=False))

@@ -83,7 +83,7 @@ def test_unknown_format_is_refused_before_any_work(file, tmp_path):
     done = optimum_cli("htp", "report", file, "-o", tmp_path / "report.pdf", check=False)
     assert done.returncode == 1
     assert ".json, .md, .html" in done.stderr
-    with pytest.raises(OptimumHTPError, match="no name for a report"):
+    with pytest.raises(OptimumHTPError, match="unsupported report format"):
         write_report({}, tmp_path / "report")
 
 
