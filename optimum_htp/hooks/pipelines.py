@@ -1,4 +1,4 @@
-"""`transformers.pipeline`, and with it Optimum's: it takes our files, and the preprocessors of loaded models."""
+"""Hooks `transformers.pipeline`, and with it Optimum's: it accepts ONNX files with a record, and loaded models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _completing(call: Call) -> Any:
         completed = _completed(call, file=file) if file is not None else None
         if completed is None:
             return result
-    except (*FAILURES, RuntimeError):  # the latter says of a repo that it does not name its task
+    except (*FAILURES, RuntimeError):  # a RuntimeError reports a repo without a task
         completed = _completed(call, failed=True) if isinstance(model, str) else None
         if completed is None:
             raise
@@ -54,5 +54,5 @@ def _completed(call: Call, *, failed: bool = False, file: Path | None = None) ->
 
 
 def _brings_preprocessors(model: Any) -> bool:
-    """Whether a model was loaded by us; told without importing what loads."""
+    """Whether this package has loaded a model. Checked without importing `loading.preprocessors`."""
     return type(getattr(model, "preprocessors", None)).__module__ == _LAZY

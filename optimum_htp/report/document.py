@@ -101,8 +101,8 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
 def _size_inside(path: Path, name: str) -> int | None:
     """Return the size in bytes of an external data file, or None if it is not in the ONNX file's folder.
 
-    Other folders are not read, because a malicious file could name any path. In the Hub cache, the ONNX file and its data
-    are symlinks; then the folder of the link targets counts too.
+    Other folders are not read, because a malicious file could name any path. In the Hub cache, the ONNX file and its
+    data are symlinks; then the folder of the link targets counts too.
     """
     if not is_contained(name):
         return None

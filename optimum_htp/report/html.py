@@ -1,7 +1,7 @@
 """The report as one HTML page that opens from disk: a plot, a tree of the modules, and the provenance.
 
-Page, style and script are in `page/`. The report contains all three, so it makes no request. Texts from the ONNX file are
-escaped text or JSON, never markup.
+Page, style and script are in `page/`. The report contains all three, so it makes no request. Texts from the ONNX file
+are escaped text or JSON, never markup.
 
 A module with a generic class (`Linear`) gets the kind of the module around it: a projection in an attention module is
 `attention`. Without such a module it is `other`.
@@ -61,7 +61,7 @@ def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]
     facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
     if file["coverage"]:
         facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
-    verdict = file["compared"]["verdict"] if "compared" in file else []
+    verdict = "".join(f"<li>{_text(line)}</li>" for line in file["compared"]["verdict"]) if "compared" in file else ""
     measures = _measures(file)
     colours = {**({"difference": "max abs"} if "compared" in file else {}), "kind": "kind"}
     colours |= {key: label.lower() for key, label in measures.items()}
@@ -75,7 +75,7 @@ def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]
         "file": _text(file["file"]),
         "heading": "" if alone else f"<h2>{_text(file['file'])}</h2>\n",
         "summary": _text(_summary(file, facts)),
-        "verdict": f'<ul class="verdict">{"".join(f"<li>{_text(line)}</li>" for line in verdict)}</ul>\n' if verdict else "",
+        "verdict": f'<ul class="verdict">{verdict}</ul>\n' if verdict else "",
         "modules": "\n".join(_plain(module, measures) for module in file["modules"]),
         "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
         "measures": _options(measures),

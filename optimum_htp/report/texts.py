@@ -1,7 +1,7 @@
 """Safe output of untrusted texts (from files, Hubs and other libraries), and JSON that every parser reads.
 
-A name in a file can contain terminal escape sequences, line breaks, or bidirectional controls that reorder letters. They
-are shown as escapes: `\\x1b`, `\\n`, `\\u202e`.
+A name in a file can contain terminal escape sequences, line breaks, or bidirectional controls that reorder letters.
+They are shown as escapes: `\\x1b`, `\\n`, `\\u202e`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def sentence(text: str) -> str:
 def json_text(document: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:
     """Return a document as strictly valid JSON without terminal control characters.
 
-    NaN and infinity become null, because JSON has neither. Unprintable characters are escaped, and so are lone surrogates,
-    which UTF-8 cannot encode. With `ascii_only`, everything outside ASCII is escaped, for streams of another encoding.
+    NaN and infinity become null, because JSON has neither. Unprintable characters are escaped, and so are lone
+    surrogates, which UTF-8 cannot encode. With `ascii_only`, everything outside ASCII is escaped, for streams of
+    another encoding.
     """
     try:
         text = json.dumps(document, indent=indent, ensure_ascii=ascii_only, allow_nan=False)

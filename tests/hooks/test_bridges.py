@@ -59,7 +59,7 @@ def test_every_known_break_is_bridged_where_optimum_onnx_is_that_old():
     fixed_in_newer_code = {item.name for item in breaks() if "newest commit" in inspect.getdoc(item.function)}
     assert unbridged <= fixed_in_newer_code
     for item in breaks():
-        assert "Needless once" in inspect.getdoc(item.function), item.name
+        assert "Obsolete once" in inspect.getdoc(item.function), item.name
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_renamed_model_loader(decoder):
     assert transformers.pipelines.load_model.__module__ == "transformers.pipelines.base"
 
 
-def test_adapter_beside_a_config(tmp_path):
+def test_adapter_next_to_config(tmp_path):
     """The folder of an adapter has a config too, and the weights of its base model are elsewhere."""
     import peft
 
@@ -295,7 +295,7 @@ def test_adapter_beside_a_config(tmp_path):
     torch.testing.assert_close(exported(**inputs).logits, adapted(**inputs).logits, atol=1e-4, rtol=0)
 
 
-def test_tokenizer_made_of_nothing(masked):
+def test_empty_tokenizer(masked):
     model, _ = masked
     assert save_utils.maybe_load_preprocessors(model)
     for file in (*model.glob("*token*"), *model.glob("vocab*")):

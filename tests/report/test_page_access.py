@@ -126,10 +126,9 @@ def test_one_member_of_a_tree_is_in_the_tab_order_and_keeps_the_focus(open_page,
         page.keyboard.press(key)
     key = page.evaluate(FOCUSED)
     assert key
-    style = page.evaluate("el => { const s = getComputedStyle(document.activeElement); return s.outlineStyle; }")
-    stroke = page.evaluate(
-        "() => { const r = document.activeElement.querySelector('rect'); return r && getComputedStyle(r).strokeWidth; }"
-    )
+    style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    rect = page.locator(f"{member}:focus rect")
+    stroke = rect.evaluate("rect => getComputedStyle(rect).strokeWidth") if rect.count() else None
     assert (style, stroke) in [("none", "4px"), ("solid", None)]
     assert [one.get_attribute("data-key") for one in page.locator(f"{tree} > [tabindex='0']").all()] == [key]
     page.set_viewport_size({"width": 1000, "height": 900})

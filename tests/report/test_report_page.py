@@ -14,6 +14,7 @@ from optimum_htp.modules.comparison.render import write_comparison
 from tests.report.conftest import LINK, rename_a_module
 from tests.support.changed_weights import changed, weight_of
 
+
 def test_comparison_shows_where_the_difference_is_without_unfolding(open_page, file, tmp_path):
     """One layer of several that are alike differs; its module is open, and told as the terminal tells it."""
     name = "bert.encoder.layer.1.intermediate.dense"
