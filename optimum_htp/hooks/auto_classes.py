@@ -62,7 +62,7 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
         _is_inside.reset(token)
     if isinstance(found, Answer):
         return found.result
-    from optimum_htp.loading.direct import refuse_misfit, wants_slow
+    from optimum_htp.loading.direct import check_class, wants_slow
     from optimum_htp.resolve.config_folder import find
     from optimum_htp.resolve.configs import folder_of
     from optimum_htp.resolve.embedded import EmbeddedFiles
@@ -84,7 +84,7 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
     if is_auto and isinstance(source, EmbeddedFiles) and what in CONFIG_CLASSES:
         return _from_memory(what, source, found, call)
     if not is_auto and not inside:
-        refuse_misfit(call.args[0], what, carrier, folder_of(source))
+        check_class(call.args[0], what, carrier, folder_of(source))
     return _of_folder(what, folder_of(source), call)
 
 

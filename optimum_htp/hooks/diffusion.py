@@ -70,12 +70,12 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
 def _loaded(call: Call, parts: ModelFiles, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.libraries.axes import refuse_code_in_axes
-    from optimum_htp.loading.diffusion import presented
+    from optimum_htp.loading.diffusion import link_pipeline_folder
     from optimum_htp.onnxfile import external_files, read_signature
 
     access = HubAccess.from_options(options)
     trusted = bool(options.get("trust_remote_code"))
-    made = presented(parts, record, access, options.get("revision"), trust_remote_code=trusted)
+    made = link_pipeline_folder(parts, record, access, options.get("revision"), trust_remote_code=trusted)
     sessions, inside = {}, []
     with ExitStack() as undo:
         undo.callback(made.cleanup)

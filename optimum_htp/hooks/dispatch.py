@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from optimum_htp.hooks.patching import Call
-from optimum_htp.loading.recognize import looked_at, pinned_file
+from optimum_htp.loading.recognize import find_onnx, pinned_file
 
 if TYPE_CHECKING:
     from optimum_htp.loading.named import Local, Named
@@ -52,7 +52,7 @@ def file_or_result(
     if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _current.get():
         return Answer(call.pass_on())
     how = {"opens": opens, "bare": bare, "local": local}
-    seen = _is_pinned(subject) or looked_at(subject, subfolder, enough)
+    seen = _is_pinned(subject) or find_onnx(subject, subfolder, enough)
     if seen is not None:
         found = _named(call, failed=False, **how) if seen else None
         return Answer(call.pass_on()) if found is None else found

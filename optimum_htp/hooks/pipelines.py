@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loading.recognize import files_of_names, may_be_ours
+from optimum_htp.loading.recognize import files_of_names, has_onnx
 
 __all__ = ["install"]
 
@@ -23,7 +23,7 @@ def install(module: ModuleType) -> None:
 
 def _completing(call: Call) -> Any:
     model, more = call.get("model"), call.get("model_kwargs")
-    if may_be_ours(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
+    if has_onnx(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)
         return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
     collecting = files_of_names.set([])

@@ -68,7 +68,7 @@ def test_given_task_and_device_count(exported, cache):
     "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(), reason="it is here"
 )
 def test_device_that_is_not_here_is_said_to_be_missing(exported, cache):
-    with pytest.raises(OptimumHTPError, match="CUDAExecutionProvider, which is not here"):
+    with pytest.raises(OptimumHTPError, match="CUDAExecutionProvider, which is not available"):
         OptimumONNXModel.from_onnx(exported("bert"), device="cuda", cache_dir=cache)
 
 

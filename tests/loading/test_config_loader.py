@@ -26,5 +26,5 @@ def test_config_loader_extracts_and_loads(exported, access):
 
 
 def test_config_loader_refuses_a_file_that_is_of_no_hub(plain_bert):
-    with pytest.raises(ConfigLoadError, match="does not come from a Hub"):
+    with pytest.raises(ConfigLoadError, match="has no record"):
         HFHubConfigLoader().load_from_onnx(plain_bert)

@@ -125,7 +125,7 @@ def test_loading_says_what_is_missing(traced_bert, traced_gpt2, tmp_path):
     with pytest.raises(ConfigLoadError, match=r"has no export\.json"):
         ExportedModel.from_pretrained(strip)
     shutil.copy(traced_bert / "model.onnx", tmp_path / "bert.onnx")
-    with pytest.raises(SeveralModelsError, match="holds 2 models"):
+    with pytest.raises(SeveralModelsError, match="contains 2 models"):
         ExportedModel.from_pretrained(tmp_path)
 
 

@@ -47,7 +47,7 @@ def test_subfolder_in_model_kwargs_is_looked_into(folder, tmp_path):
 
 def test_file_with_the_name_of_another_is_refused(folder):
     for load in (OptimumONNXModel.from_pretrained, OptimumONNXModel.from_onnx):
-        with pytest.raises(ValueError, match=r"leave out file_name='model_other\.onnx'"):
+        with pytest.raises(ValueError, match=r"Remove file_name='model_other\.onnx'"):
             load(folder / "model.onnx", file_name="model_other.onnx")
 
 
@@ -71,7 +71,7 @@ def test_tokenizer_beside_several_models_needs_no_choice_among_them(folder):
     AutoTokenizer.from_pretrained(folder / "model.onnx").save_pretrained(folder)
     (folder / "model.onnx").rename(folder / "model_fp16.onnx")
     assert AutoTokenizer.from_pretrained(folder).tokenize("the cat") == ["the", "cat"]
-    with pytest.raises(SeveralModelsError, match="holds 2 models"):
+    with pytest.raises(SeveralModelsError, match="contains 2 models"):
         ORTModelForSequenceClassification.from_pretrained(folder)
 
 

@@ -218,7 +218,7 @@ def test_file_of_a_repo_is_named_by_its_address(hub, bert_repo, cache, kind):
 def test_address_that_is_not_the_hubs_is_told(hub, loader):
     with (
         hub.recorded() as requests,
-        pytest.raises(InvalidModelReferenceError, match=r"is no file of the Hub.*download"),
+        pytest.raises(InvalidModelReferenceError, match=r"is not a Hub file.*Download"),
     ):
         loader.from_pretrained("https://example.com/models/bert/resolve/main/model.onnx")
     assert requests == []
@@ -230,7 +230,7 @@ def test_part_that_lies_where_it_cannot_is_told(hub, exported, cache, tmp_path):
     names = json.dumps(["onnx/model.onnx", "onnx/other.onnx"])
     rewrite_model(part, metadata={"hf_onnx_file": "onnx/model.onnx", "hf_onnx_files": names, "hf_export_id": "0" * 32})
     hub.add("shipped/moved", {"model.onnx": part.read_bytes()})
-    with pytest.raises(MissingSiblingError, match=r"model.onnx of shipped/moved says that it is onnx/model.onnx"):
+    with pytest.raises(MissingSiblingError, match=r"model.onnx of shipped/moved is recorded as onnx/model.onnx"):
         OptimumONNXModel.from_pretrained("shipped/moved", cache_dir=cache)
 
 
