@@ -49,20 +49,17 @@ def _loading_files(call: Call) -> Any:
     try:
         result = call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))
         for name, file in files_of_names.get() or ():
-            if name == source and _needs_reload(file, _named_options(options, given)):
-                return _loaded_at_its_commit(call, file, given)
+            if name == source:
+                from optimum_htp.loading.other_commits import needs_reload
+
+                if needs_reload(file, _named_options(options, given)):
+                    return _loaded_at_its_commit(call, file, given)
         return result
     finally:
         files_of_names.reset(collecting)
         _load.reset(token)
         if chosen is not None:
             chosen_file.reset(chosen)
-
-
-def _needs_reload(file: Path, options: dict[str, Any]) -> bool:
-    from optimum_htp.loading.other_commits import needs_reload
-
-    return needs_reload(file, options)
 
 
 def _loaded_at_its_commit(call: Call, file: Path, given: dict[str, Any]) -> Any:

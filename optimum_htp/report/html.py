@@ -17,8 +17,8 @@ from importlib import resources
 from string import Template
 from typing import Any, Final
 
-from optimum_htp.report.markdown import provenance
-from optimum_htp.report.outline import inner_name, is_mixed, weights_text
+from optimum_htp.report.markdown import facts, has_mixed_weights
+from optimum_htp.report.outline import inner_name, weights_text
 from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["KINDS", "as_html", "kinds_of"]
@@ -51,43 +51,37 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
     return {**_TIME, **_MEASURES} if file["timed"] else dict(_MEASURES)
 
 
-def _mixed(file: dict[str, Any]) -> bool:
-    """Whether any weights have another data type than float32."""
-    return any(is_mixed(module["weights"]) for module in file["modules"])
-
-
 def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]:
     """Return the values of the placeholders in `section.html`."""
-    facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
-    if file["coverage"]:
-        facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
+    known = facts(file)
     verdict = "".join(f"<li>{_text(line)}</li>" for line in file["compared"]["verdict"]) if "compared" in file else ""
     measures = _measures(file)
     colours = {**({"difference": "max abs"} if "compared" in file else {}), "kind": "kind"}
     colours |= {key: label.lower() for key, label in measures.items()}
-    if _mixed(file):
-        colours["bits"] = "bits a parameter"
+    if has_mixed_weights(file):
+        colours["bits"] = "bits per parameter"
     headings = [f'<th data-key="{key}">{label}</th>' for key, label in measures.items()]
-    headings += ['<th class="minor">Weights</th>', '<th class="minor">Bytes saved</th>'] if _mixed(file) else []
+    headings += (
+        ['<th class="minor">Weights</th>', '<th class="minor">Bytes saved</th>'] if has_mixed_weights(file) else []
+    )
     headings += ["<th>Max abs</th>"] if "compared" in file else []
     return {
         "index": index,
         "file": _text(file["file"]),
         "heading": "" if alone else f"<h2>{_text(file['file'])}</h2>\n",
-        "summary": _text(_summary(file, facts)),
+        "summary": _text(_summary(file, known)),
         "verdict": f'<ul class="verdict">{verdict}</ul>\n' if verdict else "",
         "modules": "\n".join(_plain(module, measures) for module in file["modules"]),
-        "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
+        "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in known.items()),
         "measures": _options(measures),
         "colours": _options(colours),
         "headings": "".join(["<th>Module</th>", *headings]),
     }
 
 
-def _summary(file: dict[str, Any], facts: Mapping[str, str]) -> str:
+def _summary(file: dict[str, Any], known: Mapping[str, str]) -> str:
     """Return the line below the heading: `org/model at 0123abcd · BertModel · 86.5 MiB, compared with other.onnx`."""
-    known = {**facts, "commit": facts.get("commit", "")[:8]}
-    model = " at ".join(filter(None, (known.get("model"), known["commit"])))
+    model = " at ".join(filter(None, (known.get("model"), known.get("commit", "")[:8])))
     text = " · ".join(filter(None, (model, known.get("class"), known["size"])))
     return f"{text}, compared with {file['compared']['with']}" if "compared" in file else text
 
@@ -124,7 +118,7 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "parents": [places[holders[module["name"]]] if module["name"] in holders else -1 for module in modules],
         "children": [[places[child] for child in module["children"]] for module in modules],
         "measures": list(measures.items()),
-        "mixed": _mixed(file),
+        "mixed": has_mixed_weights(file),
         "weights": [weights_text(module["weights"]) for module in modules],
         "saved": [module["saved_bytes"] for module in modules],
         "compared": _compared(file, places) if "compared" in file else None,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from optimum_htp.hierarchy.summary import ModuleSummary
 from optimum_htp.hierarchy.tree import ROOT
 from optimum_htp.report.texts import printable
 
-__all__ = ["inner_name", "is_mixed", "outline", "size_text", "weights_text"]
+__all__ = ["aligned", "inner_name", "is_mixed", "outline", "size_text", "weights_text"]
 
 _OPERATORS: Final = 4  # named per module; the others are counted
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -46,7 +46,12 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
                 _named(one.operators),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    yield from aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows of a table as aligned lines: first and last column left-aligned, others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
         yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()

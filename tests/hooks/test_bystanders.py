@@ -1,6 +1,6 @@
 """Hooks do not change calls for other models: results and errors are the same as without hooks.
 
-Each call is made twice in one process, with the hooks in place and with everything given back.
+Each call runs twice in one process, with active and with inactive hooks.
 """
 
 from __future__ import annotations

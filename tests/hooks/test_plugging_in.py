@@ -1,7 +1,7 @@
 """Activation in Optimum without imports, and without breaking Optimum, each in its own process.
 
-The environments are real: a wheel of this package is built and installed beside what it needs of this environment's
-packages, and then taken apart.
+The environments are real: a wheel of this package is built and installed with the required packages of this
+environment, and then damaged.
 """
 
 from __future__ import annotations

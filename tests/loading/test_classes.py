@@ -1,7 +1,7 @@
 """All of Optimum's classes match PyTorch, loaded from the files alone.
 
-The table is `tests/support/zoo.py`: architecture, class, task. What is compared is every output that both give, or
-for generators the tokens and the logits of each step.
+`tests/support/zoo.py` has the table of architectures, classes and tasks. The tests compare all outputs that both
+return, or, for generators, the tokens and the logits of each step.
 """
 
 from __future__ import annotations

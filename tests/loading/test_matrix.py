@@ -1,7 +1,7 @@
 """All ways of loading give the same correct output, for each class and architecture and each place of the files.
 
-The branch of the model's repo has moved on, and the Hub is gone, or has nothing but the repo that is loaded.
-`WRITE_GUIDE=1` writes the table of the guide, else it is compared.
+The branch of the model's repo has changed, and the Hub is not reachable, or has only the repo of the load.
+`WRITE_GUIDE=1` writes the table of the guide; otherwise it is checked.
 """
 
 from __future__ import annotations

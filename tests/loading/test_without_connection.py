@@ -1,6 +1,6 @@
 """Models load from their ONNX files alone, in an empty folder without Hub and cache, with sockets forbidden.
 
-What they answer is held against PyTorch, which loads the model's own folder in the same process.
+Their outputs are checked against PyTorch, which loads the model's own folder in the same process.
 """
 
 from __future__ import annotations
