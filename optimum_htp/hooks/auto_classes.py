@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["install"]
 
 _FAST: Final = ("tokenizer.json",)
-# The files that each class needs. A folder with these files is loaded without our help.
+# The files that each class needs. The library loads a folder with these files itself.
 _SAVED: Final = {
     "AutoConfig": (CONFIG,),
     **{name: SAVED_AS[name] for name in EXTRACTORS},
@@ -102,8 +102,8 @@ def _of_folder(what: str, folder: Path, call: Call) -> Any:
         name = getattr(call.args[0] if call.args else None, "__name__", what)
         other = f" Use {what}, which selects the right class." if name != what else ""
         raise kind(
-            f"{name} of {call.subject} cannot be loaded from {folder}: {type(error).__name__}: {error}{other} "
-            "If a file in the cache is damaged, download it again with force_download=True."
+            f"{name} of {call.subject} cannot be loaded from {folder}. If a cached file is damaged, download it again "
+            f"with force_download=True.{other} {type(error).__name__}: {error}"
         ) from error
     finally:
         _is_inside.reset(token)

@@ -60,7 +60,7 @@ def test_model_comes_with_its_preprocessor(name, exported, cache):
 def test_given_task_and_device_count(exported, cache):
     model, _ = OptimumONNXModel.from_onnx(exported("bert"), task="masked-lm", device="cpu", cache_dir=cache)
     assert type(model).__name__ == "ORTModelForMaskedLM"
-    with pytest.raises(OptimumHTPError, match="not known"):
+    with pytest.raises(OptimumHTPError, match="is unknown"):
         OptimumONNXModel.from_onnx(exported("bert"), device="tpu", cache_dir=cache)
 
 
@@ -308,7 +308,7 @@ def test_local_file_needs_no_adjacent_config_if_one_is_given(local_file, model_f
     model, preprocessor = OptimumONNXModel.from_onnx(local_file, config=config)
     assert model.config.id2label == config.id2label
     assert preprocessor is None
-    assert "no preprocessors beside it" in caplog.text
+    assert "no preprocessors next to it" in caplog.text
     assert OptimumONNXModel.from_pretrained(local_file, config=config).config.id2label == config.id2label
 
 

@@ -63,7 +63,7 @@ def test_direct_classes_of_larger_models_accept_them_too(name, cls, zoo_export):
 
 def test_wrong_class_is_rejected(exported):
     for source in (exported("bert"), exported("bert") / "model.onnx"):
-        with pytest.raises(ConfigLoadError, match=r"T5Config does not fit .*of type bert\. AutoConfig"):
+        with pytest.raises(ConfigLoadError, match=r"T5Config does not fit .*of type bert\. Use AutoConfig"):
             transformers.T5Config.from_pretrained(source)
         with pytest.raises(PreprocessorLoadError, match=r"ViTImageProcessor(Pil)? does not fit .* AutoTokenizer"):
             transformers.ViTImageProcessor.from_pretrained(source)
@@ -74,10 +74,12 @@ def test_wrong_class_is_rejected(exported):
     with pytest.raises(PreprocessorLoadError, match=r"CLIPImageProcessor(Pil)? does not fit .* AutoImageProcessor"):
         transformers.CLIPImageProcessor.from_pretrained(exported("vit"))
     with pytest.raises(
-        PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Auto"
+        PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Use Auto"
     ):
         transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
-    with pytest.raises(PreprocessorLoadError, match=r"WhisperProcessor does not fit .* has Wav2Vec2Processor\. Auto"):
+    with pytest.raises(
+        PreprocessorLoadError, match=r"WhisperProcessor does not fit .* has Wav2Vec2Processor\. Use Auto"
+    ):
         transformers.WhisperProcessor.from_pretrained(exported("wav2vec2"))
 
 

@@ -106,7 +106,7 @@ def test_optimum_raises_its_own_errors():
 )
 def test_error_for_a_class_of_another_task_names_the_right_class(cls, name, fitting, exported, cache, caplog):
     file = sorted(exported(name).glob("*.onnx"))[-1]
-    with pytest.raises(WrongTaskError, match=rf"{file.name} was exported for .*: use {fitting}, ") as caught:
+    with pytest.raises(WrongTaskError, match=rf"{file.name} was exported for .*Use {fitting}, ") as caught:
         load(file, cls, cache_dir=cache)
     assert isinstance(caught.value, ValueError)
     assert "use_cache" not in caplog.text + str(caught.value)

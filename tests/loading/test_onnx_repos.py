@@ -117,7 +117,7 @@ def test_file_without_a_record_is_reported(hub, cache, exported):
     model = onnx.load(exported("bert") / "model.onnx")
     del model.metadata_props[:]
     hub.add("shipped/unknown", {"model.onnx": model.SerializeToString()})
-    with pytest.raises(ConfigLoadError, match="does not say which model"):
+    with pytest.raises(ConfigLoadError, match="has no record of its model"):
         ORTModelForSequenceClassification.from_pretrained("shipped/unknown", cache_dir=cache)
 
 

@@ -80,7 +80,7 @@ def test_modules_with_own_weights(dense, hub, tmp_path, access, empty_home):
     here = {"OPTIMUM_HTP_RESOLVE": "", "OPTIMUM_HTP_TIMEOUT": "1", **empty_home}
     away = encode(tmp_path / "out", "backend='onnx'", fails=True, **here)
     record = read_record(tmp_path / "out" / "model.onnx")
-    assert f"2_Dense/model.safetensors of tiny/dense at {record.hub_sha} is needed. Copy it to {tmp_path}" in away
+    assert f"It requires 2_Dense/model.safetensors of tiny/dense at {record.hub_sha}. Copy it to {tmp_path}" in away
 
 
 def test_missing_module_weights_of_a_local_model_are_reported(dense, tmp_path, monkeypatch):
@@ -120,5 +120,5 @@ def test_encoder_is_exported_without_decoder(hub, tmp_path):
     vectors = whole(**tokenizer(TEXTS, padding=True, return_tensors="pt"))["sentence_embedding"]
     assert near(vectors.tolist(), model.encode(TEXTS).tolist())
     for load in (ORTModelForFeatureExtraction.from_pretrained, lambda path: SentenceTransformer(path, backend="onnx")):
-        with pytest.raises(WrongTaskError, match=r"ORTModelForCustomTasks, whose sentence_embedding"):
+        with pytest.raises(WrongTaskError, match=r"ORTModelForCustomTasks and its output sentence_embedding"):
             load(str(tmp_path / "out"))

@@ -272,7 +272,7 @@ class View {
     const name = this.file.names[node.at] || "(model)", total = this.model.sum(this.root, this.part("measure").value);
     const parts = [`${name}${node.count > 1 ? ` and ${node.count - 1} like it` : ""}`, this.file.classes[node.at]];
     for (const [key, label] of this.file.measures) parts.push(`${number(this.model.sum(node, key))} ${label.toLowerCase()}`);
-    if (total) parts.push(`${((100 * this.model.sum(node, this.part("measure").value)) / total).toFixed(1)} %`);
+    if (total) parts.push(`${((100 * this.model.sum(node, this.part("measure").value)) / total).toFixed(1)} % of the model`);
     const value = this.model.difference(node);
     if (value !== null) parts.push("max abs " + short(value));
     if (this.model.beyond(node)) parts.push("beyond the tolerance");
