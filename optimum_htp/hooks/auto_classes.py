@@ -44,10 +44,10 @@ def install(module: ModuleType) -> None:
         cls = vars(module).get(name)
         if cls is not None and cls.__name__ == name:  # skip aliases of a class
             owner = next(base for base in cls.__mro__ if "from_pretrained" in vars(base))
-            wrap_attribute(owner, "from_pretrained", functools.partial(_loading, what, name == what))
+            wrap_attribute(owner, "from_pretrained", functools.partial(_hook_from_pretrained, what, name == what))
 
 
-def _loading(what: str, is_auto: bool, call: Call) -> Any:
+def _hook_from_pretrained(what: str, is_auto: bool, call: Call) -> Any:
     """Hook of `from_pretrained`: loads an ONNX file's config or preprocessor from its folder or the embedded files."""
     inside = _is_inside.get()
     token = _is_inside.set(True)

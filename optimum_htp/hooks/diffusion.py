@@ -28,10 +28,10 @@ def install(module: ModuleType) -> None:
     """Hook into the module that defines the pipeline classes and the Auto classes for tasks."""
     for owner in list(vars(module).values()):
         if isinstance(owner, type) and owner.__module__ == module.__name__ and "from_pretrained" in vars(owner):
-            wrap_attribute(owner, "from_pretrained", _loading_files)
+            wrap_attribute(owner, "from_pretrained", _hook_from_pretrained)
 
 
-def _loading_files(call: Call) -> Any:
+def _hook_from_pretrained(call: Call) -> Any:
     from optimum_htp.loading.diffusion import fetched_pipeline, pipeline_of_its_commit, pipeline_record
 
     source = call.subject

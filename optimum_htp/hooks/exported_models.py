@@ -13,10 +13,10 @@ __all__ = ["install"]
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines `ExportedModel`."""
-    wrap_attribute(module.ExportedModel, "from_pretrained", _loading_files)
+    wrap_attribute(module.ExportedModel, "from_pretrained", _hook_from_pretrained)
 
 
-def _loading_files(call: Call) -> Any:
+def _hook_from_pretrained(call: Call) -> Any:
     from optimum_htp.loading.exported_models import exported_file, load
 
     found = file_or_result(call, bare=True, local=exported_file)

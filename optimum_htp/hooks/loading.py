@@ -25,15 +25,15 @@ _SEARCH: Final = "find_files_matching_pattern"
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines `ORTModel`."""
-    wrap_attribute(module.ORTModel, "from_pretrained", _loading_files)
-    wrap_attribute(module.ORTModel, "_cached_file", _cached_file)
+    wrap_attribute(module.ORTModel, "from_pretrained", _hook_from_pretrained)
+    wrap_attribute(module.ORTModel, "_cached_file", _hook_cached_file)
     sessions.install(module)
     searching = sys.modules.get(_SEARCHING)
     if searching is not None and hasattr(searching, _SEARCH):
-        wrap_function(searching, _SEARCH, _finding_files)
+        wrap_function(searching, _SEARCH, _hook_search)
 
 
-def _loading_files(call: Call) -> Any:
+def _hook_from_pretrained(call: Call) -> Any:
     found = file_or_result(call, opens=True, bare=True)
     if isinstance(found, Answer):
         return _completed(found.result, call)
@@ -63,7 +63,7 @@ def _collect(call: Call, file: Path) -> None:
         loaded.append((call.subject, file))
 
 
-def _cached_file(call: Call) -> Any:
+def _hook_cached_file(call: Call) -> Any:
     files = _files_of_load(call)
     if files is None:
         return call.pass_on()
@@ -73,7 +73,7 @@ def _cached_file(call: Call) -> Any:
     return file
 
 
-def _finding_files(call: Call) -> Any:
+def _hook_search(call: Call) -> Any:
     files = _files_of_load(call)
     if files is None:
         return call.pass_on()

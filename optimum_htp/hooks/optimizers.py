@@ -18,14 +18,14 @@ __all__ = ["install"]
 def install(module: ModuleType) -> None:
     """Hook into the module that defines one of the classes."""
     if hasattr(module, "ORTOptimizer"):
-        wrap_attribute(module.ORTOptimizer, "from_pretrained", _optimizing_files)
-        wrap_attribute(module.ORTOptimizer, "optimize", _stamping)
+        wrap_attribute(module.ORTOptimizer, "from_pretrained", _hook_optimizer_from_pretrained)
+        wrap_attribute(module.ORTOptimizer, "optimize", _hook_optimize)
     if hasattr(module, "ORTQuantizer"):
-        wrap_attribute(module.ORTQuantizer, "from_pretrained", _quantizing_files)
-        wrap_attribute(module.ORTQuantizer, "quantize", _quantizing)
+        wrap_attribute(module.ORTQuantizer, "from_pretrained", _hook_quantizer_from_pretrained)
+        wrap_attribute(module.ORTQuantizer, "quantize", _hook_quantize)
 
 
-def _optimizing_files(call: Call) -> Any:
+def _hook_optimizer_from_pretrained(call: Call) -> Any:
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
@@ -38,7 +38,7 @@ def _optimizing_files(call: Call) -> Any:
     return call.args[0](paths, config=AutoConfig.from_pretrained(paths[0]), from_ortmodel=False)
 
 
-def _quantizing_files(call: Call) -> Any:
+def _hook_quantizer_from_pretrained(call: Call) -> Any:
     source, options = call.subject, call.options()
     if options is None or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
@@ -66,18 +66,18 @@ def _are_stamped(folder: str | os.PathLike[str], names: list[str]) -> bool:
     return all(Path(folder, name).is_file() and record_if_any(Path(folder, name)) is not None for name in names)
 
 
-def _quantizing(call: Call) -> Any:
+def _hook_quantize(call: Call) -> Any:
     """Hook of `quantize`: replaces names of modules in the lists of nodes by the nodes of these modules."""
     source = getattr(call.args[0], "onnx_model_path", None) if call.args else None
     if not isinstance(source, (str, os.PathLike)) or call.subject is None or not Path(source).is_file():
-        return _stamping(call)
+        return _hook_optimize(call)
     from optimum_htp.modules.quantize import with_nodes_of_modules
 
     config = with_nodes_of_modules(call.subject, source)
-    return _stamping(call if config is call.subject else call.with_subject(config))
+    return _hook_optimize(call if config is call.subject else call.with_subject(config))
 
 
-def _stamping(call: Call) -> Any:
+def _hook_optimize(call: Call) -> Any:
     """Hook of `optimize` and `quantize`: copies the record of each source to its new file."""
     options = call.options()
     result = call.pass_on()

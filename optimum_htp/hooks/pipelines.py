@@ -18,10 +18,10 @@ _LAZY: Final = "optimum_htp.loading.preprocessors"
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the function, and those that have bound it."""
-    wrap_function(module, "pipeline", _completing, _ALIASES)
+    wrap_function(module, "pipeline", _hook_pipeline, _ALIASES)
 
 
-def _completing(call: Call) -> Any:
+def _hook_pipeline(call: Call) -> Any:
     model, more = call.get("model"), call.get("model_kwargs")
     if has_onnx(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)

@@ -15,11 +15,11 @@ _PATTERNS: Final = "paths with globs (* matches one component, ** any number), o
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the command."""
-    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "parse_args", _parsing)
-    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "run", _running)
+    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "parse_args", _hook_parse_args)
+    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "run", _hook_run)
 
 
-def _parsing(call: Call) -> Any:
+def _hook_parse_args(call: Call) -> Any:
     """Hook of `parse_args`: adds two options."""
     result = call.pass_on()
     group = call.subject.add_argument_group("Modules (of files with tags, see `optimum-cli htp tag`)")
@@ -31,7 +31,7 @@ def _parsing(call: Call) -> Any:
     return result
 
 
-def _running(call: Call) -> Any:
+def _hook_run(call: Call) -> Any:
     """Hook of `run`: passes the chosen modules to the quantizers. Errors are printed as one sentence."""
     args = getattr(call.args[0], "args", None) if call.args else None
     folder = getattr(args, "onnx_model", None)

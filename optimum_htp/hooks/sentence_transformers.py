@@ -23,16 +23,16 @@ _load: Final[ContextVar[dict[str, Any]]] = ContextVar("optimum_htp_sentence_load
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the search for files, or the classes of models."""
     if module.__name__.endswith(".file_io"):
-        wrap_function(module, "load_file_path", _finding_files)
+        wrap_function(module, "load_file_path", _hook_load_file_path)
     elif module.__name__.endswith(".utils"):
-        wrap_function(module, "backend_should_export", _deciding_to_export)
+        wrap_function(module, "backend_should_export", _hook_should_export)
     for name in _MODELS:
         cls = vars(module).get(name)
         if isinstance(cls, type) and cls.__module__ == module.__name__:
-            wrap_attribute(cls, "__init__", _loading_files)
+            wrap_attribute(cls, "__init__", _hook_init)
 
 
-def _loading_files(call: Call) -> Any:
+def _hook_init(call: Call) -> Any:
     options, source = call.options(), call.subject
     if options is None or options.get("backend") != "onnx" or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
@@ -87,7 +87,7 @@ def _named_options(load: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
     return options | {"cache_dir": load.get("cache_folder"), **given}
 
 
-def _finding_files(call: Call) -> str | None:
+def _hook_load_file_path(call: Call) -> str | None:
     pinned = pinned_file.get()
     is_pinned = pinned is not None and pinned[0] == call.subject
     found: str | None = None if is_pinned else call.pass_on()
@@ -111,7 +111,7 @@ def _finding_files(call: Call) -> str | None:
     return os.fspath(path) if path is not None else None
 
 
-def _deciding_to_export(call: Call) -> Any:
+def _hook_should_export(call: Call) -> Any:
     """Hook of `backend_should_export`: a model that has an ONNX file with a record is not exported."""
     try:
         export, left = call.pass_on()

@@ -41,10 +41,10 @@ def install(module: ModuleType) -> None:
     """Hook into a module that defines classes of models."""
     for owner in list(vars(module).values()):
         if isinstance(owner, type) and owner.__module__ == module.__name__ and _LOAD in vars(owner):
-            wrap_attribute(owner, _LOAD, _loading)
+            wrap_attribute(owner, _LOAD, _hook_from_pretrained)
 
 
-def _loading(call: Call) -> Any:
+def _hook_from_pretrained(call: Call) -> Any:
     if files_being_loaded.get() is None:
         return call.pass_on()
     with opening_sessions():

@@ -167,10 +167,9 @@ def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any])
     if found is not None and (found.path is None or found.path.is_file()):
         return found
     folder = Path(local_path(model_id))
-    there = sorted(path.name for path in folder.glob(ONNX_PATTERN)) if folder.is_dir() else []
-    if len(there) > 1:
-        names = ", ".join(there)
-        raise OnnxFileNotFoundError(f"{folder} contains several ONNX files ({names}). Pass the path of one of them.")
+    names = sorted(path.name for path in folder.glob(ONNX_PATTERN)) if folder.is_dir() else []
+    if len(names) > 1:
+        raise OnnxFileNotFoundError(f"{folder} contains several ONNX files ({', '.join(names)}). Pass one of them.")
     raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {model_id}. Check the path.")
 
 

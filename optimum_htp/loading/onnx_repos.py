@@ -57,7 +57,7 @@ class OnnxRepo:
         named: More files that the user named.
         access: How to reach the Hub.
         ref: The revision that resolved to the commit.
-        there: All ONNX files of the repo.
+        onnx_files: All ONNX files of the repo.
         has_config: Whether the repo also has a config.
     """
 
@@ -68,7 +68,7 @@ class OnnxRepo:
     named: tuple[str, ...]
     access: HubAccess
     ref: str
-    there: tuple[str, ...]
+    onnx_files: tuple[str, ...]
     has_config: bool = False
 
     def record_if_any(self) -> ExportMetadata | None:
@@ -152,7 +152,7 @@ class OnnxRepo:
                     "which does not match its path. Upload the export's folder unchanged."
                 )
             parts = [(root / name).as_posix() for name in record.onnx_files]
-            names += [name for name in parts if name in self.there]  # a class can work without the others
+            names += [name for name in parts if name in self.onnx_files]  # a class can work without the others
             self._snapshot(names)
         data = []
         for name in dict.fromkeys(names):
@@ -207,25 +207,25 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
         # The library's own error is raised instead.
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
-    there = tuple(sorted(name for name in files if name.lower().endswith(".onnx")))
+    onnx_files = tuple(sorted(name for name in files if name.lower().endswith(".onnx")))
     ref = asked.revision or asked.hub.default_revision
     if bare and config in files:
         return None
     has_config = config in files or CONFIG in files
-    repo = OnnxRepo(asked.hub, asked.repo_id, commit, "", (), access, ref, there, has_config)
+    repo = OnnxRepo(asked.hub, asked.repo_id, commit, "", (), access, ref, onnx_files, has_config)
     given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
     for folder in ONNX_FOLDERS:
         place = PurePosixPath(subfolder, folder)
         named = [(place / name).as_posix() for name in given]
         if named and named[0] in files:
             return dataclasses.replace(repo, file=named[0], named=tuple(named[1:]))
-        inside = [name for name in there if PurePosixPath(name).parent == place]
+        inside = [name for name in onnx_files if PurePosixPath(name).parent == place]
         if inside and not named:
             return _chosen(inside, dataclasses.replace(repo, file=inside[0]))
-    if given and there:
+    if given and onnx_files:
         raise OnnxFileNotFoundError(
             f"There is no {PurePosixPath(subfolder, given[0])} in {asked.repo_id}. It has "
-            f"{', '.join(there[:_SHOWN])}. Pass one of these as file_name=, and its folder as subfolder=."
+            f"{', '.join(onnx_files[:_SHOWN])}. Pass one of these as file_name=, and its folder as subfolder=."
         )
     return None
 
@@ -250,9 +250,9 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
             continue
         if file not in files:
             raise OnnxFileNotFoundError(f"There is no file {file} in {repo_id} at {commit}. Check repo and path.")
-        there = tuple(name for name in files if name.lower().endswith(".onnx"))
+        onnx_files = tuple(name for name in files if name.lower().endswith(".onnx"))
         ref = asked.revision or asked.hub.default_revision
-        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, there)
+        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, onnx_files)
     if missing is not None:
         raise missing
     if is_address:

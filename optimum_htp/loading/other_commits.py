@@ -104,11 +104,11 @@ def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) ->
     folder, record = carrier.other, carrier.record
     if folder is None or record is None:
         return False
-    there = folder / name
+    path = folder / name
     repo_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")  # can be an old name
-    if not there.is_file() and not is_known_missing(repo_id, name, folder.parents[2], folder.name):
+    if not path.is_file() and not is_known_missing(repo_id, name, folder.parents[2], folder.name):
         return False  # not requested yet
-    digest = hashlib.sha256(there.read_bytes()).hexdigest() if there.is_file() else None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     if record.config_files is not None and name not in record.config_files:
         return digest is not None
     what = PIPELINE if record.export_library == "diffusers" else _loader_of(name)

@@ -120,8 +120,8 @@ def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelF
     for name in given.values():
         watch.see(path.parent / name)
         if not (path.parent / name).is_file():
-            there = ", ".join(sorted(file.name for file in path.parent.glob(ONNX_PATTERN)))
-            raise OnnxFileNotFoundError(f"There is no {name} in {path.parent}. It has {there}. Pass one of these.")
+            existing = ", ".join(sorted(file.name for file in path.parent.glob(ONNX_PATTERN)))
+            raise OnnxFileNotFoundError(f"There is no {name} in {path.parent}. It has {existing}. Pass one of these.")
     return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
 
 

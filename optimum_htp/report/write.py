@@ -47,7 +47,7 @@ _KIND: Final = OutputKind("a report", _is_report)
 def check_report_path(
     path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = (), *, force: bool = False
 ) -> Path:
-    """Return the expanded path of a report, after a check that a report can be written there.
+    """Return the expanded path of a report, after a check that the report can be written.
 
     Args:
         path: The path.

@@ -54,8 +54,8 @@ def decorated_forward(module: ModuleType) -> bool:
     """
     if mentions(module.ModelPatcher.__init__, CACHE) or not _has_cache_field():
         return False
-    wrap_attribute(module.ModelPatcher, "__init__", _patching)
-    wrap_attribute(module.ModelPatcher, "__exit__", _restoring)
+    wrap_attribute(module.ModelPatcher, "__init__", _hook_patcher_init)
+    wrap_attribute(module.ModelPatcher, "__exit__", _hook_patcher_exit)
     return True
 
 
@@ -103,7 +103,7 @@ def cache_use_left_in_configs(module: ModuleType) -> bool:
     Encoders of transformers 4 ignore the value. So the configs get their values back.
     Obsolete once ModelPatcher restores the values on exit.
     """
-    wrap_function(module, "onnx_export_from_model", _restore_use_cache)
+    wrap_function(module, "onnx_export_from_model", _hook_export)
     return True
 
 
@@ -136,7 +136,7 @@ def sizes_of_image_processors(module: ModuleType) -> bool:
 
     found = [(item, name) for item, name in _SIZES.items() if hasattr(input_generators, item)]
     for item, name in found:
-        wrap_attribute(getattr(input_generators, item), "__init__", functools.partial(_init_with_size, name))
+        wrap_attribute(getattr(input_generators, item), "__init__", functools.partial(_hook_generator_init, name))
     return bool(found)
 
 
@@ -155,12 +155,12 @@ def moved_check_of_image_sizes(module: ModuleType) -> bool:
 
     if not mentions(ViTEmbeddings.forward, _IMAGE_SIZE):
         return False
-    wrap_attribute(exporter, "__enter__", functools.partial(_allow_any_size, ViTEmbeddings))
-    wrap_attribute(exporter, "__exit__", functools.partial(_restore_sizes, ViTEmbeddings))
+    wrap_attribute(exporter, "__enter__", functools.partial(_hook_size_check_enter, ViTEmbeddings))
+    wrap_attribute(exporter, "__exit__", functools.partial(_hook_size_check_exit, ViTEmbeddings))
     return True
 
 
-def _allow_any_size(kind: type, call: Call) -> Any:
+def _hook_size_check_enter(kind: type, call: Call) -> Any:
     """Hook of a patcher's `__enter__`: modules of a class accept images of every size."""
     for part in call.args[0]._model.modules():
         if isinstance(part, kind):
@@ -169,7 +169,7 @@ def _allow_any_size(kind: type, call: Call) -> Any:
     return call.pass_on()
 
 
-def _restore_sizes(kind: type, call: Call) -> Any:
+def _hook_size_check_exit(kind: type, call: Call) -> Any:
     """Hook of a patcher's `__exit__`: modules of a class get their sizes back."""
     for part in call.args[0]._model.modules():
         if isinstance(part, kind):
@@ -186,7 +186,7 @@ class _AnySize:
     __hash__ = object.__hash__
 
 
-def _init_with_size(name: str, call: Call) -> None:
+def _hook_generator_init(name: str, call: Call) -> None:
     """Hook of an image generator's `__init__`: uses the size of the image processor if it has one."""
     from optimum.utils.input_generators import DummyVisionInputGenerator
     from optimum.utils.save_utils import maybe_load_preprocessors
@@ -213,7 +213,7 @@ class _Outputs(dict[str, Any]):
             raise AttributeError(name) from None
 
 
-def _restore_use_cache(call: Call) -> Any:
+def _hook_export(call: Call) -> Any:
     """Hook of `onnx_export_from_model`: restores `use_cache` in the configs of the model's modules."""
     parts: list[Any] = list(getattr(call.get("model"), "modules", list)())
     configs = {id(part.config): part.config for part in parts if hasattr(getattr(part, "config", None), "use_cache")}
@@ -225,7 +225,7 @@ def _restore_use_cache(call: Call) -> Any:
             config.use_cache = use_cache
 
 
-def _patching(call: Call) -> Any:
+def _hook_patcher_init(call: Call) -> Any:
     """Hook of `ModelPatcher.__init__`: gives the model a forward with the old names."""
     patcher, model = call.args[0], call.get("model")
     forward = getattr(model, "forward", None)
@@ -242,7 +242,7 @@ def _patching(call: Call) -> Any:
         _restore_forward(model, saved)
 
 
-def _restoring(call: Call) -> Any:
+def _hook_patcher_exit(call: Call) -> Any:
     """Hook of `ModelPatcher.__exit__`: gives the model its own forward back."""
     patcher = call.args[0]
     result = call.pass_on()

@@ -77,7 +77,11 @@ def cache_objects_in_generate(module: ModuleType) -> bool:
     ):
         return False
     for owner in owners:
-        for name, hook in ((_FORWARD, _forwarding), (_PREPARE, _preparing), (_REORDER, _reordering)):
+        for name, hook in (
+            (_FORWARD, _hook_forward),
+            (_PREPARE, _hook_prepare_cache),
+            (_REORDER, _hook_reorder_cache),
+        ):
             if name in vars(owner):
                 wrap_attribute(owner, name, hook)
     return True
@@ -93,7 +97,7 @@ def dropped_attention_mask(module: ModuleType) -> bool:
 
     if not mentions(GenerationMixin.generate, "_mask_length"):
         return False
-    wrap_attribute(module.ORTModelForCausalLM, "prepare_inputs_for_generation", _with_mask)
+    wrap_attribute(module.ORTModelForCausalLM, "prepare_inputs_for_generation", _hook_prepare_inputs)
     return True
 
 
@@ -127,7 +131,7 @@ def _input_modality(model: Any) -> str:
     return names.get(given, "text")
 
 
-def _forwarding(call: Call) -> Any:
+def _hook_forward(call: Call) -> Any:
     """Hook of `forward`: accepts `cache`, and fills and returns a given cache object."""
     cache = call.kwargs.get(CACHE)
     if cache is None:
@@ -144,7 +148,7 @@ def _forwarding(call: Call) -> Any:
     return outputs
 
 
-def _with_mask(call: Call) -> Any:
+def _hook_prepare_inputs(call: Call) -> Any:
     """Hook of `prepare_inputs_for_generation`: adds an attention mask of ones."""
     import torch
 
@@ -157,7 +161,7 @@ def _with_mask(call: Call) -> Any:
     return inputs
 
 
-def _preparing(call: Call) -> Any:
+def _hook_prepare_cache(call: Call) -> Any:
     """Hook of `_prepare_cache_for_generation`: starts with an empty cache object."""
     model = call.args[0]
     generation_config, model_kwargs = (*call.args[1:3], None, None)[:2]
@@ -170,7 +174,7 @@ def _preparing(call: Call) -> Any:
     return None
 
 
-def _reordering(call: Call) -> Any:
+def _hook_reorder_cache(call: Call) -> Any:
     """Hook of `_reorder_cache`: calls the method of the cache object."""
     cache = call.get(PAST)
     if not hasattr(cache, "reorder_cache"):

@@ -34,18 +34,18 @@ def experts_in_one_tensor(module: ModuleType) -> bool:
     for name, owner in _REPLACED.items():
         if hasattr(module, name) and hasattr(module, owner):
             replace_attribute(module, name, vars(getattr(module, owner))["forward"])
-    wrap_attribute(module.ModelPatcher, "patch_ops", _entering)
-    wrap_attribute(module.ModelPatcher, "restore_ops", _leaving)
+    wrap_attribute(module.ModelPatcher, "patch_ops", _hook_patch_ops)
+    wrap_attribute(module.ModelPatcher, "restore_ops", _hook_restore_ops)
     return True
 
 
-def _entering(call: Call) -> Any:
+def _hook_patch_ops(call: Call) -> Any:
     for layer in _layers(call.args[0]):
         layer.forward = functools.partial(_traceable_experts, layer)
     return call.pass_on()
 
 
-def _leaving(call: Call) -> Any:
+def _hook_restore_ops(call: Call) -> Any:
     for layer in _layers(call.args[0]):
         vars(layer).pop("forward", None)
     return call.pass_on()
@@ -150,12 +150,12 @@ def mask_in_encoder_outputs(module: ModuleType) -> bool:
     known = "attention_mask" in MoonshineEncoderModelOutput.__dataclass_fields__
     if patcher is None or not known or mentions(patcher.__enter__, "encoder_outputs"):
         return False
-    wrap_attribute(patcher, "__enter__", _entering_moonshine)
-    wrap_attribute(patcher, "__exit__", _leaving_moonshine)
+    wrap_attribute(patcher, "__enter__", _hook_moonshine_enter)
+    wrap_attribute(patcher, "__exit__", _hook_moonshine_exit)
     return True
 
 
-def _entering_moonshine(call: Call) -> Any:
+def _hook_moonshine_enter(call: Call) -> Any:
     patcher = call.args[0]
     inner = getattr(patcher._model, "model", None)
     if inner is not None:
@@ -174,7 +174,7 @@ def _entering_moonshine(call: Call) -> Any:
     return call.pass_on()
 
 
-def _leaving_moonshine(call: Call) -> Any:
+def _hook_moonshine_exit(call: Call) -> Any:
     inner = vars(call.args[0]).pop(_SAVED, None)
     if inner is not None:
         vars(inner).pop("forward", None)

@@ -93,7 +93,7 @@ def adapter_next_to_config(module: ModuleType) -> bool:
 
     if not mentions(_BaseAutoModelClass.from_pretrained, "CONFIG_NAME"):
         return False
-    wrap_attribute(module.TasksManager, "get_model_from_task", _adding_adapter)
+    wrap_attribute(module.TasksManager, "get_model_from_task", _hook_get_model)
     return True
 
 
@@ -104,11 +104,11 @@ def empty_tokenizer(module: ModuleType) -> bool:
     transformers 4 raises an error. Optimum then exports the model without a tokenizer.
     Obsolete once maybe_load_preprocessors, or transformers, checks for tokenizer files.
     """
-    wrap_function(module, "maybe_load_preprocessors", _without_empty_tokenizers)
+    wrap_function(module, "maybe_load_preprocessors", _hook_load_preprocessors)
     return True
 
 
-def _without_empty_tokenizers(call: Call) -> Any:
+def _hook_load_preprocessors(call: Call) -> Any:
     """Hook of `maybe_load_preprocessors`: omits tokenizers whose local folder contains no tokenizer file."""
     subfolder = call.get("subfolder") or ""
     return [one for one in call.pass_on() if _has_files(getattr(one, "tokenizer", one), subfolder)]
@@ -123,7 +123,7 @@ def _has_files(tokenizer: Any, subfolder: str) -> bool:
     return any((folder / name).is_file() for name in (*names, "tokenizer_config.json", "tokenizer.json"))
 
 
-def _adding_adapter(call: Call) -> Any:
+def _hook_get_model(call: Call) -> Any:
     """Hook of `get_model_from_task`: returns the base model with the adapter for a folder with both."""
     from optimum_htp.libraries.repo_files import base_to_load
 

@@ -56,7 +56,7 @@ def removed_framework_option(module: ModuleType) -> bool:
     """
     if "framework" in inspect.signature(inspect.unwrap(_pipeline_of_transformers())).parameters:
         return False
-    wrap_function(module, "pipeline", _without_framework)
+    wrap_function(module, "pipeline", _hook_pipeline)
     return True
 
 
@@ -74,7 +74,7 @@ def renamed_image_task(module: ModuleType) -> bool:
     return True
 
 
-def _without_framework(call: Call) -> Any:
+def _hook_pipeline(call: Call) -> Any:
     call.kwargs.pop("framework", None)
     if call.kwargs.get("torch_dtype") in (None, "auto"):  # transformers warns about this default
         call.kwargs.pop("torch_dtype", None)
