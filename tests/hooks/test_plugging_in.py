@@ -61,7 +61,7 @@ def test_this_environment_is_active_too():
         ),
     ],
 )
-def test_whatever_is_imported_first(first, environment):
+def test_works_with_any_first_import(first, environment):
     assert OURS in environment.run(first + LOAD).stdout
 
 

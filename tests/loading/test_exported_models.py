@@ -149,7 +149,7 @@ def outcome(name, *, hooked):
         if not hooked:
             optimum_htp.deactivate()
         return ExportedModel.from_pretrained(name)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
+    except Exception as error:  # noqa: BLE001 - any exception must be the same
         return type(error), str(error)
     finally:
         optimum_htp.activate()

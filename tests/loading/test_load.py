@@ -101,17 +101,19 @@ def test_own_adjacent_config_of_a_hub_file_is_used(bert_file, model_folder, cach
     assert requests == []
 
 
-@pytest.mark.parametrize("stranger", ["other type", "other labels", "not json", "not an object"])
-def test_adjacent_config_of_another_model_is_ignored_with_a_warning(bert_file, model_folder, cache, caplog, stranger):
+@pytest.mark.parametrize("other_config", ["other type", "other labels", "not json", "not an object"])
+def test_adjacent_config_of_another_model_is_ignored_with_a_warning(
+    bert_file, model_folder, cache, caplog, other_config
+):
     config = json.loads((model_folder("bert") / "config.json").read_text())
-    if stranger == "other labels":
+    if other_config == "other labels":
         config["id2label"] = {str(index): str(index) for index in range(9)}
     text = {
         "other type": (model_folder("gpt2") / "config.json").read_text(),
         "other labels": json.dumps(config),
         "not json": "{",
         "not an object": "[]",
-    }[stranger]
+    }[other_config]
     (bert_file.parent / "config.json").write_text(text)
     with caplog.at_level(logging.WARNING):
         assert load(bert_file, cache_dir=cache).config.id2label == LABELS

@@ -141,7 +141,7 @@ def test_broken_tokenizer_is_reported_and_not_loaded_if_one_is_given(exported, m
         *slowly("from optimum.onnxruntime import pipeline", "import transformers; pipeline = transformers.pipeline"),
     ],
 )
-def test_whatever_is_imported_first(first, exported):
+def test_works_with_any_first_import(first, exported):
     code = (
         f"{first}\nprint(pipeline('text-classification', model={str(exported('bert') / 'model.onnx')!r})('the cat'))"
     )

@@ -39,7 +39,7 @@ def t5(exported, tmp_path):
 
 
 @pytest.fixture
-def told(caplog):
+def opened_in_parallel(caplog):
     """Return the names of the files opened in parallel, by load."""
     caplog.set_level(logging.DEBUG, LOGGER)
 
@@ -61,47 +61,47 @@ def generated(model):
 
 
 @several_cores
-def test_sessions_open_the_files_of_the_class(t5, cache, told, monkeypatch):
+def test_sessions_open_the_files_of_the_class(t5, cache, opened_in_parallel, monkeypatch):
     load = ORTModelForSeq2SeqLM.from_pretrained
     merged = load(t5 / "encoder_model.onnx", cache_dir=cache)
-    assert told() == [["decoder_model_merged.onnx", "encoder_model.onnx"]]
+    assert opened_in_parallel() == [["decoder_model_merged.onnx", "encoder_model.onnx"]]
     apart = load(t5 / "encoder_model.onnx", cache_dir=cache, use_merged=False)
-    assert told() == [["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]]
+    assert opened_in_parallel() == [["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]]
     slow = load(t5 / "encoder_model.onnx", cache_dir=cache, use_merged=False, use_cache=False)
-    assert told() == [["decoder_model.onnx", "encoder_model.onnx"]]
+    assert opened_in_parallel() == [["decoder_model.onnx", "encoder_model.onnx"]]
     for model, decoder in ((merged, "decoder_model_merged"), (slow, "decoder_model")):
         sessions = [model.encoder.session, model.decoder.session]
         assert [Path(session._model_path).stem for session in sessions] == ["encoder_model", decoder]
         assert [type(session) for session in sessions] == [onnxruntime.InferenceSession] * 2
     monkeypatch.setenv("OPTIMUM_HTP_MMAP", "0")
     one_by_one = load(t5 / "encoder_model.onnx", cache_dir=cache)
-    assert told() == []
+    assert opened_in_parallel() == []
     assert generated(merged) == generated(apart) == generated(slow) == generated(one_by_one)
     assert threads() == []
 
 
 @several_cores
 @pytest.mark.slow
-def test_parts_of_a_pipeline_are_opened_in_parallel(model_folder, hub, cache, tmp_path, told):
+def test_parts_of_a_pipeline_are_opened_in_parallel(model_folder, hub, cache, tmp_path, opened_in_parallel):
     from optimum_htp import HTPExporter
 
     hub.add("tiny/pipeline", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
     HTPExporter().export("tiny/pipeline", tmp_path)
-    told()
+    opened_in_parallel()
     pipeline = ORTStableDiffusionPipeline.from_pretrained(tmp_path, cache_dir=cache)
-    assert told() == [["model.onnx"] * 4]
+    assert opened_in_parallel() == [["model.onnx"] * 4]
     parts = ("unet", "text_encoder", "vae_encoder", "vae_decoder")
     opened = {part: getattr(pipeline, part).session for part in parts}
     assert [Path(opened[part]._model_path).parent.name for part in parts] == list(parts)
     given = {f"{part}_session": opened[part] for part in parts[:3]}
     again = ORTStableDiffusionPipeline.from_pretrained(tmp_path, cache_dir=cache, **given)
-    assert told() == []  # a single file is opened alone
+    assert opened_in_parallel() == []  # a single file is opened alone
     assert again.unet.session is opened["unet"]
 
 
 @several_cores
 @pytest.mark.parametrize("broken", ["encoder_model.onnx", "decoder_model_merged.onnx"])
-def test_invalid_file_is_reported(t5, cache, told, broken):
+def test_invalid_file_is_reported(t5, cache, opened_in_parallel, broken):
     model = onnx.load(t5 / broken)
     model.graph.node[0].op_type = "NoSuchOperator"
     record = {entry.key: entry.value for entry in model.metadata_props}
@@ -109,7 +109,7 @@ def test_invalid_file_is_reported(t5, cache, told, broken):
     rewrite_model(t5 / broken, metadata=record)
     with pytest.raises(InvalidOnnxFileError, match=broken):
         ORTModelForSeq2SeqLM.from_pretrained(t5 / "encoder_model.onnx", cache_dir=cache)
-    assert told()
+    assert opened_in_parallel()
     assert threads() == []
 
 
@@ -128,7 +128,7 @@ def test_session_with_other_arguments_is_created_with_them(t5):
 
 
 @several_cores
-def test_each_file_is_opened_once_with_any_form_of_its_path(t5, told):
+def test_each_file_is_opened_once_with_any_form_of_its_path(t5, opened_in_parallel):
     encoder, decoder, other = (
         t5 / f"{name}.onnx" for name in ("encoder_model", "decoder_model", "decoder_model_merged")
     )
@@ -138,7 +138,7 @@ def test_each_file_is_opened_once_with_any_form_of_its_path(t5, told):
         opener.expect(other)
         opener.open(decoder, providers=CPU)
         opener.open(other, providers=CPU)
-    assert told() == [["decoder_model.onnx", "decoder_model_merged.onnx"]]
+    assert opened_in_parallel() == [["decoder_model.onnx", "decoder_model_merged.onnx"]]
 
 
 @several_cores
@@ -220,7 +220,7 @@ def test_invalid_session_options_are_passed_to_onnxruntime(t5):
         assert outcome(opener.open) == outcome(onnxruntime.InferenceSession)
 
 
-def test_sessions_that_write_files_are_opened_one_after_the_other(t5, tmp_path, told):
+def test_sessions_that_write_files_are_opened_one_after_the_other(t5, tmp_path, opened_in_parallel):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     names = ("encoder_model.onnx", "decoder_model.onnx")
@@ -229,7 +229,7 @@ def test_sessions_that_write_files_are_opened_one_after_the_other(t5, tmp_path, 
             session = opener.open(t5 / name, sess_options=options, providers=CPU)
             written = onnxruntime.InferenceSession(tmp_path / "optimized.onnx", providers=CPU)
             assert [value.name for value in written.get_inputs()] == [value.name for value in session.get_inputs()]
-    assert told() == []
+    assert opened_in_parallel() == []
 
 
 @several_cores
