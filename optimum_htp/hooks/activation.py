@@ -140,7 +140,7 @@ def _report(module: ModuleType, error: Exception) -> None:
         from optimum_htp.masking import get_logger
 
         get_logger(__name__).warning(
-            "optimum-htp cannot hook into %s (%s: %s). from_pretrained does not load .onnx files. "
+            "optimum-htp is installed, but cannot hook into %s (%s: %s). from_pretrained does not load .onnx files. "
             "Check the versions with `optimum-cli htp env`.",
             module.__name__,
             type(error).__name__,
