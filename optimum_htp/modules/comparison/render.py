@@ -13,6 +13,7 @@ from optimum_htp.modules.comparison.records import Comparison, ModuleComparison
 from optimum_htp.report.document import report_document
 from optimum_htp.report.html import as_html
 from optimum_htp.report.markdown import as_cell
+from optimum_htp.report.outline import aligned
 from optimum_htp.report.texts import json_text, printable
 from optimum_htp.report.write import check_report_path, write_text
 
@@ -56,12 +57,8 @@ def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
         every: Whether to include modules without a difference.
     """
     rows = [_HEAD, *(_row(module) for module in comparison.modules if every or _is_shown(module, comparison))]
-    if len(rows) == 1:
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
-        yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
+    if len(rows) > 1:
+        yield from aligned(rows)
 
 
 def write_comparison(comparison: Comparison, path: str | os.PathLike[str], *, force: bool = False) -> Path:
