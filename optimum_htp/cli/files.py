@@ -60,8 +60,8 @@ class FilesCommand(Command):
         self.partial = {"files": [], "failed": len(files)}
         if not self.takes_urls and (urls := [file for file in files if "://" in file]):
             raise ArgumentError(
-                f"{urls[0]} is not here, and only `htp info` reads files where they lie. Fetch it first: "
-                "`hf download ORG/REPO FILE --local-dir .`"
+                f"{urls[0]} is not here, and only `htp info` reads files where they lie. Fetch it first: `hf download "
+                "ORG/REPO FILE --local-dir .`"
             )
         work = self.prepare(files)
         from optimum_htp.cli.workers import Workers

@@ -18,8 +18,8 @@ _COMMANDS: Final = tuple(
     CommandEntry(name, text, f"optimum_htp.cli.{_MODULES.get(name, name)}:{name.capitalize()}Command")
     for name, text in {
         "compare": (
-            "Compare two ONNX files of a model, or one with its PyTorch model, module by module: "
-            "operators, weights, and the outputs of each on the same inputs."
+            "Compare two ONNX files of a model, or one with its PyTorch model, module by module: operators, weights, "
+            "and the outputs of each on the same inputs."
         ),
         "embed": "Put config and preprocessor files into ONNX files that have a record.",
         "env": "Print the installed versions, and which breaks between them are bridged.",

@@ -107,8 +107,7 @@ def _provider(device: str) -> dict[str, Any]:
         raise DeviceError(f"device={device!r} is unknown. Use cpu, cuda or cuda:N, or pass provider=.")
     if provider not in onnxruntime.get_available_providers():
         raise DeviceError(
-            f"device={device!r} requires {provider}, which is not available "
-            f"(available: {', '.join(onnxruntime.get_available_providers())}). "
-            "Install onnxruntime-gpu in place of onnxruntime."
+            f"device={device!r} requires {provider}, which is not available (available: "
+            f"{', '.join(onnxruntime.get_available_providers())}). Install onnxruntime-gpu in place of onnxruntime."
         )
     return {"provider": provider, **({"provider_options": {"device_id": index}} if index else {})}

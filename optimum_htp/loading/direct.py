@@ -49,14 +49,14 @@ def check_class(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
     named = _extractor_named(folder, what) if what in EXTRACTORS else _processor_named(folder, what)
     if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
         raise PreprocessorLoadError(
-            f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. "
-            f"Use {what}, which selects the right class."
+            f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. Use {what}, which selects the "
+            "right class."
         )
     known = record.preprocessors if record is not None else ()
     if known and what in _PARTS and not {*_PARTS[what]} & {*known}:
         raise PreprocessorLoadError(
-            f"{cls.__name__} does not fit {carrier.name}: its model has no preprocessor of this kind. "
-            f"Use {' or '.join(known)}."
+            f"{cls.__name__} does not fit {carrier.name}: its model has no preprocessor of this kind. Use "
+            f"{' or '.join(known)}."
         )
 
 

@@ -257,8 +257,8 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
         raise missing
     if is_address:
         raise InvalidModelReferenceError(
-            f"{url} is not a Hub file. Download the file and pass its path. "
-            f"`optimum-cli htp info {url}` shows its record."
+            f"{url} is not a Hub file. Download the file and pass its path. `optimum-cli htp info {url}` shows its "
+            "record."
         )
     raise InvalidModelReferenceError(
         f"{url} does not name a file. Use {prefix}://organization/repo[@revision]/model.onnx."

@@ -87,9 +87,7 @@ class ExportMetadata:
     )
     export_version: str | None = key(kinds.TEXT, "always", "people", "version of the writer")
     export_timestamp: str | None = key(kinds.DATE_TIME, "always", "people, loaders", "UTC, ISO 8601 with `Z`")
-    task: str | None = key(
-        kinds.TEXT, "always", "loaders, pipelines", "Optimum task, such as `text-generation-with-past`"
-    )
+    task: str | None = key(kinds.TEXT, "always", "loaders, pipelines", "Optimum task: `text-generation-with-past`")
     export_library: str | None = key(
         kinds.TEXT, "always", "loaders", "`transformers`, `timm`, `sentence_transformers`, `diffusers`"
     )
@@ -155,9 +153,7 @@ class ExportMetadata:
         "`config` or `preprocessors`, if the writer could not look them up; the graph was not checked against them",
         default=(),
     )
-    original_producer: str | None = key(
-        kinds.TEXT, "if replaced", "people", "name and version of the earlier producer"
-    )
+    original_producer: str | None = key(kinds.TEXT, "if replaced", "people", "earlier producer and its version")
     embedded_files: tuple[EmbeddedFile, ...] = key(
         kinds.EMBEDDED,
         "if any",
@@ -189,9 +185,8 @@ class ExportMetadata:
     def to_properties(self) -> dict[str, str]:
         """Return the record as metadata properties, without unknown or empty values.
 
-        Every written value can be read: a fact that its key does not allow (a Hub may send anything) is left out,
-            with a
-        warning.
+        Every written value can be read: a fact that its key does not allow (a Hub may send anything) is left out, with
+        a warning.
 
         Raises:
             MetadataError: The record needs that fact.
@@ -250,8 +245,7 @@ class ExportMetadata:
             )
         if record.embedded_in is not None and not record.embedded_files:
             raise MetadataError(
-                f"hf_embedded_in is {record.embedded_in!r}, but hf_embedded_files is missing.",
-                f"{PREFIX}embedded_in",
+                f"hf_embedded_in is {record.embedded_in!r}, but hf_embedded_files is missing.", f"{PREFIX}embedded_in"
             )
         if record.embedded_in is not None and record.embedded_in not in record.onnx_files:
             raise MetadataError(
@@ -274,9 +268,7 @@ class ExportMetadata:
 
     @property
     def source(self) -> str:
-        """The model for messages: `org/name@1a2b3c4d`, `acme://org/name@1a2b3c4d` for another Hub, or `a local
-        model`.
-        """
+        """The model for messages: `org/name@1a2b3c4d`, with another Hub's name before it, or `a local model`."""
         if self.hub_id is None:
             return "a local model"
         prefix = "" if self.hub_provider is None else f"{self.hub_provider}://"
@@ -286,10 +278,7 @@ class ExportMetadata:
 KEYS: Final = keys_of(ExportMetadata)
 """The keys of the record, by the names of its fields."""
 OWN_KEYS: Final = frozenset({*(PREFIX + one.name for one in (*KEYS.values(), *FILE_KEYS)), *OLD_KEYS.values()})
-"""The model-level keys of this format.
-
-Other tools also have keys that begin with `hf_`, and some use the same names.
-"""
+"""The model-level keys of this format. Other tools also have keys that begin with `hf_`, and some of these."""
 # Each writer of records sets one of these. Other tools that use a key of the format do not.
 _SIGNS: Final = tuple(f"{PREFIX}{name}" for name in ("metadata_version", "export_version", "hub_sha", "hub_revision"))
 

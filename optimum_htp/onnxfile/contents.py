@@ -101,9 +101,8 @@ class StoredTensor:
             return self._decoded()
         if self.end - self.start != (self.size * bits + 7) // 8 or bits == 0:
             raise InvalidOnnxFileError(
-                f"{self.path}: the tensor {self.name!r} has {self.end - self.start} bytes for {self.size} elements "
-                f"of {self.dtype}. "
-                "Download or export the file again."
+                f"{self.path}: the tensor {self.name!r} has {self.end - self.start} bytes for {self.size} elements of "
+                f"{self.dtype}. Download or export the file again."
             )
         shape = self.shape if bits >= 8 else ((self.size * bits + 7) // 8,)
         kind = numpy_type(self.dtype, bits)

@@ -121,8 +121,7 @@ def data_range(path: Path, entries: Mapping[str, str], file: Path, size: int) ->
     if not 0 <= start <= end <= size:
         raise InvalidOnnxFileError(
             f"{file} has {size} bytes, but a tensor of {path} begins there at byte {texts[0][:_SHOWN]!r}: the two "
-            "files do not "
-            "match, or one is truncated. Download or export them again."
+            "files do not match, or one is truncated. Download or export them again."
         )
     return start, end
 

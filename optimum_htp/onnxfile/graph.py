@@ -95,9 +95,7 @@ def graph_of(window: ByteWindow, places: NodePlaces | None = None) -> Graph:
 
 
 def _in_function(node: Node, number: int) -> Node:
-    """Return a node of a function's body with other names of its values, because they are separate from the graph's
-    names.
-    """
+    """Return a node of a function's body with other names of its values, which are separate from the graph's."""
 
     def own(values: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{value} (function {number})" if value else "" for value in values)

@@ -1,5 +1,4 @@
-"""The hidden folder from which the files of an export are renamed to their places, and the check that it can be
-trusted.
+"""The hidden folder from which the files of an export are renamed to their places, and its check.
 
 A folder of this name may come from another source: a clone, an archive, a shared folder. So it is used only if a
 process of this user wrote it in this place. `files.json` contains the inode number and the change time of each file.
@@ -67,8 +66,7 @@ def files_left(output: Path) -> dict[str, Path]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UnfinishedExportError(
             f"No export of this user left {coming} here ({error or type(error).__name__}). Nothing was moved. Delete "
-            f"{coming} "
-            "and export again."
+            f"{coming} and export again."
         ) from error
     return left
 

@@ -85,9 +85,8 @@ def planned(
         raise window.invalid("it has no graph")
     if text > MAX_TEXT_BYTES:
         raise MetadataError(
-            f"The properties of {window.name} would have {text >> 20} MiB of text, but at most "
-            f"{MAX_TEXT_BYTES >> 20} MiB can be "
-            "read. Nothing was written. Remove some, for example with `optimum-cli htp strip`."
+            f"The properties of {window.name} would have {text >> 20} MiB of text, but at most {MAX_TEXT_BYTES >> 20} "
+            "MiB can be read. Nothing was written. Remove some, for example with `optimum-cli htp strip`."
         )
     last += [encoded for key, encoded in entries.items() if reader.is_archive(key)]
     for segment in (*(encoded for _, encoded in new), *last):

@@ -133,8 +133,7 @@ def _await_end(folder: Path) -> None:
         if (now := time.monotonic()) - since > _STALLED or now - began > _LONGEST:
             raise ModelBeingReplacedError(
                 f"An export is replacing the files in {folder}, so some are old and some are new. Try again in a "
-                "moment. If no "
-                f"export is running, {_remedy(folder)}."
+                f"moment. If no export is running, {_remedy(folder)}."
             )
 
 

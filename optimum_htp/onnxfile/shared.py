@@ -44,8 +44,7 @@ def refuse_shared(path: str | os.PathLike[str]) -> None:
     if _is_in_store(real) or (link.is_symlink() and _is_foreign_content(link, real)):
         raise SharedFileError(
             f"{path} is in a cache that other commits and programs share ({real}), so it was not changed. Name "
-            "another file or "
-            "folder with -o/--output, or copy it out of the cache first: `cp -L`."
+            "another file or folder with -o/--output, or copy it out of the cache first: `cp -L`."
         )
 
 

@@ -1,19 +1,17 @@
 """Writes an export into its output folder, so that the folder contains the old model or the new one after any failure.
 
-Everything is written to a staging folder on the same filesystem, and is on the disk before the first file is moved.
-So the output path contains:
+Everything is written to a staging folder on the same filesystem, and is on the disk before the first file is moved. So
+the output path contains:
 
 - Before that, and after any failure (Ctrl-C, a full disk, a kill): the old content.
 - A new folder appears with all its files in one step.
 - In an existing folder, each file is the old or the new one at any moment; other files stay. A model of one file
-changes in one
-  step. Of a model of several files, some are new and some are old for a few milliseconds. A load with this package
-  then waits, and gets the old model or the new one; other programs may open files of both.
+  changes in one step. Of a model of several files, some are new and some are old for a few milliseconds. A load with
+  this package then waits, and gets the old model or the new one; other programs may open files of both.
 - If the process is killed in these milliseconds, the folder stays like that: it does not load
-(`ModelBeingReplacedError`), and
-  the next export into it first moves the remaining files.
+  (`ModelBeingReplacedError`), and the next export into it first moves the remaining files.
 - Of several exports into a folder at the same time, one replaces the files after the other; the last one's files
-remain.
+  remain.
 
 The next export next to a staging folder removes it if its process has ended.
 """
@@ -86,8 +84,7 @@ def publish(staged: Path, output: Path) -> None:
         if replacement_is_pending(output):
             raise ExportError(
                 f"Some files in {output} were replaced, others could not be: {error}. Fix this, then export again "
-                "into this "
-                "folder: the export first moves the remaining files."
+                "into this folder: the export first moves the remaining files."
             ) from error
         raise ExportError(f"{output} cannot be written: {error}. Nothing was changed.") from error
 
@@ -109,8 +106,7 @@ def _make_ready(staged: Path) -> None:
     """Give all files the mode that they would have if they were written in place, and sync them to the disk.
 
     The mode is that of a file and a folder that are created for this purpose: a process can read its umask only by
-        setting
-    it, which affects its other threads.
+    setting it, which affects its other threads.
     """
     probe = staged.parent / "probe"
     probe.mkdir(0o777)

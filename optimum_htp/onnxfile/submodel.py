@@ -1,8 +1,7 @@
 """Writes some nodes of a model as a model of its own: byte ranges of the old file, including the needed weights.
 
 The cost depends on the copied part, not on the size of the file. Weights of external data are written into the new
-file if they
-fit: a file can have 2 GiB, like every protobuf message.
+file if they fit: a file can have 2 GiB, like every protobuf message.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ from optimum_htp.onnxfile.writer import NodeVisitor, node_entries, property_fiel
 __all__ = ["Submodel", "GraphPlace", "write_submodel"]
 
 GraphPlace = tuple[tuple[int, int, int], ...]
-"""The location of a graph: empty for the main graph; otherwise the indices of node, attribute and graph for each
-level.
-"""
+"""The location of a graph: empty for the main graph; else the indices of node, attribute and graph per level."""
 
 _KEPT: Final = frozenset(
     {

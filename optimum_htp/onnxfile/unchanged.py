@@ -22,9 +22,7 @@ from optimum_htp.onnxfile.wire import ByteWindow
 __all__ = ["Check", "FileVersion", "check_of", "checked_before_replacing", "unchanged", "version_of"]
 
 Check = Callable[[Exception | None], None]
-"""Raises FileChangedError if a file was replaced or written to; its argument is the exception that this may have
-caused.
-"""
+"""Raises FileChangedError if a file was replaced or written to; takes the exception that this may have caused."""
 
 
 @dataclass(frozen=True)

@@ -150,9 +150,8 @@ class ByteWindow:
     def invalid(self, reason: str) -> InvalidOnnxFileError:
         """Return the exception for an invalid file, with the reason."""
         return InvalidOnnxFileError(
-            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, incomplete, a web page, or a Git "
-            "LFS pointer. "
-            "Download or export it again."
+            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, incomplete, a web page, or a Git LFS "
+            "pointer. Download or export it again."
         )
 
 

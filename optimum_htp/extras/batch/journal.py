@@ -8,8 +8,8 @@
     {"event": "push", …, "repo": "me/name-onnx", "exported": "…", "commit": "…", "url": "…",
      "files": {"model.onnx": "…"}, "asked": {"repo": "me/name-onnx", "layout": "optimum", "create_pr": false}}
 
-Lines are only ever added, each by one write that is on the disk before the batch goes on. A line that a kill or a
-full disk cut short is no line: the next one begins on its own.
+Lines are only ever added, each by one write that is on the disk before the batch goes on. A line that a kill or a full
+disk cut short is no line: the next one begins on its own.
 """
 
 from __future__ import annotations

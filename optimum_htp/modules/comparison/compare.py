@@ -1,6 +1,4 @@
-"""Compares two models module by module: structure, weights, and the output values of each module on the same
-inputs.
-"""
+"""Compares structure, weights, and output values of two models, module by module, on the same inputs."""
 
 from __future__ import annotations
 
@@ -64,8 +62,7 @@ def compare_models(
 
     Args:
         one: A tagged ONNX file.
-        other: An ONNX file of the same model: another export, or an optimized, quantized or changed one. It needs no
-            tags, because its values have the same names.
+        other: Another ONNX file of the same model, for example quantized. It needs no tags.
         pytorch: Whether to compare with the PyTorch model of the file's commit, in place of `other`.
         inputs: Arrays by name, or an `.npz` file of them; None for generated inputs.
         atol: The absolute tolerance in `atol + rtol * |expected|`, for each element.
@@ -140,9 +137,7 @@ def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mappin
         with np.load(inputs, allow_pickle=False) as loaded:
             return dict(loaded)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ComparisonError(
-            f"{os.fspath(inputs)} is not an .npz file of arrays: {error}. Create it with numpy.savez."
-        ) from error
+        raise ComparisonError(f"{os.fspath(inputs)} is not an .npz file: {error}. Use numpy.savez.") from error
 
 
 def _with_file(
@@ -176,9 +171,7 @@ def _with_file(
 
 
 def _against(value: str, expected: Any, found: Any | None, atol: float, rtol: float) -> ValueComparison:
-    """Return the comparison with the other file's value of the same name. A value that is not such an array exceeds
-    any tolerance.
-    """
+    """Return the comparison with the other file's value. A value of another kind exceeds any tolerance."""
     if found is None:
         return ValueComparison(value, incomparable(expected.size), problem="has another type in the other file")
     if found.size != expected.size:
@@ -279,9 +272,7 @@ def _matched(
 def _folded(
     array: Any, others: Mapping[str, Sequence[Any]], apart: Callable[[Any, Any], Distance]
 ) -> tuple[Distance, str | None] | None:
-    """Return the distance to the nearest value of other modules, and the name of that module; None if there is
-    none.
-    """
+    """Return the distance to the nearest value of other modules, and that module; None if there is none."""
     for module, tensors in others.items():
         for tensor in tensors:
             if tensor.shape == array.shape and not (near := apart(array, tensor)).exceeded:

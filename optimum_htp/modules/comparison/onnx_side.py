@@ -96,6 +96,5 @@ def refuse_random(path: Path, graph: Graph, modules: Sequence[str]) -> None:
         if node.op_type in RANDOM:
             raise ComparisonError(
                 f"{path} generates random numbers ({node.op_type} in {module or 'the model'}), so two runs of it "
-                "cannot be compared. "
-                "`optimum-cli htp verify --weights` compares its weights."
+                "cannot be compared. `optimum-cli htp verify --weights` compares its weights."
             )

@@ -129,8 +129,7 @@ def open_torch_model(
     if record is None or record.task is None or record.export_library not in (None, "transformers"):
         raise ComparisonError(
             f"{path} has no record of a transformers model, so there is no PyTorch model to compare it with. Add a "
-            "record with "
-            "`optimum-cli htp inject`."
+            "record with `optimum-cli htp inject`."
         )
     source = locate(record.hub_id, record.hub_sha, access) if record.hub_id else LocalSource(path.parent)
     checkpoint = fetch_checkpoint(source, access, record.export_library)

@@ -144,8 +144,7 @@ def compare_with_parameters(
 def without_derived(
     path: Path, folder: Path, compared: Mapping[str, Sequence[WeightComparison]]
 ) -> Mapping[str, Sequence[WeightComparison]]:
-    """Return comparisons in which weights that were computed from the checkpoint's tensors do not exceed the
-    tolerances.
+    """Return comparisons in which weights computed from the checkpoint's tensors do not exceed the tolerances.
 
     Args:
         path: The file.

@@ -261,18 +261,16 @@ def _safetensors(chosen: Sequence[str], name: str, part: str | None) -> list[str
     wanted = [file for file in chosen if file.endswith(_SUFFIX)]
     if any(file.rpartition("/")[2].startswith("adapter_model") for file in chosen):
         raise UnprovableWeightsError(
-            f"{name} is an adapter, so it does not contain the weights of the merged model. Export the merged "
-            "model's own repo, "
-            "or name that repo with --model."
+            f"{name} is an adapter, so it does not contain the weights of the merged model. Export the merged model's "
+            "own repo, or name that repo with --model."
         )
     if wanted:
         return wanted
     others = ", ".join(file for file in chosen if not file.endswith(".json")) or "none"
     raise UnprovableWeightsError(
         f"{name} has no safetensors (weights: {others}). Its other formats are pickles, which are never loaded, so "
-        "nothing was "
-        "downloaded. Name a revision with safetensors with --model, such as the conversion that the Hub offers as "
-        "refs/pr/N."
+        "nothing was downloaded. Name a revision with safetensors with --model, such as the conversion that the Hub "
+        "offers as refs/pr/N."
     )
 
 
@@ -283,7 +281,6 @@ def _checked(
     if packed := next((key for key in tensors if key.endswith(_PACKED)), None):
         raise UnprovableWeightsError(
             f"{name} is quantized ({packed} of {parent_of(packed)} is packed), so it does not contain an export's "
-            "weights. Name "
-            "the model that it was quantized from with --model."
+            "weights. Name the model that it was quantized from with --model."
         )
     return tensors

@@ -1,6 +1,4 @@
-"""Determines which tensors of the commit the tensors of a file must be: by name, by the nodes that use them, by layer
-class.
-"""
+"""Determines by name, use and layer class which tensors of the commit the tensors of a file must be."""
 
 from __future__ import annotations
 
@@ -95,9 +93,7 @@ class Expected:
         return any(len(group) == 1 for group in groups)
 
     def is_named(self, tensor: StoredTensor, size: int | None = None) -> bool:
-        """Whether a tensor has the name of a tensor of the commit, or a name that several of them may have in a
-        part.
-        """
+        """Whether a tensor has the name of a tensor of the commit, or a name that several may have in a part."""
         size = tensor.size if size is None else size
         return any(self._tensors[key].size == size for key in self._tensors.spelled(plain_name(tensor.name)))
 
@@ -196,8 +192,7 @@ class Expected:
         return frozenset(value for node in nodes for value in node.outputs[1:2])
 
     def is_recipe_of(self, module: str, tensor: StoredTensor, parameters: Sequence[str]) -> bool:
-        """Whether a tensor that a module computes may be one that the file uses in the same, an outer or an inner
-        module.
+        """Whether the file may use a tensor that a module computes in the same, an outer or an inner module.
 
         Args:
             module: The module that computes it, by its name in the model.

@@ -1,5 +1,4 @@
-"""Facts about a commit's tensors from the model's code: their other names, their layers' classes, and computed
-tensors.
+"""Facts about a commit's tensors from the model's code: other names, layer classes, and computed tensors.
 
 The model is built from its config on first use; it has no weights.
 """

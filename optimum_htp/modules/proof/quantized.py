@@ -260,9 +260,7 @@ def _spread(parameters: Any, shape: tuple[int, ...], along: int) -> Any:
 
 
 def _spread_shape(own: tuple[int, ...], shape: tuple[int, ...], along: int) -> tuple[int, ...]:
-    """Return the shape of scales with an axis for each axis of the numbers; for a per-tensor scale that of a single
-    number.
-    """
+    """Return the shape of scales with an axis for each axis of the numbers; of a single number if per tensor."""
     if prod(own) == 1:
         return ()
     if len(own) == len(shape):

@@ -260,9 +260,7 @@ def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list
 
 
 def is_allowed(parts: Sequence[str], module: str | None) -> bool:
-    """Whether a weight of a module may consist of these parts: in a layer's experts all belong to one expert, in
-    order.
-    """
+    """Whether a weight of a module may consist of these parts. In experts, all belong to one expert, in order."""
     if module is None or EXPERTS not in module.split("."):
         return True
     layer, at, rest = _at_experts(parts[0])

@@ -107,9 +107,8 @@ def missed_steps(
     lowest, highest = weight.range
     above = np.where(numbers == highest, 1.0, 0.5)
     below = np.where(numbers == lowest, 1.0, 0.5)
-    if lowest < 0 and not np.any(
-        numbers == lowest
-    ):  # ONNX Runtime 1.20 uses this number for the step, but not in the tensor.
+    # ONNX Runtime 1.20 uses this number for the step, but not in the tensor.
+    if lowest < 0 and not np.any(numbers == lowest):
         below = np.where(numbers == lowest + 1, 1.5, below)
     slack = _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
     signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)

@@ -208,8 +208,7 @@ _SLACK: Final = (
 
 
 def missed_codes(weight: QuantizedWeight, codes: tuple[Any, Any, Any], values: Any, order: Order | None) -> float:
-    """Return the largest error of codes for a tensor above the nearest value of the table, relative to a block's
-    largest value.
+    """Return the largest error of codes above the nearest table value, relative to a block's largest value.
 
     0 if they match; infinite if a block's largest value differs from the tensor's.
 
