@@ -80,7 +80,7 @@ def test_model_that_was_changed_in_memory_is_local(bert, export, tmp_path, caplo
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "bert"
 
 
-def test_a_prompt_that_peft_adds_to_the_inputs_is_not_left_out_in_silence(bert, export):
+def test_a_peft_prompt_in_the_inputs_is_reported(bert, export):
     from peft import PromptTuningConfig, get_peft_model
 
     prompted = get_peft_model(load(), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4))
@@ -140,7 +140,7 @@ def test_model_whose_weights_cannot_be_had_is_local(hub, bert, export):
     assert "cannot be told" in result.reason
 
 
-def test_chance_is_the_users_own(bert, export):
+def test_random_state_of_the_user_is_unchanged(bert, export):
     import torch
 
     model = load()
@@ -154,7 +154,7 @@ def test_chance_is_the_users_own(bert, export):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_pipeline_of_several_models_is_held_against_each(model_folder, hub):
+def test_pipeline_of_several_models_is_compared_with_each(model_folder, hub):
     from diffusers import StableDiffusionPipeline
 
     from optimum_htp.export.subject import inspect_loaded_model

@@ -104,7 +104,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_stranger_is_refused_and_is_found_out_where_it_was_forced(stranger, zoo_export, tmp_path, caplog):
+def test_foreign_graph_is_rejected_and_detected_after_force(stranger, zoo_export, tmp_path, caplog):
     zoo_export("electra")
     path = stranger(tmp_path / "stranger.onnx")
     before = path.read_bytes()
@@ -154,7 +154,7 @@ def test_model_of_half_the_layers_does_not_fit(zoo_export):
 
 
 @pytest.mark.parametrize("name", ["bert", "resnet"])
-def test_inputs_with_names_of_somebodys_own_pass_where_the_weights_are_the_models(name, zoo_export, tmp_path):
+def test_renamed_inputs_are_accepted_if_the_weights_match(name, zoo_export, tmp_path):
     model = onnx.load(zoo_export(name).output / "model.onnx")
     inputs = {value.name: f"in{index}" for index, value in enumerate(model.graph.input)}
     for value in model.graph.input:
@@ -219,7 +219,7 @@ def plain(zoo_export, tmp_path):
     return path
 
 
-def test_what_was_looked_up_before_is_stamped_while_the_hub_is_away(known, plain, hub, tmp_path, caplog):
+def test_earlier_lookup_is_stamped_without_the_hub(known, plain, hub, tmp_path, caplog):
     hub.status = 503
     access = HubAccess(cache_dir=tmp_path / "cache")
     with caplog.at_level(logging.WARNING, "optimum_htp"):

@@ -35,7 +35,7 @@ def paged(hub, repo):
 
 
 @pytest.mark.parametrize("link", ["{here}{path}", "{path}", "https://huggingface.example{path}"])
-def test_all_pages_are_read_at_the_host_that_was_asked(paged, repo, access, link):
+def test_all_pages_are_read_from_the_contacted_host(paged, repo, access, link):
     """A proxy may hand on what the Hub calls itself."""
     paged(link)
     assert huggingface().digests(repo.repo_id, repo.refs["main"], access).keys() == FILES.keys()

@@ -59,7 +59,7 @@ def test_mirror_that_redirects_to_the_hub_is_followed_with_the_token(redirecting
         huggingface().opened("org/mirrored", None, "none.onnx", access).__enter__()
 
 
-def test_token_is_not_sent_where_a_mirror_redirects_besides(redirecting, hub, access, monkeypatch):
+def test_token_is_not_sent_to_other_redirect_targets(redirecting, hub, access, monkeypatch):
     from optimum_htp.hubs import redirects
     from optimum_htp.plugins import hub as huggingface
 
@@ -113,7 +113,7 @@ def test_token_does_not_reach_a_mirror(bert, mirrored, hub, tmp_path, monkeypatc
     assert all("/served/mirror/" in request.path and request.token is None for request in requests)
 
 
-def test_password_of_a_mirror_is_told_nobody(bert, web, folder, tmp_path, monkeypatch, caplog):
+def test_password_of_a_mirror_is_masked(bert, web, folder, tmp_path, monkeypatch, caplog):
     url, record = web.replace("://", "://me:secret@"), read_record(bert)
     damaged = folder / record.hub_id / record.hub_sha / MANIFEST
     damaged.parent.mkdir(parents=True)

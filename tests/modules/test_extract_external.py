@@ -87,7 +87,7 @@ def test_data_that_another_model_in_the_folder_uses_stays(tmp_path, monkeypatch)
         assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_external_data_elsewhere_or_cut_off_is_refused(zoo_export, tmp_path):
+def test_external_data_outside_or_truncated_is_rejected(zoo_export, tmp_path):
     model = onnx.load(zoo_export("bert").output / "model.onnx")
     big = tmp_path / "big.onnx"
     onnx.save(model, big, save_as_external_data=True, location="big.bin", size_threshold=64)

@@ -17,7 +17,7 @@ def cache(published, tmp_path):
     return HFHubCache(tmp_path / "cache")
 
 
-def test_second_time_comes_from_memory(cache, hub):
+def test_second_call_uses_memory(cache, hub):
     commit = hub.repos["tiny/bert"].refs["main"]
     config = cache.get_or_fetch("tiny/bert", commit, AutoConfig.from_pretrained)
     assert config.model_type == "bert"
