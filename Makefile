@@ -59,7 +59,7 @@ test-newest: $(ALONE)/installed
 bench: $(VENV)/installed $(if $(filter newest,$(STACK)),,$(WINML)/installed)
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
-# Half an hour of kills, full disks, crowds, misbehaving Hubs, strangers' files and fuzzing.
+# Half an hour of kills, full disks, concurrent processes, faulty Hubs, foreign files and fuzzing.
 reliability: $(VENV)/installed
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m benchmarks.reliability $(ARGUMENTS)
