@@ -1,4 +1,4 @@
-"""What an endpoint without PyTorch does with a request: the same as the handler with Optimum."""
+"""Handles the requests of an endpoint without PyTorch, as the handler with Optimum does."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _IMAGES: Final = "image-classification"
 
 
 class Served:
-    """A model that answers requests.
+    """A model with its task.
 
     Args:
-        path: Its ONNX file.
-        task: What it answers.
+        path: The ONNX file.
+        task: The task.
     """
 
     def __init__(self, path: Path, task: str) -> None:
         self._task: Final = task
         self._model: Final = load(path, task=task, local_files_only=True)
-        # What is wrong with these is told when the server starts.
+        # Load it now, so that errors appear at the start of the server.
         _ = self._model.image_processor if task == _IMAGES else self._model.tokenizer
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """Answer a request.
+        """Handle a request.
 
         Args:
-            data: As of the handler.
+            data: The body, as in `EndpointHandler`.
 
         Raises:
-            ValueError: There is nothing to answer, or not in a form that the task takes.
+            ValueError: The inputs are missing or invalid for the task.
         """
         inputs, parameters = fields_of(data)
         if self._task == _SENTENCES:
@@ -54,11 +54,11 @@ class Served:
 
     def _text(self, one: Any) -> Any:
         if not isinstance(one, (str, dict)):
-            raise ValueError(f"{self._task} takes texts, not {type(one).__name__}.")
+            raise ValueError(f"{self._task} requires texts, not {type(one).__name__}.")
         return one
 
     def _similar(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return embeddings, or how similar sentences are to another where the body has `source_sentence`."""
+        """Return embeddings, or similarities if the inputs have `source_sentence`."""
         source, sentences = texts_of(inputs)
         if source is not None:
             return {"similarities": self._model(source, sentences, **parameters)}
