@@ -47,11 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="Revision of the repo, or of the configs of a local file.")
     parser.add_argument("--cache-dir", metavar="DIR", help="The Hub cache.")
     parser.add_argument("--offline", action="store_true", help="Open no connections.")
-    _explain_separator(parser)
+    _accept_inputs_anywhere(parser)
 
 
-def _explain_separator(parser: argparse.ArgumentParser) -> None:
-    """Make the errors of a parser mention `--`. Optimum makes the parser, so its class cannot be chosen here."""
+def _accept_inputs_anywhere(parser: argparse.ArgumentParser) -> None:
+    """Accept inputs after options, which argparse does not, and mention `--` in errors of the parser.
+
+    `optimum-cli` creates the parser, so this cannot be a subclass.
+    """
     parse, fail = parser.parse_known_args, parser.error
 
     def error(message: str) -> NoReturn:
@@ -59,9 +62,11 @@ def _explain_separator(parser: argparse.ArgumentParser) -> None:
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
         found, rest = parse(args, namespace)
-        if rest:
-            error(f"unrecognized arguments: {' '.join(rest)}")
-        return found, rest
+        split = rest.index("--") if "--" in rest else len(rest)
+        if unknown := [one for one in rest[:split] if one.startswith("-")]:
+            error(f"unrecognized arguments: {' '.join(unknown)}")
+        found.inputs = [*found.inputs, *rest[:split], *rest[split + 1 :]]
+        return found, []
 
     vars(parser).update(error=error, parse_known_args=parse_known_args)
 

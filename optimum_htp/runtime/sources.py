@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from optimum_htp.errors import ConfigLoadError, WrongTaskError
+from optimum_htp.errors import ArgumentError, ConfigLoadError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, ONNX_FILE
 from optimum_htp.metadata import ExportMetadata, read_record
@@ -162,6 +162,7 @@ def find_source(
         options: `subfolder` and `file_name`, as in `from_pretrained`.
 
     Raises:
+        ArgumentError: An option is given in addition to a file.
         OnnxFileNotFoundError: There is no such file.
         ConfigLoadError: The file has no record.
         WrongTaskError: The file contains one module of a model.
@@ -171,6 +172,8 @@ def find_source(
     path, folder = Path(text).expanduser(), None
     if not (text.lower().endswith(_SUFFIX) and path.is_file()):
         path, folder, access, revision = _named(text, access, {"revision": revision, **options})
+    elif given := [name for name, value in options.items() if value is not None]:
+        raise ArgumentError(f"{path} is a file, so {given[0]}= is not allowed. Pass the folder, or leave it out.")
     record = read_record(path)
     if record is None:
         raise ConfigLoadError(

@@ -113,7 +113,7 @@ def test_labels_come_from_the_config():
     assert [one["label"] for one in ranked(scores, {"id2label": {"0": 7, "1": None}}, None)] == [None, 7]
     with pytest.raises(ConfigLoadError, match="class 1"):
         ranked(scores, {"id2label": {"0": "a", "2": "b"}}, None)
-    with pytest.raises(ConfigLoadError, match="number"):
+    with pytest.raises(ConfigLoadError, match="an integer"):
         labels_of({"id2label": {"x": "a"}})
     with pytest.raises(ConfigLoadError, match="num_labels"):
         labels_of({"num_labels": 10**9})

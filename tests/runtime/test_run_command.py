@@ -81,6 +81,38 @@ def test_error_is_one_message(arguments, text, zoo_export, capsys):
     assert text in err
 
 
+@pytest.mark.parametrize("text", ["--hello", "-hello", "-pi is 3"])
+def test_input_that_begins_with_a_dash_needs_a_separator(text, zoo_export, capsys):
+    folder = zoo_export("roberta").output
+    try:
+        code, _, err = printed(capsys, folder, text)
+    except SystemExit as stopped:
+        code, err = stopped.code, capsys.readouterr().err
+    assert code != 0
+    assert "put `--` before the inputs" in err
+    for options in ([], ["--json"]):
+        code, out, _ = printed(capsys, folder, *options, "--", text)
+        assert (code, len(out.splitlines())) == (0, 1)
+
+
+def test_inputs_can_follow_options(zoo_export, capsys):
+    folder = zoo_export("roberta").output
+    _, expected, _ = printed(capsys, folder, "the cat", "--", "-5", "--json", "I like it")
+    assert printed(capsys, folder, "the cat", "-p", "top_k=1", "--", "-5", "--json", "I like it")[1] == expected
+    _, expected, _ = printed(capsys, folder, "the cat", "I like it", "--json")
+    assert printed(capsys, folder, "--json", "the cat", "I like it")[1] == expected
+    assert printed(capsys, folder, "the cat", "--json", "I like it")[1] == expected
+    arguments = ("htp", "run", folder, "the cat", "--json", "I like it")
+    assert optimum_cli(*arguments).stdout == expected
+
+
+def test_optimum_cli_explains_the_separator(zoo_export):
+    failed = optimum_cli("htp", "run", zoo_export("roberta").output, "--hello", check=False)
+    assert failed.returncode == 2
+    assert "put `--` before the inputs" in failed.stderr
+    assert optimum_cli("htp", "run", zoo_export("roberta").output, "--", "--hello").stdout
+
+
 def test_each_line_of_standard_input_is_answered_immediately(zoo_export):
     command = [sys.executable, "-m", "optimum_htp.runtime", str(zoo_export("roberta").output), "--json"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -69,7 +69,7 @@ class _Cache:
         for size in tensor.shape:
             if isinstance(size, int):
                 sizes.append(size)
-            elif isinstance(size, str) and "batch" in size:
+            elif isinstance(size, str) and "batch" in size and "head" not in size:  # some caches merge both axes
                 sizes.append(rows)
             elif isinstance(size, str) and "length" in size:
                 sizes.append(length)
