@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["with_optimum"]
+from typing import Final
+
+__all__ = ["WITH_OPTIMUM", "with_optimum"]
+
+WITH_OPTIMUM: Final = "With Optimum:"
+"""The beginning of the sentence."""
 
 
 def with_optimum(name: str, task: str | None = None) -> str:
@@ -13,5 +18,5 @@ def with_optimum(name: str, task: str | None = None) -> str:
         task: The task of the pipeline to suggest; None to suggest the model class and preprocessor.
     """
     if task is None:
-        return f"With Optimum: `optimum_htp.OptimumONNXModel.from_onnx({name!r})`."
-    return f"With Optimum: `optimum.pipelines.pipeline({task!r}, model={name!r}, accelerator='ort')`."
+        return f"{WITH_OPTIMUM} `optimum_htp.OptimumONNXModel.from_onnx({name!r})`."
+    return f"{WITH_OPTIMUM} `optimum.pipelines.pipeline({task!r}, model={name!r}, accelerator='ort')`."

@@ -13,13 +13,12 @@ from typing import Any, Final, NoReturn, TextIO
 
 from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
 from optimum_htp.parsing import json_or_none
-from optimum_htp.runtime.model import TASKS, Model, load
+from optimum_htp.runtime.model import GENERATING, TASKS, Model, load
 
 __all__ = ["add_arguments", "main", "run"]
 
 _CLOSED: Final = 128 + 13  # exit code of a process that SIGPIPE ended
 _HARMLESS: Final = ("Zs", "Mn", "Cn", "Co")  # not printable for Python, but without effect on a terminal
-_GENERATING: Final = ("text-generation", "text2text-generation")
 _SEPARATOR: Final = "If an input begins with `-`, put `--` before the inputs: FILE -- INPUT."
 
 
@@ -165,7 +164,7 @@ def _answer(
     """Run the model on one input and write the result. A generated text is written in pieces."""
     one, options = _input(model, text, parameters, is_chat=arguments.chat)
     beams = options.get("num_beams", 1 if model.task == "text-generation" else None)
-    if not arguments.json and model.task in _GENERATING and beams == 1:
+    if not arguments.json and model.task in GENERATING and beams == 1:
         model(one, **options, streamer=write)
         write("\n")
         return

@@ -132,19 +132,19 @@ def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcesso
     """
     settings = json_or_none(files[EXTRACTOR_CONFIG]) if EXTRACTOR_CONFIG in files else None
     if not isinstance(settings, dict):
-        raise _refused(name, f"it has no {EXTRACTOR_CONFIG}")
+        raise _unsupported(name, f"it has no {EXTRACTOR_CONFIG}")
     named = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
     suffix = next((one for one in _SUFFIXES if named.endswith(one)), None)
     known = _CLASSES.get(named.removesuffix(suffix or ""))
     if known is None:
-        raise _refused(name, f"its class {named} is unsupported")
+        raise _unsupported(name, f"its class {named} is unsupported")
     try:
         return ImageProcessor(tuple(_steps(settings, known)))
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise _refused(name, f"a setting of its {EXTRACTOR_CONFIG} is unsupported ({error})") from error
+        raise _unsupported(name, f"a setting of its {EXTRACTOR_CONFIG} is unsupported ({error})") from error
 
 
-def _refused(name: str, reason: str) -> PreprocessorLoadError:
+def _unsupported(name: str, reason: str) -> PreprocessorLoadError:
     return PreprocessorLoadError(
         f"The image processor of {name} cannot run without transformers: {reason}. {with_optimum(name)}"
     )
@@ -200,10 +200,8 @@ def _resize(settings: Mapping[str, Any], known: _Class) -> Callable[[Any], Any]:
     size, resample = settings["size"], settings.get("resample", known.resample)
     if not isinstance(resample, int) or resample not in range(_FILTERS):
         raise ValueError(f"resample={str(resample)[:20]}")
-    if known.resize == "exact":
-        height, width = _square(size)
-        return lambda pixels: _resized(pixels, height, width, resample)
-    if isinstance(size, Mapping) and {*size} == {"height", "width"} and known.resize != "ConvNext":
+    is_exact = isinstance(size, Mapping) and {*size} == {"height", "width"} and known.resize != "ConvNext"
+    if known.resize == "exact" or is_exact:
         height, width = _square(size)
         return lambda pixels: _resized(pixels, height, width, resample)
     edge = _edge(size["shortest_edge"] if isinstance(size, Mapping) else size)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optimum_htp.runtime.images import ImageProcessor
     from optimum_htp.runtime.tokenizer import Tokenizer
 
-__all__ = ["TASKS", "Model", "load"]
+__all__ = ["GENERATING", "TASKS", "Model", "load"]
 
 TASKS: Final[Mapping[str, str]] = {
     "feature-extraction": "embedding:features",
@@ -39,6 +39,8 @@ TASKS: Final[Mapping[str, str]] = {
     "zero-shot-classification": "zero_shot:classify_zero_shot",
 }
 """The function of each task: its module in `optimum_htp.runtime.tasks`, and its name."""
+GENERATING: Final = ("text-generation", "text2text-generation")
+"""The tasks whose result is a generated text."""
 _OTHER_NAMES: Final = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 

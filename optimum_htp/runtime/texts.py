@@ -72,12 +72,10 @@ def truncation_of(value: Any, max_length: int | None = None) -> Truncation | Non
     Raises:
         ArgumentError: The strategy is unknown.
     """
-    if value is None and max_length is not None:
+    if value is True or (value is None and max_length is not None):
         return "longest_first"
-    if value is None or value is False or value == "do_not_truncate":
+    if value in (None, False, "do_not_truncate"):
         return None
-    if value is True:
-        return "longest_first"
     if value not in _STRATEGIES:
         raise ArgumentError(f"truncation={value!r} is unknown; use True, False or one of {', '.join(_STRATEGIES)}.")
     chosen: Truncation = value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,10 +45,10 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
 
     settings = _object(files, _CONFIG, name)
     if TOKENIZER not in files:
-        raise _refused(name, f"it has no {TOKENIZER}, so it is a slow tokenizer")
+        raise _unsupported(name, f"it has no {TOKENIZER}, so it is a slow tokenizer")
     class_name, known = _class_of(settings, config, name)
     if settings.get("from_slow") or (known.rule is not Rule.OFFSETS and _is_rebuilt(class_name, settings)):
-        raise _refused(name, f"its {_CONFIG} requires a conversion from a slow tokenizer")
+        raise _unsupported(name, f"its {_CONFIG} requires a conversion from a slow tokenizer")
     try:
         backend = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode("utf-8"))
     except Exception as error:  # `tokenizers` raises plain Exception
@@ -59,7 +60,7 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
     backend.no_truncation()
     settings = _with_legacy_tokens(settings, files, name)
     if (wrong := wrong_setting(settings)) is not None:
-        raise _refused(name, f"its {_CONFIG} has an invalid {wrong}")
+        raise _unsupported(name, f"its {_CONFIG} has an invalid {wrong}")
     special = {one: text for one in SPECIAL_TOKENS if (text := _token(settings, one, known, padding)) is not None}
     _add_tokens(backend, settings, special, known)
     prefix_space = bool(settings.get("add_prefix_space", known.prefix_space))
@@ -82,7 +83,7 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
     )
 
 
-def _refused(name: str, reason: str) -> PreprocessorLoadError:
+def _unsupported(name: str, reason: str) -> PreprocessorLoadError:
     return PreprocessorLoadError(
         f"The tokenizer of {name} cannot run without transformers: {reason}. {with_optimum(name)}"
     )
@@ -91,7 +92,7 @@ def _refused(name: str, reason: str) -> PreprocessorLoadError:
 def _object(files: Mapping[str, bytes], file: str, name: str) -> dict[str, Any]:
     content = json_or_none(files[file]) if file in files else {}
     if not isinstance(content, dict):
-        raise _refused(name, f"its {file} is not a JSON object")
+        raise _unsupported(name, f"its {file} is not a JSON object")
     return content
 
 
@@ -99,13 +100,13 @@ def _class_of(settings: Mapping[str, Any], config: Mapping[str, Any], name: str)
     """Return the name and the properties of a tokenizer's class, chosen as AutoTokenizer does."""
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if not isinstance(named, (str, NoneType)):
-        raise _refused(name, "its tokenizer_class is not a text")
+        raise _unsupported(name, "its tokenizer_class is not a text")
     model_type = config.get("model_type")
     class_name = base_name(named) if isinstance(named, str) else CLASS_OF_MODEL_TYPE.get(str(model_type), "")
     known = CLASSES.get(class_name)
     if known is None:
         what = f"its class {named}" if isinstance(named, str) else f"the class of {model_type} models"
-        raise _refused(name, f"{what} is unsupported")
+        raise _unsupported(name, f"{what} is unsupported")
     return class_name, known
 
 
@@ -142,14 +143,13 @@ def _add_tokens(
     """Add the tokens of the settings that are missing in the tokenizer or have other flags."""
     from tokenizers import AddedToken
 
-    there = backend.get_added_tokens_decoder()
-    states = {(index, repr(token)) for index, token in there.items()}
-    texts = {token.content for token in there.values()}
+    existing = backend.get_added_tokens_decoder().values()
+    states, texts = set(map(repr, existing)), {token.content for token in existing}
     listed = settings.get("added_tokens_decoder")
     added = []
     for _, token in sorted(listed.items(), key=lambda one: int(one[0])) if isinstance(listed, dict) else ():
         made = AddedToken(**{key: value for key, value in token.items() if key != "__type"})
-        if not any(repr(made) == text for _, text in states):
+        if repr(made) not in states:
             made.special = made.special or made.content in special.values()
             added.append(made)
             texts.add(made.content)
@@ -175,21 +175,22 @@ def _add_tokens(
         (backend.add_special_tokens if made.special else backend.add_tokens)([made])
 
 
-def _state(component: Any) -> dict[str, Any]:
-    found = parse_json(component.__getstate__()) if component is not None else {}
-    return found if isinstance(found, dict) else {}
+def _with_settings(module: Any, component: Any, settings: Mapping[str, Any]) -> Any:
+    """Return a component of a tokenizer with new settings. Settings that it does not have are ignored."""
+    state = parse_json(component.__getstate__()) if component is not None else {}
+    changes = {key: value for key, value in settings.items() if state.get(key, value) != value}
+    if not changes:
+        return component
+    current: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in state.items()}
+    return getattr(module, current.pop("type"))(**{**current, **changes})
 
 
 def _set_prefix_space(backend: tokenizers.Tokenizer, wanted: bool) -> None:
     from tokenizers import pre_tokenizers
 
-    state = _state(backend.pre_tokenizer)
-    if state.get("add_prefix_space", wanted) != wanted:
-        made = getattr(pre_tokenizers, state.pop("type"))
-        try:
-            backend.pre_tokenizer = made(**{**state, "add_prefix_space": wanted})
-        except TypeError:  # a type that does not accept its own state is left unchanged, as in transformers
-            return
+    # a type that does not accept its own state is left unchanged, as in transformers
+    with suppress(TypeError):
+        backend.pre_tokenizer = _with_settings(pre_tokenizers, backend.pre_tokenizer, {"add_prefix_space": wanted})
 
 
 def _apply(
@@ -203,24 +204,15 @@ def _apply(
     from tokenizers import normalizers, processors
 
     if known.rule is Rule.NORMALIZER:
-        state = _state(backend.normalizer)
         wanted: dict[str, Any] = {
             "lowercase": bool(settings.get("do_lower_case", True)),
             "strip_accents": settings.get("strip_accents"),
             "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
         }
-        wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
-        if wanted and "type" in state:
-            made = getattr(normalizers, state.pop("type"))
-            backend.normalizer = made(**{**state, **wanted})
+        backend.normalizer = _with_settings(normalizers, backend.normalizer, wanted)
     elif known.rule is Rule.OFFSETS:
-        state = _state(backend.post_processor)
         wanted = {"add_prefix_space": prefix_space, "trim_offsets": bool(settings.get("trim_offsets", True))}
-        wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
-        if wanted:
-            made = getattr(processors, state.pop("type"))
-            pairs: dict[str, Any] = {key: tuple(state[key]) for key in ("sep", "cls") if key in state}
-            backend.post_processor = made(**{**state, **pairs, **wanted})
+        backend.post_processor = _with_settings(processors, backend.post_processor, wanted)
     elif known.rule is Rule.TEMPLATE:
         parts = {
             one: bool(settings.get(f"add_{one}_token", known.defaults[f"add_{one}_token"])) for one in ("bos", "eos")

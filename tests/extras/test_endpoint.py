@@ -13,6 +13,7 @@ import optimum_htp
 from optimum_htp import HTPExporter
 from optimum_htp.errors import EndpointError, MissingDependencyError
 from optimum_htp.extras.endpoint.folder import write_endpoint
+from optimum_htp.extras.endpoint.light import reason_against
 from optimum_htp.extras.endpoint.requirements import pinned
 from optimum_htp.extras.push.pushing import push
 from optimum_htp.hubs import HubAccess
@@ -90,6 +91,25 @@ def test_file_with_unsupported_inputs_is_rejected(exported, tmp_path):
     with pytest.raises(EndpointError, match=r"no class for image-classification .*: input_ids, "):
         write_endpoint(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_reason_for_pytorch_is_short(tmp_path):
+    files = {
+        "config.json": "{}",
+        "tokenizer.json": "{}",
+        "tokenizer_config.json": '{"tokenizer_class": "NllbTokenizer"}',
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    configs = {name: tmp_path / name for name in files}
+    reason = reason_against("text-classification", "model.onnx", configs)
+    expected = "The tokenizer of model.onnx cannot run without transformers: its class NllbTokenizer is unsupported"
+    assert reason == expected
+
+
+def test_light_endpoint_of_unsupported_task_is_rejected(exported, tmp_path):
+    with pytest.raises(EndpointError, match=r"automatic-speech-recognition is not supported .*\. Use --full\.$"):
+        write_endpoint(exported("wav2vec2"), tmp_path / "out", is_light=True)
 
 
 def test_folder_of_several_models_is_rejected(exported, tmp_path):

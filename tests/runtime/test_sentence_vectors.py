@@ -124,7 +124,7 @@ def test_file_with_pooling_matches(model_folder, tmp_path):
 )
 def test_foreign_modules_and_outside_folders_are_rejected(kind, path, exported_with, tmp_path):
     _, folder = exported_with("mean")
-    target = tmp_path / "beside"
+    target = tmp_path / "copy"
     shutil.copytree(folder, target)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "config.json").write_text('{"pooling_mode": "cls"}')

@@ -22,7 +22,15 @@ from optimum_htp.extras.endpoint import handler, light, light_handler
 from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.axes import refuse_code_in_axes
-from optimum_htp.libraries.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES, SENTENCEPIECE, TOKENIZER
+from optimum_htp.libraries.names import (
+    CONFIG,
+    ONNX_FILE,
+    ONNX_FOLDERS,
+    SENTENCE_MODULES,
+    SENTENCEPIECE,
+    TOKENIZER,
+    WEIGHTS,
+)
 from optimum_htp.libraries.ort_classes import class_for
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.onnxfile import read_signature
@@ -285,9 +293,9 @@ def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: Hub
             f"again: `optimum-cli htp embed {file.path}`."
         )
     names = [
-        f"{module['path']}/model.safetensors"
+        f"{module['path']}/{WEIGHTS}"
         for module in modules
-        if str(module["type"]).rpartition(".")[2] not in _WEIGHTLESS and f"{module['path']}/config.json" in configs
+        if str(module["type"]).rpartition(".")[2] not in _WEIGHTLESS and f"{module['path']}/{CONFIG}" in configs
     ]
     record = file.record
     if not names or record.hub_id is None or record.hub_sha is None:

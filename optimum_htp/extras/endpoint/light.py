@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import OptimumHTPError
-from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, WEIGHTS
 from optimum_htp.parsing import json_or_none
+from optimum_htp.runtime.alternatives import WITH_OPTIMUM
 from optimum_htp.runtime.generation.settings import settings_of
 from optimum_htp.runtime.images import load_image_processor
-from optimum_htp.runtime.model import TASKS
+from optimum_htp.runtime.model import GENERATING, TASKS
 from optimum_htp.runtime.tokenizer_files import load_tokenizer
 
 __all__ = ["ARCHIVE", "archive", "distributions", "is_archive", "reason_against"]
@@ -30,8 +31,6 @@ __all__ = ["ARCHIVE", "archive", "distributions", "is_archive", "reason_against"
 ARCHIVE: Final = "optimum_htp.zip"
 _PACKAGE: Final = "optimum_htp"
 _BASE: Final = ("numpy", "onnxruntime", "packaging", "pluggy", "tokenizers")
-_DENSE: Final = "model.safetensors"
-_GENERATING: Final = ("text-generation", "text2text-generation")
 _TIME: Final = (1980, 1, 1, 0, 0, 0)  # the earliest date in a ZIP
 
 
@@ -54,10 +53,10 @@ def reason_against(task: str, name: str, configs: Mapping[str, Path]) -> str | N
             load_image_processor(contents, name)
         else:
             load_tokenizer(contents, config, name)
-        if task in _GENERATING:
+        if task in GENERATING:
             settings_of(json_or_none(contents.get(GENERATION_CONFIG, b"{}")) or {}, config, {}, {}, name, task)
     except OptimumHTPError as error:
-        return str(error)
+        return str(error).partition(f" {WITH_OPTIMUM}")[0].rstrip(".")
     return None
 
 
@@ -67,7 +66,7 @@ def distributions(task: str, configs: Mapping[str, Path]) -> list[str]:
         *_BASE,
         *(["pillow"] if task == "image-classification" else []),
         *(["jinja2"] if task == "text-generation" else []),
-        *(["safetensors"] if any(name.endswith(f"/{_DENSE}") for name in configs) else []),
+        *(["safetensors"] if any(name.endswith(f"/{WEIGHTS}") for name in configs) else []),
     ]
 
 

@@ -153,13 +153,15 @@ class EncoderDecoder:
 
     def __init__(self, parts: Mapping[str, Part], states: NDArray[Any], mask: NDArray[np.int64]) -> None:
         decoders = {name: part for name, part in parts.items() if "decoder" in name}
-        merged = next((part for name, part in decoders.items() if "merged" in name), None)
-        later = next((part for name, part in decoders.items() if "with_past" in name), None)
         first = next((part for name, part in decoders.items() if "with_past" not in name), None)
-        if merged is None and first is None:
-            raise WrongTaskError(f"The model has no decoder file, only {', '.join(parts)}. Export it again.")
-        self._first: Final[Part] = merged or first  # type: ignore[assignment]
-        self._later: Final = merged or later
+        if first is None:
+            raise WrongTaskError(
+                f"The model has no decoder for the first token, only {', '.join(parts)}. Export it again."
+            )
+        self._first: Final = first
+        self._later: Final = next(
+            (part for name, part in decoders.items() if "with_past" in name or "merged" in name), None
+        )
         self._cache: Final = _Cache(self._later) if self._later is not None else None
         self._states, self._mask = states, mask
 

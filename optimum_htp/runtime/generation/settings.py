@@ -21,14 +21,9 @@ _IGNORED: Final = frozenset(
         *("_from_model_config", "cache_implementation", "cache_config", "use_cache", "transformers_version"),
         *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
         *("return_legacy_cache", "compile_config", "disable_compile", "low_memory", "is_assistant"),
-        *(
-            "num_assistant_tokens",
-            "num_assistant_tokens_schedule",
-            "assistant_confidence_threshold",
-            "trust_remote_code",
-        ),
-        *("assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "max_matching_ngram_size"),
-        *("prompt_lookup_num_tokens", "prefill_chunk_size", "chat_format"),
+        *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"),
+        *("trust_remote_code", "assistant_early_exit", "assistant_lookbehind", "target_lookbehind"),
+        *("max_matching_ngram_size", "prompt_lookup_num_tokens", "prefill_chunk_size", "chat_format"),
     )
 )
 

@@ -15,6 +15,7 @@ import numpy as np
 from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError, WrongTaskError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
 from optimum_htp.parsing import is_inside
+from optimum_htp.runtime.alternatives import WITH_OPTIMUM
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _kind(model: Model, content: Any) -> tuple[str, str]:
 
 def _unsupported(model: Model, what: str, file: str = SENTENCE_MODULES) -> ConfigLoadError:
     return ConfigLoadError(
-        f"{file} of {model.source.name} has {what}, which is not supported. With Optimum: "
+        f"{file} of {model.source.name} has {what}, which is not supported. {WITH_OPTIMUM} "
         f"`sentence_transformers.SentenceTransformer({model.source.name!r}, backend='onnx')`."
     )
 
@@ -244,18 +245,13 @@ _OLD_MODES: Final = {
 }
 
 
-def _weighted(tokens: Any, mask: Any) -> Any:
-    weights = np.arange(1, len(tokens) + 1, dtype=np.float32)[:, None] * mask[:, None]
-    return (tokens * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), _TINY)
+def _sums(tokens: Any, weights: Any) -> tuple[Any, Any]:
+    column = weights[:, None].astype(np.float32)
+    return (tokens * column).sum(axis=0), np.maximum(column.sum(axis=0), _TINY)
 
 
-def _sums(tokens: Any, mask: Any) -> tuple[Any, Any]:
-    weights = mask[:, None].astype(np.float32)
-    return (tokens * weights).sum(axis=0), np.maximum(weights.sum(axis=0), _TINY)
-
-
-def _mean(tokens: Any, mask: Any) -> Any:
-    total, count = _sums(tokens, mask)
+def _mean(tokens: Any, weights: Any) -> Any:
+    total, count = _sums(tokens, weights)
     return total / count
 
 
@@ -269,7 +265,7 @@ _POOLS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "max": lambda tokens, mask: np.where(mask[:, None] == 0, -1e9, tokens).max(axis=0),
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_of_root,
-    "weightedmean": _weighted,
+    "weightedmean": lambda tokens, mask: _mean(tokens, mask * np.arange(1, len(tokens) + 1)),
     "lasttoken": lambda tokens, mask: tokens[np.flatnonzero(mask)[-1]],
 }
 """The pooling functions, by name."""

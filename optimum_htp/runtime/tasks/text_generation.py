@@ -157,8 +157,8 @@ def _settings(
     task: str,
 ) -> GenerationSettings:
     own = model.source.generation_config()
-    asked = {**given, **({} if stop is None else {"eos_token_id": stop})}
-    found = settings_of(own, model.config, pipeline, asked, model.source.name, task)
+    arguments = {**given, **({} if stop is None else {"eos_token_id": stop})}
+    found = settings_of(own, model.config, pipeline, arguments, model.source.name, task)
     return replace(found, pad_token_id=model.tokenizer.ids.get("pad_token")) if found.pad_token_id is None else found
 
 
@@ -186,12 +186,12 @@ def _longer(settings: GenerationSettings, length: int, given: Mapping[str, Any])
 
 
 def _start(settings: GenerationSettings, model: Model) -> int:
-    """Return the token that a text begins with."""
+    """Return the start token of a text."""
     for token in (settings.decoder_start_token_id, settings.bos_token_id):
         if token is not None:
             return token
     raise PreprocessorLoadError(
-        f"The generation config of {model.source.name} names no token that a text begins with: pass bos_token_id=."
+        f"The generation config of {model.source.name} has no start token. Use the argument bos_token_id=."
     )
 
 
@@ -201,7 +201,7 @@ def _prompt(model: Model, prompt: Prompt) -> tuple[str, bool]:
         return prompt, False
     template = model.tokenizer.chat_template.get("default")
     if template is None:
-        raise PreprocessorLoadError(f"{model.source.name} has no chat template: give the prompt as a text.")
+        raise PreprocessorLoadError(f"{model.source.name} has no chat template. Use a text as prompt.")
     messages = list(prompt)
     continues = bool(messages) and isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant"
     return rendered(template, messages, model.tokenizer.special, continues=continues), continues

@@ -79,8 +79,8 @@ def _check_template(template: Any) -> None:
 def _encodings(model: Model, pairs: list[tuple[str, str]]) -> list[Any]:
     try:
         return model.tokenizer.encode(pairs, truncation="only_first")
-    except Exception as error:
-        if "too short" not in str(error):  # `tokenizers` raises plain Exception if the label alone is too long
+    except ArgumentError as error:
+        if "too short" not in str(error):  # the label alone is too long
             raise
         return model.tokenizer.encode(pairs)
 
