@@ -10,15 +10,16 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, MissingDependencyError, PreprocessorLoadError
+from optimum_htp.errors import ArgumentError, MissingDependencyError
 from optimum_htp.libraries.names import EXTRACTOR_CONFIG
 from optimum_htp.parsing import json_or_none
-from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.alternatives import unsupported_preprocessor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ __all__ = ["ImageProcessor", "load_image_processor"]
 
 Pixels = "NDArray[Any]"
 
+_unsupported: Final = partial(unsupported_preprocessor, "image processor")
 _BILINEAR: Final = 2
 _BICUBIC: Final = 3
 _LONGEST: Final = 8192  # pixels
@@ -142,12 +144,6 @@ def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcesso
         return ImageProcessor(tuple(_steps(settings, known)))
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise _unsupported(name, f"a setting of its {EXTRACTOR_CONFIG} is unsupported ({error})") from error
-
-
-def _unsupported(name: str, reason: str) -> PreprocessorLoadError:
-    return PreprocessorLoadError(
-        f"The image processor of {name} cannot run without transformers: {reason}. {with_optimum(name)}"
-    )
 
 
 def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], Any]]:

@@ -102,13 +102,13 @@ class Model:
 
     Attributes:
         task: The task; None if only `run` is supported.
+        source: The location of its files.
         record: The record of its file.
         parts: The sessions of its files, by recorded name.
     """
 
     def __init__(self, source: Source, task: str | None, settings: SessionSettings) -> None:
-        self._source: Final = source
-        self._settings: Final = settings
+        self.source: Final = source
         self.task: Final = task
         self.record: Final[ExportMetadata] = source.record
         self.parts: Final[Mapping[str, Part]] = source.opened(settings)
@@ -120,7 +120,7 @@ class Model:
         Raises:
             ConfigLoadError: It cannot be loaded.
         """
-        return self._source.config()
+        return self.source.config()
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -131,7 +131,7 @@ class Model:
         """
         from optimum_htp.runtime.tokenizer_files import load_tokenizer
 
-        return load_tokenizer(self._source.files("AutoTokenizer"), self.config, self._source.name)
+        return load_tokenizer(self.source.files("AutoTokenizer"), self.config, self.source.name)
 
     @functools.cached_property
     def image_processor(self) -> ImageProcessor:
@@ -142,12 +142,7 @@ class Model:
         """
         from optimum_htp.runtime.images import load_image_processor
 
-        return load_image_processor(self._source.files("AutoImageProcessor"), self._source.name)
-
-    @property
-    def source(self) -> Source:
-        """The location of its files."""
-        return self._source
+        return load_image_processor(self.source.files("AutoImageProcessor"), self.source.name)
 
     @property
     def part(self) -> Part:
@@ -158,8 +153,8 @@ class Model:
         """
         if len(self.parts) > 1:
             raise WrongTaskError(
-                f"{self._source.name} has {len(self.parts)} parts ({', '.join(self.parts)}). Call the model, or use "
-                f"parts[NAME].run(...). {with_optimum(self._source.name, self.task)}"
+                f"{self.source.name} has {len(self.parts)} parts ({', '.join(self.parts)}). Call the model, or use "
+                f"parts[NAME].run(...). {with_optimum(self.source.name, self.task)}"
             )
         return next(iter(self.parts.values()))
 
@@ -180,7 +175,7 @@ class Model:
             ArgumentError: An argument is invalid; `OptionError` for an unknown name.
             PreprocessorLoadError: The tokenizer or image processor cannot run without transformers.
         """
-        name = self._source.name
+        name = self.source.name
         if self.task is None:
             raise WrongTaskError(
                 f"{name} was exported for {self.record.task}, which is not supported without transformers; supported "

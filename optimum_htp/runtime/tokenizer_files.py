@@ -11,13 +11,14 @@ import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
 from optimum_htp.parsing import json_or_none, parse_json
-from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.alternatives import unsupported_preprocessor
 from optimum_htp.runtime.tokenizer import Tokenizer
 from optimum_htp.runtime.tokenizer_classes import CLASS_OF_MODEL_TYPE, CLASSES, Rule, TokenizerClass, base_name
 from optimum_htp.runtime.tokenizer_settings import LONGEST, SPECIAL_TOKENS, wrong_setting
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["load_tokenizer"]
 
 _CONFIG: Final = PREPROCESSOR_CONFIGS[-1]
+_unsupported: Final = partial(unsupported_preprocessor, "tokenizer")
 
 
 def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: str) -> Tokenizer:
@@ -80,12 +82,6 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
         chat_template=_chat_templates(settings, files),
         pad_type=3 if class_name == "XLNet" else 0,
         lock=threading.Lock(),
-    )
-
-
-def _unsupported(name: str, reason: str) -> PreprocessorLoadError:
-    return PreprocessorLoadError(
-        f"The tokenizer of {name} cannot run without transformers: {reason}. {with_optimum(name)}"
     )
 
 

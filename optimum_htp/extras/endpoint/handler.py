@@ -14,7 +14,7 @@ import wave
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EndpointHandler", "content_of", "fields_of", "refusal", "texts_of"]
+__all__ = ["EndpointHandler", "content_of", "fields_of", "rejection", "texts_of"]
 
 SETTINGS: dict[str, Any] = {}
 
@@ -52,7 +52,7 @@ class EndpointHandler:
         try:
             return _plain(self._answer(inputs, parameters))
         except (KeyError, TypeError, ValueError) as error:  # transformers raises these for invalid inputs
-            raise refusal(self._task, inputs, parameters, error) from error
+            raise rejection(self._task, inputs, parameters, error) from error
 
     def _answer(self, inputs: Any, parameters: dict[str, Any]) -> Any:
         if isinstance(inputs, dict) and "raw" not in inputs and not {*inputs} <= {"text", "text_pair"}:
@@ -88,7 +88,7 @@ def fields_of(data: Any) -> tuple[Any, dict[str, Any]]:
     return inputs, parameters
 
 
-def refusal(task: str, inputs: Any, parameters: dict[str, Any], error: Exception) -> ValueError:
+def rejection(task: str, inputs: Any, parameters: dict[str, Any], error: Exception) -> ValueError:
     """Return the exception for inputs or parameters that a pipeline rejects."""
     given = f"{_form(inputs)}{_named(' and the parameters', parameters)}"
     return ValueError(f"The pipeline for {task} rejects {given}: {error}")

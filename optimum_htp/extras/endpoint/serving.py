@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.extras.endpoint.handler import content_of, fields_of, refusal, texts_of
+from optimum_htp.extras.endpoint.handler import content_of, fields_of, rejection, texts_of
 from optimum_htp.runtime import load
 
 __all__ = ["Served"]
@@ -47,7 +47,7 @@ class Served:
                 return self._model(**inputs, **parameters)
             return self._model(inputs, **parameters)
         except (TypeError, ValueError) as error:
-            raise refusal(self._task, inputs, parameters, error) from error
+            raise rejection(self._task, inputs, parameters, error) from error
 
     def _readable(self, one: Any) -> Any:
         return content_of(one) if isinstance(one, (str, bytes, bytearray)) else one
