@@ -1,4 +1,4 @@
-"""`optimum-cli htp endpoint DIR|FILE [-o DIR]`: what Hugging Face Inference Endpoints need to serve a model."""
+"""`optimum-cli htp endpoint DIR|FILE [-o DIR]`: writes the files of a Hugging Face Inference Endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EndpointCommand"]
 
 
 class EndpointCommand(Command):
-    """Writes a handler, exact requirements, and the configs that the model carries."""
+    """Writes a handler, pinned requirements, and the configs of the model."""
 
     examples = (
         "htp endpoint out/ -o endpoint/",
@@ -22,23 +22,21 @@ class EndpointCommand(Command):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("model", metavar="DIR|FILE", help="A stamped ONNX file, or the folder of a model's files.")
-        parser.add_argument("-o", "--output", metavar="DIR", help="Where to write; beside the model without it.")
+        parser.add_argument("model", metavar="DIR|FILE", help="An ONNX file with a record, or a folder of a model.")
+        parser.add_argument("-o", "--output", metavar="DIR", help="Output folder (default: the model's folder).")
         kinds = parser.add_mutually_exclusive_group()
         kinds.add_argument(
             "--light",
             action="store_true",
             default=None,
-            help="Do without PyTorch and transformers, or fail; without an option, where it can be.",
+            help="Serve without PyTorch and transformers; fail if this is not possible (default: if possible).",
         )
-        kinds.add_argument(
-            "--full", dest="light", action="store_false", help="Serve with Optimum and transformers, as PyTorch does."
-        )
+        kinds.add_argument("--full", dest="light", action="store_false", help="Serve with Optimum and transformers.")
         parser.add_argument("--json", action="store_true", help="Print one JSON document.")
         add_hub_arguments(parser)
 
     def execute(self) -> None:
-        """Write the folder, and say what is in it."""
+        """Write the folder and print its files."""
         from optimum_htp.extras.endpoint.folder import write_endpoint
 
         made = write_endpoint(self.args.model, self.args.output, hub_access(self.args), is_light=self.args.light)
@@ -47,6 +45,6 @@ class EndpointCommand(Command):
             show_json({**document, "light": made.reason is None})
             return
         how = "without PyTorch" if made.reason is None else f"with PyTorch ({made.reason})"
-        show(f"{made.folder} serves {made.task} {how}: {len(made.files)} files were written")
+        show(f"{made.folder} serves {made.task} {how}; {len(made.files)} files written:")
         for name in made.files:
             show(f"  {name}")
