@@ -128,7 +128,7 @@ def test_unknown_model_is_not_guessed_without_the_hub(export, hub, tmp_path):
 
 
 def test_name_that_is_neither_folder_nor_on_the_hub(export, tmp_path):
-    with pytest.raises(ModelNotFoundError, match=r"models/my-bert is not a folder here"):
+    with pytest.raises(ModelNotFoundError, match=r"models/my-bert is neither a local folder"):
         export("models/my-bert", tmp_path / "out")
 
 

@@ -81,7 +81,7 @@ def test_nothing_changes_where_the_first_file_cannot_be_replaced(old_and_new):
     output, new = old_and_new
     code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH, "fail"))
     assert code == 1
-    assert "Nothing there was changed" in errors
+    assert "Nothing was changed" in errors
     assert versions(output) == {"old"}
     assert_tidy(output)
 
@@ -104,7 +104,7 @@ def test_obstacles_are_found_before_a_replacement(old_and_new):
     (output / "config.json").unlink()
     (output / "config.json").mkdir()
     before = {name: (output / name).read_bytes() for name in PARTS}
-    with pytest.raises(ExportError, match=r"config\.json is a folder.*Nothing there was changed"):
+    with pytest.raises(ExportError, match=r"config\.json is a folder.*Nothing was changed"):
         publish_copy(new, output)
     assert {name: (output / name).read_bytes() for name in PARTS} == before
     assert listed(output.parent) == ["out"]

@@ -52,7 +52,7 @@ def test_its_nodes_have_tags(traced_bert, traced):
 def test_its_record_matches_the_hub(traced_bert):
     verdict = verify_metadata(traced_bert / "model.onnx")
     assert verdict.status is Status.OK, verdict.reason
-    assert "files in it are the commit's" in verdict.reason
+    assert "embedded files are identical to the commit's" in verdict.reason
 
 
 def test_prefill_and_decode_share_one_data_file(traced_gpt2):

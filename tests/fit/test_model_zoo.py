@@ -108,7 +108,7 @@ def test_file_of_a_transformers_model_is_tagged_stamped_and_loads(bert, access):
 def test_names_that_lead_to_no_module_are_not_made_into_tags(network, published):
     published("bert")
     before = network.read_bytes()
-    with pytest.raises(MisfitError, match="None of the 5 nodes has a name that leads to a module, such as"):
+    with pytest.raises(MisfitError, match="None of the 5 nodes has a name that contains a module; an example is"):
         tag_file(network)
     with pytest.raises(MisfitError, match="does not look like an export of tiny/bert: the model takes input_ids"):
         tag_file(network, model="tiny/bert")
@@ -126,7 +126,7 @@ def test_model_without_an_original_on_the_hub_is_rejected(zoo, network, access, 
     ):
         with pytest.raises(ConfigFileNotFoundError, match=rf"^{repo_id} has no config\.json at .*--revision"):
             call()
-    with pytest.raises(MisfitError, match="the model takes input_ids, and the graph data"):
+    with pytest.raises(MisfitError, match="the model takes input_ids, but the graph takes data"):
         inject_hub_metadata(network, "tiny/bert", access=access)
 
 

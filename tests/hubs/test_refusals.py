@@ -74,8 +74,8 @@ def test_commit_without_config(repo, tmp_path):
 
 def test_gated_model(refused, repo):
     repo.gated = True
-    assert "Ask for access" in refused(errors.GatedModelError)
-    assert "Ask for access" in refused(errors.GatedModelError, token="hf_other")
+    assert "Request access" in refused(errors.GatedModelError)
+    assert "Request access" in refused(errors.GatedModelError, token="hf_other")
 
 
 def test_disabled_model(refused, repo):
@@ -123,7 +123,7 @@ def test_answer_that_takes_too_long(refused, hub, monkeypatch):
 def test_truncated_file_leaves_nothing_behind(refused, hub, repo, tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.cut_bodies = True
-    assert "did not arrive whole" in refused(errors.DamagedDownloadError)
+    assert "were not received completely" in refused(errors.DamagedDownloadError)
     assert not list((tmp_path / "cache").rglob("*/snapshots/*/*"))
     hub.cut_bodies = False
     folder = resolve_preprocessors(record(repo), HubAccess(cache_dir=tmp_path / "cache")).folder

@@ -153,7 +153,7 @@ def test_incomparable_outputs_exceed_the_tolerances(bert, tmp_path, empty_home):
     del tensor.type.tensor_type.shape.dim[-1:]
     tensor.type.tensor_type.shape.dim.add().dim_param = "twice"
     onnx.save(wider, tmp_path / "wider.onnx")
-    for path, words in (("renamed.onnx", "is no output of the other"), ("wider.onnx", "in the other")):
+    for path, words in (("renamed.onnx", "is not an output of the other file"), ("wider.onnx", "in the other")):
         found = compare_models(bert, tmp_path / path)
         assert found.exceeds
         assert words in found.problems[name]

@@ -309,5 +309,5 @@ def test_calls_in_a_file_of_the_dynamo_exporter(tmp_path):
         (made,) = run(out, {cut.inputs[0].name: x.numpy()}).values()
         x = model.twice.block(x).detach()
         assert alike(made, x.numpy())
-    with pytest.raises(ExtractError, match="nothing in the file tells"):
+    with pytest.raises(ExtractError, match="the file does not contain which node belongs"):
         extract_module(path, "twice", out)

@@ -90,7 +90,7 @@ def test_exchanged_vectors_of_one_module_are_found(bert, tmp_path):
 def test_exchanged_projections_of_an_expert_in_one_tensor_are_found(zoo_export, tmp_path):
     made = zoo_export("qwen3_moe")
     path = next(made.output.rglob("*.onnx"))
-    name = next(finding.name for finding in prove_weights(path, made.model).findings if finding.how == "put together")
+    name = next(finding.name for finding in prove_weights(path, made.model).findings if finding.how == "concatenated")
 
     def change(arrays, model):
         arrays[name][:] = np.roll(arrays[name], arrays[name].shape[1] // 2, axis=1)

@@ -60,7 +60,7 @@ def test_properties_that_no_reader_would_take_together_are_not_written(tmp_path)
     path.write_bytes(ModelProto(graph=GraphProto(name="g")).SerializeToString())
     for index in range(9):
         rewrite_model(path, metadata={f"k{index}": "v" * (7 << 20)})
-    with pytest.raises(MetadataError, match="64 MiB are read"):
+    with pytest.raises(MetadataError, match="64 MiB can be read"):
         rewrite_model(path, metadata={"k9": "v" * (7 << 20)})
     assert len(read_metadata(path)) == 9
     rewrite_model(path, metadata={"k9": "v" * (7 << 20)}, drop=lambda key: key == "k0")

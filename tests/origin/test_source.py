@@ -121,7 +121,7 @@ def test_invalid_repo_id_is_reported(name):
 def test_repo_that_the_hub_does_not_have_is_not_found():
     found, answer = is_hub_model("models/my-bert")
     assert (found, answer["type"], answer["model_id"]) == (False, "not_found", "models/my-bert")
-    with pytest.raises(ModelNotFoundError, match="not a folder here"):
+    with pytest.raises(ModelNotFoundError, match="neither a local folder"):
         locate("models/my-bert", None, HubAccess())
 
 
@@ -224,7 +224,7 @@ def test_folder_that_only_has_the_name_of_a_snapshot_is_local(repo, cache, tmp_p
     for access in (cache, HubAccess(), OFFLINE):
         assert locate(copied, None, access) == LocalSource(copied)
         assert detect_model_source(copied, access=access)["type"] == "local_hf_compatible"
-    assert "not the folder of this commit in the cache that is in use" in caplog.text
+    assert "not the folder of this commit in the configured cache" in caplog.text
     assert isinstance(locate(_fill(cache, repo), None, HubAccess()), LocalSource)  # of another cache
     made_up = cache.cache_dir / "models--org--never" / "snapshots" / ("a" * 40)
     shutil.copytree(copied, made_up)
@@ -297,7 +297,7 @@ def test_reference_may_name_its_hub(repo):
 
 
 def test_unknown_hub_is_reported_with_the_known_ones():
-    with pytest.raises(UnknownHubError, match=r"acme:// names the Hub 'acme', which no .* Known here: huggingface"):
+    with pytest.raises(UnknownHubError, match=r"acme:// names the Hub 'acme', which no .* Known Hubs: huggingface"):
         locate("acme://org/model", None, HubAccess())
     assert is_hub_model("acme://org/model")[1]["type"] == "invalid"
     config = SimpleNamespace(_name_or_path="s3://bucket/model", model_type="t5", architectures=["T5Model"])

@@ -38,7 +38,7 @@ def test_files_that_are_not_the_commits_are_refused(stamped, folder, access, cha
     name = "tokenizer_config.json" if change == "other" else "preprocessor_config.json"
     (folder / name).write_text('{"model_max_length": 7}')
     before = stamped.read_bytes()
-    with pytest.raises(MisfitError, match=rf"^{name} in .* is not what tiny/bert at .* htp inject"):
+    with pytest.raises(MisfitError, match=rf"^{name} in .* differs from tiny/bert@.* htp inject"):
         embed_files(stamped, folder, access=access)
     assert stamped.read_bytes() == before
 

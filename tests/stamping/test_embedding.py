@@ -78,7 +78,7 @@ def test_unembed_replaces_no_other_file(bert, tmp_path):
 
 
 def test_embed_rejects_files_of_another_model(bert, plain_bert, model_folder, tmp_path):
-    with pytest.raises(MisfitError, match="of a t5 model"):
+    with pytest.raises(MisfitError, match="for a t5 model"):
         embed_files(bert, model_folder("t5"))
     with pytest.raises(EmbeddedFilesError, match="htp inject"):
         embed_files(plain_bert, model_folder("bert"))

@@ -38,7 +38,7 @@ def test_every_result_has_its_own_exit_code(plain_bert, hub, access, tmp_path, e
     moved = {"hf_hub_id": "tiny/other-words", "hf_hub_sha": other, "hf_hub_revision": other[:8]}
     rewrite_model(plain_bert, metadata={**record, **moved})
     code, text = verify()
-    assert (code, "does not fit" in text) == (3, True)
+    assert (code, "does not match" in text) == (3, True)
     hub.status = 500
     code, text = verify()
     assert (code, "unreachable" in text) == (4, True)
@@ -207,7 +207,7 @@ def test_each_skipped_check_has_a_reason(exported, published, model_folder, hub,
     assert "encoder_model.onnx" in verify_metadata(t5).unchecked["parts"]
     bert = shutil.copy(exported("bert") / "model.onnx", tmp_path)
     rewrite_model(bert, drop="hf_task".__eq__)
-    assert verify_metadata(bert).unchecked == {"outputs": "the task is not known"}
+    assert verify_metadata(bert).unchecked == {"outputs": "the task is unknown"}
     rewrite_model(bert, drop=lambda key: key in ("hf_hub_sha", "hf_task"))
     assert {*verify_metadata(bert).unchecked} == {"commit", "embedded files", "outputs"}
     local = tmp_path / "local.onnx"

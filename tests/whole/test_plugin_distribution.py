@@ -112,7 +112,7 @@ def test_missing_plugin_is_named(acme, tmp_path):
         check=False,
     )
     assert "UnknownHubError" in run_without.stderr
-    assert "Known here: huggingface, modelscope. Install the distribution" in run_without.stderr
+    assert "Known Hubs: huggingface, modelscope. Install the distribution" in run_without.stderr
 
 
 def test_guide_shows_this_plugin():
