@@ -63,7 +63,7 @@ def _manager() -> pluggy.PluginManager:
         try:
             plugins.load_setuptools_entrypoints(_GROUP, point.name)
             plugins.check_pending()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one, loading goes on without it
+        except Exception as error:  # noqa: BLE001 - the others are loaded in any case
             if plugins.has_plugin(point.name):
                 plugins.unregister(name=point.name)
             logger.warning(

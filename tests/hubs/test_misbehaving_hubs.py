@@ -75,7 +75,7 @@ def test_without_commit_or_files_the_answer_is_an_error_and_the_cache_stands_in(
         answer(lambda content, value=value: {k: v for k, v in {**content, key: value}.items() if v != "missing"})
         with pytest.raises(errors.HubServerError, match=repo.repo_id):
             huggingface().info(repo.repo_id, None, access)
-        with pytest.raises(errors.HubServerError, match="cannot be told"):
+        with pytest.raises(errors.HubServerError, match="cannot be checked"):
             locate(repo.repo_id, None, access)
     huggingface().snapshot(repo.repo_id, repo.refs["main"], ["config.json"], access, ref="main")
     assert locate(repo.repo_id, None, access).commit == repo.refs["main"]
