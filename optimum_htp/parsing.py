@@ -43,7 +43,7 @@ def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from error
     except ValueError as error:  # An integer with more digits than Python converts.
-        raise ValueError("it contains a number with too many digits") from error
+        raise ValueError("it has a number with too many digits") from error
     if not _depth_is_sane(content):
         raise ValueError("it is nested too deep")
     return content

@@ -90,7 +90,7 @@ class MirrorManifest:
 
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not is_inside(name) or name == MANIFEST:
-        raise ValueError(f"{name!r} is not the name of a file of a repo")
+        raise ValueError(f"{name!r} is not a valid file name in a repo")
     return name
 
 

@@ -31,7 +31,7 @@ def funnel(made_once):
 
 
 def test_an_engine_that_is_not_known_is_refused(funnel, tmp_path):
-    with pytest.raises(ArgumentError, match="give optimum or transformers"):
+    with pytest.raises(ArgumentError, match="use optimum or transformers"):
         HTPExporter().export(funnel, tmp_path / "out", engine="torch")
 
 

@@ -119,7 +119,7 @@ def test_tokenizer_file_that_is_a_link_is_copied_as_a_file(export, model_folder,
 def test_second_local_model_does_not_take_over_the_first_ones_configs(export, model_folder, tmp_path):
     export(models.bert(tmp_path / "three", labels=3), tmp_path / "out" / "a.onnx")
     for output in (tmp_path / "out", tmp_path / "out" / "b.onnx"):
-        with pytest.raises(ExportError, match=r"another model \(a\.onnx\) with a config\.json"):
+        with pytest.raises(ExportError, match=r"another model \(a\.onnx\) with its own config\.json"):
             export(models.bert(tmp_path / "five", labels=5), output)
     other = models.bert(tmp_path / "words", labels=3)
     (other / "vocab.txt").write_text((other / "vocab.txt").read_text().replace("cat", "cow"))

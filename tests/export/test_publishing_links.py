@@ -91,7 +91,7 @@ def test_link_that_leads_out_of_the_output_folder_is_not_written_through(tmp_pat
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         (output / "unet").symlink_to(tmp_path / target, target_is_directory=True)
         before = contents(tmp_path)
-        with pytest.raises(ExportError, match=r"unet leads out of .* through a link\. Nothing there was changed"):
+        with pytest.raises(ExportError, match=r"unet leads out of .* through a link\. Nothing was changed"):
             publish_copy(new, output)
         assert contents(tmp_path) == before
         assert listed(output) == ["unet"]

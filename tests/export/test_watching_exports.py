@@ -141,7 +141,7 @@ def test_fault_in_tagging_costs_the_tags_and_not_the_export(where, monkeypatch, 
     assert ExportMetadata.from_properties(properties).task == "text-classification"
     assert "htp.modules" not in properties
     (warning,) = [one.getMessage() for one in caplog.records if "cannot be tagged" in one.getMessage()]
-    assert "model.onnx cannot be tagged: noting its modules in PyTorch's export failed" in warning
+    assert "model.onnx cannot be tagged: reading the modules from PyTorch's export failed" in warning
     assert "IndexError: a fault on purpose" in warning
 
 

@@ -110,7 +110,7 @@ def test_names_that_lead_to_no_module_are_not_made_into_tags(network, published)
     before = network.read_bytes()
     with pytest.raises(MisfitError, match="None of the 5 nodes has a name that contains a module; an example is"):
         tag_file(network)
-    with pytest.raises(MisfitError, match="does not look like an export of tiny/bert: the model takes input_ids"):
+    with pytest.raises(MisfitError, match="does not match tiny/bert: the model takes input_ids"):
         tag_file(network, model="tiny/bert")
     with pytest.raises(MisfitError, match="a module of tiny/bert"):
         tag_file(network, model="tiny/bert", force=True)

@@ -121,7 +121,7 @@ def test_file_of_another_model_is_refused(tagged, tmp_path):
     file.write_bytes(path.read_bytes())
     before = file.read_bytes()
     for named in ({"original": other}, {"model": other_model}):
-        with pytest.raises(MisfitError, match=r"model\.onnx does not look .* give --force\."):
+        with pytest.raises(MisfitError, match=r"model\.onnx does not seem .* pass --force\."):
             tag_file(file, **named)
     done = optimum_cli("htp", "tag", "--from", other, file, check=False)
     assert done.returncode == 1

@@ -118,7 +118,7 @@ def test_address_on_another_hub_gets_no_token(repo, hub, property):
     with LoopbackHub() as other:
         other.add("org/onnx-only", {"model.onnx": b""}, **{property: True})
         url = f"{other.url}/org/onnx-only/resolve/main/model.onnx"
-        with pytest.raises(AccessDeniedError, match=f"The server answered 401 when asked for {url}"):
+        with pytest.raises(AccessDeniedError, match=f"The server responded with 401 for {url}"):
             read_remote_header(url, HubAccess(token="hf_mine"))
         assert {request.token for request in other.requests} == {None}
 
@@ -203,7 +203,7 @@ def test_threads_that_meet_an_expired_address_all_go_on(remote, hub):
 def test_storage_that_refuses_fresh_addresses_is_named(remote, hub):
     opened, _ = remote
     hub.tamper = lambda method, path, status, body, headers: (403 if status == 206 else status, body, headers)
-    with pytest.raises(HubServerError, match=rf"its storage at {hub.cdn.removeprefix('http://')} answered 403"):
+    with pytest.raises(HubServerError, match=rf"its storage at {hub.cdn.removeprefix('http://')} responded with 403"):
         opened()
 
 
@@ -255,7 +255,7 @@ def test_server_that_cannot_be_reached_is_named_at_once(url, said):
 
 def test_rejecting_server_is_not_called_a_hub(hub):
     hub.status = 500
-    with pytest.raises(HubServerError, match=r"^The server answered 500"):
+    with pytest.raises(HubServerError, match=r"^The server responded with 500"):
         read_remote_header(f"{hub.url}/x.onnx")
 
 

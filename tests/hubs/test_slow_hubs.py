@@ -162,8 +162,8 @@ def test_many_files_wait_for_one_limit_together(hub, access):
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "The Hub at http://127.0.0.1:1, asked for "),
-        ({"HF_ENDPOINT": "https://no-such-host.invalid"}, "The Hub at https://no-such-host.invalid, asked for "),
+        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "The Hub at http://127.0.0.1:1, contacted for "),
+        ({"HF_ENDPOINT": "https://no-such-host.invalid"}, "The Hub at https://no-such-host.invalid, contacted for "),
         (
             {"HF_ENDPOINT": "http://a.invalid", "HTTP_PROXY": "http://me:secret@127.0.0.1:1", "NO_PROXY": ""},
             "through the proxy 127.0.0.1:1",

@@ -30,5 +30,5 @@ def test_web_page_of_another_server_is_distinguished_from_a_damaged_file():
     with LoopbackHub() as other:
         other.add("org/there", {"model.onnx": b""})
         url = f"{other.url}/org/there/blob/main/model.onnx"
-        with pytest.raises(InvalidModelReferenceError, match=f"{url} is a web page, not a file. Give the address"):
+        with pytest.raises(InvalidModelReferenceError, match=f"{url} is a web page, not a file. Pass the address"):
             read_remote_header(url)

@@ -171,7 +171,7 @@ def test_file_without_tags_is_refused(plain, tmp_path):
 def test_optimums_class_does_not_take_a_module_for_the_model(zoo_export, tmp_path):
     path = zoo_export("albert").output / "model.onnx"
     cut = extract_module(path, "embeddings", tmp_path / "model.onnx")
-    with pytest.raises(WrongTaskError, match="one module of zoo/albert"):
+    with pytest.raises(WrongTaskError, match="the module embeddings of zoo/albert"):
         ORTModelForFeatureExtraction.from_pretrained(cut.path)
 
 

@@ -104,7 +104,7 @@ def test_listed_modules_beyond_bounds_are_refused_with_file_and_key(command, nam
 @pytest.mark.parametrize("class_name", ["C" * 1_000_000])
 def test_class_names_beyond_bounds_are_refused(class_name, tmp_path):
     path = save(tmp_path / "m.onnx", [identity()], metadata={"htp.modules": json.dumps({"": class_name})})
-    with pytest.raises(MetadataError, match=r"m\.onnx.*htp\.modules names a class"):
+    with pytest.raises(MetadataError, match=r"m\.onnx.*htp\.modules contains the class"):
         read_modules(path)
 
 

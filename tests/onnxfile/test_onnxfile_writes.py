@@ -83,7 +83,7 @@ def test_write_that_fails_half_way_is_named_and_the_old_file_stays(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
-        with pytest.raises(OnnxWriteError, match=r"File too large.*Nothing there was changed"):
+        with pytest.raises(OnnxWriteError, match=r"File too large.*Nothing was changed"):
             rewrite_model(path, metadata={"k": "v" * 10_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

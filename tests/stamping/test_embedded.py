@@ -161,7 +161,7 @@ def test_verify_proves_the_files_with_one_request(bert, published, hub, tmp_path
     with hub.recorded() as requests:
         verdict = verify_metadata(bert, access)
     embedded = json.loads(properties(bert)["hf_embedded_files"])
-    assert (verdict.status, f"{len(embedded)} files" in verdict.reason) == (Status.OK, True)
+    assert (verdict.status, f"{len(embedded)} embedded files" in verdict.reason) == (Status.OK, True)
     paths = [request.path for request in requests]
     assert [path.split("/")[5] for path in paths[:2]] == ["revision", "tree"]
     assert all(path.endswith("/model.safetensors") for path in paths[2:])  # its head, for what fits the graph
