@@ -329,7 +329,7 @@ def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnrea
 def _not_carried(carrier: Carrier, error: OfflineError) -> OfflineError:
     return OfflineError(
         f"{carrier.name} does not carry what is asked for. {error} `optimum-cli htp embed {carrier.name}` puts it "
-        f"into the file; `optimum-cli htp mirror {carrier.name} --to FOLDER` copies it for machines that reach no Hub."
+        f"into the file; `optimum-cli htp mirror {carrier.name} -o FOLDER` copies it for machines that reach no Hub."
     )
 
 

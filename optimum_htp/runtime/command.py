@@ -43,9 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chat", action="store_true", help="Each input is a message to a model that chats.")
     parser.add_argument("--json", action="store_true", help="Print one line of JSON for each input.")
-    parser.add_argument("--revision", help="Of a repo, or instead of the commit that the file is pinned to.")
-    parser.add_argument("--cache-dir", metavar="DIR", help="Where files of a Hub are kept.")
-    parser.add_argument("--offline", action="store_true", help="Ask no Hub.")
+    parser.add_argument(
+        "--revision", help="Branch, tag, commit or refs/pr/N of the model. Replaces the recorded commit."
+    )
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", help="Folder of the Hub's cache (default: the cache of huggingface_hub)."
+    )
+    parser.add_argument(
+        "--local-files-only", action="store_true", help="Use only files of the cache; do not connect to a Hub."
+    )
 
 
 def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[str] | None) -> None:
@@ -66,7 +72,7 @@ def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[st
         task=arguments.task,
         revision=arguments.revision,
         cache_dir=arguments.cache_dir,
-        local_files_only=arguments.offline,
+        local_files_only=arguments.local_files_only,
     )
 
     def write(piece: str) -> None:

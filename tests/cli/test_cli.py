@@ -25,7 +25,7 @@ CLI = python_of_users().with_name("optimum-cli")
 
 def test_export_help_has_optimums_options_and_ours():
     text = optimum_cli("export", "htp", "--help").stdout
-    for option in ("--task", "--opset", "--optimize", "--model-kwargs", "--batch_size"):
+    for option in ("--task", "--opset", "--optimize", "--model-kwargs", "--batch-size"):
         assert option in text
     for option in ("--revision", "--local-files-only", "--force-download", "--verify-hub", "--with-config", "--json"):
         assert option in text

@@ -11,12 +11,12 @@ from optimum_htp.plugins import commands
 from tests.conftest import ROOT, optimum_cli
 
 ARGUMENTS = {
-    "batch": ("none.txt", "out"),
+    "batch": ("none.txt", "-o", "out"),
     "compare": ("none.onnx", "other.onnx"),
     "endpoint": ("none.onnx", "-o", "out"),
     "extract": ("none.onnx", "--module", "a", "-o", "out.onnx"),
     "inject": ("none.onnx", "--model", "tiny/bert"),
-    "mirror": ("none.onnx", "--to", "mirror"),
+    "mirror": ("none.onnx", "-o", "mirror"),
     "nodes": ("none.onnx", "a"),
     "push": ("none.onnx", "me/model"),
     "report": ("none.onnx", "-o", "out.md"),

@@ -203,9 +203,9 @@ def interrupted_in_a_transfer(command, files, transfers, env):
     "command",
     [
         ("export", "htp", "--model", "tiny/bert", "OUT"),
-        ("htp", "batch", "LIST", "OUT"),
+        ("htp", "batch", "LIST", "-o", "OUT"),
         ("htp", "verify", "--weights", "FILE"),
-        ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
+        ("htp", "mirror", "tiny/bert", "--weights", "-o", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
         *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
     ],
@@ -230,7 +230,7 @@ def test_transfer_of_weights_does_not_hold_the_command(command, files, hub, tran
     [
         ("export", "htp", "--model", "tiny/bert", "OUT"),
         ("htp", "verify", "--weights", "FILE"),
-        ("htp", "mirror", "tiny/bert", "--weights", "--to", "OUT"),
+        ("htp", "mirror", "tiny/bert", "--weights", "-o", "OUT"),
         ("htp", "push", "FILE", "me/pushed"),
         *slowly(("-c", IN_PYTHON.format("from optimum_htp import HTPExporter as E; E().export('tiny/bert', 'OUT')"))),
         *slowly(

@@ -115,7 +115,7 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
     workers = [cluster.worker(**home) for home in homes]
     with executor(cluster, 2):
         pass
-    command = [CLI, "htp", "batch", listed, out, "--dask", cluster.address, "--journal", kept, "--json"]
+    command = [CLI, "htp", "batch", listed, "-o", out, "--dask", cluster.address, "--journal", kept, "--json"]
     caller = subprocess.Popen(
         [str(part) for part in command], env={**os.environ, **empty_home}, stdout=subprocess.PIPE, text=True
     )
@@ -134,10 +134,10 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
     for place in (kept.read_text(), told):
         assert SECRET not in place
 
-    again = batch(listed, out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
+    again = batch(listed, "-o", out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
     assert {model["state"] for model in again.values()} == {"up_to_date"}  # from another machine, with another journal
     s3_client().delete_object(Bucket="exports", Key="batch/killed/tiny/gpt2/model.onnx")
-    torn = batch(listed, out, "--dask", cluster.file, "--journal", kept, **empty_home)
+    torn = batch(listed, "-o", out, "--dask", cluster.file, "--journal", kept, **empty_home)
     assert {name: model["state"] for name, model in torn.items()} == {
         **dict.fromkeys(names, "up_to_date"),
         "tiny/gpt2": "done",
@@ -152,7 +152,7 @@ def test_paths_of_a_batch_are_those_of_who_began_it(cluster, model_folder, tmp_p
     cluster.worker(**empty_home)  # in another folder
     with executor(cluster, 1):
         pass
-    command = (CLI, "htp", "batch", "models.txt", "out", "--dask", cluster.address, "--json")
+    command = (CLI, "htp", "batch", "models.txt", "-o", "out", "--dask", cluster.address, "--json")
     done = json.loads(run(*command, cwd=here, **empty_home).stdout)["models"]
     assert [model["state"] for model in done] == ["done"]
     assert (here / "out" / "my-model" / "model.onnx").is_file()
@@ -166,7 +166,7 @@ def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, publishe
     worker = cluster.worker(**empty_home)
     with executor(cluster, 1):
         pass
-    command = [CLI, "htp", "batch", listed, out, "--dask", cluster.address]
+    command = [CLI, "htp", "batch", listed, "-o", out, "--dask", cluster.address]
     caller = subprocess.Popen(
         [str(part) for part in command], env={**os.environ, **empty_home}, stdout=subprocess.PIPE, text=True
     )
@@ -176,7 +176,7 @@ def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, publishe
     assert caller.returncode == 1
     assert "JobLostError" in told
     assert "Run the batch again" in told.replace("run the batch again", "Run the batch again")
-    done = batch(listed, out, **empty_home)
+    done = batch(listed, "-o", out, **empty_home)
     assert done["tiny/bert"]["state"] in ("done", "up_to_date")
 
 
@@ -222,7 +222,8 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
 def test_cluster_that_is_not_there_is_named(tmp_path):
     (tmp_path / "models.txt").write_text("tiny/bert")
     done = run(
-        *(CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--dask", "tcp://127.0.0.1:9"), check=False
+        *(CLI, "htp", "batch", tmp_path / "models.txt", "-o", tmp_path / "out", "--dask", "tcp://127.0.0.1:9"),
+        check=False,
     )
     assert done.returncode == 1
     assert "No scheduler of Dask answers at tcp://127.0.0.1:9" in done.stderr
@@ -261,7 +262,8 @@ def test_places_that_cannot_be_are_refused(s3, tmp_path):
     assert output_at(f"file://{tmp_path}").root == tmp_path
     (tmp_path / "models.txt").write_text("tiny/bert")
     done = run(
-        *(CLI, "htp", "batch", tmp_path / "models.txt", f"{s3}/x", "--manifest", tmp_path / "m.json"), check=False
+        *(CLI, "htp", "batch", tmp_path / "models.txt", "-o", f"{s3}/x", "--manifest", tmp_path / "m.json"),
+        check=False,
     )
     assert "--manifest tells of files that are here" in done.stderr
 

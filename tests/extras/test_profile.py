@@ -185,7 +185,7 @@ def _tiny(path, shape=(2,), nodes=1):
 def test_command(zoo_export, tmp_path):
     file = zoo_export("bert").output / "model.onnx"
     options = ("--runs", "2", "--batch_size", "1", "--sequence_length", "5")
-    done = optimum_cli("htp", "profile", file, *options, "--depth", "2", "--report", tmp_path / "report.json")
+    done = optimum_cli("htp", "profile", file, *options, "--depth", "2", "-o", tmp_path / "report.json")
     assert "input_ids [1, 5]" in done.stdout
     assert "BertEncoder" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())["files"][0]

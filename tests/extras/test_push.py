@@ -266,7 +266,7 @@ def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, 
     names = [published(name).repo_id for name in ("bert", "gpt2")]
     (tmp_path / "models.txt").write_text("\n".join(names))
     env = {**empty_home, "HF_TOKEN": READER}
-    command = [CLI, "htp", "batch", tmp_path / "models.txt", tmp_path / "out", "--json", "--push-to-hub", "me"]
+    command = [CLI, "htp", "batch", tmp_path / "models.txt", "-o", tmp_path / "out", "--json", "--push-to-hub", "me"]
     refused = run(*command, check=False, **env)
     assert refused.returncode == 1
     told = json.loads(refused.stdout)["models"]

@@ -73,7 +73,7 @@ def test_mirror_that_is_named_first_is_asked_before_what_is_embedded(bert, mirro
 
 @pytest.mark.slow
 def test_model_loads_from_a_mirror_and_the_hub_hears_nothing(bert, url, hub, empty_home):
-    done = optimum_cli("htp", "mirror", bert, "--to", url, "--json")
+    done = optimum_cli("htp", "mirror", bert, "-o", url, "--json")
     (answer,) = json.loads(done.stdout)["files"]
     assert answer["reference"] == "tiny/bert"
     assert set(read_record(bert).config_files) == set(answer["files"])
