@@ -82,7 +82,10 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
-        self.describe(self.parser, self.COMMAND.help)
+        if not kwargs.get(
+            "from_defaults_factory"
+        ):  # a second instance, with a complete parser
+            self.describe(self.parser, self.COMMAND.help)
 
     @classmethod
     def describe(cls, parser: ArgumentParser, text: str) -> None:

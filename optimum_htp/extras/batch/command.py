@@ -260,6 +260,7 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess, limit:
     from optimum_htp.cli.display import show_error
     from optimum_htp.errors import ArgumentError
     from optimum_htp.extras.batch.jobs import jobs_from_lines, jobs_of_hub, read_jobs
+    from optimum_htp.extras.batch.lists import lines_of_text
     from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 
     if args.author is None and (args.filter or args.limit is not None):
@@ -273,7 +274,7 @@ def _jobs(args: Namespace, options: Mapping[str, Any], access: HubAccess, limit:
             show_error(f"{args.collection}: {others} items are not models, and are skipped")
         return jobs_of_hub(names, f"the collection {args.collection}", options)
     if args.list == "-":
-        return jobs_from_lines(sys.stdin, "standard input", options)
+        return jobs_from_lines(lines_of_text(sys.stdin.read(), "standard input"), "standard input", options)
     return read_jobs(Path(args.list), options)
 
 
