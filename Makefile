@@ -8,6 +8,10 @@ SIGNING ?= .venv-model-signing
 LOWEST ?= .venv-lowest
 ALONE ?= .venv-alone
 WINML ?= .venv-winml
+RELEASE ?= .venv-release
+# `make release` signs with Sigstore. `make release KEY=key.pem` signs with a private key.
+DIST ?= dist
+KEY ?=
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
 # What codespell reads: spelling, and the habits in docs/habits.txt.
@@ -17,7 +21,7 @@ PARALLEL := --numprocesses auto --dist loadfile
 # The processes that tests start would compile each module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: docs demo test test-unit test-slow test-stack lint test-lowest test-newest bench reliability pictures clean
+.PHONY: docs demo test test-unit test-slow test-stack lint test-lowest test-newest bench reliability pictures release clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m tests.support.demo
@@ -69,6 +73,22 @@ docs: $(VENV)/installed
 pictures: $(VENV)/installed
 	$(BIN)/python -m tests.support.pictures .github
 
+# The files of a release, in dist/: sdist and wheel (packages/), bill of materials, signature of all of them.
+# The bill of materials lists an environment with the wheel and the tested versions of its dependencies. cyclonedx-py
+# needs a pyproject.toml with a fixed version.
+release: $(RELEASE)/installed $(SIGNING)/installed
+	rm -rf $(DIST) $(RELEASE)/shipped
+	$(RELEASE)/$(SCRIPTS)/python -m build --outdir $(DIST)/packages
+	$(RELEASE)/$(SCRIPTS)/twine check --strict $(DIST)/packages/*
+	$(PYTHON) -m venv $(RELEASE)/shipped
+	$(RELEASE)/shipped/$(SCRIPTS)/pip install --quiet --constraint constraints.txt --find-links $(DIST)/packages optimum-htp
+	$(RELEASE)/shipped/$(SCRIPTS)/python -m pip check
+	sed 's/^dynamic = .*/version = "'$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' optimum_htp/version.py)'"/' pyproject.toml > $(RELEASE)/pyproject.toml
+	$(RELEASE)/$(SCRIPTS)/cyclonedx-py environment --spec-version 1.6 --output-reproducible --short-PURLs \
+		--pyproject $(RELEASE)/pyproject.toml --mc-type library -o $(DIST)/optimum-htp.cdx.json $(RELEASE)/shipped/$(SCRIPTS)/python
+	$(SIGNING)/$(SCRIPTS)/model_signing sign $(if $(KEY),key --private_key $(KEY),sigstore --use_ambient_credentials) \
+		--signature $(DIST)/optimum-htp.sig $(DIST)
+
 ifeq ($(STACK),newest)
 # optimum-onnx does not permit transformers 5, so pip is not asked.
 $(VENV)/installed: pyproject.toml constraints-newest.txt $(wildcard optimum_htp/_site/*.py)
@@ -96,6 +116,11 @@ $(EXPLORER)/installed:
 $(SIGNING)/installed:
 	$(PYTHON) -m venv $(SIGNING)
 	$(SIGNING)/$(SCRIPTS)/pip install --quiet "model-signing==1.1.1" pyopenssl
+	touch $@
+
+$(RELEASE)/installed:
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/$(SCRIPTS)/pip install --quiet "build>=1.2" "twine>=6" "cyclonedx-bom>=7"
 	touch $@
 
 # The other exporter with tags, whose wheel asks for Windows: benchmarks compare with it.
@@ -126,4 +151,4 @@ $(ALONE)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-newest $(EXPLORER) $(SIGNING) $(LOWEST) $(ALONE) $(WINML) .mypy_cache .ruff_cache .pytest_cache dist out
+	rm -rf .venv .venv-newest $(EXPLORER) $(SIGNING) $(LOWEST) $(ALONE) $(WINML) $(RELEASE) .mypy_cache .ruff_cache .pytest_cache dist out

@@ -32,6 +32,7 @@ BENCHMARKS = {
     "peers": "Tags beside winml-cli's",
     "loading": "Loads, first and cached",
     "mapping": "Loads with mapped weights",
+    "gpu": "Loads on a GPU",
     "embedding": "Files that carry what a model needs",
     "bystanders": "What others feel",
     "commands": "Commands without PyTorch",

@@ -66,6 +66,7 @@ def first_loads(
     before: Callable[[Path], Any] | None = None,
     time_target: float | None = None,
     memory_target: float | None = None,
+    peer: str = OPTIMUM,
 ) -> Iterator[Row]:
     imports = f"from optimum.onnxruntime import {cls} as O; from transformers import AutoTokenizer"
     times, peaks = [], []
@@ -77,8 +78,8 @@ def first_loads(
             found[source] = fresh(source, imports, load)
         times.append((found[ours][0], found[theirs][0]))
         peaks.append((found[ours][1], found[theirs][1]))
-    yield paired(name, times, OPTIMUM, target=time_target)
-    yield paired(f"{name}: peak memory", peaks, OPTIMUM, unit="MiB", target=memory_target)
+    yield paired(name, times, peer, target=time_target)
+    yield paired(f"{name}: peak memory", peaks, peer, unit="MiB", target=memory_target)
 
 
 def floor(file: Path, folder: Path, load: str, runs: int) -> Row:

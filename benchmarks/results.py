@@ -43,7 +43,8 @@ class Results:
 
     def add(self, name: str, title: str, rows: list[dict[str, Any]], seconds: float, machine: str = "") -> None:
         self.sections = [section for section in self.sections if section.name != name]
-        self.sections.append(Section(name, title, seconds, [_row(row) for row in rows], machine))
+        if rows:  # without a GPU, its benchmark has none
+            self.sections.append(Section(name, title, seconds, [_row(row) for row in rows], machine))
 
     def keep(self, path: Path) -> None:
         """Take over the sections of an earlier run; what was measured elsewhere, or with other versions, says so."""

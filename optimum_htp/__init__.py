@@ -1,6 +1,6 @@
-"""ONNX files that know which Hugging Face model they came from, and an Optimum that loads them alone.
+"""ONNX files that contain a record of their Hugging Face model, and their loading by Optimum without other files.
 
-The public names are loaded when they are first used: importing this package imports none of the frameworks.
+Public names are loaded on first use, so importing this package imports no framework.
 """
 
 from __future__ import annotations
@@ -148,5 +148,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Where PyTorch's autoload is switched off, importing this package has to be enough.
+# If PyTorch's autoload is off, importing this package activates it.
 activate()

@@ -1,6 +1,6 @@
-"""What a process keeps in memory: a bounded, thread-safe mapping that makes what it does not have.
+"""A cache in memory: a bounded, thread-safe mapping that creates missing values.
 
-Keys name commits, and what a commit holds never changes, so nothing in here goes stale.
+Keys contain commits, and the content of a commit never changes, so no value becomes outdated.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _memories: Final[WeakSet[LRUCache[Any, Any]]] = WeakSet()
 
 
 def forget() -> None:
-    """Empty everything that this process keeps in memory. What is on disk stays."""
+    """Empty all caches of this process. Files on disk stay."""
     for memory in list(_memories):
         memory.clear()
 
 
 @dataclass
 class _Turn:
-    """Who makes a value, and how many threads make it or wait for it."""
+    """The lock for creating one value, and the number of threads that create it or wait for it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     threads: int = 0
 
 
 class LRUCache(Renewed, Generic[K, V]):
-    """Keeps values by key; the one that was unused for longest goes first.
+    """Keeps values by key, and removes the least recently used ones.
 
     Args:
-        max_items: How many values to keep.
+        max_items: Maximum number of values.
     """
 
     def __init__(self, max_items: int) -> None:
@@ -56,13 +56,13 @@ class LRUCache(Renewed, Generic[K, V]):
     def get_or_make(
         self, key: K, make: Callable[[], V], *, anew: bool = False, valid: Callable[[V], bool] = lambda value: True
     ) -> V:
-        """Return the value of a key. Threads that want the same wait for the one that makes it.
+        """Return the value of a key. Threads that need the same value wait for the thread that creates it.
 
         Args:
-            key: What it is kept by.
-            make: Makes it; an error is passed on, and nothing is kept.
-            anew: Make it although it is there.
-            valid: Says of a value that is there whether it still counts.
+            key: The key.
+            make: Creates the value. An exception is passed on, and nothing is kept.
+            anew: Whether to create the value even if it exists.
+            valid: Whether an existing value is still valid.
         """
         if not anew and (found := self._find(key)) and valid(found[0]):
             return found[0]
@@ -78,7 +78,7 @@ class LRUCache(Renewed, Generic[K, V]):
             return value
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all values."""
         with self._lock:
             self._items.clear()
 
@@ -87,7 +87,7 @@ class LRUCache(Renewed, Generic[K, V]):
 
     @contextmanager
     def _turn(self, key: K) -> Iterator[None]:
-        """Let one thread at a time make the value of a key; the last one that waits takes the lock away."""
+        """Let one thread at a time create the value of a key. The last waiting thread removes the lock."""
         with self._lock:
             turn = self._making.setdefault(key, _Turn())
             turn.threads += 1
@@ -108,6 +108,6 @@ class LRUCache(Renewed, Generic[K, V]):
             return (self._items[key],)
 
     def renew(self) -> None:
-        """Forget what other threads were doing: a forked child has none of them, and keeps the values."""
+        """Reset the locks: a forked child does not have the other threads. Values are kept."""
         self._making = {}
         self._lock = threading.Lock()

@@ -22,7 +22,7 @@ class CommandEntry:
     Attributes:
         name: Name of the command.
         help: One line for the list of commands.
-        target: Where the class is, `module:Class`: a subclass of `optimum_htp.cli.base.Command`.
+        target: The class as `module:Class`: a subclass of `optimum_htp.cli.base.Command`.
     """
 
     name: str
@@ -41,7 +41,7 @@ class CommandEntry:
 
 
 class Destination(ABC):
-    """Where `export htp` and `htp inject` send the files that they wrote, if an option asks for it.
+    """A destination to which `export htp` and `htp inject` send the written files if an option requests it.
 
     Attributes:
         name: Key of the result in the JSON document of the command.
@@ -51,7 +51,7 @@ class Destination(ABC):
 
     @abstractmethod
     def add_arguments(self, parser: Any) -> None:
-        """Declare the options of this destination on a parser or a group of one."""
+        """Add the options of this destination to a parser or an argument group."""
 
     @abstractmethod
     def send(self, args: Namespace, files: Sequence[str | Path]) -> Mapping[str, Any] | None:
@@ -62,7 +62,7 @@ class Destination(ABC):
             files: The files that the command wrote.
 
         Returns:
-            The result for the JSON document; None where no option asks for this destination.
+            The result for the JSON document; None if no option requests this destination.
         """
 
     @abstractmethod

@@ -1,8 +1,8 @@
-"""One small tree of exceptions: everything that this package raises on purpose.
+"""The exceptions of this package.
 
-Each message says what happened, to which file or model, and what to do next. Where Python has a built-in
-for the same situation (`FileNotFoundError`, `ValueError`), ours is also one of those, so that code which
-knows nothing of this package still catches it: what transformers raises of a Hub is an `OSError`.
+Each message contains what happened, the file or model, and the next step. If Python has a built-in exception for the
+same situation (`FileNotFoundError`, `ValueError`), the exception also derives from it, so code that does not know this
+package can catch it. transformers raises `OSError` for failures of a Hub.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from optimum_htp.masking import masked
 
 
 class OptimumHTPError(Exception):
-    """Base of every exception of this package. No message has a password, a signature or a token in it."""
+    """Base of all exceptions of this package. Messages contain no password, signature or token."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*map(masked, args))
 
 
 class HFHubIntegrationError(OptimumHTPError):
-    """Base of what concerns models of a Hub: their names, commits, files, configs and records."""
+    """Base of exceptions about models of a Hub: names, commits, files, configs and records."""
 
 
 class ArgumentError(OptimumHTPError, ValueError):
-    """Arguments that contradict each other, or that nothing can be done with."""
+    """Arguments that contradict each other, or that are invalid."""
 
 
 class OptionError(ArgumentError, TypeError):
-    """An option that the exporter does not have, or not for this model."""
+    """An option that the exporter does not support, or not for this model."""
 
 
 class ProtectedFileError(ArgumentError):
-    """An output path at which there is something that may not be replaced. Nothing was written."""
+    """The output path contains a file that must not be replaced. Nothing was written."""
 
 
 class InvalidModelReferenceError(HFHubIntegrationError, ValueError):
@@ -40,50 +40,53 @@ class InvalidModelReferenceError(HFHubIntegrationError, ValueError):
 
 
 class ModelNotFoundError(HFHubIntegrationError, OSError):
-    """The Hub answers that there is no such model, or none that this token may see (it does not say which)."""
+    """The model does not exist on the Hub, or this token has no access to it.
+
+    The Hub's response is the same for both.
+    """
 
 
 class RevisionNotFoundError(ModelNotFoundError):
-    """The model is on the Hub, the branch, tag or commit is not."""
+    """The model exists on the Hub, but the branch, tag or commit does not."""
 
 
 class RepoDisabledError(ModelNotFoundError):
-    """The model was on the Hub, and the Hub has closed it to everybody."""
+    """The Hub has disabled access to the model."""
 
 
 class AccessDeniedError(HFHubIntegrationError, OSError):
-    """The Hub refuses what was asked for to this token."""
+    """The Hub denies this token access."""
 
 
 class GatedModelError(AccessDeniedError):
-    """The model is on the Hub and its files are closed to this token until access is granted."""
+    """The model is gated, and this token has no access to its files yet."""
 
 
 class HubUnreachableError(HFHubIntegrationError, OSError):
-    """The Hub could not be asked, and the cache has no answer."""
+    """The Hub is unreachable, and the cache does not contain the answer."""
 
 
 class OfflineError(HubUnreachableError):
-    """The Hub was not asked, because the user forbids connections (`HF_HUB_OFFLINE`, `local_files_only`)."""
+    """The Hub was not contacted, because the user forbids connections (`HF_HUB_OFFLINE`, `local_files_only`)."""
 
 
 class HubTimeoutError(HubUnreachableError):
-    """The Hub did not answer in time."""
+    """The Hub did not respond in time."""
 
 
 class HubServerError(HubUnreachableError):
-    """The Hub answered that something is wrong with it (a status from 500 on), or with something unexpected."""
+    """The Hub responded with a server error (status 500 or higher), or with an invalid response."""
 
 
 class RangesNotServedError(HubServerError):
-    """The server, or a proxy in between, sends whole files only."""
+    """The server, or a proxy, ignores range requests and sends whole files."""
 
 
 class RateLimitedError(HubUnreachableError):
-    """The Hub has had too many requests from here (status 429).
+    """The Hub limits the rate of requests (status 429).
 
     Attributes:
-        retry_after: Seconds to wait, where the Hub says (RFC 9110, section 10.2.3).
+        retry_after: Seconds to wait, if the Hub sent them (RFC 9110, section 10.2.3).
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -92,19 +95,19 @@ class RateLimitedError(HubUnreachableError):
 
 
 class DownloadError(HFHubIntegrationError, OSError):
-    """Files of the Hub that cannot be stored in the cache."""
+    """Files from the Hub that cannot be stored in the cache."""
 
 
 class DamagedDownloadError(DownloadError):
-    """Files of the Hub that arrived cut off or otherwise not as the Hub announced them."""
+    """Files from the Hub that are truncated or differ from the Hub's description."""
 
 
 class ChangedCacheError(DownloadError):
-    """Files in a Hub's cache that are not the commit's, or of which that cannot be told."""
+    """Files in a Hub's cache that differ from the commit, or that cannot be checked."""
 
 
 class MirrorError(HFHubIntegrationError, OSError):
-    """A mirror of Hub models that cannot be read or written, or has something else than it says."""
+    """A mirror of Hub models cannot be read or written, or its files differ from its manifest."""
 
 
 class UnreadableUrlError(HFHubIntegrationError, OSError):
@@ -112,29 +115,32 @@ class UnreadableUrlError(HFHubIntegrationError, OSError):
 
 
 class ConfigLoadError(HFHubIntegrationError, OSError, ValueError):
-    """The configuration of a model cannot be found or read. (transformers raises either built-in for that.)"""
+    """The configuration of a model cannot be found or read.
+
+    (transformers raises either built-in exception for this.)
+    """
 
 
 class SeveralModelsError(ConfigLoadError):
-    """A folder or repo that holds files of several models, and nothing says which is meant."""
+    """A folder or repo contains files of several models, and the arguments do not select one."""
 
 
 class UntrustedCodeError(ConfigLoadError):
-    """A config that would make a library import Python code which the user has not trusted."""
+    """A config would make a library import Python code that the user has not trusted."""
 
 
 class ConfigFileNotFoundError(ConfigLoadError):
-    """The repo is there, at the commit, and has no such config file."""
+    """The repo has no such config file at the commit."""
 
 
 class WrongTaskError(ConfigLoadError):
-    """An ONNX file that was exported for another task than the class is for that was to load it."""
+    """An ONNX file was exported for another task than that of the class."""
 
 
 class PreprocessorLoadError(HFHubIntegrationError, OSError, ValueError):
     """The tokenizer, processor, image processor or feature extractor of a model cannot be loaded.
 
-    transformers raises either built-in for that, and tokenizers bare exceptions.
+    transformers raises either built-in exception for this, and tokenizers raises plain exceptions.
     """
 
 
@@ -142,7 +148,7 @@ class MetadataError(HFHubIntegrationError, ValueError):
     """A metadata property of an ONNX file has a value that its key does not allow.
 
     Attributes:
-        key: The property (`hf_hub_sha`), None where no single one is at fault.
+        key: The property (`hf_hub_sha`), None if there is no single one.
     """
 
     def __init__(self, message: str, key: str | None = None) -> None:
@@ -151,7 +157,7 @@ class MetadataError(HFHubIntegrationError, ValueError):
 
 
 class EmbeddedFilesError(MetadataError):
-    """The files embedded in an ONNX file are not what it says that they are, or more than anybody should unpack."""
+    """The embedded files of an ONNX file do not match the list in its record, or exceed the limits for unpacking."""
 
 
 class InvalidOnnxFileError(OptimumHTPError, ValueError):
@@ -159,23 +165,23 @@ class InvalidOnnxFileError(OptimumHTPError, ValueError):
 
 
 class InvalidWeightsError(OptimumHTPError, ValueError):
-    """A file of weights that is not what its name says, or is damaged."""
+    """A weights file that does not have the expected format, or is damaged."""
 
 
 class UnprovableWeightsError(OptimumHTPError):
-    """A commit whose weights cannot be read tensor by tensor, so that nothing can be held against them."""
+    """The weights of a commit cannot be read tensor by tensor, so no comparison with them is possible."""
 
 
 class OnnxWriteError(OptimumHTPError, OSError):
-    """An ONNX file that cannot be written. The one that was there still is."""
+    """An ONNX file cannot be written. An existing file is unchanged."""
 
 
 class FileTooLargeError(OnnxWriteError):
-    """An ONNX file that would have more than the 2 GiB of a protobuf message. Nothing was written."""
+    """An ONNX file would exceed the 2 GiB of a protobuf message. Nothing was written."""
 
 
 class FileChangedError(OnnxWriteError):
-    """An ONNX file, or its external data, that was replaced or changed while it was read. Nothing was written."""
+    """An ONNX file, or its external data, was replaced or changed while it was read. Nothing was written."""
 
 
 class SharedFileError(OnnxWriteError):
@@ -183,26 +189,26 @@ class SharedFileError(OnnxWriteError):
 
 
 class OnnxReadError(OptimumHTPError, OSError):
-    """A file that is there and cannot be read: no permission, or a name that the system does not take."""
+    """An existing file cannot be read: no permission, or an invalid name on this system."""
 
 
 class OnnxFileNotFoundError(OptimumHTPError, FileNotFoundError):
-    """An `.onnx` path at which there is no file."""
+    """There is no file at an `.onnx` path."""
 
 
 class MissingSiblingError(OnnxFileNotFoundError):
-    """One of the files of a multi-file model is there, another that belongs to it is not."""
+    """A file of a multi-file model exists, but another file of the model is missing."""
 
 
 class ModelBeingReplacedError(MissingSiblingError):
-    """Some files of a multi-file model are those of a new export already, others still those of the old one.
+    """Some files of a multi-file model are from a new export, others are still from the old one.
 
-    An export into their folder goes on, or was killed while it put its files there: the next one finishes that.
+    An export into the folder is running, or was killed while it replaced the files. The next export completes it.
     """
 
 
 class MisfitError(OptimumHTPError, ValueError):
-    """An ONNX file that plainly is not an export of the model that it is said to come from."""
+    """An ONNX file that clearly is not an export of the given model."""
 
 
 class UnknownModuleError(OptimumHTPError, LookupError):
@@ -220,67 +226,69 @@ class UnknownModuleError(OptimumHTPError, LookupError):
 
     @classmethod
     def of(cls, pattern: str, nearest: Sequence[str], where: object) -> UnknownModuleError:
-        """Return the error that says what is near.
+        """Return the error with the nearest patterns in its message.
 
         Args:
             pattern: The pattern.
-            nearest: What looks like it.
-            where: What has no such module, for the message.
+            nearest: Similar patterns.
+            where: The file or folder, for the message.
         """
         hint = f" Near it: {', '.join(nearest)}." if nearest else ""
         return cls(
-            f"{where} has no module, and no class of modules, that {pattern!r} matches.{hint} `optimum-cli htp info "
-            "--tree` shows all.",
+            f"{where} has no module and no class that matches {pattern!r}.{hint} `optimum-cli htp info --tree` lists "
+            "all "
+            "modules.",
             pattern,
             nearest,
         )
 
 
 class BillOfMaterialsError(OptimumHTPError, ValueError):
-    """What a file says of itself is nothing that a bill of materials may hold."""
+    """A record contains a value that is not allowed in a bill of materials."""
 
 
 class ReportError(OptimumHTPError, ValueError):
-    """A report in a format that is not known."""
+    """An unsupported report format."""
 
 
 class ExportError(OptimumHTPError, RuntimeError):
-    """An export that was refused or failed. What stood at the output path before still stands there.
+    """An export was rejected or failed. The output path is unchanged.
 
-    Unless the message says that some files were replaced already: the next export into the folder replaces the rest.
+    The exception: if the message says that some files were replaced, the next export into the folder replaces the
+        rest.
     """
 
 
 class UnfinishedExportError(ExportError):
-    """An output folder with a hidden folder of an unfinished export that this user's exports did not leave there."""
+    """An output folder contains a hidden folder of an unfinished export that no export of this user wrote."""
 
 
 class ExtractError(OptimumHTPError, ValueError):
-    """A module that cannot be cut out of a file as a model of its own; the message says why."""
+    """A module that cannot be extracted from a file as a model of its own; the message contains the reason."""
 
 
 class VerificationError(ExportError):
-    """The Hub does not confirm what an export is about to claim (`--verify-hub`)."""
+    """The Hub does not confirm the facts of an export (`--verify-hub`)."""
 
 
 class InferenceError(OptimumHTPError, RuntimeError):
-    """ONNX Runtime fails on a model's inputs."""
+    """ONNX Runtime fails for the inputs of a model."""
 
 
 class ChatTemplateError(OptimumHTPError, ValueError):
-    """A chat template of a model that fails, or does what no template may."""
+    """A model's chat template fails, or does what templates must not do."""
 
 
 class ComparisonError(OptimumHTPError, ValueError):
-    """Two models that cannot be compared: one does not run, or has nothing that the other has."""
+    """Two models that cannot be compared: one does not run, or they have no outputs in common."""
 
 
 class DeviceError(OptimumHTPError, ValueError):
-    """A device that is not known, or that the installed onnxruntime has no provider for."""
+    """An unknown device, or one without an execution provider in the installed onnxruntime."""
 
 
 class BatchListError(OptimumHTPError, ValueError):
-    """A list of models that cannot be read, or contradicts itself."""
+    """A list of models that cannot be read, or contains contradictions."""
 
 
 class ModelListNotFoundError(BatchListError):
@@ -288,49 +296,49 @@ class ModelListNotFoundError(BatchListError):
 
 
 class ManifestError(OptimumHTPError, ValueError):
-    """A manifest of a batch that cannot be read, or says what none may say."""
+    """A manifest of a batch that cannot be read, or contains values that are not allowed."""
 
 
-# Not a RuntimeError: Dask's pickling (tblib) could then not build the one that is a TimeoutError too.
+# Not a RuntimeError: Dask's pickling (tblib) could not build the subclass that is also a TimeoutError.
 class JobError(OptimumHTPError):
     """A job of a batch whose process did not finish."""
 
 
 class JobTimeoutError(JobError, TimeoutError):
-    """A job that took longer than it may."""
+    """A job exceeded its time limit."""
 
 
 class JobMemoryError(JobError):
-    """A job that needed more memory than it may have."""
+    """A job exceeded its memory limit."""
 
 
 class JobLostError(JobError):
-    """A job whose process or worker is gone; it says nothing of the model."""
+    """The process or worker of a job crashed. This says nothing about the model."""
 
 
 class OutputError(OptimumHTPError, OSError):
-    """A location that exports, or a standard stream, cannot be written to."""
+    """A location for exports, or a standard stream, cannot be written to."""
 
 
 class ClusterError(OptimumHTPError, RuntimeError):
-    """A cluster that cannot be reached, or whose workers cannot export."""
+    """A cluster is unreachable, or its workers cannot export."""
 
 
 class PushError(HFHubIntegrationError, RuntimeError):
-    """Files that cannot be pushed to a Hub, or that it refuses. None of them is in the repo."""
+    """Files cannot be pushed to a Hub, or the Hub rejects them. None of them is in the repo."""
 
 
 class EndpointError(OptimumHTPError, ValueError):
-    """A model that no pipeline serves, or a folder that an endpoint cannot be written to."""
+    """A model without a pipeline, or a folder to which an endpoint cannot be written."""
 
 
 class MissingDependencyError(OptimumHTPError, ImportError):
-    """Another distribution is needed for this, and is not installed or cannot be imported."""
+    """A required distribution is not installed or cannot be imported."""
 
 
 class PluginError(OptimumHTPError):
-    """A plugin fails where its answer is needed, gives one that it may not give, or contradicts another."""
+    """A plugin fails, returns an invalid value, or contradicts another plugin."""
 
 
 class UnknownHubError(PluginError, HFHubIntegrationError, LookupError):
-    """A model of a Hub that no installed plugin provides."""
+    """A model is from a Hub that no installed plugin provides."""

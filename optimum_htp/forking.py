@@ -1,7 +1,8 @@
-"""Locks and other state that a forked child renews.
+"""Locks and other state that a forked child process resets.
 
-A child has only the thread that forked. A lock that another thread held stays locked in the child for ever, unless it
-is replaced there: https://docs.python.org/3/library/os.html#os.register_at_fork.
+A child has only the thread that called fork. A lock that another thread held stays locked in the child forever,
+unless it is
+replaced: https://docs.python.org/3/library/os.html#os.register_at_fork.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["ForkSafeLock", "Renewed"]
 
 
 class Renewed(ABC):
-    """Something that has state of threads; every forked child renews it."""
+    """An object with state that belongs to threads; each forked child resets it."""
 
     def __init__(self) -> None:
         _all.add(self)
@@ -29,10 +30,10 @@ class Renewed(ABC):
 
 
 class ForkSafeLock(Renewed):
-    """A lock that is free in a forked child, whichever thread held it in the parent.
+    """A lock that is free in a forked child, even if a thread held it in the parent.
 
     Args:
-        make: Makes the lock: `threading.Lock` or `threading.RLock`.
+        make: Creates the lock: `threading.Lock` or `threading.RLock`.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any]] = threading.Lock) -> None:
@@ -43,7 +44,7 @@ class ForkSafeLock(Renewed):
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock during the block."""
-        with self._lock:  # the same object is released, also in a child that was forked in the block
+        with self._lock:  # Release the same object, also in a child that was forked inside the block.
             yield
 
     def renew(self) -> None:

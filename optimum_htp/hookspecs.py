@@ -1,7 +1,7 @@
-"""The hooks through which other distributions extend this one.
+"""The hooks with which other distributions extend this package.
 
-A plugin is a module or object registered under the entry-point group `optimum_htp`; see `plugins.py`. "Write a plugin"
-in `docs/plugins.md` has a whole one.
+A plugin is a module or object in the entry-point group `optimum_htp`; see `plugins.py`. "Write a plugin" in
+`docs/plugins.md` has a complete example.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ hookimpl = pluggy.HookimplMarker("optimum_htp")
 
 @hookspec
 def optimum_htp_hubs() -> Sequence[Hub]:  # type: ignore[empty-body]
-    """Return the Hubs that this plugin adds. A name that is already taken is an error.
+    """Return the Hubs that this plugin adds. A name that is already used is an error.
 
-    Where this raises, its Hubs are left out with a warning; the models of other Hubs load. It is an error for files
-    of a Hub that nobody else provides.
+    If this raises, its Hubs are left out with a warning, and models of other Hubs load. A file of a Hub that no other
+    plugin provides is then an error.
 
     Example:
         class AcmeHub(optimum_htp.hubs.Hub):
-            name = "acme"  # acme://org/name, and what `hf_hub_provider` says
+            name = "acme"  # acme://org/name, and the value of `hf_hub_provider`
             ...
 
         @optimum_htp.hookimpl
@@ -44,15 +44,16 @@ def optimum_htp_hubs() -> Sequence[Hub]:  # type: ignore[empty-body]
 def optimum_htp_metadata(  # type: ignore[empty-body]
     metadata: ExportMetadata, info: RepoInfo | None
 ) -> Mapping[str, str]:
-    """Return metadata properties to write beside ours into every file of an export.
+    """Return additional metadata properties for every file of an export.
 
-    `info` is what the Hub said of the model, None for a local one. Keys that begin with `hf_` or `htp.` are ours,
-    and end the export with a `PluginError`. So does what this raises: no file is written without what it should say.
+    `info` is the Hub's information about the model, None for a local one. Keys that begin with `hf_` or `htp.` are
+    reserved: with such a key, the export ends with a `PluginError`. An exception here also ends the export with a
+    `PluginError`, so no file lacks its properties.
 
     Example:
         @optimum_htp.hookimpl
         def optimum_htp_metadata(metadata, info):
-            return {"acme_ticket": os.environ["ACME_TICKET"], "acme_owner": info.author if info else "nobody"}
+            return {"acme_ticket": os.environ["ACME_TICKET"], "acme_owner": info.author if info else "unknown"}
     """
 
 
@@ -62,8 +63,8 @@ def optimum_htp_preprocessors(  # type: ignore[empty-body]
 ) -> Sequence[str]:
     """Return the names of further Auto classes that load preprocessors of a model with these files.
 
-    `configs` has the parsed content of its JSON configs, by file name. What this raises, and a class that the
-    installed transformers does not have, ends the export with a `PluginError`: a file that does not name a
+    `configs` contains the parsed content of its JSON configs, by file name. An exception here, or a class that the
+    installed transformers does not have, ends the export with a `PluginError`, because a file without the name of a
     preprocessor is loaded without it.
 
     Example:
@@ -78,7 +79,8 @@ def optimum_htp_preprocessors(  # type: ignore[empty-body]
 def optimum_htp_commands() -> Sequence[CommandEntry]:  # type: ignore[empty-body]
     """Return the commands that this plugin adds to `optimum-cli htp`.
 
-    A command whose name is taken, and all commands of a plugin that raises here, are left out with a warning.
+    A command with a name that is already used is left out with a warning. So are all commands of a plugin that raises
+    here.
 
     Example:
         @optimum_htp.hookimpl

@@ -1,8 +1,7 @@
-"""Keeps secrets out of what is printed, logged and written: passwords and signatures in URLs, and access tokens.
+"""Removes secrets from output, logs and files: passwords and signatures in URLs, and access tokens.
 
-Addresses come from users, environment variables and other libraries' messages, so a secret can be in any text. Every
-exception of this package, its log records, its commands' output, and the journals and manifests that it writes pass
-through here.
+Addresses come from users, environment variables and messages of other libraries, so any text can contain a secret. All
+exceptions, log records, command output, journals and manifests of this package are masked here.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _MARKS: Final = (
     "earer",
     "EARER",
     "uthorization",
-)  # a text without any of them has no secret
+)  # A text without any of these contains no secret.
 
-# The patterns are compiled when the first text is masked: most processes mask none, and all import this module.
-# RFC 3986, section 3.2.1: `user:password@`. People also type passwords with `/` and `@` as they are. A number and a
-# slash after the colon are the port of an address whose path has an @.
+# The patterns are compiled on first use: every process imports this module, but few mask a text.
+# RFC 3986, section 3.2.1: `user:password@`. Users also type passwords with an unescaped `/` and `@`. A number and a
+# slash after the colon are the port of an address whose path contains an @.
 _PASSWORD: Final = r"""(?<=://)[^/\s:@'"<>\[]{0,200}:(?!\d{1,5}(?:[/?#]|$))[^\s<>]{0,300}@"""
 _USER: Final = r"""(?i)\b((?:[a-z+]*(?:https?|ftps?|tcp|tls|ssh|ws|wss|smb|dav|davs|git)|s3a?|gc?s|minio|abfss?|az)://)[^/\s'"<>]+@"""
-# A proxy may stand in a variable without a scheme: `user:password@host:port`.
+# A proxy variable may have no scheme: `user:password@host:port`.
 _BARE: Final = r"""(?<![^\s'"(=,])[^\s/:@'"<>]{1,200}:[^\s/@'"<>]{1,200}@(?=[\w.\-\[\]]+:\d)"""
 # The same inside another address, as in `?url=https%3A%2F%2Fuser%3Apassword%40host`.
 _ENCODED: Final = r"""(?i)(%3A%2F%2F)(?:(?!%2F|%40)[^\s&'"<>]){0,200}?(?::|%3A)(?:(?!%2F)[^\s&'"<>]){0,300}%40"""
@@ -42,22 +41,22 @@ _SECRET_NAME: Final = (
 )
 _HEADER: Final = r"""(?i)(authorization['"]?\s*[:=]\s*['"]?(?:(?:bearer|basic|token)\s+)?)[^\s'",}]+"""
 _BEARER: Final = r"(?i)(\bbearer\s+)(?=\S*\d|\S{20})[\w.~+/=\-]{8,}"
-# Hugging Face's tokens, those of OAuth among them (JSON Web Tokens), and ModelScope's, which are UUIDs.
+# Tokens of Hugging Face, OAuth tokens (JSON Web Tokens), and tokens of ModelScope, which are UUIDs.
 _TOKEN: Final = (
     r"(?a)(?<![A-Za-z0-9])(hf_(?:oauth_|jwt_)?|api_org_|ms-)"
     r"(?:(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:\.[\w\-]+)*"
 )
 
 
-# Other libraries repeat parts of an address (`Invalid bucket name "KEY:SECRET@bucket"`), so what was masked once is
-# masked wherever it comes again.
+# Other libraries repeat parts of an address (`Invalid bucket name "KEY:SECRET@bucket"`), so a secret that was masked
+# once is masked in all later texts.
 _MOST_KNOWN: Final = 64
-_SHORTEST: Final = 8  # characters of a password that is masked alone
+_SHORTEST: Final = 8  # Characters of a password that is masked outside an address.
 _known: dict[str, None] = {}
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with the passwords, signatures and tokens in it replaced by `***`."""
+    """Return a text with its passwords, signatures and tokens replaced by `***`."""
     if not any(mark in text for mark in _MARKS) and not any(secret in text for secret in tuple(_known)):
         return text
     for pattern in (_PASSWORD, _BARE):
@@ -86,7 +85,7 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 
 def masked(value: Any) -> Any:
-    """Return plain data (as JSON has it) with `without_secrets` applied to every text in it."""
+    """Return plain data (as in JSON) with `without_secrets` applied to every string."""
     if isinstance(value, str):
         return without_secrets(value)
     if isinstance(value, dict):
@@ -97,10 +96,10 @@ def masked(value: Any) -> Any:
 
 
 def mask_record(record: logging.LogRecord) -> bool:
-    """Take the secrets out of a log record, its traceback included; usable as a filter that keeps every record."""
+    """Remove the secrets from a log record, including its traceback. Usable as a filter that keeps every record."""
     try:
         message = record.getMessage()
-    except (TypeError, ValueError):  # a wrong format of another library: logging reports it where it prints
+    except (TypeError, ValueError):  # A format error of another library; logging reports it at output.
         return True
     if (plain := without_secrets(message)) != message:
         record.msg, record.args = plain, None
@@ -110,7 +109,7 @@ def mask_record(record: logging.LogRecord) -> bool:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module of this package; what it logs has no secrets."""
+    """Return the logger of a module of this package. Its records contain no secrets."""
     logger = logging.getLogger(name)
     logger.addFilter(mask_record)
     return logger

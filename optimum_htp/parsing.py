@@ -1,8 +1,8 @@
-"""What others wrote: JSON (files of models, answers of Hubs, lists, journals, properties), texts, names of files.
+"""Parses untrusted content: JSON (files of models, responses of Hubs, lists, journals, properties), texts, file names.
 
-Such a text may be very large, nested as deep as only an attack is, or hold numbers of a million digits. All of this
-package reads JSON through here, so a text that is out of bounds is a ValueError, like one that is not JSON. What is
-inside is still untrusted: the code that uses a field checks its type.
+Such content may be very large, nested very deep, or contain numbers of a million digits. All JSON in this package is
+read here, so content that exceeds the limits is a ValueError, like content that is not JSON. The values are still
+untrusted: the code that uses a field checks its type.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final
 
 __all__ = ["LARGEST_JSON", "is_inside", "is_text", "json_or_none", "parse_json"]
 
-LARGEST_JSON: Final = 1 << 28  # bytes
+LARGEST_JSON: Final = 1 << 28  # Bytes.
 _DEEPEST: Final = 100
-_LONGEST_TEXT: Final = 4096  # characters
+_LONGEST_TEXT: Final = 4096  # Characters.
 _SEPARATORS: Final = re.compile(r"[/\\]")
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
-_HAS_DRIVES: Final = os.name == "nt"  # there `name:x` is a stream of a file
+_HAS_DRIVES: Final = os.name == "nt"  # On Windows, `name:x` is a stream of a file.
 
 
 def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
@@ -27,30 +27,30 @@ def parse_json(text: str | bytes, largest: int = LARGEST_JSON) -> Any:
 
     Args:
         text: The document; bytes are UTF-8.
-        largest: How long it may be.
+        largest: Maximum length.
 
     Raises:
-        ValueError: It is not JSON, longer than that, or nested too deep.
+        ValueError: It is not JSON, too long, or nested too deep.
     """
     if len(text) > largest:
         raise ValueError(f"it is longer than {largest} bytes")
     try:
         content = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
-    except RecursionError:  # no cause: its traceback has a thousand entries
+    except RecursionError:  # Without a cause, because its traceback has a thousand entries.
         raise ValueError("it is nested too deep") from None
     except UnicodeDecodeError as error:
         raise ValueError("it is not JSON: it is not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from error
-    except ValueError as error:  # an integer of more digits than Python converts
-        raise ValueError("it has a number with too many digits") from error
+    except ValueError as error:  # An integer with more digits than Python converts.
+        raise ValueError("it contains a number with too many digits") from error
     if not _depth_is_sane(content):
         raise ValueError("it is nested too deep")
     return content
 
 
 def json_or_none(text: str | bytes) -> Any:
-    """Return the content of a JSON document, None where `parse_json` refuses it."""
+    """Return the content of a JSON document; None if `parse_json` rejects it."""
     try:
         return parse_json(text)
     except ValueError:
@@ -58,7 +58,10 @@ def json_or_none(text: str | bytes) -> Any:
 
 
 def _depth_is_sane(content: Any) -> bool:
-    """Whether code that walks through a content can: json itself reads nearly as deep as Python calls."""
+    """Whether recursive code can walk through the content.
+
+    The json module itself accepts nearly Python's recursion limit.
+    """
     level = [content]
     for _ in range(_DEEPEST):
         level = [
@@ -74,7 +77,7 @@ def _depth_is_sane(content: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is text that can be written into a file: bounded, and without lone surrogates."""
+    """Whether a value is a string that can be written into a file: bounded, and without lone surrogates."""
     if not isinstance(value, str) or len(value) > _LONGEST_TEXT or "\0" in value:
         return False
     try:
@@ -85,10 +88,10 @@ def is_text(value: Any) -> bool:
 
 
 def is_inside(name: Any) -> bool:
-    """Whether a value is the relative path of a file or folder that stays in its own folder, on every system.
+    """Whether a value is a relative path that stays inside its folder, on every system.
 
-    The one rule for names of files, of a repo, a list, a manifest, a batch. Locations of external data may be written
-    in more ways: `onnxfile.external.is_contained` has the rule of ONNX.
+    This is the rule for file names in a file, a repo, a list, a manifest and a batch. External data has a different
+    rule: `onnxfile.external.is_contained` follows ONNX.
     """
     if not is_text(name) or _DRIVE.match(name) or (_HAS_DRIVES and ":" in name):
         return False

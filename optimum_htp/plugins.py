@@ -1,7 +1,7 @@
-"""The plugin manager, and what its plugins add up to.
+"""The plugin manager, and the registry of Hubs, commands and destinations.
 
-Plugins are others' code. One that cannot be loaded is left out with a warning. A failure of a plugin that is asked
-names the plugin, and each hook says in `hookspecs` whether that is a warning or an error.
+Plugins are code of others. A plugin that cannot be loaded is left out with a warning. If a plugin fails in a hook, the
+message names it; `hookspecs` describes for each hook whether this is a warning or an error.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _BUILT_IN: Final = (
     ),
 )
 _GROUP: Final = "optimum_htp"
-_LOADING: Final = ForkSafeLock(threading.RLock)  # files are worked on side by side, and each plugin is loaded once
+_LOADING: Final = ForkSafeLock(threading.RLock)  # Files are processed in parallel, and each plugin is loaded once.
 
 
 def manager() -> pluggy.PluginManager:
-    """Return the plugin manager with the built-in plugins and all installed ones that can be loaded."""
+    """Return the plugin manager with the built-in plugins and all installed plugins that can be loaded."""
     with _LOADING.held():
         return _manager()
 
 
 @functools.cache
 def _manager() -> pluggy.PluginManager:
-    # Most loads of a file ask no plugin, and importlib.metadata takes as long as all of this package.
+    # Most loads of a file need no plugin, and importlib.metadata takes as long as the rest of this package.
     from importlib import metadata
 
     import pluggy
@@ -77,7 +77,7 @@ def _manager() -> pluggy.PluginManager:
 
 
 def answers(hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-    """Ask each plugin in turn; yield its name, and what it answers or the `PluginError` that it could not."""
+    """Call a hook of each plugin; yield its name, and its result or a `PluginError`."""
     plugins = manager()
     asked = {impl.plugin_name: impl.plugin for impl in getattr(plugins.hook, hook).get_hookimpls()}
     for name, plugin in asked.items():
@@ -95,18 +95,18 @@ def answers(hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
 
 
 def hub(provider: str | None = None) -> Hub:
-    """Return the Hub of a name, the Hugging Face Hub for None.
+    """Return the Hub with a name, the Hugging Face Hub for None.
 
     Raises:
-        UnknownHubError: No plugin provides it, or the one that might fails.
+        UnknownHubError: No plugin provides it, or a plugin that may provide it fails.
         PluginError: Two plugins provide it.
     """
     wanted = provider or HUGGING_FACE
-    return _the_one(wanted, f"The model comes from the Hub {wanted!r}", lambda hub: hub.name == wanted)
+    return _the_one(wanted, f"The model is from the Hub {wanted!r}", lambda hub: hub.name == wanted)
 
 
 def hub_of_prefix(prefix: str) -> Hub:
-    """Return the Hub that `prefix://org/name` names: by its own name, or the other that it goes by.
+    """Return the Hub for `prefix://org/name`: by its name, or by its alias.
 
     Raises:
         UnknownHubError, PluginError: As `hub`.
@@ -115,7 +115,7 @@ def hub_of_prefix(prefix: str) -> Hub:
 
 
 def hubs() -> list[Hub]:
-    """Return every Hub that some plugin provides; those that fail to name theirs are left out with a warning."""
+    """Return all Hubs of all plugins. Plugins that fail are left out with a warning."""
     found, failures = _hubs()
     for failure in failures:
         _warn_once(f"{failure} Its Hubs are left out.")
@@ -125,7 +125,7 @@ def hubs() -> list[Hub]:
 def commands(taken: Collection[str] = ()) -> dict[str, CommandEntry]:
     """Return the commands that plugins add to `optimum-cli htp`, by name.
 
-    A command is left out with a warning if its name is taken, by the command line or by an earlier plugin.
+    A command is left out with a warning if its name is already used by the command line or by an earlier plugin.
     """
     found, failures = _provided("optimum_htp_commands", CommandEntry)
     for failure in failures:
@@ -133,7 +133,9 @@ def commands(taken: Collection[str] = ()) -> dict[str, CommandEntry]:
     known: dict[str, CommandEntry] = {}
     for plugin, entry in found:
         if entry.name in taken or known.setdefault(entry.name, entry) is not entry:
-            _warn_once(f"The command {entry.name!r} of the plugin {plugin!r} is left out: the name is taken.")
+            _warn_once(
+                f"The command {entry.name!r} of the plugin {plugin!r} is left out, because the name is already used."
+            )
     return known
 
 
@@ -152,7 +154,7 @@ def _hubs() -> tuple[list[tuple[str, Hub]], list[PluginError]]:
 
 
 def _provided(hook: str, kind: type[T]) -> tuple[list[tuple[str, T]], list[PluginError]]:
-    """Return what plugins return from a hook, each with the plugin's name; and the failures of others."""
+    """Return the results of a hook, each with the plugin's name, and the failures."""
     found, failures = [], []
     for name, provided in answers(hook):
         if isinstance(provided, PluginError):
@@ -160,7 +162,7 @@ def _provided(hook: str, kind: type[T]) -> tuple[list[tuple[str, T]], list[Plugi
         elif others := [one for one in provided if not isinstance(one, kind)]:
             failures.append(
                 PluginError(
-                    f"The plugin {name!r} of optimum-htp returns {others[0]!r} from {hook}, which is no "
+                    f"The plugin {name!r} of optimum-htp returns {others[0]!r} from {hook}, which is not a "
                     f"{kind.__name__}. Upgrade it or uninstall it."
                 )
             )
@@ -180,8 +182,9 @@ def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
     if not found:
         known = ", ".join(sorted(hub.name for _, hub in provided))
         why = " ".join(map(str, failures)) or (
-            f"Known here: {known}. Install the distribution that adds it to the entry-point group {_GROUP!r}, and if "
-            "you do not know which one, ask whoever made the file or gave you the name."
+            f"Known Hubs: {known}. Install the distribution that adds the Hub to the entry-point group {_GROUP!r}; "
+            "the "
+            "author of the file or name knows which one."
         )
         raise UnknownHubError(f"{told}, which no installed plugin provides. {why}") from (
             failures[0] if failures else None

@@ -1,7 +1,7 @@
-"""Starting Python processes that import nothing from the current folder.
+"""Starts Python processes that import nothing from the current folder.
 
 `python -c` and `python -m` put the current folder first on `sys.path`, and multiprocessing starts its helpers with
-`-c`. A file `torch.py` that happens to lie in that folder would run.
+`-c`. So a file `torch.py` in that folder would run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _active = 0
 
 
 def _safe_flags() -> list[str]:
-    """Return the flags that a process of multiprocessing gets: its own, and one that keeps the folder out."""
-    # Before Python 3.11 only isolated mode does that. multiprocessing sets `sys.path` in the process itself, so what
-    # isolated mode leaves out (PYTHONPATH, the user's packages) is there when a job runs.
+    """Return the flags for a process of multiprocessing: the usual ones, and one that excludes the current folder."""
+    # Before Python 3.11, only isolated mode excludes it. multiprocessing sets `sys.path` in the process itself, so the
+    # paths that isolated mode leaves out (PYTHONPATH, the user's packages) exist when a job runs.
     return [*_flags(), "-P" if _HAS_SAFE_PATH else "-I"]
 
 
@@ -36,7 +36,7 @@ _flags: Final[Any] = _UTIL._args_from_interpreter_flags
 def without_current_folder() -> Iterator[None]:
     """Let multiprocessing start its processes, its fork server and its resource tracker without the current folder.
 
-    A flag is used because the environment would be inherited by everything that a job starts.
+    This uses a flag, because child processes of a job would inherit an environment variable.
     """
     global _active
     with _lock.held():
@@ -52,7 +52,7 @@ def without_current_folder() -> Iterator[None]:
 
 
 def command_of_module(name: str) -> list[str]:
-    """Return the command that runs a module as `python -m` does, without the current folder."""
+    """Return the command that runs a module like `python -m`, without the current folder."""
     if _HAS_SAFE_PATH:
         return [sys.executable, "-P", "-m", name]
     path = [place for place in sys.path if place]

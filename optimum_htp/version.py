@@ -1,3 +1,3 @@
-"""The version of this package, in its one place."""
+"""The version of this package; the only place that contains it."""
 
 __version__ = "0.1.0"

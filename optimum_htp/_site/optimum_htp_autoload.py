@@ -1,7 +1,7 @@
-"""Called by PyTorch at the end of `import torch`, so that Optimum's classes load .onnx files by themselves.
+"""Called by PyTorch at the end of `import torch`, so that Optimum's classes load .onnx files.
 
-Stands alone in site-packages: what it raised, `import torch` would raise for everybody. So it raises nothing,
-and says in one warning what is wrong.
+This module is alone in site-packages. An exception here would be raised by `import torch`, so it raises none, and
+logs one warning instead.
 """
 
 import logging
@@ -10,7 +10,7 @@ _reported = False
 
 
 def autoload() -> None:
-    """Activate optimum-htp, or say why that cannot be."""
+    """Activate optimum-htp, or log why this is not possible."""
     try:
         from optimum_htp.hooks.activation import activate
 
@@ -20,7 +20,7 @@ def autoload() -> None:
 
 
 def report(error: Exception) -> None:
-    """Warn, once in a process, that optimum-htp is installed and broken."""
+    """Log a warning, once in a process, that optimum-htp is broken."""
     global _reported
     if not _reported:
         _reported = True

@@ -1,4 +1,4 @@
-"""Found by optimum-cli; see optimum_htp.cli. An exception in here would break every command of optimum-cli."""
+"""Imported by optimum-cli; see optimum_htp.cli. An exception here would break every command of optimum-cli."""
 
 try:
     from optimum_htp.cli import REGISTER_COMMANDS
@@ -8,5 +8,5 @@ except Exception as error:
         from optimum_htp_autoload import report
 
         report(error)
-    except Exception:  # the module that reports is broken too; the first error is the one to tell
+    except Exception:  # The reporting module is broken too, so report the first error.
         __import__("logging").getLogger("optimum_htp").warning("optimum-htp is broken: %s. Reinstall it.", error)

@@ -1,1 +1,1 @@
-"""From a model to ONNX files that know where they came from: what is exported, by whom, and how it is published."""
+"""Exports models to ONNX files with a record: the model to export, the engines, and the output files."""

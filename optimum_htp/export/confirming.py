@@ -1,4 +1,4 @@
-"""What an export is about to claim, held against the Hub before it is published (`--verify-hub`)."""
+"""Check the facts of a record with the Hub before the files are written to the output (`--verify-hub`)."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ __all__ = ["confirm_files", "require_confirmed"]
 
 
 def require_confirmed(subject: ExportSubject) -> None:
-    """Go on only if the Hub has confirmed where a model comes from.
+    """Check that the Hub has confirmed the origin of a model.
 
     Raises:
-        VerificationError: It is a local model, or the Hub could not be asked.
+        VerificationError: The model is local, or the Hub was unreachable.
     """
     source = subject.checkpoint.source if subject.checkpoint is not None else LocalSource(None)
     if isinstance(source, LocalSource) or subject.derived_from is not None:
         because = f" ({subject.reason})" if subject.reason is not None else ""
         raise VerificationError(
-            f"{subject.name} is a local model{because}: there is no Hub to confirm it. Leave out --verify-hub."
+            f"{subject.name} is a local model{because}, so no Hub can confirm it. Leave out --verify-hub."
         )
     if source.info is None:
         raise VerificationError(f"The Hub did not confirm {source.repo_id} at {source.commit}: {source.reason}")
 
 
 def confirm_files(folder: Path, names: Sequence[str], record: ExportMetadata, access: HubAccess) -> None:
-    """Read files back, and resolve what they say as a loader with an empty cache would.
+    """Read files back, and resolve their records as a loader with an empty cache does.
 
     Args:
-        folder: Where they lie.
-        names: Of the files.
-        record: What was written into them.
-        access: To the Hub, which is asked.
+        folder: The folder of the files.
+        names: Names of the files.
+        record: The record that was written into them.
+        access: Options for Hub requests.
 
     Raises:
-        VerificationError: The files say something else, or the Hub does.
+        VerificationError: A file has another record, or the Hub has other contents.
     """
     online = dataclasses.replace(access, local_files_only=False, force_download=False)
     for name in names:
         written = read_record(folder / name)
         if written is None or (written.hub_id, written.hub_sha) != (record.hub_id, record.hub_sha):
-            raise VerificationError(f"{name} does not say what was written into it: {written}.")
+            raise VerificationError(f"The record in {name} differs from the record that was written: {written}.")
     try:
         info = plugins.hub(record.hub_provider).info(str(record.hub_id), record.hub_sha, online)
         if (info.repo_id, info.commit) != (record.hub_id, record.hub_sha):
             raise VerificationError(
-                f"The Hub answers {info.repo_id} at {info.commit} when asked for {record.hub_id} at {record.hub_sha}."
+                f"The Hub returned {info.repo_id} at {info.commit} for {record.hub_id} at {record.hub_sha}."
             )
         proof = check_embedded(folder / names[0], record, online)
         if proof is not None and proof.fault is not None:
             raise VerificationError(
-                f"The cache does not have the files of {record.source} as the Hub has them: {proof.fault} "
+                f"The files of {record.source} in the cache differ from those on the Hub: {proof.fault} "
                 "Export again with --force-download."
             )
         with tempfile.TemporaryDirectory() as cache:
@@ -76,7 +76,7 @@ def confirm_files(folder: Path, names: Sequence[str], record: ExportMetadata, ac
             source = resolve_configs(record, fresh, with_code=False)
             reason = misfit(read_json(source.folder / CONFIG) or {}, record, folder / names[0])
             if reason is not None:
-                raise VerificationError(f"The config of {record.source} does not fit {names[0]}: {reason}.")
+                raise VerificationError(f"The config of {record.source} does not match {names[0]}: {reason}.")
             load_config(source, record, anew=True)
     except VerificationError:
         raise

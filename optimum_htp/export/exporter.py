@@ -1,4 +1,4 @@
-"""HTPExporter: from a model's name to ONNX files that know where they came from."""
+"""HTPExporter: exports a model to ONNX files with a record."""
 
 from __future__ import annotations
 
@@ -46,16 +46,15 @@ _AUTO: Final = "auto"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
         files: The ONNX files.
-        metadata: The record in the first of them.
-        task: The Optimum task that was exported.
+        metadata: The record in the first file.
+        task: The Optimum task of the export.
         seconds: Wall time of the whole export.
-        reason: Why the files are those of a local model, although it was made from one of a Hub; None where they are
-            not.
-        engine: What exported it: `optimum` or `transformers`.
+        reason: Why the files have the record of a local model, although the model is from a Hub; None otherwise.
+        engine: The engine: `optimum` or `transformers`.
     """
 
     files: tuple[Path, ...]
@@ -67,7 +66,7 @@ class ExportResult:
 
 
 class HTPExporter:
-    """Exports Hugging Face models to ONNX with their provenance inside the file."""
+    """Exports Hugging Face models to ONNX files that contain a record of their origin."""
 
     def export(
         self,
@@ -89,41 +88,42 @@ class HTPExporter:
         engine: str | None = None,
         **options: Any,
     ) -> ExportResult:
-        """Export a model; the same as `optimum-cli export htp`.
+        """Export a model, like `optimum-cli export htp`.
 
         Args:
-            model_name_or_path: A model of the Hub (`name`, `org/name`, either with `@revision`) or a folder.
-            output_path: A folder, or for a model of one file a name that ends in `.onnx`.
+            model_name_or_path: A repo id (`name`, `org/name`, either with `@revision`) or a folder.
+            output_path: A folder, or for a model of one file a path that ends in `.onnx`.
             task: Optimum task; `auto` infers it.
-            model: A model in memory, in place of a name. Its config says where it came from; that counts if its
-                weights still are that commit's.
+            model: A model in memory, in place of a name. Its config names its origin. The origin is recorded only if
+                the weights are still equal to the commit's.
             revision: Branch, tag, commit or `refs/pr/N`.
-            token: Bearer token; None for the environment's or the saved login's.
+            token: Bearer token; None for the token of the environment or of the saved login.
             cache_dir: Root of the Hub's cache.
-            local_files_only: Take everything from the cache.
-            force_download: Fetch files again although the cache has them.
+            local_files_only: Whether to use the cache only.
+            force_download: Whether to download files that are in the cache.
             library_name: `transformers`, `diffusers`, `timm` or `sentence_transformers`; None to infer it.
-            verify_hub: Fail unless the Hub confirms what is written into the files.
-            with_config: Keep config and preprocessor files beside a model of the Hub too.
-            hierarchy: Write into each node which module of the PyTorch model it came from.
-            embed: What travels in the ONNX file: `all` for config and preprocessors, `config`, or `none`.
-            engine: What exports: `optimum`, or `transformers` for transformers' own exporters. None takes Optimum's
-                exporter if it can export the model, else transformers' own.
+            verify_hub: Whether to fail unless the Hub confirms the record.
+            with_config: Whether to write config and preprocessor files of a Hub model next to the ONNX files too.
+            hierarchy: Whether to tag each node with its module of the PyTorch model.
+            embed: What to embed: `all` for config and preprocessors, `config`, or `none`.
+            engine: The engine: `optimum`, or `transformers` for transformers' own exporters. None selects Optimum's
+                exporter if it supports the model, and transformers' exporters otherwise.
             **options: For `optimum` every other option of `optimum-cli export onnx`, and every other argument of
-                `optimum.exporters.onnx.main_export` but `subfolder`; for `transformers` those of `TransformersEngine`.
+                `optimum.exporters.onnx.main_export` except `subfolder`; for `transformers` those of
+                `TransformersEngine`.
 
         Raises:
-            ExportError: The export was refused or failed. What stood at the output path is unchanged, unless the
-                message says otherwise.
+            ExportError: The export was rejected or failed. The output path is unchanged, unless the message says
+                otherwise.
             UntrustedCodeError: The model's configs refer to code, and `trust_remote_code` is not set.
-            ProtectedFileError: The output path is a file that is no ONNX file.
-            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
-            OptionError: An option that the engine does not have.
+            ProtectedFileError: The output path is a file, but not an ONNX file.
+            HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
+            OptionError: The engine does not have an option.
             TypeError: Contradictory arguments.
         """
         started = time.monotonic()
         if output_path is None or (model_name_or_path is None) == (model is None):
-            raise TypeError("export() takes an output_path, and either a model's name or path, or model=.")
+            raise TypeError("export() requires output_path, and either model_name_or_path or model=.")
         check_choice(embed)
         exporting = engine_named(engine) if engine is not None else None
         if exporting is not None:
@@ -137,7 +137,9 @@ class HTPExporter:
         if file_name is not None:
             check_output(folder / file_name, ONNX)
         if model is not None and revision is not None:
-            raise TypeError("revision= is for a model's name: a model in memory is of the commit it was loaded from.")
+            raise TypeError(
+                "revision= requires a model's name. A model in memory has the commit that it was loaded from."
+            )
         if model is not None:
             subject = inspect_loaded_model(model, access, library_name)
         else:
@@ -207,7 +209,9 @@ class HTPExporter:
 
 
 def _with_base(subject: ExportSubject, folder: Path) -> ExportSubject:
-    """Return an adapter with a folder that names its base model's files, at their commit; any other as it is."""
+    """Return an adapter with a folder that names the files of its base model at their commit; other subjects
+    unchanged.
+    """
     if subject.checkpoint is None or subject.base is None:
         return subject
     beside_base(subject.checkpoint, subject.base, folder)
@@ -215,10 +219,10 @@ def _with_base(subject: ExportSubject, folder: Path) -> ExportSubject:
 
 
 def _add_configs(subject: ExportSubject, exported: Path, staged: Path, *, wanted: bool) -> None:
-    """Put configs beside the ONNX files where they are wanted.
+    """Write configs next to the ONNX files if they are wanted.
 
-    A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote; preprocessors
-    are the checkpoint's.
+    A model in memory may differ from its checkpoint, so its config is the one that Optimum wrote. Its preprocessors
+    are those of the checkpoint.
     """
     if not wanted:
         return
@@ -236,8 +240,8 @@ def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
     """Return the files that an engine wrote about its export, by name.
 
     Args:
-        exported: What the engine wrote.
-        names: The name that the engine gave each ONNX file, by its name now.
+        exported: The engine's output folder.
+        names: The engine's name of each ONNX file, by its final name.
     """
     manifest = ExportManifest.of(read_json(exported / EXPORT_MANIFEST))
     if manifest is None:
@@ -248,7 +252,7 @@ def _own_files(exported: Path, names: Mapping[str, str]) -> dict[str, bytes]:
 def _embedding(
     subject: ExportSubject, record: ExportMetadata, staged: Path, what: str, own: Mapping[str, bytes]
 ) -> Embedding | None:
-    """Return the files that travel with the ONNX files: the commit's, or those that lie beside a local model's."""
+    """Return the files to embed: those of the commit, or for a local model the adjacent files."""
     if record.model_type == "hub" and subject.checkpoint is not None:
         checkpoint = subject.checkpoint
         return embedding_of(checkpoint.folder, checkpoint.config_files, subject.library, what, own=own)
@@ -257,7 +261,7 @@ def _embedding(
 
 
 def _split_output(output: Path) -> tuple[Path, str | None]:
-    """Return the folder to write to, and the file name where the output names a file."""
+    """Return the output folder, and the file name if the output names a file."""
     if output.suffix == ".onnx" and not output.is_dir():
         return output.parent, output.name
     return output, None

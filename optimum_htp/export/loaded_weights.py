@@ -1,7 +1,7 @@
-"""Whether a model is what a commit holds: its config, modules and tensors, held against the checkpoint's.
+"""Whether a model equals its commit: its config, modules and tensors are compared with the checkpoint.
 
-The checkpoint is loaded a second time, by the model's own class, so that whatever a library does to tensors while it
-loads them (renamed, split, tied, cast) has been done to both sides.
+The checkpoint is loaded a second time, by the model's own class. So everything that a library does to tensors at
+loading (rename, split, tie, cast) is done to both sides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from optimum_htp.libraries.repo_files import read_json
 
 __all__ = ["WeightComparison", "compare", "lacking", "made_up_tensors"]
 
-# What may differ between two configs of one model, and does not change the graph.
+# These values may differ between two configs of one model, and do not change the graph.
 _VOLATILE: Final = frozenset(
     {
         "_name_or_path",
@@ -26,7 +26,7 @@ _VOLATILE: Final = frozenset(
         "_attn_implementation_autoset",
         "architectures",
         "auto_map",
-        "export_model_type",  # left by Optimum's exporter in what it has exported
+        "export_model_type",  # Optimum's exporter leaves it in exported models.
         "dtype",
         "torch_dtype",
         "transformers_version",
@@ -39,11 +39,11 @@ _VOLATILE: Final = frozenset(
 
 @dataclass(frozen=True)
 class WeightComparison:
-    """A model in memory, held against its checkpoint.
+    """The result of comparing a model in memory with its checkpoint.
 
     Attributes:
-        difference: What the model has that the checkpoint has not, in words; None where nothing differs.
-        made_up: Names of tensors that the checkpoint lacks, so that loading draws them by chance.
+        difference: The first difference, as a clause; None if there is none.
+        made_up: Names of tensors that the checkpoint lacks, so that loading initializes them at random.
     """
 
     difference: str | None = None
@@ -53,14 +53,14 @@ class WeightComparison:
 def compare(model: Any, folder: Path) -> WeightComparison:
     """Compare a model in memory with the checkpoint that it was loaded from.
 
-    Takes the memory of a second copy of the model, or for a pipeline of its largest part.
+    This needs memory for a second copy of the model, or for a pipeline of its largest part.
 
     Args:
         model: A model of transformers, or a pipeline of diffusers.
-        folder: The checkpoint's files, weights included.
+        folder: The checkpoint's files, including weights.
 
     Raises:
-        OSError, ValueError, RuntimeError: What the library raises where it cannot load the checkpoint.
+        OSError, ValueError, RuntimeError: The library cannot load the checkpoint.
     """
     from torch import nn
 
@@ -76,23 +76,23 @@ def compare(model: Any, folder: Path) -> WeightComparison:
 
 
 def made_up_tensors(model_class: Any, folder: Path) -> tuple[str, ...]:
-    """Return the names of the tensors of a class that its checkpoint lacks: loading draws them by chance.
+    """Return the names of the tensors of a class that its checkpoint lacks. Loading initializes them at random.
 
     Args:
         model_class: A class of transformers.
-        folder: The checkpoint's files, weights included.
+        folder: The checkpoint's files, including weights.
 
     Raises:
-        OSError, ValueError, RuntimeError: What the library raises where it cannot load the checkpoint.
+        OSError, ValueError, RuntimeError: The library cannot load the checkpoint.
     """
     return _loaded(model_class, folder)[1]
 
 
 def _loaded(model_class: Any, folder: Path) -> tuple[Any, tuple[str, ...]]:
-    """Load a checkpoint once more; return the model, and the names of its tensors that the checkpoint lacks."""
+    """Load a checkpoint again; return the model, and the names of its tensors that the checkpoint lacks."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):  # tensors that the checkpoint lacks are drawn by chance
+    with torch.random.fork_rng(devices=[]):  # Tensors that the checkpoint lacks are random.
         loaded, report = model_class.from_pretrained(folder, output_loading_info=True)
     return loaded, lacking(loaded, report)
 
@@ -102,9 +102,9 @@ def lacking(model: Any, report: Mapping[str, Any]) -> tuple[str, ...]:
 
     Args:
         model: The model.
-        report: What `from_pretrained` of transformers said of loading it.
+        report: The loading report of transformers' `from_pretrained`.
     """
-    missing = report["missing_keys"]  # older versions of transformers put the base model's name before them
+    missing = report["missing_keys"]  # Older versions of transformers prefix them with the name of the base model.
     known = {ending for key in missing for ending in (key, key.partition(".")[2])}
     return tuple(sorted({name for name, _ in _tensors(model) if name in known}))
 
@@ -112,16 +112,16 @@ def lacking(model: Any, report: Mapping[str, Any]) -> tuple[str, ...]:
 def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | None:
     ours, theirs = _settings(model.config), _settings(loaded.config)
     if changed := [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]:
-        return f"its config says something else of {_listed(changed)}"
+        return f"its config differs in {_listed(changed)}"
     kinds = {name: _kind(module) for name, module in model.named_modules()}
     for name, module in loaded.named_modules():
         if kinds.pop(name, None) != _kind(module):
-            return f"the module {name!r} is another"
+            return f"the module {name!r} was replaced"
     if kinds:
         return f"the modules {_listed(kinds)} were added"
     tensors, stored = dict(_tensors(model)), dict(_tensors(loaded))
     if tensors.keys() != stored.keys():
-        return f"the tensors {_listed(tensors.keys() ^ stored.keys())} were added or taken away"
+        return f"the tensors {_listed(tensors.keys() ^ stored.keys())} were added or removed"
     for name, tensor in tensors.items():
         if name not in left_out and not _equal(tensor, stored[name]):
             return f"the values of {name} were changed"
@@ -129,7 +129,7 @@ def _difference(model: Any, loaded: Any, left_out: Collection[str]) -> str | Non
 
 
 def _scheduler_difference(scheduler: Any, folder: Path) -> str | None:
-    """Return in what a pipeline's scheduler, which is no module, is another than the checkpoint's."""
+    """Return how a pipeline's scheduler, which is not a module, differs from the checkpoint's; None if it is equal."""
     stored = read_json(folder / SCHEDULER_CONFIG)
     if scheduler is None or not isinstance(stored, dict):
         return None
@@ -137,16 +137,16 @@ def _scheduler_difference(scheduler: Any, folder: Path) -> str | None:
         return f"its scheduler is a {type(scheduler).__name__}"
     ours, theirs = _settings(scheduler.config), _settings(type(scheduler).from_pretrained(folder).config)
     changed = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
-    return f"its scheduler's config says something else of {_listed(changed)}" if changed else None
+    return f"its scheduler's config differs in {_listed(changed)}" if changed else None
 
 
 def _kind(module: Any) -> tuple[str, str]:
-    """Return the name of a module's class; a parametrized module (weight norm) has a class of its own."""
+    """Return the name of a module's class. A parametrized module (weight norm) has a class of its own."""
     return type(module).__module__, type(module).__qualname__
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """Return what a config of transformers or diffusers says, without what differs from load to load."""
+    """Return the values of a config of transformers or diffusers, except those that differ between loads."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, dict):
@@ -163,7 +163,7 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _equal(tensor: Any, stored: Any) -> bool:
-    """Whether a tensor has the checkpoint's values, in its own precision."""
+    """Whether a tensor equals the checkpoint's, in its own precision."""
     import torch
 
     if tensor.shape != stored.shape:

@@ -1,4 +1,4 @@
-"""From the folder that Optimum's exporter wrote to the folder that is published: the files that belong there."""
+"""Moves the files of an export from the folder of Optimum's exporter to the output folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @contextmanager
 def naming_the_output(exported: Path, output: Path) -> Iterator[None]:
-    """Let what Optimum's exporter logs name the folder that is published, and not the one that it writes to."""
+    """Replace the working folder by the output folder in the log messages of Optimum's exporter."""
     logger = logging.getLogger("optimum.exporters.onnx.convert")
 
     def rename(record: logging.LogRecord) -> bool:
@@ -57,16 +57,16 @@ def move_models(exported: Path, output: Path, *, file_name: str | None, canonica
     """Move the ONNX files of an export, with their external data, into the output folder.
 
     Args:
-        exported: What Optimum wrote.
-        output: Where to.
-        file_name: Name of the one file, where the user gave one.
-        canonical: Whether to put into order what Optimum leaves to chance.
+        exported: Optimum's output folder.
+        output: The target folder.
+        file_name: Name of the single file, if the user gave one.
+        canonical: Whether to sort what Optimum writes in random order.
 
     Returns:
         The ONNX files, relative to the output folder.
 
     Raises:
-        ExportError: There is no ONNX file, or several and one name.
+        ExportError: There is no ONNX file, or there are several but only one name.
     """
     names = onnx_files(exported)
     if not names:
@@ -89,9 +89,9 @@ def move_models(exported: Path, output: Path, *, file_name: str | None, canonica
 
 
 def put_weights_inside(folder: Path) -> None:
-    """Put the weights of the ONNX files in and below a folder into the files themselves, where these stay below 2 GiB.
+    """Move external data of the ONNX files in and below a folder into the files, if they stay below 2 GiB.
 
-    An export by dynamo keeps them outside, whatever their size.
+    Exports by dynamo write external data for weights of any size.
     """
     import onnx
 
@@ -111,7 +111,7 @@ def move_rest(exported: Path, output: Path) -> None:
 
 
 def forget_paths(output: Path) -> None:
-    """Take the paths of this machine out of the configs of a pipeline: diffusers writes where each was loaded from."""
+    """Remove the paths of this machine from a pipeline's configs: diffusers writes the origin of each."""
     for path in output.rglob("*.json"):
         content = read_json(path)
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
@@ -119,7 +119,7 @@ def forget_paths(output: Path) -> None:
 
 
 def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:
-    """Copy a model's own config and preprocessor files into the output folder, as they are."""
+    """Copy a model's own config and preprocessor files into the output folder, unchanged."""
     for name in names:
         if (folder / name).is_file():
             (output / name).parent.mkdir(parents=True, exist_ok=True)
@@ -127,14 +127,14 @@ def copy_configs(folder: Path, names: Iterable[str], output: Path) -> None:
 
 
 def configs_beside(output: Path, names: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Return the configs beside ONNX files that are to be replaced: they would be used for the new ones.
+    """Return the configs next to ONNX files that must be replaced, because they would be used for the new files.
 
     Args:
-        output: Where the files lie.
-        names: Of the ONNX files.
+        output: The folder of the files.
+        names: Names of the ONNX files.
 
     Returns:
-        Those that the files carry as well, so that an export has put them there, and those that were edited since.
+        The configs that are also embedded in the files, so an export wrote them, and those that were edited since.
     """
     same: set[str] = set()
     edited: set[str] = set()
@@ -147,12 +147,12 @@ def configs_beside(output: Path, names: Iterable[str]) -> tuple[set[str], set[st
 
 
 def refuse_foreign_configs(staged: Path, output: Path, names: Sequence[str]) -> None:
-    """Refuse to put configs into a folder where they would replace those of another model.
+    """Refuse to write configs into a folder in which they would replace those of another model.
 
     Args:
-        staged: What is to be published.
-        output: Where to.
-        names: The ONNX files among it.
+        staged: The new files.
+        output: The target folder.
+        names: The ONNX files among the new files.
 
     Raises:
         ExportError: The folder has another ONNX file, and a config or preprocessor file that differs.
@@ -166,8 +166,9 @@ def refuse_foreign_configs(staged: Path, output: Path, names: Sequence[str]) -> 
             continue
         if not there.name.endswith(".onnx_data") and not filecmp.cmp(path, there, shallow=False):
             raise ExportError(
-                f"{output} holds another model ({others[0]}) with a {there.name} of its own, which this export "
-                "would replace: name a folder of its own."
+                f"{output} contains another model ({others[0]}) with its own {there.name}, which this export would "
+                "replace. "
+                "Name another output folder."
             )
 
 

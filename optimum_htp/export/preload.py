@@ -1,6 +1,6 @@
-"""Imported once by the server that forks a process for each export: what every export imports.
+"""Imports of every export, done once by the server that forks a process for each export.
 
-What libraries say while they are imported is no news of any model.
+Messages of libraries during these imports do not concern any model.
 """
 
 import os

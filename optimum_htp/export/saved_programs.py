@@ -1,7 +1,7 @@
 """Saves programs of transformers' `OnnxExporter` as stamped files, for the format `htp` of `AutoHfExporter`.
 
-The components of a model are one model of several files, as the engine `transformers` writes it: they share their
-weights, and the first of them carries config, preprocessors and `export.json`.
+The components are saved as one model of several files, as the engine `transformers` does. They share their weights,
+and the first file contains config, preprocessors and `export.json`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Traced:
 
     Attributes:
         program: Its graph.
-        metadata: What transformers' exporter noted of it.
-        module: What it was traced from.
+        metadata: The metadata from transformers' exporter.
+        module: The traced module.
     """
 
     program: onnx_ir.Model
@@ -63,8 +63,8 @@ class TracedModel:
 
     Attributes:
         model: The model.
-        components: By their names.
-        written: Files that were written together with another component's.
+        components: By name.
+        written: Files that were written together with another component.
     """
 
     model: Any
@@ -72,13 +72,13 @@ class TracedModel:
     written: set[Path] = dataclasses.field(default_factory=set)
 
     def save(self, program: onnx_ir.Model, path: Path) -> None:
-        """Write the file of a component, and with it those of the other components of its model.
+        """Write the file of a component, together with those of the other components of its model.
 
-        transformers asks for each file; what was written with an earlier one is not written again.
+        transformers calls this for each file; files that exist from an earlier call are not written again.
 
         Args:
-            program: Of the component.
-            path: The file. Under another name than the component's it is a model of its own.
+            program: The program of the component.
+            path: The file. If its name is not the component's, it becomes a model of its own.
 
         Raises:
             ExportError: The weights of the only component are too large for one file.
@@ -131,11 +131,11 @@ def _save_stamped(components: Mapping[str, Traced], model: Any, folder: Path) ->
 
 
 def save_again(program: onnx_ir.Model, path: Path) -> None:
-    """Write a program that was loaded from a file: it has its tags and its record.
+    """Write a program that was loaded from a file. It already has tags and a record.
 
     Args:
         program: The program; the path of its file is in `meta`.
-        path: The file. The weights that its model shares are copied next to it, if they are not there.
+        path: The output file. Shared weights of its model are copied next to it, unless they exist.
     """
     save_inline(program, path)
     loaded = program.meta.get("path")
@@ -145,7 +145,7 @@ def save_again(program: onnx_ir.Model, path: Path) -> None:
 
 
 def _subject(model: Any) -> ExportSubject:
-    """Return what a model is; a local one where its source cannot be had."""
+    """Return the subject for a model; a local model if its source is not available."""
     try:
         return inspect_loaded_model(model, HubAccess(), None)
     except OptimumHTPError as error:

@@ -1,4 +1,4 @@
-"""Record and tags, written into all files of a model."""
+"""Writes record and tags into all files of a model."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def stamp_all(
     tags: Mapping[str, TagWriter],
     embedding: Embedding | None,
 ) -> ExportMetadata:
-    """Write record and tags into the files of a model; return the record of the first.
+    """Write record and tags into the files of a model; return the record of the first file.
 
     Args:
-        staged: Their folder.
-        names: The files.
-        record: What is known of the model.
+        staged: The folder of the files.
+        names: Names of the files.
+        record: The facts about the model.
         subject: The model.
-        tags: Of the nodes of each file, by its name.
-        embedding: What the first file carries.
+        tags: Tags of the nodes of each file, by file name.
+        embedding: The files to embed into the first file.
     """
     source = subject.checkpoint.source if subject.checkpoint is not None else None
     info = source.info if isinstance(source, HubSource) and record.model_type == "hub" else None
@@ -65,12 +65,12 @@ def stamp_all(
 
 
 def tags_of(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, strict: bool) -> dict[str, TagWriter]:
-    """Return the tags of each file, by its name; `names` has the one under which Optimum wrote it.
+    """Return the tags of each file, by its name. `names` contains the name under which Optimum wrote it.
 
-    Tags are an extra: a file that cannot be tagged is worth a warning, unless everything is to be as it is promised.
+    A file that cannot be tagged is a warning only, unless `strict`.
 
     Raises:
-        VerificationError: A file cannot be tagged, and that is `strict`ly forbidden.
+        VerificationError: A file cannot be tagged, and `strict` is set.
     """
     tags = {}
     for name, written in names.items():
@@ -79,21 +79,23 @@ def tags_of(staged: Path, names: Mapping[str, str], parts: ExportedParts, *, str
             writer = TagWriter(assignment) if assignment is not None else None
         except Exception as error:
             step = (
-                "noting its modules in PyTorch's export" if error in parts.faults.values() else "following its passes"
+                "reading the modules from PyTorch's export"
+                if error in parts.faults.values()
+                else "following its passes"
             )
             fault = f"{name} cannot be tagged: {step} failed ({type(error).__name__}: {error})."
             if strict:
-                raise VerificationError(f"{fault} Leave out --verify-hub, or give --no-hierarchy.") from error
-            logger.warning("%s It gets no tags; try `optimum-cli htp tag` on it.", fault)
-            logger.debug("The fault in tagging %s", name, exc_info=error)
+                raise VerificationError(f"{fault} Leave out --verify-hub, or pass --no-hierarchy.") from error
+            logger.warning("%s The file has no tags; try `optimum-cli htp tag`.", fault)
+            logger.debug("Tagging %s failed", name, exc_info=error)
             continue
         if assignment is None or writer is None:
-            logger.warning("%s has no tags: its export by PyTorch was not seen.", name)
+            logger.warning("%s has no tags, because its export by PyTorch was not observed.", name)
             continue
         tags[name] = writer
         if unplaced := assignment.inexact:
             logger.warning(
-                "%d of %d nodes of %s could not be placed exactly: htp.coverage says how each was.",
+                "The modules of %d of %d nodes of %s are not exact; htp.coverage shows how each was found.",
                 unplaced,
                 len(assignment.modules),
                 name,

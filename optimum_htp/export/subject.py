@@ -1,8 +1,8 @@
-"""What is to be exported: a checkpoint's files, a model in memory, or both.
+"""The subject of an export: a checkpoint's files, a model in memory, or both.
 
-A model in memory was loaded from somewhere, and may have been changed since. Its source counts only as long as
-its config and its tensors are still those of that commit; otherwise, and where that cannot be told, it is a local
-model, made from that one.
+A model in memory may have been changed since it was loaded. Its source is recorded only if its config and its tensors
+are equal to those of the commit. Otherwise, or if this cannot be checked, it is a local model that was made from the
+source.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["ExportSubject", "as_exported", "inspect_loaded_model"]
 
 logger = get_logger(__name__)
 
-_IN_WRAPPER: Final = ("POLY", "XLORA")  # kinds of adapters that peft's wrapper applies while the model runs
+_IN_WRAPPER: Final = ("POLY", "XLORA")  # Adapters that peft's wrapper applies at run time.
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class ExportSubject:
     """The subject of an export.
 
     Attributes:
-        model: A model in memory; None where Optimum is to load it from the checkpoint.
-        checkpoint: Its files; None for a model in memory that has none.
-        derived_from: The Hub model that a model in memory was loaded from, where it is not that model any more.
-        reason: Why it is not, or why that cannot be told.
+        model: A model in memory; None if Optimum loads it from the checkpoint.
+        checkpoint: Its files; None for a model in memory without files.
+        derived_from: The Hub model that a model in memory was loaded from, if it no longer equals that model.
+        reason: Why it does not equal that model, or why this cannot be checked.
         made_up: Tensors of a model in memory that its checkpoint lacks.
-        base: The files of the model that the checkpoint is an adapter of.
+        base: The files of the base model, if the checkpoint is an adapter.
     """
 
     model: Any
@@ -53,7 +53,7 @@ class ExportSubject:
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name for error messages."""
         if self.checkpoint is None:
             return type(self.model).__name__
         source = self.checkpoint.source
@@ -69,7 +69,7 @@ class ExportSubject:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The part of its config that tells its task."""
+        """The part of its config that determines the task."""
         if self.model is None and self.checkpoint is not None:
             return self.checkpoint.config
         config = getattr(self.model, "config", None)
@@ -82,12 +82,12 @@ class ExportSubject:
 
     @property
     def base_commits(self) -> dict[str, str]:
-        """The repos that the weights of an adapter and its base model come from, and their commits."""
+        """The commits of the repos that the weights of an adapter and its base model come from."""
         return commits_of(self.checkpoint, self.base) if self.checkpoint is not None and self.base is not None else {}
 
     @contextmanager
     def reading_preprocessors_from(self, empty: Path) -> Iterator[None]:
-        """Keep Optimum from asking the Hub for preprocessors at `config._name_or_path` while it exports.
+        """Keep Optimum from requesting preprocessors for `config._name_or_path` from the Hub during the export.
 
         They are taken from the checkpoint, at its commit, or there are none.
         """
@@ -104,16 +104,16 @@ class ExportSubject:
 
 
 def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> ExportSubject:
-    """Find out what a model in memory is, and fetch the configs and preprocessors that belong to it.
+    """Inspect a model in memory, and download its configs and preprocessors.
 
     Raises:
-        ExportError: It is no model of a library that can be exported.
+        ExportError: It is not a model of a supported library.
         HubUnreachableError: Its config names a Hub model that neither the Hub nor the cache can confirm.
     """
     model = _without_wrapper(model)
     known = ExportSubject(model, None)
     if known.library == "transformers" and not hasattr(model, "config"):
-        raise ExportError(f"{known.name} has no config: it is not a model of a library that Optimum exports.")
+        raise ExportError(f"{known.name} has no config, so it is not a model of a library that Optimum exports.")
     source = locate_loaded_model(model, access)
     if isinstance(source, HubSource):
         checkpoint = fetch_checkpoint(source, access, library, weights=False)
@@ -127,10 +127,10 @@ def inspect_loaded_model(model: Any, access: HubAccess, library: str | None) -> 
 
 
 def _without_wrapper(model: Any) -> Any:
-    """Return the model of transformers in a model of peft: its modules contain the adapter.
+    """Return the transformers model inside a peft model. Its modules contain the adapter.
 
     Raises:
-        ExportError: The adapter is not in its modules but is what the wrapper itself computes.
+        ExportError: The adapter is not in the modules; the wrapper computes it.
     """
     if type(model).__module__.partition(".")[0] != "peft":
         return model
@@ -139,7 +139,7 @@ def _without_wrapper(model: Any) -> Any:
     if config.is_prompt_learning or kind in _IN_WRAPPER or getattr(config, "alora_invocation_tokens", None):
         raise ExportError(
             f"{type(model).__name__} cannot be exported: its adapter ({kind}) is not in the modules of the model. "
-            "Export a model that peft's `merge_and_unload()` returns, if its adapter can be merged."
+            "Export the result of peft's `merge_and_unload()`, if the adapter can be merged."
         )
     return model.get_base_model()
 
@@ -147,16 +147,16 @@ def _without_wrapper(model: Any) -> Any:
 def as_exported(
     subject: ExportSubject, model_class: type, files: Sequence[Path], modules: Collection[str]
 ) -> ExportSubject:
-    """Return what was exported: not a commit's model where tensors that its checkpoint lacks were drawn by chance.
+    """Return the exported subject. It is not the commit's model if tensors that the checkpoint lacks are in the graph.
 
-    A task other than the checkpoint's own puts a head on the model that nobody has trained. Tensors of the class that
-    did not get into the graph (a pooler that no output needs) do not count.
+    A task other than the checkpoint's own adds an untrained head to the model. Tensors of the class that are not in
+    the graph (a pooler that no output needs) do not count.
 
     Args:
-        subject: What was to be exported.
-        model_class: The class that it was exported as.
+        subject: The subject.
+        model_class: The exported class.
         files: The ONNX files.
-        modules: The modules that own nodes in them; none where nobody looked.
+        modules: The modules of their nodes; empty if they are unknown.
     """
     checkpoint = subject.checkpoint
     if checkpoint is None or subject.derived_from is not None or not isinstance(checkpoint.source, HubSource):
@@ -165,23 +165,23 @@ def as_exported(
     if subject.model is None:
         if subject.base is not None:
             added_to = " at ".join(*commits_of(subject.base).items())
-            reason = f"its weights are those of an adapter, added to {added_to}"
+            reason = f"its weights include an adapter, added to {added_to}"
             return _local(subject, checkpoint.source.repo_id, reason)
         if checkpoint.library != "transformers" or model_class.__name__ in architectures(checkpoint.config):
             return subject
         try:
             missing = made_up_tensors(model_class, checkpoint.folder)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = f"whether all of its weights are the commit's cannot be told ({error})"
+            reason = f"it cannot be checked whether all of its weights are from the commit ({error})"
             return _local(subject, checkpoint.source.repo_id, reason)
     names = {tensor.name for path in files for tensor in read_graph(path).initializers} if missing else set()
     homes = {name.rpartition(".")[0] for name in missing}
     used = [name for name in missing if name in names or name.rpartition(".")[0] in modules]
-    if not modules:  # of a weight that was transposed only the name of the bias beside it is left
+    if not modules:  # A transposed weight has lost its name, so the bias of its module is searched for.
         used += [home for home in homes if f"{home}.bias" not in missing]
     if not used:
         return subject
-    reason = f"the checkpoint has no {used[0]}, which {model_class.__name__} needs: it was drawn by chance"
+    reason = f"the checkpoint has no {used[0]}, which {model_class.__name__} needs, so it has random values"
     return _local(subject, checkpoint.source.repo_id, reason)
 
 
@@ -191,8 +191,8 @@ def _local(subject: ExportSubject, repo_id: str, reason: str) -> ExportSubject:
 
 
 def _compared(model: Any, checkpoint: Checkpoint, access: HubAccess, library: str | None) -> WeightComparison:
-    """Hold a model in memory against its commit."""
+    """Compare a model in memory with its commit."""
     try:
         return compare(model, fetch_checkpoint(checkpoint.source, access, library).folder)
     except (OptimumHTPError, OSError, ValueError, RuntimeError) as error:
-        return WeightComparison(f"whether its weights are those of the commit cannot be told ({error})")
+        return WeightComparison(f"it cannot be checked whether its weights are from the commit ({error})")

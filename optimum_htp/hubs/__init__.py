@@ -1,6 +1,6 @@
-"""Hubs: where models come from. `base` says what a Hub is; most of the rest serves every Hub that speaks HTTP.
+"""Hubs: the sources of models. `base` defines the interface; most other modules serve every Hub with HTTP.
 
-The names are imported when they are used: commands that ask no Hub register its plugin too.
+Names are imported on first use, because commands that use no Hub also register its plugin.
 """
 
 from __future__ import annotations

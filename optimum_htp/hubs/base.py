@@ -1,8 +1,8 @@
-"""What a Hub is: the questions that the rest of this package asks one.
+"""The interface of a Hub.
 
-A Hub serves git-like repos of files. It answers what a name and a revision mean right now (`info`), what the
-local cache knows of that without asking (`cached_commit`), and makes files of one commit available in a local
-folder (`snapshot`). Every failure is one of this package's errors, chained to the cause.
+A Hub serves git-like repos of files. It resolves a repo id and a revision (`info`), returns what the local cache
+contains without a connection (`cached_commit`), and makes files of one commit available in a local folder
+(`snapshot`). All failures are exceptions of this package, chained to the cause.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["FileDigest", "Hub", "HubAccess", "RepoInfo"]
 
-_PIECE: Final = 1 << 20  # bytes
+_PIECE: Final = 1 << 20  # Bytes.
 
 
 @dataclass(frozen=True)
 class HubAccess:
-    """How to reach a Hub; the same keyword arguments as Hugging Face's `from_pretrained`.
+    """Options for Hub requests, named like the keyword arguments of Hugging Face's `from_pretrained`.
 
     Attributes:
-        token: Bearer token; None or True for the environment's or the saved login's, False for none.
-        cache_dir: Root of the cache; None for the Hub's standard one.
-        local_files_only: Open no connection.
-        force_download: Fetch files again although the cache has them.
+        token: Bearer token; None or True for the token of the environment or of the saved login, False for none.
+        cache_dir: Root of the cache; None for the Hub's standard cache.
+        local_files_only: Whether to open no connection.
+        force_download: Whether to download files that are in the cache.
     """
 
     token: str | bool | None = field(default=None, repr=False)
@@ -44,7 +44,10 @@ class HubAccess:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> HubAccess:
-        """Return what the keyword arguments of a `from_pretrained` say; the others are left alone."""
+        """Return the options in the keyword arguments of a `from_pretrained`.
+
+        The keyword arguments are not changed.
+        """
         names = (field.name for field in fields(cls))
         return cls(**{name: options[name] for name in names if options.get(name) is not None})
 
@@ -56,24 +59,23 @@ class HubAccess:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> HubAccess:
-        """Return an access with the arguments that a public function was given beside it."""
+        """Return the options from the arguments of a public function."""
         given = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only or None}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return replace(access or cls(), **changes)
 
     def __post_init__(self) -> None:
         if self.force_download and self.local_files_only:
-            raise ArgumentError("force_download and local_files_only contradict each other: give one of them.")
+            raise ArgumentError("force_download and local_files_only contradict each other. Pass only one of them.")
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser())
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepoInfo:
-    """What a Hub says of a repo at one revision. Fields that it does not fill are None or empty.
+    """A Hub's information about a repo at one revision. Missing fields are None or empty.
 
-    `digests` has the sha256 of the files that are kept as large ones (Git LFS), by name; `blob_ids` has git's sha1 of
-    all others.
+    `digests` contains the sha256 of large files (Git LFS), by name; `blob_ids` contains git's sha1 of all others.
     """
 
     repo_id: str
@@ -98,11 +100,11 @@ class RepoInfo:
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a commit says of a file's content.
+    """The digest of a file's content in a commit.
 
     Attributes:
-        sha1: Of git's blob: of `blob`, a space, the size, a null character and the content.
-        sha256: Of the content, for what is stored with LFS. It counts where both are there: git's is of the pointer.
+        sha1: Digest of git's blob: of `blob`, a space, the size, a null character and the content.
+        sha256: Digest of the content, for files in LFS. If both exist, this one counts: git's is that of the pointer.
     """
 
     sha1: str | None = None
@@ -110,14 +112,14 @@ class FileDigest:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is a digest at all."""
+        """Whether there is a digest."""
         return self.sha1 is not None or self.sha256 is not None
 
     def fits(self, stream: IO[bytes], size: int) -> bool:
         """Whether a content has this digest.
 
         Args:
-            stream: The content. It is read in pieces: weights may be larger than the memory.
+            stream: The content. It is read in pieces, because weights may be larger than the memory.
             size: Its size in bytes.
         """
         if self.sha256 is not None:
@@ -130,41 +132,41 @@ class FileDigest:
 
 
 class Hub(ABC):
-    """A place that models come from. Plugins derive theirs from it, and add it through the hook `optimum_htp_hubs`.
+    """A source of models. Plugins derive a class from it and return an instance from the hook `optimum_htp_hubs`.
 
-    `name` and the abstract methods are what a Hub has to have; the other methods work for every Hub.
+    `name` and the abstract methods are required; the other methods work for every Hub.
     """
 
     name: str
-    """What `hf_hub_provider` calls it, and what may stand before `://org/name`."""
+    """The value of `hf_hub_provider`, and the prefix in `name://org/name`."""
 
     alias: str | None = None
-    """What may stand there besides."""
+    """A second prefix."""
 
     default_revision: str = "main"
-    """The branch that is meant where none is named."""
+    """The branch for references without a revision."""
 
     @abstractmethod
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
-        """Ask the Hub what a repo is at a revision (its main branch for None).
+        """Request the information about a repo at a revision (its default branch for None).
 
         Raises:
-            InvalidModelReferenceError: The repo id cannot be one.
-            ModelNotFoundError: There is no such repo or, `RevisionNotFoundError`, no such revision.
-            HubUnreachableError: The Hub could not be asked.
+            InvalidModelReferenceError: The repo id is invalid.
+            ModelNotFoundError: The repo does not exist; `RevisionNotFoundError`: the revision does not exist.
+            HubUnreachableError: The Hub is unreachable.
         """
 
     @abstractmethod
     def cached_commit(self, repo_id: str, revision: str | None, access: HubAccess) -> str | None:
-        """Return the commit that the local cache has for a revision, or None. Opens no connection."""
+        """Return the commit of a revision in the local cache, or None. Opens no connection."""
 
     @abstractmethod
     def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
-        """Return the commit that begins with a few characters, from the cache or the repo's history.
+        """Return the commit that begins with a prefix, from the cache or the repo's history.
 
         Raises:
-            RevisionNotFoundError: No commit begins so, or several do.
-            HubUnreachableError: The cache does not know and the Hub could not be asked.
+            RevisionNotFoundError: No commit or several commits have this prefix.
+            HubUnreachableError: The cache does not contain the commit, and the Hub is unreachable.
         """
 
     @abstractmethod
@@ -179,68 +181,69 @@ class Hub(ABC):
         ref: str | None = None,
         progress: bool = False,
     ) -> Path:
-        """Return a folder that holds these files of a commit, fetching side by side those that are missing.
+        """Return a folder with the given files of a commit. Missing files are downloaded in parallel.
 
-        A file that the commit does not have is not in the folder. Without missing files no connection is
-        opened. Those that are `optional` may also be missing while connections are forbidden. With `ref`, the
-        cache notes that this branch or tag is the commit, for `cached_commit`.
+        A file that the commit does not have is not in the folder. If no file is missing, no connection is opened.
+        `optional` files may also be missing while connections are forbidden. With `ref`, the cache records that this
+        branch or tag is the commit, for `cached_commit`.
 
         Raises:
-            ModelNotFoundError: There is no such repo or commit, or the token may not see it.
-            GatedModelError: The files are closed to this token.
-            HubUnreachableError: Files are missing and the Hub could not be asked.
+            ModelNotFoundError: The repo or commit does not exist, or the token has no access.
+            GatedModelError: The token has no access to the files.
+            HubUnreachableError: Files are missing, and the Hub is unreachable.
         """
 
     def check(self, repo_id: str) -> None:
-        """Make sure that a text can be the id of a repo.
+        """Check that a text is a valid repo id.
 
         Raises:
-            InvalidModelReferenceError: It cannot.
+            InvalidModelReferenceError: It is not.
         """
         if not is_repo_id(repo_id):
             raise InvalidModelReferenceError(f"{repo_id!r} is not a repo id ('name' or 'organization/name').")
 
     def cached_repo(self, path: str | os.PathLike[str]) -> tuple[str, str] | None:
-        """Return repo id and commit where a path is named like one in a snapshot of this Hub's cache, else None.
+        """Return repo id and commit if a path has the form of a snapshot in this Hub's cache, else None.
 
-        A name proves nothing: `cached_folder` and `cached_digests` have to agree before the path counts as the commit.
+        The form alone is no proof: the path counts as the commit only if `cached_folder` and `cached_digests` match.
         """
         return None
 
     def cached_folder(self, repo_id: str, commit: str, access: HubAccess) -> Path | None:
-        """Return the folder that the cache in use has for a commit, None for a Hub whose folders are never named.
+        """Return the folder of a commit in the configured cache; None for a Hub whose folders users never name.
 
-        A Hub that overrides `cached_repo` has to override this and `cached_digests` too, or have `digests`. Only then
-        can a folder that a user names count as a commit; the files of the commit that `snapshot` returns are then
-        compared as well, because somebody may have changed them in the cache.
+        A Hub that overrides `cached_repo` must also override this method, and `cached_digests` or `digests`. Only
+        then can a folder that a user names count as a commit. The files that `snapshot` returns are then compared
+        too, because files in the cache may have been changed.
         """
         return None
 
     def cached_digests(
         self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess
     ) -> Mapping[str, FileDigest]:
-        """Return the digests of a commit's files, as far as the cache in use notes them. Opens no connection.
+        """Return the digests of a commit's files that the configured cache contains. Opens no connection.
 
-        They are those that the Hub stated when it sent the files, never ones that are computed from what is there.
+        They are the digests that the Hub sent with the files, never digests that are computed from the files in the
+        cache.
         """
         return {}
 
     def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest] | None:
-        """Return the digests of all files of a commit, by name, without sending them; None where no Hub tells them.
+        """Return the digests of all files of a commit, by name, without a download; None if the Hub has none.
 
         Raises:
-            ModelNotFoundError: There is no such repo or commit, or the token may not see it.
-            HubUnreachableError: The Hub could not be asked.
+            ModelNotFoundError: The repo or commit does not exist, or the token has no access.
+            HubUnreachableError: The Hub is unreachable.
         """
         return None
 
     @contextmanager
     def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:
-        """Open a file for reading in pieces. The whole file is fetched, where a Hub knows no better.
+        """Open a file for reading in pieces. This default implementation downloads the whole file.
 
         Raises:
             OnnxFileNotFoundError: The repo has no such file.
-            HFHubIntegrationError: It cannot be reached; the subclass says why.
+            HFHubIntegrationError: It cannot be downloaded; the subclass gives the reason.
         """
         commit = self.info(repo_id, revision, access).commit
         path = self.snapshot(repo_id, commit, [name], access) / name

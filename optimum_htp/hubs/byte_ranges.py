@@ -1,8 +1,8 @@
-"""Files at http(s) addresses, read by range requests.
+"""Files at http(s) addresses, read with range requests.
 
-The address is resolved first, by HEAD and without `Range`: the Hub signs the address of its storage for the request
-that it answers, and one that was asked for with `Range` is valid for that range only. What HEAD gave is used until the
-storage refuses it, since signed addresses expire; then it is resolved again.
+The address is resolved first, with HEAD and without `Range`: the Hub signs the address of its storage for the
+request, and an address that was requested with `Range` is valid for that range only. The resolved address is used
+until the storage rejects it, because signed addresses expire. Then it is resolved again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["CHUNK", "ONNX_HEAD", "FileLabel", "RemoteFile", "onnx_window"]
 
-ONNX_HEAD: Final = 1 << 12  # bytes of the first request: what is before the graph is short
-CHUNK: Final = (1 << 16) - ONNX_HEAD  # bytes of each further one: the properties behind the graph
-_TIMEOUT: Final = 10.0  # seconds, as huggingface_hub's own
+ONNX_HEAD: Final = 1 << 12  # Bytes of the first request. The fields before the graph are short.
+CHUNK: Final = (1 << 16) - ONNX_HEAD  # Bytes of each further request, for the properties after the graph.
+_TIMEOUT: Final = 10.0  # Seconds, as in huggingface_hub.
 _TRIES: Final = 3
-_RENEWALS: Final = 3  # of an address, for one range
-_EXPIRED: Final = (400, 401, 403, 404, 410)  # what storages answer to an address that has expired or moved
+_RENEWALS: Final = 3  # Renewals of an address, per range.
+_EXPIRED: Final = (400, 401, 403, 404, 410)  # Responses of storages for an address that has expired or moved.
 _HTML: Final = "text/html"
 _PAGES: Final = (b"<!doctype html", b"<html")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
@@ -44,24 +44,24 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re
 
 @dataclass(frozen=True)
 class FileLabel:
-    """What is read, for messages.
+    """The name of a file for messages.
 
     Attributes:
         name: Its name or address.
-        repo_id: The repo of a file of a Hub.
+        repo_id: The repo of a file on a Hub.
         revision: Its revision.
-        instead: What to type in place of the address of a web page.
+        instead: What to type instead of the address of a web page.
     """
 
     name: str
     repo_id: str | None = None
     revision: str | None = None
-    instead: str = "Give the address that downloads the file."
+    instead: str = "Pass the address that downloads the file."
 
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the file is at present, and with which headers to ask for it."""
+    """The current address of the file, and the headers for requests."""
 
     url: str
     headers: Mapping[str, str]
@@ -69,27 +69,28 @@ class _Target:
 
 
 class RemoteFile:
-    """A file that is read by range requests; from any thread.
+    """A file that is read with range requests. It can be used from any thread.
 
-    The first request for content is made at once. It says how large the file is.
+    The first request for content is sent at once. Its response contains the size of the file.
 
     Args:
-        place: For messages.
-        address: Of the file.
-        headers: With the token, which is sent to the address's host and to the Hub only.
+        place: The name for messages.
+        address: Address of the file.
+        headers: Request headers, including the token. The token is sent only to the host of the address and to the
+            Hub.
         head: Bytes to read at once, from the beginning.
 
     Attributes:
-        name: For messages.
+        name: The name for messages.
         head: The beginning of the file.
-        size: Of the file, in bytes.
-        fetched: Bytes that have come over the network.
+        size: Size of the file in bytes.
+        fetched: Bytes that were transferred over the network.
 
     Raises:
-        OnnxFileNotFoundError: There is no such file.
-        InvalidModelReferenceError: There is a web page.
+        OnnxFileNotFoundError: The file does not exist.
+        InvalidModelReferenceError: The address is a web page.
         RangesNotServedError: The server sends whole files only.
-        OptimumHTPError: It cannot be read; the subclass says why. Reading raises it too.
+        OptimumHTPError: The file cannot be read; the subclass gives the reason. Reading raises it too.
     """
 
     def __init__(self, place: FileLabel, address: str, headers: Mapping[str, str], head: int) -> None:
@@ -136,7 +137,7 @@ class RemoteFile:
                 if answer.headers.get("Content-Type", "").strip().lower().startswith(_HTML):
                     raise self._page()
                 raise RangesNotServedError(
-                    f"{self._place.name}: the server does not answer range requests. Download the file first."
+                    f"{self._place.name}: the server does not support range requests. Download the file first."
                 )
             self._check(answer, start, length)
             return True
@@ -144,7 +145,7 @@ class RemoteFile:
         return ask("GET", target.url, wanted, deadline, timeout=_TIMEOUT, limit=length, tries=_TRIES, wanted=check)
 
     def _check(self, answer: Answer, start: int, length: int) -> None:
-        """Refuse an answer with another range than was asked for, or of another file than before."""
+        """Reject a response with another range than requested, or of a changed file."""
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         if match is None:
             raise HubServerError(f"{self._place.name}: the server does not report the file's size. Download it first.")
@@ -162,7 +163,7 @@ class RemoteFile:
         raise self._changed()
 
     def _resolved(self) -> _Target:
-        """Ask where the file is. A server that is not a Hub may refuse HEAD: then the address is asked each time."""
+        """Resolve the address. A server that is not a Hub may reject HEAD; then the address is used as it is."""
         is_hub = self._place.repo_id is not None
         answer = ask(
             "HEAD",
@@ -183,7 +184,7 @@ class RemoteFile:
         return _Target(url, headers_for(url, self._address, self._headers), etag)
 
     def _renewed(self, old: _Target) -> _Target:
-        """Return another target than one that was refused; threads that wait for it share one request."""
+        """Return a new target for a rejected one. Waiting threads share one request."""
         with self._lock:
             if self._target is not old:
                 return self._target
@@ -204,9 +205,10 @@ class RemoteFile:
         place, code = self._place, answer.headers.get("X-Error-Code")
         if not is_trusted(answer.url, self._address) and answer.status != TOO_MANY_REQUESTS:
             return HubServerError(
-                f"{place.name}: its storage at {urlsplit(answer.url).netloc} answered {answer.status}. Try again."
+                f"{place.name}: its storage at {urlsplit(answer.url).netloc} responded with {answer.status}. Try "
+                "again."
             )
-        if answer.status == 404 and code is None:  # not a Hub's answer
+        if answer.status == 404 and code is None:  # Not the response of a Hub.
             return OnnxFileNotFoundError(f"There is no file at {place.name}. Check the address.")
         if code == "EntryNotFound":
             return OnnxFileNotFoundError(f"There is no file at {place.name}. Check repo, revision and path.")
@@ -217,7 +219,7 @@ class RemoteFile:
 
 
 def onnx_window(file: RemoteFile) -> ByteWindow:
-    """Return a window over an ONNX file, which makes a range request for what is read next."""
+    """Return a window over an ONNX file that sends a range request for each missing part."""
     return ByteWindow(file.read, file.name, file.size, CHUNK, head=file.head)
 
 

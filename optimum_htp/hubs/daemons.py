@@ -1,7 +1,7 @@
-"""Threads that nobody has to wait for: Ctrl-C ends a call although a download or an upload in one of them goes on.
+"""Daemon threads: Ctrl-C ends a call although a download or an upload in such a thread continues.
 
-The threads of `concurrent.futures` are joined at the end of a `with` block and at the end of the program, whatever
-they do. A download of a large file can take an hour, and cannot be stopped from outside.
+The threads of `concurrent.futures` are joined at the end of a `with` block and at the end of the program. A download
+of a large file can take an hour, and cannot be stopped from outside.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["TRANSFERS", "DaemonThreads", "result_of"]
 TRANSFERS: Final = "optimum-htp-hub"
 """The name of threads that download or upload."""
 
-_TICK: Final = 0.5  # seconds; Windows cannot be interrupted while it waits without end
+_TICK: Final = 0.5  # Seconds. On Windows, a wait without a timeout cannot be interrupted.
 
 T = TypeVar("T")
 
 
 class DaemonThreads(Executor):
-    """An executor whose block ends at once where an exception leaves it: calls that wait are cancelled.
+    """An executor whose block ends at once if an exception leaves it. Waiting calls are cancelled.
 
     Args:
-        count: How many threads, at most.
-        name: How they are called.
+        count: Maximum number of threads.
+        name: Name of the threads.
     """
 
     def __init__(self, count: int, name: str = TRANSFERS) -> None:
@@ -40,7 +40,7 @@ class DaemonThreads(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Have `fn(*args, **kwargs)` called by one of the threads."""
+        """Call `fn(*args, **kwargs)` in one of the threads."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -55,7 +55,7 @@ class DaemonThreads(Executor):
 
         with self._lock:
             if self._closed:
-                raise RuntimeError("this executor takes no more calls")
+                raise RuntimeError("this executor accepts no more calls")
             self._futures.add(future)
             self._calls.put(call)
             if len(self._threads) < self._count:
@@ -65,7 +65,7 @@ class DaemonThreads(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; `wait` for those that there are, or leave them to themselves."""
+        """Accept no more calls; with `wait`, wait for the running ones."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -90,7 +90,7 @@ class DaemonThreads(Executor):
 
 
 def result_of(future: Future[T]) -> T:
-    """Return the result of a future; Ctrl-C ends the wait."""
+    """Return the result of a future. Ctrl-C ends the wait."""
     while not future.done():
         wait([future], _TICK)
     return future.result()

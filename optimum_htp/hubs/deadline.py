@@ -1,8 +1,8 @@
-"""How long the Hub may take: one span for a look-up or a download, its retries included.
+"""The time limit of a lookup or a download, including its retries.
 
-Small files and answers are held to a least rate besides, so that an answer that drips is given up while a long one
-over a slow line is not. What cannot be interrupted (a name server that does not answer, headers that drip) is left to
-a thread of its own, for which nobody waits longer than that.
+Small files and responses also need a minimum rate. So a response that arrives byte by byte is given up, and a long
+one over a slow connection is not. Calls that cannot be interrupted (a name server that does not respond, slow
+headers) run in a thread of their own, and no caller waits longer than the limit.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ __all__ = ["FIRST_PAUSE", "TIMEOUT_VARIABLE", "Deadline", "in_parallel"]
 logger = get_logger(__name__)
 
 FIRST_PAUSE: Final = 0.5
-"""Seconds before a second try; each further pause is twice as long."""
+"""Seconds before the second try. Each further pause is twice as long."""
 
 TIMEOUT_VARIABLE: Final = "OPTIMUM_HTP_TIMEOUT"
-_DEFAULT: Final = 60.0  # seconds
-_LEAST_RATE: Final = 1 << 14  # bytes a second
-_GRACE: Final = 1.0  # seconds for a thread to say itself, and better, that its time is up
+_DEFAULT: Final = 60.0  # Seconds.
+_LEAST_RATE: Final = 1 << 14  # Bytes per second.
+_GRACE: Final = 1.0  # Seconds for a thread to raise its own, more exact error after the limit.
 
 T = TypeVar("T")
 
 
 class Deadline:
-    """The time that is left for an exchange with the Hub; every byte that arrives adds its share to it.
+    """The remaining time of an exchange with the Hub. Each received byte extends it.
 
     Args:
-        seconds: How long nothing may arrive; None for `OPTIMUM_HTP_TIMEOUT`, 60 where that is not set.
+        seconds: Maximum time without received bytes; None for `OPTIMUM_HTP_TIMEOUT`, by default 60.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -47,49 +47,49 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds that are left; negative afterwards."""
+        """Remaining seconds; negative after the limit."""
         return self._end - time.monotonic()
 
     def arrived(self, count: int) -> None:
-        """Note that bytes have arrived.
+        """Record received bytes.
 
         Raises:
-            TimeoutError: Too late.
+            TimeoutError: The limit is exceeded.
         """
         with self._lock:
             self._end += count / _LEAST_RATE
         self.check()
 
     def check(self) -> None:
-        """Go on only while there is time.
+        """Check that time remains.
 
         Raises:
-            TimeoutError: There is none.
+            TimeoutError: The limit is exceeded.
         """
         if self.left <= 0:
-            raise TimeoutError(f"no end after {self.seconds:g} seconds")
+            raise TimeoutError(f"not finished after {self.seconds:g} seconds")
 
     def timeout(self, at_most: float) -> float:
-        """Return how long to wait for the next piece of an answer.
+        """Return the timeout for the next part of a response.
 
         Raises:
-            TimeoutError: There is no time left.
+            TimeoutError: The limit is exceeded.
         """
         self.check()
         return max(min(self.left, at_most), 0.001)
 
     def abort(self) -> bool:
-        """End what still runs when a call is given up; return whether its thread then ends at once."""
+        """End running work when a call is given up; return whether its thread then ends at once."""
         return False
 
 
 def in_parallel(calls: Sequence[Callable[[], T]], deadline: Deadline, threads: int) -> Iterator[T]:
-    """Make calls in threads and yield what they return, as they end.
+    """Call functions in threads, and yield their results as they end.
 
     Raises:
-        TimeoutError: Time is up. Threads that still wait for an answer are left to themselves; they keep no
+        TimeoutError: The limit is exceeded. Threads that still wait for a response continue; they do not keep the
             process alive.
-        BaseException: What the first call that fails raises; calls that have not begun then are not made.
+        BaseException: The exception of the first failed call. Calls that have not begun are cancelled.
     """
     futures: list[Future[T]] = [Future() for _ in calls]
     queue: SimpleQueue[tuple[Future[T], Callable[[], T]]] = SimpleQueue()
@@ -116,10 +116,10 @@ def in_parallel(calls: Sequence[Callable[[], T]], deadline: Deadline, threads: i
         while pending:
             done, pending = wait(pending, timeout=max(deadline.left, 0) + _GRACE, return_when=FIRST_COMPLETED)
             if not done and deadline.left + _GRACE <= 0:
-                raise TimeoutError(f"no end after {deadline.seconds:g} seconds")
+                raise TimeoutError(f"not finished after {deadline.seconds:g} seconds")
             for future in done:
                 yield future.result()
-        for worker in workers:  # an exit would end them where they hold a lock, as that of progress bars
+        for worker in workers:  # An exit would end them while they hold a lock, for example that of progress bars.
             worker.join()
     except (TimeoutError, KeyboardInterrupt) as error:
         if (deadline.left <= 0 or isinstance(error, KeyboardInterrupt)) and deadline.abort():
@@ -138,5 +138,5 @@ def _from_environment() -> float:
         seconds = 0.0
     if 0 < seconds < 1e6:
         return seconds
-    logger.warning("%s is %r: it has to be seconds. %g is taken.", TIMEOUT_VARIABLE, text, _DEFAULT)
+    logger.warning("%s is %r, but must be a number of seconds. %g is used.", TIMEOUT_VARIABLE, text, _DEFAULT)
     return _DEFAULT

@@ -1,8 +1,9 @@
-"""What a Hub refuses and huggingface_hub raises, in this package's words: what happened, to which model, what next.
+"""Translates exceptions of huggingface_hub to exceptions of this package: what happened, for which model, the next
+step.
 
-A Hub's refusals are told by its headers. huggingface_hub hides causes: what it raises as `LocalEntryNotFoundError`
-may be a Hub that answered with a refusal, and a failed forced download is a `ValueError`. So the chain of causes is
-looked through.
+The headers of a Hub's response contain the reason of a rejection. huggingface_hub hides causes: its
+`LocalEntryNotFoundError` may mean that a Hub rejected the request, and a failed forced download is a `ValueError`. So
+the whole chain of causes is examined.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ __all__ = ["is_away", "refusal", "too_many_requests", "translated_errors"]
 _REFUSED: Final = (401, 403)
 _OF_THE_PROXY: Final = 407
 _LOGIN: Final = "set HF_TOKEN or run `hf auth login`"
-# How huggingface_hub reports a file that is not as long as announced: an OSError of no class of its own.
+# huggingface_hub reports a file of the wrong size as a plain OSError with this text.
 _INCONSISTENT: Final = "Consistency check failed"
 
 
 @contextmanager
 def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises while it asks for a repo into this package's errors.
+    """Convert exceptions of huggingface_hub during requests for a repo to exceptions of this package.
 
     Raises:
-        OptimumHTPError: In place of any error of huggingface_hub, of HTTP, or of the cache on disk.
+        OptimumHTPError: For any error of huggingface_hub, of HTTP, or of the cache on disk.
     """
     from huggingface_hub import errors
 
@@ -68,10 +69,10 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         if _INCONSISTENT in str(error):
             raise _damaged(repo_id, error) from error
         raise DownloadError(
-            f"Files of {repo_id} cannot be fetched: {error}. Check the cache folder (HF_HOME) and its disk, then try "
-            "again."
+            f"Files of {repo_id} cannot be downloaded: {error}. Check the cache folder (HF_HOME) and its disk, then "
+            "try again."
         ) from error
-    except ValueError as error:  # an answer that is no JSON, or a forced download that failed
+    except ValueError as error:  # A response that is not JSON, or a forced download that failed.
         if isinstance(error, JSONDecodeError):
             raise _explained(error, repo_id, revision) from error
         if not isinstance(error.__cause__, failures):
@@ -80,7 +81,9 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an exception of huggingface_hub means that the Hub does not answer, or may not be asked."""
+    """Whether an exception of huggingface_hub means that the Hub does not respond, or that connections are
+    forbidden.
+    """
     known = next((cause for cause in causes(error) if isinstance(cause, _failures())), None)
     return known is not None and isinstance(_explained(known, "", None), HubUnreachableError)
 
@@ -118,28 +121,30 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> Opti
         return _disabled(repo_id, revision)
     if caused_by(errors.OfflineModeIsEnabled):
         return OfflineError(
-            f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it. Unset HF_HUB_OFFLINE once."
+            f"{where} is not in the cache, and HF_HUB_OFFLINE forbids the download. Unset HF_HUB_OFFLINE once."
         )
     response = next((cause.response for cause in chain if getattr(cause, "response", None) is not None), None)  # type: ignore[attr-defined]
     if response is not None:
         return _refused(response.status_code, response.headers, where)
     if isinstance(error, errors.LocalEntryNotFoundError) and len(chain) == 1:
         return OfflineError(
-            f"{where} is not in the cache, and local_files_only forbids to fetch it. Leave local_files_only out once."
+            f"{where} is not in the cache, and local_files_only forbids the download. Run once without "
+            "local_files_only."
         )
     if caused_by(RecursionError):
         return HubServerError(
-            f"{_endpoint()} redirects without end when asked for {where}. Check HF_ENDPOINT and any proxy between."
+            f"{_endpoint()} redirects in a loop for {where}. Check HF_ENDPOINT and any proxy in between."
         )
     if caused_by(JSONDecodeError):
         return HubServerError(
-            f"What {_endpoint()} answered when asked for {where} is not JSON. Check HF_ENDPOINT and any proxy between."
+            f"The response of {_endpoint()} for {where} is not JSON. Check HF_ENDPOINT and any proxy in between."
         )
     if caused_by(*http_errors().timeouts, TimeoutError) and not is_unreachable(chain):
         return HubTimeoutError(
-            f"{_named(_server(chain, where))} did not answer in time when asked for {where}. Try again, or set a "
-            f"longer time (in seconds): {TIMEOUT_VARIABLE} for everything, HF_HUB_ETAG_TIMEOUT and "
-            "HF_HUB_DOWNLOAD_TIMEOUT for each answer."
+            f"{_named(_server(chain, where))} did not respond in time for {where}. Try again, or increase the limits "
+            "(in "
+            f"seconds): {TIMEOUT_VARIABLE} for the whole exchange, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT "
+            "for each response."
         )
     if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
@@ -149,7 +154,7 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> Opti
 def _unreachable(where: str, server: str, reason: str) -> HubUnreachableError:
     proxy, variable = proxy_of(server) or ("", "")
     through = f" through the proxy {proxy}" if proxy else ""
-    subject = where if _is_url(where) else f"{_named(server)}, asked for {where},"
+    subject = where if _is_url(where) else f"{_named(server)}, contacted for {where},"
     check = ["the network", *([variable] if proxy else []), "the address" if _is_url(where) else "HF_ENDPOINT"]
     return HubUnreachableError(
         f"{subject} cannot be reached{through}: {reason}. Check {', '.join(check[:-1])} and {check[-1]}."
@@ -157,7 +162,7 @@ def _unreachable(where: str, server: str, reason: str) -> HubUnreachableError:
 
 
 def _server(chain: list[BaseException], where: str) -> str:
-    """Return the server that was asked, as far as that is known."""
+    """Return the server of the request, if it is known."""
     return where if _is_url(where) else asked_server(chain) or _endpoint()
 
 
@@ -176,9 +181,9 @@ def _reason(chain: list[BaseException]) -> str:
 
 
 def refusal(answer: Answer, repo_id: str, revision: str | None, *, is_hub: bool = True) -> OptimumHTPError:
-    """Return the error for an answer that is none, told as huggingface_hub's `hf_raise_for_status` tells it.
+    """Return the exception for a rejected request, with the rules of huggingface_hub's `hf_raise_for_status`.
 
-    The Hub answers 401 for missing and for private models alike; other servers mean the token.
+    The Hub responds with 401 for missing and for private models. Other servers use 401 for a wrong token.
     """
     code, message = answer.headers.get("X-Error-Code"), answer.headers.get("X-Error-Message")
     if not is_hub:
@@ -200,7 +205,7 @@ def _where(repo_id: str, revision: str | None) -> str:
 
 def _gated(repo_id: str, revision: str | None) -> GatedModelError:
     return GatedModelError(
-        f"{_where(repo_id, revision)} is gated. Ask for access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
+        f"{_where(repo_id, revision)} is gated. Request access on its page ({_endpoint()}/{repo_id}), then {_LOGIN}."
     )
 
 
@@ -210,31 +215,33 @@ def _no_revision(repo_id: str, revision: str | None) -> RevisionNotFoundError:
 
 def _no_model(repo_id: str) -> ModelNotFoundError:
     return ModelNotFoundError(
-        f"{_endpoint()} has no model {repo_id}, or it is private and this token may not see it. Check the name; for "
-        f"a private model {_LOGIN}."
+        f"{_endpoint()} has no model {repo_id}, or it is private and this token has no access. Check the name; for a "
+        "private "
+        f"model, {_LOGIN}."
     )
 
 
 def _disabled(repo_id: str, revision: str | None) -> RepoDisabledError:
     return RepoDisabledError(
-        f"{_where(repo_id, revision)} has been disabled by the Hub, for everybody. See {_endpoint()}/{repo_id} for "
-        "the reason; use another model, or a copy of your own."
+        f"The Hub has disabled {_where(repo_id, revision)}. See {_endpoint()}/{repo_id} for the reason; use another "
+        "model, or "
+        "your own copy."
     )
 
 
 def too_many_requests(headers: Mapping[str, str], where: str) -> RateLimitedError:
-    """Return the error for an answer of 429."""
+    """Return the exception for status 429."""
     seconds = retry_after(headers)
     wait = "a few minutes" if seconds is None else f"{seconds:.0f} seconds"
     return RateLimitedError(
-        f"{_answering(where)} answered 429 when asked for {where}: too many requests. Try again in {wait}; with a "
-        "token (HF_TOKEN) the limits are wider.",
+        f"{_answering(where)} responded with 429 for {where}: too many requests. Try again in {wait}; with a token "
+        "(HF_TOKEN) the limits are higher.",
         seconds,
     )
 
 
 def _refused(status: int, headers: Mapping[str, str], where: str) -> OptimumHTPError:
-    """Return the error for an answer that only its status tells about."""
+    """Return the exception for a response of which only the status is known."""
     if status == TOO_MANY_REQUESTS:
         return too_many_requests(headers, where)
     if status == _OF_THE_PROXY:
@@ -242,9 +249,9 @@ def _refused(status: int, headers: Mapping[str, str], where: str) -> OptimumHTPE
     if status in _REFUSED:
         reason = headers.get("X-Error-Message") or "no reason is given"
         return AccessDeniedError(
-            f"{_answering(where)} answered {status} when asked for {where} ({reason}). Check the token: {_LOGIN}."
+            f"{_answering(where)} responded with {status} for {where} ({reason}). Check the token: {_LOGIN}."
         )
-    return HubServerError(f"{_answering(where)} answered {status} when asked for {where}. Try again later.")
+    return HubServerError(f"{_answering(where)} responded with {status} for {where}. Try again later.")
 
 
 def _answering(where: str) -> str:
@@ -253,8 +260,8 @@ def _answering(where: str) -> str:
 
 def _damaged(where: str, cause: BaseException) -> DamagedDownloadError:
     return DamagedDownloadError(
-        f"Files of {where} did not arrive whole: {cause}. Nothing damaged was kept; try again, with "
-        "force_download=True if it persists."
+        f"Files of {where} were not received completely: {cause}. No damaged file was kept. Try again, with "
+        "force_download=True if the error persists."
     )
 
 

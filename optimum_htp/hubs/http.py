@@ -1,9 +1,8 @@
-"""HTTP with a Hub, over huggingface_hub's own session: bounded in time, size and redirects, and tried again.
+"""HTTP requests to a Hub over huggingface_hub's session: limited in time, size and redirects, with retries.
 
-huggingface_hub uses requests before its 1.0, then httpx, then httpx2. Whichever it is, its session is used as it is,
-with the user's proxies, certificates and adapters, and without a change that anybody else would notice. Redirects are
-followed here, so that a token goes to no other host, and bodies are unpacked here, so that a few bytes cannot
-become gigabytes.
+huggingface_hub uses requests before version 1.0, then httpx, then httpx2. Its session is used unchanged, with the
+user's proxies, certificates and adapters. This module follows redirects itself, so that the token is sent to no other
+host, and unpacks bodies itself, so that a few bytes cannot become gigabytes.
 """
 
 from __future__ import annotations
@@ -39,22 +38,22 @@ __all__ = [
 logger = get_logger(__name__)
 
 TOO_MANY_REQUESTS: Final = 429
-_PASSING: Final = (500, 502, 503, 504)  # what a Hub gets over
+_PASSING: Final = (500, 502, 503, 504)  # A Hub recovers from these.
 _CONTENT: Final = (200, 206)
 _MOST_REDIRECTS: Final = 10
 _PIECE: Final = 1 << 16
-_REFUSAL: Final = 1 << 16  # bytes of an error page that are read, so that its connection can be used again
+_REFUSAL: Final = 1 << 16  # Bytes of an error page that are read, so that the connection can be reused.
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered.
+    """The response of a server.
 
     Attributes:
         status: HTTP status.
-        headers: Its headers, whose names match in any case.
-        url: Where it came from, after redirects.
-        body: Its content, unless that was written elsewhere.
+        headers: Its headers; names are case-insensitive.
+        url: The final address, after redirects.
+        body: Its content, unless it was written elsewhere.
     """
 
     status: int
@@ -64,11 +63,11 @@ class Answer:
 
 
 class CutOffError(Exception):
-    """An answer that is not as long as it says, or cannot be unpacked. `translated_errors` puts it into words."""
+    """A response that is shorter than announced, or cannot be unpacked. `translated_errors` translates it."""
 
 
 class HttpErrors(NamedTuple):
-    """The exceptions of an HTTP library: all, those of time-outs, and those of answers that end too early."""
+    """The exceptions of an HTTP library: all, timeouts, and truncated responses."""
 
     transport: tuple[type[BaseException], ...]
     timeouts: tuple[type[BaseException], ...]
@@ -77,7 +76,7 @@ class HttpErrors(NamedTuple):
 
 @functools.cache
 def http_errors() -> HttpErrors:
-    """Return those of the library that the installed huggingface_hub uses."""
+    """Return the exceptions of the library that the installed huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     name = next(
@@ -94,7 +93,7 @@ def http_errors() -> HttpErrors:
         )
     from urllib3 import exceptions as below
 
-    # What reading a body raises comes from urllib3 as it is.
+    # Exceptions of urllib3 while a body is read are not wrapped.
     return HttpErrors(
         (library.exceptions.RequestException, below.HTTPError),
         (library.exceptions.Timeout, below.TimeoutError),
@@ -115,25 +114,25 @@ def ask(
     wanted: Callable[[Answer], bool] | None = None,
     into: Callable[[], AbstractContextManager[Callable[[bytes], object]]] | None = None,
 ) -> Answer:
-    """Ask a server, and once more while it is busy, too busy or cut off; refusals are answers too.
+    """Send a request, and retry while the server is busy or truncates its response. Error statuses are results too.
 
     Args:
         method: GET or HEAD.
-        url: What to ask for.
-        headers: With the token; another host does not get it.
-        deadline: How long all of it may take.
-        timeout: How long no byte may arrive.
-        limit: The most bytes of a body, unpacked.
-        tries: How often to try.
-        stay: Follow only redirects to the same host, or to a Hub; others are answers, as in huggingface_hub where it
-            asks about a file.
-        wanted: Whether the body of an answer is to be read, told by its status and headers.
-        into: Opens what a body is written to, anew for each try.
+        url: The address.
+        headers: Request headers, including the token. Other hosts do not get the token.
+        deadline: Time limit for everything.
+        timeout: Time limit without received bytes.
+        limit: Maximum bytes of a body, unpacked.
+        tries: Number of tries.
+        stay: Whether to follow only redirects to the same host, or to a Hub. Other redirects are results, as in
+            huggingface_hub's requests for the metadata of a file.
+        wanted: Whether to read the body of a response, by its status and headers.
+        into: Opens the target for a body, again for each try.
 
     Raises:
-        HubServerError: The body is too large, or the redirects lead nowhere.
-        CutOffError: The body did not arrive whole.
-        TimeoutError: Time is up.
+        HubServerError: The body is too large, or a redirect is invalid.
+        CutOffError: The body is incomplete.
+        TimeoutError: The limit is exceeded.
         BaseException: One of `http_errors().transport`.
     """
     failed: tuple[type[BaseException], ...] = (*http_errors().transport, CutOffError)
@@ -162,7 +161,7 @@ def ask(
                 return answer
             if pause >= deadline.left:
                 return answer
-            logger.info("The Hub answered %d to %s. Trying again in %g s.", answer.status, url, pause)
+            logger.info("The Hub responded with %d for %s. Trying again in %g s.", answer.status, url, pause)
         time.sleep(pause)
 
 
@@ -176,13 +175,13 @@ def opened(
     timeout: float,
     stay: bool = False,
 ) -> Iterator[Any]:
-    """Send a request, follow redirects, and give the response, whose body waits to be read.
+    """Send a request, follow redirects, and yield the response, with an unread body.
 
-    Arguments are those of `ask`.
+    The arguments are those of `ask`.
 
     Raises:
-        HubServerError: The redirects lead in a circle, or to what is not HTTP.
-        TimeoutError: Time is up.
+        HubServerError: The redirects form a loop, or do not lead to HTTP.
+        TimeoutError: The limit is exceeded.
         BaseException: One of `http_errors().transport`.
     """
     sent = dict(headers)
@@ -193,18 +192,18 @@ def opened(
                 yield response
                 return
         sent, url = headers_for(following, url, sent), following
-    raise HubServerError(f"{url} redirects without end. Check HF_ENDPOINT and any proxy between.")
+    raise HubServerError(f"{url} redirects in a loop. Check HF_ENDPOINT and any proxy in between.")
 
 
 @contextmanager
 def _sent(method: str, url: str, headers: Mapping[str, str], timeout: float) -> Iterator[Any]:
-    """Send one request with huggingface_hub's session, in the way of its library; redirects are answers."""
+    """Send one request with huggingface_hub's session. Redirects are results."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
-        raise OfflineModeIsEnabled(f"{url} is not asked: HF_HUB_OFFLINE is set.")
+        raise OfflineModeIsEnabled(f"{url} is not requested, because HF_HUB_OFFLINE is set.")
     session: Any = get_session()
     if callable(getattr(session, "stream", None)):
         with session.stream(method, url, headers=headers, timeout=timeout, follow_redirects=False) as response:
@@ -212,7 +211,7 @@ def _sent(method: str, url: str, headers: Mapping[str, str], timeout: float) -> 
         return
     from requests import Request
 
-    # Through the adapter: the session itself reads the whole body of every redirect.
+    # Use the adapter, because the session reads the whole body of every redirect.
     request = session.prepare_request(Request(method, url, headers=headers))
     settings = session.merge_environment_settings(request.url, {}, True, None, None)
     with session.get_adapter(url=request.url).send(request, timeout=timeout, **settings) as response:
@@ -244,12 +243,12 @@ def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -
     """Yield a response's body in pieces, as they arrive, unpacked.
 
     Raises:
-        HubServerError: It is larger than the limit, unless it is to be cut there, or packed in an unknown way.
-        CutOffError: It is not what its headers announce.
+        HubServerError: It exceeds the limit (unless `cut`), or has an unknown encoding.
+        CutOffError: It does not match its headers.
     """
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packing not in ("identity", "gzip", "x-gzip", ""):
-        raise HubServerError(f"{response.url} is answered in the encoding {packing!r}, which nobody asked for.")
+        raise HubServerError(f"The response of {response.url} has the encoding {packing!r}, which was not requested.")
     unpack = zlib.decompressobj(wbits=31) if "gzip" in packing else None
     announced = response.headers.get("Content-Length", "")
     arrived = size = 0
@@ -259,32 +258,32 @@ def _body(response: Any, deadline: Deadline, limit: int, *, cut: bool = False) -
         try:
             piece = packed if unpack is None else unpack.decompress(packed, limit - size + 1)
         except zlib.error as error:
-            raise CutOffError(f"{response.url} cannot be unpacked: {error}") from error
+            raise CutOffError(f"The response of {response.url} cannot be unpacked: {error}") from error
         size += len(piece)
         if size > limit:
             if cut:
                 return
-            raise HubServerError(f"{response.url} is answered with more than the {limit} bytes that it may have.")
+            raise HubServerError(f"The response of {response.url} exceeds its limit of {limit} bytes.")
         yield piece
     if response.request.method == "HEAD":
         return
     if (announced.isascii() and announced.isdigit() and int(announced) != arrived) or (
         unpack is not None and arrived and not unpack.eof
     ):
-        raise CutOffError(f"{arrived} bytes of {announced or 'a packed answer'} arrived of {response.url}")
+        raise CutOffError(f"received {arrived} bytes of {announced or 'a packed response'} from {response.url}")
 
 
 def pieces(response: Any) -> Iterator[bytes]:
-    """Yield what arrives, when it arrives, still packed."""
+    """Yield the packed content as it arrives."""
     raw = getattr(response, "raw", None)
     if raw is None:
         yield from response.iter_raw()
         return
     from urllib3.exceptions import ProtocolError
 
-    read = getattr(raw, "read1", raw.read)  # urllib3 before 2 only knows how to wait for all that is asked for
+    read = getattr(raw, "read1", raw.read)  # urllib3 before 2 can only wait for all requested bytes.
     try:
         while piece := read(_PIECE, decode_content=False):
             yield bytes(piece)
     except ProtocolError as error:
-        raise CutOffError(f"{response.url} was cut off: {error}") from error
+        raise CutOffError(f"the response of {response.url} was truncated: {error}") from error

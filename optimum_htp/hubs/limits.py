@@ -1,4 +1,4 @@
-"""Rate limits: how long Hubs ask to wait, read from their answers and shared by all threads of this process."""
+"""Rate limits: the waiting times that Hubs request, shared by all threads of this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["forget", "hold", "retry_after", "seconds_held", "waiting_out"]
 
 logger = get_logger(__name__)
 
-_LONGEST: Final = 300.0  # seconds that one answer holds back other requests: the Hub's own window
+_LONGEST: Final = 300.0  # Seconds for which one response can delay other requests: the Hub's own window.
 _PARAMETER: Final = re.compile(r";\s*([rt])\s*=\s*(\d{1,9})(?!\d)")
 
 _free_at: Final[dict[tuple[str, bool], float]] = {}
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait that an answer of 429 names, None where it names none.
+    """Return the seconds to wait from a response with status 429; None if it contains none.
 
-    They are in `Retry-After`, as a number or a date (RFC 9110, section 10.2.3), or in `RateLimit`, as the Hub has it:
+    They are in `Retry-After`, as a number or a date (RFC 9110, section 10.2.3), or in `RateLimit`, in the Hub's form
     `"api";r=0;t=43` (draft-ietf-httpapi-ratelimit-headers).
     """
     text = headers.get("Retry-After")
@@ -43,36 +43,36 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a zone
+    except (ValueError, TypeError):  # Not a date, or a date without a time zone.
         return None
 
 
 def hold(url: str, seconds: float) -> None:
-    """Let no thread send a request of this kind to this host for some seconds."""
+    """Stop all threads from sending requests of this kind to this host for some seconds."""
     until = time.monotonic() + min(seconds, _LONGEST)
     with _lock.held():
         longer = until > _free_at.get(_bucket(url), 0.0) + 1
         _free_at[_bucket(url)] = max(until, _free_at.get(_bucket(url), 0.0))
     if longer and seconds >= 1:
-        logger.warning("%s allows no more requests for %.0f s.", urlsplit(url).netloc, seconds)
+        logger.warning("%s accepts no more requests for %.0f s.", urlsplit(url).netloc, seconds)
 
 
 def seconds_held(url: str) -> float:
-    """Return how long no request of this kind may be sent to this host; 0 where one may."""
+    """Return the seconds until a request of this kind may be sent to this host; 0 for no wait."""
     return max(0.0, _free_at.get(_bucket(url), 0.0) - time.monotonic())
 
 
 def forget() -> None:
-    """Forget what Hubs have asked for."""
+    """Remove all recorded waiting times."""
     _free_at.clear()
 
 
 def waiting_out(call: Callable[[], T], deadline: Deadline) -> T:
-    """Make a call, and again after the time that a Hub asks to wait, where there is as much.
+    """Make a call, and repeat it after the waiting time that a Hub requests, if the time limit allows this.
 
     Raises:
-        RateLimitedError: The wait is longer than there is time.
-        BaseException: What the call raises.
+        RateLimitedError: The waiting time exceeds the limit.
+        BaseException: Exceptions of the call.
     """
     pause = FIRST_PAUSE
     while True:
@@ -88,6 +88,6 @@ def waiting_out(call: Callable[[], T], deadline: Deadline) -> T:
 
 
 def _bucket(url: str) -> tuple[str, bool]:
-    """Return what is limited as one: the Hub counts requests for files apart from those of its API."""
+    """Return the key of a rate limit: the Hub counts requests for files and requests of its API separately."""
     parts = urlsplit(url)
     return parts.netloc, "/resolve/" in parts.path

@@ -1,4 +1,4 @@
-"""Redirects: where they lead, and who gets the token."""
+"""Redirects: their targets, and the hosts that get the token."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from optimum_htp.errors import HubServerError
 __all__ = ["headers_for", "is_trusted", "redirection"]
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
-# The origins that huggingface_hub takes for the Hub.
+# The origins that huggingface_hub accepts as the Hub.
 _HUBS: Final = ("https://huggingface.co", "https://hub-ci.huggingface.co", "https://hf.co")
 
 
 def headers_for(url: str, asked: str, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers for an address that another one leads to: only the same host and Hubs get the token."""
+    """Return the headers for the target of a redirect. Only the same host and Hubs get the token."""
     if is_trusted(url, asked):
         return dict(headers)
     return {name: value for name, value in headers.items() if name.lower() != "authorization"}
 
 
 def is_trusted(url: str, asked: str) -> bool:
-    """Whether an address is on the host that another one is on, or on a Hub; a mirror may redirect to the Hub."""
+    """Whether an address is on the same host as another, or on a Hub. A mirror may redirect to the Hub."""
     from huggingface_hub import constants
 
     return _origin(url) in map(_origin, (asked, constants.ENDPOINT, *_HUBS))
@@ -35,10 +35,10 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 
 def redirection(url: str, response: Any) -> str | None:
-    """Return where a response redirects to, None where it does not.
+    """Return the target of a redirect; None for other responses.
 
     Raises:
-        HubServerError: To what is no address, or not HTTP.
+        HubServerError: The target is not an address, or not HTTP.
     """
     target = response.headers.get("Location")
     if target is None or response.status_code not in _REDIRECTS:
@@ -49,5 +49,5 @@ def redirection(url: str, response: Any) -> str | None:
             return following
         reason = "which is not HTTP"
     except ValueError as error:
-        reason = f"which is no address ({error})"
-    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy between.")
+        reason = f"which is not an address ({error})"
+    raise HubServerError(f"{url} redirects to {target!r}, {reason}. Check HF_ENDPOINT and any proxy in between.")

@@ -1,7 +1,7 @@
-"""What a Hub says of a repo, made into `RepoInfo`: the one place where its answers are believed, and how far.
+"""Validates responses of a Hub and converts them to `RepoInfo`.
 
-A Hub, a mirror or a proxy may answer anything. What an export cannot do without (the commit, the files) has to be of
-its type, or the answer is an error. Everything else is for information: what is not of its type is left out.
+A Hub, a mirror or a proxy may send anything. The required facts (the commit, the files) must have the right type, or
+the response is an error. Optional facts of a wrong type are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = get_logger(__name__)
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_MOST_ITEMS: Final = 10_000  # tags, languages
+_MOST_ITEMS: Final = 10_000  # Tags, languages.
 _HIGHEST_COUNT: Final = 10**18
 _FRONT_MATTER: Final = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|$)", re.DOTALL)
 
@@ -30,39 +30,38 @@ T = TypeVar("T")
 
 
 def content_of(body: bytes, about: str) -> Any:
-    """Return what a JSON answer holds.
+    """Return the content of a JSON response.
 
     Raises:
-        HubServerError: It is not JSON, or nested as deep as only an attack is.
+        HubServerError: It is not JSON, or nested too deep.
     """
     try:
         return parse_json(body)
     except ValueError as error:
         raise HubServerError(
-            f"What the Hub answered when asked for {about} cannot be used: {error}. Check HF_ENDPOINT and any proxy "
-            "between."
+            f"The Hub's response for {about} cannot be used: {error}. Check HF_ENDPOINT and any proxy in between."
         ) from error
 
 
 def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
-    """Return what a Hub's answer says of a repo.
+    """Return the information about a repo in a Hub's response.
 
     Args:
-        content: Of the answer.
-        repo_id: What was asked for; a renamed repo answers with its new name.
-        revision: What was asked for.
+        content: Content of the response.
+        repo_id: The requested repo. The response for a renamed repo contains its new name.
+        revision: The requested revision.
 
     Raises:
-        HubServerError: The answer names no commit, another than was asked for, or no files.
+        HubServerError: The response contains no commit, another commit than requested, or no files.
     """
     about = repo_id if revision is None else f"{repo_id} at {revision}"
     if not isinstance(content, dict):
-        raise _useless(about, "is no JSON object")
+        raise _useless(about, "is not a JSON object")
     commit = content.get("sha")
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
-        raise _useless(about, "names no commit")
+        raise _useless(about, "contains no commit")
     if revision is not None and COMMIT.fullmatch(revision) and commit != revision:
-        raise _useless(about, f"is about another commit, {commit}")
+        raise _useless(about, f"is for another commit, {commit}")
     facts = _Facts(content, about)
     card = facts.take("cardData", _mapping) or {}
     about_card = _Facts(card, f"the model card of {repo_id}")
@@ -91,25 +90,25 @@ def repo_info(content: Any, repo_id: str, revision: str | None) -> RepoInfo:
 
 
 def commit_ids(content: Any, about: str) -> list[str]:
-    """Return the commits that one page of a repo's history lists.
+    """Return the commits in one page of a repo's history.
 
     Raises:
-        HubServerError: It is no list.
+        HubServerError: It is not a list of commits.
     """
     if not isinstance(content, list):
-        raise _useless(about, "is no list of commits")
+        raise _useless(about, "is not a list of commits")
     found = (entry.get("id") for entry in content if isinstance(entry, dict))
     return [commit for commit in found if isinstance(commit, str) and COMMIT.fullmatch(commit)]
 
 
 def file_digests(content: Any, about: str) -> dict[str, FileDigest]:
-    """Return the digests that a page of a commit's tree tells, by file.
+    """Return the digests in a page of a commit's tree, by file.
 
     Raises:
-        HubServerError: It is no such page.
+        HubServerError: It is not such a page.
     """
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise _useless(about, "is no list of files")
+        raise _useless(about, "is not a list of files")
     found = {}
     for entry in content:
         if entry.get("type") == "file" and is_inside(entry.get("path")):
@@ -120,7 +119,7 @@ def file_digests(content: Any, about: str) -> dict[str, FileDigest]:
 
 
 def front_matter(text: str) -> Mapping[str, Any]:
-    """Return the data at the head of a model card, empty where there is none that can be read."""
+    """Return the YAML data at the start of a model card; empty if it cannot be read."""
     import yaml
 
     match = _FRONT_MATTER.match(text)
@@ -135,43 +134,42 @@ def front_matter(text: str) -> Mapping[str, Any]:
 
 
 class _Facts:
-    """The optional facts of an answer."""
+    """The optional facts in a response."""
 
     def __init__(self, content: Mapping[str, Any], about: str) -> None:
         self._content = content
         self._about = about
 
     def take(self, key: str, read: Callable[[Any], T]) -> T | None:
-        """Return a fact, None where it is missing or not of its type."""
+        """Return a fact; None if it is missing or has a wrong type."""
         value = self._content.get(key)
         if value is None:
             return None
         try:
             return read(value)
         except (TypeError, ValueError):
-            logger.info("The Hub's %s of %s is left out: it is not of its type.", key, self._about)
+            logger.info("The Hub's %s of %s is left out, because it has a wrong type.", key, self._about)
             return None
 
 
 def _useless(about: str, what: str) -> HubServerError:
     return HubServerError(
-        f"What the Hub answered when asked for {about} {what}. Check HF_ENDPOINT and any proxy between, or try again "
-        "later."
+        f"The Hub's response for {about} {what}. Check HF_ENDPOINT and any proxy in between, or try again later."
     )
 
 
 def _files(siblings: Any, about: str) -> tuple[str, ...]:
     if not isinstance(siblings, list):
-        raise _useless(about, "lists no files")
+        raise _useless(about, "contains no files")
     names = [sibling.get("rfilename") if isinstance(sibling, dict) else None for sibling in siblings]
     files = tuple(str(name) for name in names if is_inside(name))
     if len(files) < len(names):
-        logger.info("%d of the files that the Hub lists for %s are no file names.", len(names) - len(files), about)
+        logger.info("%d of the names that the Hub lists for %s are not file names.", len(names) - len(files), about)
     return files
 
 
 def _digests(siblings: list[Any]) -> dict[str, FileDigest]:
-    """Return the digests of files: the Hub states them where it is asked to. Git LFS has the sha256 of large ones."""
+    """Return the digests of files. Git LFS has the sha256 of large files."""
     found = {}
     for sibling in siblings:
         if isinstance(sibling, dict) and is_inside(sibling.get("rfilename")):
@@ -179,7 +177,7 @@ def _digests(siblings: list[Any]) -> dict[str, FileDigest]:
             sha256 = lfs.get("sha256") if isinstance(lfs, dict) else None
             digest = FileDigest(_hexadecimal(sibling.get("blobId"), 40), _hexadecimal(sha256, 64))
             if isinstance(lfs, dict) and digest.sha256 is None:
-                continue  # git's digest is that of the pointer
+                continue  # git's digest is that of the pointer.
             found[str(sibling["rfilename"])] = digest
     return found
 
@@ -187,7 +185,7 @@ def _digests(siblings: list[Any]) -> dict[str, FileDigest]:
 def _repo_id(value: Any) -> str:
     from huggingface_hub.utils import validate_repo_id
 
-    validate_repo_id(_text(value))  # its error is a ValueError
+    validate_repo_id(_text(value))  # Its error is a ValueError.
     return str(value)
 
 
@@ -210,7 +208,7 @@ def _text_or_texts(value: Any) -> str | list[str]:
 
 
 def _joined(value: Any) -> str | None:
-    """Return a card's value as one text: cards give one or a list."""
+    """Return a card's value as one text. Cards contain one value or a list."""
     return _text(", ".join(_texts(value))) or None
 
 
@@ -231,7 +229,7 @@ def _flag(value: Any) -> bool:
 
 
 def _gated(value: Any) -> bool:
-    """Return whether access has to be asked for: the Hub says no, or how it is granted."""
+    """Return whether access must be requested. The Hub sends false, or how access is granted."""
     return True if value in ("auto", "manual") else _flag(value)
 
 

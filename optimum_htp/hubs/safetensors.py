@@ -1,8 +1,9 @@
-"""Tensors of a safetensors file, read one by one: from the cache, or from the Hub by range requests.
+"""Reads single tensors of a safetensors file: from the cache, or from the Hub with range requests.
 
 A file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object of name to type,
-shape and place: https://huggingface.co/docs/safetensors/index#format. What a header says is believed only as far as
-the file reaches.
+shape and
+offsets: https://huggingface.co/docs/safetensors/index#format. The values of a header are checked against the file
+size.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from optimum_htp.parsing import parse_json
 
 __all__ = ["SafetensorsFile", "TensorEntry", "open_hub_safetensors", "open_local_safetensors"]
 
-_LENGTH: Final = 8  # bytes
-_LARGEST_HEADER: Final = 100_000_000  # bytes, as the safetensors library has it
+_LENGTH: Final = 8  # Bytes.
+_LARGEST_HEADER: Final = 100_000_000  # Bytes, as in the safetensors library.
 _BYTES: Final = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -32,14 +33,14 @@ _BYTES: Final = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What a header says of a tensor.
+    """A header's entry for a tensor.
 
     Attributes:
-        name: As the checkpoint calls it.
-        dtype: As safetensors calls it (`F32`).
+        name: Its name in the checkpoint.
+        dtype: Its type in safetensors (`F32`).
         shape: Its sizes.
-        start: Where its content begins in the file, in bytes.
-        length: Of its content, in bytes.
+        start: Offset of its content in the file, in bytes.
+        length: Length of its content, in bytes.
     """
 
     name: str
@@ -56,12 +57,12 @@ class TensorEntry:
 
 @dataclass
 class SafetensorsFile:
-    """A safetensors file, near or far.
+    """A safetensors file on this machine or on a Hub.
 
     Attributes:
-        name: What errors call it.
+        name: Its name for messages.
         tensors: Its tensors by name.
-        fetched: Bytes that came over the network.
+        fetched: Bytes that were transferred over the network.
     """
 
     name: str
@@ -71,28 +72,28 @@ class SafetensorsFile:
 
     @property
     def fetched(self) -> int:
-        """Bytes that came over the network so far."""
+        """Bytes that were transferred over the network so far."""
         return self._fetched()
 
     def read(self, tensor: TensorEntry, start: int, length: int) -> bytes:
-        """Return bytes of a tensor's content; from any thread.
+        """Return bytes of a tensor's content. It can be called from any thread.
 
         Raises:
-            HFHubIntegrationError: They cannot be had.
+            HFHubIntegrationError: They cannot be downloaded.
         """
         content = self._read(tensor.start + start, length)
         if len(content) < length:
-            raise InvalidWeightsError(f"{self.name} ended while {tensor.name} was read. Fetch it again.")
+            raise InvalidWeightsError(f"{self.name} ended while {tensor.name} was read. Download it again.")
         return content
 
 
 def open_hub_safetensors(repo_id: str, commit: str, name: str, access: HubAccess) -> SafetensorsFile:
-    """Open a safetensors file of a commit: the one in the cache, else by range requests.
+    """Open a safetensors file of a commit: from the cache, or with range requests.
 
     Raises:
         OfflineError: It is not in the cache, and connections are forbidden.
-        InvalidWeightsError: It is no safetensors file.
-        HFHubIntegrationError: The Hub does not give it; the subclass says why.
+        InvalidWeightsError: It is not a safetensors file.
+        HFHubIntegrationError: The Hub does not provide it; the subclass gives the reason.
     """
     cached = RepoCache(repo_id, access).snapshot(commit) / name
     if cached.is_file() and not access.force_download:
@@ -102,10 +103,10 @@ def open_hub_safetensors(repo_id: str, commit: str, name: str, access: HubAccess
 
 
 def open_local_safetensors(path: Path) -> SafetensorsFile:
-    """Open a safetensors file of this machine.
+    """Open a safetensors file on this machine.
 
     Raises:
-        InvalidWeightsError: It is none.
+        InvalidWeightsError: It is not a safetensors file.
     """
 
     def read(start: int, length: int) -> bytes:
@@ -119,13 +120,13 @@ def open_local_safetensors(path: Path) -> SafetensorsFile:
 def _opened(name: str, size: int, read: Callable[[int, int], bytes], fetched: Callable[[], int]) -> SafetensorsFile:
     length = int.from_bytes(read(0, min(_LENGTH, size)), "little")
     if size < _LENGTH or not 2 <= length <= min(_LARGEST_HEADER, size - _LENGTH):
-        raise InvalidWeightsError(f"{name} is no safetensors file: its header cannot be {length} bytes long.")
+        raise InvalidWeightsError(f"{name} is not a safetensors file: its header cannot be {length} bytes long.")
     try:
         content = parse_json(read(_LENGTH, length))
     except ValueError as error:
-        raise InvalidWeightsError(f"{name} is no safetensors file: its header cannot be read ({error}).") from error
+        raise InvalidWeightsError(f"{name} is not a safetensors file: its header cannot be read ({error}).") from error
     if not isinstance(content, dict):
-        raise InvalidWeightsError(f"{name} is no safetensors file: its header is no JSON object.")
+        raise InvalidWeightsError(f"{name} is not a safetensors file: its header is not a JSON object.")
     content.pop("__metadata__", None)
     tensors = {key: _entry(name, key, value, _LENGTH + length, size) for key, value in content.items()}
     return SafetensorsFile(name, tensors, read, fetched)
@@ -138,7 +139,11 @@ def _entry(file: str, key: str, content: Any, base: int, size: int) -> TensorEnt
         sound = isinstance(dtype, str) and all(type(number) is int and number >= 0 for number in numbers)
     except (KeyError, TypeError, ValueError):
         sound = False
-    expected = prod(shape) * _BYTES[dtype] if sound and dtype in _BYTES else None  # of newer types less is known
+    expected = (
+        prod(shape) * _BYTES[dtype] if sound and dtype in _BYTES else None
+    )  # The size of newer types is unknown.
     if not sound or not begin <= end <= size - base or expected not in (None, end - begin):
-        raise InvalidWeightsError(f"{file} says of the tensor {key[:80]!r} what cannot be: it is damaged.")
+        raise InvalidWeightsError(
+            f"{file} has an invalid entry for the tensor {key[:80]!r}, so it is damaged. Download it again."
+        )
     return TensorEntry(key, dtype, tuple(shape), base + begin, end - begin)

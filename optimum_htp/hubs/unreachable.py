@@ -1,4 +1,4 @@
-"""Servers that cannot be reached at all: how such errors are recognized, and reported at once."""
+"""Unreachable servers: such errors are recognized and reported at once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from urllib.request import getproxies, proxy_bypass
 
 __all__ = ["CLIENT_LOGGER", "asked_server", "causes", "failing_at_once", "heard", "is_unreachable", "proxy_of"]
 
-# Another try would only take longer to fail. urllib3 has time-outs that are caused by these.
+# Another try would only take longer to fail. Some timeouts of urllib3 have these causes.
 _FINAL: Final = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 _NUMBERS: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
-_PROXY: Final = "ProxyError"  # of requests, urllib3, httpx and httpx2
+_PROXY: Final = "ProxyError"  # Of requests, urllib3, httpx and httpx2.
 CLIENT_LOGGER: Final = "huggingface_hub.utils._http"
-"""The logger of huggingface_hub that warns before it sends a request again."""
+"""The logger of huggingface_hub that logs a warning before it repeats a request."""
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """Return an exception and those that led to it."""
+    """Return an exception and its causes."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -33,7 +33,7 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def is_unreachable(chain: Sequence[BaseException]) -> bool:
-    """Whether errors mean that nothing answers at an address: refused, unknown, or refused by a proxy."""
+    """Whether exceptions mean that no server responds at an address: refused, unknown, or refused by a proxy."""
     return any(
         isinstance(cause, _FINAL)
         or (isinstance(cause, OSError) and cause.errno in _NUMBERS)
@@ -43,11 +43,11 @@ def is_unreachable(chain: Sequence[BaseException]) -> bool:
 
 
 def asked_server(chain: Sequence[BaseException]) -> str | None:
-    """Return scheme, host and port of the server that was asked, None where the errors do not have it."""
+    """Return scheme, host and port of the contacted server; None if the exceptions do not contain it."""
     for cause in chain:
         try:
             parts = urlsplit(str(cause.request.url))  # type: ignore[attr-defined]
-        except (AttributeError, RuntimeError, ValueError):  # httpx raises RuntimeError if there is no request
+        except (AttributeError, RuntimeError, ValueError):  # httpx raises RuntimeError if there is no request.
             continue
         if parts.netloc:
             return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -55,7 +55,7 @@ def asked_server(chain: Sequence[BaseException]) -> str | None:
 
 
 def proxy_of(server: str) -> tuple[str, str] | None:
-    """Return host and port of the proxy that the environment has for a server, and the variable that names it."""
+    """Return host and port of the proxy for a server in the environment, and the name of the variable."""
     parts, proxies = urlsplit(server), getproxies()
     kind = parts.scheme if proxies.get(parts.scheme) else "all"
     proxy = proxies.get(kind)
@@ -66,7 +66,7 @@ def proxy_of(server: str) -> tuple[str, str] | None:
 
 @contextmanager
 def failing_at_once() -> Iterator[None]:
-    """Keep huggingface_hub from trying again in this thread where a server cannot be reached.
+    """Keep huggingface_hub from repeating requests in this thread if a server is unreachable.
 
     It waits 23 seconds between six tries. Before each it logs a warning while it handles the error.
     """
@@ -76,7 +76,7 @@ def failing_at_once() -> Iterator[None]:
 
 @contextmanager
 def heard(name: str, handler: logging.Handler) -> Iterator[None]:
-    """Give what a logger logs to a handler while the block runs."""
+    """Add a handler to a logger while the block runs."""
     logger = logging.getLogger(name)
     logger.addHandler(handler)
     try:

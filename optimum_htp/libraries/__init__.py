@@ -1,1 +1,1 @@
-"""What transformers and Optimum know: names of files, classes, tables, tasks. Asks no Hub."""
+"""Facts about transformers and Optimum: file names, classes, tables, tasks. Uses no Hub."""

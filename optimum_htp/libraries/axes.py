@@ -1,4 +1,7 @@
-"""Names of a graph's axes: Optimum evaluates those of outputs as Python where it binds inputs and outputs (CUDA)."""
+"""Names of a graph's axes.
+
+Optimum evaluates the names of output axes as Python when it binds inputs and outputs (CUDA).
+"""
 
 from __future__ import annotations
 
@@ -22,34 +25,35 @@ _ARITHMETIC: Final = (
     ast.Load,
     ast.Constant,
 )
-# What exporters write, in any case: the functions of a symbolic shape.
+# Exporters write these functions of symbolic shapes.
 _FUNCTIONS: Final = frozenset({"abs", "ceil", "ceildiv", "ceiling", "floor", "floordiv", "max", "min", "mod", "trunc"})
 
 
 def refuse_code_in_axes(shapes: Mapping[str, Sequence[object] | None], path: Path | str) -> None:
-    """Refuse a graph whose axes have names that would run code.
+    """Reject a graph whose axes have names that would run code.
 
     Args:
         shapes: The shape of each output, by its name.
-        path: Its file, for the message.
+        path: The file, for the message.
 
     Raises:
-        InvalidOnnxFileError: One has.
+        InvalidOnnxFileError: An axis has such a name.
     """
     for output, shape in shapes.items():
         for name in shape or ():
             if isinstance(name, str) and not _is_harmless(name):
                 raise InvalidOnnxFileError(
-                    f"{path} is not used: an axis of its output {output} is called {name!r}, which Optimum runs as "
-                    "Python. Use another file."
+                    f"{path} is rejected: an axis of its output {output} is named {name!r}, which Optimum would run "
+                    "as Python. Use "
+                    "another file."
                 )
 
 
 def _is_harmless(name: str) -> bool:
-    """Whether evaluating a name calls nothing but arithmetic, whichever of its words are replaced by numbers."""
-    if "**" in name or "<<" in name:  # a short name for a number without end
+    """Whether the evaluation of a name calls arithmetic only, even if some of its words are replaced by numbers."""
+    if "**" in name or "<<" in name:  # A short name can be a number of any size.
         return False
-    if "(" not in name:  # nothing can be called
+    if "(" not in name:  # Nothing can be called.
         return True
     try:
         nodes = list(ast.walk(ast.parse(name, mode="eval")))

@@ -1,6 +1,7 @@
-"""What the source of transformers says of a model's class: what its `forward` takes, and whether it generates.
+"""Facts about a model's class from the source of transformers: the inputs of its `forward`, and whether it generates.
 
-Read from the syntax tree of the file that defines it and of the files of its bases; nothing is imported.
+They are read from the syntax trees of the file that defines the class and of the files of its bases, without an
+import.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from optimum_htp.libraries.tables import config_names, model_names, module_of
 
 __all__ = ["ModelSource", "default_in_config", "is_named_in_source", "source_of_model"]
 
-_PLAIN: Final = {"main_input_name": "input_ids", "base_model_prefix": ""}  # of PreTrainedModel
+_PLAIN: Final = {"main_input_name": "input_ids", "base_model_prefix": ""}  # The values of PreTrainedModel.
 _GENERATES: Final = "GenerationMixin"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What the source of a model's class says.
+    """Facts from the source of a model's class.
 
     Attributes:
-        inputs: Names of what its `forward` takes.
-        main_input: The most important of these.
-        prefix: Name of the model in a model with a head.
-        generates: Whether it makes sequences.
+        inputs: Names of the inputs of its `forward`.
+        main_input: Name of the main input.
+        prefix: Name of the base model inside a model with a head.
+        generates: Whether it generates sequences.
     """
 
     inputs: frozenset[str]
@@ -45,9 +46,9 @@ class _Class:
 
 
 def source_of_model(model_type: str, class_name: str | None) -> ModelSource | None:
-    """Return what the source says of a class, of the one that `AutoModel` takes where there is none of the name.
+    """Return the facts from the source of a class, or of the class that `AutoModel` uses if the class does not exist.
 
-    None where transformers does not know the type of model, or its source does not tell.
+    None if transformers does not know the model type, or the source does not contain the facts.
     """
     if model_type not in config_names():
         return None
@@ -57,12 +58,12 @@ def source_of_model(model_type: str, class_name: str | None) -> ModelSource | No
     try:
         found = next(filter(None, (_defined(model_type, name, "modeling") for name in names)), None)
         return _described(found) if found is not None else None
-    except (OSError, SyntaxError, ValueError):  # a source that is not there, or that this Python cannot parse
+    except (OSError, SyntaxError, ValueError):  # The source is missing, or this Python cannot parse it.
         return None
 
 
 def is_named_in_source(model_type: str, name: str) -> bool | None:
-    """Whether the source of a type of model has a name in it; None where transformers does not have that source."""
+    """Whether the source of a model type contains a name; None if transformers does not have that source."""
     if model_type not in config_names():
         return None
     try:
@@ -73,9 +74,9 @@ def is_named_in_source(model_type: str, name: str) -> bool | None:
 
 
 def default_in_config(model_type: str, name: str) -> tuple[str, Any] | None:
-    """Return the key of an attribute in the `config.json` of a type of model, and the value where it is not there.
+    """Return the key of an attribute in the `config.json` of a model type, and its default value.
 
-    None where the source does not tell.
+    None if the source does not contain them.
     """
     try:
         config = _defined(model_type, config_names().get(model_type, ""), "configuration")
@@ -91,7 +92,7 @@ def _default(config: _Class, name: str) -> tuple[str, Any] | None:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == key:
                 return key, _literal(node.value)
             if isinstance(node, ast.FunctionDef) and node.name == key:
-                return None  # computed
+                return None  # A computed value.
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":
                 given = node.args.args[len(node.args.args) - len(node.args.defaults) :]
                 defaults = {
@@ -139,7 +140,7 @@ def _described(model: _Class) -> ModelSource | None:
 
 
 def _literals(model: _Class, name: str) -> Iterator[Any]:
-    """Yield the values of a class attribute, of the class and then of its bases."""
+    """Yield the values of a class attribute, first of the class, then of its bases."""
     for each in _bases_and_self(model):
         for node in each.node.body:
             target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -161,7 +162,7 @@ def _base_names(model: _Class) -> set[str]:
 
 
 def _bases_and_self(model: _Class) -> Iterator[_Class]:
-    """Yield a class and its bases in transformers' files of models, in the order that Python asks them."""
+    """Yield a class and its bases in transformers' model files, in method resolution order."""
     yield model
     for base in model.node.bases:
         if isinstance(base, ast.Name) and (found := _named(base.id, model.file)) is not None:
@@ -169,7 +170,7 @@ def _bases_and_self(model: _Class) -> Iterator[_Class]:
 
 
 def _named(name: str, file: Path) -> _Class | None:
-    """Return the class that a name stands for in a file; None for the classes that all models have."""
+    """Return the class that a name means in a file; None for the classes that all models derive from."""
     if name in ("PreTrainedModel", "PretrainedConfig", "PreTrainedConfig", _GENERATES):
         return None
     classes, imports = _names(file)
@@ -196,7 +197,7 @@ def _names(file: Path) -> tuple[dict[str, ast.ClassDef], dict[str, tuple[str, as
 
 
 def _defined(model_type: str, name: str, kind: str) -> _Class | None:
-    """Return the class of a name in the files of a type of model: `modeling` or `configuration`."""
+    """Return the class of a name in the files of a model type: `modeling` or `configuration`."""
     for file in _files(model_type, kind) if name else ():
         if f"class {name}(" in file.read_text("utf-8"):
             return _named(name, file)

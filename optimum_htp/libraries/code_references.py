@@ -1,8 +1,8 @@
-"""References to Python code in a model's configs: which of them a library would import without asking the user.
+"""References to Python code in a model's configs that a library would import without asking the user.
 
-Libraries turn some texts of a config into imports. transformers asks for `trust_remote_code=True` before it follows an
-`auto_map`. Other libraries do not ask where the config lies in a local folder, and what is embedded in an ONNX file or
-fetched from a commit is given to them as one. Only the references that are known to be harmless pass.
+Libraries import some values of a config. transformers requires `trust_remote_code=True` before it uses an `auto_map`.
+Other libraries do not ask if the config is in a local folder, and embedded or downloaded files are passed to them as
+a local folder. Only references that are known to be harmless are accepted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _CLASS: Final = r"[A-Z][A-Za-z0-9_]*"
-# The packages of sentence_transformers that hold its modules were called `models` before version 5.4.
+# Before version 5.4, the packages of sentence_transformers with its modules were named `models`.
 _MODULE: Final = re.compile(rf"sentence_transformers(\.[a-z_]+)*\.(models|modules)(\.\w+)*\.{_CLASS}", re.ASCII)
 _ACTIVATION: Final = re.compile(
     rf"torch\.nn(\.modules(\.[a-z_]+)?)?\.{_CLASS}|transformers\.activations\.{_CLASS}", re.ASCII
@@ -41,16 +41,16 @@ _NAME_OF_CLASS: Final = re.compile(_CLASS, re.ASCII)
 _ACTIVATIONS: Final = frozenset({"activation_function", "activation_fn", "sbert_ce_default_activation_function"})
 _WORD_EMBEDDINGS: Final = "wordembedding_config.json"
 _IMPLEMENTATION: Final = re.compile(r"\w*_implementation(_internal)?", re.ASCII)
-_KERNELS: Final = "kernels-community/"  # transformers itself takes kernels from there
+_KERNELS: Final = "kernels-community/"  # transformers itself loads kernels from there.
 _MEGATRON: Final = "megatron.core"
-# What a `model_index.json` may name: these, and for some components a pipeline's folder in diffusers.
+# Allowed values in a `model_index.json`; for some components also the folder of a pipeline in diffusers.
 _LIBRARY: Final = re.compile(r"diffusers|transformers|optimum\.onnxruntime(\.\w+)*", re.ASCII)
 _PIPELINES: Final = frozenset(
     {"deepfloyd_if", "latent_diffusion", "paint_by_example", "stable_diffusion", "unidiffuser"}
 )
-_IMPORTED_BY_OPTIMUM: Final = ("feature_extractor", "scheduler", "tokenizer")  # by the library's name, always
+_IMPORTED_BY_OPTIMUM: Final = ("feature_extractor", "scheduler", "tokenizer")  # Always by the library's name.
 
-# Keys in the trees of inputs and outputs in an `export.json` whose module `torch.utils._pytree` imports.
+# `torch.utils._pytree` imports the module in these keys of the input and output trees in an `export.json`.
 _IMPORTED_BY_TREES: Final = frozenset({"__enum__", "default_factory_module"})
 
 TRUST_IT: Final = "Read that code; pass trust_remote_code=True (--trust-remote-code) to run it."
@@ -62,7 +62,7 @@ class CodeReference:
 
     Attributes:
         file: The config, relative to the model.
-        field: Where the value is in it.
+        field: The path of the value in the config.
         value: The value.
     """
 
@@ -75,18 +75,18 @@ class CodeReference:
 
 
 def may_refer_to_code(name: str) -> bool:
-    """Whether a file is a config, by its name; vocabularies and tokenizers name no code."""
+    """Whether a file is a config, by its name. Vocabularies and tokenizers contain no references to code."""
     base = PurePosixPath(name).name
     return base.endswith(".json") and ("config" in base or base in (SENTENCE_MODULES, MODEL_INDEX, EXPORT_MANIFEST))
 
 
 def names_own_code(content: Any) -> bool:
-    """Whether a config names code that transformers runs only with `trust_remote_code=True`."""
+    """Whether a config refers to code that transformers runs only with `trust_remote_code=True`."""
     return isinstance(content, Mapping) and bool(content.get("auto_map") or content.get("custom_pipelines"))
 
 
 def references_in(files: Mapping[str, bytes]) -> tuple[CodeReference, ...]:
-    """Return the references to code in files by name that no library may follow without `trust_remote_code=True`."""
+    """Return the references to code in files, by name, that no library may follow without `trust_remote_code=True`."""
     found: list[CodeReference] = []
     for name, text in files.items():
         if not may_refer_to_code(name):
@@ -102,35 +102,35 @@ def references_in(files: Mapping[str, bytes]) -> tuple[CodeReference, ...]:
 
 
 def _is_json(error: ValueError) -> bool:
-    """Whether what `parse_json` refused is JSON, only out of its bounds: a library may read that."""
+    """Whether content that `parse_json` rejected is JSON that exceeds its limits. A library may read such JSON."""
     return not isinstance(error.__cause__, (json.JSONDecodeError, UnicodeDecodeError))
 
 
 def refuse_code(files: Mapping[str, bytes], holder: object, advice: str) -> None:
-    """Refuse files that refer to code.
+    """Reject files that refer to code.
 
     Args:
         files: Their content, by name relative to the model.
-        holder: What they come from, for the message.
-        advice: What to do next, a sentence.
+        holder: The file or repo that contains them, for the message.
+        advice: What to do next, as a sentence.
 
     Raises:
-        UntrustedCodeError: One of them does.
+        UntrustedCodeError: A file refers to code.
     """
     if found := references_in(files):
-        raise UntrustedCodeError(f"In {holder}, {found[0]}: that would import code which is not trusted. {advice}")
+        raise UntrustedCodeError(f"{holder} contains {found[0]}, which would import untrusted code. {advice}")
 
 
 def refuse_code_in(folder: Path, names: Iterable[str], holder: object) -> None:
-    """Refuse fetched files that refer to code, where the user has not trusted it.
+    """Reject downloaded files that refer to code, unless the user has trusted it.
 
     Args:
-        folder: Where they are.
-        names: Relative to the folder; those that are not there are skipped.
-        holder: What they come from, for the message.
+        folder: Their folder.
+        names: Names relative to the folder; missing files are skipped.
+        holder: The repo or file that contains them, for the message.
 
     Raises:
-        UntrustedCodeError: One of them does.
+        UntrustedCodeError: A file refers to code.
     """
     there = [name for name in names if may_refer_to_code(name) and (folder / name).is_file()]
     refuse_code({name: (folder / name).read_bytes() for name in there}, holder, TRUST_IT)
@@ -157,12 +157,12 @@ def code_references(name: str, content: Any) -> Iterator[CodeReference]:
 
 def _is_refused(base: str, path: tuple[str, ...], key: str, value: Any) -> bool:
     if key == "trust_remote_code":
-        return base.startswith("sentence_") and bool(value)  # these are passed on as arguments
+        return base.startswith("sentence_") and bool(value)  # These are passed on as arguments.
     if not isinstance(value, str):
         return False
     if key in _ACTIVATIONS:
         return "." in value and not _ACTIVATION.fullmatch(value)
-    if path and path[-1] == "types":  # of a Router
+    if path and path[-1] == "types":  # Of a Router.
         return "." in value and not _MODULE.fullmatch(value)
     if key == "tokenizer_class" and base == _WORD_EMBEDDINGS:
         return not _MODULE.fullmatch(value)
@@ -174,9 +174,9 @@ def _is_refused(base: str, path: tuple[str, ...], key: str, value: Any) -> bool:
 
 
 def _of_modules(name: str, content: Any) -> Iterator[CodeReference]:
-    """Check the list of modules of a model of sentence_transformers."""
+    """Check the list of modules of a sentence_transformers model."""
     if not isinstance(content, list):
-        yield CodeReference(name, "its content", f"a {type(content).__name__} where a list of modules belongs")
+        yield CodeReference(name, "its content", f"a {type(content).__name__} instead of a list of modules")
         return
     for index, module in enumerate(content):
         kind = module.get("type") if isinstance(module, Mapping) else module
@@ -185,7 +185,7 @@ def _of_modules(name: str, content: Any) -> Iterator[CodeReference]:
 
 
 def _of_trees(name: str, content: Any) -> Iterator[CodeReference]:
-    """Check the trees in an `export.json`: JSON in texts, which has JSON in texts again."""
+    """Check the trees in an `export.json`: strings with JSON, which contain strings with JSON."""
     for path, key, value in _items(content):
         if key in _IMPORTED_BY_TREES:
             yield CodeReference(name, ".".join((*path, key)), str(value))
@@ -207,13 +207,13 @@ def _of_pipeline(name: str, content: Mapping[str, Any]) -> Iterator[CodeReferenc
             continue
         strict = key.startswith(_IMPORTED_BY_OPTIMUM)
         if not strict and not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)):
-            continue  # a setting
+            continue  # A setting.
         if not _is_component(value, strict=strict):
             yield CodeReference(name, key, str(value))
 
 
 def _is_component(value: Any, *, strict: bool) -> bool:
-    """Whether a value is a pair of a library and a class that every pipeline may have."""
+    """Whether a value is a pair of a library and a class that is allowed in every pipeline."""
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
         return False
     library, cls = value
@@ -223,14 +223,14 @@ def _is_component(value: Any, *, strict: bool) -> bool:
 
 @functools.cache
 def _installed_pipelines() -> frozenset[str]:
-    """Return the folders of pipelines in the installed diffusers, which is not imported for that."""
+    """Return the folders of pipelines in the installed diffusers, without importing it."""
     spec = importlib.util.find_spec("diffusers")
     folders = [Path(place, "pipelines") for place in (spec.submodule_search_locations or ())] if spec else []
     return frozenset(path.name for folder in folders if folder.is_dir() for path in folder.glob("[a-z]*/"))
 
 
 def _items(content: Any) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """Yield all items of a document with the keys that lead to them. It may be nested deeper than Python calls."""
+    """Yield all items of a document with their key paths. The nesting may be deeper than Python's recursion limit."""
     level: list[tuple[tuple[str, ...], Any]] = [((), content)] if isinstance(content, (Mapping, list)) else []
     while level:
         path, value = level.pop()

@@ -1,7 +1,7 @@
-"""What a model's code says of its tensors. The model is built from its config; its parameters are on the meta device.
+"""Facts about tensors from a model's code. The model is built from its config, with parameters on the meta device.
 
-Some tensors are made of the config: tables of positions, rotary frequencies, means of images. They are no weights, no
-checkpoint has them, and exports do. Some parameters have another name in a checkpoint than in the model.
+Some tensors are computed from the config: position tables, rotary frequencies, means of images. Checkpoints do not
+contain them, exports do. Some parameters have different names in a checkpoint and in the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optimum_htp.forking import ForkSafeLock
 __all__ = ["blank_model", "computed_tensors", "saved_names"]
 
 _BUILDING: Final = ForkSafeLock()
-_LARGEST: Final = 1 << 26  # elements
+_LARGEST: Final = 1 << 26  # Elements.
 _FAILURES: Final = (ValueError, TypeError, AttributeError, ImportError, RuntimeError, NotImplementedError, KeyError)
 
 
@@ -25,18 +25,18 @@ def blank_model(class_name: str | None, config: Any) -> Any:
     """Return a model of transformers without weights.
 
     Args:
-        class_name: Its class; None, or a class of another architecture, for the one that `AutoModel` takes.
+        class_name: Its class; None, or a class of another architecture, for the class that `AutoModel` uses.
         config: Its config.
 
     Raises:
-        ConfigLoadError: The config is none that it can be built from.
+        ConfigLoadError: The model cannot be built from the config.
     """
     import torch
     import transformers
     from torch.overrides import TorchFunctionMode
 
     class _EmptyOnMeta(TorchFunctionMode):  # type: ignore[misc]
-        """`torch.empty`, of which layers make their parameters, gives tensors without content."""
+        """Makes `torch.empty`, with which layers create their parameters, return tensors without content."""
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = dict(kwargs or {})
@@ -47,7 +47,7 @@ def blank_model(class_name: str | None, config: Any) -> Any:
     found = getattr(transformers, str(class_name), None)
     known: Any = found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
     if known is not None and not isinstance(config, known.config_class or object):
-        known = None  # of another architecture than the config, as where a file is checked against another model
+        known = None  # The config is of another architecture, for example if a file is checked against another model.
     try:
         with _BUILDING.held(), torch.random.fork_rng(devices=[]), _EmptyOnMeta(), torch.no_grad():
             auto = transformers.AutoModel
@@ -57,11 +57,11 @@ def blank_model(class_name: str | None, config: Any) -> Any:
 
 
 def computed_tensors(model: Any, is_saved: Callable[[str], bool]) -> list[tuple[str, Any]]:
-    """Return the tensors that a blank model has or makes of its config, by name, as numpy arrays.
+    """Return the tensors that a blank model contains or computes from its config, by name, as numpy arrays.
 
     Args:
         model: The model.
-        is_saved: Whether a checkpoint has a parameter; others get what the model's code begins with.
+        is_saved: Whether a checkpoint has a parameter. Other parameters get their initial values.
     """
     import torch
 
@@ -77,7 +77,7 @@ def computed_tensors(model: Any, is_saved: Callable[[str], bool]) -> list[tuple[
 
 
 def _begun(model: Any, module: Any, name: str, is_saved: Callable[[str], bool]) -> dict[str, Any]:
-    """Return the parameters of a module that no checkpoint has, as the model's code fills them."""
+    """Return the parameters of a module that no checkpoint has, with the initial values from the model's code."""
     import torch
 
     lacking = [leaf for leaf, _ in module.named_parameters(recurse=False) if not is_saved(_joined(name, leaf))]
@@ -104,7 +104,7 @@ def _joined(module: str, leaf: str) -> str:
 
 
 def saved_names(model: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Return the names that parameters of a blank model have in a checkpoint, where those are others.
+    """Return the names in a checkpoint of the parameters of a blank model, if they differ from those in the model.
 
     Args:
         model: The model.
@@ -113,7 +113,7 @@ def saved_names(model: Any, keys: Iterable[str]) -> dict[str, str]:
     own = dict(model.named_parameters(remove_duplicate=False))
     try:
         from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # transformers 4 renames the checkpoint's tensors one by one
+    except ImportError:  # transformers 4 renames the checkpoint's tensors one by one.
         renamed = {_loaded_as(model, key): key for key in keys}
         return {name: key for name, key in renamed.items() if name != key}
     names = {id(parameter): name for name, parameter in own.items()}
@@ -126,7 +126,7 @@ def saved_names(model: Any, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _loaded_as(model: Any, key: str) -> str:
-    """Return the name that transformers 4 gives a tensor of a checkpoint in a model."""
+    """Return the name that transformers 4 gives to a checkpoint's tensor in a model."""
     for pattern, name in getattr(model, "_checkpoint_conversion_mapping", {}).items():
         renamed, count = re.subn(pattern, name, key)
         if count:

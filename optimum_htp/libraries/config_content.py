@@ -1,8 +1,8 @@
-"""Configs of transformers from what is in memory: what `AutoConfig` makes of a folder, without the folder.
+"""Configs of transformers from content in memory: the same result as `AutoConfig` with a folder.
 
-transformers makes a label of each of `num_labels`, and several models a type of each of `num_hidden_layers`, before
-anybody has looked at the number; a model is made of as many layers and experts. A config comes from a Hub, or from
-the author of a file, so such numbers are bounded here.
+transformers creates a label for each of `num_labels`, and several models a type for each of `num_hidden_layers`,
+before any check of the number. Models are built with that number of layers and experts. A config may come from a Hub
+or from the author of a file, so such numbers are limited here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 __all__ = ["config_fault", "config_of_content", "generation_config_of_content", "needs_folder"]
 
-# Arguments of `from_pretrained` that say where a config is, and nothing of what is in it.
+# Arguments of `from_pretrained` that locate a config, and do not change its values.
 _PLACES: Final = (
     "cache_dir",
     "force_download",
@@ -32,11 +32,10 @@ _PLACES: Final = (
 
 
 def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Whether only transformers itself can tell what a config is: one of a type that it does not know, or that it
-    takes for another.
+    """Whether only transformers itself can load a config, because its type is unknown or is mapped to another type.
 
     Args:
-        content: Of a `config.json`.
+        content: Content of a `config.json`.
         options: Keyword arguments for `AutoConfig.from_pretrained`.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -47,11 +46,11 @@ def needs_folder(content: Mapping[str, Any], options: Mapping[str, Any]) -> bool
 
 
 def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **options: Any) -> Any:
-    """Return what `AutoConfig.from_pretrained` returns for a folder with such a `config.json`.
+    """Return the result of `AutoConfig.from_pretrained` for a folder with this `config.json`.
 
     Args:
-        content: Of the `config.json`; it is changed. A type that transformers knows.
-        name: What the config says that it was loaded from.
+        content: Content of the `config.json`, of a known type. It is changed.
+        name: The name that the config gets as its origin.
         **options: Keyword arguments for `from_pretrained`.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -62,10 +61,10 @@ def config_of_content(content: dict[str, Any], name: str | os.PathLike[str], **o
 
 
 def generation_config_of_content(content: dict[str, Any], **options: Any) -> Any:
-    """Return what `GenerationConfig.from_pretrained` returns for a folder with such a `generation_config.json`.
+    """Return the result of `GenerationConfig.from_pretrained` for a folder with this `generation_config.json`.
 
     Args:
-        content: Of the `generation_config.json`.
+        content: Content of the `generation_config.json`.
         **options: Keyword arguments for `from_pretrained`.
     """
     from transformers import GenerationConfig
@@ -73,7 +72,7 @@ def generation_config_of_content(content: dict[str, Any], **options: Any) -> Any
     kept = {key: value for key, value in options.items() if key not in (*_PLACES, "config_file_name")}
     made = GenerationConfig.from_dict(content, **kept)
     config = made[0] if isinstance(made, tuple) else made
-    config._original_object_hash = hash(config)  # by which transformers tells whether somebody has changed it
+    config._original_object_hash = hash(config)  # transformers uses this hash to detect changes by the user.
     return made
 
 
@@ -85,19 +84,19 @@ _HIGHEST: Final = {
 
 
 def config_fault(config: Any) -> str | None:
-    """Return what is wrong with a parsed config, None where it can be given to a library."""
+    """Return why a parsed config must not be passed to a library; None if it may be."""
     if not isinstance(config, Mapping):
-        return f"it has to be a JSON object, and is a {type(config).__name__}"
+        return f"it must be a JSON object, but is a {type(config).__name__}"
     for key, value in _items(config):
         highest = _HIGHEST.get(key.rpartition("_")[2])
         for count in value if isinstance(value, list) else (value,):
             if highest is not None and isinstance(count, (int, float)) and count > highest:
-                return f"{key} is {count:.3g}, and more than {highest} are nobody's"
+                return f"{key} is {count:.3g}; at most {highest} is accepted"
     return None
 
 
 def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the items of a config and of the configs in it. Deep ones have been refused as JSON."""
+    """Yield the items of a config and of the configs in it. Deep nesting was rejected at parsing."""
     for key, value in config.items():
         yield str(key), value
         for inner in value if isinstance(value, list) else (value,):

@@ -1,7 +1,7 @@
-"""What this package can do without, said in one line where it is missing.
+"""Optional dependencies, with a one-line message if one is missing.
 
-Exporting and Optimum's own classes need optimum-onnx. Everything else has to run where it is not installed, or where
-the versions beside it are none that it can be imported with.
+Exporting and Optimum's own classes need optimum-onnx. Everything else works without it, also if it is installed but
+cannot be imported with the other installed versions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from optimum_htp.errors import MissingDependencyError
 
 __all__ = ["has_transformers_exporters", "needing_optimum_onnx"]
 
-# What the modules of optimum-onnx, and the lazy ones of Optimum and transformers, raise where they cannot be imported.
+# Exceptions at a failed import of optimum-onnx, or of a lazy module of Optimum and transformers.
 _FAILURES: Final = (ImportError, AttributeError, RuntimeError)
 
 
 def has_transformers_exporters() -> bool:
-    """Whether the installed transformers has exporters of its own; it is not imported for that."""
+    """Whether the installed transformers has its own exporters. It is not imported for this check."""
     spec = importlib.util.find_spec("transformers")
     places = spec.submodule_search_locations if spec is not None else None
     return any(Path(place, "exporters").is_dir() for place in places or ())
@@ -32,7 +32,7 @@ def needing_optimum_onnx(what: str) -> Iterator[None]:
     """Import from optimum-onnx in the block.
 
     Args:
-        what: What it is needed for; the message begins with it.
+        what: The feature that needs it; the start of the message.
 
     Raises:
         MissingDependencyError: It is not installed, or cannot be imported.

@@ -1,7 +1,7 @@
-"""Why a package cannot be imported, and what to install then.
+"""Why a package cannot be imported, and which packages to install.
 
-It reads the versions of what is installed, which takes as long as all the rest of a load without PyTorch. So it is
-imported only where an import has failed.
+This module reads the versions of installed packages, which takes as long as a load without PyTorch. So it is imported
+only after a failed import.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from packaging.version import Version
 __all__ = ["broken_package", "lack_of_optimum_onnx", "root_cause"]
 
 _NAME: Final = "optimum-onnx"
-_BRIDGED: Final = 5  # the major version of transformers from which on optimum-onnx needs bridges
-_OWN: Final = ("optimum", "transformers")  # what a missing module of theirs says is their version
+_BRIDGED: Final = 5  # The first major version of transformers for which optimum-onnx needs bridges.
+_OWN: Final = ("optimum", "transformers")  # A missing module of these packages is a wrong version of theirs.
 _DISTRIBUTIONS: Final = {"PIL": "pillow", "cv2": "opencv-python", "google": "protobuf", "sklearn": "scikit-learn"}
-"""What to install for packages that are called otherwise."""
+"""Names to install, for packages whose import name differs."""
 
 
 def lack_of_optimum_onnx(what: str, error: Exception) -> str:
-    """Return what to say where an import from optimum-onnx has failed.
+    """Return the message for a failed import from optimum-onnx.
 
     Args:
-        what: What it is needed for; the message begins with it.
-        error: What the import raised.
+        what: The feature that needs it; the start of the message.
     """
     lacking = next((name for name in _missing_modules(error) if name not in _OWN), None)
-    if lacking is not None:  # of a library that optimum-onnx imports, such as diffusers
+    if lacking is not None:  # A library that optimum-onnx imports, such as diffusers.
         reason, name = " ".join(str(error).split()), _DISTRIBUTIONS.get(lacking, lacking)
         return f"{what} needs {lacking}, which is not installed ({reason}). Run `pip install {name}`."
     if (broken := broken_package(error)) is not None:
@@ -41,12 +40,13 @@ def lack_of_optimum_onnx(what: str, error: Exception) -> str:
 
 
 def broken_package(error: BaseException) -> str | None:
-    """Return what to say of a third package whose own code failed, such as a torchvision that was built for another
-    torch; None where it is Optimum's or transformers' that did.
+    """Return a message about a third package whose own code failed, such as a torchvision built for another torch.
+
+    None if the code of Optimum or transformers failed.
 
     Args:
-        error: What the import of a module of Optimum or transformers raised. Their lazy modules hide the first error
-            behind others.
+        error: The exception of the import of a module of Optimum or transformers. Their lazy modules hide the first
+            exception behind others.
     """
     cause = root_cause(error)
     package = _imported(cause)
@@ -57,28 +57,30 @@ def broken_package(error: BaseException) -> str | None:
         package = f"{name} {metadata.version(name)}"
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     return (
-        f"{package} fails with {reason}. Install a version of {name} that fits the other packages, or uninstall it if "
-        "nothing needs it."
+        f"{package} fails with {reason}. Install a version of {name} that matches the other packages, or uninstall "
+        "it if "
+        "no package needs it."
     )
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error that others were raised from."""
+    """Return the first exception in a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _imported(error: BaseException) -> str | None:
-    """Return the package that was being imported where an error was raised; None if none was."""
+    """Return the package whose import raised an exception; None if there was none."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
     return str(frames[-1].f_globals["__name__"]).partition(".")[0] if frames else None
 
 
 def _command() -> str:
-    """Return what to type: what optimum-onnx asks for and is installed in another version.
+    """Return the command that installs the missing dependencies of optimum-onnx.
 
-    It asks for transformers 4. A transformers 5 that is installed stays: this package bridges what is between them.
+    optimum-onnx requires transformers 4. An installed transformers 5 is kept, because this package bridges the
+    differences.
     """
     if _major("transformers") >= _BRIDGED:
         command = f'pip install --no-deps "optimum>=2.3" {_NAME}'
@@ -96,7 +98,7 @@ def _command() -> str:
 
 
 def _major(name: str) -> int:
-    """Return the major version of a package, -1 where it is not installed."""
+    """Return the major version of a package, -1 if it is not installed."""
     try:
         return Version(metadata.version(name)).major
     except metadata.PackageNotFoundError:
@@ -130,4 +132,4 @@ def _state(error: Exception) -> str:
         except metadata.PackageNotFoundError:
             others.append(f"no {name}")
     reason = " ".join(str(root_cause(error)).split())
-    return f"is installed ({installed}), but cannot be imported beside {' and '.join(others)} ({reason})"
+    return f"is installed ({installed}), but cannot be imported with {' and '.join(others)} ({reason})"

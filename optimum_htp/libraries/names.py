@@ -1,4 +1,4 @@
-"""Names of files that Hugging Face's libraries agree on."""
+"""File names that Hugging Face's libraries share."""
 
 from typing import Final
 
@@ -23,30 +23,32 @@ __all__ = [
 
 CONFIG: Final = "config.json"
 EXPORT_MANIFEST: Final = "export.json"
-"""What `ExportedModel` of transformers needs beside the files of a model: their names, and how their inputs nest."""
+"""The file that `ExportedModel` of transformers needs next to the files of a model: their names, and the nesting of
+inputs.
+"""
 EXTRACTOR_CONFIG: Final = "preprocessor_config.json"
 """The config of an image processor or a feature extractor."""
 GENERATION_CONFIG: Final = "generation_config.json"
 CONFIG_CLASSES: Final = ("AutoConfig", "GenerationConfig")
-"""What loads the files that every load of a model needs."""
+"""The classes that load the files that every load of a model needs."""
 MODEL_INDEX: Final = "model_index.json"
 """The config of a diffusion pipeline."""
 PREPROCESSOR_CONFIGS: Final = ("processor_config.json", EXTRACTOR_CONFIG, "tokenizer_config.json")
-"""The configs that name what a model's preprocessors are, the most inclusive first."""
+"""The configs that name a model's preprocessors, the most inclusive first."""
 TOKENIZER: Final = "tokenizer.json"
-"""The tokenizer of `tokenizers`; a model of sentencepiece is needless beside it."""
+"""The tokenizer of `tokenizers`. With it, a sentencepiece model is not needed."""
 SENTENCEPIECE: Final = (".model", ".spm")
 """The suffixes of sentencepiece's models."""
 SCHEDULER: Final = "scheduler"
 SCHEDULER_CONFIG: Final = "scheduler_config.json"
-"""The folder of a diffusion pipeline's scheduler, and its config in there."""
+"""The folder of a diffusion pipeline's scheduler, and the config in it."""
 SENTENCE_MODULES: Final = "modules.json"
-"""The list of the modules of a model of sentence_transformers."""
+"""The list of the modules of a sentence_transformers model."""
 WEIGHTS: Final = "model.safetensors"
-"""The weights of a model, or of a module of sentence_transformers, that are in one file."""
+"""The weights of a model, or of a module of sentence_transformers, in a single file."""
 ONNX_FILE: Final = "model.onnx"
-"""What Optimum calls the only file of a model, or of a part of a pipeline."""
+"""Optimum's name for the only file of a model, or of a part of a pipeline."""
 ONNX_FOLDERS: Final = ("", "onnx")
-"""Where Optimum looks for ONNX files, in a folder and in a repo."""
+"""The folders in which Optimum searches for ONNX files."""
 ONNX_PATTERN: Final = "*.[oO][nN][nN][xX]"
-"""The names of ONNX files in a folder."""
+"""The pattern of ONNX file names."""

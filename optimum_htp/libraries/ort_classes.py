@@ -1,4 +1,4 @@
-"""Which class of optimum-onnx runs an ONNX file: found by looking at what is installed, new ones included."""
+"""The class of optimum-onnx for an ONNX file, found by inspection of the installed classes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
 
     Args:
         file: The file.
-        record: What it says of itself.
-        task: Optimum task; `auto` for the one in the record.
+        record: Its record.
+        task: Optimum task; `auto` for the task in the record.
 
     Raises:
-        ConfigLoadError: The file does not say its task.
-        MissingDependencyError: There is no optimum-onnx here.
+        ConfigLoadError: The file contains no task.
+        MissingDependencyError: optimum-onnx is not installed.
     """
     with needing_optimum_onnx(f"Loading {file}"):
         import optimum.onnxruntime as ort
@@ -39,7 +39,7 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
         from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
     if task == AUTO and (record is None or record.task is None):
-        raise ConfigLoadError(f"{file} does not say its task: pass task=, or stamp it with `optimum-cli htp inject`.")
+        raise ConfigLoadError(f"{file} contains no task: pass task=, or stamp it with `optimum-cli htp inject`.")
     name = canonical_task(str(record.task if record is not None and task == AUTO else task)).removesuffix(WITH_PAST)
     several = record is not None and len(record.onnx_files) > 1
     fallback: type[ORTModel] = ort.ORTModelForCustomTasks
@@ -60,7 +60,7 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
         return fallback
     architecture = record.model_class if record is not None else None
     chosen = found[0]
-    for candidate in found:  # where several run one task, the class of the model decides
+    for candidate in found:  # Several classes run one task: the model's class decides.
         names = getattr(getattr(candidate.auto_model_class, "_model_mapping", None), "_model_mapping", {})
         if architecture in names.values():
             chosen = candidate
@@ -69,21 +69,26 @@ def class_for(file: Path, record: ExportMetadata | None, task: str = AUTO) -> ty
 
 
 def _passes_on(cls: type[ORTModel], inputs: Collection[str]) -> bool:
-    """Whether a class gives a file all of its inputs: those for text give no boxes. Generators make some."""
+    """Whether a class passes all of its inputs to a file. Classes for text pass no boxes.
+
+    Generators create some inputs.
+    """
     return hasattr(cls, "generate") or {*inputs} <= {*inspect.signature(cls.forward).parameters}
 
 
 def _is_for(candidate: type[ORTModel], task: str) -> bool:
-    """Whether the model class behind a class of Optimum's is one that Optimum infers a task from."""
+    """Whether Optimum infers a task from the model class behind one of its classes."""
     from optimum.exporters.tasks import TasksManager
 
     try:
         inferred = TasksManager._infer_task_from_model_or_model_class(model_class=candidate.auto_model_class)
-    except ValueError:  # a class for models that are none of transformers' tasks
+    except ValueError:  # The class has no task of transformers.
         return False
     return bool(inferred == task)
 
 
 def is_a(cls: type, name: str) -> bool:
-    """Whether a class is or extends one of Optimum's, by its name: to import that takes longer than to load a BERT."""
+    """Whether a class is or extends a class of Optimum, by name: importing that class takes longer than to load a
+    BERT.
+    """
     return any(base.__name__ == name and base.__module__.startswith("optimum.onnxruntime") for base in cls.__mro__)

@@ -1,6 +1,6 @@
-"""The kinds of preprocessors that transformers has: a kind is one entry here.
+"""The kinds of preprocessors in transformers. Each kind is one entry here.
 
-Which kinds a repo has is decided by `repo_files.preprocessor_classes`.
+`repo_files.preprocessor_classes` decides which kinds a repo has.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ __all__ = ["EXTRACTORS", "KINDS", "LOADERS", "SAVED_AS", "PreprocessorKind"]
 
 
 class PreprocessorKind(NamedTuple):
-    """A kind of preprocessors, which one Auto class loads.
+    """A kind of preprocessor, loaded by one Auto class.
 
     Attributes:
-        part: What a processor, and its config, call such a part of it; of those that pipelines take, the argument.
-        saved_as: The config files that `save_pretrained` writes, and loaders begin with.
+        part: Its name as a part of a processor and of the processor's config; also the argument of pipelines.
+        saved_as: The config files that `save_pretrained` writes, and that loaders read first.
         loaders: The classes whose `from_pretrained` loads one, by the module of transformers that defines each: the
-            Auto class, and the base of all classes that it may pick.
-        is_extractor: Whether it makes arrays of images, sounds or videos.
-        is_argument: Whether pipelines take it.
+            Auto class, and the base of all classes that it may select.
+        is_extractor: Whether it converts images, sounds or videos to arrays.
+        is_argument: Whether pipelines accept it.
     """
 
     part: str
@@ -78,12 +78,12 @@ KINDS: Final[Mapping[str, PreprocessorKind]] = {
         },
     ),
 }
-"""By the name of the Auto class."""
+"""The kinds, by the name of the Auto class."""
 
 EXTRACTORS: Final = tuple(name for name, kind in KINDS.items() if kind.is_extractor)
 
 SAVED_AS: Final = {name: kind.saved_as for name, kind in KINDS.items()} | {"GenerationConfig": (GENERATION_CONFIG,)}
-"""What `save_pretrained` writes of something that one of these classes loads, and loads it by."""
+"""The files that `save_pretrained` of a class writes, and that loading reads."""
 
 LOADERS: Final[Mapping[str, Mapping[str, str]]] = {
     "transformers.configuration_utils": {"PreTrainedConfig": "AutoConfig", "PretrainedConfig": "AutoConfig"},
@@ -91,5 +91,7 @@ LOADERS: Final[Mapping[str, Mapping[str, str]]] = {
     "transformers.models.auto.configuration_auto": {"AutoConfig": "AutoConfig"},
     **{module: {cls: name} for name, kind in KINDS.items() for module, cls in kind.loaders.items()},
 }
-"""By module the classes of transformers that load what belongs to a model, and the class that stands for the kind of
-each. Names that a module does not have are of another transformers."""
+"""The classes of transformers that load files of a model, by module, with the class that represents the kind of each.
+
+A module may lack some of these names, depending on the version of transformers.
+"""

@@ -1,7 +1,7 @@
-"""Which files of a repo matter: its configs, its preprocessors, and the weights that would be loaded.
+"""The files of a repo that matter: configs, preprocessors, and the weights to load.
 
-Pure functions over lists of file names (relative to the repo, with `/`). One allow-list of config and
-preprocessor names decides what an export fetches, what it records, and what a loader fetches again.
+Pure functions over lists of file names (relative to the repo, with `/`). One list of allowed config and preprocessor
+names decides what an export downloads and records, and what a loader downloads.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = [
 
 
 MODEL_CONFIGS: Final = (CONFIG, GENERATION_CONFIG)
-"""What a loader needs before any preprocessor is asked for."""
+"""The files that a loader needs before any preprocessor."""
 
-# The names that transformers' tokenizers, processors, feature extractors and image processors read
+# File names that transformers' tokenizers, processors, feature extractors and image processors read
 # (`vocab_files_names` of its tokenizers, and transformers/utils/__init__.py).
 _CONFIG_PATTERNS: Final = (
     *MODEL_CONFIGS,
@@ -83,9 +83,9 @@ _CONFIG_PATTERNS: Final = (
     "qformer_tokenizer/*",
 )
 _CODE_PATTERN: Final = "*.py"
-# Pipelines of several models keep each part in a folder of its own.
+# Pipelines have a folder for each model.
 _DIFFUSERS_PATTERNS: Final = (MODEL_INDEX, f"*/{CONFIG}", f"*/{SCHEDULER_CONFIG}")
-# What sentence_transformers reads beside the transformer: its modules, and their configs (`1_Pooling/config.json`).
+# sentence_transformers also reads its modules and their configs (`1_Pooling/config.json`).
 _SENTENCE_TRANSFORMERS_PATTERNS: Final = (
     SENTENCE_MODULES,
     "config_sentence_transformers.json",
@@ -94,7 +94,7 @@ _SENTENCE_TRANSFORMERS_PATTERNS: Final = (
     "[0-9][0-9]_*/config.json",
 )
 
-# What `from_pretrained` looks for, in its order; the index of a sharded checkpoint names its shards.
+# `from_pretrained` searches for these, in this order; the index of a sharded checkpoint names its shards.
 _PYTORCH_WEIGHTS: Final = (
     WEIGHTS,
     f"{WEIGHTS}.index.json",
@@ -108,9 +108,9 @@ _DIFFUSERS_WEIGHTS: Final = (
     "diffusion_pytorch_model.bin.index.json",
 )
 ADAPTER_CONFIG: Final = "adapter_config.json"
-"""Says which model the weights beside it are added to; it is another repo's, at whatever commit."""
+"""Names the model to which the adjacent weights are added. It is in another repo, at any commit."""
 _ADAPTER_FILES: Final = (ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
-# Optimum lets transformers convert these where there are no PyTorch weights.
+# If there are no PyTorch weights, Optimum lets transformers convert these.
 _OTHER_WEIGHTS: Final = ("tf_model.h5", "flax_model.msgpack")
 
 _TOKENIZER_FILES: Final = (
@@ -132,25 +132,25 @@ def config_files(files: Iterable[str], *, library: str = "transformers", with_co
     Args:
         files: The repo's files.
         library: The library that loads the model; pipelines have configs in subfolders.
-        with_code: Whether Python modules count: only for a config with an `auto_map`.
+        with_code: Whether to include Python modules: only for a config with an `auto_map`.
     """
     patterns = [*_CONFIG_PATTERNS, *_SENTENCE_TRANSFORMERS_PATTERNS, *([_CODE_PATTERN] if with_code else [])]
     nested: tuple[str, ...] = ()
     if library == "diffusers":
         patterns += _DIFFUSERS_PATTERNS
         nested = tuple(f"*/{pattern}" for pattern in _CONFIG_PATTERNS)
-    elif library == "sentence_transformers":  # the transformer may be in a folder too: `0_Transformer`, `0_CLIPModel`
+    elif library == "sentence_transformers":  # The transformer may be in a folder too: `0_Transformer`, `0_CLIPModel`.
         nested = tuple(f"*/{pattern}" for pattern in (*_CONFIG_PATTERNS, "sentence_*_config.json"))
     return tuple(sorted(name for name in files if _matches(name, (*patterns, *nested))))
 
 
 def is_sentence_transformers_file(name: str) -> bool:
-    """Whether a config file is read by sentence_transformers alone."""
+    """Whether only sentence_transformers reads a config file."""
     return _matches(name, _SENTENCE_TRANSFORMERS_PATTERNS)
 
 
 def weight_indexes(files: Iterable[str], *, library: str = "transformers") -> tuple[str, ...]:
-    """Return the indexes of sharded checkpoints that have to be read to know which shards to fetch."""
+    """Return the indexes of sharded checkpoints that must be read to find the shards to download."""
     chosen = weight_files(files, lambda _: (), library=library)
     return tuple(name for name in chosen if name.endswith(".index.json"))
 
@@ -162,7 +162,7 @@ def weight_files(
 
     Args:
         files: The repo's files.
-        shards: Returns the shards that an index lists, relative to the index's folder.
+        shards: Returns the shards that an index lists, relative to the folder of the index.
         library: The library that loads the model. Pipelines have weights in subfolders.
     """
     names = set(files)
@@ -184,7 +184,7 @@ def weight_files(
 
 
 def base_of_adapter(folder: Path) -> str | None:
-    """Return the model that the config of an adapter in a folder names, None where it names none."""
+    """Return the model that the config of an adapter in a folder names; None if it names none."""
     content = read_json(folder / ADAPTER_CONFIG)
     base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
     return base if isinstance(base, str) and base else None
@@ -200,14 +200,14 @@ def base_to_load(folder: Path) -> str | None:
 
 
 def index_shards(index: Path) -> tuple[str, ...]:
-    """Return the shards that a checkpoint's index lists. An index that cannot be read lists none."""
+    """Return the shards that a checkpoint's index lists; empty if the index cannot be read."""
     return tuple(sorted({*shards_of_tensors(index).values()}))
 
 
 def shards_of_tensors(index: Path) -> Mapping[str, str]:
     """Return the shard of each tensor that a checkpoint's index lists.
 
-    What is no name of a file in the index's folder is no shard.
+    Values that are not names of files in the folder of the index are left out.
     """
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
@@ -219,8 +219,9 @@ def shards_of_tensors(index: Path) -> Mapping[str, str]:
 def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the Auto classes that load a model's preprocessors, the most inclusive first.
 
-    Decided by what the files say, not by trying: a folder that has an image processor also loads under
-    `AutoProcessor` and `AutoFeatureExtractor`, and yet has neither.
+    The contents of the files decide, not a trial: a folder with an image processor can also be loaded with
+        `AutoProcessor` and
+    `AutoFeatureExtractor`, but contains neither.
 
     Args:
         files: The repo's files.
@@ -233,7 +234,7 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
     if (kind := _extractor_kind(preprocessor)) is not None:
         found.append(kind)
     elif not preprocessor and "pretrained_cfg" in configs.get(CONFIG, {}):
-        found.append("AutoImageProcessor")  # of timm, whose models say in their config how images are prepared
+        found.append("AutoImageProcessor")  # The config of a timm model describes how images are prepared.
     if any(name in files for name in _TOKENIZER_FILES) or _matches_any(files, ("*.spm", "*.tiktoken")):
         found.append("AutoTokenizer")
     return tuple(found)
@@ -261,7 +262,7 @@ def _extractor_kind(preprocessor: Mapping[str, Any]) -> str | None:
         return "AutoImageProcessor"
     name = preprocessor.get("feature_extractor_type")
     if not name and "AutoFeatureExtractor" not in auto_map and "sampling_rate" not in preprocessor:
-        # Configs older than both type keys: an image's sizes and statistics tell it from a waveform's.
+        # Older configs have neither type key. Sizes and statistics distinguish images from waveforms.
         return "AutoImageProcessor" if {"image_mean", "do_resize", "do_normalize"} & set(preprocessor) else None
     return "AutoImageProcessor" if str(name) in _vision_extractors() else "AutoFeatureExtractor"
 
@@ -270,7 +271,7 @@ def _vision_extractors() -> set[str]:
     """Return the names of the feature extractors that image processors have replaced (`ViTFeatureExtractor`)."""
     names = set()
     for classes in image_processor_names().values():
-        several = classes.values() if isinstance(classes, dict) else classes  # by backend, since transformers 5
+        several = classes.values() if isinstance(classes, dict) else classes  # By backend, since transformers 5.
         for name in (several,) if isinstance(several, str) else several:
             if name:
                 names.add(re.sub(r"ImageProcessor(Fast|Pil)?$", "FeatureExtractor", name))
@@ -278,7 +279,7 @@ def _vision_extractors() -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content, None where there is no such file, or `parse_json` refuses it."""
+    """Return a JSON file's content; None if there is no such file, or `parse_json` rejects it."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             return None
@@ -288,7 +289,7 @@ def read_json(path: Path) -> Any:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    """Match a path against patterns in which, as in a shell, `*` does not cross folders."""
+    """Match a path against patterns in which, as in a shell, `*` does not match `/`."""
     depth = name.count("/")
     return any(pattern.count("/") == depth and fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -24,8 +24,8 @@ SEQUENCE_LENGTH: Final = 16
 WHOLE: Final = "model"
 """The component of a model that is traced as one graph."""
 _ENCODER: Final = "encoder"
-_SMALL: Final = 100  # tokens that are used
-_PADDED: Final = 3  # tokens of the first row
+_SMALL: Final = 100  # Number of different tokens.
+_PADDED: Final = 3  # Padding tokens in the first row.
 _IMAGE_SIZE: Final = 224
 _RATE: Final = 16_000
 _FRAMES: Final = 3000
@@ -33,7 +33,8 @@ _MELS: Final = 80
 _TEXT: Final = "input_ids"
 _DECODERS: Final = "decoder_input_ids"
 TEXT_INPUTS: Final = frozenset({_TEXT, _DECODERS, "attention_mask", "token_type_ids"})
-_BEGUN: Final = 3  # tokens that a decoder begins with, after the first one, of which alone the number would be fixed
+# Tokens that a decoder starts with, after the first one. With one token, their number would become fixed.
+_BEGUN: Final = 3
 SIZES: Final = {
     "batch_size": BATCH_SIZE,
     "sequence_length": SEQUENCE_LENGTH,
@@ -42,8 +43,8 @@ SIZES: Final = {
 }
 """The sizes of sample inputs, by the names of the arguments of `sample_inputs`."""
 _OF_INPUT: Final = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
-"""The modality of a model's main input, for versions of transformers that do not say it."""
-_MOST: Final = 1 << 26  # numbers of one input
+"""The modality of a model's main input, for versions of transformers that do not declare it."""
+_MOST: Final = 1 << 26  # Numbers of one input.
 _PICTURE_TOKENS: Final = ("image_token_id", "image_token_index")
 _PARTS: Final = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
 
@@ -58,25 +59,25 @@ def sample_inputs(
     decoder_length: int = _BEGUN,
     audio_length: int = _RATE,
 ) -> dict[str, Any]:
-    """Return inputs that a model can be traced with: of its `forward`, or of its `generate`.
+    """Return inputs to trace a model with: for its `forward`, or for its `generate`.
 
     Args:
         model: The model.
-        folder: With its preprocessors; None if it has none.
-        generates: Whether `generate` is to take them.
+        folder: The folder of its preprocessors; None if it has none.
+        generates: Whether the inputs are for `generate`.
         batch_size, sequence_length: Sizes.
-        decoder_length: Tokens that a decoder begins with, after the first one.
+        decoder_length: Tokens that a decoder starts with, after the first one.
         audio_length: Samples of a sound.
 
     Raises:
-        ExportError: What the model takes is not known.
+        ExportError: The inputs of the model are unknown.
     """
     of_main = _OF_INPUT.get(model.main_input_name, "text")
     given = getattr(model, "input_modalities", None) or of_main
     modalities = {given} if isinstance(given, str) else set(given)
     taken = inspect.signature(model.forward).parameters
-    # Text is what such a model writes (a processor would pad sounds as it pads text), or what a class says that does
-    # not set its modalities.
+    # Such a model writes text (a processor would pad sounds as it pads text), or its class does
+    # not declare its modalities.
     if _TEXT not in taken:
         modalities = modalities - {"text"} or {of_main}
     made: dict[str, Any] = {}
@@ -101,12 +102,13 @@ def sample_inputs(
 
 
 def of_all_modalities(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return inputs of `forward` with those of the other modalities that it takes.
+    """Return inputs of `forward`, with inputs of all other modalities that it accepts.
 
-    Where a version of transformers says only the main one, two towers look like a decoder that may see pictures.
+    If a version of transformers declares the main modality only, a model with two towers looks like a decoder with
+    image input.
 
     Raises:
-        ExportError: The config says a shape that is not made.
+        ExportError: The config contains an unsupported shape.
     """
     taken = inspect.signature(model.forward).parameters
     made = dict(inputs)
@@ -123,7 +125,7 @@ def traced_parts(model: Any, inputs: dict[str, Any], *, generates: bool) -> dict
 
     Args:
         model: The model.
-        inputs: Of its `generate`, or of its `forward`.
+        inputs: Inputs of its `generate`, or of its `forward`.
         generates: Whether each stage of generation is a component.
     """
     if not generates:
@@ -131,9 +133,9 @@ def traced_parts(model: Any, inputs: dict[str, Any], *, generates: bool) -> dict
     from transformers.exporters.utils import decompose_for_generation, decompose_multimodal, is_multimodal
 
     stages: dict[str, tuple[Any, dict[str, Any]]] = dict(decompose_for_generation(model, inputs))
-    if is_multimodal(model):  # generate runs the encoders before the first stage, so that they are not among these
+    if is_multimodal(model):  # generate runs the encoders before the first stage, so they are not among the stages.
         stages = {**decompose_multimodal(model, inputs), **stages}
-    if model.config.is_encoder_decoder:  # generate runs it before the stages, which take what it returns
+    if model.config.is_encoder_decoder:  # generate runs the encoder before the stages, which take its output.
         encoder = model.get_encoder()
         taken = inspect.signature(encoder.forward).parameters
         stages = {_ENCODER: (encoder, {name: value for name, value in inputs.items() if name in taken}), **stages}
@@ -143,7 +145,7 @@ def traced_parts(model: Any, inputs: dict[str, Any], *, generates: bool) -> dict
 def _text(config: Any, taken: Mapping[str, Any], batch_size: int, sequence_length: int) -> dict[str, Any]:
     import torch
 
-    if _TEXT not in taken:  # the mask would be one of sounds or pictures
+    if _TEXT not in taken:  # Otherwise, the mask would be for sounds or images.
         return {}
     ids = _ids(config, batch_size, sequence_length)
     if (picture := _picture(config)) is not None:
@@ -177,13 +179,14 @@ def _audio(config: Any, taken: Mapping[str, Any], batch_size: int, length: int) 
 
 
 def _bounded(*shape: Any) -> tuple[int, ...]:
-    """Return a shape that a config says, if it can be made.
+    """Return a shape from a config, if inputs of this shape can be created.
 
     Raises:
-        ExportError: It is no shape, or too large.
+        ExportError: It is not a shape, or is too large.
     """
     if not all(isinstance(size, int) and size > 0 for size in shape) or prod(shape) > _MOST:
-        raise ExportError(f"Sample inputs of {'x'.join(map(str, shape))} numbers, as the config says, are not made.")
+        size = "x".join(map(str, shape))
+        raise ExportError(f"The config requires sample inputs of {size} numbers, which is too large.")
     return shape
 
 
@@ -195,7 +198,7 @@ _BY_MODALITY: Final = {"text": _text, "image": _image, "audio": _audio}
 
 
 def _ids(config: Any, batch_size: int, sequence_length: int) -> Any:
-    """Return tokens that are none of the special ones, as far as these are known."""
+    """Return tokens that are not special tokens, as far as these are known."""
     import torch
 
     size = _setting(config, "vocab_size") or _SMALL
@@ -207,14 +210,14 @@ def _ids(config: Any, batch_size: int, sequence_length: int) -> Any:
 
 
 def _picture(config: Any) -> list[int] | None:
-    """Return the tokens that stand for a picture in a text; None where a config does not say them."""
+    """Return the tokens that represent an image in a text; None if a config does not contain them."""
     token = next((found for name in _PICTURE_TOKENS if (found := getattr(config, name, None)) is not None), None)
     count = getattr(config, "image_seq_length", None)
     return [token] * _bounded(count)[0] if isinstance(token, int) and count is not None else None
 
 
 def _setting(config: Any, name: str) -> Any:
-    """Return a setting of a config, or of the first part of it that has it."""
+    """Return a setting of a config, or of the first part of the config that has it."""
     for part in (config, *(getattr(config, part, None) for part in _PARTS)):
         value = getattr(part, name, None)
         if value is not None:
@@ -223,7 +226,7 @@ def _setting(config: Any, name: str) -> Any:
 
 
 def _processed(folder: Path, modalities: set[str], batch_size: int, audio_length: int) -> dict[str, Any]:
-    """Return what the model's own processor makes of noise; nothing where it has none, or that fails."""
+    """Return the output of the model's own processor for noise; empty if it has none, or the processor fails."""
     import numpy as np
     import transformers
 
@@ -246,5 +249,5 @@ def _processed(folder: Path, modalities: set[str], batch_size: int, audio_length
             content["sampling_rate"] = getattr(processor, "sampling_rate", _RATE)
         return dict(processor(**content, return_tensors="pt"))
     except Exception as error:  # noqa: BLE001 - a processor is code of anybody; the config tells enough of most models
-        logger.info("The processor in %s makes no sample inputs: %s: %s", folder, type(error).__name__, error)
+        logger.info("The processor in %s returned no sample inputs: %s: %s", folder, type(error).__name__, error)
         return {}

@@ -1,7 +1,7 @@
-"""The constants of an installed module, read from its source: importing it would import PyTorch.
+"""The constants of an installed module, read from its source, because importing it would import PyTorch (3 s).
 
-What is read is what the installed version says, so nothing can be out of date. A value that is not put together of
-literals, of other such values and of collections is not there, and the caller imports the module after all.
+The source is that of the installed version, so values are never out of date. A value that is not built from literals,
+other constants and collections is left out, and the caller imports the module instead.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _COLLECTIONS: Final = {
     "set": set,
     "tuple": tuple,
 }
-_LAZY_MAPPING: Final = "_LazyAutoMapping"  # of transformers: model types to configs, and to classes
+_LAZY_MAPPING: Final = "_LazyAutoMapping"  # transformers: model types to configs, and to classes.
 _HAS_TORCH: Final = "is_torch_available"
-_IS_AVAILABLE: Final = re.compile(r"is_(\w+)_available")  # what transformers calls its questions for packages
-_IS_VERSION: Final = re.compile(r"is_(\w+)_version")  # Optimum's: of an operator and a version
+_IS_AVAILABLE: Final = re.compile(r"is_(\w+)_available")  # transformers' checks for packages.
+_IS_VERSION: Final = re.compile(r"is_(\w+)_version")  # Optimum's checks, with an operator and a version.
 
-# CPython 3.11 counts the depth of the trees of all threads in one place, and raises SystemError where it differs:
+# CPython 3.11 counts the depth of the syntax trees of all threads together, and raises SystemError on a difference:
 # https://github.com/python/cpython/issues/106905
 _PARSING: Final = ForkSafeLock()
 
 
 class _NotConstantError(Exception):
-    """Something that only running the module tells."""
+    """Only running the module can produce the value."""
 
 
 @dataclass(frozen=True)
 class _Imported:
-    """A constant of another module, which is read when it is asked for: most are of no use here, and some are long."""
+    """A constant of another module, read on first use: most are not needed, and some are long."""
 
     file: Path
     name: str
@@ -57,7 +57,7 @@ class _Imported:
 
 
 def module_file(name: str) -> Path | None:
-    """Return the source file of a module that is installed, None where there is none. Nothing is imported."""
+    """Return the source file of an installed module, without importing it; None if there is none."""
     top, *others = name.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -85,7 +85,7 @@ def parsed(file: Path) -> ast.Module:
 
 @functools.lru_cache(maxsize=32)
 def constants(file: Path) -> Mapping[str, Any]:
-    """Return the constants that a source file defines by name, those of a class as a mapping.
+    """Return the constants in a source file by name; those of a class are a mapping.
 
     Raises:
         OSError, SyntaxError, ValueError: It cannot be read.
@@ -95,14 +95,14 @@ def constants(file: Path) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=32)
 def _collected(file: Path) -> Mapping[str, Any]:
-    """Return the constants of a source file, those that it imports too."""
+    """Return the constants of a source file, including those that it imports."""
     found: dict[str, Any] = {}
     _collect(parsed(file).body, found, {}, file)
     return found
 
 
 def import_target(node: ast.ImportFrom, file: Path) -> Path | None:
-    """Return the source file that a relative import names, None for another import and a missing file."""
+    """Return the source file of a relative import; None for another import, or if the file is missing."""
     if not node.level:
         return None
     folder = file.parents[node.level - 1]
@@ -111,7 +111,7 @@ def import_target(node: ast.ImportFrom, file: Path) -> Path | None:
 
 
 def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """Return the value of an expression, None where only running it tells."""
+    """Return the value of an expression; None if only running it can produce the value."""
     try:
         return _value(node, names)
     except _NotConstantError:
@@ -119,7 +119,7 @@ def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _collect(body: Iterable[ast.stmt], found: dict[str, Any], outer: Mapping[str, Any], file: Path) -> None:
-    """Add the constants that statements define, one after the other as Python would."""
+    """Add the constants that statements define, in order, as Python does."""
     for node in body:
         names = {**outer, **found} if outer else found
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -153,7 +153,7 @@ def _add(name: str, node: ast.expr, found: dict[str, Any], names: Mapping[str, A
 
 
 def _decorates(node: ast.expr, name: str) -> bool:
-    """Whether a call is given what it is assigned to, as a class that is decorated: that keeps its members."""
+    """Whether a call only decorates the class that it is applied to, so the class keeps its members."""
     return isinstance(node, ast.Call) and any(isinstance(each, ast.Name) and each.id == name for each in node.args)
 
 
@@ -167,7 +167,7 @@ def _update(call: ast.Call, found: dict[str, Any], names: Mapping[str, Any]) -> 
         try:
             found[function.value.id] = _value(function.value, names) | dict(_value(call.args[0], names))
         except (_NotConstantError, IndexError, TypeError, ValueError):
-            del found[function.value.id]  # a part of it is not known
+            del found[function.value.id]  # A part of it is unknown.
 
 
 def _asks_for_torch(test: ast.expr) -> bool:
@@ -196,7 +196,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _holds(test: ast.expr) -> bool:
-    """Whether a condition holds that asks for packages: `is_tokenizers_available() and not …`, or their versions."""
+    """Whether a condition on packages or their versions is true: `is_tokenizers_available() and not …`."""
     if isinstance(test, ast.BoolOp):
         return (all if isinstance(test.op, ast.And) else any)([_holds(value) for value in test.values])
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
@@ -211,7 +211,7 @@ def _holds(test: ast.expr) -> bool:
 
 
 def _is_version(package: str, operation: str, reference: str) -> bool:
-    """Compare an installed version as Optimum does: by its release, whatever comes behind that."""
+    """Compare an installed version as Optimum does: by its release number only."""
     import importlib.metadata
 
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -232,7 +232,7 @@ def _items(element: ast.expr, names: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _made(call: ast.Call, names: Mapping[str, Any]) -> Any:
-    """Return the collection that a call makes."""
+    """Return the collection that a call creates."""
     function = call.func.value if isinstance(call.func, ast.Subscript) else call.func
     name = function.id if isinstance(function, ast.Name) else ""
     if name == _LAZY_MAPPING and len(call.args) == 2:

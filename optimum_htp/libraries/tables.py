@@ -1,8 +1,8 @@
-"""Which tasks there are, what can be exported for them and by which classes: the tables of Optimum and transformers.
+"""The tables of Optimum and transformers: existing tasks, what can be exported for them, and by which classes.
 
-They are read from the sources of what is installed (`source_constants`), in 0.1 s where importing both takes 3 s.
-Where Optimum has been imported already its own are taken: other packages may have added to them. Where a source cannot
-be read so, it is imported.
+They are read from the sources of the installed packages (`source_constants`), in 0.1 s instead of 3 s for the
+imports. If Optimum is already imported, its own tables are used, because other packages may have extended them. A
+source that cannot be read in this way is imported.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _CONFIGS: Final = "transformers.models.auto.configuration_auto"
 _PROCESSORS: Final = "transformers.models.auto.processing_auto"
 _IMAGE_PROCESSORS: Final = "transformers.models.auto.image_processing_auto"
 _TOKENIZERS: Final = "transformers.models.auto.tokenization_auto"
-_BACKEND: Final = "TokenizersBackend"  # transformers 5: the class, and the base of the classes, that are fast
-# What has to be in each of these sources, or it has been read in vain.
+_BACKEND: Final = "TokenizersBackend"  # transformers 5: the class, and the base of the classes, that are fast.
+# Each source must contain these names; otherwise it has another form.
 _EXPECTED: Final = {
     _MODELS: "MODEL_MAPPING_NAMES",
     _CONFIGS: "CONFIG_MAPPING_NAMES",
@@ -61,7 +61,7 @@ _UNREADABLE: Final = (OSError, SyntaxError, ValueError, KeyError, TypeError, Att
 
 
 def synonyms() -> Mapping[str, str]:
-    """Return the names of tasks that stand for others, with these."""
+    """Return the synonyms of tasks."""
     return dict(_table("_SYNONYM_TASK_MAP"))
 
 
@@ -71,13 +71,13 @@ def loaders_by_task() -> Mapping[str, str | tuple[str, ...]]:
 
 
 def all_tasks() -> frozenset[str]:
-    """Return all tasks that Optimum has."""
+    """Return all tasks of Optimum."""
     by_library = _table("_LIBRARY_TO_TASKS_TO_MODEL_LOADER_MAP").values()
     return frozenset(task for tasks in by_library for task in tasks) | {key[2] for key in _table("_CUSTOM_CLASSES")}
 
 
 def task_classes() -> Mapping[str, Mapping[str, Any]]:
-    """Return the classes of transformers that serve a task, by task and model type."""
+    """Return the classes of transformers for a task, by task and model type."""
     manager = _imported()
     if manager is not None:
         return manager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS  # type: ignore[no-any-return]
@@ -85,32 +85,32 @@ def task_classes() -> Mapping[str, Mapping[str, Any]]:
 
 
 def diffusion_classes() -> Mapping[str, Mapping[str, str]]:
-    """Return the pipelines of diffusers that serve a task. They are classes there: diffusers is imported."""
+    """Return the pipelines of diffusers for a task. The table contains classes, so diffusers is imported."""
     manager = _manager()
     return manager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS if manager is not None else {}
 
 
 def supported_tasks(model_type: str, library: str) -> frozenset[str]:
-    """Return the tasks that a type of model can be exported for, none where it or the exporter is not known."""
+    """Return the tasks that a model type can be exported for; empty if the type or the exporter is unknown."""
     if _imported() is None:
         table = _supported_tasks()
         if table is not None:
             return frozenset(table.get((library, model_type), ()))
     try:
-        with needing_optimum_onnx("What can be exported"):
+        with needing_optimum_onnx("The list of exportable tasks"):
             import optimum.exporters.onnx.model_configs  # noqa: F401 - registers what the exporter supports
             from optimum.exporters.tasks import TasksManager
 
         return frozenset(TasksManager.get_supported_tasks_for_model_type(model_type, "onnx", library_name=library))
-    except MissingDependencyError:  # nothing can be exported here; what was exported elsewhere has a task all the same
+    except MissingDependencyError:  # Nothing can be exported without optimum-onnx, but existing files have tasks.
         return frozenset()
-    except KeyError:  # a type of model that Optimum does not know: it says so itself, better
+    except KeyError:  # Optimum itself reports an unknown model type, with more detail.
         return frozenset()
 
 
 @functools.cache
 def model_names() -> Mapping[str, Mapping[str, Any]]:
-    """Return transformers' tables of classes by model type, by the name that `modeling_auto` gives each."""
+    """Return transformers' tables of classes by model type, by their names in `modeling_auto`."""
     tables = _constants(_MODELS)
     return {name: table for name, table in tables.items() if name.endswith("_MAPPING_NAMES")}
 
@@ -124,7 +124,7 @@ def config_names() -> Mapping[str, str]:
 
 @functools.cache
 def image_processor_names() -> Mapping[str, Any]:
-    """Return the names of transformers' image processor classes by model type, whatever else is installed."""
+    """Return the names of transformers' image processor classes by model type, independent of installed packages."""
     names: Mapping[str, Any] = _constants(_IMAGE_PROCESSORS)["IMAGE_PROCESSOR_MAPPING_NAMES"]
     return names
 
@@ -146,7 +146,7 @@ def tokenizer_names() -> Mapping[str, Any]:
 
 
 def is_tokenizer_of_backend(name: str) -> bool:
-    """Whether transformers 5 defines a tokenizer class that reads `tokenizer.json` alone where there is one."""
+    """Whether a tokenizer class of transformers 5 reads only `tokenizer.json` if this file exists."""
     return name in _tokenizers_of_backend()
 
 
@@ -161,11 +161,10 @@ def _tokenizers_of_backend() -> frozenset[str]:
 
 
 def tokenizer_of_processor(name: str) -> Any:
-    """Return the class or classes that a processor class of transformers names for its tokenizer; None where it does
-    not itself, and for a class unknown here."""
+    """Return the tokenizer class or classes that a processor class of transformers names; None if it names none."""
     package = module_file("transformers")
     for model_type in (key for key, value in processor_names().items() if value == name):
-        folders = (package or Path()).parent.glob(f"models/**/{module_of(model_type)}")  # below `deprecated` too
+        folders = (package or Path()).parent.glob(f"models/**/{module_of(model_type)}")  # Also below `deprecated`.
         for file in sorted(file for folder in folders for file in folder.glob("processing_*.py")):
             try:
                 members = constants(file).get(name)
@@ -178,7 +177,7 @@ def tokenizer_of_processor(name: str) -> Any:
 
 
 def module_of(model_type: str) -> str:
-    """Return the name of the folder of transformers that a type of model is in."""
+    """Return the folder name of a model type in transformers."""
     special = _constants(_CONFIGS).get("SPECIAL_MODEL_TYPE_TO_MODULE_NAME", {})
     return str(special.get(model_type, model_type.replace("-", "_")))
 
@@ -196,14 +195,14 @@ def _task_classes() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.cache
 def _supported_tasks() -> Mapping[tuple[str, str], Iterable[str]] | None:
-    """Return the tasks by library and model type, as classes of optimum-onnx are decorated; None where that fails."""
+    """Return the tasks by library and model type from the decorators in optimum-onnx; None if they cannot be read."""
     file = module_file(_SUPPORT)
     if file is None:
         return None
     try:
         module, names = parsed(file), constants(file)
     except _UNREADABLE as error:
-        logger.debug("%s is imported, as it cannot be read: %s", file, error)
+        logger.debug("%s is imported, because its source cannot be read: %s", file, error)
         return None
     registers = {
         target.id
@@ -234,33 +233,33 @@ def _table(name: str) -> Any:
     try:
         return constants(file)["TasksManager"][name] if file is not None else {}
     except _UNREADABLE as error:
-        logger.debug("%s is imported, as %s cannot be read in it: %s", file, name, error)
+        logger.debug("%s is imported, because %s in its source cannot be read: %s", file, name, error)
     return getattr(_manager(), name, {})
 
 
 def _imported() -> Any:
-    """Return Optimum's class of tables where somebody has imported it."""
+    """Return Optimum's class of tables if it is already imported."""
     return getattr(sys.modules.get(_MANAGER), "TasksManager", None)
 
 
 def _manager() -> Any:
-    """Import Optimum's class of tables; None where that cannot be."""
+    """Import Optimum's class of tables; None if the import fails."""
     try:
         from optimum.exporters.tasks import TasksManager
-    except (ImportError, AttributeError, RuntimeError) as error:  # what lazy modules raise as well
+    except (ImportError, AttributeError, RuntimeError) as error:  # Lazy modules raise these too.
         logger.info("Optimum's tables of tasks cannot be imported: %s", error)
         return None
     return TasksManager
 
 
 def _constants(name: str) -> Mapping[str, Any]:
-    """Return the constants of a module of transformers; imported where they cannot be read."""
+    """Return the constants of a module of transformers; the module is imported if its source cannot be read."""
     file = module_file(name)
     try:
         if file is not None and _EXPECTED[name] in (found := constants(file)):
             return found
     except _UNREADABLE as error:
-        logger.debug("%s is imported, as it cannot be read: %s", file, error)
+        logger.debug("%s is imported, because its source cannot be read: %s", file, error)
     tables = dict(vars(importlib.import_module(name)))
     for key, value in vars(importlib.import_module(_MODELS)).items() if name == _MODELS else ():
         mapping = getattr(getattr(value, "_model_mapping", None), "_model_mapping", None)

@@ -1,9 +1,9 @@
-"""What to export a model for, where the user did not say: its library and its Optimum task.
+"""The library and the Optimum task of a model, if the user did not name them.
 
-Optimum infers both from the Hub, for Hub ids only. Here they are decided from what is known of a commit: the
-names of its files, its config, and the Hub's pipeline tag. What is installed plays no part.
+Optimum infers both from the Hub, for repo ids only. Here they are inferred from a commit: from its file names, its
+config, and the Hub's pipeline tag. The installed packages do not matter.
 
-Where Optimum's tables of tasks cannot be imported, a task is what it is called: synonyms and classes are not known.
+If Optimum's tables of tasks cannot be imported, a task keeps its name, and synonyms and classes are unknown.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ __all__ = [
     "with_past",
 ]
 
-WITH_PAST: Final = "-with-past"  # ends the name of a task that reuses past key values
+WITH_PAST: Final = "-with-past"  # The end of the name of a task with past key values.
 _FEATURES: Final = "feature-extraction"
 
 
 def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
-    """Return the library that a repo's weights are for.
+    """Return the library for a repo's weights.
 
-    A repo of sentence_transformers holds a transformers model and exports as such unless the user says
-    otherwise: its export as sentence_transformers would have no `last_hidden_state`. One whose transformer lies in a
-    folder of its own holds none that transformers finds.
+    A repo of sentence_transformers contains a transformers model, and is exported as such unless the user names the
+        library: an
+    export as sentence_transformers would have no `last_hidden_state`. If its transformer is in a folder of its own,
+    transformers does not find a model.
     """
     files = set(files)
     if MODEL_INDEX in files:
@@ -60,18 +61,18 @@ def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
 
 
 def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None) -> str:
-    """Return the Optimum task that a model is for.
+    """Return the Optimum task of a model.
 
-    The Hub's pipeline tag counts where the exporter supports that task for this type of model, then the class
-    that the config says the checkpoint was saved from.
+    The Hub's pipeline tag is used if the exporter supports that task for this model type. Otherwise, the class in the
+    config is used.
 
     Args:
         config: Content of `config.json` (for diffusers `model_index.json`).
-        library: As `infer_library` returns.
-        pipeline_tag: As the Hub says, None where it says nothing.
+        library: The result of `infer_library`.
+        pipeline_tag: The Hub's pipeline tag, if any.
 
     Raises:
-        ExportError: Neither tells.
+        ExportError: The task cannot be inferred.
     """
     if library == "timm":
         return "image-classification"
@@ -86,17 +87,17 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
             return str(tagged)
         task = _task_of_class(config, supported) or tagged
     if task is None:
-        known = "belong to no task" if all_tasks() else "cannot be looked up without Optimum's exporters"
+        known = "have no task" if all_tasks() else "cannot be looked up without Optimum's exporters"
         raise ExportError(
             f"The task cannot be inferred: the pipeline tag is {pipeline_tag!r}, and the config's architectures "
-            f"({config.get('architectures')}) {known}. Give --task, one of: "
+            f"({config.get('architectures')}) {known}. Pass --task, one of: "
             f"{', '.join(sorted(all_tasks()))}."
         )
     return str(task)
 
 
 def canonical_task(task: str) -> str:
-    """Return the name that Optimum keeps for a task that was given by a synonym (`masked-lm`)."""
+    """Return Optimum's name of a task for a synonym (`masked-lm`)."""
     return synonyms().get(task, task)
 
 
@@ -106,20 +107,20 @@ def is_task(task: str) -> bool:
 
 
 def with_past(task: str, config: Mapping[str, Any], library: str) -> str:
-    """Return the variant of an inferred task that reuses past key values, where the exporter has it."""
+    """Return the variant of an inferred task with past key values, if the exporter supports it."""
     past = task + WITH_PAST
     return past if library == "transformers" and past in supported_tasks(model_type_of(config), library) else task
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
-    """Return a config's model type as transformers reads it, empty where it has none."""
+    """Return a config's model type as transformers reads it; empty if there is none."""
     return str(config.get("model_type") or ("timm_wrapper" if "pretrained_cfg" in config else ""))
 
 
 def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str | None:
     """Return the task whose Auto class would load the class in `config.architectures`.
 
-    A class that serves several tasks (`CLIPModel`) is taken for the most specific.
+    For a class with several tasks (`CLIPModel`), the most specific task is returned.
     """
     tasks = tasks_of_class(config)
     allowed = [task for task in tasks if task in supported] or tasks
@@ -128,7 +129,7 @@ def _task_of_class(config: Mapping[str, Any], supported: Iterable[str]) -> str |
 
 
 def tasks_of_class(config: Mapping[str, Any]) -> list[str]:
-    """Return the Optimum tasks that the class in `config.architectures` serves, none where that is not known."""
+    """Return the Optimum tasks of the class in `config.architectures`; empty if they are unknown."""
     model_type, names = model_type_of(config), set(architectures(config))
     tasks = [task for task, classes in task_classes().items() if names & as_set(classes.get(model_type))]
     if tasks:
@@ -139,14 +140,16 @@ def tasks_of_class(config: Mapping[str, Any]) -> list[str]:
 
 
 def encoder_alone(config: Mapping[str, Any]) -> str | None:
-    """Return the class of a model that is no more than the encoder of a larger one (`T5EncoderModel`), else None."""
+    """Return the class of a model that is only the encoder of a larger model (`T5EncoderModel`); None for other
+    models.
+    """
     found = next((name for name in architectures(config) if name.endswith("EncoderModel")), None)
     whole = as_set(task_classes().get(_FEATURES, {}).get(model_type_of(config)))
     return found if whole and found is not None and not tasks_of_class(config) else None
 
 
 def _tasks_of_auto_map(config: Mapping[str, Any], names: set[str]) -> list[str]:
-    """Return the tasks of a class that comes with the repo, by the Auto class that it is mapped from."""
+    """Return the tasks of a class from the repo, by the Auto class that it is mapped from."""
     auto_map = config.get("auto_map")
     autos = auto_map.items() if isinstance(auto_map, dict) else ()
     mapped = {auto_class for auto_class, path in autos if str(path).rpartition(".")[2] in names}
@@ -161,7 +164,7 @@ def _diffusers_task(class_name: str) -> str | None:
 
 
 def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the class names in a config, none where somebody wrote something else there."""
+    """Return the class names in a config; empty if the value has another form."""
     names = config.get("architectures")
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
@@ -172,7 +175,7 @@ def as_set(names: str | Iterable[str] | None) -> set[str]:
 
 
 def class_for_task(task: str, config: Mapping[str, Any], library: str) -> str | None:
-    """Return the name of the class that would be exported for a task, None where that cannot be told."""
+    """Return the name of the class that would be exported for a task; None if it is unknown."""
     names = architectures(config)
     if library != "transformers":
         return str(config["_class_name"]) if "_class_name" in config else None

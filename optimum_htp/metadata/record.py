@@ -268,11 +268,13 @@ class ExportMetadata:
 
     @property
     def source(self) -> str:
-        """The model in words: `org/name at 1a2b3c4d`, or `a local model`; of another Hub `acme://org/name at …`."""
+        """The model for messages: `org/name@1a2b3c4d`, `acme://org/name@1a2b3c4d` for another Hub, or `a local
+        model`.
+        """
         if self.hub_id is None:
             return "a local model"
         prefix = "" if self.hub_provider is None else f"{self.hub_provider}://"
-        return f"{prefix}{self.hub_id} at {(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
+        return f"{prefix}{self.hub_id}@{(self.hub_sha or self.hub_revision or '?')[:SHORT_COMMIT]}"
 
 
 KEYS: Final = keys_of(ExportMetadata)

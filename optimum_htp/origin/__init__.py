@@ -1,1 +1,1 @@
-"""What a model is: a name, a source, a commit, and the files of a checkpoint."""
+"""The origin of a model: its name, source, commit, and the files of a checkpoint."""

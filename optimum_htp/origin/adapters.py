@@ -1,7 +1,8 @@
-"""Adapters whose repo or folder has a config too: the model that they are added to, at one commit.
+"""Adapters whose repo or folder also has a config: finds the base model at one commit.
 
-An adapter's config names its base model, and libraries take that name for a repo, at its newest commit, or for a path.
-Here it is found once. The libraries load the adapter from a folder whose config names the files of that commit.
+An adapter's config names its base model. Libraries use that name as a repo at its newest commit, or as a path. Here
+the base model is resolved once, and the libraries load the adapter from a folder whose config names the files of that
+commit.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from optimum_htp.origin.source import HubSource, LocalSource, locate
 
 __all__ = ["beside_base", "commits_of", "fetch_base"]
 
-_PREFIX: Final = "hf"  # of the Hugging Face Hub
+_PREFIX: Final = "hf"  # The Hugging Face Hub.
 
 
 def fetch_base(checkpoint: Checkpoint, access: HubAccess) -> Checkpoint | None:
-    """Return the files of the model that a checkpoint is an adapter of, None where it is a model by itself.
+    """Return the files of an adapter's base model; None if the checkpoint is not an adapter.
 
     Raises:
-        ExportError: The base model is an adapter too, or a path that a repo of a Hub names.
-        MissingDependencyError: peft, which adds it to the model, is not installed.
-        HFHubIntegrationError: It cannot be had; the subclass says why.
+        ExportError: The base model is an adapter too, or a repo on a Hub names a path.
+        MissingDependencyError: peft, which adds the adapter to the model, is not installed.
+        HFHubIntegrationError: The base model cannot be downloaded; the subclass gives the reason.
     """
     if (name := base_to_load(checkpoint.folder)) is None:
         return None
@@ -43,7 +44,7 @@ def fetch_base(checkpoint: Checkpoint, access: HubAccess) -> Checkpoint | None:
         source = _located(checkpoint, name, revision if isinstance(revision, str) and revision else None, access)
     except InvalidModelReferenceError as error:
         raise ExportError(
-            f"{named}, which is no repo of a Hub. A path is taken only from a folder of your own. Run `hf download "
+            f"{named}, which is not a repo of a Hub. Paths are accepted only from your own folder. Run `hf download "
             f"{adapter} --local-dir FOLDER`, set base_model_name_or_path in FOLDER/{ADAPTER_CONFIG} to the path, and "
             "export FOLDER."
         ) from error
@@ -52,14 +53,14 @@ def fetch_base(checkpoint: Checkpoint, access: HubAccess) -> Checkpoint | None:
     base = fetch_checkpoint(source, access, None)
     if base_to_load(base.folder) is not None:
         raise ExportError(
-            f"{named}, which is an adapter too. Merge them first, with peft's `merge_and_unload().save_pretrained("
+            f"{named}, which is also an adapter. Merge them first with peft's `merge_and_unload().save_pretrained("
             "FOLDER)`, and export FOLDER."
         )
     return base
 
 
 def beside_base(checkpoint: Checkpoint, base: Checkpoint, folder: Path) -> None:
-    """Fill a folder with the files of an adapter, and a config that names the files of its base model."""
+    """Fill a folder with the files of an adapter, and with a config that names the files of its base model."""
     folder.mkdir()
     for name in checkpoint.files:
         file = checkpoint.folder / name
@@ -70,13 +71,13 @@ def beside_base(checkpoint: Checkpoint, base: Checkpoint, folder: Path) -> None:
 
 
 def commits_of(*checkpoints: Checkpoint) -> dict[str, str]:
-    """Return the repos of checkpoints of a Hub, as a user types them, and their commits."""
+    """Return the repos of Hub checkpoints, as a user types them, with their commits."""
     sources = [checkpoint.source for checkpoint in checkpoints]
     return {source.reference: source.commit for source in sources if isinstance(source, HubSource)}
 
 
 def _located(checkpoint: Checkpoint, name: str, revision: str | None, access: HubAccess) -> HubSource | LocalSource:
-    """Find a base model: for an adapter of a Hub a repo of that Hub, and no folder that has its name here."""
+    """Locate a base model. For an adapter from a Hub, it is a repo of that Hub, never a local folder of that name."""
     adapter = checkpoint.source
     if isinstance(adapter, LocalSource):
         return locate(name, None if Path(name).exists() else revision, access)

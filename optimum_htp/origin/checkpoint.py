@@ -1,7 +1,7 @@
-"""The files of one model at one commit, in a local folder, ready to be exported.
+"""The files of one model at one commit, in a local folder, ready for export.
 
-The commit is resolved once, and config, weights and preprocessors are all taken from it: Optimum, given a repo
-id and a revision, would take the preprocessors from the main branch.
+The commit is resolved once. Config, weights and preprocessors are all taken from it. Optimum, given a repo id and a
+revision, takes the preprocessors from the main branch.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Checkpoint:
     """A model's files.
 
     Attributes:
-        source: What the model is.
-        folder: Where its files are.
+        source: The origin of the model.
+        folder: The folder of its files.
         files: The files of the commit, or of the local folder, relative to it.
         config: Content of its `config.json`, or of a pipeline's `model_index.json`.
         library: The library to load it with.
-        complete: Whether `files` is all that the commit has, rather than what the cache has of it.
+        complete: Whether `files` lists all files of the commit, not only those in the cache.
         with_code: Whether the repo's own Python modules belong to its configs.
-        weights: The files of its weights, their indexes included; empty where nobody asked for weights.
+        weights: The files of its weights, including indexes; empty if no weights were requested.
     """
 
     source: HubSource | LocalSource
@@ -70,7 +70,7 @@ class Checkpoint:
 
     @property
     def weight_files(self) -> tuple[str, ...]:
-        """The weights that loaders take, without the indexes that list them."""
+        """The weights that loaders read, without the indexes that list them."""
         found = weight_files(self.files, lambda name: index_shards(self.folder / name), library=self.library)
         return tuple(name for name in found if not name.endswith(".json"))
 
@@ -87,28 +87,31 @@ class Checkpoint:
         return tuple(dict.fromkeys(found))
 
     def require_config(self) -> None:
-        """Refuse a Hub's repo or a folder without a config: no library knows what model is in it.
+        """Reject a Hub repo or a folder without a config, because no library can load it.
 
         Raises:
-            ConfigFileNotFoundError: There is none.
+            ConfigFileNotFoundError: There is no config.
         """
         if self.config:
             return
         if isinstance(self.source, LocalSource):
             raise ConfigFileNotFoundError(
-                f"{self.folder} has no readable {CONFIG} (or {MODEL_INDEX}): it does not hold a Hugging Face model. "
+                f"{self.folder} has no readable {CONFIG} (or {MODEL_INDEX}), so it does not contain a Hugging Face "
+                "model. "
                 "Save one there with `model.save_pretrained`."
             )
         raise ConfigFileNotFoundError(
-            f"{self.source.reference} has no {CONFIG} at {self.source.commit}: it does not hold a Hugging Face model. "
-            "Name the repo of the model, or with --revision a commit that has one."
+            f"{self.source.reference} has no {CONFIG} at {self.source.commit}, so it does not contain a Hugging Face "
+            "model. "
+            "Name the repo of the model, or with --revision a commit with a config."
         )
 
     def refuse_code(self) -> None:
-        """Refuse a Hub's model whose configs refer to code: loaders trust the folder, because it is a local one.
+        """Reject a Hub model whose configs refer to code, because loaders trust local folders.
 
         Raises:
-            UntrustedCodeError: They do. Files that only sentence_transformers reads count where it loads the model.
+            UntrustedCodeError: A config refers to code. Files that only sentence_transformers reads are checked only
+                if it loads the model.
         """
         if isinstance(self.source, HubSource):
             sentences = self.library == "sentence_transformers"
@@ -120,7 +123,7 @@ def _known_classes(plugin: str, names: Any) -> list[str]:
     """Return the Auto classes that a plugin names.
 
     Raises:
-        PluginError: They are not such, or the installed transformers does not have them.
+        PluginError: A name is not an Auto class of the installed transformers.
     """
     if not isinstance(names, (list, tuple)):
         names = [names]
@@ -131,7 +134,7 @@ def _known_classes(plugin: str, names: Any) -> list[str]:
 
         if not is_preprocessor_class(name) or not hasattr(transformers, name):
             raise PluginError(
-                f"The plugin {plugin!r} names the preprocessor {name!r}, which is no Auto class of transformers "
+                f"The plugin {plugin!r} names the preprocessor {name!r}, which is not an Auto class of transformers "
                 f"{transformers.__version__} that loads preprocessors. Upgrade the plugin or transformers."
             )
     return [*names]
@@ -145,20 +148,20 @@ def fetch_checkpoint(
     weights: bool = True,
     to_load: bool = True,
 ) -> Checkpoint:
-    """Make a model's files available in a local folder, fetching only those that will be read.
+    """Make a model's files available in a local folder. Only the files that will be read are downloaded.
 
     Args:
         source: The model.
-        access: How to reach its Hub.
+        access: Options for Hub requests.
         library: The library to load it with; None to infer it.
         weights: Whether the weights are needed too.
-        to_load: Whether a library loads them then: what it cannot load is refused before they are fetched.
+        to_load: Whether a library then loads them. If so, a model that it cannot load is rejected before the download.
 
     Raises:
-        ExportError: A local model that is no folder, or an adapter.
+        ExportError: A local model that is not a folder, or an adapter.
         ConfigLoadError: The model has no config, or a config that cannot be read.
-        ChangedCacheError: A file in the cache is not the commit's.
-        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+        ChangedCacheError: A file in the cache differs from the commit.
+        HFHubIntegrationError: The files cannot be downloaded; the subclass gives the reason.
     """
     checkpoint = _fetched(source, access, library, weights=weights, to_load=to_load)
     _refuse_adapter(checkpoint)
@@ -170,27 +173,27 @@ def fetch_checkpoint(
 
 
 def _require_model(checkpoint: Checkpoint) -> None:
-    """Refuse what is no model: an adapter, and for transformers what has no config."""
+    """Reject an adapter, and for transformers a repo without a config."""
     _refuse_adapter(checkpoint)
     if checkpoint.library == "transformers":
         checkpoint.require_config()
 
 
 def _refuse_adapter(checkpoint: Checkpoint) -> None:
-    """Refuse a repo or a folder as peft saves it: with the weights of an adapter, and no model to add them to.
+    """Reject a repo or a folder as peft saves it: with the weights of an adapter, but without a model.
 
     Raises:
-        ExportError: It is one.
+        ExportError: It is an adapter.
     """
     if ADAPTER_CONFIG not in checkpoint.files or checkpoint.config:
         return
     base = base_of_adapter(checkpoint.folder)
     name = checkpoint.folder if isinstance(checkpoint.source, LocalSource) else checkpoint.source.reference
     raise ExportError(
-        f"{name} is an adapter{f' of {base}' if base else ''}, and no model by itself. Merge them first: peft's "
-        "AutoPeftModelFor… class of its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a "
+        f"{name} is an adapter{f' of {base}' if base else ''}, not a complete model. Merge them first: peft's "
+        "AutoPeftModelFor… class for its task loads both, and `merge_and_unload().save_pretrained(FOLDER)` writes a "
         "model to export. Save its tokenizer there too."
-        + (f" Or name the model without the adapter: --model {base}." if base else "")
+        + (f" Or export the model without the adapter: --model {base}." if base else "")
     )
 
 
@@ -213,7 +216,7 @@ def _fetched(
         files = names_below(folder) if source.mirrored is None else tuple(sorted(source.mirrored))
     guess = library or infer_library(files, {})
     configs = config_files(files, library=guess)
-    adapters = {ADAPTER_CONFIG} & {*files} - {*configs}  # says of which model the repo is an adapter
+    adapters = {ADAPTER_CONFIG} & {*files} - {*configs}  # It names the base model of the repo.
     wanted = (*configs, *weight_indexes(files, library=guess), *adapters)
     _check_all_there(source, _snapshot(source, wanted, access), wanted)
     checkpoint = _opened(
@@ -232,20 +235,20 @@ def _fetched(
 
 
 def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, with_code: bool = False) -> Path:
-    """Return a folder with the config and preprocessor files of a model of a Hub.
+    """Return a folder with the config and preprocessor files of a Hub model.
 
     Args:
-        reference: As a user types it.
+        reference: The model, as a user types it.
         revision: Branch, tag, commit or `refs/pr/N`.
-        access: How to reach its Hub.
-        with_code: Whether the repo's own Python modules are wanted too.
+        access: Options for Hub requests.
+        with_code: Whether to download the repo's own Python modules too.
 
     Raises:
-        UntrustedCodeError: The configs refer to code, and that is not wanted.
-        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+        UntrustedCodeError: The configs refer to code, and `with_code` is not set.
+        HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
     """
     source = locate(reference, revision, access)
-    checkpoint = _fetched(source, access, None, weights=False)  # to load, and nothing is said of the commit
+    checkpoint = _fetched(source, access, None, weights=False)  # The files are only loaded; no record is written.
     if not with_code:
         checkpoint.refuse_code()
     elif isinstance(source, HubSource):
@@ -256,15 +259,16 @@ def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, wi
 def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise DownloadError(
-            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, and does not have "
-            "it. Try again, or check HF_ENDPOINT and any mirror between."
+            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, but does not "
+            "provide it. Try "
+            "again, or check HF_ENDPOINT and any mirror in between."
         )
 
 
 def _local_checkpoint(source: LocalSource, library: str | None) -> Checkpoint:
     path = source.path
     if path is None or not path.is_dir():
-        raise ExportError(f"{path} is not a folder. Name the folder that holds the model's config.json.")
+        raise ExportError(f"{path} is not a folder. Name the folder that contains the model's config.json.")
     checkpoint = _opened(source, path, names_below(path), library, complete=True)
     _refuse_adapter(checkpoint)
     checkpoint.require_config()
@@ -290,7 +294,10 @@ def _opened(
 
 
 def _preprocessor_configs(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the configs of a model's preprocessors: a tokenizer may be code of the repo where the model is none."""
+    """Yield the configs of a model's preprocessors.
+
+    A tokenizer may use code of the repo even if the model does not.
+    """
     for name in PREPROCESSOR_CONFIGS:
         content = read_json(folder / name)
         if isinstance(content, dict):
@@ -298,7 +305,7 @@ def _preprocessor_configs(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    """Return a config's content, empty where there is none."""
+    """Return a config's content; empty if there is no config."""
     content = read_json(path)
     if content is None:
         return {}
@@ -313,8 +320,9 @@ def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> P
         mirrored = mirrors.fetch(source.provider, source.repo_id, source.commit, names, access)
         if mirrored is None:
             raise DownloadError(
-                f"No mirror has all of {', '.join(names[:3])} … of {source.repo_id} at {source.commit}. Fill one with "
-                "`optimum-cli htp mirror --weights`, or let the Hub be asked."
+                f"No mirror has all of {', '.join(names[:3])} … of {source.repo_id} at {source.commit}. Fill a "
+                "mirror with "
+                "`optimum-cli htp mirror --weights`, or allow access to the Hub."
             )
         return mirrored
     ref = source.ref or source.hub.default_revision

@@ -1,6 +1,6 @@
-"""Where a model is from, as plain dictionaries, for callers that want no exceptions.
+"""The origin of a model as plain dictionaries, for callers that want no exceptions.
 
-`is_hub_model` and `detect_model_source` answer what `source.locate` does, in the words of the design document.
+`is_hub_model` and `detect_model_source` return the result of `source.locate` in the terms of the design document.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def is_hub_model(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> tuple[bool, dict[str, Any]]:
-    """Tell whether a name is a model of the Hub, and what the Hub says of it.
+    """Return whether a name is a model on the Hub, and the Hub's information about it.
 
     Args:
         model_name_or_path: A path, or `name`, `org/name`, either with `@revision`.
         revision: Branch, tag, commit or `refs/pr/N`.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Returns:
-        True and the Hub's metadata (`type` is `hub`, or `hub_unverified` with `error` where neither the Hub
-        nor the cache could tell), or False and a dictionary whose `type` is `local`, `not_found` or `invalid`.
+        True and the Hub's metadata (`type` is `hub`, or `hub_unverified` with `error` if neither the Hub nor the cache
+        can confirm it), or False and a dictionary whose `type` is `local`, `not_found` or `invalid`.
     """
     access = HubAccess.of(access, token, cache_dir, local_files_only)
     text = os.fsdecode(model_name_or_path)
@@ -66,7 +66,7 @@ def is_hub_model(
         return False, {"type": "not_found", **asked, "error": str(error)}
     except InvalidModelReferenceError as error:
         return False, {"type": "invalid", "error": str(error)}
-    except OptimumHTPError as error:  # the Hub cannot be reached, refuses this token, or sends no valid answer
+    except OptimumHTPError as error:  # The Hub is unreachable, denies access, or sends an invalid response.
         return True, {"type": "hub_unverified", **asked, "error": str(error)}
 
 
@@ -80,18 +80,18 @@ def detect_model_source(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> dict[str, Any]:
-    """Tell where a model comes from, by its name, its config, or its place in the Hub's cache.
+    """Return where a model is from, by its name, its config, or its folder in the Hub's cache.
 
     Args:
         model_name_or_path: A path or a Hub reference, as for `is_hub_model`.
-        model: A model in memory, which may know more than its path does.
+        model: A model in memory, whose config may contain more than its path.
         revision: Branch, tag, commit or `refs/pr/N`.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Returns:
-        The Hub's metadata, with `detected_from` (`config` or `cache_path`) where the name alone did not tell;
-        or a dictionary whose `type` is `local_hf_compatible` (with `model_type`, `architectures` and `path`),
-        `local`, `not_found` or `invalid`.
+        The Hub's metadata, with `detected_from` (`config` or `cache_path`) if the name alone was not enough; or a
+        dictionary whose `type` is `local_hf_compatible` (with `model_type`, `architectures` and `path`), `local`,
+        `not_found` or `invalid`.
     """
     access = HubAccess.of(access, token, cache_dir, local_files_only)
     answer: dict[str, Any] = {"type": "local", "path": model_name_or_path}
@@ -132,7 +132,7 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
         hub, repo_id, commit = cached
         try:
             source = ask(Reference(hub, repo_id, commit), access)
-        except OptimumHTPError as error:  # the digests of its files are the proof
+        except OptimumHTPError as error:  # The digests of its files are the proof.
             source = HubSource(repo_id=repo_id, commit=commit, ref=commit, reason=str(error), provider=hub.name)
         return {**_describe(source), "detected_from": "cache_path"}
     config = read_json(expanded(path) / CONFIG)
@@ -147,7 +147,7 @@ def _describe_path(path: str, access: HubAccess) -> dict[str, Any]:
 
 
 def _describe(source: HubSource) -> dict[str, Any]:
-    """Return a Hub model as the dictionary that `is_hub_model` documents."""
+    """Return a Hub model as the dictionary in the documentation of `is_hub_model`."""
     known: dict[str, Any] = {
         "type": "hub",
         "model_id": source.repo_id,

@@ -1,8 +1,7 @@
-"""Whether the files in a Hub's cache are those of a commit: a name of a folder is no proof, and files can be edited.
+"""Checks whether files in a Hub's cache belong to a commit. A folder name is no proof, and files can be edited.
 
-Each file that an export reads or embeds is compared with the digest that the Hub stated for it: in its answer about
-the commit, else when it sent the file to the cache, else when it is asked now. Hashing takes about a second for each
-gigabyte.
+Each file that an export reads or embeds is compared with the digest from the Hub: from its response about the commit,
+from the download to the cache, or from a new request. Hashing takes about one second per gigabyte.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _ADDED: Final = "the commit has no such file"
 
 
 def names_below(folder: Path) -> tuple[str, ...]:
-    """Return the files in a folder and its direct subfolders: nothing deeper belongs to a model."""
+    """Return the files in a folder and its direct subfolders. Deeper files do not belong to a model."""
     paths = (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*.json"))
     return tuple(sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file()))
 
 
 def loaded_files(folder: Path, library: str | None = None, *, weights: bool = True) -> tuple[str, ...]:
-    """Return the files of a folder that loaders take: configs, preprocessors, code, and weights."""
+    """Return the files of a folder that loaders read: configs, preprocessors, code, and weights."""
     names = names_below(folder)
     content = read_json(folder / CONFIG)
     library = library or infer_library(names, content if isinstance(content, dict) else {})
@@ -40,7 +39,7 @@ def loaded_files(folder: Path, library: str | None = None, *, weights: bool = Tr
 
 
 def is_cached_folder(hub: Hub, repo_id: str, commit: str, folder: Path, access: HubAccess) -> bool:
-    """Whether a folder is the one that the Hub's cache has for a commit, links followed."""
+    """Whether a folder is the folder of a commit in the Hub's cache, with links resolved."""
     cached = hub.cached_folder(repo_id, commit, access)
     try:
         return cached is not None and cached.samefile(folder)
@@ -51,27 +50,27 @@ def is_cached_folder(hub: Hub, repo_id: str, commit: str, folder: Path, access: 
 def unproven(
     hub: Hub, repo_id: str, commit: str, folder: Path, names: Iterable[str], access: HubAccess, info: RepoInfo | None
 ) -> dict[str, str]:
-    """Return the files in a folder of the cache that are not shown to be a commit's, each with the reason.
+    """Return the files in a folder of the cache that cannot be shown to be a commit's, each with the reason.
 
     Args:
-        hub: Whose cache it is.
+        hub: The Hub of the cache.
         repo_id: The repo.
-        commit: In full.
+        commit: Full commit.
         folder: The commit's folder.
-        names: The files. Those that are not there are left out.
-        access: How to reach the Hub. It is asked only where neither `info` nor the cache has a digest that fits.
-        info: What the Hub has said of the commit; None where it was not asked.
+        names: The files. Missing ones are left out.
+        access: Options for Hub requests. The Hub is asked only if neither `info` nor the cache has a matching digest.
+        info: The Hub's information about the commit; None if it was not requested.
     """
     names = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
     noted = {**hub.cached_digests(repo_id, commit, names, access), **_stated(info)}
     doubtful = [name for name in names if not _fits(folder / name, noted.get(name))]
     if not doubtful:
         return {}
-    differs = "it is not the file of the commit"
+    differs = "it differs from the file of the commit"
     try:
         told = hub.digests(repo_id, commit, access) or {}
     except OptimumHTPError as error:
-        untold = f"nothing that the Hub has stated about it is here, and the Hub does not tell now: {error}"
+        untold = f"this machine has no digest of it from the Hub, and the Hub does not provide one now: {error}"
         return {name: differs if _is_known(noted.get(name)) else untold for name in doubtful}
     found = {}
     for name in doubtful:
@@ -80,7 +79,7 @@ def unproven(
         elif _is_known(digest := told.get(name, noted.get(name))) and not _fits(folder / name, digest):
             found[name] = differs
         elif not _is_known(digest):
-            found[name] = f"{hub.name} states no digest of it"
+            found[name] = f"{hub.name} has no digest of it"
     return found
 
 
@@ -93,7 +92,7 @@ def require_unchanged(
     access: HubAccess,
     info: RepoInfo | None = None,
 ) -> None:
-    """Refuse files of the cache that are not shown to be a commit's. A folder elsewhere was checked by who filled it.
+    """Reject files of the cache that cannot be shown to be a commit's. Other folders are checked when they are filled.
 
     The arguments are those of `unproven`.
 
@@ -104,10 +103,11 @@ def require_unchanged(
         return
     if found := unproven(hub, repo_id, commit, folder, names, access, info):
         name, reason = next(iter(found.items()))
-        again = "Delete it" if reason == _ADDED else "Fetch it again with --force-download"
+        again = "Delete it" if reason == _ADDED else "Download it again with --force-download"
         raise ChangedCacheError(
-            f"{folder / name} does not count as a file of {repo_id} at {commit}: {reason}. {again}; or copy the "
-            "folder out of the cache and name the copy, to use the file as it is."
+            f"{folder / name} cannot be used as a file of {repo_id} at {commit}: {reason}. {again}. To use the file "
+            "as it is, copy "
+            "the folder out of the cache and name the copy."
         )
 
 

@@ -1,11 +1,11 @@
-"""What a mirror has of a commit: one JSON file beside the files, written last.
+"""The files of a commit on a mirror: one JSON file next to the files, written last.
 
     {"version": 1, "provider": "huggingface", "repo_id": "org/name", "commit": "86b5…",
      "commit_files": ["README.md", "config.json", "model.safetensors"],
      "files": {"config.json": {"size": 570, "sha256": "7b4e…"}}}
 
-`commit_files` are all that the commit has, so that a mirror can also say that it does not have a file; `files` are
-those that lie beside the manifest. A commit never changes, so neither do they: more may be added, none is replaced.
+`commit_files` lists all files of the commit, so a mirror can also tell that a file does not exist. `files` lists
+those next to the manifest. The content of a commit never changes: files may be added, none is replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ListedFile:
-    """What a file has to be: its size in bytes, and its SHA-256 in hexadecimal digits."""
+    """The size of a file in bytes, and its SHA-256 in hexadecimal digits."""
 
     size: int
     sha256: str
@@ -45,7 +45,7 @@ class MirrorManifest:
     files: Mapping[str, ListedFile] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return it as it is stored; the same bytes for the same record."""
+        """Return the stored form; the same bytes for the same manifest."""
         files = {name: {"size": file.size, "sha256": file.sha256} for name, file in sorted(self.files.items())}
         content = {
             "version": _VERSION,
@@ -59,14 +59,14 @@ class MirrorManifest:
 
     @classmethod
     def from_json(cls, text: bytes, expected: MirrorManifest) -> MirrorManifest:
-        """Return what is stored, which somebody else may have written.
+        """Parse a stored manifest. It is untrusted.
 
         Args:
-            text: What is stored.
-            expected: Of the same model and commit.
+            text: The stored form.
+            expected: A manifest of the same model and commit.
 
         Raises:
-            MirrorError: It is no manifest, or one of another commit.
+            MirrorError: It is not a manifest, or belongs to another commit.
         """
         try:
             content = parse_json(text)
@@ -81,10 +81,10 @@ class MirrorManifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MirrorError(f"it is not a manifest ({type(error).__name__}: {error})") from error
         if version != _VERSION:
-            raise MirrorError(f"its version is {version!r}, and this version of optimum-htp reads {_VERSION}")
+            raise MirrorError(f"its version is {version!r}, but this version of optimum-htp reads {_VERSION}")
         told = (found.provider, found.repo_id, found.commit)
         if told != (expected.provider, expected.repo_id, expected.commit):
-            raise MirrorError(f"it is about {found.repo_id!r} at {found.commit!r} of {found.provider!r}")
+            raise MirrorError(f"it is for {found.repo_id!r} at {found.commit!r} of {found.provider!r}")
         return found
 
 

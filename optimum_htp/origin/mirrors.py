@@ -1,10 +1,11 @@
-"""Mirrors: places of one's own that have the files of commits, asked between the cache and the Hub.
+"""Mirrors with files of commits. They are searched after the cache and before the Hub.
 
-`OPTIMUM_HTP_MIRRORS` names them, in the order in which they are asked: folders and whatever else fsspec opens
-(`file:///mnt/models`, `s3://bucket/prefix`, `https://host/models`), with commas or spaces between. The files of a
-commit are in `org/name/<commit>/` below one (of another Hub than Hugging Face's in `@provider/org/name/<commit>/`),
-with a manifest of their digests, which are checked. Only a full commit is asked for: a mirror cannot say what a branch
-is. It gets no token, and a fault of one is a warning: the next is asked, and the Hub at last.
+`OPTIMUM_HTP_MIRRORS` lists them in search order: folders and any location that fsspec opens (`file:///mnt/models`,
+`s3://bucket/prefix`, `https://host/models`), separated by commas or spaces. The files of a commit are in
+`org/name/<commit>/` of a mirror (for a Hub other than Hugging Face's in `@provider/org/name/<commit>/`), with a
+manifest of their digests, which are checked. Mirrors serve full commits only, because a mirror does not know the
+commit of a branch. A mirror gets no token. A fault of a mirror is a warning; the search continues with the next
+mirror and then the Hub.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ __all__ = ["MirrorFolder", "fetch", "listed", "mirrors", "snapshot"]
 logger = get_logger(__name__)
 
 _VARIABLE: Final = "OPTIMUM_HTP_MIRRORS"
-_PIECE: Final = 1 << 22  # bytes read at a time
-_LARGEST_MANIFEST: Final = 1 << 24  # bytes
+_PIECE: Final = 1 << 22  # Bytes per read.
+_LARGEST_MANIFEST: Final = 1 << 24  # Bytes.
 
 
 def snapshot(
@@ -48,9 +49,9 @@ def snapshot(
     ref: str | None = None,
     progress: bool = False,
 ) -> Path:
-    """Return a folder that holds files of a commit: the Hub's cache, one of a mirror, or what the Hub gives.
+    """Return a folder with files of a commit: from the Hub's cache, from a mirror, or from the Hub.
 
-    The arguments are those of `Hub.snapshot`. Without mirrors it is nothing else.
+    The arguments are those of `Hub.snapshot`. Without mirrors, this is `Hub.snapshot`.
 
     Raises:
         HFHubIntegrationError: As `Hub.snapshot`.
@@ -60,7 +61,7 @@ def snapshot(
             try:
                 return hub.snapshot(repo_id, commit, files, replace(access, local_files_only=True), ref=ref)
             except OptimumHTPError:
-                logger.debug("The cache does not have all of %s of %s at %s", files, repo_id, commit)
+                logger.debug("The cache does not contain all of %s of %s at %s", files, repo_id, commit)
         if (folder := fetch(hub.name, repo_id, commit, files, access, optional=optional)) is not None:
             return folder
     return hub.snapshot(repo_id, commit, files, access, optional=optional, ref=ref, progress=progress)
@@ -75,18 +76,18 @@ def fetch(
     *,
     optional: Sequence[str] = (),
 ) -> Path | None:
-    """Return a folder with files of a commit that a mirror has; None where none has all of them.
+    """Return a folder with files of a commit from a mirror; None if no mirror has all of them.
 
-    A file that the commit does not have is not in the folder. One of a folder mirror is that folder; of any other they
-    are kept below the Hugging Face home, and asked for once.
+    A file that the commit does not have is not in the folder. For a mirror that is a local folder, its own folder is
+    returned. Files of other mirrors are stored below the Hugging Face home, and downloaded once.
 
     Args:
-        provider: Name of the Hub that the commit is of.
+        provider: Name of the commit's Hub.
         repo_id: The repo.
-        commit: In full.
+        commit: Full commit.
         names: The files.
-        access: Says where the cache is. With `local_files_only` no mirror but folders is asked.
-        optional: Files that may also not be on the mirror.
+        access: Contains the location of the cache. With `local_files_only`, only local folders are searched.
+        optional: Files that may be missing on the mirror.
     """
     wanted = MirrorManifest(provider, repo_id, commit)
     store = _store(wanted, access)
@@ -111,9 +112,9 @@ def fetch(
 
 
 def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess) -> frozenset[str] | None:
-    """Return the names of all files of a commit that a mirror has some of; None where none has any.
+    """Return the names of all files of a commit, from a mirror that has some of them; None if no mirror has any.
 
-    That is the answer too for what is no full commit: a mirror cannot say what a branch is.
+    The result is also None for a revision that is not a full commit.
     """
     if revision is None or not COMMIT.fullmatch(revision):
         return None
@@ -129,13 +130,13 @@ def listed(provider: str, repo_id: str, revision: str | None, access: HubAccess)
 
 
 def mirrors() -> tuple[str, ...]:
-    """Return the URLs of the mirrors, in the order in which they are asked."""
+    """Return the URLs of the mirrors, in search order."""
     return tuple(url for url in re.split(r"[,\s]+", os.environ.get(_VARIABLE, "")) if url)
 
 
 @dataclass(frozen=True)
 class MirrorFolder:
-    """A mirror: a file system of fsspec's, and a path in it."""
+    """A mirror: a file system of fsspec, and a path in it."""
 
     url: str
     files: Any
@@ -146,14 +147,14 @@ class MirrorFolder:
         """Open a mirror.
 
         Raises:
-            MirrorError: fsspec knows no such protocol, or what it needs for it is not installed.
+            MirrorError: fsspec does not support the protocol, or a required package is not installed.
         """
         import fsspec
 
         try:
             files, root = fsspec.core.url_to_fs(url, **({} if "://" not in url else _options(url)))
         except ImportError as error:
-            raise MirrorError(f"{error}. For s3:// and https://: pip install s3fs") from error
+            raise MirrorError(f"{error}. For s3:// and https://, run `pip install s3fs`") from error
         except ValueError as error:
             raise MirrorError(str(error)) from error
         return cls(url, files, root.rstrip("/"))
@@ -164,14 +165,14 @@ class MirrorFolder:
         return "file" in ((self.files.protocol,) if isinstance(self.files.protocol, str) else self.files.protocol)
 
     def path(self, of: MirrorManifest, name: str) -> str:
-        """Return where a file of a commit is."""
+        """Return the path of a file of a commit."""
         return f"{self.root}/{_folder(of)}/{name}"
 
     def manifest(self, wanted: MirrorManifest) -> MirrorManifest | None:
-        """Return what the mirror has of a commit, None where it has nothing.
+        """Return the mirror's manifest for a commit; None if it has no files of the commit.
 
         Raises:
-            MirrorError: What is there is no manifest of the commit.
+            MirrorError: The stored file is not a manifest of the commit.
         """
         path = self.path(wanted, MANIFEST)
         try:
@@ -184,10 +185,10 @@ class MirrorFolder:
         return _parsed(text, path, wanted)
 
     def pieces(self, of: MirrorManifest, name: str) -> Iterator[bytes]:
-        """Yield the content of a file, piece by piece.
+        """Yield the content of a file in pieces.
 
         Raises:
-            MirrorError: It is not what the manifest says, which shows at the end.
+            MirrorError: The content does not match the manifest; raised at the end.
         """
         expected, digest, size = of.files[name], hashlib.sha256(), 0
         try:
@@ -197,12 +198,14 @@ class MirrorFolder:
                     digest.update(piece)
                     yield piece
         except FileNotFoundError as error:
-            raise MirrorError(f"{self.path(of, name)} is in the manifest, and is not there") from error
+            raise MirrorError(f"{self.path(of, name)} is in the manifest, but does not exist") from error
         if ListedFile(size, digest.hexdigest()) != expected:
-            raise MirrorError(f"{self.path(of, name)} is damaged: it is not what its manifest says")
+            raise MirrorError(f"{self.path(of, name)} is damaged: it does not match its manifest")
 
     def checked(self, manifest: MirrorManifest, chosen: Iterable[str]) -> Path:
-        """Return the folder of a commit in a mirror that is one, once files of it have been found to be whole."""
+        """Return the folder of a commit in a mirror that is a local folder, after a check of the digests of its
+        files.
+        """
         for name in chosen:
             for _ in self.pieces(manifest, name):
                 pass
@@ -210,7 +213,7 @@ class MirrorFolder:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Return what fsspec is to do: remember no listings, because others add to a mirror while this process runs."""
+    """Return options for fsspec: no cache of listings, because files may be added while this process runs."""
     return {"use_listings_cache": False} if url.startswith(("s3://", "http://", "https://")) else {}
 
 
@@ -232,17 +235,17 @@ def _parsed(text: bytes, path: str, wanted: MirrorManifest) -> MirrorManifest:
 
 @contextmanager
 def _faults_told(url: str, wanted: MirrorManifest) -> Iterator[None]:
-    """Make a warning of what goes wrong with a mirror: whoever is asked next may do better."""
+    """Convert faults of a mirror to warnings, because the next place may work."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - each file system of fsspec's raises its own
         cause = str(error) if isinstance(error, MirrorError) else f"{type(error).__name__}: {error}"
-        told = "The mirror %s is left out for %s at %s: %s."
+        told = "The mirror %s is skipped for %s at %s: %s."
         logger.warning(told, url, wanted.repo_id, wanted.commit, cause)
 
 
 def _store(wanted: MirrorManifest, access: HubAccess) -> Path:
-    """Return where files of a commit are kept that came from a mirror."""
+    """Return the folder in which files of a commit from mirrors are stored."""
     from huggingface_hub import constants
 
     base = Path(access.cache_dir) if access.cache_dir is not None else Path(constants.HF_HOME)
@@ -260,14 +263,14 @@ def _stored(store: Path, wanted: MirrorManifest) -> MirrorManifest | None:
 
 
 def _writable(store: Path, manifest: MirrorManifest) -> Path:
-    """Return where files are kept: one of this process's own where the usual folder cannot be written."""
+    """Return the folder for the files; a temporary folder of this process if the usual one is not writable."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         if os.access(store, os.W_OK):
             return store
     except OSError as error:
-        logger.debug("%s cannot be made: %s", store, error)
-    logger.info("%s cannot be written: files of mirrors are kept in a temporary folder", store)
+        logger.debug("%s cannot be created: %s", store, error)
+    logger.info("%s is not writable; files from mirrors are stored in a temporary folder", store)
     return Path(_temporary().name, *_folder(manifest).split("/"))
 
 
@@ -277,7 +280,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def _written(place: MirrorFolder, manifest: MirrorManifest, chosen: Iterable[str], store: Path) -> Path:
-    """Write files, each whole or not at all, and the manifest last."""
+    """Write files, each complete or not at all, and the manifest last."""
     for name in chosen:
         target = store / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a user may type for a model of a Hub: `org/name@revision`, and before it perhaps the Hub, `ms://org/name@revision`."""
+"""References to Hub models as users type them: `org/name@revision`, optionally with the Hub, `ms://org/name@revision`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["FoundCommit", "Reference", "find_commit", "has_prefix", "names_a_hub
 _REFERENCE: Final = re.compile(
     r"(?:(?P<prefix>[a-z0-9][a-z0-9_-]+)://(?:models/)?)?(?P<repo_id>[^@]+)(?:@(?P<revision>.+))?", re.DOTALL
 )
-_PREFIX: Final = re.compile(r"[a-z0-9][a-z0-9_-]+://")  # one letter is a drive of Windows
+_PREFIX: Final = re.compile(r"[a-z0-9][a-z0-9_-]+://")  # A single letter is a drive on Windows.
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model of a Hub, as it was asked for; nobody has looked whether there is one.
+    """A reference to a Hub model. Its existence is not checked.
 
     Attributes:
         hub: The Hub.
-        repo_id: Repo id, as that Hub allows it.
-        revision: Branch, tag, commit or `refs/pr/N`; None for the Hub's main branch.
+        repo_id: Repo id in the form of that Hub.
+        revision: Branch, tag, commit or `refs/pr/N`; None for the Hub's default branch.
     """
 
     hub: Hub
@@ -34,12 +34,12 @@ class Reference:
 
 
 def has_prefix(text: str) -> bool:
-    """Whether a text names its Hub, and so is no path."""
+    """Whether a text names its Hub, so it is not a path."""
     return _PREFIX.match(text) is not None
 
 
 def names_a_hub(text: str) -> bool:
-    """Whether a text names a Hub that some plugin provides: `s3://bucket/model` does not."""
+    """Whether a text names a Hub of an installed plugin. `s3://bucket/model` does not."""
     if not has_prefix(text):
         return False
     try:
@@ -50,10 +50,10 @@ def names_a_hub(text: str) -> bool:
 
 
 def parse_reference(text: str, revision: str | None = None) -> Reference:
-    """Split a reference, and hold it against a revision that was given besides.
+    """Parse a reference, and compare its revision with a separately given one.
 
     Raises:
-        InvalidModelReferenceError: It is none, or asks for another revision.
+        InvalidModelReferenceError: It is not a reference, or the revisions differ.
         UnknownHubError: No installed plugin provides its Hub.
     """
     match = _REFERENCE.fullmatch(text)
@@ -66,16 +66,18 @@ def parse_reference(text: str, revision: str | None = None) -> Reference:
         raise _no_reference(text, str(error)) from error
     if revision is not None and match["revision"] not in (None, revision):
         raise InvalidModelReferenceError(
-            f"{text!r} asks for revision {match['revision']!r} and the revision option for {revision!r}: "
-            "give one of them."
+            f"{text!r} contains revision {match['revision']!r}, but the revision option is {revision!r}. Give only "
+            "one of "
+            "them."
         )
     return Reference(hub, match["repo_id"], match["revision"] or revision)
 
 
 def _no_reference(text: str, why: str) -> InvalidModelReferenceError:
     return InvalidModelReferenceError(
-        f"{text!r} is neither an existing path nor a model of the Hub ('name' or 'organization/name', either with "
-        f"'@revision', and of another Hub with its name before it, as in 'ms://organization/name'): {why}"
+        f"{text!r} is neither an existing path nor a repo id ('name' or 'organization/name', either with "
+        "'@revision'; for "
+        f"another Hub with its name before it, as in 'ms://organization/name'): {why}"
     )
 
 
@@ -84,9 +86,9 @@ class FoundCommit:
     """A commit of a repo.
 
     Attributes:
-        commit: In full.
-        info: What the Hub says of it; None where it was not reached.
-        reason: Why it was not.
+        commit: Full commit.
+        info: The Hub's information about it; None if the Hub was unreachable.
+        reason: Why the Hub was unreachable.
     """
 
     commit: str
@@ -95,11 +97,11 @@ class FoundCommit:
 
 
 def find_commit(hub: Hub, repo_id: str, revision: str | None, access: HubAccess) -> FoundCommit:
-    """Return the commit that a revision is, of the main branch for None.
+    """Return the commit of a revision, of the default branch for None.
 
     Raises:
-        ModelNotFoundError: There is no such repo, or no such revision.
-        HubUnreachableError: The Hub could not be asked, and the cache does not know.
+        ModelNotFoundError: The repo or the revision does not exist.
+        HubUnreachableError: The Hub is unreachable, and the cache does not contain the revision.
     """
     try:
         info = hub.info(repo_id, revision, access)

@@ -1,6 +1,7 @@
-"""What a model is: one of a Hub, known by repo id and commit, or a local one.
+"""The source of a model: a Hub with repo id and commit, or this machine.
 
-`locate` answers that for what a user typed and raises when it cannot; it never guesses.
+`locate` determines the source of a name that a user typed. It raises an exception if this is not possible; it never
+guesses.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ _WINDOWS_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
-    """A model of a Hub.
+    """A model on a Hub.
 
     Attributes:
         provider: Name of the Hub.
-        repo_id: As the Hub spells it.
-        commit: Full commit, resolved once; everything else is fetched at it.
-        ref: The revision that the user named, None where none was.
-        info: What the Hub says of it; None where the Hub was not reached and the cache is the proof.
+        repo_id: The repo id in the Hub's spelling.
+        commit: Full commit, resolved once. All files are taken from it.
+        ref: The revision that the user named, if any.
+        info: The Hub's information about the commit; None if the Hub was unreachable and the cache is the proof.
         reason: Why `info` is None.
-        folder: The snapshot that the user pointed at, where it was a path in the cache. Its files are the commit's.
-        mirrored: Its files as a mirror lists them, where neither the Hub nor the cache could tell of the commit.
+        folder: The snapshot in the cache, if the user named its path. Its files are those of the commit.
+        mirrored: The list of its files from a mirror, if neither the Hub nor the cache has the commit.
     """
 
     repo_id: str
@@ -69,39 +70,39 @@ class HubSource:
 
     @property
     def hub(self) -> Hub:
-        """The Hub that it is on, and the only one to ask about it.
+        """The Hub of the model. No other Hub is used for it.
 
         Raises:
-            UnknownHubError: No installed plugin provides it any more.
+            UnknownHubError: No installed plugin provides the Hub.
         """
         return plugins.hub(self.provider)
 
     @property
     def reference(self) -> str:
-        """What to type for it: the repo id, with the Hub before it where that is not Hugging Face's."""
+        """The reference to type: the repo id, with the name of the Hub if it is not Hugging Face's."""
         return self.repo_id if self.provider == plugins.HUGGING_FACE else f"{self.provider}://{self.repo_id}"
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A model that is no Hub's: a folder, or for a model in memory perhaps not even that."""
+    """A model without a Hub: a folder, or a model in memory without a path."""
 
     path: Path | None
 
 
 def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess) -> HubSource | LocalSource:
-    """Find out what a model name or path is.
+    """Determine the source of a model name or path.
 
     Args:
-        name: A path, or `name`, `org/name`, either with `@revision`; `ms://org/name` for one of another Hub.
+        name: A path, or `name`, `org/name`, either with `@revision`; `ms://org/name` for another Hub.
         revision: Branch, tag, commit or `refs/pr/N`.
-        access: How to reach the Hub.
+        access: Options for Hub requests.
 
     Raises:
         InvalidModelReferenceError: Neither a path nor a repo id, or two different revisions.
         ModelNotFoundError: Neither a path nor on the Hub.
-        HubUnreachableError: No path, and neither the Hub nor the cache can tell.
-        UnknownHubError: No installed plugin provides the Hub that it names.
+        HubUnreachableError: Not a path, and neither the Hub nor the cache can confirm the model.
+        UnknownHubError: No installed plugin provides the Hub.
     """
     text = os.fspath(name)
     if is_path(text):
@@ -110,10 +111,10 @@ def locate(name: str | os.PathLike[str], revision: str | None, access: HubAccess
 
 
 def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSource:
-    """Find out where a model in memory was loaded from, by its config's `_name_or_path` and `_commit_hash`.
+    """Determine where a model in memory was loaded from, by its config's `_name_or_path` and `_commit_hash`.
 
     Raises:
-        HubUnreachableError: The config names a Hub model, and neither the Hub nor the cache can confirm it.
+        HubUnreachableError: The config names a Hub model that neither the Hub nor the cache can confirm.
     """
     config = getattr(model, "config", None)
     name = attribute_of(config, "_name_or_path") or getattr(model, "name_or_path", None)
@@ -122,14 +123,14 @@ def locate_loaded_model(model: Any, access: HubAccess) -> HubSource | LocalSourc
     try:
         return locate(name, None if is_path(name) else attribute_of(config, "_commit_hash"), access)
     except (InvalidModelReferenceError, ModelNotFoundError, UnknownHubError):
-        return LocalSource(None)  # a name of the user's own, or a folder that has gone since
+        return LocalSource(None)  # A name that the user chose, or a folder that no longer exists.
 
 
 def cached_snapshot(path: Path, access: HubAccess) -> tuple[Hub, str, str] | None:
-    """Return Hub, repo id and commit of a folder that is a snapshot in a Hub's cache, None for any other.
+    """Return Hub, repo id and commit of a folder that is a snapshot in a Hub's cache; None for any other folder.
 
-    It has to be in the cache that `access` names, and each file that loaders take has to be the commit's. A warning
-    says why a folder with the name of a snapshot counts as a local model.
+    The folder must be in the cache that `access` names, and each file that loaders read must match the commit. A
+    warning gives the reason if a folder with the name of a snapshot is used as a local model.
     """
     for hub in plugins.hubs():
         named = hub.cached_repo(path.absolute()) or hub.cached_repo(path.resolve())
@@ -137,19 +138,19 @@ def cached_snapshot(path: Path, access: HubAccess) -> tuple[Hub, str, str] | Non
             continue
         if (fault := _snapshot_fault(hub, *named, path, access)) is None:
             return hub, *named
-        logger.warning("%s counts as a local model, not as %s at %s: %s.", path, *named, fault)
+        logger.warning("%s is used as a local model, not as %s at %s: %s.", path, *named, fault)
     return None
 
 
 def _snapshot_fault(hub: Hub, repo_id: str, commit: str, path: Path, access: HubAccess) -> str | None:
     if not is_cached_folder(hub, repo_id, commit, path, access):
-        return "it is not the folder of this commit in the cache that is in use"
+        return "it is not the folder of this commit in the configured cache"
     found = unproven(hub, repo_id, commit, path, loaded_files(path), access, None)
-    return next((f"{name} differs, or cannot be checked: {reason}" for name, reason in found.items()), None)
+    return next((f"{name} differs or cannot be checked: {reason}" for name, reason in found.items()), None)
 
 
 def is_path(text: str) -> bool:
-    """Whether a name is that of a file or folder, and not a reference to a Hub."""
+    """Whether a name is the path of a file or folder, not a reference to a Hub."""
     if has_prefix(text):
         return False
     return text.startswith(_PATH_PREFIXES) or bool(_WINDOWS_DRIVE.match(text)) or _exists(text)
@@ -158,35 +159,35 @@ def is_path(text: str) -> bool:
 def _exists(text: str) -> bool:
     try:
         return text != "" and Path(text).exists()
-    except (OSError, ValueError):  # too long for a path, or a null character in it
+    except (OSError, ValueError):  # Too long for a path, or contains a null character.
         return False
 
 
 def _locate_path(text: str, revision: str | None, access: HubAccess) -> HubSource | LocalSource:
     path = expanded(text)
     if not _exists(str(path)):
-        raise ModelNotFoundError(f"There is no folder {text}. Check the path, or name a model of the Hub.")
+        raise ModelNotFoundError(f"The folder {text} does not exist. Check the path, or name a model on the Hub.")
     if revision is not None:
         raise InvalidModelReferenceError(
-            f"{text} is a local folder, which has no revisions: leave out the revision {revision!r}."
+            f"{text} is a local folder, and folders have no revisions. Leave out the revision {revision!r}."
         )
     if cached := cached_snapshot(path, access):
         hub, repo_id, commit = cached
-        why = "its folder in the cache was named"
+        why = "the model was given as a folder in the cache"
         return HubSource(repo_id=repo_id, commit=commit, folder=path, reason=why, provider=hub.name)
     return LocalSource(path)
 
 
 def expanded(text: str) -> Path:
-    """Return a path with the home folder in place of `~`."""
+    """Return a path with `~` replaced by the home folder."""
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # The user does not exist.
         return Path(text)
 
 
 def ask(reference: Reference, access: HubAccess) -> HubSource:
-    """Ask the Hub, and where it cannot be reached the cache."""
+    """Query the Hub, or the cache if the Hub is unreachable."""
     hub, repo_id, revision = reference.hub, reference.repo_id, reference.revision
     try:
         found = find_commit(hub, repo_id, revision, access)
@@ -200,12 +201,12 @@ def ask(reference: Reference, access: HubAccess) -> HubSource:
                 provider=hub.name,
                 mirrored=mirrored,
             )
-        message = f"There is no folder {repo_id}, and whether it is a model of the Hub cannot be told. {error}"
+        message = f"There is no folder {repo_id}, and it cannot be checked whether it is a model on the Hub. {error}"
         if isinstance(error, RateLimitedError):
             raise RateLimitedError(message, error.retry_after) from error
         raise type(error)(message) from error
     except ModelNotFoundError as error:
-        raise type(error)(f"{repo_id} is not a folder here, nor can it be had from the Hub: {error}") from error
+        raise type(error)(f"{repo_id} is neither a local folder nor available on the Hub: {error}") from error
     return HubSource(
         repo_id=repo_id if found.info is None else found.info.repo_id,
         commit=found.commit,
@@ -217,6 +218,6 @@ def ask(reference: Reference, access: HubAccess) -> HubSource:
 
 
 def attribute_of(config: Any, name: str) -> Any:
-    """Read an attribute of a transformers config or an item of a diffusers one."""
+    """Read an attribute of a transformers config or an item of a diffusers config."""
     value = getattr(config, name, None)
     return config.get(name) if value is None and isinstance(config, dict) else value

@@ -1,1 +1,1 @@
-"""Writing records into ONNX files, reading back whether they hold, and taking them out again."""
+"""Writes records into ONNX files, checks them, and removes them."""

@@ -1,7 +1,7 @@
-"""What Optimum makes from a stamped file next, optimised or quantised, is stamped as well.
+"""Stamp the files that Optimum makes from a stamped file: optimized or quantized.
 
-ORTOptimizer and ORTQuantizer write files of other names, with a suffix, and know nothing of records. The new file
-says the same as the old one; the parts of a model are a model again, under their new names.
+ORTOptimizer and ORTQuantizer write files with a suffix in their names and drop the record. The new file gets the
+record of the old one. The parts of a model keep belonging to one model, under their new names.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ logger = get_logger(__name__)
 
 
 def suffixed(name: str, suffix: str | None) -> str:
-    """Return the name that ORTOptimizer and ORTQuantizer give to what they make of a file."""
+    """Return the name that ORTOptimizer and ORTQuantizer give to the file that they make from a file."""
     path = PurePosixPath(name)
     return path.with_name(f"{path.stem}_{suffix}{path.suffix}").as_posix() if suffix else name
 
 
 def carry_record(source: Path, made: Path, suffix: str | None) -> ExportMetadata | None:
-    """Stamp a file with the record of the one that it was made from; None where that has none.
+    """Stamp a file with the record of the file that it was made from.
 
     Args:
-        source: The file that was optimised or quantised.
-        made: What came out.
-        suffix: What was put behind the names of files.
+        source: The file that was optimized or quantized.
+        made: The new file.
+        suffix: The suffix of the new file names.
+
+    Returns:
+        The record, or None if the source has none.
     """
     try:
-        with checked_before_replacing(check_of(source)):  # it is read several times
+        with checked_before_replacing(check_of(source)):  # The file is read several times.
             return _carry(source, made, suffix)
     except Exception as error:
         reason = error if isinstance(error, OptimumHTPError) else f"{type(error).__name__}: {error}"
-        logger.warning("%s could not be stamped as what was made of %s: %s", made, source, reason)
-        logger.debug("That is because of this:", exc_info=True)
+        logger.warning("%s, made from %s, could not be stamped: %s", made, source, reason)
+        logger.debug("The cause is:", exc_info=True)
         return None
 
 
@@ -70,7 +73,7 @@ def _carry(source: Path, made: Path, suffix: str | None) -> ExportMetadata | Non
 
 
 def _archive(source: Path, header: ModelHeader) -> str | None:
-    """Return the files that a model carries, as they are: who reads them checks them."""
+    """Return the archive of embedded files as it is. Readers check it."""
     length = header.archives.get(EMBEDDED_ZIP)
     text = read_archive(source, EMBEDDED_ZIP, length) if length is not None else None
     return None if text is None else text.decode("ascii", "replace")

@@ -1,7 +1,7 @@
-"""Putting files into ONNX files that have a record, and taking them out: `optimum-cli htp embed` and `unembed`.
+"""Embed files into ONNX files with a record, and remove them: `optimum-cli htp embed` and `unembed`.
 
-A model of several files carries them once, in one that every class opens; the others say where. So both work on all
-files of a model that lie together, whichever of them is named.
+In a model of several files, only one file contains the embedded files: a file that every class opens. The records of
+the others name it. So both functions work on all adjacent files of a model, given any one of them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _KEYS: Final = frozenset((f"{PREFIX}embedded_files", f"{PREFIX}embedded_in", EMB
 
 
 def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> ExportMetadata:
-    """Return a file's record with what travels with its model, and where: in a file that every class opens."""
+    """Return a file's record with the list of embedded files and the name of the file that contains them."""
     if embedding is None:
         return dataclasses.replace(record, embedded_files=(), embedded_in=None)
     first = holder_of(record.onnx_files)
@@ -61,10 +61,11 @@ def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> Export
 
 
 def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetadata]:
-    """Return the files of a model that lie where they were exported to, with their records; renamed ones too.
+    """Return the files of a model that are where they were exported to, with their records. Renamed files are
+    included.
 
     Raises:
-        MissingSiblingError: There are fewer folders above the file than its name in the model has.
+        MissingSiblingError: The file has fewer parent folders than its name in the model.
     """
     found = {path: record}
     if record.onnx_file is None:
@@ -78,10 +79,10 @@ def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetad
 
 
 def once_a_model(work: Callable[[str], Result]) -> Callable[[str], Result]:
-    """Return a function that does something to the model of each file that it is given, once for all files of one.
+    """Return a function that does work on the model of each given file, once for all files of the model.
 
     Args:
-        work: Does it; what it returns for one file of a model counts for all.
+        work: The work. Its result for one file of a model is the result for all of them.
     """
     done: dict[object, Result] = {}
     turns: defaultdict[object, Lock] = defaultdict(Lock)
@@ -110,25 +111,26 @@ def embed_files(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> tuple[EmbeddedFile, ...]:
-    """Put config and preprocessor files into an ONNX file that has a record; into one file of its model's.
+    """Embed config and preprocessor files into an ONNX file with a record, or into one file of its model.
 
     Args:
-        path: The file, or one of a model of several.
-        folder: Where the files are; None for those of the commit in the record, or beside a local model's file.
+        path: The file, or any file of a model of several files.
+        folder: The folder of the files. None for the commit in the record, or for a local model the folder of the
+            file.
         external_data: Whether to move the weights of each file of the model to `<file>_data`.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Returns:
-        What was embedded.
+        The embedded files.
 
     Raises:
-        EmbeddedFilesError: The file has no record, or there is nothing to embed, or more than is read again.
-        MisfitError: The config in the folder is another model's, or a file there is not the one of the commit in the
-            record. Where the Hub does not tell, a warning says so.
-        FileChangedError: A file was replaced meanwhile. It is as it was.
-        MissingSiblingError: The file of the model that is to carry them is not there.
-        HFHubIntegrationError: The Hub does not give the files; the subclass says why.
-        OnnxWriteError: A file cannot be written. It is as it was.
+        EmbeddedFilesError: The file has no record, there are no files to embed, or they exceed the limits for reading.
+        MisfitError: The config in the folder belongs to another model, or a file differs from the commit in the
+            record. If the Hub has no digests, there is a warning.
+        FileChangedError: A file was replaced meanwhile. It is unchanged.
+        MissingSiblingError: The file of the model that contains the embedded files is missing.
+        HFHubIntegrationError: The Hub does not provide the files; the subclass gives the reason.
+        OnnxWriteError: A file cannot be written. It is unchanged.
     """
     path, access = Path(path), HubAccess.of(access, token, cache_dir, local_files_only)
     record = _record(path)
@@ -136,15 +138,16 @@ def embed_files(
     first = holder_of(record.onnx_files)
     if first is not None and first not in {other.onnx_file for other in files.values()}:
         raise MissingSiblingError(
-            f"{first} is missing: it is the file of the model that {path} belongs to which carries what is embedded. "
-            "Put them together."
+            f"{first} is missing. It is the file of the same model as {path} that contains the embedded files. Copy "
+            "it to its "
+            "place next to the others."
         )
     source, names = _source(path, record, None if folder is None else Path(folder), access)
     manifest = manifest_of(path, record)
     own = {} if manifest is None else {EXPORT_MANIFEST: manifest.to_bytes()}
     embedding = embedding_of(source, names, record.export_library, strict=True, own=own)
     if embedding is None:
-        raise EmbeddedFilesError(f"{source} has neither a config nor files of preprocessors to embed into {path}.")
+        raise EmbeddedFilesError(f"{source} contains neither a config nor preprocessor files to embed into {path}.")
     if folder is not None and record.model_type == "hub" and record.hub_sha is not None:
         _check_commits(path, record, source, [file.name for file in embedding.files if file.name not in own], access)
     with _files_in_turn(path, record) as files:
@@ -160,29 +163,30 @@ def embed_files(
 def unembed_files(
     path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
 ) -> tuple[EmbeddedFile, ...]:
-    """Take what is embedded out of an ONNX file, and out of the others of its model.
+    """Remove the embedded files from an ONNX file and from the other files of its model.
 
     Args:
-        path: The file, or one of a model of several.
-        folder: Where to write the files first; None to throw them away.
+        path: The file, or any file of a model of several files.
+        folder: A folder to write the files to first. None to discard them.
 
     Returns:
-        What was embedded; nothing where nothing was.
+        The files that were embedded; empty if there were none.
 
     Raises:
-        EmbeddedFilesError: They are to be written, and are not what the file says.
-        OnnxWriteError: A file cannot be written, or another is in its place. The ONNX files are as they were.
+        EmbeddedFilesError: They cannot be written to the folder, because they do not match the list in the file.
+        OnnxWriteError: A file cannot be written, or another file has its name. The ONNX files are unchanged.
     """
     path = Path(path)
     if not _has_any(path):
         return ()
-    # Whatever is wrong with them, they can be thrown away.
+    # They are discarded, so they need not be valid.
     record = record_if_any(path) if folder is None else read_record(path)
     if folder is not None:
         found = embedded_in(path, record)
         if found is None:
             raise EmbeddedFilesError(
-                f"{path} lists embedded files, and they are in a file of its model that is away. Put them together."
+                f"{path} lists embedded files, but the file of its model that contains them is missing. Copy that "
+                "file to its place."
             )
         _write(found, Path(folder))
     if record is None:
@@ -192,7 +196,7 @@ def unembed_files(
         with _files_in_turn(path, record) as files:
             for file in files:
                 rewrite_model(file, drop=_KEYS.__contains__)
-    except MissingSiblingError:  # what is in this file can be removed all the same
+    except MissingSiblingError:  # The list in this file can still be removed.
         rewrite_model(path, drop=_KEYS.__contains__)
     return record.embedded_files
 
@@ -203,21 +207,21 @@ def _files_in_turn(path: Path, record: ExportMetadata) -> Iterator[dict[Path, Ex
 
     Args:
         path: One of the files.
-        record: Its record, as it was read before.
+        record: Its record, read before.
 
     Raises:
         MissingSiblingError: The file is not in a folder of its model.
         FileChangedError: The file has another record now.
-        OnnxWriteError: Another command has been writing there for long.
+        OnnxWriteError: Another command has been writing to the folder for too long.
     """
     with ExitStack() as held:
         if record.onnx_file is not None:
             try:
                 held.enter_context(folder_lock(model_root(path, record)))
             except OSError as error:
-                raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
+                raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing was changed.") from error
         if record_if_any(path) != record:
-            raise FileChangedError(f"{path} was changed by another command. Nothing was written; try again.")
+            raise FileChangedError(f"Another command changed {path}. Nothing was written; run the command again.")
         yield files_of_model(path, record)
 
 
@@ -230,8 +234,9 @@ def _record(path: Path) -> ExportMetadata:
     record = read_record(path)
     if record is None:
         raise EmbeddedFilesError(
-            f"{path} does not say which model it came from. `optimum-cli htp inject {path} --model ID` (or a folder) "
-            "writes that, and embeds the model's files too."
+            f"{path} has no record. Run `optimum-cli htp inject {path} --model ID` (or a folder) to add one; this "
+            "also embeds "
+            "the model's files."
         )
     return record
 
@@ -239,12 +244,12 @@ def _record(path: Path) -> ExportMetadata:
 def _source(
     path: Path, record: ExportMetadata, folder: Path | None, access: HubAccess
 ) -> tuple[Path, tuple[str, ...]]:
-    """Return the folder that has the files to embed, and their names."""
+    """Return the folder of the files to embed, and their names."""
     if folder is None and record.model_type == "hub" and (record.hub_sha or record.hub_revision):
         return _commit(record, access)
     folder = folder if folder is not None else model_root(path, record)
     if not folder.is_dir():
-        raise EmbeddedFilesError(f"{folder} is not a folder. Name the one that holds the model's config.json.")
+        raise EmbeddedFilesError(f"{folder} is not a folder. Name the folder that contains the model's config.json.")
     content = read_json(folder / CONFIG)
     if isinstance(content, dict) and (reason := misfit(content, record, path)) is not None:
         raise MisfitError(f"{folder / CONFIG} is not the config of {path}: {reason}. Name the folder of its model.")
@@ -254,28 +259,29 @@ def _source(
 def _check_commits(
     path: Path, record: ExportMetadata, folder: Path, embedded: Sequence[str], access: HubAccess
 ) -> None:
-    """Refuse files that are not those of the commit that a record names: loaders would take them for these.
+    """Reject files that differ from the commit in the record, because loaders would use them as the commit's files.
 
     Raises:
-        MisfitError: Some are not. Where the Hub does not tell, there is a warning.
+        MisfitError: Some files differ. If the Hub has no digests, there is a warning instead.
     """
     digests: Mapping[str, FileDigest] | None = None
     reason: object
     try:
         hub = plugins.hub(record.hub_provider)
         digests = hub.digests(str(record.hub_id), str(record.hub_sha), within_order(access))
-        reason = f"{hub.name} does not tell the digests of its files"
+        reason = f"{hub.name} has no digests of its files"
     except OptimumHTPError as error:
         reason = error
     if digests is None:
-        logger.warning("Whether the files in %s are those of %s was not checked: %s", folder, record.source, reason)
+        logger.warning("It was not checked whether the files in %s match %s: %s", folder, record.source, reason)
         return
     names = differing({name: (folder / name).read_bytes() for name in embedded}, digests)
     if names:
         raise MisfitError(
-            f"{', '.join(names)} in {folder} {'is' if len(names) == 1 else 'are'} not what {record.source} has, which "
-            f"{path} says that it is of: nothing was written. Leave out the folder (--from) to embed the commit's; or "
-            f"say that the file is of the model in the folder: `optimum-cli htp inject {path} --model {folder}`."
+            f"{', '.join(names)} in {folder} {'differs' if len(names) == 1 else 'differ'} from {record.source}, the "
+            "commit in the "
+            f"record of {path}. Nothing was written. Leave out --from to embed the commit's files, or stamp the file "
+            f"with the model in the folder: `optimum-cli htp inject {path} --model {folder}`."
         )
 
 
@@ -294,23 +300,23 @@ def _commit(record: ExportMetadata, access: HubAccess) -> tuple[Path, tuple[str,
 
 
 def _write(found: EmbeddedFiles, folder: Path) -> None:
-    """Write files into a folder, all of them or none."""
+    """Write all files into a folder, or none."""
     refuse_shared(folder)
     contents = found.read(with_code=True)
     for reference in references_in(contents):
         logger.warning(
-            "%s: libraries trust what is in a local folder, and would import that from %s.", reference, folder
+            "%s: libraries trust files of a local folder, and would import that code from %s.", reference, folder
         )
     for name, content in contents.items():
         target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise OnnxWriteError(f"{target} is behind a link that leads elsewhere. Name another folder.")
+            raise OnnxWriteError(f"{target} is behind a link to another folder. Name another output folder.")
         if target.exists() and (not target.is_file() or target.read_bytes() != content):
-            raise OnnxWriteError(f"{target} is there already, and is another file. Name another folder.")
+            raise OnnxWriteError(f"{target} exists and has other content. Name another output folder.")
     try:
         for name, content in contents.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with replaced_atomically(folder / name) as stream:
                 stream.write(content)
     except OSError as error:
-        raise OnnxWriteError(f"{folder} cannot be written: {error}. The ONNX file is as it was.") from error
+        raise OnnxWriteError(f"{folder} cannot be written: {error}. The ONNX file is unchanged.") from error

@@ -1,6 +1,6 @@
-"""Holding the files that travel in an ONNX file against the commit that it says they are of.
+"""Check the embedded files of an ONNX file against the commit in its record.
 
-A commit's tree gives the digest of each of its files, so one request tells for all of them, and none is fetched.
+The tree of a commit lists the digest of each file, so one request is enough and no file is downloaded.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["EmbeddedCheck", "check_embedded", "differing"]
 
 @dataclass(frozen=True)
 class EmbeddedCheck:
-    """What came of a comparison.
+    """The result of a check.
 
     Attributes:
-        fault: What is wrong, in words; None where nothing is.
-        config: Content of the embedded `config.json`, None where there is none.
-        words: What to add to what else is known of the file.
-        unproven: Why the files were not compared with the commit's; None where they were.
+        fault: The fault, as a sentence; None if there is none.
+        config: Content of the embedded `config.json`; None if there is none.
+        words: Text to append to the result of the other checks.
+        unproven: Why the files were not compared with the commit; None if they were.
     """
 
     fault: str | None = None
@@ -40,21 +40,24 @@ class EmbeddedCheck:
 
 
 def check_embedded(path: Path, record: ExportMetadata, access: HubAccess | None) -> EmbeddedCheck | None:
-    """Compare what is embedded in a file with its own list, and with its commit; None where nothing is.
+    """Compare the embedded files with their list in the record and with the commit.
 
     Args:
         path: The file.
-        record: What it says of itself.
-        access: How to reach the Hub; None for a file that is of no commit.
+        record: Its record.
+        access: Options for Hub requests; None for a file without a commit.
+
+    Returns:
+        The result, or None if the file has no embedded files.
 
     Raises:
-        HFHubIntegrationError: The Hub does not tell the digests; the subclass says why.
+        HFHubIntegrationError: The Hub does not return the digests; the subclass gives the reason.
     """
     if not record.embedded_files:
         return None
     found = embedded_in(path, record)
     if found is None:
-        return EmbeddedCheck(unproven=f"they are in {record.embedded_in}, which is not here")
+        return EmbeddedCheck(unproven=f"they are in {record.embedded_in}, which is missing")
     try:
         contents = found.read(with_code=True)
     except EmbeddedFilesError as error:
@@ -62,25 +65,27 @@ def check_embedded(path: Path, record: ExportMetadata, access: HubAccess | None)
     config = json_or_none(contents[CONFIG]) if CONFIG in contents else None
     config = config if isinstance(config, dict) else None
     if access is None or record.hub_sha is None:
-        return EmbeddedCheck(config=config, unproven="the record names no full commit")
+        return EmbeddedCheck(config=config, unproven="the record contains no full commit")
     hub = plugins.hub(record.hub_provider)
     digests = hub.digests(str(record.hub_id), record.hub_sha, access)
     if digests is None:
-        return EmbeddedCheck(unproven=f"{hub.name} does not tell the digests of its files")
-    contents.pop(EXPORT_MANIFEST, None)  # of the export, not of the commit
+        return EmbeddedCheck(unproven=f"{hub.name} has no digests of its files")
+    contents.pop(EXPORT_MANIFEST, None)  # This file belongs to the export, not to the commit.
     if names := differing(contents, digests):
         return EmbeddedCheck(
-            f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not what {record.source} has: embed the "
-            f"commit's with `optimum-cli htp embed {path}`."
+            f"{', '.join(names)} in it {'differs' if len(names) == 1 else 'differ'} from {record.source}. Embed the "
+            "files of the "
+            f"commit with `optimum-cli htp embed {path}`."
         )
     count = len(contents)
     return EmbeddedCheck(
-        config=config, words=f", and the {f'{count} files' if count > 1 else 'file'} in it are the commit's"
+        config=config,
+        words=f"; its {f'{count} embedded files are' if count > 1 else 'embedded file is'} identical to the commit's",
     )
 
 
 def differing(contents: Mapping[str, bytes], digests: Mapping[str, FileDigest]) -> tuple[str, ...]:
-    """Return the names of files that a commit does not have, or has otherwise."""
+    """Return the names of the files that a commit does not contain, or contains with another digest."""
     stated = {name: digests.get(name, FileDigest()) for name in contents}
     return tuple(
         name for name, content in contents.items() if not stated[name].fits(io.BytesIO(content), len(content))

@@ -1,7 +1,7 @@
-"""Stamping ONNX files that something else exported: Optimum, torch, or a repo for transformers.js.
+"""Stamp ONNX files of other exporters: Optimum, torch, or a repo for transformers.js.
 
-The model is looked up once. For each file the task is told by the graph where the graph tells it, and a file
-that plainly is not an export of the model is refused.
+The model is looked up once. The task of each file comes from its graph, if the outputs are specific to one task. A
+file that clearly is not an export of the model is rejected.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ __all__ = ["Injection", "inject_hub_metadata", "look_up", "with_past_of"]
 
 logger = get_logger(__name__)
 
-# How inputs and outputs of key values are called by Optimum, and by transformers' exporters.
+# Names of key value inputs and outputs in exports of Optimum and of transformers' exporters.
 _PAST: Final = ("past_key_values", "present", "cache.", "input.cache.", "output.cache.")
-# The parts of an encoder-decoder model as Optimum and transformers.js name them, with a suffix for the variant.
+# Names of the parts of an encoder-decoder in Optimum and transformers.js, with a suffix for the variant.
 _PART: Final = re.compile(r"(?:encoder_model|decoder(?:_with_past)?_model(?:_merged)?)(?P<variant>.*)\.onnx")
 
 
 @dataclass(frozen=True)
 class Injection:
-    """A model that files are to be stamped with. Those that are stamped with one of these belong together.
+    """A model to stamp files with. All files that are stamped with one instance belong together.
 
     Attributes:
         checkpoint: The model's files.
-        access: How its Hub was reached.
-        embed: What of them travels in the ONNX files: `all`, `config` or `none`.
+        access: Options for Hub requests.
+        embed: What is embedded: `all`, `config` or `none`.
         external_data: Whether to move the weights of each file to a new file next to it.
-        timestamp, export_id: What the files that are stamped have in common.
-        seen: The files that were looked at.
+        timestamp, export_id: Values that all stamped files share.
+        seen: The checked files.
     """
 
     checkpoint: Checkpoint
@@ -76,9 +76,9 @@ class Injection:
     seen: set[Path] = field(default_factory=set, repr=False)
 
     def embedding(self, path: Path) -> Embedding | None:
-        """Return the files that travel with a file's model, packed once for all of its files.
+        """Return the files to embed for the model of a file, packed once for all of its files.
 
-        Where transformers' exporters wrote the file, what they noted beside it is one of them.
+        If transformers' exporters wrote the file, their adjacent `export.json` is one of them.
         """
         manifest = manifest_beside(path)
         return self._packed(None if manifest is None else manifest.to_bytes())
@@ -96,7 +96,7 @@ class Injection:
 
     @property
     def info(self) -> RepoInfo | None:
-        """What the Hub said of the model."""
+        """The Hub's information about the model."""
         source = self.checkpoint.source
         return source.info if isinstance(source, HubSource) else None
 
@@ -107,24 +107,24 @@ class Injection:
 
         Args:
             path: The ONNX file.
-            siblings: Names of all files of the model, this one's included, where it has several.
+            siblings: Names of all files of the model, including this one, if it has several.
             task: Optimum task; None to infer it.
-            force: Whether to go on where the file does not fit the model.
+            force: Whether to continue if the file does not match the model.
 
         Raises:
             InvalidOnnxFileError: The file is not an ONNX model.
-            MisfitError: It is not an export of this model.
+            MisfitError: The file is not an export of this model.
         """
         checkpoint = self.checkpoint
         if task is not None and not is_task(task):
-            raise ExportError(f"{task!r} is not a task of Optimum's. Leave out --task, or give one that is.")
+            raise ExportError(f"{task!r} is not a task of Optimum. Leave out --task, or pass a task of Optimum.")
         graph = read_graph(path)
         task = canonical_task(task) if task else self._infer_task(graph, path)
         reason = graph_misfit(checkpoint.config, task, graph, checkpoint.library, self._parameters)
         if reason is not None and not force:
-            reason = f"{path} does not look like an export of {self._name}: {reason}"
-            raise MisfitError(f"{reason}. Name the right model, or give --force.")
-        if path not in self.seen:  # a file may be looked at for several tasks
+            reason = f"{path} does not match {self._name}: {reason}"
+            raise MisfitError(f"{reason}. Name the right model, or pass --force.")
+        if path not in self.seen:  # A file may be checked for several tasks.
             self.seen.add(path)
             warn_of_traces(path, graph)
         record = export_record(
@@ -140,10 +140,10 @@ class Injection:
         return with_embedded(record, self.embedding(path))
 
     def write(self, path: Path, record: ExportMetadata) -> ExportMetadata:
-        """Stamp a file with a record; return it as written.
+        """Stamp a file with a record; return the record as written.
 
         Raises:
-            OnnxWriteError: The file cannot be written. It is as it was.
+            OnnxWriteError: The file cannot be written. It is unchanged.
         """
         author = self.info.author if self.info is not None else None
         embedding = self.embedding(path)
@@ -173,7 +173,7 @@ class Injection:
     @property
     def _name(self) -> str:
         source = self.checkpoint.source
-        return f"{source.reference} at {source.commit[:8]}" if isinstance(source, HubSource) else str(source.path)
+        return f"{source.reference}@{source.commit[:8]}" if isinstance(source, HubSource) else str(source.path)
 
 
 def look_up(
@@ -184,10 +184,10 @@ def look_up(
     embed: str = ALL,
     external_data: bool = False,
 ) -> Injection:
-    """Look up the model to stamp files with: its commit, config and preprocessors, not its weights.
+    """Look up the model to stamp files with: its commit, config and preprocessors, without its weights.
 
     Raises:
-        HFHubIntegrationError: It cannot be found or had; the subclass says why.
+        HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
     """
     checkpoint = fetch_checkpoint(locate(model_name_or_path, revision, access), access, None, weights=False)
     checkpoint.require_config()
@@ -195,7 +195,7 @@ def look_up(
 
 
 def task_of_graph(graph: Graph, path: Path) -> str | None:
-    """Return the Optimum task that a graph's outputs tell, None where they could be those of several."""
+    """Return the Optimum task that the outputs of a graph belong to; None if several tasks have these outputs."""
     outputs = {spec.name for spec in graph.outputs}
     if "start_logits" in outputs:
         return "question-answering"
@@ -206,15 +206,16 @@ def task_of_graph(graph: Graph, path: Path) -> str | None:
 
 
 def with_past_of(task: str, graph: Graph) -> str:
-    """Return the variant of a task that reuses past key values, where the graph does."""
+    """Return the variant of a task with past key values, if the graph has them."""
     has_past = any(spec.name.startswith(_PAST) for spec in (*graph.inputs, *graph.outputs))
     return task + WITH_PAST if has_past and not task.endswith(WITH_PAST) else task
 
 
 def siblings_of(paths: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
-    """Group files that are parts of one model: an encoder and its decoders, in one folder and one variant.
+    """Group files that are parts of one model.
 
-    Or what transformers' exporters wrote of one model, next to their `export.json`.
+    These are an encoder and its decoders in one folder and one variant, or the files that transformers' exporters
+    wrote for one model, next to their `export.json`.
     """
     groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in paths:
@@ -241,28 +242,28 @@ def inject_hub_metadata(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> ExportMetadata:
-    """Stamp an ONNX file with the model that it came from, in place of a record that it may have.
+    """Stamp an ONNX file with the model that it was exported from. An existing record is replaced.
 
     Args:
         onnx_path: The file. It is replaced in one step, or not at all.
-        model_name_or_path: A model of the Hub (either with `@revision`) or a local folder.
-        metadata: What `is_hub_model` returned for it, to pin the file to that very commit. With it a file can be
-            stamped while the Hub is out of reach: `hf_unchecked` then names what could not be looked up.
+        model_name_or_path: A repo id (also with `@revision`) or a local folder.
+        metadata: The result of `is_hub_model` for the model. It pins the file to that commit. With it, a file can be
+            stamped while the Hub is unreachable; `hf_unchecked` then lists what was not looked up.
         task: Optimum task; None to infer it.
         revision: Branch, tag, commit or `refs/pr/N`.
-        force: Whether to go on where the file plainly is not an export of the model.
-        embed: What travels in the file: `all` for config and preprocessors, `config`, or `none`.
-        external_data: Whether to move the weights to `<file>_data`, as files of 2 GiB and more need it.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        force: Whether to continue if the file clearly is not an export of the model.
+        embed: What to embed: `all` for config and preprocessors, `config`, or `none`.
+        external_data: Whether to move the weights to `<file>_data`. Files of 2 GiB and more need this.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Returns:
         The record as written.
 
     Raises:
         InvalidOnnxFileError: The file is not an ONNX model.
-        FileChangedError: It was replaced meanwhile. Nothing was written.
-        MisfitError: It is not an export of this model.
-        HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+        FileChangedError: The file was replaced meanwhile. Nothing was written.
+        MisfitError: The file is not an export of this model.
+        HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
     """
     check_choice(embed)
     path = Path(onnx_path)
@@ -278,8 +279,8 @@ def inject_hub_metadata(
         if known is None or not known.get("sha"):
             raise
         logger.warning(
-            "%s is stamped with what was known of %s before, and neither its config nor its preprocessors were looked "
-            "up: %s",
+            "%s was stamped with earlier information about %s. Its config and its preprocessors were not looked up: "
+            "%s",
             path,
             model,
             error,
@@ -294,26 +295,26 @@ def inject_hub_metadata(
 
 
 def _reference_of_known(known: Mapping[str, Any]) -> str | None:
-    """Return what to type for the model that `is_hub_model` answered about."""
+    """Return the repo id and revision of the model that a result of `is_hub_model` describes."""
     prefix = f"{known['provider']}://" if known.get("provider") else ""
     return f"{prefix}{known['model_id']}" if known.get("model_id") else None
 
 
 def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, force: bool) -> ExportMetadata:
-    """Return a record of what `is_hub_model` returned, and of what the graph tells.
+    """Return a record from the result of `is_hub_model` and from the graph.
 
     Raises:
-        InvalidModelReferenceError: It is not what `is_hub_model` returns.
-        ExportError: Neither tells the task.
-        MisfitError: The graph is no export of any such model.
+        InvalidModelReferenceError: The mapping is not a result of `is_hub_model`.
+        ExportError: The task is unknown.
+        MisfitError: The graph is not an export of such a model.
     """
     graph, commit = read_graph(path), str(known.get("sha"))
     tag = known.get("pipeline_tag")
     task = task or task_of_graph(graph, path) or (str(tag) if tag and is_task(str(tag)) else None)
     if task is None or not is_task(task):
-        raise ExportError(f"The task of {path} cannot be told without the model's config. Give task=.")
+        raise ExportError(f"The task of {path} cannot be inferred without the model's config. Pass task=.")
     if not force and (reason := graph_misfit({}, task, graph)) is not None:
-        raise MisfitError(f"{path} does not look like an export of {known.get('model_id')}: {reason}.")
+        raise MisfitError(f"{path} does not match {known.get('model_id')}: {reason}.")
     warn_of_traces(path, graph)
     facts: dict[str, Any] = {
         "pipeline_tag": tag,
@@ -344,6 +345,6 @@ def _record_of_known(known: Mapping[str, Any], path: Path, task: str | None, *, 
         ExportMetadata.from_properties(record.to_properties())
     except MetadataError as error:
         raise InvalidModelReferenceError(
-            f"metadata= of {path} is not what is_hub_model returns for a model: {error}"
+            f"metadata= for {path} is not a result of is_hub_model for a model: {error}"
         ) from error
     return record

@@ -1,4 +1,4 @@
-"""The manifest of a batch: every file that was exported, with its digest, from which commit, and how.
+"""The manifest of a batch: every exported file with its digest, its commit and the export options.
 
     {"optimum_htp_manifest": 1,
      "folder": ".",
@@ -6,11 +6,12 @@
      "models": [{"model": "org/name", "revision": null, "commit": "…", "output": "org/name", "task": "…",
                  "options": {"opset": 17}, "files": [{"name": "model.onnx", "size": 1, "sha256": "…"}]}]}
 
-`folder` is the batch's, relative to the manifest's own; a model's `output` is in there, and its files in that. A model
-that was exported with other versions has `versions` of its own. Where an earlier run exported it and did not note how,
-its `options` are null and its `versions` empty: nothing is said that nobody knows.
+`folder` is the batch's folder, relative to the folder of the manifest. `output` is relative to `folder`, and file
+names are relative to `output`. A model that was exported with other versions has its own `versions`. If an earlier run
+exported a model without recording options and versions, `options` is null and `versions` is empty.
 
-Read from somebody else it is untrusted: names that lead out are refused, and so is whatever is said of a machine.
+A manifest is untrusted input. Names that lead out of the folder are rejected, and so are options that only the command
+line may set.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ __all__ = [
 
 _KEY: Final = "optimum_htp_manifest"
 _VERSION: Final = 1
-_LARGEST: Final = 1 << 26  # bytes: some 200,000 files
+_LARGEST: Final = 1 << 26  # Bytes; about 200,000 files.
 MANIFEST: Final = OutputKind("a manifest of a batch", starts_with(f'{{"{_KEY}":'.encode()))
 NOT_OF_A_LIST: Final = frozenset({"output_path", "model_name_or_path", "token", "cache_dir", "trust_remote_code"})
-"""Arguments of an export for a whole batch: a list or a manifest of somebody else does not decide on this machine."""
+"""Arguments of an export that only the command line of a batch may set, not a list or a manifest."""
 
 _ONNX: Final = ".onnx"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -64,9 +65,9 @@ class WrittenFile:
     """A file that an export wrote.
 
     Attributes:
-        name: Relative to the job's folder.
+        name: Path relative to the job's folder.
         size: Bytes.
-        sha256: Of its content, in hexadecimal.
+        sha256: Digest of its content, in hexadecimal.
     """
 
     name: str
@@ -79,14 +80,14 @@ class ManifestModel:
     """One model of a batch.
 
     Attributes:
-        model: Repo id or folder, as the batch was told.
-        revision: What it was asked for at; None for the default branch.
-        commit: What was exported; None for a folder.
-        output: Folder of the export, in the batch's.
-        task: Optimum task that was exported.
-        options: Further arguments of the export; None where nobody noted them.
-        versions: Versions of what exported it, where they are not the manifest's; empty where nobody noted them.
-        files: What was written.
+        model: Repo id or folder, as given to the batch.
+        revision: The requested revision; None for the default branch.
+        commit: The exported commit; None for a folder.
+        output: Folder of the export, relative to the batch's folder.
+        task: Optimum task of the export.
+        options: Further arguments of the export; None if they are unknown.
+        versions: Versions of packages at export, if they differ from the manifest's; empty if they are unknown.
+        files: The written files.
     """
 
     model: str
@@ -101,12 +102,12 @@ class ManifestModel:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a batch exported.
+    """The result of a batch.
 
     Attributes:
         folder: The batch's folder.
-        models: What is in there.
-        versions: Versions of what exported them, by distribution; of those models that have none of their own.
+        models: The models in it.
+        versions: Versions of packages at export, by distribution, for models without their own.
     """
 
     folder: Path
@@ -114,7 +115,7 @@ class Manifest:
     versions: Mapping[str, str]
 
     def versions_of(self, model: ManifestModel) -> Mapping[str, str]:
-        """Return the versions of what exported a model; empty where nobody noted them."""
+        """Return the versions of packages at a model's export; empty if they are unknown."""
         return self.versions if model.versions is None else model.versions
 
     def files(self) -> dict[Path, tuple[ManifestModel, WrittenFile]]:
@@ -122,14 +123,14 @@ class Manifest:
         return {self.folder / model.output / file.name: (model, file) for model in self.models for file in model.files}
 
     def write(self, path: Path, *, force: bool = False) -> None:
-        """Write it to a file.
+        """Write the manifest to a file.
 
         Args:
-            path: The file. One that is there has to be a manifest.
-            force: Whether it may replace a file of another kind.
+            path: The file. An existing file must be a manifest.
+            force: Whether to replace a file of another kind.
 
         Raises:
-            ProtectedFileError: There is a file that a manifest may not replace.
+            ProtectedFileError: A manifest must not replace the existing file.
             ManifestError: The file cannot be written.
         """
         content = {
@@ -156,16 +157,16 @@ def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:
-        ManifestError: It cannot be read, is none, or names files outside its folder.
+        ManifestError: It cannot be read, is not a manifest, or contains names outside its folder.
     """
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST} bytes")
         content = parse_json(path.read_bytes())
         if not isinstance(content, dict) or _KEY not in content:
-            raise ValueError("it is JSON, but no manifest of a batch")
+            raise ValueError("it is JSON, but not a manifest of a batch")
         if content[_KEY] != _VERSION:
-            raise ValueError(f"it is of version {content[_KEY]!r}, and this release reads version {_VERSION}")
+            raise ValueError(f"it has version {content[_KEY]!r}, but this release reads version {_VERSION}")
         folder = _text(content, "folder")
         if Path(folder).is_absolute():
             raise ValueError("its folder is not relative to it")
@@ -177,24 +178,28 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
     outputs = [model.output.casefold() for model in models]
     if len(set(outputs)) != len(outputs):
-        raise ManifestError(f"{path} has two models in one folder. Write it anew.")
+        raise ManifestError(
+            f"{path} has two models in one folder. Write it again with `optimum-cli htp batch … --manifest FILE`."
+        )
     return Manifest(path.parent / folder, models, versions)
 
 
 def _model(content: Any) -> ManifestModel:
     if not isinstance(content, dict):
-        raise ValueError("one of its models is no JSON object")
+        raise ValueError("one of its models is not a JSON object")
     name, output = _text(content, "model"), normal_output(_text(content, "output"))
     options = content.get("options", {})
     if options is not None and not isinstance(options, dict):
-        raise ValueError(f"the options of {name!r} are no JSON object")
+        raise ValueError(f"the options of {name!r} are not a JSON object")
     if refused := refused_options(options or {}):
-        raise ValueError(f"the options of {name!r} have {refused[0]!r}, which only the command line of a batch sets")
+        raise ValueError(
+            f"the options of {name!r} contain {refused[0]!r}, which only the command line of a batch may set"
+        )
     commit, revision = content.get("commit"), content.get("revision")
     if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
-        raise ValueError(f"the commit of {name!r} is none")
+        raise ValueError(f"the commit of {name!r} is not a commit")
     if revision is not None and not isinstance(revision, str):
-        raise ValueError(f"the revision of {name!r} is no text")
+        raise ValueError(f"the revision of {name!r} is not a string")
     return ManifestModel(
         model=name,
         output=output,
@@ -208,7 +213,7 @@ def _model(content: Any) -> ManifestModel:
 
 
 def _versions(content: Any) -> dict[str, str]:
-    """Return versions by distribution; they are told to people, and nothing else goes by them."""
+    """Return versions by distribution. They are shown to users only."""
     if not isinstance(content, dict):
         return {}
     return {name: version for name, version in content.items() if isinstance(version, str)}
@@ -216,68 +221,68 @@ def _versions(content: Any) -> dict[str, str]:
 
 def _file(content: Any) -> WrittenFile:
     if not isinstance(content, dict):
-        raise ValueError("one of its files is no JSON object")
+        raise ValueError("one of its files is not a JSON object")
     name, size, digest = _text(content, "name"), content.get("size"), _text(content, "sha256")
     if not is_inside(name):
         raise ValueError(f"{name!r} leads out of its folder")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not _SHA256.fullmatch(digest):
-        raise ValueError(f"size or sha256 of {name!r} is none")
+        raise ValueError(f"size or sha256 of {name!r} is invalid")
     return WrittenFile(name, size, digest)
 
 
 def _text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f'"{key}" is no text')
+        raise ValueError(f'"{key}" is not a string')
     return value
 
 
 def _list(content: Mapping[str, Any], key: str) -> list[Any]:
     value = content.get(key)
     if not isinstance(value, list):
-        raise ValueError(f'"{key}" is no list')
+        raise ValueError(f'"{key}" is not a list')
     return value
 
 
 def normal_output(output: str) -> str:
-    """Return a folder of a batch as it is always spelled: `x` for `./x`, `x/` and `x//.`.
+    """Return the normal spelling of a folder of a batch: `x` for `./x`, `x/` and `x//.`.
 
     Raises:
-        ValueError: It leads out of the batch's folder, or is called as an ONNX file is.
+        ValueError: The folder is outside the batch's folder, or has the name of an ONNX file.
     """
     normal = PurePosixPath(output).as_posix()
     if not is_inside(normal):
         raise ValueError(f'"output" leads out of the batch\'s folder: {output!r}')
     if normal.endswith(_ONNX):
-        raise ValueError(f'"output" is a folder, and {output!r} is called as a file is: leave out {_ONNX}')
+        raise ValueError(f'"output" must be a folder, but {output!r} is the name of an ONNX file: leave out {_ONNX}')
     return normal
 
 
 def refused_options(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of those options that a list or a manifest may not bring along."""
+    """Return the names of the options that a list or a manifest must not set."""
     return sorted(NOT_OF_A_LIST & options.keys())
 
 
 def fault(path: Path, expected: WrittenFile) -> str | None:
-    """Return what is wrong with a file that a manifest tells of, or None. Reads all of it."""
+    """Return the difference between a file and its entry in a manifest, or None. Reads the whole file."""
     try:
         size = path.stat().st_size
         if size != expected.size:
-            return f"It has {size} bytes, and the manifest says {expected.size}."
+            return f"It has {size} bytes, the manifest lists {expected.size}."
         found = sha256_of_file(path)
     except OSError as error:
-        return f"The manifest names it, and it cannot be read: {error.strerror or error}."
-    return None if found == expected.sha256 else f"Its sha256 is {found}, and the manifest says {expected.sha256}."
+        return f"The manifest lists it, but it cannot be read: {error.strerror or error}."
+    return None if found == expected.sha256 else f"Its sha256 is {found}, the manifest lists {expected.sha256}."
 
 
 def verify_listed(path: Path, model: ManifestModel, file: WrittenFile, access: HubAccess | None = None) -> Verdict:
-    """Return whether a file is the one that a manifest lists; of an ONNX file also whether its record holds.
+    """Return whether a file matches its entry in a manifest, and for an ONNX file also whether its record is true.
 
     Args:
         path: The file.
         model: The model that the manifest lists it for.
-        file: What the manifest says of it.
-        access: How to reach the Hub.
+        file: Its entry in the manifest.
+        access: Options for Hub requests.
 
     Raises:
         HFHubIntegrationError: As `verify_metadata`.
@@ -285,12 +290,12 @@ def verify_listed(path: Path, model: ManifestModel, file: WrittenFile, access: H
     if (reason := fault(path, file)) is not None:
         return Verdict(Status.INVALID, reason)
     if path.suffix != _ONNX:
-        return Verdict(Status.OK, "it is the manifest's")
+        return Verdict(Status.OK, "matches the manifest")
     verdict = verify_metadata(path, access)
     commit = verdict.metadata.hub_sha if verdict.metadata is not None else None
     if commit == model.commit:
         return verdict
-    reason = f"It is from {commit or 'no commit'}, and the manifest says {model.commit or 'none'}."
+    reason = f"It is from {commit or 'no commit'}, the manifest lists {model.commit or 'none'}."
     return Verdict(Status.INVALID, reason, verdict.metadata)
 
 
@@ -302,11 +307,11 @@ def verify_manifest(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> dict[Path, Verdict]:
-    """Return whether the files of a manifest are those that it lists, by their paths.
+    """Return whether the files of a manifest match their entries, by path.
 
     Args:
         path: The manifest.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
         ManifestError: The manifest cannot be read.

@@ -1,4 +1,4 @@
-"""The record of an export: what is known of the model, put into the form that its files carry."""
+"""Make the record of an export from the known facts about the model."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def export_record(
     base_model: str | None = None,
     base_commits: Mapping[str, str] | None = None,
 ) -> ExportMetadata:
-    """Return the record of an export, all but the names of its files.
+    """Return the record of an export, without the names of its files.
 
     Args:
-        checkpoint: The model's files; None for a model in memory that has none.
+        checkpoint: The model's files; None for a model in memory without files.
         task: The Optimum task.
-        library: The library that Optimum exports with.
-        model_class: Name of the class that was exported, where it is known.
-        base_model: The model that a local one was made from.
-        base_commits: The repos that its weights come from, and their commits.
+        library: The library name that Optimum uses for the export.
+        model_class: Name of the exported class, if known.
+        base_model: The model that a local model was made from.
+        base_commits: The commits of the repos that its weights come from.
     """
     record = ExportMetadata(
         model_type="local",
@@ -73,8 +73,10 @@ def export_record(
 
 
 def export_id(folder: Path, names: Sequence[str]) -> str:
-    """Return what tells the files of one multi-file export from all others: random, or for an export that can be
-    repeated byte for byte, a digest of the files before they are stamped.
+    """Return an identifier that the files of one export share.
+
+    It is random. For an export that can be repeated byte for byte, it is a digest of the files before they are
+    stamped.
     """
     if not is_reproducible():
         return uuid.uuid4().hex
@@ -90,7 +92,7 @@ def plugin_properties(record: ExportMetadata, info: RepoInfo | None) -> dict[str
     """Return the properties that plugins add.
 
     Raises:
-        PluginError: A plugin fails, or sets a key that is ours.
+        PluginError: A plugin fails, or sets a key of this package.
     """
     properties: dict[str, str] = {}
     for plugin, added in plugins.answers("optimum_htp_metadata", metadata=record, info=info):
@@ -99,15 +101,16 @@ def plugin_properties(record: ExportMetadata, info: RepoInfo | None) -> dict[str
         for key, value in added.items():
             if key.startswith(("hf_", "htp.")):
                 raise PluginError(
-                    f"The plugin {plugin!r} of optimum-htp sets the metadata key {key!r}, which is not its own. "
-                    "Upgrade it or uninstall it."
+                    f"The plugin {plugin!r} of optimum-htp sets the metadata key {key!r}, which belongs to "
+                    "optimum-htp. Upgrade or "
+                    "uninstall the plugin."
                 )
             properties[key] = str(value)
     return properties
 
 
 def _with_hub_facts(record: ExportMetadata, info: RepoInfo) -> ExportMetadata:
-    counted = not is_reproducible()  # counters change from hour to hour
+    counted = not is_reproducible()  # Counters change from hour to hour.
     return replace(
         record,
         pipeline_tag=info.pipeline_tag,

@@ -1,13 +1,13 @@
-"""What a file was before it was stamped or tagged: noted in the file, so that `strip` can give it back.
+"""The values that a stamp or tags replaced in a file. The file records them, so that `strip` can restore them.
 
-The property `hf_original` is a JSON object. It has the header fields that were replaced, as they were (a field that
-was not in the file is left out), and two more entries:
+The property `hf_original` is a JSON object. It contains the replaced header fields (a field that the file did not
+have is left out) and two more entries:
 
-    metadata   properties of others that the stamp has replaced: key to value
+    metadata   properties of other tools that the stamp has replaced: key to value
     added      properties of plugins that the stamp has set: key to value
 
-A value counts as ours only while it is what a stamp wrote: what somebody has changed since is theirs. A second stamp
-keeps the note of the first.
+A value counts as written by this package only while it equals what a stamp wrote; a later change belongs to another
+tool. A second stamp keeps the note of the first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 PRODUCER: Final = "optimum-htp"
-# The two properties that ONNX itself defines: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
+# ONNX itself defines two properties: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
 AUTHOR: Final = "model_author"
 LICENSE: Final = "model_license"
 DOMAINS: Final = {"hub": "co.huggingface", "local": "local.optimum-htp"}
@@ -44,15 +44,15 @@ _IR_VERSION: Final = "ir_version"
 
 @dataclass(frozen=True)
 class Original:
-    """A file's header as it was before it was stamped.
+    """A file's header before it was stamped.
 
     Attributes:
-        texts: The text fields that were in it.
-        kept: Of the properties that it has now, those that no stamp wrote, without archives.
-        replaced: The properties that a stamp has replaced or left out, and nobody has set since.
-        added: Of the properties that it has now, those that a stamp set for plugins.
+        texts: Its text fields.
+        kept: The present properties that no stamp wrote, without archives.
+        replaced: The properties that a stamp has replaced or left out, and no tool has set since.
+        added: The present properties that a stamp set for plugins.
         dropped: Keys of the properties that a stamp wrote.
-        ir_version: What tags have raised the IR version from; None where they have not.
+        ir_version: The IR version before tags raised it; None if they did not.
     """
 
     texts: Mapping[str, str]
@@ -64,16 +64,16 @@ class Original:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The properties that it had, without archives."""
+        """The properties before the stamp, without archives."""
         return {**self.replaced, **self.kept}
 
     def note(self, texts: Mapping[str, str], metadata: Mapping[str, str], added: Mapping[str, str]) -> str:
-        """Return the property that notes what a stamp replaces.
+        """Return the property that records what a stamp replaces.
 
         Args:
-            texts: The text fields that it sets.
-            metadata: The properties that it sets.
-            added: Those of them that plugins set.
+            texts: The text fields that the stamp sets.
+            metadata: The properties that the stamp sets.
+            added: The properties among them that plugins set.
         """
         note: dict[str, Any] = {name: value for name, value in self.texts.items() if texts.get(name, value) != value}
         if self.ir_version is not None:
@@ -85,13 +85,13 @@ class Original:
 
 
 def original_of(header: ModelHeader) -> Original:
-    """Return what a file was before it was stamped; what it is, where it was not."""
+    """Return a file's header before it was stamped; the present header if it is not stamped."""
     note, stamped = _noted(header), has_record(header.metadata)
     texts = {name: text for name, text in header.texts.items() if not _is_ours(header, name)}
     texts |= {name: text for name, text in _texts(header, note).items() if _is_ours(header, name)}
     added = {key: text for key, text in _mapping(note.get("added")).items() if header.metadata.get(key) == text}
     ours = our_standard_keys(header) | added.keys()
-    ours |= {ORIGINAL} if note else set()  # other tools may use the name for something else
+    ours |= {ORIGINAL} if note else set()  # Other tools may use this key for other values.
     ours |= OWN_KEYS if stamped else set()
     dropped = frozenset(ours & {*header.metadata, *header.archives})
     kept = {key: text for key, text in header.metadata.items() if key not in dropped}
@@ -103,9 +103,9 @@ def original_of(header: ModelHeader) -> Original:
 
 
 def ir_version_note(header: ModelHeader, version: int) -> dict[str, str]:
-    """Return the property that notes which IR version a file had; the note that it has where tags do not raise it.
+    """Return the property that records a file's IR version; the existing note if tags do not raise the version.
 
-    It is written again behind the tags, so that tagging a file twice gives the same bytes.
+    It is written again after the tags, so that tagging a file twice gives the same bytes.
     """
     if version == header.ir_version:
         return {key: value for key, value in header.metadata.items() if key == ORIGINAL}
@@ -114,18 +114,18 @@ def ir_version_note(header: ModelHeader, version: int) -> dict[str, str]:
 
 
 def our_standard_keys(header: ModelHeader) -> frozenset[str]:
-    """Return which of ONNX's standard keys have what a stamp put there, and nobody has changed since."""
+    """Return the standard keys of ONNX that have the value of a stamp."""
     noted = _noted_standard_keys(header.metadata)
     return frozenset(key for key in (AUTHOR, LICENSE) if header.metadata.get(key, "") == noted.get(key))
 
 
 def is_our_doc_string(text: str) -> bool:
-    """Whether a doc string is one that a stamp wrote."""
+    """Whether a stamp wrote a doc string."""
     return text.startswith("Exported from ") and f"\nwith {PRODUCER} " in text
 
 
 def _is_ours(header: ModelHeader, name: str) -> bool:
-    """Whether a text field has what a stamp wrote."""
+    """Whether a text field has the value of a stamp."""
     if name.startswith("producer_"):
         return header.producer_name == PRODUCER
     if name == "domain":
@@ -134,25 +134,27 @@ def _is_ours(header: ModelHeader, name: str) -> bool:
 
 
 def _texts(header: ModelHeader, note: Mapping[str, Any]) -> dict[str, str]:
-    """Return the text fields that a stamp replaced, as they were."""
+    """Return the text fields that a stamp replaced."""
     found = {name: note[name] for name in TEXT_FIELDS if _is_text(note.get(name))}
     if not {"producer_name", "producer_version"} & found.keys():
-        # Before there were notes, name and version were in one text. Names have no blanks, versions may.
+        # Files without notes have name and version in one text. Names have no spaces, versions may.
         name, _, version = header.metadata.get(f"{PREFIX}original_producer", "").partition(" ")
         found |= {**({"producer_name": name} if name else {}), **({"producer_version": version} if version else {})}
     return found
 
 
 def _noted(header: ModelHeader) -> dict[str, Any]:
-    """Return the note in a file, empty where it has none that can be read."""
+    """Return the note in a file; empty if there is none that can be read."""
     return _object(header.metadata.get(ORIGINAL, "{}"))
 
 
 def _noted_standard_keys(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return what a stamp says that it has set; in a file of before there were notes, what it would have set."""
+    """Return the standard keys that a stamp recorded as set; in a file without notes, the keys that it would have
+    set.
+    """
     text = metadata.get(STANDARD_KEYS)
     if text is not None:
-        return _object(text)  # if it is not ours, it is empty here, and keys of others stay
+        return _object(text)  # If another tool wrote it, it is empty here, and that tool's keys are kept.
     if not has_record(metadata):
         return {}
     owner, slash, _ = metadata.get(f"{PREFIX}hub_id", "").partition("/")
@@ -171,7 +173,7 @@ def _mapping(value: Any) -> dict[str, str]:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether a value is text that a file can hold: without lone surrogates."""
+    """Whether a value is a string that a file can contain: without lone surrogates."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Writing a record into ONNX files, with the header fields that people and other tools look at."""
+"""Write a record and standard header fields into ONNX files."""
 
 from __future__ import annotations
 
@@ -34,24 +34,28 @@ def stamp(
     external_data: bool | None = False,
     is_export: bool = False,
 ) -> ExportMetadata:
-    """Write a record into an ONNX file, in place of one that it may have; return it as written.
+    """Write a record into an ONNX file. An existing record is replaced.
 
     Args:
         path: The file.
-        metadata: The record; `original_producer` is filled in from the file.
-        author: Who made the model.
-        extra: Further properties, of plugins.
-        carried: Properties of others, of the file that this one was made from. They stay when the stamp is removed.
-        tags: Also written into the nodes, in the same pass over the file.
-        archive: The files that travel with the model, where they do so in this one.
-        external_data: Whether to move the weights to a new file next to the model; None to do it where the file would
-            be too large.
-        is_export: Whether the file was just exported here: then its nodes lose what tells of this machine.
+        metadata: The record. `original_producer` is filled in from the file.
+        author: The author of the model.
+        extra: Further properties, from plugins.
+        carried: Properties of other tools, from the file that this file was made from. `strip` keeps them.
+        tags: Tags to write into the nodes in the same pass.
+        archive: The archive of embedded files, if this file contains it.
+        external_data: Whether to move the weights to a new file next to the model. None to do so only if the file
+            would be too large.
+        is_export: Whether this process exported the file. If so, information about this machine is removed from the
+            nodes.
+
+    Returns:
+        The record as written.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
         FileTooLargeError: The file would have more than 2 GiB.
-        OnnxWriteError: The file cannot be written, or cannot take tags. It is as it was.
+        OnnxWriteError: The file cannot be written, or cannot contain tags. It is unchanged.
     """
     with OpenModel.at(path) as model:
         header = model.header
@@ -60,7 +64,7 @@ def stamp(
         before = original_of(header)
         named = (before.texts.get(name, "") for name in ("producer_name", "producer_version"))
         metadata = dataclasses.replace(metadata, original_producer=" ".join(filter(None, named)) or None)
-        taken = before.metadata.keys() | extra.keys() | carried.keys()  # what somebody else said of the model stays
+        taken = before.metadata.keys() | extra.keys() | carried.keys()  # Values of other tools are kept.
         known = {AUTHOR: author, LICENSE: metadata.license}
         standard = {key: value for key, value in known.items() if value and key not in taken}
         texts = {"producer_name": PRODUCER, "producer_version": __version__}
@@ -108,18 +112,18 @@ def stamp(
 
 
 def is_reproducible() -> bool:
-    """Whether the user asks for exports that are equal byte for byte (https://reproducible-builds.org/specs/source-date-epoch/)."""
+    """Whether the user requests reproducible exports (https://reproducible-builds.org/specs/source-date-epoch/)."""
     return bool(os.environ.get("SOURCE_DATE_EPOCH"))
 
 
 def now() -> str:
-    """Return the time of an export: UTC, ISO 8601 with `Z`; that of `SOURCE_DATE_EPOCH` where it is set."""
+    """Return the time of an export: UTC, ISO 8601 with `Z`; the time in `SOURCE_DATE_EPOCH` if it is set."""
     if is_reproducible():
         text = os.environ["SOURCE_DATE_EPOCH"]
         try:
             moment = datetime.fromtimestamp(int(text), timezone.utc)
         except (ValueError, OverflowError) as error:
-            raise ArgumentError(f"SOURCE_DATE_EPOCH is {text!r}: it has to be seconds since 1970.") from error
+            raise ArgumentError(f"SOURCE_DATE_EPOCH is {text!r}. Set it to seconds since 1970.") from error
     else:
         moment = datetime.now(timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

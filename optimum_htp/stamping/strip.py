@@ -1,4 +1,4 @@
-"""Taking out of an ONNX file what this package put into it."""
+"""Remove from an ONNX file everything that this package wrote into it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["strip_metadata", "strip_stack_traces"]
 
 
 def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
-    """Remove every key of ours from a file and its nodes, and give back what stamps and tags have replaced.
+    """Remove all keys of this package from a file and its nodes, and restore what stamps and tags replaced.
 
     Args:
         path: The file.
-        output: Where to write instead of in place; external data is copied along.
+        output: The output file; None to write in place. External data is copied too.
 
     Returns:
-        How many keys were removed from the file and its nodes.
+        The number of keys that were removed from the file and its nodes.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
-        OnnxWriteError: The result cannot be written. What was there still is.
+        OnnxWriteError: The result cannot be written. Existing files are unchanged.
     """
     with OpenModel.at(path) as model:
         header = model.header
@@ -57,12 +57,12 @@ def strip_metadata(path: str | os.PathLike[str], output: str | os.PathLike[str] 
 
 
 def strip_stack_traces(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> int:
-    """Remove PyTorch's stack traces from the nodes of a file, which hold paths of the machine that exported it.
+    """Remove PyTorch's stack traces from the nodes of a file. They contain paths of the exporting machine.
 
-    Our keys stay. The arguments and exceptions are those of `strip_metadata`.
+    Keys of this package are kept. Arguments and exceptions are those of `strip_metadata`.
 
     Returns:
-        How many nodes had one.
+        The number of nodes with a stack trace.
     """
     removed = 0
 

@@ -1,4 +1,4 @@
-"""Tags for files that have none, or have lost them: `optimum-cli htp tag`."""
+"""Add tags to files that have none or lost them: `optimum-cli htp tag`."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ __all__ = ["Tagger", "carried_tags", "tag_file"]
 
 logger = get_logger(__name__)
 
-_SHOWN: Final = 80  # characters of a name in a message
-_RELATED: Final = 0.1  # of the values of the smaller graph have the names of the other's
+_SHOWN: Final = 80  # Characters of a name in a message.
+_RELATED: Final = 0.1  # The smallest share of the smaller graph's values whose names both graphs have.
 
 
 class Tagger:
-    """Finds the modules of files' nodes; what is looked up for one file serves the others.
+    """Finds the modules of the nodes of files. Lookups are shared by all files.
 
     Args:
-        original: The file that they were made from.
-        model: The model that they are exports of: Hub id, `id@revision` or folder.
+        original: The file that the files were made from.
+        model: The model that the files are exports of: repo id, `id@revision` or folder.
         revision: Branch, tag or commit of that model.
-        access: How to reach its Hub.
-        trust_remote_code: Whether code of its repo may run.
-        force: Whether files are tagged that do not fit, and tags replaced that are more exact than the new ones.
-        on_building: Called with a model's name before that is built in PyTorch, without weights, which takes seconds.
+        access: Options for Hub requests.
+        trust_remote_code: Whether code of the repo may run.
+        force: Whether to tag files that do not match, and to replace tags that are more exact than the new ones.
+        on_building: Called with a model's name before it is built in PyTorch without weights, which takes seconds.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class Tagger:
     def assignment(self, path: str | os.PathLike[str]) -> Assignment:
         """Return the modules of a file's nodes.
 
-        Where an original is known they are carried over from it; else the names in the file are resolved in the
-        model's tree: that of the model that was named, that in the file, that of the commit in its record, or at last
-        the one that the names make up.
+        With an original, they are transferred from it. Otherwise, the names in the file are resolved in the module
+        tree of the given model, of the tags in the file, or of the commit in its record. Without any of these, the
+        tree is built from the names.
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
-            MisfitError: The file is no export of the model, was not made from the original, or no name in it leads
-                to a module.
-            HFHubIntegrationError: The model cannot be found or had; the subclass says why.
+            MisfitError: The file is not an export of the model, was not made from the original, or contains no name
+                of a module.
+            HFHubIntegrationError: The model cannot be found or downloaded; the subclass gives the reason.
         """
         with OpenModel.at(path) as model:
             return self._assignment(str(path), model.header, model.graph)
@@ -94,11 +94,11 @@ class Tagger:
         *,
         external_data: bool = False,
     ) -> Assignment:
-        """Tag a file; return what was written. With `external_data` its weights are moved to a file next to it.
+        """Tag a file, and return the written tags. With `external_data`, its weights are moved to a file next to it.
 
         Raises:
-            OnnxWriteError: The file cannot be written, cannot take tags, or somebody else has replaced it. What was
-                there still is.
+            OnnxWriteError: The file cannot be written, cannot contain tags, or was replaced by another process.
+                Existing files are unchanged.
         """
         if output is not None and self._original is not None:
             check_output(output, ONNX, inputs=[self._original])
@@ -135,8 +135,8 @@ class Tagger:
             reason = graph_misfit(checkpoint.config, _task_of(header), graph, checkpoint.library)
             if reason is not None:
                 raise MisfitError(
-                    f"{path} does not look like an export of {self._model}: {reason}. Nothing was written. Name the "
-                    "right model, or give --force."
+                    f"{path} does not match {self._model}: {reason}. Nothing was written. Name the right model, or "
+                    "pass --force."
                 )
         tree = _tree_in(graph, whole)
         assignment = _resolved(graph, tree)
@@ -144,10 +144,9 @@ class Tagger:
             whose = f" of {self._model}" if self._model is not None else ""
             name = graph.nodes[0].name or graph.nodes[0].op_type
             raise MisfitError(
-                f"None of the {len(graph.nodes)} nodes has a name that leads to a module{whose}, such as "
-                f"{name[:_SHOWN]!r}: nothing was written. Name the file that it was "
-                "made from with --from, or export the model again: what was exported by anything but PyTorch, or by "
-                "a PyTorch before 1.13, does not say where its nodes came from."
+                f"None of the {len(graph.nodes)} nodes has a name that contains a module{whose}; an example is "
+                f"{name[:_SHOWN]!r}. Nothing was written. Name the file that it was made from with --from, or export "
+                "the model again: only PyTorch 1.13 and newer write module names into nodes."
             )
         return assignment
 
@@ -167,13 +166,14 @@ class Tagger:
         share = shared_values(original, graph)
         if share < _RELATED and not self._force:
             raise MisfitError(
-                f"{path} does not look as if it was made from {self._original}: only {share:.0%} of the values have "
-                "names that both have. Nothing was written. Name the right file, or give --force."
+                f"{path} does not seem to be made from {self._original}: they share the names of only {share:.0%} of "
+                "the "
+                "values. Nothing was written. Name the right file, or pass --force."
             )
         return assign_rewritten([Original(original, known)], graph, ScopeResolver(tree), tree)
 
     def _whole_tree(self, path: str, header: ModelHeader) -> ModuleTree | None:
-        """Return the tree of the model that was named, or that a file names; None without."""
+        """Return the tree of the given model, or of the model in the record; None without a model."""
         if self._model is not None:
             return self._tree(self._model, self._revision, _task_of(header))
         if MODULES in header.metadata:
@@ -185,7 +185,7 @@ class Tagger:
         try:
             return self._tree(model, record.hub_sha, record.task)
         except HFHubIntegrationError as error:
-            logger.warning("%s: its modules are told by the names in it alone. %s", path, error)
+            logger.warning("%s: its modules are inferred from the names in it only. %s", path, error)
             return None
 
     def _fetch_checkpoint(self, model: str, revision: str | None) -> Checkpoint:
@@ -213,18 +213,18 @@ def tag_file(
     local_files_only: bool = False,
     trust_remote_code: bool = False,
 ) -> Assignment:
-    """Write into each node of an ONNX file which module it came from.
+    """Write the module of each node into an ONNX file.
 
     Args:
         path: The file.
-        output: Where the tagged file goes; None for the file itself.
+        output: The output file; None to write in place.
         external_data: Whether to move the weights to `<file>_data`.
-        original: As for `Tagger`, as are the next four.
+        original: As for `Tagger`, like the next four.
         model: The model.
         revision: Its revision.
-        force: Whether tags are replaced by others.
+        force: Whether to replace existing tags.
         trust_remote_code: Whether code of the repo may run.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
         OptimumHTPError: As `Tagger.assignment` and `Tagger.write`.
@@ -237,14 +237,14 @@ def tag_file(
 
 
 def carried_tags(source: Path, made: Path) -> TagWriter | None:
-    """Return the tags of a file that was made from a tagged one; None where that has none."""
+    """Return the tags for a file that was made from a tagged file; None if that file has no tags."""
     if MODULES not in read_header(source).metadata:
         return None
-    return TagWriter(Tagger(source, force=True).assignment(made), is_export=False)  # it is known what it was made of
+    return TagWriter(Tagger(source, force=True).assignment(made), is_export=False)  # The source of the file is known.
 
 
 def _standing(header: ModelHeader, graph: Graph) -> Assignment | None:
-    """Return what a file's tags say, None where there are none, or none that can be read: these are replaced."""
+    """Return the existing tags of a file; None if there are none, or none that can be read. Those are replaced."""
     try:
         return tagged_assignment(header, graph)
     except MetadataError:
@@ -252,14 +252,16 @@ def _standing(header: ModelHeader, graph: Graph) -> Assignment | None:
 
 
 def _tree_in(graph: Graph, whole: ModuleTree | None) -> ModuleTree:
-    """Return the tree of the part of a model that a graph is; without the model, the one that its names make up."""
+    """Return the tree of the part of a model that a graph contains; without the model, the tree built from its
+    names.
+    """
     if whole is not None:
         return part_tree(graph, whole)
     return dynamo_tree(graph) or ModuleTree.of_scopes(scopes_of(graph))
 
 
 def _resolved(graph: Graph, tree: ModuleTree) -> Assignment:
-    """Return the modules that the names in a graph say, and the shapes of parameters that have lost their names."""
+    """Return the modules from the names in a graph, and from the shapes of parameters that lost their names."""
     resolver = ScopeResolver(tree)
     assignment = assign(graph, resolver, tree)
     owners = owners_by_shape(graph, assignment)

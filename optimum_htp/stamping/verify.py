@@ -1,7 +1,7 @@
-"""Holding what an ONNX file says about itself against the Hub.
+"""Check the record of an ONNX file against the Hub.
 
-Three different things can be wrong, and each is told apart: the record is invalid (or there is none, or the Hub
-has no such commit), the Hub cannot be reached, or the model at that commit does not fit the graph.
+There are three kinds of failure: the record is invalid (or missing, or the Hub has no such commit), the Hub cannot be
+reached, or the model at that commit does not match the graph.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["Status", "Verdict", "verify_metadata"]
 
 
 class Status(Enum):
-    """What `verify_metadata` finds; the value is the exit code of `optimum-cli htp verify`."""
+    """Results of `verify_metadata`. The value is the exit code of `optimum-cli htp verify`."""
 
     OK = 0
     INVALID = 1
@@ -55,15 +55,15 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding, in a sentence.
+    """The result of a check, with a reason.
 
     Attributes:
-        status: What was found.
-        reason: The same in words.
-        metadata: The record; None where it cannot be read.
-        checked: What was compared, of `commit`, `weight files`, `embedded files`, `config`, `outputs`, `shapes` and
+        status: The result.
+        reason: The reason, as a sentence.
+        metadata: The record; None if it cannot be read.
+        checked: The checks that were done: `commit`, `weight files`, `embedded files`, `config`, `outputs`, `shapes`,
             `parts`.
-        unchecked: What could not be compared, and why. Values of weights are compared with `prove_weights` alone.
+        unchecked: The checks that could not be done, with the reason. Only `prove_weights` compares values of weights.
     """
 
     status: Status
@@ -75,20 +75,20 @@ class Verdict:
 
 @dataclass
 class _Checks:
-    """What was compared until now, and what could not be."""
+    """The checks that were done and those that could not be done."""
 
     done: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def note(self, what: str, why_not: str | None) -> None:
-        """Note that something was compared, or why it could not be."""
+        """Note that a check was done, or why it could not be done."""
         if why_not is None:
             self.done.append(what)
         else:
             self.left_out[what] = why_not
 
     def ok(self, reason: str, record: ExportMetadata) -> Verdict:
-        """Return the verdict on a file in which nothing is wrong."""
+        """Return the result for a file without a fault."""
         return Verdict(Status.OK, reason, record, tuple(self.done), dict(self.left_out))
 
 
@@ -100,14 +100,14 @@ def verify_metadata(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Verdict:
-    """Check the record of an ONNX file: its form, that the Hub has the commit, that the graph fits its config.
+    """Check the record of an ONNX file: its form, its commit on the Hub, and the graph against the config.
 
     Args:
         path: The file.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
+        OnnxFileNotFoundError: The path does not exist.
         FileChangedError: The file was replaced meanwhile.
     """
     with unchanged(path):
@@ -120,9 +120,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
     except (MetadataError, InvalidOnnxFileError) as error:
         return Verdict(Status.INVALID, str(error))
     if record is None:
-        return Verdict(
-            Status.INVALID, "It has no record of where it came from. Add one with `optimum-cli htp inject`."
-        )
+        return Verdict(Status.INVALID, "It has no record. Add one with `optimum-cli htp inject`.")
     checks = _Checks()
     _note_parts(path, record, checks)
     if record.model_type == "local":
@@ -135,32 +133,36 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
         if mirrored is not None:
             files = mirrored
             for what in ("commit", "weight files"):
-                checks.note(what, "the Hub cannot be asked; a mirror has files of the commit")
+                checks.note(what, "the Hub is unreachable; a mirror has files of the commit")
         elif info is not None:
             if info.commit != record.hub_sha:
-                return Verdict(Status.INVALID, f"The Hub answers commit {info.commit} when asked for it.", record)
+                return Verdict(
+                    Status.INVALID, f"The Hub returned commit {info.commit} for the commit in the record.", record
+                )
             files, changed = info.files, _changed_weights(record, info)
             checks.note("commit", None)
             checks.note("weight files", _why_not_weights(record, info))
         else:
-            checks.note("commit", "the record has only its first characters")
+            checks.note("commit", "the record contains only its first characters")
         proof = check_embedded(path, record, access if mirrored is None else None)
         if proof is not None and mirrored is not None:
-            proof = replace(proof, unproven="the Hub cannot be asked")
+            proof = replace(proof, unproven="the Hub is unreachable")
         if proof is not None and proof.fault is not None:
             return Verdict(Status.INVALID, proof.fault, record)
         if proof is not None:
             checks.note("embedded files", proof.unproven)
         folder, config = None, proof.config if proof is not None else None
         if config is None:
-            diffusion = record.export_library == "diffusers"  # its parts have configs of their own
+            diffusion = record.export_library == "diffusers"  # Its parts have their own configs.
             found = (resolve_preprocessors if diffusion else resolve_configs)(record, access)
             folder, at = found.folder, found.commit[2] if found.commit is not None else ""
             require_unchanged(hub, str(record.hub_id), at, folder, [CONFIG], access)
-    except (HubUnreachableError, DownloadError) as error:  # an answer that is cut off says nothing of the file
+    except (HubUnreachableError, DownloadError) as error:  # A truncated response is no result for the file.
         return Verdict(Status.UNREACHABLE, str(error), record)
     except AccessDeniedError as error:
-        return Verdict(Status.UNREACHABLE, f"The commit is on the Hub, its config is not to be had. {error}", record)
+        return Verdict(
+            Status.UNREACHABLE, f"The commit is on the Hub, but its config cannot be downloaded. {error}", record
+        )
     except (ModelNotFoundError, ConfigFileNotFoundError, InvalidModelReferenceError) as error:
         return Verdict(Status.INVALID, str(error), record)
     asked = record.hub_provider in (None, plugins.HUGGING_FACE) and record.hub_sha is not None
@@ -169,7 +171,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
         path,
         record,
         config if folder is None else read_json(folder / CONFIG),
-        f"is {record.source}, as it says{proof.words if proof is not None else ''}",
+        f"matches {record.source}{proof.words if proof is not None else ''}",
         lambda: parameters_of(folder, files, access, commit),
         checks,
     )
@@ -177,10 +179,11 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
 
 
 def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInfo | None, tuple[str, ...] | None]:
-    """Return what the Hub says of a file's commit; where it cannot be reached, the files of it that a mirror has.
+    """Return the Hub's information about the commit in a record; if the Hub is unreachable, the commit's files on a
+    mirror.
 
     Raises:
-        HFHubIntegrationError: It says that there is no such commit, or cannot be reached, and no mirror has it.
+        HFHubIntegrationError: The commit does not exist, or the Hub is unreachable and no mirror has the commit.
     """
     if record.hub_sha is None:
         return None, None
@@ -194,32 +197,33 @@ def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInf
 
 
 def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
-    """Return which of a repo's own weight files is no longer the one that a file was exported from, in words."""
+    """Return a sentence about the first weight file of the repo that changed since the export, or None."""
     for name, digest in (record.weight_files or {}).items():
-        stated = info.digests.get(name, digest)  # a mirror may state none
+        stated = info.digests.get(name, digest)  # A mirror may have no digest.
         if name not in info.files or stated != digest:
-            what = f"has the sha256 {stated}" if name in info.files else "is not there any more"
+            what = f"has the sha256 {stated}" if name in info.files else "no longer exists"
             return (
-                f"{name} of {record.source} {what}, and was {digest} at export: the repo's own file was replaced. "
-                "Hold its weights against a commit that you trust, with --weights --model ID@COMMIT."
+                f"{name} of {record.source} {what}; at export, its sha256 was {digest}. The file in the repo was "
+                "replaced. Check the "
+                "weights against a trusted commit with --weights --model ID@COMMIT."
             )
     return None
 
 
 def _why_not_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
-    """Return why a repo's own weight files were not compared with those at export, None where they were."""
+    """Return why the repo's weight files were not compared with those at export; None if they were."""
     if not record.weight_files:
         return "the record has no digests of them"
     unstated = [name for name in record.weight_files if name not in info.digests]
-    return f"the Hub states no digest of {unstated[0]}" if unstated else None
+    return f"the Hub has no digest of {unstated[0]}" if unstated else None
 
 
 def _note_parts(path: Path, record: ExportMetadata, checks: _Checks) -> None:
-    """Note whether the other files of a model are there: a file alone says nothing of them."""
+    """Note whether the other files of a model exist."""
     if record.onnx_file is not None:
         there = {other.onnx_file for other in files_of_model(path, record).values()}
         missing = [name for name in record.onnx_files if name not in there]
-        checks.note("parts", f"{', '.join(missing)} of the same model is not here" if missing else None)
+        checks.note("parts", f"{', '.join(missing)} of the same model is missing" if missing else None)
 
 
 def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> Verdict:
@@ -229,24 +233,24 @@ def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> V
     if proof is not None:
         checks.note("embedded files", None)
     made_from = f", made from {record.base_models}" if record.base_commits else ""
-    checks.note("commit", f"the record names none: it is a local model{made_from}")
+    checks.note("commit", f"the record contains none: it is a local model{made_from}")
     beside = path.parent / CONFIG
     if beside.is_file():
-        config, where = read_json(beside), "beside it"
+        config, where = read_json(beside), "next to it"
     elif proof is not None and proof.config is not None:
         config, where = proof.config, "in it"
     else:
-        why = f"there is no {CONFIG} beside it or in it"
+        why = f"there is no {CONFIG} next to it or in it"
         for what in ("config", "shapes"):
             checks.note(what, why)
         return _with_graph(
-            path, record, {}, "is of a local model, and there is no config.json beside it to compare", None, checks
+            path, record, {}, "is of a local model; there is no config.json next to it to compare with", None, checks
         )
     return _with_config(
         path,
         record,
         config,
-        f"is of a local model, and fits the config.json {where}",
+        f"is of a local model, and matches the config.json {where}",
         lambda: parameters_of(path.parent, (), HubAccess(local_files_only=True), None),
         checks,
     )
@@ -263,11 +267,11 @@ def _with_config(
     if not isinstance(config, dict):
         if record.export_library != "diffusers":
             return Verdict(Status.INVALID, f"The {CONFIG} of {record.source} is not a config.", record)
-        checks.note("config", "the parts of a pipeline have configs of their own")
+        checks.note("config", "the parts of a pipeline have their own configs")
         return _with_graph(path, record, {}, success, None, checks)
     if record.submodule is None:
         if (reason := misfit(config, record, path)) is not None:
-            return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {reason}.", record)
+            return Verdict(Status.MISFIT, f"The config of {record.source} does not match: {reason}.", record)
         checks.note("config", None)
     return _with_graph(path, record, config, success, parameters, checks)
 
@@ -280,11 +284,13 @@ def _with_graph(
     parameters: Callable[[], Parameters | None] | None,
     checks: _Checks,
 ) -> Verdict:
-    """Compare the graph with the task and, where the config is known, with the model."""
+    """Compare the graph with the task and, if the config is known, with the model."""
     if record.submodule is not None:
         for what in ("config", "outputs", "shapes"):
-            checks.note(what, "the file is a module of the model, and the config is the whole model's")
-        return checks.ok(f"says that it is the module {record.submodule}; the whole {success}", record)
+            checks.note(what, "the file is a module of the model, but the config is for the whole model")
+        return checks.ok(
+            f"is the module {record.submodule} according to its record; the whole model {success}", record
+        )
     try:
         graph, library = read_graph(path), record.export_library
         if config or library == "diffusers":
@@ -294,7 +300,7 @@ def _with_graph(
     except OptimumHTPError as error:
         return Verdict(Status.INVALID, str(error), record)
     if fit.misfit is not None:
-        return Verdict(Status.MISFIT, f"The config of {record.source} does not fit: {fit.misfit}.", record)
+        return Verdict(Status.MISFIT, f"The config of {record.source} does not match: {fit.misfit}.", record)
     for what in ("outputs", "shapes"):
         if what not in checks.left_out:
             checks.note(what, fit.unchecked.get(what))

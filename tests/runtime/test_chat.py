@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -74,6 +76,8 @@ ATTACKS = {
     "formatted by a filter": "{{ '%9999999999d' | format(1) }}",
     "formatted by a method": "{{ '{:>9999999999}'.format(1) }}",
     "formatted by a map": "{{ '{a:>9999999999}'.format_map({'a': 1}) }}",
+    "tabs": "{{ '\\t'.expandtabs(tabsize=10**10) }}",
+    "placeholder text": "{{ lipsum(n=10**7, html=false)[:9] }}",
     "replaced": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
     "replaced by a filter": "{{ ('a' * 99999) | replace('a', 'b' * 99999) }}",
     "joined": "{{ range(99999) | list | join('a' * 99999) }}",
@@ -95,8 +99,14 @@ ATTACKS = {
 
 @pytest.mark.parametrize("template", ATTACKS.values(), ids=ATTACKS)
 def test_templates_do_no_more_than_templates_may(template):
-    with pytest.raises(ChatTemplateError):
-        rendered(template, CHAT, SPECIAL, continues=False)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ChatTemplateError):
+            rendered(template, CHAT, SPECIAL, continues=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 << 20
 
 
 def test_a_template_that_is_too_long_is_refused():

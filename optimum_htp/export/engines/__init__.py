@@ -29,7 +29,7 @@ def engine_named(name: str) -> Engine:
         MissingDependencyError: It cannot run here; the message says what is missing, and what to type.
     """
     if name not in ENGINES:
-        raise ArgumentError(f"engine={name!r} is not known: give {' or '.join(ENGINES)}.")
+        raise ArgumentError(f"engine={name!r} is not known: use {' or '.join(ENGINES)}.")
     engine = ENGINES[name]()
     if (reason := engine.missing()) is not None:
         raise MissingDependencyError(reason)
@@ -80,7 +80,7 @@ def chosen_engine(subject: ExportSubject, task: str | None, options: Mapping[str
         known = (task in supported) if task is not None else bool(supported)
         if known or subject.library != "transformers" or options.get("custom_onnx_configs"):
             return optimum
-        if (lacking := other.missing()) is not None:  # Optimum's exporter refuses the model in its own words
+        if (lacking := other.missing()) is not None:  # Optimum's exporter rejects the model with its own message.
             return OptimumEngine(f" transformers' own exporters support all architectures. {lacking}")
         reason = f"Optimum's exporter does not export {model_type} models{f' for {task}' if task else ''}."
     logger.warning("Exporting %s with transformers' own exporters. %s", subject.name, reason)

@@ -26,12 +26,12 @@ class Work:
     """One export.
 
     Attributes:
-        subject: What is exported.
+        subject: The subject.
         folder: The empty folder that the engine writes to.
         task: The Optimum task.
-        access: How to reach the Hub.
+        access: Options for Hub requests.
         options: The engine's own options, as `Engine.options` returned them.
-        hierarchy: Whether the modules of the nodes are noted.
+        hierarchy: Whether the modules of the nodes are recorded.
     """
 
     subject: ExportSubject
@@ -65,14 +65,14 @@ class Engine(Protocol):
         """Return the Optimum task that a model is exported for if the user names none.
 
         Raises:
-            ExportError: Nothing says it.
+            ExportError: The task is unknown.
         """
 
     def export(self, work: Work) -> tuple[type, ExportedParts]:
-        """Export a model; return the class that was exported, and its parts.
+        """Export a model; return the exported class, and its parts.
 
         Raises:
-            ExportError: The engine refuses or fails.
+            ExportError: The engine rejects the model or fails.
         """
 
 
@@ -81,12 +81,12 @@ def refusals_as_export_errors(exporter: str, model: object, hint: str = "") -> I
     """Convert the exceptions of an exporter to `ExportError`.
 
     Args:
-        exporter: Begins the message.
-        model: What is exported.
-        hint: Ends the message.
+        exporter: Start of the message.
+        model: The exported model.
+        hint: End of the message.
 
     Raises:
-        ExportError: Anything but an error of ours was raised in the block.
+        ExportError: The block raised an exception that is not an `OptimumHTPError`.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Calling Optimum's exporter: its options as they are, and the models that it exported in return.
+"""Calls Optimum's exporter with its own options, and returns the models that it exported.
 
-`main_export` keeps the model to itself, and we have to know its class (and its modules). So the function that
-it hands the loaded model to is watched while it runs.
+`main_export` does not return the model, but its class and modules are needed. So the function that it passes the
+loaded model to is wrapped while it runs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ logger = get_logger(__name__)
 
 _NAME: Final = "Optimum"
 
-# Where a model comes from and goes to is decided here: Optimum only sees a folder.
+# This package resolves the model and moves the output: Optimum only sees folders.
 _NOT_FORWARDED: Final = {"model_name_or_path", "output", "revision", "subfolder", "kwargs_shapes"}
-# What `main_export` does while it loads a model has been done to a model in memory, or has not.
+# These options change a model at loading, so they do not apply to a model in memory.
 _LOADING_ONLY: Final = ("dtype", "pad_token_id", "framework", "trust_remote_code", "use_subprocess")
 
 
@@ -43,7 +43,7 @@ class OptimumEngine:
     """Optimum's ONNX exporter (optimum-onnx): its files are for Optimum's `ORTModel` classes.
 
     Args:
-        hint: What to add where it refuses a model.
+        hint: End of the message if it rejects a model.
     """
 
     name = "optimum"
@@ -61,11 +61,11 @@ class OptimumEngine:
         return None
 
     def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a user's options as `main_export` takes them."""
+        """Return a user's options as arguments of `main_export`."""
         return optimum_options(options)
 
     def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
-        """Return the task that the Hub, or the class of the checkpoint, says; with past where that is supported."""
+        """Return the task from the Hub or from the checkpoint's class, with past if the model supports it."""
         self._refuse_encoder_alone(subject)
         source = subject.checkpoint.source if subject.checkpoint is not None else None
         info = source.info if isinstance(source, HubSource) and subject.model is None else None
@@ -76,7 +76,7 @@ class OptimumEngine:
         return task
 
     def export(self, work: Work) -> tuple[type, ExportedParts]:
-        """Export with Optimum; return the class that was exported, and its parts."""
+        """Export with Optimum; return the exported class, and its parts."""
         subject, options, access = work.subject, work.options, work.access
         self._refuse_encoder_alone(subject)
         model = subject.model
@@ -111,10 +111,10 @@ class OptimumEngine:
         return type(model), parts
 
     def _refuse_encoder_alone(self, subject: ExportSubject) -> None:
-        """Refuse what Optimum exports as the whole model, with a decoder whose weights are drawn by chance.
+        """Reject an encoder that Optimum would export as the whole model, with random weights for the decoder.
 
         Raises:
-            ExportError: It is the encoder of a larger model.
+            ExportError: The model is the encoder of a larger model.
         """
         alone = encoder_alone(subject.config) if subject.library == "transformers" else None
         if alone is None:
@@ -122,8 +122,12 @@ class OptimumEngine:
         checkpoint = subject.checkpoint
         is_sentence_model = subject.model is None and checkpoint is not None and SENTENCE_MODULES in checkpoint.files
         raise ExportError(
-            f"{subject.name} is a {alone}, an encoder alone, which Optimum exports only together with its decoder. "
-            + ("Give --library sentence_transformers." if is_sentence_model else "Export the model that has both.")
+            f"{subject.name} is a {alone}, an encoder that Optimum exports only together with its decoder. "
+            + (
+                "Pass --library sentence_transformers."
+                if is_sentence_model
+                else "Export the model that contains both."
+            )
             + self._hint
         )
 
@@ -135,23 +139,23 @@ def _export_from_folder(
 
     Args:
         folder: The model's files.
-        output: Where to write.
+        output: The output folder.
         options: Arguments of `main_export`.
-        name: What errors call the model.
-        hierarchy: Whether to note the modules of its nodes.
-        hint: Ends the message of a refusal.
+        name: Name of the model in errors.
+        hierarchy: Whether to record the modules of its nodes.
+        hint: End of the message if Optimum rejects the model.
 
     Returns:
-        The PyTorch model or diffusers pipeline that was exported, and its parts.
+        The exported PyTorch model or diffusers pipeline, and its parts.
 
     Raises:
-        ExportError: Optimum refuses or fails; its reason is in the message and chained.
+        ExportError: Optimum rejects the model or fails; its reason is in the message and chained.
     """
     from optimum.exporters.onnx import main_export
 
     with (
         EXPORTING.held(),
-        without_current_folder(),  # Optimum validates files in processes of its own
+        without_current_folder(),  # Optimum validates files in child processes.
         _loaded_models() as models,
         watched_exports(output, lambda: models[-1], wanted=hierarchy) as parts,
         refusals_as_export_errors(_NAME, name, hint),
@@ -165,10 +169,10 @@ def _export_loaded_model(
 ) -> ExportedParts:
     """Export a model in memory with `optimum.exporters.onnx.onnx_export_from_model`; return its parts.
 
-    Options that only matter to loading a model are left out.
+    Options that only concern loading are left out.
 
     Raises:
-        ExportError: Optimum refuses or fails; its reason is in the message and chained.
+        ExportError: Optimum rejects the model or fails; its reason is in the message and chained.
     """
     from optimum.exporters.onnx import onnx_export_from_model
     from optimum.utils import DEFAULT_DUMMY_SHAPES
@@ -177,8 +181,9 @@ def _export_loaded_model(
     refused = [name for name in options if name not in known and name not in _LOADING_ONLY]
     if options.get("dtype") is not None or options.get("pad_token_id") is not None or refused:
         raise OptionError(
-            f"{', '.join(refused) or 'dtype and pad_token_id'} cannot be given for a model in memory: change the "
-            "model before you export it (`model.half()`, `model.config.pad_token_id = …`)."
+            f"{', '.join(refused) or 'dtype and pad_token_id'} cannot be set for a model in memory. Change the model "
+            "before "
+            "the export (`model.half()`, `model.config.pad_token_id = …`)."
         )
     options = {name: value for name, value in options.items() if name in known}
     with (
@@ -192,10 +197,9 @@ def _export_loaded_model(
 
 
 def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate options, named as on the command line or as in Python, to arguments of `main_export`.
+    """Translate options, with their names on the command line or in Python, to arguments of `main_export`.
 
-    The names are held against the installed Optimum's own signature, so an option that it gains is passed on
-    without a change here.
+    The names are checked against the signature in the installed Optimum. So new options work without a change here.
 
     Raises:
         OptionError: Optimum's exporter has no such option.
@@ -221,7 +225,7 @@ def optimum_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _loaded_models() -> Iterator[list[Any]]:
-    """Collect the models that `main_export` loads in this thread, at the function that it hands them to."""
+    """Collect the models that `main_export` loads in this thread, at the function that it passes them to."""
     import optimum.exporters.onnx.__main__ as module
 
     original = module.onnx_export_from_model
@@ -243,10 +247,10 @@ def _loaded_models() -> Iterator[list[Any]]:
 
 
 def _load_timm(folder: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Load a timm model from a folder; Optimum can only load one by its name on the Hub.
+    """Load a timm model from a folder. Optimum can load one only by its name on the Hub.
 
     Returns:
-        The model, and the options that are left for `_export_loaded_model`.
+        The model, and the remaining options for `_export_loaded_model`.
 
     Raises:
         ExportError: timm is not installed, or cannot load it.

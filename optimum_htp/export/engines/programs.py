@@ -37,19 +37,19 @@ logger = get_logger(__name__)
 
 DATA_FILE: Final = "model.onnx.data"
 INLINE: Final = (1 << 31) - (1 << 27)
-"""Bytes of weights that a file contains; a file of 2 GiB also holds its graph and what is embedded."""
+"""Bytes of weights that a file may contain. A file of 2 GiB also contains its graph and the embedded files."""
 _NAMESPACE: Final = "namespace"
-_PACKAGES: Final = "pkg."  # begins the keys of what PyTorch and onnxscript note
-_OUTSIDE: Final = 1 << 10  # bytes of a tensor from which it goes to the data file
+_PACKAGES: Final = "pkg."  # Start of the metadata keys of PyTorch and onnxscript.
+_OUTSIDE: Final = 1 << 10  # Bytes of a tensor from which it is stored in the data file.
 _PAGE: Final = 1 << 12
 _SYMBOL: Final = re.compile(r"\bs\d+\b")
 _STEP: Final = "decode"
 _BATCH: Final = "batch_size"
 _ENCODER: Final = "encoder_sequence_length"
 _MASK: Final = "attention_mask"
-# The sizes of inputs, by a part of the input's name; the first that fits counts.
+# The sizes of inputs, by a part of the input's name; the first match is used.
 _SIZES_OF_MASK: Final = (_BATCH, "past_sequence_length + 1")  # in a decoding step
-_ENCODED: Final = ("cross_attention_cache", "encoder_outputs")  # parts of the inputs of a decoder with an encoder
+_ENCODED: Final = ("cross_attention_cache", "encoder_outputs")  # Parts of the inputs of a decoder with an encoder.
 _SIZES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("cross_attention_cache", (_BATCH, "", _ENCODER)),
     ("cache", (_BATCH, "", "past_sequence_length")),
@@ -131,7 +131,7 @@ def clean(program: onnx_ir.Model) -> None:
 
 
 def name_sizes(program: onnx_ir.Model) -> None:
-    """Name open sizes as Optimum's exporter does (`batch_size`), where PyTorch numbers them (`s72`)."""
+    """Name dynamic sizes as Optimum's exporter does (`batch_size`). PyTorch numbers them (`s72`)."""
     names: dict[str, str] = {}
     inputs = [value.name or "" for value in program.graph.inputs]
     has_encoder = any(part in name for part in _ENCODED for name in inputs)
@@ -144,7 +144,7 @@ def name_sizes(program: onnx_ir.Model) -> None:
         known = next((sizes for part, sizes in _SIZES if part in (value.name or "")), ())
         known = masks.get(value.name or "", known)
         for symbol, name in zip(_symbols(value), known, strict=False):
-            alike = name in (_BATCH, _ENCODER) or value.name == _MASK  # sizes that PyTorch may have numbered twice
+            alike = name in (_BATCH, _ENCODER) or value.name == _MASK  # PyTorch may have numbered these sizes twice.
             if _SYMBOL.fullmatch(symbol) and name and (alike or name not in names.values()):
                 names.setdefault(symbol, name)
     for graph in program.graphs():
@@ -154,11 +154,11 @@ def name_sizes(program: onnx_ir.Model) -> None:
 
 
 def warn_of_fixed_sizes(name: str, programs: Mapping[str, onnx_ir.Model]) -> None:
-    """Warn of programs whose text inputs should have open sizes, and do not: a model's code can fix them.
+    """Warn if text inputs of programs have fixed sizes: a model's code can fix them.
 
     Args:
-        name: What the message calls the model.
-        programs: By component name. The inputs of a decoding step are of one token anyway.
+        name: Name of the model in the message.
+        programs: By component name. The inputs of a decoding step have one token in any case.
     """
     fixed = (
         value
@@ -170,7 +170,7 @@ def warn_of_fixed_sizes(name: str, programs: Mapping[str, onnx_ir.Model]) -> Non
     )
     if (value := next(fixed, None)) is not None:
         logger.warning(
-            "The graph of %s takes %s of %s only: the model's code fixed a size while it was traced. Choose it with "
+            "The graph of %s accepts %s of %s only, because the model's code fixed a size during tracing. Set it with "
             "--batch_size and --sequence_length.",
             name,
             value.name,
@@ -230,10 +230,10 @@ def _save(program: onnx_ir.Model, path: Path) -> None:
 
 
 def manifest_of_components(components: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `ExportedModel.save_pretrained` writes about components.
+    """Return the content that `ExportedModel.save_pretrained` writes about components.
 
     Args:
-        components: What the exporter noted of each, by its name.
+        components: The exporter's metadata of each component, by its name.
     """
     from transformers.exporters.base import EXPORT_SCHEMA_VERSION
     from transformers.exporters.configs import ExportFormat

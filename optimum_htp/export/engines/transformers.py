@@ -48,12 +48,12 @@ _SINCE: Final = "5.24"
 _HINT: Final = " If the model needs other inputs, pass sample_inputs= to HTPExporter().export."
 _DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _LOADING_ONLY: Final = ("dtype", "trust_remote_code")
-# What Optimum's exporter does around its export, and this engine does not.
+# Optimum's exporter does this during its export; this engine does not.
 _IGNORED: Final = ("use_subprocess", "framework", "do_validation", "atol", "no_post_process")
 _DIFFUSERS: Final = "diffusers"
 _TABLE: Final = ("MODEL_FOR_", "_MAPPING_NAMES")
 _FEATURES: Final = "feature-extraction"
-_LISTED: Final = 3  # weights that an error names
+_LISTED: Final = 3  # Weights that an error lists.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Options:
         dtype: `fp32`, `fp16` or `bf16`.
         device: Device to trace on.
         trust_remote_code: Whether code of the model's repo may run.
-        batch_size, sequence_length: Of the sample inputs.
+        batch_size, sequence_length: Sizes of the sample inputs.
     """
 
     sample_inputs: Mapping[str, Any] | None = None
@@ -86,7 +86,7 @@ class TransformersEngine:
     """transformers' own exporters. `ExportedModel` loads their files; `ORTModel` loads those of a single graph.
 
     Args:
-        asked_for: Whether the user named it. Otherwise it refuses a class whose weights a checkpoint lacks.
+        asked_for: Whether the user named the engine. Otherwise it rejects a class whose weights a checkpoint lacks.
     """
 
     name = "transformers"
@@ -107,7 +107,7 @@ class TransformersEngine:
             from transformers.exporters import OnnxExporter
 
             _quietly(OnnxExporter)
-        except (ImportError, RuntimeError) as error:  # packages that are too old
+        except (ImportError, RuntimeError) as error:  # Packages that are too old.
             from optimum_htp.libraries.import_failures import broken_package, root_cause
 
             return f"--engine transformers cannot run here: {broken_package(error) or root_cause(error)}"
@@ -129,12 +129,12 @@ class TransformersEngine:
                 raise OptionError(f"transformers' own exporters have no option {name!r}: leave it out.")
         if isinstance(taken.get("optimize"), str):
             raise OptionError(
-                f"transformers' own exporters have no level of optimization {taken['optimize']!r}: leave it out."
+                f"transformers' own exporters have no optimization level {taken['optimize']!r}: leave it out."
             )
         return taken
 
     def infer_task(self, subject: ExportSubject, options: Mapping[str, Any]) -> str:
-        """Return the task that the Hub or the checkpoint's class says, with past where the class generates."""
+        """Return the task from the Hub or from the checkpoint's class, with past if the class generates."""
         _refuse_pipelines(subject)
         source = subject.checkpoint.source if subject.checkpoint is not None else None
         info = source.info if isinstance(source, HubSource) and subject.model is None else None
@@ -142,7 +142,7 @@ class TransformersEngine:
             task = infer_task(subject.config, subject.library, info.pipeline_tag if info is not None else None)
         except ExportError:
             task = _task_of_class(subject.config)
-        if not _is_served(task, subject.config):  # the pipeline tag is what somebody wrote into a model card
+        if not _is_served(task, subject.config):  # The pipeline tag comes from the model card and may be wrong.
             task = _task_of_class(subject.config)
         if subject.model is not None:
             model_class = type(subject.model)
@@ -154,7 +154,7 @@ class TransformersEngine:
         return task
 
     def export(self, work: Work) -> tuple[type, ExportedParts]:
-        """Export with transformers; return the class that was exported, and its parts."""
+        """Export with transformers; return the exported class, and its parts."""
         from transformers.exporters import OnnxConfig, OnnxExporter
 
         _refuse_pipelines(work.subject)
@@ -193,8 +193,7 @@ class TransformersEngine:
         if subject.model is not None:
             if refused := [name for name in _LOADING_ONLY if options.get(name)]:
                 raise OptionError(
-                    f"{', '.join(refused)} cannot be given for a model in memory: change the model before you export "
-                    "it."
+                    f"{', '.join(refused)} cannot be set for a model in memory. Change the model before the export."
                 )
             return subject.model
         assert subject.checkpoint is not None  # a subject has a model or a checkpoint
@@ -206,7 +205,7 @@ class TransformersEngine:
         model_class = _class_for(task, config, trusted=trusted)
         dtype = getattr(torch, _DTYPES[options.get("dtype") or "fp32"])
         folder = subject.checkpoint.folder
-        base = base_to_load(folder)  # files here, at a commit
+        base = base_to_load(folder)  # Files on this machine, at a commit.
         model, report = model_class.from_pretrained(
             base or folder, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
         )
@@ -217,7 +216,7 @@ class TransformersEngine:
             raise ExportError(
                 f"The checkpoint of {subject.name} has no {', '.join(missing[:_LISTED])}{more}, which "
                 f"{type(model).__name__} needs for {task}. {_fitting(config)} To export the model with random values "
-                "for these weights, give --engine transformers."
+                "for these weights, pass --engine transformers."
             )
         return model.eval().to(options.get("device", "cpu"))
 
@@ -258,7 +257,7 @@ def _installed() -> str:
 
 
 def _optimums_defaults() -> dict[str, Any]:
-    """Return what options of Optimum's command line are where nobody sets them."""
+    """Return the default values of the options of Optimum's command line."""
     try:
         from optimum.utils import DEFAULT_DUMMY_SHAPES
     except ImportError:
@@ -292,19 +291,20 @@ def _is_served(task: str, config: Mapping[str, Any]) -> bool:
 def _refuse_pipelines(subject: ExportSubject) -> None:
     if subject.library == _DIFFUSERS:
         raise ExportError(
-            f"transformers' own exporters do not export pipelines of {_DIFFUSERS} such as {subject.name}: leave "
-            "--engine out. Optimum's exporter exports them."
+            f"transformers' own exporters do not export pipelines of {_DIFFUSERS} such as {subject.name}. Leave out "
+            "--engine: "
+            "Optimum's exporter supports them."
         )
 
 
 def _fitting(config: Mapping[str, Any]) -> str:
-    """Return a sentence on the tasks that a checkpoint has all weights for."""
+    """Return a sentence that lists the tasks for which a checkpoint has all weights."""
     tasks = tasks_of_class(config) or [_task_of_class(config)]
     return f"Tasks that fit the checkpoint ({', '.join(architectures(config))}): {', '.join(sorted(tasks))}."
 
 
 def _task_of_class(config: Mapping[str, Any]) -> str:
-    """Return a task for a class that Optimum has none for: what transformers' table of such classes is called."""
+    """Return a task for a class without an Optimum task: the name of transformers' table of such classes."""
     names = set(architectures(config))
     for table, classes in model_names().items():
         found = classes.get(model_type_of(config))
@@ -314,7 +314,7 @@ def _task_of_class(config: Mapping[str, Any]) -> str:
 
 
 def _class_for(task: str, config: Mapping[str, Any], *, trusted: bool) -> Any:
-    """Return the class that a checkpoint is loaded as for a task: its own if that serves it."""
+    """Return the class to load a checkpoint as for a task: its own class if that supports the task."""
     import transformers
 
     names = architectures(config)

@@ -1,4 +1,6 @@
-"""The Hugging Face Hub: all that is its own, from the rules for its repo ids to the layout of its cache."""
+"""The Hugging Face Hub: everything that is specific to it, such as the rules for repo ids and the layout of its
+cache.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ __all__ = ["HuggingFaceHub", "optimum_htp_hubs"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the class when it is used: every command that loads plugins imports this package."""
+    """Import the class on first use, because every command that loads plugins imports this package."""
     if name != "HuggingFaceHub":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from optimum_htp.hubs.huggingface import hub

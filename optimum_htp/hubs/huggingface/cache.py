@@ -1,4 +1,4 @@
-"""The Hub's cache on disk, in huggingface_hub's own layout, which every library shares.
+"""The Hub's cache on disk, in huggingface_hub's own layout, which all libraries share.
 
     models--org--name/
         blobs/<etag>                     content
@@ -6,8 +6,8 @@
         .no_exist/<commit>/<file>        empty: the commit has no such file
         refs/<branch or tag>             commit
 
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). Every file appears whole or not at all, and what
-a Hub says is put into a path only where it cannot lead out of the folder.
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). Each file is created completely or not at all.
+Values from a Hub are used in a path only if the path stays in the folder.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _BLOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def is_blob_name(etag: str | None) -> bool:
-    """Whether an ETag can be the name of a blob: the Hub's are hashes."""
+    """Whether an ETag can be the name of a blob. The Hub's ETags are hashes."""
     return etag is not None and _BLOB_NAME.fullmatch(etag) is not None
 
 
 def is_known_missing(repo_id: str, name: str, cache_dir: str | Path | None, revision: str | None) -> bool:
-    """Whether the cache knows that a repo has no such file, because somebody has asked for it."""
+    """Whether the cache records that a repo has no such file."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -56,7 +56,7 @@ class RepoCache:
 
     Args:
         repo_id: The repo.
-        access: Says where the cache is.
+        access: Contains the location of the cache.
     """
 
     def __init__(self, repo_id: str, access: HubAccess) -> None:
@@ -72,20 +72,20 @@ class RepoCache:
         return self.folder / "snapshots" / commit
 
     def knows(self, commit: str, name: str) -> bool:
-        """Whether a file of a commit is there, or is known not to exist."""
+        """Whether the cache contains a file of a commit, or records that it does not exist."""
         from huggingface_hub import try_to_load_from_cache
 
         return try_to_load_from_cache(self._repo_id, name, cache_dir=self._cache, revision=commit) is not None
 
     def commits(self, prefix: str) -> list[str]:
-        """Return the commits that are there and begin with some characters."""
+        """Return the commits in the cache that begin with a prefix."""
         found = (path.name for path in self.snapshot("").glob(f"{prefix}*"))
         return sorted(name for name in found if COMMIT.fullmatch(name))
 
     def commit(self, revision: str) -> str | None:
-        """Return the commit that a revision was when it was last looked up; None where its files are not there.
+        """Return the commit of a revision at its last lookup; None if its files are not in the cache.
 
-        A ref that was cut off while it was written says nothing.
+        A truncated ref is ignored.
         """
         if not COMMIT.fullmatch(revision):
             path = self._ref(revision)
@@ -96,7 +96,7 @@ class RepoCache:
         return revision if COMMIT.fullmatch(revision) and self.snapshot(revision).is_dir() else None
 
     def note(self, ref: str, commit: str) -> None:
-        """Note which commit a branch or tag is, for when the Hub is out of reach."""
+        """Record the commit of a branch or tag, for use while the Hub is unreachable."""
         path = self._ref(ref)
         if path is None:
             return
@@ -106,28 +106,28 @@ class RepoCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replaced_atomically(path) as stream:
                 stream.write(commit.encode())
-        except OSError as error:  # a read-only cache: only a later offline look-up is the poorer
-            logger.warning("The cache cannot note that %s is %s: %s", ref, commit, error)
+        except OSError as error:  # A read-only cache; this only affects later lookups without a connection.
+            logger.warning("The cache cannot record that %s is %s: %s", ref, commit, error)
 
     def note_missing(self, commit: str, name: str) -> None:
-        """Note that a commit has no such file."""
+        """Record that a commit has no such file."""
         path = self.folder / ".no_exist" / commit / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         except OSError as error:
-            logger.warning("The cache cannot note that %s has no %s: %s", commit, name, error)
+            logger.warning("The cache cannot record that %s has no %s: %s", commit, name, error)
 
     def blob(self, etag: str) -> Path:
-        """Return where a content is."""
+        """Return the path of a blob."""
         assert is_blob_name(etag), etag
         return self.folder / "blobs" / etag
 
     def digest(self, commit: str, name: str) -> FileDigest | None:
-        """Return the digest by which the blob behind a file of a commit is named.
+        """Return the digest in the name of the blob behind a file of a commit.
 
-        None where the file is no link to a blob (Windows, copies, files that were put there), or where the blob has
-        a name that is no digest, as some proxies give it.
+        None if the file is not a link to a blob (Windows, copies, files of other programs), or if the blob's name is
+        not a digest, as with some proxies.
         """
         path = self.snapshot(commit) / name
         try:
@@ -136,27 +136,27 @@ class RepoCache:
                 return None
         except OSError:
             return None
-        if COMMIT.fullmatch(blob.name):  # of the same form: a sha1 in hexadecimal
+        if COMMIT.fullmatch(blob.name):  # A sha1 in hexadecimal has the same form.
             return FileDigest(sha1=blob.name)
         return FileDigest(sha256=blob.name) if SHA256.fullmatch(blob.name) else None
 
     @contextmanager
     def filling(self, etag: str) -> Iterator[Callable[[bytes], object]]:
-        """Write a content, which is there once the block has ended well."""
+        """Write a blob. It exists once the block has ended without an exception."""
         path = self.blob(etag)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(path) as stream:
             yield stream.write
 
     def link(self, commit: str, name: str, etag: str) -> None:
-        """Give a content its name in a commit; a copy of it where links may not be made."""
+        """Link a file of a commit to a blob; copy it if links are not permitted."""
         blob, target = self.blob(etag), self.snapshot(commit) / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{uuid4().hex}.tmp")
         try:
             try:
                 temporary.symlink_to(os.path.relpath(blob, target.parent))
-            except OSError:  # Windows, without its developer mode
+            except OSError:  # Windows without its developer mode.
                 shutil.copyfile(blob, temporary)
             temporary.replace(target)
         finally:

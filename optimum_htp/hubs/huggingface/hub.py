@@ -1,7 +1,7 @@
-"""The Hugging Face Hub, with huggingface_hub's session, standard cache and variables.
+"""The Hugging Face Hub, with huggingface_hub's session, standard cache and environment variables.
 
-Besides those, `OPTIMUM_HTP_TIMEOUT` says how many seconds a look-up or a download may go on without anything
-arriving, all retries included: 60 where it is not set.
+In addition, `OPTIMUM_HTP_TIMEOUT` is the maximum time in seconds without received bytes for a lookup or a download,
+including retries: 60 by default.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = ["HuggingFaceHub"]
 logger = get_logger(__name__)
 
 _PARALLEL_DOWNLOADS: Final = 8
-_LARGEST_ANSWER: Final = 1 << 26  # bytes: some 500,000 files
-_MOST_PAGES: Final = 100  # of a repo's history
-_TRIES: Final = 3  # of a look-up, for which the cache may stand in
-_LARGEST_CARD: Final = 1 << 20  # bytes of it that are looked at
-_WITH_DIGESTS: Final = "blobs=true"  # the answer then has the sha256 of large files
+_LARGEST_ANSWER: Final = 1 << 26  # Bytes; about 500,000 files.
+_MOST_PAGES: Final = 100  # Pages of a repo's history.
+_TRIES: Final = 3  # Tries of a lookup. The cache can replace it.
+_LARGEST_CARD: Final = 1 << 20  # Bytes of a model card that are read.
+_WITH_DIGESTS: Final = "blobs=true"  # With it, the response contains the sha256 of large files.
 _README: Final = "README.md"
 # The layout of the cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 _SNAPSHOT: Final = re.compile(
@@ -84,23 +84,22 @@ class HuggingFaceHub(Hub):
     def cached_digests(
         self, repo_id: str, commit: str, names: Sequence[str], access: HubAccess
     ) -> Mapping[str, FileDigest]:
-        """See `Hub.cached_digests`. A link of a snapshot leads to a blob, which is named by its digest."""
+        """See `Hub.cached_digests`. A link of a snapshot points to a blob, which is named by its digest."""
         cache = RepoCache(repo_id, access)
         return {name: digest for name in names if (digest := cache.digest(commit, name)) is not None}
 
     @contextmanager
     def opened(self, repo_id: str, revision: str | None, name: str, access: HubAccess) -> Iterator[ByteWindow]:
-        """See `Hub.opened`. Nothing is fetched but what is read."""
+        """See `Hub.opened`. Only the parts that are read are downloaded."""
         self.check(repo_id)
         _check_revision(repo_id, revision)
         yield onnx_window(open_hub_file(repo_id, revision, name, access, ONNX_HEAD))
 
     def info(self, repo_id: str, revision: str | None, access: HubAccess) -> RepoInfo:
-        """See `Hub.info`. One request; two more where the model card has to be fetched to be read."""
+        """See `Hub.info`. One request; two more if the model card must be downloaded."""
         if access.local_files_only:
             raise OfflineError(
-                f"The Hub was not asked about {repo_id}, because local_files_only is set. Unset it once, so "
-                "that the model enters the cache."
+                f"{repo_id} is not cached, and local_files_only is set. Run once without it to download the model."
             )
         _check_revision(repo_id, revision)
         path = "" if revision is None else f"/revision/{quote(revision, safe='')}"
@@ -121,20 +120,20 @@ class HuggingFaceHub(Hub):
         return RepoCache(repo_id, access).commit(revision or self.default_revision)
 
     def full_commit(self, repo_id: str, prefix: str, access: HubAccess) -> str:
-        """See `Hub.full_commit`. The client takes only full commits for pinned, so a short one never reaches it."""
+        """See `Hub.full_commit`. huggingface_hub accepts only full commits, so a prefix is never passed to it."""
         self.check(repo_id)
         cached = RepoCache(repo_id, access).commits(prefix)
         if len(cached) == 1:
             return cached[0]
         if access.local_files_only:
             raise OfflineError(
-                f"The cache has no commit {prefix} of {repo_id}, and local_files_only forbids to ask the Hub."
+                f"The cache has no commit {prefix} of {repo_id}, and local_files_only is set. Run once without it."
             )
         with translated_errors(repo_id, None):
             found = [commit for commit in self._history(repo_id, access) if commit.startswith(prefix)]
         if len(found) != 1:
             raise RevisionNotFoundError(
-                f"{len(found)} commits of {repo_id} begin with {prefix}. Name the full commit with revision=."
+                f"{len(found)} commits of {repo_id} begin with {prefix}. Pass the full commit with revision=."
             )
         return found[0]
 
@@ -149,7 +148,7 @@ class HuggingFaceHub(Hub):
         ref: str | None = None,
         progress: bool = False,
     ) -> Path:
-        """See `Hub.snapshot`. One request a missing file, one more for a large one or through some proxies."""
+        """See `Hub.snapshot`. One request per missing file; one more for a large file or with some proxies."""
         from huggingface_hub import constants
 
         self.check(repo_id)
@@ -158,7 +157,7 @@ class HuggingFaceHub(Hub):
         cache = RepoCache(repo_id, access)
         for name in files:
             if not is_inside(name):
-                raise HubServerError(f"{name[:80]!r} is not the name of a file of {repo_id}.")
+                raise HubServerError(f"{name[:80]!r} is not a valid file name in {repo_id}.")
         missing = [name for name in files if access.force_download or not cache.knows(commit, name)]
         if missing:
             with translated_errors(repo_id, commit):
@@ -168,9 +167,11 @@ class HuggingFaceHub(Hub):
         return cache.snapshot(commit)
 
     def digests(self, repo_id: str, commit: str, access: HubAccess) -> Mapping[str, FileDigest]:
-        """See `Hub.digests`. One request for a thousand files."""
+        """See `Hub.digests`. One request per thousand files."""
         if access.local_files_only:
-            raise OfflineError(f"The Hub was not asked for the files of {repo_id}, because local_files_only is set.")
+            raise OfflineError(
+                f"The list of files of {repo_id} is not cached, and local_files_only is set. Run once without it."
+            )
         about = f"the files of {repo_id} at {commit}"
         url = f"{_api(repo_id)}/tree/{quote(commit, safe='')}?recursive=true"
         found: dict[str, FileDigest] = {}
@@ -193,8 +194,9 @@ class HuggingFaceHub(Hub):
 
         if access.local_files_only:
             raise OfflineError(
-                f"{names[0]} of {repo_id} at {commit} is not in the cache, and local_files_only forbids to fetch it. "
-                "Leave local_files_only out once."
+                f"{names[0]} of {repo_id} at {commit} is not cached, and local_files_only is set. Run once without "
+                "it to "
+                "download the file."
             )
         headers, deadline = _headers(access), Deadline()
         small = [
@@ -212,10 +214,10 @@ class HuggingFaceHub(Hub):
                 bar.update()
 
     def _asked(self, url: str, repo_id: str, revision: str | None, access: HubAccess, deadline: Deadline) -> Answer:
-        """Ask for something that is read whole; return the answer if it is one.
+        """Send a request whose response is read completely; return the response.
 
         Raises:
-            HFHubIntegrationError: The Hub refuses it.
+            HFHubIntegrationError: The Hub rejects the request.
         """
         from huggingface_hub import constants
         from huggingface_hub.utils import validate_repo_id
@@ -244,10 +246,10 @@ class HuggingFaceHub(Hub):
         return commits
 
     def _pages(self, url: str, repo_id: str, revision: str | None, access: HubAccess) -> Iterator[Answer]:
-        """Yield the pages of a long answer.
+        """Yield the pages of a long response.
 
         Raises:
-            HubServerError: There is no end to them, or no way from here: a part is never taken for all.
+            HubServerError: There are too many pages, or a page cannot be requested. A part is never used as the whole.
         """
         deadline = Deadline()
         for _ in range(_MOST_PAGES):
@@ -257,10 +259,10 @@ class HuggingFaceHub(Hub):
             if following is None:
                 return
             url = _next_page(url, following[1])
-        raise HubServerError(f"{url} goes on after {_MOST_PAGES} pages. Check HF_ENDPOINT and any proxy between.")
+        raise HubServerError(f"{url} has more than {_MOST_PAGES} pages. Check HF_ENDPOINT and any proxy in between.")
 
     def _model_card(self, info: RepoInfo, access: HubAccess) -> Mapping[str, Any]:
-        """Read the card's data from the repo, for Hubs that leave it out of their answer."""
+        """Read the card's data from the repo, for Hubs whose responses do not contain it."""
         if _README not in info.files:
             return {}
         try:
@@ -274,22 +276,26 @@ class HuggingFaceHub(Hub):
 
 
 def _check_revision(repo_id: str, revision: str | None) -> None:
-    """Refuse what no ref of git can be (git-check-ref-format): `..` in an address would lead to another."""
+    """Reject names that git refs cannot have (git-check-ref-format): `..` in an address would lead to another
+    address.
+    """
     if revision is not None and (not is_text(revision) or {"", ".", ".."} & set(revision.split("/"))):
-        raise InvalidModelReferenceError(f"{revision[:80]!r} cannot be a revision of {repo_id}.")
+        raise InvalidModelReferenceError(
+            f"{revision[:80]!r} is not a valid revision of {repo_id}. Check the branch, tag or commit."
+        )
 
 
 def _next_page(url: str, named: str) -> str:
-    """Return the address of the page after one, at the host that was asked: a proxy hands on what the Hub calls it.
+    """Return the address of the next page on the contacted host. A proxy passes on the address of the Hub.
 
     Raises:
-        HubServerError: What it is at that host cannot be told.
+        HubServerError: The address on that host is unknown.
     """
     from huggingface_hub import constants
 
     following, here = urlsplit(urljoin(url, named)), urlsplit(url)
     if following[:2] != here[:2] and urlsplit(constants.ENDPOINT).path.strip("/"):
-        raise HubServerError(f"{url} goes on at {named[:200]!r}, on another host. Check HF_ENDPOINT.")
+        raise HubServerError(f"The next page of {url} is {named[:200]!r}, on another host. Check HF_ENDPOINT.")
     return urlunsplit((*here[:2], following.path, following.query, ""))
 
 

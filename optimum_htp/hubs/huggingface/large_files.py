@@ -1,7 +1,7 @@
-"""Fetching weights and other large files of a commit: by huggingface_hub, which resumes them and knows Xet.
+"""Downloads weights and other large files of a commit with huggingface_hub, which can resume them and supports Xet.
 
-huggingface_hub believes two headers that it puts into paths, the commit and the ETag. Its requests of our threads
-are looked at for these before it acts on them.
+huggingface_hub uses two headers in paths, the commit and the ETag. The responses to its requests in our threads are
+checked before it uses them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["fetch_large_files"]
 logger = get_logger(__name__)
 
 _PARALLEL: Final = 8
-# What huggingface_hub does where nothing is answered: six tries, and these seconds between them.
+# huggingface_hub tries six times if there is no response, with these pauses in seconds.
 _ITS_TRIES: Final = 6
 _ITS_PAUSES: Final = 23.0
 
@@ -48,11 +48,11 @@ _expected = threading.local()
 
 
 def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: HubAccess) -> Iterator[None]:
-    """Fetch files side by side, and yield as each ends. Those that the commit does not have are left out.
+    """Download files in parallel, and yield as each one ends. Files that the commit does not have are left out.
 
     Raises:
-        HubServerError: The Hub names content or commit in a way that leads out of the cache.
-        HFHubIntegrationError: The Hub does not give them; the subclass says why.
+        HubServerError: A header of the Hub leads out of the cache.
+        HFHubIntegrationError: The Hub does not provide the files; the subclass gives the reason.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
@@ -105,10 +105,11 @@ def fetch_large_files(repo_id: str, commit: str, names: Sequence[str], access: H
 
 
 def _without_hf_transfer() -> dict[str, Any]:
-    """Return the arguments that keep huggingface_hub before 1.0 from using hf_transfer, where that is enabled.
+    """Return the arguments that keep huggingface_hub before 1.0 from using hf_transfer if it is enabled.
 
-    hf_transfer holds the interpreter's lock during a transfer: no timeout ends it where a server is silent, and no
-    Ctrl-C. `proxies` is the one argument that rules it out; empty, it leaves the proxies of the environment in use.
+    hf_transfer holds the interpreter's lock during a transfer, so neither a timeout nor Ctrl-C can end it if a server
+    is silent. `proxies` is the only argument that disables it; if empty, the proxies of the environment are still
+    used.
     """
     from huggingface_hub import constants
 
@@ -116,10 +117,10 @@ def _without_hf_transfer() -> dict[str, Any]:
 
 
 def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> str | None:
-    """Return the Hub that a mirror redirects to; None without.
+    """Return the Hub that a mirror redirects to; None for no redirect.
 
-    huggingface_hub before 1.30 does not follow it. Newer ones follow it without the token where they download what
-    Xet has over HTTP.
+    huggingface_hub before 1.30 does not follow the redirect. Newer versions follow it without the token when they
+    download files of Xet over HTTP.
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -133,7 +134,7 @@ def _behind_mirror(repo_id: str, commit: str, name: str, access: HubAccess) -> s
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Explain the failures of what transfers files below HTTP: Xet."""
+    """Explain failures of transfers below HTTP (Xet)."""
     try:
         yield
     except Exception as error:
@@ -141,7 +142,7 @@ def _explained(what: str) -> Iterator[None]:
         if failure is None or isinstance(error, (OptimumHTPError, *http_errors().transport)):
             raise
         text, too_many = failure
-        if not _expected.by_xet:  # another failure of huggingface_hub
+        if not _expected.by_xet:  # Another failure of huggingface_hub.
             if isinstance(error, TimeoutError) or error.__cause__ is not None:
                 raise
             raise DownloadError(f"{what} could not be downloaded: {text}") from error
@@ -151,16 +152,16 @@ def _explained(what: str) -> Iterator[None]:
 
 @contextmanager
 def _giving_up_stalls(blobs: Path) -> Iterator[None]:
-    """Keep huggingface_hub from waiting for the same bytes longer than `Deadline` has it.
+    """Keep huggingface_hub from waiting for the same bytes longer than `Deadline` allows.
 
-    It tries a request that is not answered, and a download that stalls, six times, whatever that takes, and takes no
-    other number. Before each further try it warns, in the thread that waits: only then it can be stopped.
+    It tries a request without a response, and a download without progress, six times, and this number cannot be set.
+    Before each further try it logs a warning in the waiting thread. Only then can it be stopped.
 
     Args:
         blobs: The folder that it writes to.
 
     Raises:
-        TimeoutError: Nothing has arrived, and one more try would take too long.
+        TimeoutError: No bytes were received, and one more try would exceed the limit.
     """
     stalls = _Stalls(blobs)
     with heard("huggingface_hub.file_download", stalls), heard(CLIENT_LOGGER, stalls):
@@ -181,27 +182,27 @@ class _Stalls(logging.Handler):
         if threading.get_ident() != self._thread:
             return
         now, size = time.monotonic(), self._arrived()
-        took = min(now - self._last, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))  # this try, and the next one
+        took = min(now - self._last, float(constants.HF_HUB_DOWNLOAD_TIMEOUT))  # This try, and the next one.
         self._last = now
         if size != self._size:
             self._size, self._since = size, now - took
         elif now - self._since + took > Deadline().seconds:
-            raise TimeoutError(f"nothing has arrived for {now - self._since:.0f} seconds")
+            raise TimeoutError(f"no bytes were received for {now - self._since:.0f} seconds")
 
     def _arrived(self) -> int:
         size = 0
         for path in self._blobs.glob("*.incomplete"):
-            with suppress(FileNotFoundError):  # another file has just become whole
+            with suppress(FileNotFoundError):  # Another file was completed in the meantime.
                 size += path.stat().st_size
         return size
 
 
 @contextmanager
 def _watched(what: str, commit: str, transfers: Transfers) -> Iterator[None]:
-    """Look at every answer to a HEAD request of this thread while the block runs.
+    """Check every response to a HEAD request of this thread while the block runs.
 
-    With requests, each thread has a session of its own, which is watched for as long. With httpx all threads share
-    one; its hook stays, and does nothing where this thread watches nothing.
+    With requests, each thread has its own session, which is hooked for this time. With httpx, all threads share one
+    session; the hook stays there, and does nothing for threads outside such a block.
     """
     from huggingface_hub.utils import get_session
 
@@ -229,7 +230,7 @@ def _look_at(response: Any, *args: Any, **kwargs: Any) -> None:
         return
     redirection(str(response.url), response)
     what, commit = file
-    if response.status_code == TOO_MANY_REQUESTS:  # else huggingface_hub waits by itself, from 1.0 on
+    if response.status_code == TOO_MANY_REQUESTS:  # Otherwise, huggingface_hub 1.0 and newer waits by itself.
         raise too_many_requests(response.headers, f"{what} at {commit}")
     if response.request.method != "HEAD":
         return

@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub lists: the models of a collection, and those of an author."""
+"""Lists of the Hugging Face Hub: the models of a collection, and the models of an author."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["models_of_author", "models_of_collection"]
 
-_NOT_FOUND: Final = (401, 404)  # the Hub answers 401 for what is private or is not there
+_NOT_FOUND: Final = (401, 404)  # The Hub responds with 401 for private and for missing items.
 
 
 def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
-    """Return the repo ids of a collection's models, in its order, and how many of its items are no models.
+    """Return the repo ids of a collection's models, in its order, and the number of its items that are not models.
 
     Args:
         slug: `author/title-id`, or the address of the collection's page.
-        access: How to reach the Hub.
+        access: Options for Hub requests.
 
     Raises:
-        ModelListNotFoundError: There is no such collection, or the token may not see it.
-        HubUnreachableError: The Hub could not be asked.
+        ModelListNotFoundError: The collection does not exist, or the token has no access.
+        HubUnreachableError: The Hub is unreachable.
     """
     slug = slug.rstrip("/").rpartition("/collections/")[2]
 
@@ -45,17 +45,17 @@ def models_of_collection(slug: str, access: HubAccess) -> tuple[list[str], int]:
 
 
 def models_of_author(author: str, tags: Sequence[str], limit: int | None, access: HubAccess) -> list[str]:
-    """Return the repo ids of an author's models, by name.
+    """Return the repo ids of an author's models, sorted by name.
 
     Args:
         author: User or organization.
-        tags: Tags that each of them has: a task, a library, a language, `license:mit`.
-        limit: The most that are wanted, the most downloaded first; None for all.
-        access: How to reach the Hub.
+        tags: Tags that each model must have: a task, a library, a language, `license:mit`.
+        limit: Maximum number of models, the most downloaded first; None for all.
+        access: Options for Hub requests.
 
     Raises:
         ModelListNotFoundError: The author has no such models.
-        HubUnreachableError: The Hub could not be asked.
+        HubUnreachableError: The Hub is unreachable.
     """
     options: dict[str, Any] = {} if limit is None else {"sort": "downloads", "limit": limit}
 
@@ -68,7 +68,7 @@ def models_of_author(author: str, tags: Sequence[str], limit: int | None, access
     if not names:
         wanted = f" with the tags {', '.join(tags)}" if tags else ""
         raise ModelListNotFoundError(
-            f"{author} has no models{wanted} that this token may see. Check the name at the Hub, and HF_TOKEN."
+            f"{author} has no models{wanted} that this token can access. Check the name on the Hub, and HF_TOKEN."
         )
     return names
 
@@ -76,7 +76,10 @@ def models_of_author(author: str, tags: Sequence[str], limit: int | None, access
 @contextmanager
 def _asking(what: str, access: HubAccess) -> Iterator[HfApi]:
     if access.local_files_only:
-        raise OfflineError(f"Only the Hub knows {what}, and local_files_only forbids to ask it. Leave that out.")
+        raise OfflineError(
+            f"{what[:1].upper()}{what[1:]} must be requested from the Hub, and local_files_only is set. Run without "
+            "it."
+        )
     from huggingface_hub import HfApi
 
     api = HfApi(token=access.token)
@@ -87,10 +90,10 @@ def _asking(what: str, access: HubAccess) -> Iterator[HfApi]:
         statuses = {getattr(getattr(cause, "response", None), "status_code", None) for cause in causes(error)}
         if statuses & set(_NOT_FOUND):
             raise ModelListNotFoundError(
-                f"The Hub does not have {what}, or this token may not see it. Check the name, and HF_TOKEN."
+                f"The Hub does not have {what}, or this token has no access to it. Check the name, and HF_TOKEN."
             ) from error
         raise
-    except (KeyError, TypeError) as error:  # the client takes its fields for granted
+    except (KeyError, TypeError) as error:  # huggingface_hub does not check the fields.
         raise HubServerError(
-            f"What {api.endpoint} answered when asked for {what} is no list of models. Check HF_ENDPOINT."
+            f"The response of {api.endpoint} for {what} is not a list of models. Check HF_ENDPOINT."
         ) from error

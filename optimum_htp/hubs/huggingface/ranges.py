@@ -1,4 +1,4 @@
-"""A file of the Hugging Face Hub, read by range requests."""
+"""A file on the Hugging Face Hub, read with range requests."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAcce
 
     Args:
         repo_id: The repo.
-        revision: Branch, tag or commit; None for the main branch.
-        path: The file in it.
-        access: How to reach the Hub.
+        revision: Branch, tag or commit; None for the default branch.
+        path: The file in the repo.
+        access: Options for Hub requests.
         head: Bytes to read at once.
 
     Raises:
@@ -50,7 +50,7 @@ def open_hub_file(repo_id: str, revision: str | None, path: str, access: HubAcce
 def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
     """Open a file at an http(s) address.
 
-    A page of a Hub that shows a file stands for the file. The Hub at `HF_ENDPOINT` gets the token, others do not.
+    The address of a Hub page that shows a file is accepted too. Only the Hub at `HF_ENDPOINT` gets the token.
 
     Raises:
         OnnxFileNotFoundError, HFHubIntegrationError: As `RemoteFile`.
@@ -67,26 +67,30 @@ def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
 
 
 def file_at(url: str) -> tuple[str, str, str] | None:
-    """Return repo, revision and file of an address on a Hub, of a page that shows a file too; None for any other."""
+    """Return repo, revision and file of an address on a Hub, also for a page that shows a file; None for other
+    addresses.
+    """
     from huggingface_hub import constants
 
     address = _address_of(url)
     rest = address.removeprefix(constants.ENDPOINT)
-    if rest == address and is_trusted(address, constants.ENDPOINT):  # that of the Hub, where a mirror is asked
+    if rest == address and is_trusted(
+        address, constants.ENDPOINT
+    ):  # The address is on the Hub, and HF_ENDPOINT is a mirror.
         rest = urlsplit(address).path
     match = _ADDRESS.fullmatch(rest)
     return None if match is None else (match["repo"], unquote(match["revision"]), unquote(match["file"]))
 
 
 def _address_of(url: str) -> str:
-    """Return the address of a file that a page of a Hub shows; any other address as it is."""
+    """Return the download address for a page of a Hub that shows a file; any other address unchanged."""
     from huggingface_hub import constants
 
     return _PAGE.sub(r"\1/resolve/", url, count=1) if is_trusted(url, constants.ENDPOINT) else url
 
 
 def _place_of_page(url: str, endpoint: str) -> FileLabel:
-    """Return a place that says what to type, should the address be that of a repo's page."""
+    """Return a label with what to type, in case the address is that of a repo's page."""
     match = _REPO_PAGE.fullmatch(url.removeprefix(endpoint))
     if match is None:
         return FileLabel(url)
@@ -94,6 +98,6 @@ def _place_of_page(url: str, endpoint: str) -> FileLabel:
     file = f"{match['folder'].strip('/')}/FILE.onnx" if match["folder"] else "FILE.onnx"
     return FileLabel(
         url,
-        instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. "
-        f"hf://{repo}@{revision} will do where the repo has a single one.",
+        instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. If the repo has "
+        f"only one ONNX file, hf://{repo}@{revision} is enough.",
     )

@@ -1,9 +1,8 @@
-"""Fetching one small file of a commit into the cache: a config, a vocabulary, an index, a model card.
+"""Downloads one small file of a commit into the cache: a config, a vocabulary, an index, a model card.
 
-huggingface_hub asks with one request what a file is and with another for its content. The answer to the second says
-both, and is enough where the content has the digest that it is named by; where it has not, something stands between,
-and both are made. All of it within bounds of time and size. The weights of a model are fetched by huggingface_hub
-itself, which resumes them.
+huggingface_hub sends one request for the metadata of a file and one for its content. The response to the second
+contains both, and is enough if the content has the digest in its name. Otherwise a proxy may have changed it, and both
+requests are sent. Time and size are limited. Weights are downloaded by huggingface_hub itself, which resumes them.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ __all__ = ["check_commit", "fetch_small_file", "is_small", "trusted_etag"]
 
 logger = get_logger(__name__)
 
-_LARGEST: Final = 1 << 28  # bytes; the largest tokenizers have some 50 MiB
+_LARGEST: Final = 1 << 28  # Bytes; the largest tokenizers have about 50 MiB.
 _TRIES: Final = 6
-# Names of what may be larger: weights, and what nobody knows.
+# Names of files that may be larger: weights, and unknown files.
 _SMALL: Final = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "*.py", "*.md", "*.bpe", "*.codes")
 _QUOTED: Final = re.compile(r'(?:W/)?"?([^"]*)"?')
 
 
 def is_small(name: str) -> bool:
-    """Whether a file is one of those that are read whole, told by its name."""
+    """Whether a file is read completely, by its name."""
     return any(fnmatchcase(name, pattern) for pattern in _SMALL)
 
 
@@ -51,19 +50,19 @@ def fetch_small_file(
     *,
     anew: bool,
 ) -> None:
-    """Fetch a file, or note in the cache that the commit has none.
+    """Download a file, or record in the cache that the commit has none.
 
     Args:
         repo_id: The repo.
         commit: Full commit.
         name: The file.
         cache: The repo's cache.
-        headers: With the token.
-        deadline: How long all files together may take.
-        anew: Fetch it although its content is there.
+        headers: Request headers, including the token.
+        deadline: Time limit for all files together.
+        anew: Whether to download it although its content exists.
 
     Raises:
-        HFHubIntegrationError: The Hub refuses it, or answers what cannot be believed.
+        HFHubIntegrationError: The Hub rejects the request, or its response is invalid.
         BaseException: As `optimum_htp.hubs.http.ask`.
     """
     from huggingface_hub import constants, hf_hub_url
@@ -74,7 +73,7 @@ def fetch_small_file(
     for_content = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
     def content(answer: Answer) -> str:
-        """Return the name of the content that an answer is about."""
+        """Return the name of the content that a response describes."""
         check_commit(answer.headers, what, commit)
         return trusted_etag(answer.headers, what)
 
@@ -110,16 +109,15 @@ def fetch_small_file(
 
 
 def check_commit(headers: Mapping[str, str], what: str, commit: str) -> None:
-    """Refuse an answer about another commit than was asked for; huggingface_hub makes a path of its name.
+    """Reject a response for another commit than requested, because huggingface_hub uses its commit in a path.
 
     Raises:
-        HubServerError: It is one, or names none.
+        HubServerError: The response is for another commit, or contains none.
     """
     said = headers.get("X-Repo-Commit")
     if said != commit:
         raise HubServerError(
-            f"The Hub was asked for {what} at {commit} and answered about {said!r}. Check HF_ENDPOINT and any proxy "
-            "between."
+            f"The Hub's response for {what} at {commit} is for {said!r}. Check HF_ENDPOINT and any proxy in between."
         )
 
 
@@ -127,21 +125,21 @@ def trusted_etag(headers: Mapping[str, str], what: str) -> str:
     """Return the name of a file's content, which becomes part of a path.
 
     Raises:
-        HubServerError: It cannot be a name.
+        HubServerError: It is not a valid name.
     """
     text = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
     match = _QUOTED.fullmatch(text)
     if match is None or not is_blob_name(match[1]):
         raise HubServerError(
-            f"The Hub names the content of {what} {text[:80]!r}, which cannot be a name. Check "
-            "HF_ENDPOINT and any proxy between."
+            f"The Hub's name for the content of {what}, {text[:80]!r}, is not a valid name. Check HF_ENDPOINT and any "
+            "proxy in between."
         )
     return match[1]
 
 
 @contextmanager
 def _whole(cache: RepoCache, etag: str, announced: int | None) -> Iterator[Callable[[bytes], object]]:
-    """Write a content that is kept only if it is as long as announced: a proxy may answer a page of its own."""
+    """Write a content that is kept only if it has the announced length, because a proxy may send a page of its own."""
     size = 0
     with cache.filling(etag) as write:
 
@@ -152,23 +150,23 @@ def _whole(cache: RepoCache, etag: str, announced: int | None) -> Iterator[Calla
 
         yield counted
         if announced is not None and size != announced:
-            raise CutOffError(f"{size} bytes arrived, and {announced} were announced")
+            raise CutOffError(f"{size} bytes were received, but {announced} were announced")
 
 
 def _says_what_it_is(answer: Answer) -> bool:
-    """Whether an answer to GET has the headers of one to HEAD, the only one that huggingface_hub reads them from."""
+    """Whether a response to GET has the headers of a response to HEAD. huggingface_hub reads them only there."""
     return "X-Repo-Commit" in answer.headers and ("X-Linked-Etag" in answer.headers or "ETag" in answer.headers)
 
 
 def _is_name(etag: str, body: bytes) -> bool:
-    """Whether a content's name is git's or LFS's digest of it: then nobody on the way has changed it, or packed it."""
+    """Whether a content's name is its digest in git or LFS. Then it was not changed or packed on the way."""
     if len(etag) == 40:
         return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest() == etag
     return hashlib.sha256(body).hexdigest() == etag
 
 
 def _announced(answer: Answer) -> int | None:
-    """Return the size of a file's content; that of a redirect or of a packed body is another."""
+    """Return the size of a file's content. The length of a redirect or of a packed body is another."""
     is_content = answer.status == 200 and "Content-Encoding" not in answer.headers
     text = answer.headers.get("X-Linked-Size") or (answer.headers.get("Content-Length") if is_content else None) or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

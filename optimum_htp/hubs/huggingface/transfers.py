@@ -1,7 +1,7 @@
-"""Transfers by Xet, a client of its own below huggingface_hub's HTTP: it has no time-outs, and errors of its own.
+"""Transfers by Xet, a client below huggingface_hub's HTTP. It has no timeouts, and its own errors.
 
-A transfer that makes no progress for `OPTIMUM_HTP_TIMEOUT` is given up: it runs in a thread that nobody waits for.
-huggingface_hub's progress bars are what Xet reports to, also where they are not shown.
+A transfer without progress for `OPTIMUM_HTP_TIMEOUT` is given up: it runs in a daemon thread. Xet reports progress to
+huggingface_hub's progress bars, even if they are not shown.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _BUILT_IN: Final = (RuntimeError, ConnectionError, TimeoutError, PermissionError
 _TOO_MANY: Final = re.compile(r"\b429\b|Too Many Requests")
 
 _running: Final[set[Transfers]] = set()
-_wrapper: Final[list[Any]] = []  # ours, while it is there
+_wrapper: Final[list[Any]] = []  # Our wrapper, while it is installed.
 _lock: Final = ForkSafeLock()
 
 T = TypeVar("T")
 
 
 def is_xet_in_use() -> bool:
-    """Whether huggingface_hub transfers by Xet what a Hub keeps there."""
+    """Whether huggingface_hub uses Xet for files that a Hub stores there."""
     from huggingface_hub.utils import _runtime
 
     return bool(_runtime.is_xet_available())
 
 
 def xet_failure(error: BaseException) -> tuple[str, bool] | None:
-    """Return what Xet says of a failure, and whether it means too many requests; None for errors of others.
+    """Return Xet's message about a failure, and whether it means too many requests; None for other errors.
 
-    Xet raises built-in exceptions and, in newer versions, its own. An OSError with a number is the disk's.
+    Xet raises built-in exceptions, and in newer versions its own. An OSError with an error number is from the disk.
     """
     is_below = type(error).__module__.partition(".")[0] == "hf_xet" or type(error) in _BUILT_IN
     if not is_below or (isinstance(error, OSError) and error.errno is not None):
@@ -48,62 +48,64 @@ def xet_failure(error: BaseException) -> tuple[str, bool] | None:
 
 
 class Transfers(Deadline):
-    """The time for transfers of which some may be by Xet: it is counted for these only, since the last progress."""
+    """The time limit of transfers. For transfers by Xet, it counts from the last progress."""
 
     def __init__(self) -> None:
         super().__init__()
         self._began: float | None = None
 
     def by_xet(self) -> None:
-        """Note that a transfer by Xet begins, or makes progress."""
+        """Record that a transfer by Xet begins or makes progress."""
         self._began = time.monotonic()
 
     def progressed(self) -> None:
-        """Note progress of any transfer."""
+        """Record progress of any transfer."""
         if self._began is not None:
             self.by_xet()
 
     @property
     def left(self) -> float:
-        """Seconds that are left until a transfer is given up."""
+        """Remaining seconds until a transfer is given up."""
         return self.seconds if self._began is None else self._began + self.seconds - time.monotonic()
 
     def run(self, calls: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
-        """Make calls in threads and yield what they return, as they end.
+        """Call functions in threads, and yield their results as they end.
 
         Raises:
             TimeoutError: A transfer by Xet makes no progress.
-            BaseException: What the first call that fails raises.
+            BaseException: The exception of the first failed call.
         """
         with _hearing(self):
             yield from in_parallel(calls, self, threads)
 
     def abort(self) -> bool:
-        """End Xet's transfers: threads that wait in Xet keep it from being taken down, and the process crashes."""
+        """End Xet's transfers. Threads that wait in Xet prevent its shutdown, and the process would crash."""
         if self._began is None:
             return False
         try:
             from huggingface_hub.utils._xet import abort_xet_session  # type: ignore[attr-defined]
-        except ImportError:  # huggingface_hub before 2 calls hf_xet without a session
+        except ImportError:  # huggingface_hub before 2 calls hf_xet without a session.
             import hf_xet
 
             abort_xet_session = getattr(hf_xet, "force_sigint_shutdown", None)
-            if abort_xet_session is None:  # so old that nothing ends its transfers but the end of the process
+            if abort_xet_session is None:  # In old versions, only the end of the process ends transfers.
                 return False
-        with suppress(KeyboardInterrupt):  # which hf_xet raises at its end
+        with suppress(KeyboardInterrupt):  # hf_xet raises it at its end.
             abort_xet_session()
         return True
 
     def stalled(self) -> str:
-        """Return what to say where a transfer was given up."""
-        return (
-            f"nothing was transferred for {self.seconds:g} seconds. {HINT}, or set {TIMEOUT_VARIABLE} to more seconds"
-        )
+        """Return the message for a transfer that was given up."""
+        return f"no bytes were transferred for {self.seconds:g} seconds. {HINT},
+        or set {TIMEOUT_VARIABLE}
+        to more
+        seconds seconds seconds
+        seconds"
 
 
 @contextmanager
 def _hearing(transfers: Transfers) -> Iterator[None]:
-    """Note the progress of all of huggingface_hub's transfers while the block runs. Its bars do what they did."""
+    """Record the progress of all transfers of huggingface_hub while the block runs. Its bars work as before."""
     from huggingface_hub.utils import tqdm
 
     with _lock.held():
@@ -115,7 +117,9 @@ def _hearing(transfers: Transfers) -> Iterator[None]:
     finally:
         with _lock.held():
             _running.discard(transfers)
-            if not _running and vars(tqdm).get("update") is _wrapper[0]:  # else somebody has wrapped ours: it stays
+            if (
+                not _running and vars(tqdm).get("update") is _wrapper[0]
+            ):  # Otherwise, other code has wrapped our wrapper, so it stays.
                 del tqdm.update
                 _wrapper.clear()
 
@@ -123,7 +127,7 @@ def _hearing(transfers: Transfers) -> Iterator[None]:
 def _wrap_update(tqdm: Any) -> None:
     if _wrapper:
         return
-    update = tqdm.update  # inherited, so that ours is deleted afterwards
+    update = tqdm.update  # It is inherited, so our attribute is deleted afterwards.
 
     def heard(bar: Any, n: float | None = 1) -> Any:
         if n and _running:

@@ -214,7 +214,7 @@ def open_hub_commit(
     chosen = weight_files(
         files, lambda name: index_shards(folder / name) if folder is not None else (), library=library
     )
-    name = f"{repo_id} at {commit[:8]}"
+    name = f"{repo_id}@{commit[:8]}"
     wanted = _safetensors(chosen, name, part if library == "diffusers" else None)
 
     def open_it(file: str) -> SafetensorsFile:
