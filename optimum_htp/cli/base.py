@@ -82,9 +82,7 @@ class Command(BaseOptimumCLICommand):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.partial: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
-        if not kwargs.get(
-            "from_defaults_factory"
-        ):  # a second instance, with a complete parser
+        if not kwargs.get("from_defaults_factory"):  # a second instance, with a complete parser
             self.describe(self.parser, self.COMMAND.help)
 
     @classmethod

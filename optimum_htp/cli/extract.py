@@ -35,7 +35,7 @@ class ExtractCommand(Command):
         parser.add_argument("-o", "--output", metavar="FILE", required=True, help="ONNX file to write.")
         parser.add_argument(
             "--call",
-            type=integer(0),
+            type=integer(1),
             metavar="N",
             help="Call to extract, if the module is called several times.",
         )

@@ -85,8 +85,9 @@ class Parser(ArgumentParser):
 
 def nearest(text: str, names: Iterable[str]) -> str:
     """Return ` Did you mean NAME?` for the name most similar to a text, or nothing."""
-    found = difflib.get_close_matches(text, list(names), n=1)
-    return f" Did you mean {found[0]}?" if found else ""
+    known = {name.lstrip("-"): name for name in names}
+    found = difflib.get_close_matches(text.lstrip("-"), list(known), n=1)
+    return f" Did you mean {known[found[0]]}?" if found else ""
 
 
 def adopt(parser: ArgumentParser) -> None:

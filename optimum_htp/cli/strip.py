@@ -57,7 +57,9 @@ class StripCommand(FilesCommand):
             try:
                 output.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise OnnxWriteError(f"{output} cannot be a folder for the output: {error}.") from error
+                raise OnnxWriteError(
+                    f"{output} cannot be created: {error.strerror or error}. Pass another folder with -o."
+                ) from error
 
         def target_of(file: str) -> Path | None:
             return output / Path(file).name if output is not None and into else output

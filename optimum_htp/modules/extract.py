@@ -171,7 +171,9 @@ class CuttableModel:
             )
         number = 1 if wanted is None else wanted
         if not 0 < number <= len(calls):
-            raise ArgumentError(f"{self.path} has no call {number} of {_called(module)}: there are {len(calls)}.")
+            raise ArgumentError(
+                f"{self.path} has {len(calls)} calls of {_called(module)}, and no call {number}. Pass --call 1."
+            )
         return calls[number - 1], number, len(calls)
 
     def _refuse_merged(self, module: str, call: ModuleCall) -> None:

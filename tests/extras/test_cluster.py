@@ -226,7 +226,7 @@ def test_cluster_that_is_not_there_is_named(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "No scheduler of Dask answers at tcp://127.0.0.1:9" in done.stderr
+    assert "No Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -251,7 +251,7 @@ def test_location_tells_of_what_is_whole(s3, tmp_path):
 
 
 def test_places_that_cannot_be_are_refused(s3, tmp_path):
-    with pytest.raises(ArgumentError, match="ends with the process"):
+    with pytest.raises(ArgumentError, match="lost when the process ends"):
         output_at("memory://x")
     with pytest.raises(OutputError, match="no-such-protocol"):
         output_at("no-such-protocol://x")
@@ -283,6 +283,6 @@ def test_wrong_address_of_a_scheduler_is_an_error_in_time(address, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.json").write_text('{"address": ')
     started = time.monotonic()
-    with pytest.raises(ClusterError, match="No scheduler of Dask answers at"):
+    with pytest.raises(ClusterError, match="No Dask scheduler answers at"):
         ClusterExecutor(address)
     assert time.monotonic() - started < 15

@@ -271,7 +271,7 @@ def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, 
     assert refused.returncode == 1
     told = json.loads(refused.stdout)["models"]
     assert {model["error"] for model in told} == {"AccessDeniedError"}
-    assert all("exported, and not pushed" in model["message"] for model in told)
+    assert all("exported, but not pushed" in model["message"] for model in told)
     assert not [name for name in org.repos if name.startswith("me/")]
 
     done = run(*command, **{**env, "HF_TOKEN": WRITER})

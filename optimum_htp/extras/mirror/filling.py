@@ -179,4 +179,6 @@ def _faults_of(url: str) -> Iterator[None]:
     except OptimumHTPError:
         raise
     except Exception as error:  # each file system of fsspec's raises its own
-        raise MirrorError(f"The mirror {url} cannot be used: {type(error).__name__}: {error}") from error
+        raise MirrorError(
+            f"The mirror {url} cannot be used: {type(error).__name__}: {error}. Pass another one with -o."
+        ) from error

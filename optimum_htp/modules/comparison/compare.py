@@ -139,7 +139,7 @@ def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mappin
             return dict(loaded)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ComparisonError(
-            f"{os.fspath(inputs)} is no .npz file of arrays: {error}. Make it with numpy.savez."
+            f"{os.fspath(inputs)} is not a .npz file of arrays. Write one with numpy.savez."
         ) from error
 
 

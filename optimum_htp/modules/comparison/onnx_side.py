@@ -61,7 +61,9 @@ class OnnxValues:
         self._path = path
         taken = {given.name for given in self._session.get_inputs()}
         if missing := sorted(taken - feeds.keys()):
-            raise ComparisonError(f"{path} takes {', '.join(missing)}, of which nothing was given. Give --inputs.")
+            raise ComparisonError(
+                f"{path} has inputs without values: {', '.join(missing)}. Pass a .npz file with them: --inputs FILE."
+            )
         self._feeds = {name: feeds[name] for name in taken}
         self._outputs = {given.name for given in self._session.get_outputs()}
 
