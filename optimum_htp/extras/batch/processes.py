@@ -1,8 +1,8 @@
 """An executor that runs each call in a separate process, with limits of time and memory.
 
 It has the interface of `concurrent.futures`. A server process imports the required modules once and forks the
-processes, so a call does not wait for the import of PyTorch. On Windows, which has no fork, each process imports them. All
-processes end with their parent.
+processes, so a call does not wait for the import of PyTorch. On Windows, which has no fork, each process imports them.
+All processes end with their parent.
 """
 
 from __future__ import annotations
