@@ -347,4 +347,4 @@ def empty_home() -> dict[str, str]:
 @pytest.fixture
 def from_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look past what is embedded: for tests of how a commit's files are had."""
-    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "beside,cache,mirror,hub")
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "adjacent,cache,mirror,hub")

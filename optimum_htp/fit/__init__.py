@@ -1,1 +1,1 @@
-"""Whether a graph can be an export of a model, checked without its weights."""
+"""Checks whether a graph can be an export of a model, without the model's weights."""

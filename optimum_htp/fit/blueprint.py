@@ -1,4 +1,4 @@
-"""What can be told of a model without building it: by its config, the source of its class and its weights' shapes."""
+"""Facts about a model without building it: from its config, the source of its class and the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Blueprint", "blueprint_of_parameters", "counted"]
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What can be told of a model without its weights.
+    """Facts about a model without its weights.
 
     Attributes:
-        inputs: Names of what its `forward` takes.
-        main_input: The most important of these.
-        generates: Whether it makes sequences, and so may keep past key values.
-        layers: How many layers it has, where its config says one number.
+        inputs: Names of the inputs of its `forward`.
+        main_input: Name of the main input.
+        generates: Whether it generates sequences, so it may have past key values.
+        layers: Number of layers, if its config contains one number.
         names: Names of its parameters and buffers.
-        prefixes: First words of names that a head of this model may put before those of the model.
-        shapes: How many parameters it has of each shape; sorted, without sides of 1, as exporters transpose.
+        prefixes: First parts of names that a head of this model may put before those of the model.
+        shapes: Number of parameters of each shape; shapes are sorted, without sizes of 1, because exporters transpose.
     """
 
     inputs: frozenset[str]
@@ -40,15 +40,15 @@ class Blueprint:
 def blueprint_of_parameters(
     config: Mapping[str, Any], class_name: str | None, parameters: Parameters
 ) -> Blueprint | None:
-    """Return what is known of a model of transformers from the shapes of its checkpoint's weights.
+    """Return the facts about a model of transformers from the shapes of its checkpoint's weights.
 
     Args:
         config: Content of its `config.json`.
-        class_name: The class; None for the one that the config names.
+        class_name: The class; None for the class in the config.
         parameters: Shapes of the weights by name.
 
     Returns:
-        None where that does not tell enough: packed weights, a type of model that transformers does not have.
+        None if the facts are incomplete: packed weights, or a model type that transformers does not have.
     """
     model_type, names = str(config.get("model_type")), config.get("architectures")
     if config_fault(config) is not None or config.get("quantization_config") is not None or not parameters:
@@ -72,6 +72,6 @@ def blueprint_of_parameters(
 
 
 def counted(shapes: Iterable[Iterable[int]]) -> Mapping[tuple[int, ...], int]:
-    """Return how many matrices there are of each shape, sorted and without sides of 1."""
+    """Return the number of matrices of each shape. Shapes are sorted, without sizes of 1."""
     found = Counter(tuple(sorted(side for side in shape if side != 1)) for shape in shapes)
     return {shape: count for shape, count in found.items() if len(shape) > 1}

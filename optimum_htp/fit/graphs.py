@@ -1,9 +1,9 @@
-"""Whether a graph can be an export of a model: a stranger's graph must not be stamped as one.
+"""Checks whether a graph can be an export of a model. A graph of another model must not be stamped.
 
-What it takes, what it gives and the shapes of its weights are held against the model: against its class and the heads
-of its checkpoint's files where they are to be had, and in doubt against the model as PyTorch builds it from its config
-without weights, which takes seconds. Exporters rename, transpose, fuse and quantise, so single differences count for
-nothing, and what no export of such a model has counts.
+Inputs, outputs and the shapes of weights are compared with the model: with its class and the headers of its
+checkpoint's files if they are available, and before a rejection with the model as PyTorch builds it from its config
+without weights, which takes seconds. Exporters rename, transpose, fuse and quantize, so single differences do not
+count. Differences that no export of such a model has do count.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from optimum_htp.resolve.config_fit import LABELLED_TASKS, label_misfit
 __all__ = ["GraphFit", "graph_fit", "graph_misfit", "task_fit"]
 
 _CONFIGS: Final = "transformers.models.auto.configuration_auto"
-# One of these is the main input of a model; a decoder apart from its encoder has another.
+# One of these is the main input of a model. A separate decoder has another.
 _MAIN_INPUTS: Final = frozenset({"input_ids", "pixel_values", "input_values", "input_features"})
 _OF_ANY_KIND: Final = "inputs"
-"""What a model for texts, pictures and sounds alike takes; exporters call it as other models of that kind do."""
+"""The input of models for text, images and sounds. Exporters use the name of the specific kind."""
 _ENCODER_OUTPUT: Final = "encoder_hidden_states"
-# What parts take that were cut out of a model, and no model as a whole.
+# Inputs of parts that were extracted from a model. A whole model has none of them.
 _INPUTS_OF_PARTS: Final = frozenset(
     {
         _ENCODER_OUTPUT,
@@ -45,35 +45,35 @@ _INPUTS_OF_PARTS: Final = frozenset(
         "use_cache_branch",
     }
 )
-# The parts of a diffusion pipeline take these.
+# Inputs of the parts of a diffusion pipeline.
 _INPUTS_OF_PIPELINES: Final = frozenset({"sample", "latent_sample", "timestep", "hidden_states"})
-# What may lie between an embedding and its look-up, in quantised and converted graphs.
+# Operators that may be between an embedding and its lookup, in quantized and converted graphs.
 _PASSED_THROUGH: Final = frozenset(
     {"Cast", "Identity", "DequantizeLinear", "Reshape", "Unsqueeze", "Squeeze", "Transpose"}
 )
 _QUANTIZED: Final = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2"})
-_FUSED: Final = (1, 2, 3, 4)  # matrices that an exporter or optimiser puts into one: query, key and value
-# A parameter's name as PyTorch's exporters keep it; quantisers put more behind it.
+_FUSED: Final = (1, 2, 3, 4)  # Matrices that an exporter or optimizer merges into one: query, key and value.
+# A parameter's name in the output of PyTorch's exporters; quantizers append to it.
 _PARAMETER: Final = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+?\.(?:weight|bias)(?![a-z])")
 _PAST: Final = re.compile(r"past_key_values\.(\d{1,6})\.")
-_LAYERS: Final = 0.75  # of the layers; some models keep no past of the last ones
-_FEW: Final = 4  # names; fewer say nothing
-_SMALL: Final = 32  # elements; smaller matrices are no weights
-_STRANGE: Final = 0.25  # of the names may be unknown to the model
-_LIKE: Final = 0.5  # of the matrices have to be the model's
-_SAME: Final = 0.9  # of them where the names of the inputs say nothing
+_LAYERS: Final = 0.75  # Share of the layers; some models have no past for the last ones.
+_FEW: Final = 4  # Names; with fewer, names are not compared.
+_SMALL: Final = 32  # Elements; smaller matrices are not counted as weights.
+_STRANGE: Final = 0.25  # Share of the names that the model may not know.
+_LIKE: Final = 0.5  # Share of the matrices that must belong to the model.
+_SAME: Final = 0.9  # The same share, if the names of the inputs are not specific.
 _PLACES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-_SHOWN: Final = 60  # characters
-_WHOLE: Final = (0.3, 3)  # of the model's elements, where the graph is no part of it
+_SHOWN: Final = 60  # Characters.
+_WHOLE: Final = (0.3, 3)  # Share of the model's elements, if the graph is not a part of it.
 
 
 @dataclass(frozen=True)
 class GraphFit:
-    """What a comparison of a graph with a model found.
+    """The result of comparing a graph with a model.
 
     Attributes:
-        misfit: Why the graph cannot be an export of the model; None where nothing speaks against it.
-        unchecked: What could not be compared (`outputs`, `shapes`), and why.
+        misfit: Why the graph cannot be an export of the model; None if there is no contradiction.
+        unchecked: The comparisons that could not be done (`outputs`, `shapes`), with the reason.
     """
 
     misfit: str | None = None
@@ -87,7 +87,7 @@ def graph_misfit(
     library: str | None = None,
     parameters: Callable[[], Parameters | None] | None = None,
 ) -> str | None:
-    """Say why a graph cannot be an export of a model, None where nothing speaks against it. See `graph_fit`."""
+    """Return why a graph cannot be an export of a model; None if there is no contradiction. See `graph_fit`."""
     return graph_fit(config, task, graph, library, parameters).misfit
 
 
@@ -104,12 +104,14 @@ def graph_fit(
         config: Content of the model's `config.json`.
         task: The Optimum task of the graph.
         graph: The graph.
-        library: The library that the model is of; None for transformers.
-        parameters: Returns the shapes of the model's weights, None where they are not known. With them PyTorch is
-            imported only before a graph is refused.
+        library: The library of the model; None for transformers.
+        parameters: Returns the shapes of the model's weights, None if they are unknown. With them, PyTorch is
+            imported only before a graph is rejected.
     """
     if others := [spec.name for spec in (*graph.inputs, *graph.outputs) if spec.dtype is None]:
-        return GraphFit(f"{others[0]} is not a tensor in the graph, and all inputs and outputs of such models are")
+        return GraphFit(
+            f"{others[0]} is not a tensor in the graph, but all inputs and outputs of such models are tensors"
+        )
     reason, shapes = _model_misfit(config, task, graph, library, parameters)
     if reason is not None:
         return GraphFit(reason)
@@ -118,7 +120,7 @@ def graph_fit(
 
 
 def task_fit(config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None) -> GraphFit:
-    """Compare the outputs of a graph with what its task needs. The arguments are those of `graph_fit`."""
+    """Compare the outputs of a graph with those that its task needs. The arguments are those of `graph_fit`."""
     if (reason := past_misfit(graph)) is not None:
         return GraphFit(reason)
     reason, unknown = output_misfit(config, task, graph, library)
@@ -132,9 +134,13 @@ def _model_misfit(
     library: str | None,
     parameters: Callable[[], Parameters | None] | None,
 ) -> tuple[str | None, str | None]:
-    """Compare a graph with a model's config and weights; also say why shapes could not be compared."""
+    """Compare a graph with a model's config and weights; also return why shapes could not be compared."""
     if library not in (None, "transformers") or not config:
-        why = f"models of {library} are not built to know them" if config else "there is no config to know them from"
+        why = (
+            f"models of {library} are not built for this check"
+            if config
+            else "there is no config to compute them from"
+        )
         return _misfit(config, task, graph, None), why
     class_name = class_for_task(task, config, "transformers") if task is not None else None
     known = parameters() if parameters is not None else None
@@ -142,8 +148,8 @@ def _model_misfit(
     if likely is not None and _misfit(config, task, graph, likely) is None:
         return None, None
     kind = str(config.get("model_type"))
-    if kind not in config_names() and _CONFIGS not in sys.modules:  # nobody has added it
-        return _misfit(config, task, graph, None), f"transformers has no model of the type {kind[:_SHOWN]}"
+    if kind not in config_names() and _CONFIGS not in sys.modules:  # No code has added it.
+        return _misfit(config, task, graph, None), f"transformers has no model type {kind[:_SHOWN]}"
     from optimum_htp.fit.weightless import blueprint_of
 
     try:
@@ -154,7 +160,7 @@ def _model_misfit(
 
 
 def _misfit(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint: Blueprint | None) -> str | None:
-    """Hold a graph against a model; without its blueprint only against its config."""
+    """Compare a graph with a model; without its blueprint only with its config."""
     weights = [tensor for tensor in graph.tensors if len(_dims(tensor.shape)) > 1 and _size(tensor) >= _SMALL]
     if reason := _input_misfit(graph, weights, blueprint, config):
         return reason
@@ -163,14 +169,14 @@ def _misfit(config: Mapping[str, Any], task: str | None, graph: Graph, blueprint
     vocabulary = config.get("vocab_size")
     for rows in _looked_up_rows(graph):
         if isinstance(vocabulary, int) and rows != vocabulary:
-            return f"the model has a vocabulary of {vocabulary}, and the graph's embedding {rows} rows"
+            return f"the model has a vocabulary of {vocabulary}, but the graph's embedding has {rows} rows"
     return _name_misfit(graph, blueprint) or _weight_misfit(weights, blueprint, config)
 
 
 def _input_misfit(
     graph: Graph, weights: list[Initializer], blueprint: Blueprint | None, config: Mapping[str, Any]
 ) -> str | None:
-    initial = {tensor.name for tensor in graph.initializers}  # of IR version 3 are inputs too
+    initial = {tensor.name for tensor in graph.initializers}  # In IR version 3, they are inputs too.
     taken = [spec.name for spec in graph.inputs if spec.name not in initial]
     known = blueprint.inputs if blueprint is not None else _MAIN_INPUTS | _INPUTS_OF_PIPELINES
     takes_any = blueprint is not None and blueprint.main_input == _OF_ANY_KIND
@@ -178,27 +184,29 @@ def _input_misfit(
         known |= _MAIN_INPUTS
     if not any(name in known or name in _INPUTS_OF_PARTS or name.startswith("past_key_values") for name in taken):
         if blueprint is not None and _share_of(weights, blueprint, exact=True) >= _SAME:
-            return None  # somebody gave the inputs names of their own
+            return None  # The inputs were renamed.
         shown = ", ".join(sorted(known & _MAIN_INPUTS) or sorted(known)[:3])
-        return f"the model takes {shown}, and the graph {', '.join(sorted(taken)[:3]) or 'nothing'}"
+        return f"the model takes {shown}, but the graph takes {', '.join(sorted(taken)[:3]) or 'nothing'}"
     if blueprint is None or _has_parts(config):
         return None
     given = set(taken) & _MAIN_INPUTS
     if blueprint.main_input is not None and given and not takes_any and blueprint.main_input not in given:
-        return f"the model takes {blueprint.main_input}, and the graph {', '.join(sorted(given))}"
+        return f"the model takes {blueprint.main_input}, but the graph takes {', '.join(sorted(given))}"
     past = [int(found[1]) + 1 for name in taken if (found := _PAST.match(name))]
     if past and not blueprint.generates:
-        return "the graph takes past key values, and the model keeps none"
+        return "the graph takes past key values, but the model has none"
     if past and blueprint.layers and not _LAYERS * blueprint.layers <= max(past) <= blueprint.layers:
-        return f"the graph takes the past of {max(past)} layers, and the model has {blueprint.layers}"
+        return f"the graph takes the past of {max(past)} layers, but the model has {blueprint.layers}"
     for name in taken:
         if name == _ENCODER_OUTPUT and not (config.get("is_decoder") or config.get("add_cross_attention")):
-            return f"the graph takes {name}, and the model has no encoder beside it"
+            return f"the graph takes {name}, but the model has no encoder"
     return None
 
 
 def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
-    """Compare the names of weights where the exporter kept them: whole, or behind the name of a model around it."""
+    """Compare the names of weights if the exporter kept them, with or without the name of an outer model before
+    them.
+    """
     if blueprint is None:
         return None
     named = [found[0] for tensor in graph.tensors if (found := _PARAMETER.match(tensor.name))]
@@ -208,16 +216,16 @@ def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
     others = {kind.replace("-", "_") for kind in config_names()} - own
     foreign = [name for name in named if name.partition(".")[0] in others]
     if len(foreign) > _STRANGE * len(named):
-        return f"the graph has a weight {foreign[0]}, and the model none of that name"
+        return f"the graph has a weight {foreign[0]}, but the model does not"
     endings = {ending for name in blueprint.names for ending in _endings(name)}
     unknown = [name for name in named if not endings.intersection(_endings(name))]
     if len(unknown) > _STRANGE * len(named):
-        return f"the graph has a weight {unknown[0]}, and the model none of that name"
+        return f"the graph has a weight {unknown[0]}, but the model does not"
     return None
 
 
 def _endings(name: str) -> tuple[str, ...]:
-    """Return a parameter's name without the first words of it, which change with what was exported."""
+    """Return a parameter's name without its first parts, which depend on the exported class."""
     atoms = name.split(".")
     return tuple(".".join(atoms[start:]) for start in range(min(3, max(1, len(atoms) - 2))))
 
@@ -229,10 +237,10 @@ def _weight_misfit(weights: list[Initializer], blueprint: Blueprint | None, conf
         return None
     share = _share_of(weights, blueprint)
     if share < _LIKE:
-        return f"only {share:.0%} of the graph's weights have shapes that the model has"
+        return f"only {share:.0%} of the graph's weights have shapes of the model"
     if _has_parts(config) or _is_quantized(weights):
         return None
-    # A table with a row for each word or place may be tied, cut or computed anew.
+    # A table with a row for each word or position may be tied, cut or computed.
     tables = {value for key, value in config.items() if key in ("vocab_size", *_PLACES) and isinstance(value, int)}
     have = sum(
         _size(tensor) for tensor in weights if _is_known(tensor.shape, blueprint) and not tables & {*tensor.shape}
@@ -240,12 +248,12 @@ def _weight_misfit(weights: list[Initializer], blueprint: Blueprint | None, conf
     wanted = sum(prod(shape) * count for shape, count in blueprint.shapes.items() if not tables & {*shape})
     least, most = _WHOLE
     if wanted and not least * wanted <= have <= most * wanted:
-        return f"the graph's weights have {have:,} elements, and the model's {wanted:,}"
+        return f"the graph has {have:,} weight values, the model {wanted:,}"
     return None
 
 
 def _has_parts(config: Mapping[str, Any]) -> bool:
-    """Whether a model is exported in parts, or may be: an encoder and a decoder, two towers."""
+    """Whether a model is or may be exported in parts: an encoder and a decoder, two towers."""
     if config.get("is_encoder_decoder"):
         return True
     return any(isinstance(value, dict) and "model_type" in value for value in config.values()) or any(
@@ -258,12 +266,12 @@ def _is_quantized(weights: Iterable[Initializer]) -> bool:
 
 
 def _share_of(weights: list[Initializer], blueprint: Blueprint, *, exact: bool = False) -> float:
-    """Return the share of a graph's matrices that can be the model's, of 1."""
+    """Return the share of a graph's matrices that can belong to the model, from 0 to 1."""
     if not weights or not blueprint.shapes:
         return 0.0
     if exact:
         return sum(_dims(tensor.shape) in blueprint.shapes for tensor in weights) / len(weights)
-    if _is_quantized(weights):  # in blocks, with scales: only one side is the matrix's own
+    if _is_quantized(weights):  # In blocks, with scales: only one size is the matrix's own.
         sides = {side for shape in blueprint.shapes for side in shape}
         return sum(any(side in sides for side in _dims(tensor.shape)) for tensor in weights) / len(weights)
     return sum(_is_known(tensor.shape, blueprint) for tensor in weights) / len(weights)
@@ -292,12 +300,12 @@ def _size(tensor: Initializer) -> int:
 
 
 def _looked_up_rows(graph: Graph) -> Iterator[int]:
-    """Yield the numbers of rows of the tables that `input_ids` is looked up in."""
+    """Yield the numbers of rows of the tables that `input_ids` indexes."""
     made_by: dict[str, Node] = {output: node for node in graph.nodes for output in node.outputs}
     shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
 
     def origin(name: str) -> str:
-        for _ in range(len(_PASSED_THROUGH)):  # chains are short, and a hostile graph may have a cycle
+        for _ in range(len(_PASSED_THROUGH)):  # Chains are short, and a hostile graph may have a cycle.
             node = made_by.get(name)
             if node is None or node.op_type not in _PASSED_THROUGH or not node.inputs:
                 break

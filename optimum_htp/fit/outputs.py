@@ -1,8 +1,8 @@
-"""Whether a graph gives what a task needs: without these outputs Optimum cannot run it.
+"""Checks whether a graph has the outputs that its task needs. Without them, Optimum cannot run it.
 
-Optimum's table of outputs by task is read from its source. Types of models that give others are asked for theirs
-before a graph is refused, which imports PyTorch. Parts of a model (encoder, decoder, parts of a diffusion pipeline)
-are known by what they take.
+Optimum's table of outputs by task is read from its source. Before a graph is rejected, the specific outputs of its
+model type are looked up, which imports PyTorch. Parts of a model (encoder, decoder, parts of a diffusion pipeline) are
+recognized by their inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["output_misfit", "past_misfit"]
 
 _EXPORTER: Final = "optimum.exporters.onnx.base"
 _FEATURES: Final = "feature-extraction"
-# Any of these is a feature: `ORTModelForCustomTasks` and sentence_transformers run what gives others than Optimum's.
+# Any of these is a feature: `ORTModelForCustomTasks` and sentence_transformers run files with other outputs.
 _FEATURE_OUTPUTS: Final = frozenset(
     {
         "last_hidden_state",
@@ -41,11 +41,11 @@ _OF_PARTS: Final = (
     "visual-question-answering",
     "document-question-answering",
 )
-# A part that takes one of these is no encoder.
+# A part with one of these inputs is not an encoder.
 _OF_DECODERS: Final = frozenset({"encoder_hidden_states", "encoder_attention_mask", "decoder_input_ids"})
 _PAST: Final = "past_key_values."
 _PRESENT: Final = re.compile(r"(?:present|past_key_values).*\.(?:key|value)")
-# What a part of a diffusion pipeline takes, and what it has to give: any of these. The first that matches counts.
+# Inputs of a part of a diffusion pipeline, and its outputs, of which one is needed. The first match is used.
 _PARTS_OF_PIPELINES: Final = (
     ("timestep", ("out_sample",)),
     ("latent_sample", ("sample",)),
@@ -56,30 +56,30 @@ _UNBUILT: Final = (ValueError, TypeError, KeyError, AttributeError, ImportError,
 
 
 def past_misfit(graph: Graph) -> str | None:
-    """Say which past key values a graph takes, where it gives more or fewer back; None where it takes none."""
+    """Return how the past key values in inputs and outputs of a graph differ; None if they match."""
     taken = [name for name in _taken(graph) if name.startswith(_PAST) and "encoder" not in name]
     given = [spec.name for spec in graph.outputs if _PRESENT.match(spec.name) and "encoder" not in spec.name]
     if taken and len(taken) != len(given):
-        return f"the graph takes {len(taken)} past key values, such as {taken[0]}, and gives {len(given)} back"
+        return f"the graph takes {len(taken)} past key values, such as {taken[0]}, but returns {len(given)}"
     return None
 
 
 def output_misfit(
     config: Mapping[str, Any], task: str | None, graph: Graph, library: str | None
 ) -> tuple[str | None, str | None]:
-    """Say which output a task needs that a graph does not give; and why that cannot be told, where it cannot.
+    """Return the needed output that a graph lacks; and why this cannot be checked, if so.
 
     Args:
-        config: Content of the model's config, empty where it is not known.
-        task: The Optimum task of the graph, None where it is not known.
+        config: Content of the model's config, empty if it is unknown.
+        task: The Optimum task of the graph, None if it is unknown.
         graph: The graph.
-        library: The library that the model is of; None for transformers.
+        library: The library of the model; None for transformers.
     """
     given = {spec.name for spec in graph.outputs}
     if library == "diffusers":
         return _pipeline_misfit({*_taken(graph)}, given)
     if task is None:
-        return None, "the task is not known"
+        return None, "the task is unknown"
     task = task.removesuffix(WITH_PAST)
     if library == "sentence_transformers" or task == _FEATURES:
         if given & _FEATURE_OUTPUTS:
@@ -92,13 +92,13 @@ def output_misfit(
     own, whole = _own_outputs(config, task, library)
     wanted = own if own is not None else common
     if wanted is None:
-        return None, f"Optimum states no outputs of a {model_type_of(config) or 'model'} for {task}"
+        return None, f"Optimum has no list of outputs of a {model_type_of(config) or 'model'} for {task}"
     missing = [name for name in wanted if name not in given and not _PRESENT.match(name)]
     if not missing:
         return None, None
     if not whole:
-        return None, f"which part of a {model_type_of(config)} model the graph is cannot be told"
-    return f"{task} needs the output {', '.join(missing)}, and the graph gives {_listed(given)}", None
+        return None, f"it is unknown which part of a {model_type_of(config)} model the graph is"
+    return f"{task} needs the output {', '.join(missing)}, but the graph has {_listed(given)}", None
 
 
 def _pipeline_misfit(taken: Collection[str], given: Collection[str]) -> tuple[str | None, str | None]:
@@ -107,8 +107,8 @@ def _pipeline_misfit(taken: Collection[str], given: Collection[str]) -> tuple[st
             if any(output in given for output in wanted):
                 return None, None
             needed = " or ".join(wanted)
-            return f"such a part of a pipeline needs the output {needed}, and the graph gives {_listed(given)}", None
-    return None, "which part of a pipeline the graph is cannot be told"
+            return f"such a part of a pipeline needs the output {needed}, but the graph has {_listed(given)}", None
+    return None, "it is unknown which part of a pipeline the graph is"
 
 
 def _is_encoder(config: Mapping[str, Any], task: str, graph: Graph) -> bool:
@@ -120,12 +120,12 @@ def _is_encoder(config: Mapping[str, Any], task: str, graph: Graph) -> bool:
 
 
 def _taken(graph: Graph) -> Iterable[str]:
-    initial = {tensor.name for tensor in graph.initializers}  # of IR version 3 are inputs too
+    initial = {tensor.name for tensor in graph.initializers}  # In IR version 3, they are inputs too.
     return [spec.name for spec in graph.inputs if spec.name not in initial]
 
 
 def _outputs_by_task() -> Mapping[str, Iterable[str]]:
-    """Return the outputs of models by task, as Optimum's exporter has them; none without that."""
+    """Return the outputs of models by task from Optimum's exporter; empty without it."""
     try:
         file = module_file(_EXPORTER)
         table = constants(file)["OnnxConfig"]["_TASK_TO_COMMON_OUTPUTS"] if file is not None else {}
@@ -135,8 +135,10 @@ def _outputs_by_task() -> Mapping[str, Iterable[str]]:
 
 
 def _own_outputs(config: Mapping[str, Any], task: str, library: str | None) -> tuple[tuple[str, ...] | None, bool]:
-    """Return the outputs that Optimum gives a type of model for a task, None where it cannot be asked; and whether
-    that is of all files of such a model, which some types are exported as several of.
+    """Return the outputs in Optimum of a model type for a task, and whether they are those of all files of such a
+    model.
+
+    The outputs are None if they are not available. Some types are exported as several files.
     """
     try:
         import optimum.exporters.onnx.model_configs  # noqa: F401 - fills Optimum's table of models

@@ -1,4 +1,4 @@
-"""The names and shapes of a model's weights, without the weights: from the heads of its safetensors files."""
+"""The names and shapes of a model's weights, from the headers of its safetensors files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = get_logger(__name__)
 Parameters = Mapping[str, tuple[int, ...]]
 
 _SHARD: Final = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
-_MOST_SHARDS: Final = 8  # to ask the Hub for: one request each
-_OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # which transformers renames as it loads
-_REMEMBERED: Final = 16  # models, of some 100 KiB each
+_MOST_SHARDS: Final = 8  # Headers to request from the Hub: one request each.
+_OLD_NAMES: Final = {"gamma": "weight", "beta": "bias"}  # transformers renames these at loading.
+_REMEMBERED: Final = 16  # Models, of about 100 KiB each.
 
 _found: Final[LRUCache[tuple[str, str, str | bool | None], Parameters]] = LRUCache(_REMEMBERED)
 
@@ -32,13 +32,13 @@ _found: Final[LRUCache[tuple[str, str, str | bool | None], Parameters]] = LRUCac
 def parameters_of(
     folder: Path | None, files: Iterable[str], access: HubAccess, commit: tuple[str, str] | None
 ) -> Parameters | None:
-    """Return the shapes of a model's weights by name, None where they cannot be told so.
+    """Return the shapes of a model's weights by name; None if they are not available.
 
     Args:
-        folder: Where its files are that are here; None where none is.
+        folder: The folder of its local files; None if there are none.
         files: Names of all its files.
-        access: How to reach the Hub.
-        commit: Repo id and commit on the Hugging Face Hub, to ask for what is not here; None to ask nobody.
+        access: Options for Hub requests.
+        commit: Repo id and commit on the Hugging Face Hub, for files that are not local; None for no requests.
     """
     here = () if folder is None else (path.name for path in folder.glob("model*.safetensors"))
     names = _weight_files({*files, *here})
@@ -49,7 +49,7 @@ def parameters_of(
             return _read(names, lambda name: open_local_safetensors(folder / name))
         if commit is None or access.local_files_only or len(names) > _MOST_SHARDS:
             return None
-        return _found.get_or_make(  # what fails is asked again, and what one token may see, with that token alone
+        return _found.get_or_make(  # Failures are not remembered, and results are remembered per token.
             (*commit, _token(access)), lambda: _read(names, lambda name: open_hub_safetensors(*commit, name, access))
         )
     except (OptimumHTPError, InvalidOnnxFileError, OSError, ValueError) as error:
@@ -64,7 +64,7 @@ def _token(access: HubAccess) -> str | bool | None:
 
 
 def _weight_files(files: set[str]) -> tuple[str, ...]:
-    """Return the safetensors files that hold all weights together, none where there are no such."""
+    """Return the safetensors files that contain all weights together; empty if there are none."""
     if WEIGHTS in files:
         return (WEIGHTS,)
     shards = sorted(name for name in files if (found := _SHARD.fullmatch(name)) and 0 < int(found[1]) <= int(found[2]))

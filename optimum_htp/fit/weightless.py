@@ -23,16 +23,16 @@ from optimum_htp.resolve.configs import load_config
 __all__ = ["blueprint_of", "build_model", "config_of", "tree_of_checkpoint"]
 
 
-# transformers imports a model's module when it is first named, and fails where several threads do that at once.
+# transformers imports a model's module on first use, and fails if several threads do that at once.
 _BUILDING: Final = ForkSafeLock()
 
 
 def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint:
-    """Return what a config says of a model of transformers.
+    """Return the facts about a model of transformers from its config.
 
     Args:
         config: Content of a `config.json`.
-        class_name: The class; None for the one that the config names.
+        class_name: The class; None for the class in the config.
 
     Raises:
         ConfigLoadError: It is not a config, or names no class that can be built without code of its repo.
@@ -58,7 +58,7 @@ def blueprint_of(config: Mapping[str, Any], class_name: str | None) -> Blueprint
 
 
 def config_of(config: Mapping[str, Any]) -> Any:
-    """Return the content of a config as an object of the class for its type of model.
+    """Return the content of a config as an object of the class for its model type.
 
     Raises:
         ConfigLoadError: It is not a config of transformers.
@@ -67,7 +67,7 @@ def config_of(config: Mapping[str, Any]) -> Any:
 
     try:
         kind = CONFIG_MAPPING[str(config.get("model_type"))]
-        return kind.from_dict(copy.deepcopy(dict(config)))  # it takes parts out of what it is given
+        return kind.from_dict(copy.deepcopy(dict(config)))  # It removes parts of its argument.
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise ConfigLoadError(f"The config of a {config.get('model_type')} model cannot be loaded: {error}") from error
 
@@ -77,7 +77,7 @@ def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote
 
     Args:
         checkpoint: The model's files; its weights are not needed.
-        task: Optimum task; None for the one that the model is for.
+        task: Optimum task; None for the task of the model.
         trust_remote_code: Whether code of the repo may run.
 
     Raises:
@@ -85,8 +85,8 @@ def tree_of_checkpoint(checkpoint: Checkpoint, task: str | None, *, trust_remote
     """
     if checkpoint.library != "transformers":
         raise ConfigLoadError(
-            f"The modules of a {checkpoint.library} model cannot be told from its config: give --from with the file "
-            "as it was exported."
+            f"The modules of a {checkpoint.library} model cannot be derived from its config. Pass --from with the "
+            "exported file."
         )
     checkpoint.require_config()
     if not trust_remote_code:
@@ -102,12 +102,12 @@ def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool 
     """Return a model of transformers without its weights.
 
     Args:
-        class_name: Its class; where transformers has none of that name, the one that `AutoModel` takes.
+        class_name: Its class. If transformers does not have it, the class that `AutoModel` uses.
         config: Its config.
         trust_remote_code: Whether code of the repo may run.
 
     Raises:
-        ConfigLoadError: The config is none that it can be built from.
+        ConfigLoadError: The model cannot be built from the config.
     """
     import torch
     import transformers
@@ -125,7 +125,7 @@ def build_model(class_name: str | None, config: Any, *, trust_remote_code: bool 
 
 
 def _pytorch_class(name: str | None) -> Any:
-    """Return a class of transformers; None for one of a repo's own, and of a framework that is not here."""
+    """Return a class of transformers; None for a class of a repo, or of a framework that is not installed."""
     import transformers
 
     plain = str(name).removeprefix("TF").removeprefix("Flax")

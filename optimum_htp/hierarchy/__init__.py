@@ -1,5 +1,6 @@
-"""From which module of the PyTorch model each node of a graph came, and writing it into the file.
+"""Finds the PyTorch module of each node in a graph, and writes it into the file as tags.
 
-The rooms in order: `tree` (the modules), `scopes` (names to modules), `assign` (nodes to modules), `rewritten` (across
-passes that rewrite the graph), `tags` (into the file and out of it), `summary` (what a module costs).
+The modules in order: `tree` (the modules of a model), `scopes` (names to modules), `assign` (nodes to modules),
+`rewritten` (nodes after passes that rewrite the graph), `tags` (reading and writing), `summary` (the cost of a
+module).
 """

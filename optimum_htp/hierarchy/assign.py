@@ -1,6 +1,6 @@
-"""Every node to its module, by rules in a fixed order; each rule's share is counted and told.
+"""Assigns every node to its module, with rules in a fixed order. The number of nodes of each rule is recorded.
 
-A rule that reads what the exporter wrote comes before one that concludes; the root is the last resort.
+Rules that read the exporter's output come before rules that infer. The root is the last resort.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["DYNAMO_SCOPES", "Assignment", "assign", "complete", "dynamo_scopes",
 
 DYNAMO_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _DYNAMO_CLASSES: Final = "pkg.torch.onnx.class_hierarchy"
-_NO_MODULE: Final = "_empty_nn_module_stack_from_metadata_hook"  # PyTorch's name for a module that it does not know
-_LONGEST: Final = 1 << 14  # characters of these
+_NO_MODULE: Final = "_empty_nn_module_stack_from_metadata_hook"  # PyTorch's name for an unknown module.
+_LONGEST: Final = 1 << 14  # Characters of the metadata.
 _LONGEST_CLASS: Final = 256
 
 
@@ -37,26 +37,26 @@ class Assignment:
 
     @property
     def coverage(self) -> dict[str, int]:
-        """How many nodes each rule found."""
+        """Number of nodes of each rule."""
         counted = Counter(rule.value for rule in self.rules)
         return {rule.value: counted[rule.value] for rule in Rule if counted[rule.value]}
 
     @property
     def inexact(self) -> int:
-        """How many nodes may have a module around the one that they came from."""
+        """Number of nodes whose module may be an outer module of the exact one."""
         return sum(rule in LAST_RESORTS for rule in self.rules)
 
 
 def assign(
     graph: Graph, resolver: ScopeResolver, tree: ModuleTree, owners: Mapping[str, frozenset[str]] | None = None
 ) -> Assignment:
-    """Return the modules of a graph's nodes, from what the graph itself says.
+    """Return the modules of a graph's nodes, from the graph itself.
 
     Args:
         graph: The graph.
-        resolver: For the scopes in its names.
+        resolver: Resolves the scopes in its names.
         tree: The modules.
-        owners: The modules that own initializers whose names do not say it.
+        owners: The modules that own initializers, for initializers whose names do not contain it.
     """
     return complete(graph, resolver, tree, {}, owners)
 
@@ -68,14 +68,14 @@ def complete(
     found: Found,
     owners: Mapping[str, frozenset[str]] | None = None,
 ) -> Assignment:
-    """Return the modules of a graph's nodes where those of some are known already.
+    """Return the modules of a graph's nodes if some are already known.
 
     Args:
         graph: The graph.
-        resolver: For the scopes in its names.
+        resolver: Resolves the scopes in its names.
         tree: The modules.
-        found: What is known, by index of the node.
-        owners: The modules that own initializers whose names do not say it.
+        found: The known modules, by index of the node.
+        owners: The modules that own initializers, for initializers whose names do not contain it.
     """
     found = dict(found)
     weights = _Weights(graph, tree, owners or {})
@@ -109,11 +109,11 @@ def complete(
 
 
 def keep_exact(assignment: Assignment, before: Assignment) -> Assignment:
-    """Return an assignment with the tags that nodes had before, where new ones are inferred and no more exact.
+    """Return an assignment in which existing tags replace new ones that are inferred and not more exact.
 
     Args:
         assignment: The new modules.
-        before: Those that the nodes of the same graph had.
+        before: The existing tags of the same nodes.
     """
     tree = assignment.tree
     known = tree.classes.keys() or set(tree.names.values())
@@ -139,10 +139,11 @@ class _Weights:
         self._inside = functools.cache(self._inside_of)
 
     def owner(self, node: Node) -> str | None:
-        """Return the one module that owns the parameters that a node uses.
+        """Return the single module that owns the parameters of a node.
 
-        By their names; by their values only if that is known of all: of a convolution that took in the batch norm
-        behind it the bias may be the norm's, and it still is the convolution.
+        Names decide. Values decide only if the owners of all are known: for a convolution with a folded batch norm,
+            the
+        bias may be the norm's, but the node is still the convolution.
         """
         used = [self._named[name] for name in node.inputs if name in self._named]
         if not used:
@@ -154,14 +155,14 @@ class _Weights:
         return next(iter(common)) if len(common) == 1 else None
 
     def around(self, owner: str | None, module: str, node: Node) -> str:
-        """Return the module around the one that a fused node's result is of and the owner of its parameters.
+        """Return the common module of a fused node's result and of its parameters.
 
-        Where that is not known, the innermost one that has parameters of such shapes.
+        If the owner is unknown, it is the innermost module that has parameters of these shapes.
 
         Args:
-            owner: Of the parameters; None where it is not known.
-            module: That computed the result.
-            node: It has replaced nodes of both.
+            owner: Owner of the parameters; None if it is unknown.
+            module: The module that computed the result.
+            node: The node, which has replaced nodes of both.
         """
         if owner is not None:
             return self._tree.common((owner, module))
@@ -170,16 +171,16 @@ class _Weights:
         return self._tree.caller(next(wide, module))
 
     def _inside_of(self, module: str) -> frozenset[tuple[int, ...]]:
-        """Return the shapes of the parameters in a module, those of the modules in it too."""
+        """Return the shapes of the parameters in a module, including those of its submodules."""
         owned = (shapes for name, shapes in self._tree.shapes.items() if is_inside(name, module))
         return frozenset().union(*owned)
 
     def goes_before(self, owner: str, module: str, node: Node) -> bool:
-        """Whether the owner of its parameters says more of a node than its scope.
+        """Whether the owner of its parameters is more exact for a node than its scope.
 
-        It does where the scope's module has no parameter of such a shape itself: exporters merge parameters of equal
-        values, and a module that uses the tied weight of another is still where it is. Where shapes are not known, it
-        does where one of both lies in the other.
+        This is true if the scope's module has no parameter of this shape: exporters merge parameters of equal values,
+        and a module that uses another's tied weight keeps its scope. If shapes are unknown, it is true if one module
+        is inside the other.
         """
         if owner == module:
             return False
@@ -190,7 +191,7 @@ class _Weights:
 
 
 def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, Rule] | None:
-    """Return what a node itself says: its name, the dynamo exporter's metadata, the names of its values."""
+    """Return the module from the node itself: its name, the dynamo exporter's metadata, the names of its values."""
     scope = scope_of(node.name)
     if scope is not None and (known := resolver.resolve(scope)).whole:
         rule = Rule.REPEATED if known.again else Rule.NAME
@@ -205,21 +206,21 @@ def _said(node: Node, resolver: ScopeResolver, tree: ModuleTree) -> tuple[str, R
 
 
 def _is_fused(node: Node) -> bool:
-    """Whether a node has another operator than the one that its results are named after."""
+    """Whether a node has another operator than the one in the names of its results."""
     return not any(value.rpartition("/")[2].startswith(f"{node.op_type}_") for value in node.outputs)
 
 
 def _others(node: Node, resolver: ScopeResolver) -> frozenset[str]:
-    """Return the modules that the scope in a node's name could as well mean."""
+    """Return the other modules that the scope in a node's name can mean."""
     scope = scope_of(node.name)
     return resolver.resolve(scope).others if scope is not None else frozenset()
 
 
 def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
-    """Return the modules around a node, outermost first, as the dynamo exporter wrote them.
+    """Return the modules around a node from the dynamo exporter's metadata, outermost first.
 
-    None where it wrote none, or did not know them. It writes a Python list whose last entry names the operation, and
-    may look like a module.
+    None if there are none, or if they are unknown. The metadata is a Python list. Its last entry names the operation,
+    and may look like a module.
     """
     scopes = _listed(metadata.get(DYNAMO_SCOPES))
     return (
@@ -228,9 +229,9 @@ def dynamo_scopes(metadata: Mapping[str, str]) -> list[str] | None:
 
 
 def dynamo_tree(graph: Graph) -> ModuleTree | None:
-    """Return the tree that the dynamo exporter's notes make up, classes included; None where there are none.
+    """Return the tree from the dynamo exporter's metadata, including classes; None if there is no metadata.
 
-    For files whose model is not known. Modules that only hold others are not in it.
+    For files of unknown models. Modules that only contain others are not in it.
     """
     classes: dict[str, str] = {}
     for node in graph.nodes:
@@ -245,7 +246,7 @@ def dynamo_tree(graph: Graph) -> ModuleTree | None:
 
 
 def _listed(text: str | None) -> list[str] | None:
-    """Return a list of strings that is written as in Python, None for anything else."""
+    """Return a list of strings from its Python notation; None for anything else."""
     if text is None or len(text) > _LONGEST:
         return None
     try:
@@ -256,7 +257,7 @@ def _listed(text: str | None) -> list[str] | None:
 
 
 def _dynamo_module(metadata: Mapping[str, str], tree: ModuleTree) -> str | None:
-    """Return the innermost module that the dynamo exporter wrote; None where it is not in the tree."""
+    """Return the innermost module in the dynamo exporter's metadata; None if it is not in the tree."""
     scopes = dynamo_scopes(metadata)
     if scopes is None:
         return None

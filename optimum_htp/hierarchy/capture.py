@@ -1,8 +1,8 @@
-"""Watching an export: the module tree of each part at the moment it is exported, patched and wrapped as it is.
+"""Observes an export: the module tree of each part at the moment of its export, with all patches and wrappers.
 
-`torch.onnx.export` is watched while Optimum runs. Just before it traces a part, the part's modules are noted, by
-identity with those of the whole model, and which modules call which; right behind it, each node of the graph that
-came out is given its module, before any pass has touched it.
+`torch.onnx.export` is wrapped while Optimum runs. Just before it traces a part, the part's modules are recorded, by
+identity with those of the whole model, and which modules call which. Directly after the trace, each node of the graph
+gets its module, before any pass changes the graph.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from optimum_htp.onnxfile import read_graph
 
 __all__ = ["ExportedParts", "module_tree", "watched_exports"]
 
-_PARAMETERS: Final = ("model", "args", "f")  # the first of `torch.onnx.export`
+_PARAMETERS: Final = ("model", "args", "f")  # The first parameters of `torch.onnx.export`.
 
 
 @dataclass(frozen=True)
 class _Part:
     original: Original
-    file: tuple[int, int]  # size and time of the file, by which it is known again
+    file: tuple[int, int]  # Size and time of the file, to recognize it later.
 
 
 @dataclass
 class ExportedParts:
-    """The parts of a model that were exported, by the file that each was written to.
+    """The exported parts of a model, by the file of each.
 
     Attributes:
-        folder: Where to.
-        whole: Returns the whole model; called when its first part is exported.
-        faults: What went wrong while the modules of a part's nodes were looked up, by its file.
+        folder: The output folder.
+        whole: Returns the whole model; called at the export of its first part.
+        faults: Exceptions during the lookup of a part's modules, by its file.
     """
 
     folder: Path
@@ -57,14 +57,14 @@ class ExportedParts:
         return frozenset(module for part in self._parts.values() for module in part.original.assignment.modules)
 
     def try_to_add(self, name: str, part: Any, calls: dict[tuple[str, ...], list[str]]) -> None:
-        """Note a part in the middle of somebody else's export, which has to go on whatever comes of that."""
+        """Record a part during an export of other code, which must continue in any case."""
         try:
             self.add(name, part, calls)
         except Exception as error:  # noqa: BLE001 - the caller decides what a file without tags is worth
             self.faults[name] = error
 
     def add(self, name: str, part: Any, calls: dict[tuple[str, ...], list[str]]) -> None:
-        """Note a part that has just been exported to a file in the folder."""
+        """Record a part that has just been exported to a file in the folder."""
         tree = module_tree(self.whole(), part, name)
         resolver = ScopeResolver(tree, calls)
         graph = read_graph(self.folder / name)
@@ -73,14 +73,14 @@ class ExportedParts:
         self._parts[name] = _Part(original, _identity(self.folder / name))
 
     def assignment(self, name: str, path: Path) -> Assignment | None:
-        """Return the modules of a file's nodes, whatever passes have made of it since; None where none was seen.
+        """Return the modules of a file's nodes, also after passes; None if its export was not observed.
 
         Args:
-            name: The file, as Optimum named it.
-            path: Where it is now.
+            name: The file, by Optimum's name.
+            path: Its present path.
 
         Raises:
-            Exception: One of the `faults`, where the file is that part or is made of it.
+            Exception: One of the `faults`, if the file is that part or was made from it.
         """
         if name in self.faults or (self.faults and name not in self._parts):
             raise self.faults.get(name) or next(iter(self.faults.values()))
@@ -90,7 +90,7 @@ class ExportedParts:
         if name in self._parts and parts[0].file == _identity(path):
             return parts[0].original.assignment
         tree = parts[0].original.assignment.tree
-        for part in parts[1:]:  # a merged file
+        for part in parts[1:]:  # A merged file.
             other = part.original.assignment.tree
             names, parameters = {**other.names, **tree.names}, {**other.parameters, **tree.parameters}
             tree = ModuleTree(tree.classes, tree.containers, names, parameters, {**other.shapes, **tree.shapes})
@@ -103,18 +103,18 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
-    """Return the tree of a part of a model, with the names that its modules have in the whole.
+    """Return the tree of a part of a model, with the names of its modules in the whole model.
 
     Args:
         whole: The model, or a diffusers pipeline.
-        part: The module that is exported: the model, one of its modules, or a wrapper around some.
-        file: What it is exported to; its folder is named after a pipeline's component.
+        part: The exported module: the model, one of its modules, or a wrapper around some.
+        file: The output file; its folder has the name of a pipeline's component.
     """
     from torch import nn
 
     if isinstance(whole, nn.Module):
         roots = {ROOT: whole}
-    else:  # a pipeline: the component, under its name
+    else:  # A pipeline: the component, by its name.
         folder = PurePosixPath(file).parent.name
         component = COMPONENTS.get(folder, folder)
         roots = {component: part}
@@ -127,10 +127,10 @@ def module_tree(whole: Any, part: Any, file: str = "model.onnx") -> ModuleTree:
     names = {}
     for path, module in part.named_modules():
         names[path] = known.get(id(module)) or (known_part if not path else "")
-        if path and not names[path]:  # a module of a wrapper, or of a copy
+        if path and not names[path]:  # A module of a wrapper, or of a copy.
             holder = names.get(path.rpartition(".")[0], known_part)
             names[path] = ".".join(filter(None, (holder, path.rpartition(".")[2])))
-    for path, module in part.named_modules(remove_duplicate=False):  # a shared module has several names
+    for path, module in part.named_modules(remove_duplicate=False):  # A shared module has several names.
         names.setdefault(path, known.get(id(module)) or path)
     classes = {ROOT: type(whole).__name__}
     containers = set()
@@ -164,21 +164,21 @@ def _named(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _place_of_copy(whole: Any, part: Any) -> str:
-    """Return the name of the module that a part is a copy of: the only one of its class, else the root's."""
+    """Return the name of the module that a part is a copy of: the only one of its class, otherwise the root."""
     alike = [name for name, module in whole.named_modules() if type(module) is type(part)]
     return alike[0] if len(alike) == 1 else ROOT
 
 
 @contextmanager
 def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> Iterator[ExportedParts]:
-    """Collect what `torch.onnx.export` writes into a folder while the block runs, in this thread.
+    """Record what `torch.onnx.export` writes into a folder while the block runs, in this thread.
 
-    Other threads' exports, and those to a buffer or another folder, go on as if nobody watched.
+    Exports of other threads, to a buffer, or to another folder are not affected.
 
     Args:
         folder: The folder.
-        whole: Returns the whole model; called when its first part is exported.
-        wanted: Whether to watch at all.
+        whole: Returns the whole model; called at the export of its first part.
+        wanted: Whether to record anything.
     """
     import torch.onnx
     from torch import nn
@@ -211,7 +211,7 @@ def watched_exports(folder: Path, whole: Callable[[], Any], *, wanted: bool) -> 
 
 
 def _name_inside(folder: Path, target: Any) -> str | None:
-    """Return the name of a file in a folder, relative to it; None for a buffer, no target, or a file elsewhere."""
+    """Return the name of a file relative to a folder; None for a buffer, no target, or a file elsewhere."""
     if not isinstance(target, (str, os.PathLike)):
         return None
     path = Path(os.fsdecode(target))
@@ -220,12 +220,12 @@ def _name_inside(folder: Path, target: Any) -> str | None:
 
 @contextmanager
 def _watched_calls(model: Any) -> Iterator[dict[tuple[str, ...], list[str]]]:
-    """Collect the modules that are called, by the scope that PyTorch's exporter gives each call, in order."""
+    """Record the called modules, in order, by the scope that PyTorch's exporter gives each call."""
     from torch import nn
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
     names = {id(module): name for name, module in model.named_modules()}
-    mine = threading.get_ident()  # the hooks see every thread's calls
+    mine = threading.get_ident()  # The hooks are called in every thread.
     calls: dict[tuple[str, ...], list[str]] = defaultdict(list)
     running: list[tuple[str, ...]] = []
 

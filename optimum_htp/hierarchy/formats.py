@@ -1,9 +1,8 @@
-"""How the weights of a graph are kept: as floats of some size, or quantized, and what that saves.
+"""The format of a graph's weights: floats of some size, or quantized, and the bytes saved.
 
-An initializer's element type alone does not tell: four-bit weights are packed into bytes, and scales and zero points
-belong to what they scale. So operators are asked, by the place of an input: those of ONNX
-(https://onnx.ai/onnx/operators/) and of ONNX Runtime
-(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
+The element type of an initializer is not enough: four-bit weights are packed into bytes, and scales and zero points
+belong to other weights. So the operator and the input index decide, for the operators of ONNX (https://onnx.ai/onnx/operators/)
+and of ONNX Runtime (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md).
 """
 
 from __future__ import annotations
@@ -19,23 +18,26 @@ from optimum_htp.onnxfile.tensors import bits_of
 
 __all__ = ["Kept", "elements_of", "kept_weights"]
 
-_FULL: Final = 4  # bytes of a float32, against which is saved
-_MOST: Final = 1 << 63  # elements of a tensor
+_FULL: Final = 4  # Bytes of a float32, the base for saved bytes.
+_MOST: Final = 1 << 63  # Elements of a tensor.
 
 _FLOATS: Final = ("float", "bfloat")
-_SUFFIXES: Final = ("_scale", "_zero_point")  # of the names that ONNX Runtime's quantizer gives, beside `_quantized`
+_SUFFIXES: Final = (
+    "_scale",
+    "_zero_point",
+)  # Suffixes in the names of ONNX Runtime's quantizer, in addition to `_quantized`.
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How an initializer is kept.
+    """The format of an initializer.
 
     Attributes:
-        format: Of a weight: float32, float16, int8, int4 and so on, signed or not; None for what is no weight: a
-            shape, an index, a scalar, and the scales and zero points of others.
-        elements: Numbers that it stands for.
-        bytes: What it takes.
-        saved: Bytes that it takes less than float32 would; of a scale or zero point what it takes itself, below 0.
+        format: For a weight: float32, float16, int8, int4 and so on, signed or not. None for initializers that are not
+            weights: a shape, an index, a scalar, and scales and zero points.
+        elements: Number of values.
+        bytes: Its size in bytes.
+        saved: Bytes saved compared with float32; for a scale or zero point its own size, negative.
     """
 
     format: str | None
@@ -45,7 +47,7 @@ class Kept:
 
 
 def kept_weights(graph: Graph) -> dict[str, Kept]:
-    """Return how each initializer of a graph is kept, by its name."""
+    """Return the format of each initializer of a graph, by its name."""
     names = {tensor.name for tensor in graph.tensors}
     quantized: dict[str, Node] = {}
     scales = {
@@ -88,7 +90,7 @@ def _kept(tensor: Initializer, user: Node | None, scales: bool) -> Kept:
 
 
 def elements_of(shape: Sequence[int]) -> int:
-    """Return the number of elements of a tensor; 0 for a shape that none can have."""
+    """Return the number of elements of a tensor; 0 for an invalid shape."""
     if any(not 0 < size < _MOST for size in shape):
         return 0
     count = math.prod(shape)

@@ -1,7 +1,7 @@
-"""Nodes without a scope of their own: their modules, concluded from the nodes around them in the graph.
+"""Infers the modules of nodes without a scope from the nodes around them in the graph.
 
 A node computes inside the innermost module around all known nodes that its values lead to and come from. It may be in
-a module inside that one; the exact module is only known where all of these nodes are of one module.
+a submodule of that module. The exact module is known only if all of these nodes are of one module.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from optimum_htp.onnxfile import Graph, Node
 
 __all__ = ["follow_neighbours"]
 
-_MAKERS: Final = 16  # of a value that are looked at: a graph has one, its branches another each
+_MAKERS: Final = 16  # Nodes that make a value: a graph has one, its branches have one each.
 
-# What quantizers put in front of the nodes that they quantize.
+# Quantizers insert these before the nodes that they quantize.
 _IN_FRONT: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
-_AT_USERS: Final = _IN_FRONT | {"Constant", "Identity", "Cast", "Transpose"}  # as weights are brought to their nodes
+_AT_USERS: Final = _IN_FRONT | {
+    "Constant",
+    "Identity",
+    "Cast",
+    "Transpose",
+}  # Operators between weights and the nodes that use them.
 
 _KEPT: Final = _IN_FRONT | {"Cast", "Constant", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _LINEAR: Final = _KEPT | {"Add", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "Mul"}
@@ -52,11 +57,11 @@ _OPERATORS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "Embedding": frozenset(_EMBEDDING),
 }
-"""The operators that modules of PyTorch's own classes export to; others are computed by the module around one."""
+"""The operators that PyTorch's own modules are exported to. Other operators belong to an outer module."""
 
 
 def follow_neighbours(graph: Graph, tree: ModuleTree, found: Found) -> None:
-    """Add the nodes that are missing in what is found, as far as their neighbours say where they are.
+    """Add missing nodes to the found ones, as far as their neighbours determine them.
 
     Args:
         graph: The graph.
@@ -74,10 +79,10 @@ def follow_neighbours(graph: Graph, tree: ModuleTree, found: Found) -> None:
 
 
 class _Links:
-    """Which nodes make the values that others use.
+    """The nodes that make values, and the nodes that use them.
 
     Attributes:
-        nodes: Those of the graph.
+        nodes: The nodes of the graph.
         is_computed: For each node whether it depends on an input of the graph.
     """
 
@@ -95,7 +100,7 @@ class _Links:
         self._weights = {tensor.name for tensor in graph.tensors}
         self.holders, self.inside = _nesting(self.nodes)
         self.is_computed = [False] * len(self.nodes)
-        for _ in range(2):  # what lies in subgraphs may be out of order
+        for _ in range(2):  # Nodes of subgraphs may be out of order.
             for index in range(len(self.nodes)):
                 self.is_computed[index] = index in self.inside or any(
                     self.is_given(value) or any(self.is_computed[maker] for maker in self._makers.get(value, ()))
@@ -116,7 +121,7 @@ class _Links:
         return (maker for maker in found if maker != index)
 
     def users(self, index: int) -> Iterable[int]:
-        """Return the nodes that use a node's values; of one that ends a subgraph the users of the node around it."""
+        """Return the nodes that use a node's values; for the end of a subgraph, the users of the outer node."""
         made = [value for value in dict.fromkeys(self.nodes[index].outputs) if index in self._makers.get(value, ())]
         users = [user for value in made for user in self._users.get(value, ()) if user != index]
         if not users and index in self.holders:
@@ -127,7 +132,7 @@ class _Links:
 def _place_computed(
     links: _Links, tree: ModuleTree, executed: _Executed, found: Found, missing: Sequence[int]
 ) -> None:
-    """Find nodes that depend on inputs: inside the module around all known nodes before and behind them."""
+    """Find nodes that depend on inputs: inside the module around all known nodes before and after them."""
     root = tree.names.get(ROOT, ROOT)
     known = dict(found)
     before: dict[int, str | None] = {}
@@ -169,9 +174,9 @@ def _place_computed(
 def _place_constant(
     links: _Links, tree: ModuleTree, executed: _Executed, found: Found, missing: Sequence[int]
 ) -> None:
-    """Find constants, and what quantizers put in: they belong to the nodes that use them.
+    """Find constants and nodes of quantizers: they belong to the nodes that use them.
 
-    What is computed from constants alone may be given from one module to another.
+    Values that are computed from constants only may be passed from one module to another.
     """
     for _ in range(2):
         for index in reversed(missing):
@@ -190,7 +195,7 @@ def _place_constant(
 
 
 def _place_by_order(nodes: Sequence[Node], tree: ModuleTree, found: Found) -> None:
-    """Find nodes that nobody uses and that use nothing: exporters write nodes in the order of execution."""
+    """Find nodes without inputs and users. Exporters write nodes in the order of execution."""
     behind: list[int | None] = [None] * len(nodes)
     for index in range(len(nodes) - 1, 0, -1):
         behind[index - 1] = index if index in found else behind[index]
@@ -222,19 +227,19 @@ class _Executed:
             before = counted[index] if counted[index] is not None else before
 
     def during(self, index: int, tree: ModuleTree) -> str | None:
-        """Return the module around the known nodes before and behind one, None at the ends of the graph."""
+        """Return the module around the known nodes before and after a node; None at the ends of the graph."""
         before, behind = self._modules[index]
         return None if before is None or behind is None else tree.holder(tree.common((before, behind)))
 
 
 def _may_be_in(node: Node, module: str, tree: ModuleTree) -> bool:
-    """Whether a module of its class exports to such a node."""
+    """Whether a module of this class is exported to such a node."""
     operators = _OPERATORS.get(tree.classes.get(module, ""))
     return operators is None or node.op_type in operators
 
 
 def _nesting(nodes: Sequence[Node]) -> tuple[dict[int, int], dict[int, list[int]]]:
-    """Return the node around each that lies in a subgraph, and the nodes in the subgraphs of each that has some."""
+    """Return the outer node of each node in a subgraph, and the nodes in the subgraphs of each node."""
     holders: dict[int, int] = {}
     inside: dict[int, list[int]] = defaultdict(list)
     around: list[int] = []

@@ -1,6 +1,7 @@
-"""Which part of a model a graph is, told from the scopes and parameters in its names: an encoder that was exported
-alone names its modules from itself on. So do the scopes of a model that calls `self.model.decoder` past `self.model`;
-the names of its parameters do not.
+"""Finds the part of a model that a graph contains, from the scopes and parameters in its names.
+
+The names in a separately exported encoder begin at the encoder. So do the scopes of a model that calls
+`self.model.decoder` without `self.model`; the names of its parameters do not.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from optimum_htp.onnxfile import Graph
 __all__ = ["COMPONENTS", "part_fit", "part_tree", "scopes_of"]
 
 COMPONENTS: Final = {"vae_encoder": "vae", "vae_decoder": "vae"}
-"""The parts of a diffusion pipeline that Optimum makes of one component of it."""
+"""The parts of a diffusion pipeline that Optimum makes from one component."""
 
-_ENOUGH: Final = 0.95  # of the names; functions and renamed nodes have some that lead nowhere
-_DEEPEST: Final = 3  # levels at which parts are looked for
-_MOST: Final = 200  # modules that are tried, the outer ones first
+_ENOUGH: Final = 0.95  # Share of the names; functions and renamed nodes have names without a module.
+_DEEPEST: Final = 3  # Levels at which parts are searched for.
+_MOST: Final = 200  # Modules that are tried, the outer ones first.
 
 
 def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
@@ -30,14 +31,16 @@ def scopes_of(graph: Graph) -> set[tuple[str, ...]]:
 
 
 def part_fit(graph: Graph, tree: ModuleTree) -> float:
-    """Return the share of the scopes in a graph's names that lead to a module, from 0 to 1."""
+    """Return the share of the scopes in a graph's names that resolve to a module, from 0 to 1."""
     scopes = scopes_of(graph) - {()}
     resolver = ScopeResolver(part_tree(graph, tree))
     return sum(resolver.resolve(scope).whole for scope in scopes) / max(len(scopes), 1)
 
 
 def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
-    """Return the tree of the part of a model that a graph is; the whole model's where that fits, or nothing does."""
+    """Return the tree of the part of a model that a graph contains; the whole model's tree if it fits, or if no part
+    fits.
+    """
     scopes = scopes_of(graph) - {()}
     written = {scope for node in graph.nodes for scope in dynamo_scopes(node.metadata) or () if scope}
     if not scopes and not written:
@@ -65,7 +68,7 @@ def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
 
 
 def _parameters(graph: Graph, tree: ModuleTree) -> list[str]:
-    """Return the names of a graph's tensors that a parameter has in the model, or in a part of it."""
+    """Return the names of a graph's tensors that are names of parameters in the model, or in a part of it."""
     endings: set[str] = set()
     for name in tree.parameters:
         atoms = name.split(".")
@@ -74,7 +77,7 @@ def _parameters(graph: Graph, tree: ModuleTree) -> list[str]:
 
 
 def _children(tree: ModuleTree) -> dict[str, set[str]]:
-    """Return what the modules in each are called that may be a part's root, without numbers."""
+    """Return the names, without numbers, of the submodules of each module that may be the root of a part."""
     held: dict[str, set[str]] = defaultdict(set)
     for name in tree.classes:
         atoms = name.split(".", _DEEPEST + 1)

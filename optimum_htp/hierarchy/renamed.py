@@ -1,11 +1,12 @@
-"""Parameters that an exporter renamed, found by their values or shapes: where a node uses one that its module lacks.
+"""Finds parameters that an exporter renamed, by their values or shapes, if a node uses one that its module does not
+have.
 
-A transposed weight loses its name (`onnx::MatMul_42`). In most cases the node's scope says whose it is. Where the
-scope's module has no parameter of that shape (a functional attention, a table that is looked up at fixed positions),
-the values are compared with the parameters of that shape; nothing else is read. Where there are no weights to compare
-with, the shape alone says it if only one module has such a parameter.
+A transposed weight loses its name (`onnx::MatMul_42`). In most cases the node's scope determines its module. If the
+scope's module has no parameter of that shape (functional attention, a table with fixed positions), the values are
+compared with the parameters of that shape; nothing else is read. Without weights, the shape decides if only one
+module has such a parameter.
 
-Prefixes that a tool has put before all names of a graph, as `onnx.compose.add_prefix` does, are found and left out.
+Prefixes that a tool has put before all names of a graph, as `onnx.compose.add_prefix` does, are found and removed.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ _FLOATS: Final = ("float16", "float32", "float64")
 
 
 def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any) -> dict[str, frozenset[str]]:
-    """Return the modules that own initializers, where neither the names nor the scopes of their users say it.
+    """Return the modules that own initializers, if neither the names nor the scopes of their users determine them.
 
     Args:
         path: The file.
         graph: Its graph.
-        assignment: The modules of its nodes as far as scopes say.
-        part: The model, or the part of it, that was exported.
+        assignment: The modules of its nodes from scopes.
+        part: The exported model, or part of it.
     """
     tree, strange = assignment.tree, _strange(graph, assignment)
     candidates: dict[tuple[int, ...], list[tuple[str, Any]]] = defaultdict(list)
@@ -53,11 +54,11 @@ def owners_by_value(path: Path, graph: Graph, assignment: Assignment, part: Any)
 
 
 def owners_by_shape(graph: Graph, assignment: Assignment) -> dict[str, frozenset[str]]:
-    """Return the owners by shape alone, for lack of weights: the one module that has a parameter of such a shape.
+    """Return the owners by shape only, without weights: the single module that has a parameter of this shape.
 
     Args:
         graph: The graph.
-        assignment: The modules of its nodes as far as scopes say.
+        assignment: The modules of its nodes from scopes.
     """
     homes: dict[tuple[int, ...], set[str]] = defaultdict(set)
     for module, shapes in assignment.tree.shapes.items():
@@ -71,7 +72,7 @@ def owners_by_shape(graph: Graph, assignment: Assignment) -> dict[str, frozenset
 
 
 def _strange(graph: Graph, assignment: Assignment) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of initializers without a parameter's name that a module uses which has none of that shape."""
+    """Return the shapes of unnamed initializers that are used by a module without a parameter of that shape."""
     tree = assignment.tree
     unnamed = {
         tensor.name: loose_shape(tensor.shape)
@@ -87,7 +88,7 @@ def _strange(graph: Graph, assignment: Assignment) -> dict[str, tuple[int, ...]]
 
 
 def _is(values: Any, parameter: Any) -> bool:
-    """Whether values are a parameter's, as they are or transposed."""
+    """Whether values equal a parameter, unchanged or transposed."""
     import numpy as np
 
     mine, theirs = np.squeeze(values), np.squeeze(parameter.detach().float().cpu().numpy())
@@ -96,17 +97,17 @@ def _is(values: Any, parameter: Any) -> bool:
     return mine.ndim == 2 and mine.shape == theirs.shape[::-1] and np.array_equal(mine.T, theirs)
 
 
-_MOST: Final = 0.5  # of the nodes have to have the prefix
-_PIECES: Final = 4  # of a name in which a prefix may end
-_LONGEST: Final = 256  # characters
+_MOST: Final = 0.5  # Share of the nodes that must have the prefix.
+_PIECES: Final = 4  # Components of a name within which a prefix may end.
+_LONGEST: Final = 256  # Characters.
 
 
 def without_prefix(graph: Graph, fit: Callable[[Graph], float]) -> Graph:
-    """Return a graph without the prefix of its names, where it fits better without; else the graph itself.
+    """Return a graph without the prefix of its names if more names resolve without it; otherwise the graph itself.
 
     Args:
         graph: The graph.
-        fit: Returns the share of a graph's names that are understood, from 0 to 1.
+        fit: Returns the share of a graph's names that resolve, from 0 to 1.
     """
     prefixes = list(_prefixes(graph))
     if not prefixes:
@@ -116,7 +117,7 @@ def without_prefix(graph: Graph, fit: Callable[[Graph], float]) -> Graph:
 
 
 def _prefixes(graph: Graph) -> Iterator[str]:
-    """Yield what most nodes' names, or else their values' names, begin with: the shortest first."""
+    """Yield the common prefixes of most nodes' names, or of their values' names, the shortest first."""
     names = [name for node in graph.nodes if (name := _name_of(node))]
     counted: Counter[str] = Counter()
     for name in names:
@@ -127,7 +128,7 @@ def _prefixes(graph: Graph) -> Iterator[str]:
             end = name.find("/", end + 1, _LONGEST)
             if end < 0:
                 break
-            begun |= {name[:end], name[: end + 1]}  # of a node without a scope the slash may be the prefix's
+            begun |= {name[:end], name[: end + 1]}  # For a node without a scope, the slash may belong to the prefix.
         counted.update(begun)
     common = [prefix for prefix, count in counted.items() if count >= _MOST * len(names)]
     yield from sorted(common, key=len)

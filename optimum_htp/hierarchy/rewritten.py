@@ -1,8 +1,8 @@
-"""Modules across passes that rewrite a graph: optimisers, quantisers, converters, merged decoders.
+"""Finds the modules of nodes after passes that rewrite a graph: optimizers, quantizers, converters, merged decoders.
 
-Passes drop node metadata and keep the names of values. A node that makes a value under its old name with its old
-operator is the old node. One with another operator has replaced nodes: those between its values in the old graph,
-and it belongs to their common module.
+Passes drop node metadata and keep the names of values. A node that makes a value with its old name and its old
+operator is the old node. A node with another operator has replaced the nodes between its values in the old graph, and
+belongs to their common module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optimum_htp.onnxfile import Graph
 
 __all__ = ["Original", "assign_rewritten", "shared_values"]
 
-_UNPLACED: Final = ("Constant",)  # they are where they are used, and say nothing of where a fused node is
+_UNPLACED: Final = ("Constant",)  # They belong to the nodes that use them, so they do not locate a fused node.
 _MUCH: Final = 0.5
 
 
@@ -38,9 +38,9 @@ def assign_rewritten(
     """Return the modules of a rewritten graph's nodes.
 
     Args:
-        originals: The graphs that it may have been made from; those that share few values with it are left aside.
-        graph: What the pass made.
-        resolver: For the names of nodes that are new.
+        originals: The graphs that it may have been made from. Those with few shared values are ignored.
+        graph: The result of the pass.
+        resolver: Resolves the names of new nodes.
         tree: The modules.
     """
     values = {value for node in graph.nodes for value in node.outputs if value}
@@ -50,7 +50,7 @@ def assign_rewritten(
         if len(originals) > 1 and len(theirs & values) < _MUCH * len(theirs):
             continue
         for index, module in _carried(original, graph, values, tree).items():
-            if index not in found or found[index][1] is Rule.FUSED:  # another original may have the node itself
+            if index not in found or found[index][1] is Rule.FUSED:  # Another original may contain the node itself.
                 found[index] = module
     return complete(graph, resolver, tree, found)
 
@@ -62,7 +62,7 @@ def shared_values(original: Graph, graph: Graph) -> float:
 
 
 def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTree) -> Found:
-    """Return what one original tells of a graph's nodes."""
+    """Return the modules of a graph's nodes from one original."""
     nodes, modules = original.graph.nodes, original.assignment.modules
     regions = _Regions(original, values)
     makers = regions.makers
@@ -74,7 +74,7 @@ def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTre
             same = next(maker for maker in old if nodes[maker].op_type == node.op_type)
             found[index] = modules[same], original.assignment.rules[same]
         elif node.name in named and nodes[named[node.name]].op_type == node.op_type:
-            found[index] = modules[named[node.name]], Rule.CARRIED_NAME  # it took in what followed it
+            found[index] = modules[named[node.name]], Rule.CARRIED_NAME  # It includes the following node.
         elif old:
             replaced = [home for maker in old if (home := regions.home(maker)) is not None]
             found[index] = tree.common(replaced or (modules[maker] for maker in old)), Rule.FUSED
@@ -82,11 +82,11 @@ def _carried(original: Original, graph: Graph, values: set[str], tree: ModuleTre
 
 
 class _Regions:
-    """The nodes that lead to a node of the original graph, back to the values that are still made.
+    """The nodes that lead to a node of the original graph, back to the values that still exist.
 
     Args:
         original: The graph.
-        kept: The values that the rewritten graph makes too.
+        kept: The values that the rewritten graph also makes.
     """
 
     def __init__(self, original: Original, kept: Set[str]) -> None:
@@ -97,7 +97,10 @@ class _Regions:
         self.makers = {value: index for index, node in enumerate(self._nodes) for value in node.outputs if value}
 
     def home(self, last: int) -> str | None:
-        """Return the module around all that lead to a node; None where these are constants. Each is looked at once."""
+        """Return the common module of all nodes that lead to a node; None if these are constants.
+
+        Each is visited once.
+        """
         started: set[int] = set()
         waiting = [last]
         while waiting:

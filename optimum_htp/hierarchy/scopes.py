@@ -1,8 +1,8 @@
 """Scopes in names: from `/encoder/layer.0/attention/self/query/MatMul` to `encoder.layer.0.attention.self.query`.
 
-PyTorch's TorchScript exporter names nodes and values by the modules that were being called, outermost first. Of each
-module it writes the last attribute with the indices behind it (`layer.0`, `weight.0`), and a suffix from the second
-call on (`attention_1`). So a scope is walked down the tree of modules, one call a piece.
+PyTorch's TorchScript exporter names nodes and values by the called modules, outermost first. For each module it
+writes the last attribute with the indices after it (`layer.0`, `weight.0`), and a suffix from the second call on
+(`attention_1`). So a scope is resolved by walking down the tree of modules, one call per component.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["Resolved", "ScopeResolver", "is_called_inside", "scope_of", "short_n
 
 _SECOND_CALL: Final = re.compile(r"_\d+$")
 _FUSED: Final = "fused "
-"""What ONNX Runtime's optimizer writes before the name of a layer into which it fuses the activation behind it."""
+"""ONNX Runtime's optimizer writes this before the name of a layer into which it fuses the following activation."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a scope leads to.
+    """The result of resolving a scope.
 
     Attributes:
-        module: Name in the whole model; where that is not certain, of the module around all that it may be.
-        again: Whether a second call of a module is on the way.
-        whole: Whether every piece of the scope is a module.
-        others: The modules that it could lead to: those of the same attribute name that are called alike.
-        certain: Whether `module` is the only one.
+        module: Name in the whole model. If it is not certain, the common outer module of all candidates.
+        again: Whether the path contains a second call of a module.
+        whole: Whether every component of the scope is a module.
+        others: All candidates: the modules with the same attribute name that are called alike.
+        certain: Whether `module` is the only candidate.
     """
 
     module: str
@@ -44,22 +44,23 @@ class Resolved:
 
 
 def is_called_inside(resolver: ScopeResolver, tree: ModuleTree, scope: tuple[str, ...], module: str) -> bool | None:
-    """Whether a scope leads through a call of a module; None where it does not lead to something in that module.
+    """Whether a scope leads through a call of a module; None if it does not lead into that module.
 
-    A model may call what is in a module without calling that: OWL-ViT uses a layer norm of its vision tower on the
-    result of the tower.
+    A model may call a submodule without calling the module: OWL-ViT applies a layer norm of its vision tower to the
+        result of
+    the tower.
     """
     callee = tree.caller(module)
     for length in range(len(scope) + 1):
         resolved = resolver.resolve(scope[:length])
-        if resolved.whole and callee in map(tree.caller, resolved.others):  # which of several, the node's tag says
+        if resolved.whole and callee in map(tree.caller, resolved.others):  # The node's tag selects one of several.
             return True
     resolved = resolver.resolve(scope)
     return False if resolved.whole and any(is_inside(one, module) for one in resolved.others) else None
 
 
 def scope_of(name: str) -> tuple[str, ...] | None:
-    """Return the pieces of a node's or value's scope, without what names the operation; None where it has none."""
+    """Return the components of a node's or value's scope, without the operation; None if there is no scope."""
     name = name.removeprefix(_FUSED)
     if not name.startswith("/") or not is_within_bounds(name):
         return None
@@ -68,8 +69,8 @@ def scope_of(name: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class _Homes:
-    """Where the modules of one attribute name are: for each module the nearest inside it, and the first that is it or
-    inside it, in the order of the tree.
+    """The modules of one attribute name: for each module the nearest one inside it, and the first one that is it or
+    is inside it, in the order of the tree.
     """
 
     nearest: dict[str, str] = field(default_factory=dict)
@@ -77,12 +78,12 @@ class _Homes:
 
 
 class ScopeResolver:
-    """Finds the modules that scopes name, in the tree of the part that was exported.
+    """Finds the modules that scopes name, in the tree of the exported part.
 
     Args:
         tree: The tree.
-        calls: For each scope, without suffixes, the modules that were called in it while the part was traced, in
-            order, by their names in the part. Where that is known, nothing has to be concluded.
+        calls: For each scope, without suffixes, the modules that were called in it during the trace, in order, by
+            their names in the part. With this, nothing must be inferred.
     """
 
     def __init__(self, tree: ModuleTree, calls: Mapping[tuple[str, ...], Sequence[str]] | None = None) -> None:
@@ -93,13 +94,13 @@ class ScopeResolver:
             if name:
                 self._named[short_name(name)].append(name)
         self.resolve = functools.cache(self._resolve)
-        # What follows is made for an attribute name when that is first met, so that a step of a scope is one look-up.
+        # The following tables are built per attribute name on first use, so that each step of a scope is one lookup.
         self._homes = functools.cache(self._homes_of)
         self._held = functools.cache(self._held_of)
         self._like = functools.cache(self._like_of)
 
     def fits(self, scope: tuple[str, ...]) -> bool:
-        """Whether every piece of a scope is a module right inside the one before it."""
+        """Whether every component of a scope is a direct submodule of the one before it."""
         here = ROOT
         for piece in scope:
             inside = self._held(piece).get(here) or self._held(_SECOND_CALL.sub("", piece)).get(here)
@@ -109,21 +110,21 @@ class ScopeResolver:
         return True
 
     def _held_of(self, short: str) -> dict[str, str]:
-        """Return the modules of an attribute name, the first that each module holds by that."""
+        """Return the modules of an attribute name: the first one that each module contains."""
         held: dict[str, str] = {}
         for name in self._named.get(short, ()):
             held.setdefault(self._holder(name), name)
         return held
 
     def _holder(self, name: str) -> str:
-        """Return the name, in the part, of the module around one; containers are looked through."""
+        """Return the name, in the part, of the module around a module. Containers are skipped."""
         holder = parent_of(name)
         while holder and self._tree.names.get(holder, holder) in self._tree.containers:
             holder = parent_of(holder)
         return holder
 
     def _resolve(self, scope: tuple[str, ...]) -> Resolved:
-        """Return the module that a scope leads to, as far as it leads."""
+        """Return the module that a scope leads to, as far as it resolves."""
         if (seen := self._seen(scope)) is not None:
             return seen
         heres = {ROOT: False}
@@ -144,9 +145,9 @@ class ScopeResolver:
         return Resolved(self._tree.common(modules), again, others=modules, certain=len(modules) == 1)
 
     def _steps(self, here: str, piece: str, again: bool) -> Iterator[tuple[str, bool]]:
-        """Yield the modules that a piece of a scope may mean, and whether it counts a second call on the way.
+        """Yield the modules that a component of a scope may mean, and whether it counts a second call.
 
-        `conv_1` is the module `conv_1`, or the second call of the module `conv` beside it.
+        `conv_1` is the module `conv_1`, or the second call of its sibling `conv`.
         """
         found = self._called(here, piece)
         if found is not None:
@@ -157,8 +158,9 @@ class ScopeResolver:
                 yield repeated, True
 
     def _like_of(self, short: str) -> dict[str, frozenset[str]]:
-        """Return the modules of an attribute name, grouped with those of the same name in the other items of a list:
-        their scopes lack the item where its forward was called directly.
+        """Return the modules of an attribute name, grouped with those of the same name in the other items of a list.
+
+        If the forward method of such a module was called directly, its scope lacks the item.
         """
         groups: dict[str, set[str]] = defaultdict(set)
         for name in self._named[short]:
@@ -166,7 +168,7 @@ class ScopeResolver:
         return {pattern: frozenset(group) for pattern, group in groups.items()}
 
     def _seen(self, scope: tuple[str, ...]) -> Resolved | None:
-        """Return the module that was called in a scope; the suffix of the last piece counts the calls."""
+        """Return the module that was called in a scope. The suffix of the last component counts the calls."""
         bare, _, number = scope[-1].rpartition("_") if scope else ("", "", "")
         calls = self._calls.get((*scope[:-1], bare), ()) if number.isdigit() else ()
         repeated = self._call(calls, int(number)) if calls and int(number) < len(calls) else None
@@ -178,17 +180,17 @@ class ScopeResolver:
     def _call(self, calls: Sequence[str], index: int) -> Resolved:
         """Return one of the modules that were called in a scope.
 
-        The exporter counts only the calls that left nodes, so where different modules were called the others stay in
-        question.
+        The exporter counts only the calls that left nodes, so if different modules were called, the others stay
+        candidates.
         """
         modules = [self._tree.names.get(name, name) for name in calls]
         return Resolved(modules[index], again=index > 0, others=frozenset(modules))
 
     def _called(self, caller: str, piece: str) -> str | None:
-        """Return the module of that attribute name which a module called.
+        """Return the module of that attribute name that a module called.
 
-        Its nearest descendant, else (for a module that is registered elsewhere and shared) the one that is nearest
-        in the tree.
+        It is the nearest descendant; otherwise, for a shared module that is registered elsewhere, the nearest one in
+        the tree.
         """
         homes = self._homes(piece)
         if (nearest := homes.nearest.get(caller)) is not None:
@@ -211,7 +213,7 @@ def _without_items(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """Return what the exporter writes of a module's name: its last attribute, with the indices behind it."""
+    """Return the exporter's short name of a module: its last attribute, with the indices after it."""
     atoms = name.split(".")
     count = 1
     while count < len(atoms) and atoms[-count].isdigit():

@@ -1,6 +1,6 @@
-"""What each module of a model costs in a graph: nodes, operators, parameters and bytes, its own and with its modules.
+"""The cost of each module in a graph: nodes, operators, parameters and bytes, own and including submodules.
 
-An initializer belongs to the module of the nodes that use it, or to their common module where several do.
+An initializer belongs to the module of the nodes that use it, or to their common module.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ from optimum_htp.onnxfile import Graph
 
 __all__ = ["ModuleSummary", "summarize"]
 
-# A shared weight passes through these on its way to the nodes that use it.
+# A shared weight passes through these to the nodes that use it.
 _PASSED_THROUGH: Final = frozenset({"Identity", "Cast", "Transpose", "DequantizeLinear"})
 
 
 @dataclass
 class ModuleSummary:
-    """A module's costs.
+    """The cost of a module.
 
     Attributes:
-        name: In the whole model; empty for the root.
-        class_name: Its class; empty where that is not known.
+        name: Name in the whole model; empty for the root.
+        class_name: Its class; empty if it is unknown.
         depth: Levels below the root.
-        own_nodes, nodes: Number of nodes, its own and with those of the modules in it.
-        operators: Number of nodes by operator, with those of the modules in it.
+        own_nodes, nodes: Number of nodes, own and including submodules.
+        operators: Number of nodes by operator, including submodules.
         own_parameters, parameters: Number of elements of initializers.
-        own_bytes, bytes: What those take, in bytes.
-        own_weights, weights: Bytes of its weights by how they are kept: float32, float16, int8, int4.
-        own_saved_bytes, saved_bytes: What its weights take less than they would as float32, scales and zero points
-            counted.
-        own_microseconds, microseconds: Time of its nodes, where they were timed.
-        children: Modules in it that have nodes.
+        own_bytes, bytes: Size of the initializers in bytes.
+        own_weights, weights: Bytes of its weights by format: float32, float16, int8, int4.
+        own_saved_bytes, saved_bytes: Bytes saved compared with float32, including scales and zero points.
+        own_microseconds, microseconds: Time of its nodes, if they were timed.
+        children: Submodules that have nodes.
     """
 
     name: str
@@ -61,7 +60,7 @@ class ModuleSummary:
     children: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data, the most frequent operators first."""
+        """Return plain data, the most frequent operators first."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         counted = ("operators", "own_weights", "weights")
         return {**plain, **{name: dict(plain[name].most_common()) for name in counted}}
@@ -70,7 +69,7 @@ class ModuleSummary:
 def summarize(
     graph: Graph, assignment: Assignment, microseconds: Mapping[int, float] | None = None
 ) -> dict[str, ModuleSummary]:
-    """Return the modules that own nodes, and those around them, in the order of the graph; the root first.
+    """Return the modules that own nodes, and those around them, in the order of the graph, the root first.
 
     Args:
         graph: The graph.
@@ -94,7 +93,7 @@ def summarize(
         module.own_saved_bytes += kept.saved
         if kept.format is not None:
             module.own_weights[kept.format] += kept.bytes
-    for module in reversed(modules.values()):  # a module stands behind the one around it
+    for module in reversed(modules.values()):  # A module comes after the one around it.
         inside = [modules[child] for child in module.children]
         module.nodes = module.own_nodes + sum(child.nodes for child in inside)
         module.parameters = module.own_parameters + sum(child.parameters for child in inside)
@@ -113,7 +112,7 @@ def _new(name: str, tree: ModuleTree, depth: int) -> ModuleSummary:
 
 
 def _ensure(modules: dict[str, ModuleSummary], tree: ModuleTree, name: str) -> ModuleSummary:
-    """Return a module's summary, made with those of the modules around it where it is new. Containers have none."""
+    """Return a module's summary. New summaries are created for it and the modules around it. Containers have none."""
     missing = []
     around = name
     while around not in modules:
@@ -127,7 +126,7 @@ def _ensure(modules: dict[str, ModuleSummary], tree: ModuleTree, name: str) -> M
 
 
 def _owners_of(graph: Graph, assignment: Assignment) -> dict[str, str]:
-    """Return the common module of the nodes that use each initializer. Each value is looked at once."""
+    """Return the common module of the nodes that use each initializer. Each value is visited once."""
     users: dict[str, list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         for value in dict.fromkeys(node.inputs):

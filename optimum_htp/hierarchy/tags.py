@@ -1,12 +1,12 @@
-"""Tags in an ONNX file: what each node says of its module, and what the model says of all of them.
+"""Tags in an ONNX file: the module of each node, and a summary for the model.
 
     htp.module   bert.encoder.layer.0.attention.self.query
     htp.tag      /BertModel/BertEncoder/BertLayer.0/BertAttention/BertSdpaSelfAttention/Linear
-    namespace    bert/encoder/layer.0/attention/self/query      (what Google's Model Explorer groups by)
+    namespace    bert/encoder/layer.0/attention/self/query      (Google's Model Explorer groups by it)
 
-in the nodes of a module that was cut out also both as seen from that (`htp.relative_module`, `htp.relative_tag`), and
-for the whole model `htp.modules` (name to class) and `htp.coverage` (how many nodes each rule found). Nodes have
-metadata since IR version 10: https://github.com/onnx/onnx/blob/main/docs/IR.md
+These are in the nodes. Nodes of an extracted module also have both relative to that module (`htp.relative_module`,
+`htp.relative_tag`). The model has `htp.modules` (name to class) and `htp.coverage` (number of nodes of each rule).
+Nodes have metadata since IR version 10: https://github.com/onnx/onnx/blob/main/docs/IR.md
 """
 
 from __future__ import annotations
@@ -60,24 +60,24 @@ MODULES: Final = "htp.modules"
 COVERAGE: Final = "htp.coverage"
 RELATIVE_MODULE: Final = "htp.relative_module"
 RELATIVE_TAG: Final = "htp.relative_tag"
-# Where tagging keeps what somebody else had written under `namespace`.
+# Tagging keeps another tool's value of `namespace` here.
 _FOREIGN_NAMESPACE: Final = "htp.original_namespace"
 MODEL_KEYS: Final = frozenset({MODULES, COVERAGE})
-"""The keys of tags at the level of the model. Other tools have keys that begin with `htp.` too."""
+"""The keys of tags at the level of the model. Other tools also have keys that begin with `htp.`."""
 _NODE_KEYS: Final = frozenset({MODULE, TAG, RELATIVE_MODULE, RELATIVE_TAG, _FOREIGN_NAMESPACE})
 TAGGED_IR_VERSION: Final = 10
-_OVERRIDABLE: Final = 4  # the IR version from which an initializer that is an input too is only its default
-_SHOWN: Final = 60  # characters of a node's name
-_MOST: Final = 1 << 63  # nodes
+_OVERRIDABLE: Final = 4  # From this IR version on, an initializer that is an input too is only its default.
+_SHOWN: Final = 60  # Characters of a node's name.
+_MOST: Final = 1 << 63  # Nodes.
 
 
 @dataclass(frozen=True)
 class TagWriter:
-    """What has to be written into a file so that its nodes say their modules.
+    """The tags to write into a file.
 
     Attributes:
         assignment: The modules.
-        is_export: Whether the file is one that was just exported here, and not a file of somebody else.
+        is_export: Whether this process exported the file.
     """
 
     assignment: Assignment
@@ -93,11 +93,11 @@ class TagWriter:
         }
 
     def ir_version(self, current: int) -> int:
-        """Return the IR version that the file has to have."""
+        """Return the IR version that the file must have."""
         return max(current, TAGGED_IR_VERSION)
 
     def visitor(self) -> NodeVisitor:
-        """Return the function that gives each node, in the order of the file, its properties."""
+        """Return the function that returns the properties of each node, in the order of the file."""
         modules: Iterator[str] = iter(self.assignment.modules)
         tree = self.assignment.tree
 
@@ -112,10 +112,10 @@ class TagWriter:
 
 
 def check_taggable(model: OpenModel) -> None:
-    """Refuse a file that would mean something else with the IR version that tags need.
+    """Reject a file whose meaning would change with the IR version that tags need.
 
     Raises:
-        OnnxWriteError: Its weights are among its inputs, as they had to be below IR version 4.
+        OnnxWriteError: Its weights are among its inputs, as required below IR version 4.
     """
     if model.header.ir_version >= _OVERRIDABLE:
         return
@@ -124,17 +124,17 @@ def check_taggable(model: OpenModel) -> None:
     if both:
         raise OnnxWriteError(
             f"{model.path} has IR version {model.header.ir_version}, and {len(both)} of its weights are inputs too, "
-            f"such as {both[0][:_SHOWN]!r}. In the IR version {TAGGED_IR_VERSION} that tags need, a caller "
-            "could set them, and ONNX Runtime would not take them as constant: nothing was written. Export the model "
-            "again with a newer exporter; or load it with onnx, take the weights out of graph.input, set ir_version "
-            f"to {_OVERRIDABLE} or more, save it, and tag that."
+            f"such as {both[0][:_SHOWN]!r}. In IR version {TAGGED_IR_VERSION}, which tags need, a caller could set "
+            "them, and ONNX Runtime would not treat them as constants. Nothing was written. Export the model again "
+            "with a newer exporter; or load it with onnx, remove the weights from graph.input, set ir_version "
+            f"to {_OVERRIDABLE} or more, save it, and tag that file."
         )
 
 
 def untagged(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a node's properties without those of its tags, and as they were before it was tagged.
+    """Return a node's properties before it was tagged.
 
-    Every node that this package tags has a module; other keys alone are somebody else's.
+    Every node that this package tags has a module. Other keys without a module belong to other tools.
     """
     if MODULE not in metadata:
         return metadata
@@ -144,10 +144,10 @@ def untagged(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def tagged_assignment(header: ModelHeader, graph: Graph) -> Assignment | None:
-    """Return the modules that a file's nodes say they came from; None where it has no tags.
+    """Return the modules in the tags of a file's nodes; None if it has no tags.
 
     Raises:
-        MetadataError: `htp.modules` or the tag of a node is not what it should be.
+        MetadataError: `htp.modules` or the tag of a node is invalid.
     """
     if MODULES not in header.metadata and not any(MODULE in node.metadata for node in graph.nodes):
         return None
@@ -161,7 +161,7 @@ def tagged_assignment(header: ModelHeader, graph: Graph) -> Assignment | None:
 
 
 def coverage_of(header: ModelHeader) -> dict[str, int]:
-    """Return what a file says of how its tags were found; empty where it says nothing that can be read."""
+    """Return the coverage that a file records; empty if it cannot be read."""
     content = json_or_none(header.metadata.get(COVERAGE, "{}"))
     if not isinstance(content, dict):
         return {}
@@ -169,7 +169,7 @@ def coverage_of(header: ModelHeader) -> dict[str, int]:
 
 
 def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: Graph) -> Assignment:
-    """Return the modules that the nodes of a tagged file say they came from.
+    """Return the modules in the tags of a tagged file's nodes.
 
     Args:
         path: The file, for the message.
@@ -177,7 +177,7 @@ def known_assignment(path: str | os.PathLike[str], header: ModelHeader, graph: G
         graph: Its graph.
 
     Raises:
-        MetadataError: It has no tags, or they are not what they should be.
+        MetadataError: It has no tags, or they are invalid.
     """
     try:
         assignment = tagged_assignment(header, graph)
@@ -193,7 +193,7 @@ def read_modules(path: str | os.PathLike[str]) -> tuple[Graph, Assignment]:
     """Return the graph of a tagged file and the modules of its nodes.
 
     Raises:
-        MetadataError: The file has no tags, or they are not what they should be.
+        MetadataError: The file has no tags, or they are invalid.
     """
     with opened(path, chunk=1 << 16) as window:
         header, graph = header_of(window), graph_of(window)

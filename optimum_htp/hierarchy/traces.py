@@ -1,6 +1,6 @@
-"""Stack traces that PyTorch's dynamo exporter writes into nodes: they hold paths of the machine that exported.
+"""Stack traces of PyTorch's dynamo exporter in nodes. They contain paths of the exporting machine.
 
-Exports leave them out. In files of others they stay, until somebody asks to have them removed.
+Exports of this package do not have them. In other files they are kept until the user removes them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ def without_traces(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def warn_of_traces(path: str | os.PathLike[str], graph: Graph) -> None:
-    """Warn of a file whose nodes have stack traces, with the command that removes them."""
+    """Log a warning for a file whose nodes have stack traces, with the command that removes them."""
     traced = sum(_TRACE in node.metadata for node in graph.nodes)
     if traced:
         logger.warning(
-            "%s: %d nodes have PyTorch's stack traces, with paths of the machine that exported it. To remove them: "
+            "%s: %d nodes have PyTorch's stack traces, which contain paths of the exporting machine. To remove them, "
+            "run "
             "`optimum-cli htp strip --stack-traces %s`.",
             path,
             traced,

@@ -1,7 +1,7 @@
-"""The modules of a model, as records: names, classes, and which of them are mere containers.
+"""The modules of a model: names, classes, and which of them are containers only.
 
-Names are those of `named_modules()` of the whole model. A part of it that is exported alone, an encoder, names its
-modules from itself on; a tree knows both.
+Names are those of `named_modules()` of the whole model. In a separately exported part (an encoder), names begin at
+the part. A tree contains both.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ ROOT = ""
 EXPERTS = "experts"
 """The name of a layer's experts in it, and in the names of their tensors."""
 
-# What Optimum appends to the name of a weight that both branches of a merged decoder use:
+# Optimum appends this to the name of a weight that both branches of a merged decoder use:
 # https://github.com/huggingface/optimum-onnx/blob/main/optimum/onnx/graph_transformations.py
 _MERGED: Final = re.compile(r"_merged_\d+$")
 
 
 @dataclass(frozen=True)
 class ModuleTree:
-    """The module tree of a model, and of the part of it that was exported.
+    """The module tree of a model, and of its exported part.
 
     Attributes:
-        classes: Class name of each module, by its name in the whole model, the root's included. Empty where only
-            names are known.
+        classes: Class name of each module, by its name in the whole model, including the root. Empty if only names are
+            known.
         containers: Modules that are never called: lists and dictionaries of modules.
         names: For each name in the exported part the name in the whole model. The part's root is `""`.
-        parameters: For each parameter and buffer of the part the modules that own it; several where it is tied.
-            Empty where that is not known.
-        shapes: For each module the shapes of its own parameters and buffers, as `loose_shape` gives them.
+        parameters: For each parameter and buffer of the part the modules that own it; several if it is tied. Empty if
+            this is unknown.
+        shapes: For each module the shapes of its own parameters and buffers, in the form of `loose_shape`.
     """
 
     classes: Mapping[str, str]
@@ -51,14 +51,14 @@ class ModuleTree:
 
     @classmethod
     def of_names(cls, classes: Mapping[str, str]) -> ModuleTree:
-        """Return the tree of a model that was exported whole, from names and classes alone."""
+        """Return the tree of a whole model, from names and classes only."""
         full = {ROOT: "", **classes}
         containers = {name for name, kind in full.items() if kind in ("ModuleList", "ModuleDict")}
         return cls(full, frozenset(containers) | _unnamed_lists(full), {name: name for name in full})
 
     @classmethod
     def of_scopes(cls, scopes: Iterable[Sequence[str]]) -> ModuleTree:
-        """Return the tree that scopes in names make up, without classes: for files whose model is not known."""
+        """Return the tree built from the scopes in names, without classes, for files of unknown models."""
         names = {ROOT}
         for scope in sorted(map(tuple, scopes), key=lambda scope: (len(scope), scope)):
             here = ROOT
@@ -72,7 +72,7 @@ class ModuleTree:
         return cls({}, _unnamed_lists(names), {name: name for name in names})
 
     def owners(self, parameter: str) -> frozenset[str]:
-        """Return the modules that own a parameter of the part; none for a name that is no parameter's."""
+        """Return the modules that own a parameter of the part; empty for other names."""
         if self.parameters:
             return self.parameters.get(parameter) or self.parameters.get(_MERGED.sub("", parameter), frozenset())
         owner = parent_of(parameter)
@@ -80,10 +80,10 @@ class ModuleTree:
 
     @classmethod
     def from_json(cls, text: str) -> ModuleTree:
-        """Return the tree that the property `htp.modules` holds.
+        """Parse the property `htp.modules`.
 
         Raises:
-            MetadataError: It holds something else.
+            MetadataError: It is invalid.
         """
         try:
             content = parse_json(text)
@@ -96,7 +96,7 @@ class ModuleTree:
         )
 
     def below(self, root: str) -> ModuleTree:
-        """Return the tree as a part sees it that was exported alone: the whole model's module `root`."""
+        """Return the tree of a separately exported part: the whole model's module `root`."""
         if not root:
             return self
         start = len(root) + 1
@@ -105,7 +105,7 @@ class ModuleTree:
         return ModuleTree(self.classes, self.containers, {ROOT: root, **inside}, owned, self.shapes)
 
     def to_json(self, used: Iterable[str]) -> str:
-        """Return the modules that own nodes, and those that contain one, as `htp.modules`."""
+        """Return the modules that own nodes, and those around them, in the form of `htp.modules`."""
         wanted = {module for name in set(used) for module in (name, *ancestors(name))} | {ROOT}
         known = self.classes or dict.fromkeys(self.names.values(), "")
         kept = {name: kind for name, kind in known.items() if name in wanted}
@@ -114,7 +114,7 @@ class ModuleTree:
     def tag(self, name: str) -> str:
         """Return a module's path of class names: `/BertModel/BertEncoder/BertLayer.0/BertAttention`.
 
-        Where a class is not known, the attribute's name stands for it.
+        For an unknown class, the attribute's name is used.
         """
         return self._tag(name)
 
@@ -135,7 +135,7 @@ class ModuleTree:
         return tag
 
     def _tag_below(self, before: str, name: str) -> str:
-        """Return a module's tag, from that of the module around it."""
+        """Return a module's tag, given the tag of the module around it."""
         atom = name.rpartition(".")[2]
         if name in self.containers:
             return before
@@ -145,7 +145,7 @@ class ModuleTree:
         return f"{before}/{kind}.{atom}" if atom.isdigit() else f"{before}/{kind}"
 
     def common(self, names: Iterable[str]) -> str:
-        """Return the lowest module that contains all of these, and is more than a container."""
+        """Return the lowest module that contains all of these and is not only a container."""
         unique = set(names)
         if len(unique) == 1:
             return unique.pop()
@@ -156,33 +156,33 @@ class ModuleTree:
         return frozenset(parent_of(name) for name in self.names.values() if name)
 
     def holder(self, name: str) -> str:
-        """Return a module itself where others are in it, else the module around it."""
+        """Return a module itself if it has submodules, otherwise the module around it."""
         return name if name in self._holders else self.caller(parent_of(name))
 
     def caller(self, name: str) -> str:
-        """Return a module itself, or the one that holds it where it is a container or no module at all."""
+        """Return a module itself; for a container or an unknown name, the module around it."""
         while name and (name in self.containers or (self.classes and name not in self.classes)):
             name = parent_of(name)
         return name
 
 
 def loose_shape(shape: Iterable[int]) -> tuple[int, ...]:
-    """Return a shape without what an exporter changes: the order of dimensions, and those of one element."""
+    """Return a shape without what an exporter changes: the order of dimensions, and dimensions of size 1."""
     return tuple(sorted(size for size in shape if size != 1))
 
 
 def parent_of(name: str) -> str:
-    """Return the name of the module that holds another; the root's for one of the first level."""
+    """Return the name of the parent module; the root for modules of the first level."""
     return name.rpartition(".")[0]
 
 
 def is_inside(name: str, around: str) -> bool:
-    """Whether a module is another, or in it."""
+    """Whether a module is equal to another or inside it."""
     return name == around or not around or name.startswith(f"{around}.")
 
 
 def shared_path(one: str, other: str) -> str:
-    """Return the name of the lowest module around two, which may be one of them."""
+    """Return the name of the lowest module that is equal to or around both."""
     if one == other:
         return one
     shared = []
@@ -194,13 +194,13 @@ def shared_path(one: str, other: str) -> str:
 
 
 def _unnamed_lists(names: Collection[str]) -> frozenset[str]:
-    """Return what holds numbered modules and is none itself, as far as is known: lists, which no scope names."""
+    """Return the modules that contain numbered modules and are not known modules: lists, which no scope names."""
     holders = {parent_of(name) for name in names if name.rpartition(".")[2].isdigit()}
     return frozenset(holders.difference(names))
 
 
 def ancestors(name: str) -> list[str]:
-    """Return the names of the modules around one, innermost first, the root last; none for the root."""
+    """Return the names of the modules around a module, innermost first, the root last; empty for the root."""
     found = []
     while name:
         name = parent_of(name)

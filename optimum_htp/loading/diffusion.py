@@ -21,7 +21,7 @@ from optimum_htp.loading.other_commits import needs_its_own
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.copying import link_or_copy
-from optimum_htp.resolve.beside import PIPELINE
+from optimum_htp.resolve.adjacent import PIPELINE
 from optimum_htp.resolve.config_folder import carrier_of, find, overriding
 from optimum_htp.resolve.configs import folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles

@@ -16,7 +16,7 @@ from optimum_htp.libraries.repo_files import MODEL_CONFIGS, config_files, is_sen
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import read_record
 from optimum_htp.origin.evidence import names_below
-from optimum_htp.resolve.beside import PIPELINE, PREPROCESSORS
+from optimum_htp.resolve.adjacent import PIPELINE, PREPROCESSORS
 from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overriding
 from optimum_htp.resolve.configs import ConfigSource
 from optimum_htp.resolve.embedded import EmbeddedFiles

@@ -14,7 +14,7 @@ from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.repo_files import preprocessor_classes, read_json
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.resolve.beside import PREPROCESSORS
+from optimum_htp.resolve.adjacent import PREPROCESSORS
 from optimum_htp.resolve.config_folder import Carrier, find, find_folder
 from optimum_htp.resolve.configs import folder_of
 

@@ -1,4 +1,4 @@
-"""What tags are good for: selecting nodes by module, quantizing by module, cutting a module out.
+"""Features that use tags: selecting nodes by module, quantizing by module, extracting a module.
 
-`patterns` is the one language in which modules are named here.
+`patterns` defines how modules are named.
 """

@@ -1,7 +1,7 @@
-"""The border of a piece of a graph: what comes in, what goes out, and what it needs to be a model of its own.
+"""The border of a part of a graph: its inputs, its outputs, and what it needs to be a model of its own.
 
-What others compute crosses as an input, unless it is made of constants alone: a shape, a mask or a weight's cast that
-an exporter has put elsewhere is taken along.
+A value from another part becomes an input, unless it is computed from constants only: a shape, a mask or a cast
+weight that the exporter has put elsewhere is included.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ _RANDOM: Final = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike",
 
 @dataclass(frozen=True)
 class Border:
-    """A piece of a graph, and what crosses its border.
+    """A part of a graph, and the values that cross its border.
 
     Attributes:
-        nodes: Its nodes, and those of constants alone that it needs, in the order of execution.
-        initializers: What its nodes use, each by its graph and its number there.
-        inputs: Values of others that its nodes use, in the order of their first use.
-        outputs: Its values that others use, in the order in which they are made; without constants, which are no
-            answer to any input.
+        nodes: Its nodes, and the needed nodes that depend on constants only, in the order of execution.
+        initializers: The initializers that its nodes use, each by its graph and its index there.
+        inputs: Values from outside that its nodes use, in the order of their first use.
+        outputs: Its values that are used outside, in the order of their creation, without constants.
     """
 
     nodes: Sequence[tuple[Level, int]]
@@ -49,7 +48,7 @@ def border_of(call: ModuleCall) -> Border:
     inputs: dict[str, None] = {}
     waiting = [value for index in own for value in level.uses[index]]
     seen: set[str] = set()
-    for value in waiting:  # grows while it is walked through
+    for value in waiting:  # It grows during the loop.
         if value in seen or value in made:
             continue
         seen.add(value)
@@ -71,10 +70,10 @@ def border_of(call: ModuleCall) -> Border:
 
 
 class _Constants:
-    """What is known of values before any input is: initializers, and what is made of such alone.
+    """The constant values: initializers, and values computed from them only.
 
     Args:
-        level: The graph whose nodes ask.
+        level: The graph whose nodes use them.
     """
 
     def __init__(self, level: Level) -> None:
@@ -82,7 +81,7 @@ class _Constants:
         self._known: dict[str, bool] = {}
 
     def source(self, value: str) -> tuple[Level, int] | tuple[Level, str] | None:
-        """Return where a constant is from: the node that makes it, or its own name; None for what is no constant."""
+        """Return where a constant is from: the node that makes it, or its own name; None for other values."""
         home = self._home(value)
         if home is None or not self._is_constant(value):
             return None
@@ -90,7 +89,7 @@ class _Constants:
         return (home, value) if maker is None else (home, maker)
 
     def _home(self, value: str) -> Level | None:
-        """Return the graph that has a value, the innermost; None for what only an input gives."""
+        """Return the innermost graph that has a value; None for an input."""
         for level in self._levels:
             if value in level.makers or value in level.initializers:
                 return level
@@ -128,7 +127,7 @@ def _is_random(node: NodeProto) -> bool:
 def functions_of(
     nodes: Sequence[NodeProto], known: Mapping[tuple[str, str], Sequence[NodeProto]]
 ) -> frozenset[tuple[str, str]]:
-    """Return the model's own functions that nodes call, and those that these call, by domain and name.
+    """Return the model's own functions that nodes call, directly or indirectly, by domain and name.
 
     Args:
         nodes: The nodes.

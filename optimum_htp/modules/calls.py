@@ -1,12 +1,12 @@
-"""The calls of a module in a graph: which of its nodes belong to which.
+"""The calls of a module in a graph: which of its nodes belong to which call.
 
 A model may call a module many times (ALBERT has one layer for all of its depth). PyTorch's exporter writes scopes into
 the names of nodes and values, with the number of the innermost module's call from the second on
-(`albert_layers.0/attention/query_1`); so a module's call is told by the calls of the modules in it, of which each has
-its share. Nodes without a scope go with the nodes that use their values. Where no node has a scope, the weights tell:
-each call uses each of them once, in the same order.
+(`albert_layers.0/attention/query_1`). So a module's call is determined by the calls of its submodules: each call has
+its share of them. Nodes without a scope belong to the nodes that use their values. If no node has a scope, the weights
+decide: each call uses each of them once, in the same order.
 
-The branches of a merged decoder hold a call each: the one without past keys and values, and the one with them.
+The branches of a merged decoder contain a call each: one without past keys and values, and one with them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["CallFinder", "ModuleCall"]
 
-_NAMED: Final = 0  # calls that the names of nodes tell: the surest
-_COUNTED: Final = 1  # those that the uses of weights tell
-_ALONE: Final = 2  # one, because nothing tells several apart
+_NAMED: Final = 0  # Calls from the names of nodes: the most reliable.
+_COUNTED: Final = 1  # Calls from the uses of weights.
+_ALONE: Final = 2  # One call, because several cannot be distinguished.
 
 Scope = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """A call of a module: the numbers of its nodes in one graph of the model."""
+    """A call of a module: the indices of its nodes in one graph of the model."""
 
     level: Level
     nodes: frozenset[int]
@@ -46,8 +46,8 @@ class CallFinder:
     """Finds the calls of modules.
 
     Args:
-        levels: The graphs of the model, each behind the one around it.
-        tree: The modules, as the part sees them that the graph is.
+        levels: The graphs of the model, each after the one around it.
+        tree: The modules, as in the part that the graph contains.
     """
 
     def __init__(self, levels: Sequence[Level], tree: ModuleTree) -> None:
@@ -59,9 +59,9 @@ class CallFinder:
         """Return the calls of a module, by its name in the whole model, in the order of the file.
 
         Raises:
-            ExtractError: There are several, and nothing tells them apart.
+            ExtractError: There are several, and they cannot be distinguished.
         """
-        taken: set[tuple[tuple[int, ...], ...]] = set()  # nodes that are taken with all that is in them
+        taken: set[tuple[tuple[int, ...], ...]] = set()  # Nodes that belong to the call together with their subgraphs.
         found: dict[int, list[ModuleCall]] = defaultdict(list)
         for level in self._levels:
             around = ((*level.place[:depth], level.place[depth][:1]) for depth in range(len(level.place)))
@@ -78,13 +78,13 @@ class CallFinder:
             elif counted := _by_weights(level, inside, module):
                 sureness, numbers = _COUNTED, counted
             found[sureness] += [ModuleCall(level, nodes) for nodes in _split(level, inside, numbers)]
-        # Constants that went to a module for those that use them lie in other graphs too, and are no call of it.
+        # Constants that belong to a module through their users may be in other graphs, and are not a call of it.
         return found[min(found)] if found else []
 
     def user(self, module: str, call: ModuleCall) -> str | None:
-        """Return the module that has done itself, with the weights of another, what seems to be a call of that.
+        """Return the module that uses the weights of another module directly, so that this looks like a call of it.
 
-        None where the module was called, or nobody says who did it.
+        None if the module was called, or if the user is unknown.
         """
         known: set[str] = set()
         for index in call.nodes:
@@ -96,7 +96,9 @@ class CallFinder:
         return known.pop() if len(known) == 1 else None
 
     def _of_calls(self, level: Level, inside: list[int], module: str) -> list[int]:
-        """Return the nodes without those of modules in one that are called from outside it, where some say so."""
+        """Return the nodes without those of submodules that are called from outside the module, as far as this is
+        known.
+        """
         known: dict[int, set[bool | None]] = {
             index: {
                 is_called_inside(self._resolver, self._tree, scope, module) for scope in _scopes(level.nodes[index])
@@ -108,9 +110,9 @@ class CallFinder:
         return [index for index in inside if True in known[index] or False not in known[index]]
 
     def _by_name(self, level: Level, inside: Sequence[int], module: str) -> dict[int, int]:
-        """Return the number of the call that each node is in, of those whose names tell."""
+        """Return the number of the call of each node, for nodes whose names contain it."""
         callee = self._tree.caller(module)
-        if callee != module:  # a list of modules is used in the call of the module that holds it
+        if callee != module:  # A list of modules is used in the call of the module around it.
             around = [index for index, node in enumerate(level.nodes) if _is_of(node, callee)]
             numbers = self._by_name(level, around, callee)
             return {index: numbers[index] for index in inside if index in numbers}
@@ -128,16 +130,16 @@ class CallFinder:
         return {index: order[call] for index, call in found.items()}
 
     def _reach(self, scope: Scope, callee: str) -> int | None:
-        """Return how much of a scope leads to a module; None where it does not."""
+        """Return the number of components of a scope that lead to a module; None if it does not."""
         for length in range(len(scope) + 1):
             resolved = self._resolver.resolve(scope[:length])
-            # Which of several modules it is, the node's tag says.
+            # The node's tag selects one of several modules.
             if resolved.whole and callee in map(self._tree.caller, resolved.others):
                 return length
         return None
 
     def _numbered(self, scope: Scope) -> tuple[Scope, int]:
-        """Return a scope without the number behind its last piece, and that."""
+        """Return a scope without the number after its last component, and the number."""
         bare, _, number = scope[-1].rpartition("_") if scope else ("", "", "")
         if bare and number.isdigit() and self._resolver.resolve(scope).again:
             return (*scope[:-1], bare), int(number)
@@ -145,11 +147,11 @@ class CallFinder:
 
 
 def _of_calls(site: Scope, members: Mapping[int, tuple[Scope, int]]) -> dict[int, int]:
-    """Return the calls, at one place of a model, that nodes are in, from the calls of the modules that they are of.
+    """Return the calls of nodes at one place of a model, from the calls of the nodes' own modules.
 
     Args:
         site: The scope of the calls.
-        members: For each node the scope of its own module, and the number of that one's call.
+        members: For each node the scope of its own module, and the number of that module's call.
     """
     counts: dict[Scope, int] = {}
     for scope, number in members.values():
@@ -171,10 +173,10 @@ def _is_of(node: NodeProto, module: str) -> bool:
 
 
 def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, int]:
-    """Return the calls of nodes without scopes, where each weight is used equally often; nothing for one call.
+    """Return the calls of nodes without scopes, if all weights are used equally often; empty for one call.
 
     Raises:
-        ExtractError: There are several, and they cannot be told apart.
+        ExtractError: There are several, and they cannot be distinguished.
     """
     users: dict[str, list[int]] = defaultdict(list)
     for index in inside:
@@ -188,17 +190,18 @@ def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, i
     length = len(inside) // total
     if all(own != module for own, _ in kinds) or kinds != kinds[:length] * total:
         raise ExtractError(
-            f"What is in {module} is called {total} times, and nothing in the file tells whether these are calls of "
-            "its own, and which node is in which: PyTorch's TorchScript exporter writes that into names. Cut out the "
-            "module around it, or one in it."
+            f"The weights in {module} are used {total} times, and the file does not contain which node belongs to "
+            "which call, or "
+            "whether these are calls of this module. Only PyTorch's TorchScript exporter writes that into names. "
+            "Extract the module around it, or one in it."
         )
     return {index: position // length for position, index in enumerate(inside)}
 
 
 def _split(level: Level, inside: Sequence[int], numbers: dict[int, int]) -> list[frozenset[int]]:
-    """Return the nodes of each call, where those of some are known.
+    """Return the nodes of each call, if the calls of some are known.
 
-    Another node is in the call of those that use its values, the first of these; else in that of those before it.
+    Other nodes belong to the first call that uses their values, otherwise to the call of the nodes before them.
     """
     numbers = dict(numbers)
     chosen = set(inside)

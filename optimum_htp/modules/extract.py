@@ -1,4 +1,7 @@
-"""Cutting a module out of a model: an ONNX model of its own, whose inputs and outputs are what crosses its border."""
+"""Extracts a module as an ONNX model of its own.
+
+Its inputs and outputs are the values that cross the module's border.
+"""
 
 from __future__ import annotations
 
@@ -34,21 +37,21 @@ __all__ = ["CuttableModel", "ExtractedModule", "extract_module"]
 
 _CHUNK: Final = 1 << 16
 _SHOWN: Final = 5
-_COMPARED: Final = 2  # modules of the same class
-# What a record says of a whole file, or of all files of a model, and what may be a whole folder's content.
+_COMPARED: Final = 2  # Modules of the same class.
+# Keys of a record about a whole file, or about all files of a model, and keys that may contain a whole folder.
 _OF_THE_WHOLE: Final = ("onnx_files", "onnx_file", "export_id", "embedded_", "submodule", "submodule_call")
-_FOLDED: Final = "onnx::Conv_"  # PyTorch's name of a convolution's weight into which it folded the norm behind it
+_FOLDED: Final = "onnx::Conv_"  # PyTorch's name of a convolution's weight with a folded batch norm.
 
 
 @dataclass(frozen=True)
 class ExtractedModule:
-    """A module that was cut out.
+    """An extracted module.
 
     Attributes:
         path: The new file.
-        module, class_name: The module; its class is empty where it is not known.
-        call, calls: Which of how many calls of it, from 1 on.
-        nodes, initializers: How many the new file has.
+        module, class_name: The module; its class is empty if it is unknown.
+        call, calls: The number of the call, from 1 on, and the number of calls.
+        nodes, initializers: The numbers in the new file.
         inputs, outputs: The values that cross the module's border.
     """
 
@@ -68,36 +71,36 @@ def extract_module(
 ) -> ExtractedModule:
     """Write a module of a tagged file as an ONNX model of its own.
 
-    Its inputs are the values that others compute for it, by their names in the whole model, its outputs those that
-    others use. Only its weights are read.
+    Its inputs are the values from outside, with their names in the whole model; its outputs are the values that are
+    used outside. Only its weights are read.
 
     Args:
         path: A tagged ONNX file.
         module: The module's name in the whole model, or a pattern that matches one module.
         output: The new file.
-        call: Which call of a module that is called several times, from 1 on, in the order of the file.
+        call: The number of the call, from 1 on, in the order of the file, for a module that is called several times.
 
     Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path, or not all of its data.
-        MetadataError: The file has no tags, or they are not what they should be.
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path, or data is missing.
+        MetadataError: The file has no tags, or they are invalid.
         UnknownModuleError: The file has no such module.
-        ArgumentError: The pattern matches several modules, or there are several calls and none was chosen.
-        ExtractError: What is in the file is not the module alone; the message says why.
-        ProtectedFileError: The output is the file itself, or no ONNX file.
+        ArgumentError: The pattern matches several modules, or there are several calls and `call` is None.
+        ExtractError: The module cannot be separated from others; the message contains the reason.
+        ProtectedFileError: The output is the file itself, or not an ONNX file.
         FileChangedError: The model or its data was replaced meanwhile. Nothing was written.
-        OnnxWriteError: The new file cannot be written. What was there still is.
+        OnnxWriteError: The new file cannot be written. An existing file is unchanged.
     """
     with CuttableModel.at(path) as model:
         return model.extract(module, output, call)
 
 
 class CuttableModel:
-    """A tagged file that is open, to cut modules out of it; what is read of it is read once.
+    """An open tagged file from which modules are extracted. Its content is read once.
 
     Attributes:
         path: The file.
         assignment: The modules of its nodes.
-        root: The module that the whole file is, where it is a part of a model.
+        root: The module that the whole file contains, if it is a part of a model.
         finder: Finds the calls of its modules.
     """
 
@@ -137,8 +140,9 @@ class CuttableModel:
         border = border_of(chosen)
         if not border.outputs:
             raise ExtractError(
-                f"{self.path}: what {_called(name)} computes is used by nothing, or the export has made constants of "
-                "it, so there is nothing to cut out."
+                f"{self.path}: no node uses the results of {_called(name)}, or the export has replaced them by "
+                "constants, so there "
+                "is nothing to extract."
             )
         submodel = self._submodel(name, border, number if count > 1 else None)
         with checked_before_replacing(self._check):
@@ -149,24 +153,26 @@ class CuttableModel:
         return ExtractedModule(Path(output), name, kind, number, count, *sizes, inputs, outputs)
 
     def named(self, pattern: str) -> str:
-        """Return the one module that a pattern means."""
+        """Return the single module that matches a pattern."""
         classes = module_classes(self.assignment)
         found = [pattern] if pattern and pattern in classes else find_modules(pattern, classes, self.path)
         if len(found) > 1:
             shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
-            raise ArgumentError(f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}): name one.")
+            raise ArgumentError(
+                f"{pattern!r} matches {len(found)} modules of {self.path} ({shown}). Name one of them."
+            )
         return found[0]
 
     def _call(self, module: str, wanted: int | None) -> tuple[ModuleCall, int, int]:
-        """Return one call of a module, its number, and how many there are."""
+        """Return one call of a module, its number, and the number of calls."""
         if self.root.startswith(f"{module}.") and module:
-            raise ExtractError(f"{self.path} has only {self.root} of {module}: cut out that, or what is in it.")
+            raise ExtractError(f"{self.path} contains only {self.root} of {module}. Extract that, or a module in it.")
         calls = self.finder.calls(module)
         if not calls:
             raise ExtractError(f"{self.path} has nodes of {_called(module)} only inside functions.")
         if wanted is None and len(calls) > 1:
             raise ArgumentError(
-                f"{self.path} has {len(calls)} calls of {_called(module)}: choose one with --call 1 to "
+                f"{self.path} has {len(calls)} calls of {_called(module)}. Select one with --call 1 to "
                 f"--call {len(calls)} (call= in Python)."
             )
         number = 1 if wanted is None else wanted
@@ -177,31 +183,32 @@ class CuttableModel:
         return calls[number - 1], number, len(calls)
 
     def _refuse_merged(self, module: str, call: ModuleCall) -> None:
-        """Refuse what is in the file of a module but is not what the module computes, because the export merged it.
+        """Reject nodes that do not compute the module's result only, because the export merged them with others.
 
         Raises:
-            ExtractError: A module around it used its weights itself; or a convolution has taken in the norm behind
-                it; or a transposition at its end and one behind it are both gone.
+            ExtractError: An outer module used its weights directly, a convolution contains the following norm, or a
+                transposition at its end was merged with the next one.
         """
         around = _called(self.assignment.tree.caller(parent_of(module)))
         user = self.finder.user(module, call)
         if user is not None:
             raise ExtractError(
-                f"{self.path} has no call of {module}: its weights are used by {_called(user)}. Cut that out."
+                f"{self.path} has no call of {module}: {_called(user)} uses its weights. Extract that module."
             )
         for index in call.nodes:
             node = call.level.nodes[index]
             if module_of(node) == module and any(value.startswith(_FOLDED) for value in node.input):
                 raise ExtractError(
-                    f"{self.path}: the export folded the normalization behind {module} into its weights, so what is "
-                    f"in the file is both. Cut out the module around them, {around}."
+                    f"{self.path}: the export folded the normalization after {module} into its weights, so the file "
+                    f"contains only both together. Extract the module around them, {around}."
                 )
         own = _makers(call)
         others = [_makers(other) for other in self._alike(module)]
         if others and "Transpose" not in own and all(other == {"Transpose"} for other in others):
             raise ExtractError(
-                f"{self.path}: the export merged the transposition at the end of {module}, which others of its class "
-                f"have, with one behind it. Cut out the module around it, {around}."
+                f"{self.path}: the export merged the transposition at the end of {module}, which other modules of "
+                "its class "
+                f"have, with the next one. Extract the module around it, {around}."
             )
 
     def _alike(self, module: str) -> list[ModuleCall]:
@@ -215,15 +222,16 @@ class CuttableModel:
         return [call for name in alike[:_COMPARED] for call in self.finder.calls(name)]
 
     def _submodel(self, module: str, border: Border, call: int | None) -> Submodel:
-        """Return what is taken of the file for a module."""
+        """Return the content of the file to write for a module."""
         level = border.nodes[-1][0]
         types = self._types(level)
         inputs = {value: types.of(value) for value in border.inputs}
         unknown = [value for value, info in inputs.items() if info is None]
         if unknown:
             raise ExtractError(
-                f"{self.path}: the type of {', '.join(unknown[:_SHOWN])}, which {_called(module)} takes in, is not "
-                "known: an operator before it is unknown to onnx and ONNX Runtime."
+                f"{self.path}: the type of {', '.join(unknown[:_SHOWN])}, an input of {_called(module)}, is unknown, "
+                "because onnx "
+                "and ONNX Runtime do not know an operator before it."
             )
         outputs = {value: types.of(value) for value in border.outputs}
         nodes = [level.nodes[index] for level, index in border.nodes]
@@ -241,7 +249,7 @@ class CuttableModel:
         )
 
     def _metadata(self, module: str, border: Border, call: int | None) -> dict[str, str]:
-        """Return the whole file's properties as far as they are true of a module, and which module it is."""
+        """Return the whole file's properties that are also true for a module, and the properties of the module."""
         modules = [module_of(level.nodes[index]) for level, index in border.nodes]
         left_out = tuple(f"{PREFIX}{name}" for name in _OF_THE_WHOLE)
         kept = {
@@ -255,7 +263,7 @@ class CuttableModel:
         return {**kept, **which, MODULES: self.assignment.tree.to_json(modules)}
 
     def _visitor(self, module: str) -> NodeVisitor:
-        """Return what gives the nodes of a module their tags as seen from it, beside those of the whole model."""
+        """Return the function that adds tags relative to the module to the nodes' tags in the whole model."""
         tree = self.assignment.tree
         kind = tree.classes.get(module) or module.rpartition(".")[2]
         start = len(module) + 1 if module else 0
@@ -263,7 +271,7 @@ class CuttableModel:
         def visit(known: Mapping[str, str]) -> Mapping[str, str] | None:
             own = known.get(MODULE, ROOT)
             if module and own != module and not own.startswith(f"{module}."):
-                return None  # a constant that was taken along
+                return None  # An included constant.
             tag = known.get(TAG, tree.tag(own)).removeprefix(tree.tag(module))
             return {**known, RELATIVE_MODULE: own[start:], RELATIVE_TAG: f"/{kind}{tag}"}
 
@@ -272,7 +280,7 @@ class CuttableModel:
     def _source(self) -> str:
         try:
             record = ExportMetadata.from_properties(self._header.metadata)
-        except MetadataError:  # what it says stays as it is; nobody's word is taken for it here
+        except MetadataError:  # Invalid tags are copied unchanged.
             record = None
         return self.path.name if record is None else record.source
 
@@ -285,7 +293,7 @@ def _encoded(value: str, info: object) -> bytes:
 
 
 def _makers(call: ModuleCall) -> set[str]:
-    """Return the operators that make what leaves a call."""
+    """Return the operators that make the outputs of a call."""
     level = call.level
     return {level.nodes[level.makers[value]].op_type for value in border_of(call).outputs}
 

@@ -1,7 +1,6 @@
-"""A model's graphs as levels, a subgraph of an `If` or a `Loop` inside the graph around it, without the weights.
+"""A model's graphs as levels: a subgraph of an `If` or a `Loop` is a level inside another, without the weights.
 
-A node sees the values of its own level and of those around it, so what a piece of a graph needs from outside is asked
-for level by level.
+A node can use the values of its own level and of the levels around it, so outside values are searched level by level.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ class Level:
 
     Attributes:
         graph: The graph; large tensors have no content.
-        place: Where it is in the model.
-        outer: The graph around it; None for the model's own.
+        place: Its location in the model.
+        outer: The graph around it; None for the model's main graph.
     """
 
     graph: GraphProto
@@ -37,22 +36,22 @@ class Level:
 
     @functools.cached_property
     def nodes(self) -> list[NodeProto]:
-        """Its nodes, without those of the graphs in it."""
+        """Its nodes, without those of subgraphs."""
         return list(self.graph.node)
 
     @functools.cached_property
     def makers(self) -> dict[str, int]:
-        """The node that makes each value, by number."""
+        """The index of the node that makes each value."""
         return {value: index for index, node in enumerate(self.nodes) for value in node.output if value}
 
     @functools.cached_property
     def uses(self) -> list[list[str]]:
-        """The values that each node uses: its inputs, and what its subgraphs take from outside."""
+        """The values that each node uses: its inputs, and the outside values of its subgraphs."""
         return [list(dict.fromkeys(_used(node))) for node in self.nodes]
 
     @functools.cached_property
     def initializers(self) -> dict[str, int]:
-        """The number of each initializer."""
+        """The index of each initializer."""
         return {tensor.name: index for index, tensor in enumerate(self.graph.initializer)}
 
     def chain(self) -> Iterator[Level]:
@@ -64,7 +63,7 @@ class Level:
 
 
 def levels_of(graph: GraphProto) -> Iterator[Level]:
-    """Yield a graph and all graphs in it, each behind the one around it."""
+    """Yield a graph and all graphs in it, each after the one around it."""
     waiting = [Level(graph)]
     while waiting:
         level = waiting.pop()
@@ -78,7 +77,7 @@ def levels_of(graph: GraphProto) -> Iterator[Level]:
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[tuple[int, int], GraphProto]]:
-    """Yield the graphs in a node, each with the numbers of its attribute and of itself in that."""
+    """Yield the graphs in a node, each with the index of its attribute and its index in the attribute."""
     for index, attribute in enumerate(node.attribute):
         own = [attribute.g] if attribute.HasField("g") else []
         for count, graph in enumerate([*own, *attribute.graphs]):
@@ -86,7 +85,7 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[tuple[int, int], GraphProto]]:
 
 
 def module_of(node: NodeProto) -> str:
-    """Return the module that a node's tag says; the root's where it has none."""
+    """Return the module in a node's tag; the root if it has no tag."""
     return next((entry.value for entry in reversed(node.metadata_props) if entry.key == MODULE), ROOT)
 
 
@@ -97,7 +96,7 @@ def _used(node: NodeProto) -> Iterator[str]:
 
 
 def _free(graph: GraphProto) -> Iterator[str]:
-    """Yield the values that a graph uses and does not have itself."""
+    """Yield the values that a graph uses and does not define."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {value for node in graph.node for value in node.output}
     for node in graph.node:

@@ -1,13 +1,14 @@
-"""The pattern language: which modules of a model are meant.
+"""The pattern language for modules.
 
 A pattern is a module's path with globs, or the name of a class:
 
     bert.encoder.layer.0              one module
     bert.encoder.layer.*.attention    `*` is one component of a path, or some characters of one (`layer.1*`)
-    **.LayerNorm                      `**` is any number of components, none too
-    BertSelfAttention                 every module of this class, where no path is called so
+    **.LayerNorm                      `**` is any number of components, including none
+    BertSelfAttention                 every module of this class, if no path has this name
 
-What is meant by a module is all that is in it. A pattern of nothing is an error, and says what is near.
+A pattern selects the matching modules and everything inside them. A pattern without a match is an error; the message
+contains similar names.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ __all__ = ["as_patterns", "find_modules", "is_inside_any", "matching", "module_c
 
 _ANY: Final = "**"
 _SHOWN: Final = 3
-_COMPARED: Final = 5000  # names that a pattern of nothing is compared with
-_LONGEST: Final = 200  # characters of a name that is worth a comparison
+_COMPARED: Final = 5000  # Names that are compared with a pattern without a match.
+_LONGEST: Final = 200  # Characters of a name that is compared.
 
 
 def as_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def as_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
 def module_classes(assignment: Assignment) -> dict[str, str]:
     """Return the modules of a tagged graph: those that own nodes and those around them, each with its class.
 
-    Containers (`ModuleList`) are among them; a class that is not known is empty. In the order of the file's own list.
+    Containers (`ModuleList`) are included; an unknown class is empty. The order is that of the list in the file.
     """
     classes = dict(assignment.tree.classes) or {ROOT: ""}
     for module in dict.fromkeys(assignment.modules):
@@ -47,12 +48,12 @@ def module_classes(assignment: Assignment) -> dict[str, str]:
 
 
 def find_modules(patterns: str | Iterable[str], classes: Mapping[str, str], where: object) -> list[str]:
-    """Return the modules that patterns stand for, each once, in the order of the model.
+    """Return the modules that match patterns, each once, in the order of the model.
 
     Args:
         patterns: One or several.
         classes: The modules of the model, with their classes.
-        where: The file, or what else has no such module, for the message.
+        where: The file or folder, for the message.
 
     Raises:
         UnknownModuleError: A pattern matches none.
@@ -67,7 +68,7 @@ def find_modules(patterns: str | Iterable[str], classes: Mapping[str, str], wher
 
 
 def matching(pattern: str, classes: Mapping[str, str]) -> list[str]:
-    """Return the modules that one pattern stands for; those of a class only where no path is called so."""
+    """Return the modules that match one pattern. Class names are used only if no path matches."""
     pieces = pattern.split(".")
     by_path = [name for name in classes if pattern and _matches(pieces, name.split(".") if name else [])]
     if by_path:
@@ -76,19 +77,19 @@ def matching(pattern: str, classes: Mapping[str, str]) -> list[str]:
 
 
 def is_inside_any(module: str, others: Iterable[str]) -> bool:
-    """Whether a module is one of others, or in one of them."""
+    """Whether a module is equal to or inside one of others."""
     around = others if isinstance(others, (set, frozenset)) else set(others)
     return any(name in around for name in (module, *ancestors(module)))
 
 
 def nearest(pattern: str, classes: Mapping[str, str]) -> list[str]:
-    """Return a few patterns that match something and look like one that does not, the nearest first."""
+    """Return a few patterns with matches that are similar to one without, the nearest first."""
     names = [name for name in classes if name and len(name) <= _LONGEST]
     if any(sign in pattern for sign in "*?["):
         names = [_generalized(name) for name in names]
     known = {name: name for name in names}
     known |= {kind: kind for kind in classes.values() if kind and len(kind) <= _LONGEST}
-    if "." not in pattern.replace(f"{_ANY}.", ""):  # the last component of a path, without the way to it
+    if "." not in pattern.replace(f"{_ANY}.", ""):  # The last component of a path, without those before it.
         last = {name.rpartition(".")[2] for name in names}
         known |= {f"{_ANY}.{atom}": f"{_ANY}.{atom}" for atom in last if not atom.isdigit()}
         known |= {atom: f"{_ANY}.{atom}" for atom in last if not atom.isdigit() and atom not in known}
@@ -98,7 +99,7 @@ def nearest(pattern: str, classes: Mapping[str, str]) -> list[str]:
 
 
 def _matches(pieces: Sequence[str], atoms: Sequence[str]) -> bool:
-    """Whether the pieces of a pattern fit a path, by all ways through the pattern at once."""
+    """Whether the components of a pattern match a path. All alternatives are followed at once."""
 
     def reached(places: Iterable[int]) -> set[int]:
         found: set[int] = set()

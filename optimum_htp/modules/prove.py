@@ -1,12 +1,12 @@
-"""Whether the weights in a file are those of a commit: each is matched to a tensor of the commit's safetensors.
+"""Checks whether the weights in a file are those of a commit: each is matched to a tensor of the commit's safetensors.
 
-A pin is a claim. This reads the commit's tensors that a file needs, by range requests or from the cache, and says of
-each weight, and of each module, what is known: `proven` (a tensor of the commit, element for element, as it is or
-transposed), `derived` (made of some: cast, folded, quantized), `constant` (no weight, and why), `unchecked` (it cannot
-be decoded, or the code that makes it cannot run), or `foreign`.
+The tensors that a file needs are read with range requests or from the cache. Each weight, and each module, gets a
+result: `proven` (equal to a tensor of the commit, unchanged or transposed), `derived` (computed from tensors: cast,
+folded, quantized), `constant` (not a weight, with the reason), `unchecked` (it cannot be decoded, or the code that
+computes it cannot run), or `foreign`.
 
-A tensor has to be the one of its place: that after which it is named, and that of the module in which it is used. In
-files without tags and names it may be any of the commit's.
+A tensor must match its place: its name, and the module in which it is used. In files without tags and names it may be
+any tensor of the commit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from optimum_htp.resolve.configs import load_config
 
 __all__ = ["Evidence", "Proof", "WeightFinding", "prove_weights"]
 
-_THREADS: Final = 8  # side by side: most of the time each waits for its bytes
+_THREADS: Final = 8  # In parallel, because each waits for its bytes most of the time.
 _ORDER: Final = list(Evidence)
 _LOADING: Final = ForkSafeLock()
 
@@ -55,13 +55,13 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class Proof:
-    """What is known of the weights of a file.
+    """The results for the weights of a file.
 
     Attributes:
-        source: The commit that they were held against, in words.
-        findings: On each tensor, in the order of the file.
-        fetched: Bytes that came over the network.
-        tagged: Whether modules are known; where not, tensors without a parameter's name were matched by value alone.
+        source: The commit, for messages.
+        findings: The result for each tensor, in the order of the file.
+        fetched: Bytes that were transferred over the network.
+        tagged: Whether modules are known. If not, tensors without a parameter's name were matched by value only.
     """
 
     source: str
@@ -71,7 +71,7 @@ class Proof:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tensors there are of each kind of evidence."""
+        """Number of tensors of each kind of evidence."""
         found = Counter(finding.evidence for finding in self.findings)
         return {evidence.value: found[evidence] for evidence in Evidence}
 
@@ -87,21 +87,23 @@ class Proof:
 
     @property
     def modules(self) -> dict[str, Evidence]:
-        """The worst that is known of the weights in each module, those of the modules in it too.
+        """The worst result of the weights in each module, including submodules.
 
-        The root has the worst of all weights, those without a module too.
+        The root has the worst result of all weights, including those without a module.
         """
         worst: dict[str, Evidence] = {}
         for finding in self.findings:
             module_of = finding.module
-            if module_of is None and finding.tensors:  # a quantizer's node without a tag: its tensor tells
+            if (
+                module_of is None and finding.tensors
+            ):  # A quantizer's node without a tag: its tensor determines the module.
                 module_of = parent_of(finding.tensors[0])
             for module in {ROOT, *((module_of, *ancestors(module_of)) if module_of is not None else ())}:
                 worst[module] = max(worst.get(module, Evidence.CONSTANT), finding.evidence, key=_ORDER.index)
         return dict(sorted(worst.items()))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return plain data."""
         return {
             "source": self.source,
             "counts": self.counts,
@@ -123,24 +125,24 @@ def prove_weights(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Proof:
-    """Hold every weight of an ONNX file against the tensors of a commit.
+    """Compare every weight of an ONNX file with the tensors of a commit.
 
-    A float that was changed is found wherever a weight is `proven` or `derived` by a cast; where a weight was
-    recomputed, one that is off by more than 1e-5 of its own size, and where it is quantized, by half a step.
+    A changed float is found in every weight that is `proven`, or `derived` by a cast. In a recomputed weight, a
+    relative change of more than 1e-5 is found; in a quantized weight, a change of more than half a step.
 
     Args:
-        path: The file, whoever exported it.
-        model: A model of the Hub (either with `@revision`) or a folder; None for what the file says of itself.
+        path: The file, from any exporter.
+        model: A repo id (also with `@revision`) or a folder; None for the model in the record.
         revision: Branch, tag, commit or `refs/pr/N`.
-        progress: Called with how many tensors are done, and how many there are.
-        access: How to reach the Hub; `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
+        progress: Called with the number of finished tensors and the total number.
+        access: Options for Hub requests. `token`, `cache_dir` and `local_files_only` are its fields, as arguments.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path.
         FileChangedError: The file or its data was replaced meanwhile.
-        MetadataError: It does not say which commit it is from, and no model is named.
+        MetadataError: It has no record of a commit, and no model is given.
         UnprovableWeightsError: The commit has no safetensors.
-        HFHubIntegrationError: They cannot be had; the subclass says why.
+        HFHubIntegrationError: They cannot be downloaded; the subclass gives the reason.
     """
     path, access = Path(path), HubAccess.of(access, token, cache_dir, local_files_only)
     with unchanged(path):
@@ -179,12 +181,12 @@ def _judged(judge: Judge, stored: Sequence[StoredTensor], progress: Progress | N
 
 @dataclass(frozen=True)
 class _Origin:
-    """The commit that a file is held against.
+    """The commit that a file is compared with.
 
     Attributes:
         tensors: Its weights.
         config: Returns the folder of its config.
-        model_class: The class that was exported, where the file says.
+        model_class: The exported class, if the file records it.
     """
 
     tensors: CommitTensors
@@ -193,7 +195,7 @@ class _Origin:
     library: str
 
     def model_type(self) -> str:
-        """Return the type that the config names; empty for a config without one."""
+        """Return the model type in the config; empty for a config without one."""
         try:
             content = json_or_none((self.config() / CONFIG).read_bytes())
         except (OptimumHTPError, OSError):
@@ -206,7 +208,7 @@ class _Origin:
         Raises:
             HFHubIntegrationError: It cannot be built.
         """
-        with _LOADING.held():  # transformers cannot be imported by several threads at once
+        with _LOADING.held():  # Several threads cannot import transformers at once.
             config = load_config(ConfigFolder(self.config()), self.record)
             named = next(iter(getattr(config, "architectures", None) or ()), None)
             return blank_model((self.record.model_class if self.record else None) or named, config)
@@ -222,11 +224,12 @@ def _origin(
     provider = None
     if model is None:
         if record is None:
-            raise MetadataError(f"{path} does not say which model it came from: name that with --model.")
+            raise MetadataError(f"{path} has no record. Name its model with --model.")
         if record.hub_id is None:
             made_from = f" made from {record.base_models}" if record.base_commits else ""
             raise UnprovableWeightsError(
-                f"{path} is of a local model{made_from}, which no commit can prove. Name a folder or a model with "
+                f"{path} is of a local model{made_from}, so there is no commit to compare with. Name a folder or a "
+                "model with "
                 "--model."
             )
         provider = record.hub_provider
@@ -240,7 +243,9 @@ def _origin(
         if isinstance(source, LocalSource) or source.folder is not None:
             folder = source.folder if isinstance(source, HubSource) else source.path
             if folder is None or not folder.is_dir():
-                raise UnprovableWeightsError(f"{model} is no folder: name the one that holds the model's weights.")
+                raise UnprovableWeightsError(
+                    f"{model} is not a folder. Name the folder that contains the model's weights."
+                )
             names = names_below(folder)
             part = record.onnx_file if record is not None else None
             library = infer_library(names, {})
@@ -261,7 +266,7 @@ def _origin(
 
 
 def _files(repo_id: str, commit: str, provider: str | None, access: HubAccess) -> Sequence[str]:
-    """Return the files of a commit; where the Hub cannot be asked, those in the cache."""
+    """Return the files of a commit; those in the cache if the Hub is unreachable."""
     hub = plugins.hub(provider)
     try:
         return hub.info(repo_id, commit, access).files
@@ -274,6 +279,6 @@ def _files(repo_id: str, commit: str, provider: str | None, access: HubAccess) -
 
 
 def _is_another(record: ExportMetadata, source: HubSource | LocalSource) -> bool:
-    """Whether a file's record is about another model than the one that was named."""
+    """Whether a file's record is for another model than the given one."""
     known = (record.hub_provider or plugins.HUGGING_FACE, record.hub_id)
     return isinstance(source, HubSource) and known != (source.provider, source.repo_id)

@@ -1,7 +1,7 @@
-"""Quantizing by module: what tools want as lists of node names is given as patterns.
+"""Quantizing by module: replaces patterns in the lists of node names that tools accept.
 
-An entry that is no node's name is a pattern where the file has tags. Of the files of one model a pattern has to match
-in one; in the others it stands for nothing.
+In a tagged file, an entry that is not the name of a node is a pattern. Of the files of one model, a pattern must
+match in at least one.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _GEMM_SPLIT: Final = ("_MatMul", "_Add")
 
 @dataclass(frozen=True)
 class ModuleChoice:
-    """What a command has been told of the modules of a model's files.
+    """The modules that the user selected for a model's files.
 
     Attributes:
         files: The files.
-        exclude: Patterns of modules that are left as they are.
-        only: Patterns of modules beside which nothing is quantized; none for all.
+        exclude: Patterns of modules that are not quantized.
+        only: Patterns of the only modules that are quantized; empty for all.
     """
 
     files: tuple[Path, ...] = ()
@@ -47,7 +47,7 @@ _choice: Final[ContextVar[ModuleChoice | None]] = ContextVar("optimum_htp_module
 
 @contextmanager
 def choosing(choice: ModuleChoice) -> Iterator[None]:
-    """Let the quantizers that run in the block, in this thread, know what a command was told.
+    """Apply the selection to the quantizers that run in the block, in this thread.
 
     Raises:
         MetadataError: Modules are named, and a file has no tags.
@@ -67,16 +67,17 @@ def choosing(choice: ModuleChoice) -> Iterator[None]:
 
 
 def with_nodes_of_modules(config: Any, path: str | os.PathLike[str]) -> Any:
-    """Return a quantization config whose lists of nodes name nodes, where they named modules; the config itself else.
+    """Return a quantization config whose lists contain node names in place of patterns; the config itself without
+    patterns.
 
     Args:
-        config: Of Optimum: it has `nodes_to_quantize` and `nodes_to_exclude`.
-        path: The ONNX file that is to be quantized.
+        config: A config of Optimum, with `nodes_to_quantize` and `nodes_to_exclude`.
+        path: The ONNX file to quantize.
 
     Raises:
         UnknownModuleError: An entry is neither a node's name nor a pattern that matches a module.
-        MetadataError: The tags of the file are not what they should be.
-        ArgumentError: A node that is meant has no name.
+        MetadataError: The tags of the file are invalid.
+        ArgumentError: A selected node has no name.
     """
     import copy
 
@@ -94,7 +95,7 @@ def with_nodes_of_modules(config: Any, path: str | os.PathLike[str]) -> Any:
     if choice.only:
         only = _nodes(choice.only, path, graph, assignment)
         new["nodes_to_quantize"] += only
-        if not only:  # an empty list means all
+        if not only:  # An empty list means all.
             new["nodes_to_exclude"] += _nodes([_ALL], path, graph, assignment)
     if new == lists:
         return config
@@ -105,7 +106,7 @@ def with_nodes_of_modules(config: Any, path: str | os.PathLike[str]) -> Any:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Graph, Assignment] | None:
-    """Return a file's graph and the modules of its nodes; None where it has no tags."""
+    """Return a file's graph and the modules of its nodes; None if it has no tags."""
     with OpenModel.at(path) as model:
         try:
             assignment = tagged_assignment(model.header, model.graph)
@@ -121,7 +122,7 @@ def _named(
     assignment: Assignment,
     others: Collection[Path],
 ) -> list[str]:
-    """Return entries with the nodes of modules in place of those that are no node's name."""
+    """Return the entries with patterns replaced by the names of nodes."""
     names = _node_names(graph)
     patterns = [entry for entry in entries if entry not in names]
     if not patterns:
@@ -133,24 +134,24 @@ def _named(
             elsewhere = _node_names(graph_of_other)
             known = module_classes(modules)
             unknown = [pattern for pattern in unknown if pattern not in elsewhere and not matching(pattern, known)]
-        find_modules(unknown, classes, path)  # raises where there is one
+        find_modules(unknown, classes, path)  # It raises an exception for an unknown one.
     return [
         name for entry in entries for name in ([entry] if entry in names else _nodes([entry], path, graph, assignment))
     ]
 
 
 def _node_names(graph: Graph) -> set[str]:
-    """Return the names that mean a node: those of the file, and those that ONNX Runtime gives the halves of a Gemm."""
+    """Return the names of nodes: those of the file, and those that ONNX Runtime gives to the halves of a Gemm."""
     return {node.name for node in graph.nodes} | set(_split_names(graph.nodes))
 
 
 def _split_names(nodes: Iterable[Node | SelectedNode]) -> list[str]:
-    """Return what ONNX Runtime looks for: it first splits a Gemm in two."""
+    """Return the names that ONNX Runtime uses. It first splits a Gemm in two."""
     return [f"{node.name}{suffix}" for node in nodes if node.op_type == "Gemm" and node.name for suffix in _GEMM_SPLIT]
 
 
 def _nodes(patterns: Iterable[str], path: str | os.PathLike[str], graph: Graph, assignment: Assignment) -> list[str]:
-    """Return the names of the nodes of modules; none for patterns that match nothing here."""
+    """Return the names of the nodes of modules; empty for patterns that match nothing in this file."""
     classes = module_classes(assignment)
     modules = [module for pattern in as_patterns(patterns) for module in matching(pattern, classes)]
     nodes = nodes_inside(graph, assignment, modules)
@@ -158,6 +159,7 @@ def _nodes(patterns: Iterable[str], path: str | os.PathLike[str], graph: Graph, 
     if nameless is not None:
         raise ArgumentError(
             f"{path}: a {nameless.op_type} of {nameless.module or 'the model itself'} has no name, and quantizers "
-            "choose nodes by their names. Export the model again, or name its nodes."
+            "select nodes by "
+            "name. Export the model again, or name its nodes."
         )
     return [*(node.name for node in nodes), *_split_names(nodes)]

@@ -1,4 +1,4 @@
-"""The nodes of modules, by patterns: what other tools want as lists of node names."""
+"""Selects the nodes of modules by patterns, for tools that accept lists of node names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class SelectedNode:
     """A node of a module.
 
     Attributes:
-        index: Its place in the graph, nodes of subgraphs counted where they stand.
-        name: Its name; empty where the file gives none.
+        index: Its index in the graph; nodes of subgraphs are counted at their position.
+        name: Its name; empty if it has none.
         module: The innermost module that it came from.
-        class_name: That module's class; empty where it is not known.
+        class_name: That module's class; empty if it is unknown.
         op_type, domain: The operator.
         initializers: Names of the initializers that are its inputs.
     """
@@ -38,12 +38,12 @@ class SelectedNode:
     initializers: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return plain data."""
         return {**dataclasses.asdict(self), "initializers": list(self.initializers)}
 
 
 def select_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> list[str]:
-    """Return the names of the nodes of modules, in the order of the file; those of subgraphs too.
+    """Return the names of the nodes of modules, in the order of the file, including nodes of subgraphs.
 
     Args:
         path: A tagged ONNX file.
@@ -51,14 +51,14 @@ def select_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) ->
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
-        MetadataError: The file has no tags, or they are not what they should be.
+        MetadataError: The file has no tags, or they are invalid.
         UnknownModuleError: A pattern matches no module.
     """
     return list(dict.fromkeys(node.name for node in find_nodes(path, patterns) if node.name))
 
 
 def find_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> list[SelectedNode]:
-    """Return the nodes of modules, with what is known of each; the rest is as for `select_nodes`."""
+    """Return the nodes of modules with details. Arguments and exceptions are those of `select_nodes`."""
     graph, assignment = read_modules(path)
     modules = find_modules(as_patterns(patterns), module_classes(assignment), path)
     return nodes_inside(graph, assignment, modules)
@@ -67,10 +67,10 @@ def find_nodes(path: str | os.PathLike[str], patterns: str | Iterable[str]) -> l
 def find_nodes_of_files(
     paths: Sequence[str | os.PathLike[str]], patterns: str | Iterable[str]
 ) -> dict[str, list[SelectedNode]]:
-    """Return the nodes of modules in each of a model's files; a pattern has to match in one of them.
+    """Return the nodes of modules in each of a model's files. A pattern must match in at least one of them.
 
     Raises:
-        UnknownModuleError: A pattern matches no module of any.
+        UnknownModuleError: A pattern matches no module of any file.
     """
     read = {os.fspath(path): read_modules(path) for path in paths}
     classes = {file: module_classes(assignment) for file, (_, assignment) in read.items()}
@@ -80,7 +80,7 @@ def find_nodes_of_files(
 
 
 def nodes_inside(graph: Graph, assignment: Assignment, modules: Iterable[str]) -> list[SelectedNode]:
-    """Return the nodes of a graph that came from some modules, or from what is in them."""
+    """Return the nodes of a graph that came from some modules, or from submodules of them."""
     chosen = frozenset(modules)
     wanted = {module for module in set(assignment.modules) if is_inside_any(module, chosen)}
     initializers = {tensor.name for tensor in graph.initializers}

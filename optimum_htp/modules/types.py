@@ -1,7 +1,7 @@
 """Types and shapes of a model's inner values, found without its weights.
 
-onnx infers them on the model's skeleton. What it does not know, the operators of ONNX Runtime, is asked of a session
-to which the missing weights are inputs: they are never read.
+onnx infers them on the model without tensors. For the operators of ONNX Runtime, which onnx does not know, a session
+is used in which the missing weights are inputs; they are never read.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ValueTypes"]
 
-_INVENTED: Final = "unk__"  # what onnx calls a dimension of which it knows nothing
+_INVENTED: Final = "unk__"  # onnx's name for an unknown dimension.
 _EXTERNAL: Final = 1
 
 
 class ValueTypes:
-    """Looks up the types of the values that a graph sees.
+    """Looks up the types of the values in a graph.
 
-    Each graph is looked at as a model of its own: onnx mixes values up that are called alike in two branches.
+    Each graph is inferred as a model of its own, because onnx confuses values of the same name in two branches.
 
     Args:
         model: The model without the content of large tensors.
@@ -36,9 +36,9 @@ class ValueTypes:
         self._outer = None if level.outer is None else ValueTypes(model, level.outer)
 
     def of(self, value: str) -> ValueInfoProto | None:
-        """Return what is known of a value; None where not even its type is.
+        """Return the type and shape of a value; None if not even its type is known.
 
-        A dimension that nothing is known of has neither size nor name.
+        An unknown dimension has neither size nor name.
         """
         import onnx
 
@@ -51,7 +51,7 @@ class ValueTypes:
 
     @functools.cached_property
     def _alone(self) -> ModelProto:
-        """The graph as a model, to which what it takes from those around it is an input."""
+        """The graph as a model, with its outside values as inputs."""
         import onnx
 
         if self._outer is None:
@@ -76,11 +76,11 @@ class ValueTypes:
         try:
             return _declared(onnx.shape_inference.infer_shapes(self._alone, data_prop=True).graph)
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-            return _declared(self._alone.graph)  # then only what the file says
+            return _declared(self._alone.graph)  # Only the types in the file are known.
 
     @functools.cached_property
     def _asked(self) -> dict[str, TypeProto]:
-        """What ONNX Runtime knows of the values that onnx knows nothing of."""
+        """The types in ONNX Runtime of the values that onnx does not know."""
         import onnx
         from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
@@ -106,12 +106,12 @@ class ValueTypes:
         except Exception as error:
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
-            return {}  # whatever it does not like about the skeleton: then less is known
+            return {}  # ONNX Runtime rejects the model without tensors, so fewer types are known.
         return {output.name: proto for output in session.get_outputs() if (proto := _type_of(output)) is not None}
 
 
 def _declared(graph: GraphProto) -> dict[str, TypeProto]:
-    """Return the types that a graph says."""
+    """Return the types that a graph declares."""
     values = (*graph.value_info, *graph.output, *graph.input)
     return {value.name: value.type for value in values if value.type.WhichOneof("value") is not None}
 
@@ -125,7 +125,7 @@ def _is_whole(tensor: Any) -> bool:
 
 
 def _type_of(value: Any) -> TypeProto | None:
-    """Return the type of a session's output, which it writes as `tensor(float)`."""
+    """Return the type of a session's output, in ONNX Runtime's notation `tensor(float)`."""
     import onnx
 
     text = str(value.type)
@@ -148,7 +148,7 @@ _NAMES: Final = {
 
 
 def _cleaned(kind: TypeProto) -> TypeProto:
-    """Return a type without names of dimensions that were only invented."""
+    """Return a type without invented names of dimensions."""
     import onnx
 
     cleaned = onnx.TypeProto()

@@ -1,1 +1,1 @@
-"""Running a file on inputs made for it, and the time that each of its modules takes."""
+"""Generates inputs for a file, and runs it."""

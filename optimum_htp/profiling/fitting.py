@@ -1,7 +1,7 @@
-"""Sizes of a model's inputs that fit those that a graph fixes.
+"""Sizes of a model's inputs that match the fixed sizes in a graph.
 
-Which size an input's dimension follows is not known beforehand: the inputs are made twice, with a size and with one
-more of it, and what is longer the second time follows that size.
+It is not known beforehand which size determines a dimension. So the inputs are made twice, with a size and with the
+size plus one. A dimension that differs depends on that size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from optimum_htp.onnxfile import TensorSpec
 __all__ = ["InputSizeError", "MOST", "fitting_sizes", "refuse_misfits", "with_fixed_shapes"]
 
 MOST: Final = 1 << 30
-"""Elements of an input."""
+"""Maximum number of elements of an input."""
 
 _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
@@ -24,27 +24,27 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class InputSizeError(OptimumHTPError, ValueError):
-    """An input whose shape is not known, is larger than the memory of a machine, or is not accepted by the model."""
+    """An input whose shape is unknown, exceeds the memory of a machine, or is not accepted by the model."""
 
 
 def fitting_sizes(
     shapes: Callable[[Mapping[str, int]], Shapes], sizes: Mapping[str, int], inputs: Sequence[TensorSpec]
 ) -> dict[str, int]:
-    """Return the sizes with which a model's inputs fit a graph, as far as there are such.
+    """Return the sizes with which a model's inputs match a graph, as far as such sizes exist.
 
     Args:
-        shapes: Returns the shapes of the inputs that are made with some sizes.
-        sizes: Those that are taken where the graph fixes none.
-        inputs: Of the graph.
+        shapes: Returns the shapes of the inputs for some sizes.
+        sizes: The sizes to use if the graph fixes none.
+        inputs: Inputs of the graph.
 
     Raises:
-        InputSizeError: The graph fixes a size that no machine has memory for.
+        InputSizeError: The graph fixes a size that is too large.
     """
     for spec in inputs:
         fixed = [size for _, size in _fixed(spec)]
         if math.prod(map(float, fixed)) > MOST:
             raise InputSizeError(
-                f"The input {spec.name[:60]!r} has the size {max(fixed)}: no values are made for that."
+                f"The input {spec.name[:60]!r} has the size {max(fixed)}, which is too large to generate."
             )
     wanted = {(spec.name, axis): size for spec in inputs for axis, size in _fixed(spec)}
     before = _measured(shapes(sizes), wanted)
@@ -54,7 +54,7 @@ def fitting_sizes(
     for name, size in sizes.items():
         try:
             after = _measured(shapes({**sizes, name: size + 1}), wanted)
-        except _FAILURES:  # of a size that the model does not take in another number
+        except _FAILURES:  # The model does not accept another number for this size.
             continue
         for place in before.keys() & after.keys():
             if after[place] != before[place]:
@@ -71,7 +71,7 @@ def _solved(
     grown: Mapping[tuple[str, int], Mapping[str, int]],
     more: Mapping[str, int],
 ) -> Iterator[dict[str, int]]:
-    """Yield how much more of a size each dimension needs in which that size alone is open."""
+    """Yield by how much to increase a size, for each dimension in which only that size is open."""
     for place, by_name in grown.items():
         unknown = by_name.keys() - more.keys()
         if len(unknown) == 1:
@@ -81,7 +81,7 @@ def _solved(
 
 
 def _fixed(spec: TensorSpec) -> Iterator[tuple[int, int]]:
-    """Yield the dimensions of an input that are numbers, with these."""
+    """Yield the dimensions of an input that are numbers, with these numbers."""
     return ((axis, size) for axis, size in enumerate(spec.shape or ()) if isinstance(size, int))
 
 
@@ -90,7 +90,7 @@ def _measured(shapes: Shapes, places: Iterable[tuple[str, int]]) -> dict[tuple[s
 
 
 def with_fixed_shapes(made: Mapping[str, Any], inputs: Iterable[TensorSpec]) -> dict[str, Any]:
-    """Return tensors by name; pictures and sounds have the graph's size also where the config says another one."""
+    """Return tensors by name. Images and sounds get the graph's size even if the config has another one."""
     import torch
 
     fitted = dict(made)
@@ -109,7 +109,7 @@ def with_fixed_shapes(made: Mapping[str, Any], inputs: Iterable[TensorSpec]) -> 
 
 
 def refuse_misfits(shapes: Shapes, inputs: Iterable[TensorSpec]) -> None:
-    """Refuse inputs that a graph does not take.
+    """Reject inputs that a graph does not accept.
 
     Raises:
         InputSizeError: The graph fixes another size.
@@ -119,6 +119,7 @@ def refuse_misfits(shapes: Shapes, inputs: Iterable[TensorSpec]) -> None:
             shape = list(shapes.get(spec.name, ()))
             if axis < len(shape) and shape[axis] != size:
                 raise InputSizeError(
-                    f"The input {spec.name[:60]!r} has the size {size} in dimension {axis}, and the model makes "
-                    f"{shape[axis]} of it. Give --inputs."
+                    f"The input {spec.name[:60]!r} has the size {size} in dimension {axis}, but the model generates "
+                    f"{shape[axis]}. Pass "
+                    "--inputs."
                 )

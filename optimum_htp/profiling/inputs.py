@@ -1,7 +1,7 @@
-"""Inputs to run a file with: of the right names, types and shapes; their values mean nothing.
+"""Inputs to run a file with: they have the right names, types and shapes, and arbitrary values.
 
-Symbols in shapes (`batch_size`, `past_sequence_length + 1`) are those that Optimum exports with. Their sizes are
-Optimum's own defaults for dummy inputs, what the model's config says of images and sounds, and what the user gives.
+Symbols in shapes (`batch_size`, `past_sequence_length + 1`) are those of Optimum's exports. Their sizes are Optimum's
+defaults for dummy inputs, the sizes of images and sounds in the model's config, and the sizes from the user.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from optimum_htp.resolve.configs import ConfigSource, folder_of
 __all__ = ["InputSizeError", "default_sizes", "sample_inputs"]
 
 _PAST: Final = "past_sequence_length"
-_BEFORE: Final = 8  # tokens before the new ones
-# Sizes by what a symbol's name holds, first match first; the value is one of Optimum's names, or a number.
+_BEFORE: Final = 8  # Tokens before the new ones.
+# Sizes by a part of a symbol's name, first match first; the value is one of Optimum's names, or a number.
 _SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
     ("batch", "batch_size"),
     ("choice", "num_choices"),
@@ -46,7 +46,7 @@ _SYMBOLS: Final[tuple[tuple[str, str | int], ...]] = (
     ("sequence", "sequence_length"),
     ("length", "sequence_length"),
 )
-_WAVEFORMS: Final = ("input_values",)  # whose samples Optimum calls a sequence like any other
+_WAVEFORMS: Final = ("input_values",)  # Optimum names their samples a sequence too.
 _OF_IMAGES: Final = ("height", "width")
 _MASK: Final = "mask"
 _TOKENS: Final = "input_ids"
@@ -67,7 +67,7 @@ def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None
         shapes: Sizes by Optimum's names (`batch_size`, `sequence_length`, `height`, ...).
 
     Raises:
-        InputSizeError: An input is of a size that none can have.
+        InputSizeError: An input has an invalid size.
     """
     inputs, _ = read_signature(path)
     record, source = _config_source(Path(path))
@@ -85,13 +85,13 @@ def sample_inputs(path: str | os.PathLike[str], shapes: Mapping[str, int] | None
 
 
 def _as_asked(arrays: Mapping[str, Any], spec: TensorSpec, sizes: Mapping[str, int]) -> bool:
-    """Whether an image has the size that was asked for: Optimum takes the config's, whatever is asked."""
+    """Whether an image has the requested size. Optimum always uses the config's."""
     pairs = zip(spec.shape or (), arrays[spec.name].shape, strict=False)
     return all(size == sizes[str(symbol)] for symbol, size in pairs if symbol in _OF_IMAGES)
 
 
 def _bound(inputs: Iterable[TensorSpec], arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes of symbols, as arrays have them, also of the one symbol of a sum that no array has alone."""
+    """Return the sizes of symbols from arrays, including the only unknown symbol of a sum."""
     found = {
         symbol: size
         for spec in inputs
@@ -109,7 +109,7 @@ def _bound(inputs: Iterable[TensorSpec], arrays: Mapping[str, Any]) -> dict[str,
 
 
 def _fixed_sizes(inputs: Iterable[TensorSpec]) -> dict[str, int]:
-    """Return sizes that an input was exported with, where others leave theirs open: those that the names tell."""
+    """Return fixed sizes of inputs for sizes that are symbols in other inputs, as far as the names match."""
     found: dict[str, int] = {}
     first = [spec.shape[0] for spec in inputs if spec.shape and len(spec.shape) > 1]
     fixed = {size for size in first if isinstance(size, int)}
@@ -128,11 +128,13 @@ def _fixed_sizes(inputs: Iterable[TensorSpec]) -> dict[str, int]:
 def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Generator) -> Any:
     shape = [_size(dimension, spec.name, sizes) for dimension in spec.shape or ()]
     if min(shape, default=1) < 0 or math.prod(map(float, shape)) > MOST:
-        raise InputSizeError(f"The input {spec.name[:60]!r} has the shape {shape[:8]}: no values are made for that.")
+        raise InputSizeError(
+            f"The input {spec.name[:60]!r} has the shape {shape[:8]}, which cannot be generated. Pass --inputs."
+        )
     dtype = np.dtype(spec.dtype if spec.dtype not in (None, "bfloat16", "string") else "float32")
     if dtype.kind == "b":
         return np.ones(shape, dtype)
-    if dtype.kind in "iu":  # tokens, masks and positions; 1 is a token of every vocabulary
+    if dtype.kind in "iu":  # Tokens, masks and positions; 1 is a token of every vocabulary.
         return np.ones(shape, dtype) if _MASK in spec.name else generator.integers(0, 2, shape).astype(dtype)
     return generator.random(shape, np.float32).astype(dtype)
 
@@ -167,7 +169,7 @@ def default_sizes() -> dict[str, int]:
 
 
 def _config_source(path: Path) -> tuple[ExportMetadata | None, ConfigSource | None]:
-    """Return a file's record and where its config is; none where there is no config within reach."""
+    """Return a file's record and the location of its config; None for a config that is not available."""
     try:
         record = read_record(path)
         return record, config_source(path, record, HubAccess(), None, False, needed=False)
@@ -182,7 +184,7 @@ def _config(source: ConfigSource | None) -> Mapping[str, Any]:
 
 
 def _take_plain_text(inputs: Sequence[TensorSpec], config: Mapping[str, Any]) -> bool:
-    """Whether tokens are all that a model takes, and any will do: classifiers of encoder-decoders look for `eos`."""
+    """Whether a model takes only tokens, and any tokens: classifiers of encoder-decoders search for `eos`."""
     vocabulary = config.get("vocab_size")
     return (
         {spec.name for spec in inputs} <= _TEXT
@@ -193,7 +195,7 @@ def _take_plain_text(inputs: Sequence[TensorSpec], config: Mapping[str, Any]) ->
 
 
 def _texts(inputs: Iterable[TensorSpec], vocabulary: int, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Return tokens, and masks that are 0 at their ends, as Optimum's generator makes them, which needs the model."""
+    """Return tokens, and masks that end with 0, as Optimum's generator does, which needs the model."""
     generator, texts = np.random.default_rng(0), {}
     for spec in inputs:
         array = _array(spec, sizes, generator)

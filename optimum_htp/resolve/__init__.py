@@ -1,1 +1,1 @@
-"""Where the configs and preprocessors of an ONNX file are: beside it, in it, in the cache, in a mirror, on the Hub."""
+"""Finds the configs and preprocessors of an ONNX file: next to it, in it, in the cache, on a mirror, on the Hub."""

@@ -1,8 +1,8 @@
-"""Embedded files as text and back: a ZIP in base64, made so that equal files give equal text.
+"""Embedded files as text and back: a ZIP in base64. Equal files give equal text.
 
-What is read may come from anybody, so nothing is believed: not how many files there are, not how large they are, not
-what they contain. Each file is unpacked into memory, no further than it was announced, and compared with its digest.
-Format of ZIP files: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
+The text is untrusted, so the number, sizes and contents of its files are checked. Each file is unpacked in memory, up
+to its announced size, and compared with its digest. Format of ZIP files:
+https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from optimum_htp.metadata import EmbeddedFile
 __all__ = ["MOST_FILES", "described", "longest_text", "pack", "unpack"]
 
 MOST_FILES: Final = 512
-_MOST_RATIO: Final = 200  # of unpacked to packed; tokenizers have 3 to 10
-_RATIO_FROM: Final = 1 << 20  # bytes: what is smaller may be as repetitive as it likes
-_LARGEST_DIRECTORY: Final = 1 << 20  # bytes
-_TIME: Final = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP can say
+_MOST_RATIO: Final = 200  # Ratio of unpacked to packed size; tokenizers have 3 to 10.
+_RATIO_FROM: Final = 1 << 20  # Bytes from which the ratio is checked.
+_LARGEST_DIRECTORY: Final = 1 << 20  # Bytes.
+_TIME: Final = (1980, 1, 1, 0, 0, 0)  # The earliest time in a ZIP.
 _MODE: Final = 0o100644 << 16
 _UNIX: Final = 3
-# The record that ends an archive, and the one that comes before it where the archive is a ZIP64.
+# The record at the end of an archive, and the one before it in a ZIP64 archive.
 _END: Final = struct.Struct("<4s4H2LH")
 _END_SIGNATURE: Final = b"PK\x05\x06"
 _ZIP64_LOCATOR: Final = b"PK\x06\x07"
@@ -57,7 +57,7 @@ def pack(files: Mapping[str, bytes]) -> str:
 
 
 def longest_text(limit: int) -> int:
-    """Return how many characters the text of files of so many bytes together may have."""
+    """Return the maximum number of characters for files with a total of `limit` bytes."""
     return (limit + _LARGEST_DIRECTORY) * 4 // 3 + 4
 
 
@@ -67,26 +67,26 @@ def unpack(
     """Return the content of files, by name.
 
     Args:
-        text: What `pack` returned.
-        listed: The files that are in it: these and no others.
-        limit: How many bytes all of them may have together.
-        names: Those that are wanted; None for all.
+        text: The result of `pack`.
+        listed: The files that it must contain, and no others.
+        limit: Maximum total size in bytes.
+        names: The files to return; None for all.
 
     Raises:
-        EmbeddedFilesError: It is not what it is said to be, or more than it may be.
+        EmbeddedFilesError: The text does not match the list, or exceeds a limit.
     """
     if len(listed) > MOST_FILES:
-        raise EmbeddedFilesError(f"{len(listed)} files are listed, and at most {MOST_FILES} are unpacked")
+        raise EmbeddedFilesError(f"{len(listed)} files are listed, but at most {MOST_FILES} are unpacked")
     total = sum(file.size for file in listed)
     if total > limit:
-        raise EmbeddedFilesError(f"the files have {total} bytes, and at most {limit} are unpacked")
+        raise EmbeddedFilesError(f"the files have {total} bytes, but at most {limit} are unpacked")
     try:
         packed = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, TypeError) as error:
         raise EmbeddedFilesError(f"it is not base64 ({error})") from error
     if total > max(_RATIO_FROM, _MOST_RATIO * len(packed)):
         raise EmbeddedFilesError(
-            f"{len(packed)} bytes would become {total}, more than {_MOST_RATIO} times as many, as no such file does"
+            f"{len(packed)} bytes would become {total}, which is more than {_MOST_RATIO} times as many"
         )
     _check_end(packed)
     with _translated(), zipfile.ZipFile(io.BytesIO(packed)) as archive:
@@ -96,42 +96,42 @@ def unpack(
 
 
 def _check_end(packed: bytes) -> None:
-    """Refuse an archive with anything behind its directory, or a directory that would fill the memory."""
+    """Reject an archive with content after its directory, or with a directory that would fill the memory."""
     end = packed[-_END.size :]
     if len(end) < _END.size or not end.startswith(_END_SIGNATURE):
-        raise EmbeddedFilesError("it is not a ZIP, or has something behind its end")
+        raise EmbeddedFilesError("it is not a ZIP, or has content after its end")
     *_, directory, _, comment = _END.unpack(end)
     before = packed[-_END.size - _ZIP64_LOCATOR_SIZE : -_END.size]
     if comment or directory > _LARGEST_DIRECTORY or before.startswith(_ZIP64_LOCATOR):
-        raise EmbeddedFilesError("its directory is larger than that of a few files")
+        raise EmbeddedFilesError("its directory is too large")
 
 
 def _entries(archive: zipfile.ZipFile, listed: Sequence[EmbeddedFile]) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries by name, held against the list."""
+    """Return the entries by name, compared with the list."""
     entries = archive.infolist()
     found = {entry.orig_filename: entry for entry in entries}
     expected = {file.name for file in listed}
     if len(found) < len(entries):
-        raise EmbeddedFilesError("it holds a file twice")
+        raise EmbeddedFilesError("it contains a file twice")
     if other := sorted(expected ^ found.keys()):
-        where = "listed and not there" if other[0] in expected else "there and not listed"
+        where = "listed, but missing" if other[0] in expected else "present, but not listed"
         raise EmbeddedFilesError(f"{other[0]!r} is {where}")
     return found
 
 
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: EmbeddedFile) -> bytes:
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise EmbeddedFilesError(f"{file.name} is encrypted, or packed in another way than deflate")
+        raise EmbeddedFilesError(f"{file.name} is encrypted, or not packed with deflate")
     with archive.open(entry) as stream:
         content = stream.read(file.size + 1)
     if len(content) != file.size or hashlib.sha256(content).hexdigest() != file.sha256:
-        raise EmbeddedFilesError(f"{file.name} is not the file whose size and sha256 are listed")
+        raise EmbeddedFilesError(f"{file.name} does not match its listed size and sha256")
     return content
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Say of a ZIP that cannot be read that it cannot; zipfile raises what its parts happen to."""
+    """Convert errors for a damaged ZIP; zipfile raises many kinds of exceptions."""
     try:
         yield
     except OptimumHTPError:

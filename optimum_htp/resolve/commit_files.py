@@ -1,7 +1,7 @@
-"""From a file's metadata to a local folder with the config and preprocessor files of its commit.
+"""Provides a local folder with the config and preprocessor files of the commit in a record.
 
-The cache is asked first: what a commit holds never changes, so files that are there need no request. What is
-missing is fetched side by side, and nothing but that. A process remembers the folders.
+The cache is searched first: the content of a commit never changes, so existing files need no request. Missing files
+are downloaded in parallel. A process remembers the folders.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = ["ConfigFolder", "resolve_configs", "resolve_file", "resolve_preproces
 logger = get_logger(__name__)
 
 _CONFIG, _GENERATION_CONFIG = MODEL_CONFIGS
-_LISTS: Final = 64  # lists of config files, of at most 128 KiB each
-_REMEMBERED: Final = 256  # folders
+_LISTS: Final = 64  # Lists of config files, of at most 128 KiB each.
+_REMEMBERED: Final = 256  # Folders.
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ConfigFolder:
     """A folder with a model's configs.
 
     Attributes:
-        folder: Where it is.
-        commit: Provider, repo id and commit that its files are of; None for files that may change.
+        folder: The folder.
+        commit: Provider, repo id and commit of its files; None for files that may change.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class ConfigFolder:
 
 @dataclass(frozen=True)
 class _Pin:
-    """A commit of a repo and the config files in it, None where they have to be found out."""
+    """A commit of a repo and its config files; None if they are unknown."""
 
     commit: str
     files: tuple[str, ...] | None
@@ -73,21 +73,21 @@ def resolve_configs(
     with_code: bool = False,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with the config and generation config of the model that a file came from.
+    """Return a folder with the config and generation config of the model of a file.
 
-    Where they are not in the cache, the preprocessors' files are fetched beside them: they will be asked for next.
+    If they are not in the cache, the preprocessor files are downloaded too, because they are needed next.
 
     Args:
-        metadata: Of a file that came from a Hub.
-        access: How to reach that Hub.
+        metadata: The record of a file from a Hub.
+        access: Options for Hub requests.
         revision: Overrides the commit of the file.
-        with_code: Whether the repo's own Python modules are wanted too.
-        places: Which places to ask, see `resolve/order.py`; None for all.
+        with_code: Whether to download the repo's own Python modules too.
+        places: The places to search, see `resolve/order.py`; None for all.
 
     Raises:
         ConfigFileNotFoundError: The commit has no config.
-        UntrustedCodeError: The config refers to code, and that is not wanted.
-        HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
+        UntrustedCodeError: The config refers to code, and `with_code` is not set.
+        HFHubIntegrationError: The model, its commit or the files cannot be downloaded; the subclass gives the reason.
     """
     asking = within_order(access, places)
 
@@ -104,7 +104,7 @@ def resolve_configs(
             folder = _snapshot(metadata, pin.commit, wanted, access, optional, places)
         except OptimumHTPError as error:
             offline = dataclasses.replace(access, local_files_only=True, force_download=False)
-            try:  # what is wanted right now may be in the cache all the same
+            try:  # The needed files may be in the cache in spite of the error.
                 folder = _snapshot(metadata, pin.commit, wanted, offline, places=places)
             except OptimumHTPError:
                 raise error from None
@@ -128,11 +128,12 @@ def resolve_preprocessors(
     with_code: bool = False,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with every config and preprocessor file of the model; the arguments are `resolve_configs`'.
+    """Return a folder with all config and preprocessor files of the model. The arguments are those of
+    `resolve_configs`.
 
     Raises:
-        UntrustedCodeError: One of the files refers to code, and that is not wanted.
-        HFHubIntegrationError: The model, its commit or the files cannot be had; the subclass says why.
+        UntrustedCodeError: A file refers to code, and `with_code` is not set.
+        HFHubIntegrationError: The model, its commit or the files cannot be downloaded; the subclass gives the reason.
     """
     asking = within_order(access, places)
 
@@ -155,14 +156,15 @@ def resolve_file(
     revision: str | None = None,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with a file that only sentence_transformers reads: with all of these that are known, or itself.
+    """Return a folder with a file that only sentence_transformers reads, together with all other known files of this
+    kind.
 
     Args:
-        metadata, access, revision, places: As of `resolve_configs`.
+        metadata, access, revision, places: As in `resolve_configs`.
         name: The file, relative to the repo.
 
     Raises:
-        HFHubIntegrationError: It cannot be had; the subclass says why.
+        HFHubIntegrationError: It cannot be downloaded; the subclass gives the reason.
     """
 
     def find(pin: _Pin) -> Path:
@@ -179,12 +181,12 @@ def _remembered(
     what: tuple[Any, ...],
     find: Callable[[_Pin], Path],
 ) -> ConfigFolder:
-    """Return a commit's folder from memory, or find it. A token that may not see the files never finds them."""
+    """Return a commit's folder from memory, or find it. A folder is remembered for the token that found it only."""
     with _in_words_of(metadata):
         pin = _pin(metadata, access, revision)
         commit = (metadata.hub_provider or plugins.HUGGING_FACE, str(metadata.hub_id), pin.commit)
         cache = None if access.cache_dir is None else os.fspath(access.cache_dir)
-        # Two files of one commit may name different files of it: what one needs says nothing of what the other does.
+        # Two ONNX files of one commit may list different files, so the key contains the list.
         key = (*commit, cache, pin.files, *what)
         folder = _folders.get_or_make(key, lambda: find(pin), anew=access.force_download, valid=Path.is_dir)
     return ConfigFolder(folder, commit)
@@ -192,7 +194,7 @@ def _remembered(
 
 @contextmanager
 def _in_words_of(metadata: ExportMetadata) -> Iterator[None]:
-    """Add to the Hub's answer what the file knows: the Hub says the same of private and of missing models."""
+    """Extend the Hub's error with facts from the record, because the Hub reports private and missing models alike."""
     try:
         yield
     except (RevisionNotFoundError, RepoDisabledError):
@@ -200,16 +202,16 @@ def _in_words_of(metadata: ExportMetadata) -> Iterator[None]:
     except ModelNotFoundError as error:
         if metadata.private:
             token = "HF_TOKEN" if metadata.hub_provider is None else f"the token for {metadata.hub_provider}"
-            known = f"It was private when this file was exported: set {token} to one that may read it."
+            known = f"It was private when this file was exported. Set {token} to a token with access."
         elif metadata.private is False:
-            known = "It was public when this file was exported: it has been removed or made private since."
+            known = "It was public when this file was exported, so it was removed or made private later."
         else:
             raise
         raise ModelNotFoundError(f"{error} {known}") from error
 
 
 def _readable(files: Sequence[str]) -> tuple[str, ...]:
-    """Leave out what only sentence_transformers reads: it asks for that itself."""
+    """Return the files without those that only sentence_transformers reads. It requests them itself."""
     return tuple(name for name in files if not is_sentence_transformers_file(name))
 
 
@@ -228,18 +230,21 @@ def _pin(metadata: ExportMetadata, access: HubAccess, revision: str | None) -> _
 
 
 def _listed(metadata: ExportMetadata, commit: str, access: HubAccess) -> tuple[str, ...]:
-    """Ask the Hub which config files a commit has."""
+    """Request the list of a commit's config files from the Hub."""
     info = plugins.hub(metadata.hub_provider).info(str(metadata.hub_id), commit, access)
     return _configs_among(info.files, metadata)
 
 
 def _recorded(metadata: ExportMetadata) -> tuple[str, ...] | None:
-    """Return the config files that a file lists. It may list anything: only what loaders read is fetched."""
+    """Return the config files that a record lists.
+
+    The list is untrusted: only files that loaders read are downloaded.
+    """
     if metadata.config_files is None:
         return None
     found = _configs_among(metadata.config_files, metadata)
     if others := set(metadata.config_files) - set(found):
-        logger.info("Not fetched for %s, because no loader reads it: %s", metadata.source, sorted(others))
+        logger.info("Not downloaded for %s, because no loader reads it: %s", metadata.source, sorted(others))
     return found
 
 
@@ -247,7 +252,7 @@ def _configs_among(files: Sequence[str], metadata: ExportMetadata) -> tuple[str,
     return _allowed(tuple(files), metadata.export_library or "transformers")
 
 
-@functools.lru_cache(_LISTS)  # every load of a file asks again
+@functools.lru_cache(_LISTS)  # Every load of a file calls this.
 def _allowed(files: tuple[str, ...], library: str) -> tuple[str, ...]:
     return config_files(files, library=library, with_code=True)
 

@@ -1,4 +1,4 @@
-"""Whether a config can be that of an ONNX file: a stranger's config.json must not pass for the model's own."""
+"""Checks whether a config can belong to an ONNX file. The config.json of another model must be detected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimum_htp.onnxfile import TensorSpec, read_signature
 __all__ = ["LABELLED_TASKS", "label_misfit", "misfit"]
 
 _LOGITS: Final = "logits"
-# The tasks whose logits end in one value a label.
+# The tasks whose logits have one value per label in the last dimension.
 LABELLED_TASKS: Final = (
     "text-classification",
     "token-classification",
@@ -22,34 +22,34 @@ LABELLED_TASKS: Final = (
     "audio-classification",
     "audio-frame-classification",
 )
-_DEFAULT_LABELS: Final = 2  # of transformers' PretrainedConfig
+_DEFAULT_LABELS: Final = 2  # The default in transformers' PretrainedConfig.
 
 
 def misfit(config: Mapping[str, Any], metadata: ExportMetadata, path: Path) -> str | None:
-    """Say why a config cannot belong to a stamped ONNX file, or return None where nothing speaks against it.
+    """Return why a config cannot belong to a stamped ONNX file; None if there is no contradiction.
 
     Args:
         config: Content of a `config.json`.
-        metadata: What the file says of itself.
-        path: The file; its outputs are read where the number of labels can be told from them.
+        metadata: The record of the file.
+        path: The file. Its outputs are read if the number of labels follows from them.
     """
     model_class, model_type = metadata.model_class, model_type_of(config)
     if model_class is not None and model_class not in architectures(config):
         types = _model_types_of(model_class)
         if types and model_type not in types:
-            return f"it is of a {model_type or None} model, and the file of a {model_class}"
+            return f"it is for a {model_type or None} model, but the file is a {model_class}"
     if metadata.task not in LABELLED_TASKS:
         return None
     return label_misfit(config, read_signature(path)[1])
 
 
 def label_misfit(config: Mapping[str, Any], outputs: tuple[TensorSpec, ...]) -> str | None:
-    """Say how the number of labels differs between a config and the logits of a graph, None where it does not."""
+    """Return how the number of labels differs between a config and the logits of a graph; None if it does not."""
     for output in outputs:
         if output.name == _LOGITS and output.shape and isinstance(output.shape[-1], int):
             in_config = _labels_in_config(config)
             if output.shape[-1] != in_config:
-                return f"it has {in_config} labels, and the file {output.shape[-1]}"
+                return f"it has {in_config} labels, but the file has {output.shape[-1]}"
     return None
 
 
@@ -61,7 +61,7 @@ def _labels_in_config(config: Mapping[str, Any]) -> int:
 
 
 def _model_types_of(class_name: str) -> set[str]:
-    """Return the model types that transformers has a class of this name for."""
+    """Return the model types for which transformers has a class of this name."""
     types = set()
     for mapping in model_names().values():
         for model_type, classes in mapping.items():

@@ -1,7 +1,8 @@
-"""Where the files of an ONNX file's model are: beside it, in it, in the cache, in a mirror or on the Hub.
+"""Finds the files of an ONNX file's model: next to it, in it, in the cache, on a mirror or on the Hub.
 
-`find` is the only walk over these places, for configs, preprocessors, pipelines and modules alike. The record of the
-file decides. A file beside it is used only for its own kind. `resolve/order.py` has the order of the places.
+`find` is the only function that walks over these places, for configs, preprocessors, pipelines and modules. The
+record of the file decides. An adjacent file is used only for its own kind. `resolve/order.py` has the order of the
+places.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from optimum_htp.libraries.repo_files import MODEL_CONFIGS, is_sentence_transfor
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.parsing import json_or_none
-from optimum_htp.resolve.beside import PIPELINE, PREPROCESSORS, Beside, lies_in
+from optimum_htp.resolve.adjacent import PIPELINE, PREPROCESSORS, AdjacentSearch, lies_in
 from optimum_htp.resolve.commit_files import ConfigFolder, resolve_configs, resolve_file, resolve_preprocessors
 from optimum_htp.resolve.configs import ConfigSource, folder_of
 from optimum_htp.resolve.embedded import EmbeddedFiles, embedded_in
-from optimum_htp.resolve.order import BESIDE, EMBEDDED, asks, stages
+from optimum_htp.resolve.order import ADJACENT, EMBEDDED, asks, stages
 from optimum_htp.resolve.other_commit import configs_of_other_commit, other_snapshot
 
 __all__ = [
@@ -57,23 +58,23 @@ __all__ = [
 logger = get_logger(__name__)
 
 _IMAGES: Final = "AutoImageProcessor"
-_ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # what another place may have nevertheless
+_ELSEWHERE: Final = (HubUnreachableError, DownloadError)  # Errors after which the next place is tried.
 _AWAY: Final = (*_ELSEWHERE, AccessDeniedError, ModelNotFoundError)
 
 
 @dataclass(frozen=True)
 class Carrier:
-    """An ONNX file whose model's files are looked for.
+    """An ONNX file whose model's files are searched for.
 
     Attributes:
-        name: What messages call it.
-        record: What it says of itself.
-        path: Where it is; None for one on a Hub.
-        folders: Where files of its model may lie beside it, the nearest first.
-        is_named: Whether the user named the file itself. In a folder that was named, what somebody has saved counts.
-        carried: Returns what is embedded in it, or in another file of its model.
-        other: The folder of the commit that it was fetched at, if its record names another commit of the same repo.
-            Its configs are used only where those of the record's commit cannot be had.
+        name: Its name for messages.
+        record: Its record.
+        path: Its path; None for a file on a Hub.
+        folders: The folders in which adjacent files of its model may be, the nearest first.
+        is_named: Whether the user named the file itself. If the user named a folder, its files count.
+        carried: Returns the embedded files in it, or in another file of its model.
+        other: The folder of the commit that it was downloaded at, if its record contains another commit of the same
+            repo. Its configs are used only if those of the record's commit are not available.
     """
 
     name: str
@@ -86,13 +87,13 @@ class Carrier:
 
 
 def carrier_of(path: Path, record: ExportMetadata | None, access: HubAccess, named: Path | None = None) -> Carrier:
-    """Return a file here as one whose model's files are looked for.
+    """Return a local file as the start of a search.
 
     Args:
         path: The file.
-        record: What it says of itself.
-        access: How to reach the Hub.
-        named: The folder that the user named, if it was one.
+        record: Its record.
+        access: Options for Hub requests.
+        named: The folder that the user named, if any.
     """
     other = other_snapshot(path, record, access)
     folders = (path.parent,) if named is None else tuple(dict.fromkeys((path.parent, named)))
@@ -111,25 +112,25 @@ def find(
     slow: bool = False,
     needed: bool = True,
 ) -> ConfigSource | None:
-    """Return where something of an ONNX file's model is, from the first place that has it.
+    """Return the location of files of an ONNX file's model, from the first place that has them.
 
     Args:
-        carrier: The file.
-        what: The Auto class or `GenerationConfig` that loads it, or the name of a file of sentence_transformers.
-        access: How to reach the Hub.
-        revision: Overrides the commit of the file. The Hub's default branch does not: libraries and wrappers name it
-            for a user who has named none.
+        carrier: The ONNX file.
+        what: The Auto class or `GenerationConfig` that loads them, or the name of a file of sentence_transformers.
+        access: Options for Hub requests.
+        revision: Overrides the commit of the file. The Hub's default branch does not, because libraries and wrappers
+            pass it if the user named no revision.
         with_code: Whether code of the repo may run.
-        slow: Whether a slow tokenizer is wanted, whose files may have been left out of what is embedded.
-        needed: Whether a missing file is an error. For a file of sentence_transformers: whether an unreachable Hub is.
+        slow: Whether a slow tokenizer is needed. Its files may not be embedded.
+        needed: Whether a missing file is an error; for a file of sentence_transformers, whether an unreachable Hub is.
 
     Returns:
-        A folder, or the embedded files. None where it is not needed and cannot be had.
+        A folder, or the embedded files. None if they are not needed and not available.
 
     Raises:
-        ConfigLoadError: There is none, or it needs code that is not to be had.
-        EmbeddedFilesError: What is embedded is not what the file says.
-        HFHubIntegrationError: The Hub does not give it; the subclass says why.
+        ConfigLoadError: They do not exist, or need code that is not available.
+        EmbeddedFilesError: The embedded files do not match the record.
+        HFHubIntegrationError: The Hub does not provide them; the subclass gives the reason.
     """
     record = carrier.record
     what = _kept_in(what, record)
@@ -143,9 +144,9 @@ def find(
         return _of_commit(record, what, access, revision, with_code=with_code, places=places)
 
     for stage in stages():
-        if BESIDE in stage:
+        if ADJACENT in stage:
             known = _known_names(record, carried)
-            asked, folders = Beside(carrier.path, record, what, carrier.is_named, revision), carrier.folders
+            asked, folders = AdjacentSearch(carrier.path, record, what, carrier.is_named, revision), carrier.folders
             if carrier.other is not None and revision == carrier.other.name:
                 asked, folders = dataclasses.replace(asked, revision=None), (carrier.other,)
             for folder in folders:
@@ -168,7 +169,7 @@ def find(
             return fetched()
         except _AWAY as error:
             if carrier.other is not None and revision is None:
-                asked = Beside(carrier.path, record, what, is_named=False, revision=None)
+                asked = AdjacentSearch(carrier.path, record, what, is_named=False, revision=None)
                 if (others := configs_of_other_commit(carrier.other, asked)) is not None:
                     return others
             if not isinstance(error, HubUnreachableError):
@@ -183,15 +184,18 @@ def find(
             raise
     if not needed or "." in what:
         return None
-    if what not in (*CONFIG_CLASSES, PIPELINE):  # in a folder with its config, transformers says what is missing
+    if what not in (
+        *CONFIG_CLASSES,
+        PIPELINE,
+    ):  # For a folder with a config, transformers itself reports missing files.
         return find(carrier, "AutoConfig", access, revision)
     raise ConfigLoadError(_none_at_all(carrier))
 
 
 def find_folder(carrier: Carrier, what: str, access: HubAccess, revision: str | None = None, **options: bool) -> Path:
-    """Return a folder with something of an ONNX file's model; the arguments and errors are those of `find`."""
+    """Return a folder with files of an ONNX file's model. Arguments and exceptions are those of `find`."""
     source = find(carrier, what, access, revision, **options)
-    assert source is not None  # it is needed
+    assert source is not None  # It is needed.
     return folder_of(source)
 
 
@@ -204,7 +208,7 @@ def config_source(
     *,
     needed: bool,
 ) -> ConfigSource | None:
-    """Return where the config of an ONNX file here is; see `find`."""
+    """Return the location of the config of a local ONNX file; see `find`."""
     carrier = carrier_of(path, metadata, access)
     return find(carrier, "AutoConfig", access, revision, with_code=trust_remote_code, needed=needed)
 
@@ -212,26 +216,26 @@ def config_source(
 def preprocessor_folder(
     path: Path, metadata: ExportMetadata | None, access: HubAccess, revision: str | None = None, **options: bool
 ) -> Path:
-    """Return a folder with all preprocessors of an ONNX file here; see `find`."""
+    """Return a folder with all preprocessors of a local ONNX file; see `find`."""
     return find_folder(carrier_of(path, metadata, access), PREPROCESSORS, access, revision, **options)
 
 
 def _kept_in(what: str, record: ExportMetadata | None) -> str:
-    """Return what has to be found to load something: the image processor of a timm model is in its config."""
+    """Return what to search for to load an object: the image processor of a timm model is in its config."""
     of_timm = record is not None and record.export_library == "timm" and record.preprocessors == (_IMAGES,)
     is_there = of_timm and EXTRACTOR_CONFIG not in (record.config_files or () if record is not None else ())
     return "AutoConfig" if is_there and what in (_IMAGES, PREPROCESSORS) else what
 
 
 def overriding(record: ExportMetadata | None, revision: str | None) -> str | None:
-    """Return the revision if it overrides the commit of a file: libraries pass the default one for users."""
+    """Return the revision if it overrides the commit of a file. Libraries pass the default branch for users."""
     if revision is None or record is None or record.model_type != "hub":
         return revision
     return revision if revision != plugins.hub(record.hub_provider).default_revision else None
 
 
 def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> EmbeddedFiles | None:
-    """Return what is embedded, unless the user asks for something newer."""
+    """Return the embedded files, unless the user requests another revision."""
     record = carrier.record
     if record is None or not record.embedded_files or not asks(EMBEDDED):
         return None
@@ -241,17 +245,19 @@ def _carried(carrier: Carrier, access: HubAccess, revision: str | None) -> Embed
 
 
 def _has(embedded: EmbeddedFiles, what: str, record: ExportMetadata | None, *, slow: bool) -> bool:
-    """Whether something can be loaded from what is embedded."""
+    """Whether an object can be loaded from the embedded files."""
     names = {*embedded.names}
-    if what in CONFIG_CLASSES:  # without a generation config of its own, a model's is made of its config
+    if what in CONFIG_CLASSES:  # A generation config is created from the model's config if there is none.
         return CONFIG in names or (what != "AutoConfig" and GENERATION_CONFIG in names)
     if what == PIPELINE:
         return MODEL_INDEX in names
     if "." in what:
         return what in names and is_sentence_transformers_file(what)
     if names <= {*MODEL_CONFIGS, EXPORT_MANIFEST} and record is not None and record.preprocessors:
-        return False  # its config alone was embedded
-    if slow and record is not None and record.config_files is not None:  # a fast tokenizer needs only some of them
+        return False  # Only its config is embedded.
+    if (
+        slow and record is not None and record.config_files is not None
+    ):  # A fast tokenizer needs only some of the files.
         return {name for name in record.config_files if not name.endswith(".py")} <= names
     return True
 
@@ -272,9 +278,9 @@ def _of_commit(
 
 
 def _may_have(record: ExportMetadata | None, what: str) -> bool:
-    """Whether the commit may have something: the file lists what it has."""
+    """Whether the commit may have a file. The record lists its files."""
     names = record.config_files if record is not None else None
-    if "." in what:  # only a module has weights of its own
+    if "." in what:  # Only modules have weights of their own.
         module = PurePosixPath(what).parent / CONFIG
         known = [name for name in names or () if is_sentence_transformers_file(name)]
         return what in known or (PurePosixPath(what).name == WEIGHTS and module.as_posix() in known)
@@ -288,7 +294,7 @@ def _known_names(record: ExportMetadata | None, carried: EmbeddedFiles | None) -
 
 
 def _has_code(embedded: EmbeddedFiles, what: str) -> bool:
-    """Whether one of the embedded configs that something is loaded from names code."""
+    """Whether one of the embedded configs for an object refers to code."""
     if what in CONFIG_CLASSES or "." in what:
         names = [CONFIG if what in CONFIG_CLASSES else what]
     else:
@@ -300,36 +306,39 @@ def _has_code(embedded: EmbeddedFiles, what: str) -> bool:
 def _with_code(
     embedded: EmbeddedFiles, record: ExportMetadata | None, fetched: Callable[[], ConfigFolder]
 ) -> ConfigFolder:
-    """Return the files of a commit together with the code that they name, which is never embedded.
+    """Return the files of a commit together with the code that they refer to. Code is never embedded.
 
     Raises:
-        ConfigLoadError: The file is of no commit.
-        HFHubIntegrationError: The Hub does not give the code; the subclass says why.
+        ConfigLoadError: The file has no commit.
+        HFHubIntegrationError: The Hub does not provide the code; the subclass gives the reason.
     """
-    what = f"{embedded.path} carries its configs, and not the code that they name"
+    what = f"{embedded.path} contains its configs, but not the code that they refer to"
     if record is None or record.model_type != "hub":
         raise ConfigLoadError(
-            f"{what}; it is of a local model, so that cannot be fetched. Copy the model's files, code included, into "
+            f"{what}. It is from a local model, so the code cannot be downloaded. Copy the model's files, including "
+            "code, into "
             f"{Path(embedded.path).parent}, or leave out trust_remote_code=True."
         )
     try:
         return fetched()
     except HubUnreachableError as error:
-        raise type(error)(f"{what}, and that cannot be fetched. {error}") from error
+        raise type(error)(f"{what}, and the code cannot be downloaded. {error}") from error
 
 
 def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnreachableError:
     return type(error)(
-        f"A slow tokenizer (use_fast=False, or a class of that kind) reads files that {carrier.name} does not carry, "
-        "because the fast one does without them; so the Hub was asked. Take the fast one, or save the slow one once "
-        f"with the Hub at hand, and load it from its folder. {error}"
+        f"A slow tokenizer (use_fast=False, or a slow class) needs files that are not embedded in {carrier.name}, so "
+        "they were "
+        "requested from the Hub. Use the fast tokenizer, or save the slow one once with a connection, and load it "
+        f"from its folder. {error}"
     )
 
 
 def _not_carried(carrier: Carrier, error: OfflineError) -> OfflineError:
     return OfflineError(
-        f"{carrier.name} does not carry what is asked for. {error} `optimum-cli htp embed {carrier.name}` puts it "
-        f"into the file; `optimum-cli htp mirror {carrier.name} -o FOLDER` copies it for machines that reach no Hub."
+        f"The requested files are not embedded in {carrier.name}. {error} `optimum-cli htp embed {carrier.name}` "
+        "embeds them; "
+        f"`optimum-cli htp mirror {carrier.name} -o FOLDER` copies them for machines without a Hub."
     )
 
 
@@ -337,11 +346,12 @@ def _none_at_all(carrier: Carrier) -> str:
     where = carrier.folders[0] if carrier.folders else "the folder of its model"
     if carrier.record is not None:
         return (
-            f"{carrier.name} was exported from a local model, and its {CONFIG} is not beside it. Copy the model's "
+            f"{carrier.name} was exported from a local model, and its {CONFIG} is not next to it. Copy the model's "
             f"{CONFIG} into {where}, or pass config=."
         )
     return (
-        f"{carrier.name} does not say which model it came from, and there is no {CONFIG} beside it. Do one of these: "
-        f"export the model again with `optimum-cli export htp`; say which it is with `optimum-cli htp inject "
-        f"{carrier.name} --model ID`; copy its {CONFIG} into {where}; or pass config=."
+        f"{carrier.name} has no record, and there is no {CONFIG} next to it. Do one of these: export the model again "
+        "with "
+        f"`optimum-cli export htp`; add a record with `optimum-cli htp inject {carrier.name} --model ID`; copy its "
+        f"{CONFIG} into {where}; or pass config=."
     )

@@ -1,4 +1,4 @@
-"""Configs as transformers has them, from a folder or from an ONNX file itself; a process remembers them."""
+"""Loads configs as transformers does, from a folder or from an ONNX file itself. A process remembers them."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ __all__ = [
 
 ConfigSource = ConfigFolder | EmbeddedFiles
 
-_configs: Final[LRUCache[tuple[Any, ...], bytes]] = LRUCache(256)  # of some 2 KiB each
+_configs: Final[LRUCache[tuple[Any, ...], bytes]] = LRUCache(256)  # About 2 KiB each.
 
 
 def folder_of(source: ConfigSource) -> Path:
-    """Return a folder with the config, made where it has to be."""
+    """Return a folder with the config. It is created if the config is embedded."""
     return source.folder() if isinstance(source, EmbeddedFiles) else source.folder
 
 
@@ -49,8 +49,8 @@ def embedded_object(source: EmbeddedFiles, name: str) -> dict[str, Any]:
     """Return the content of an embedded config.
 
     Raises:
-        ConfigLoadError: It is none that can be given to a library.
-        EmbeddedFilesError: It is not what the file says.
+        ConfigLoadError: It must not be passed to a library.
+        EmbeddedFilesError: It does not match the record.
     """
     content = json_or_none(source.read((name,))[name])
     fault = "it is not JSON" if content is None else config_fault(content)
@@ -62,17 +62,17 @@ def embedded_object(source: EmbeddedFiles, name: str) -> dict[str, Any]:
 def load_config(
     source: ConfigSource, metadata: ExportMetadata | None, *, trust_remote_code: bool = False, anew: bool = False
 ) -> PretrainedConfig:
-    """Load a `config.json` as the class that it names; a copy of its own for each caller.
+    """Load a `config.json` as the class that it names. Each caller gets its own copy.
 
     Args:
-        source: The folder that it is in, or the ONNX file that it travels with.
-        metadata: Of the file that the config is for.
+        source: The folder of the config, or the ONNX file that contains it.
+        metadata: The record of the file that the config is for.
         trust_remote_code: Whether code of the repo may run.
-        anew: Read the file again, although this process remembers what is in it.
+        anew: Whether to read the file even if this process remembers its content.
 
     Raises:
-        ConfigLoadError: It is missing, damaged, or needs code that is not trusted.
-        EmbeddedFilesError: It is embedded, and is not what the file says.
+        ConfigLoadError: It is missing, damaged, or needs untrusted code.
+        EmbeddedFilesError: It is embedded, and does not match the record.
     """
     library = metadata.export_library if metadata is not None else None
     key: tuple[Any, ...]
@@ -88,15 +88,15 @@ def load_config(
             return pickle.dumps(_embedded_config(source, metadata, trust_remote_code))
         return pickle.dumps(_read_config(source.folder, metadata, trust_remote_code))
 
-    # Pickled, because Optimum changes the config that it is given, and because unpickling is the fastest copy.
-    config: PretrainedConfig = pickle.loads(_configs.get_or_make(key, read, anew=anew))  # written by this process
+    # Pickled, because Optimum changes the config that it gets, and unpickling is the fastest copy.
+    config: PretrainedConfig = pickle.loads(_configs.get_or_make(key, read, anew=anew))  # Written by this process.
     if isinstance(source, EmbeddedFiles):
-        config.name_or_path = os.fspath(source.path)  # by which transformers finds what else belongs to the model
+        config.name_or_path = os.fspath(source.path)  # transformers uses it to find the model's other files.
     return config
 
 
 def load_generation_config(source: ConfigSource | None, config: Any) -> GenerationConfig:
-    """Load the generation config beside a config, or make it from that where there is none."""
+    """Load the generation config next to a config, or create it from the config if there is none."""
     from transformers import GenerationConfig
 
     if isinstance(source, EmbeddedFiles):
@@ -115,7 +115,7 @@ def _embedded_config(source: EmbeddedFiles, metadata: ExportMetadata | None, tru
             return _timm_config(content, source.path)
         if not needs_folder(content, {}):
             return config_of_content(content, source.path)
-    except Exception as error:  # a config's class is given what the file says, and raises anything
+    except Exception as error:  # The class of the config gets untrusted values, and can raise any exception.
         raise ConfigLoadError(
             f"The config in {source.holder} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
@@ -126,7 +126,7 @@ def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_cod
     from transformers import AutoConfig
 
     content = read_json(folder / CONFIG)
-    fault = config_fault(content) if content is not None else None  # where there is none, transformers says it
+    fault = config_fault(content) if content is not None else None  # transformers itself reports a missing config.
     source = metadata.source if metadata is not None else "the model"
     if fault is not None:
         raise ConfigLoadError(f"The config of {source} in {folder} cannot be loaded: {fault}.")
@@ -134,21 +134,21 @@ def _read_config(folder: Path, metadata: ExportMetadata | None, trust_remote_cod
         if isinstance(content, dict) and _is_timm(content, metadata):
             return _timm_config(content, folder)
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a config's class is given what the file says, and raises anything
+    except Exception as error:  # The class of the config gets untrusted values, and can raise any exception.
         raise ConfigLoadError(
             f"The config of {source} in {folder} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
 
 
 def _is_timm(content: Mapping[str, Any], metadata: ExportMetadata | None) -> bool:
-    """Whether a config is of a timm model: the record says it, else a config without a model type."""
+    """Whether a config is for a timm model: according to the record, or if it has no model type."""
     if metadata is not None and metadata.export_library is not None:
         return metadata.export_library == "timm"
     return not content.get("model_type") and infer_library((), content) == "timm"
 
 
 def _timm_config(content: Mapping[str, Any], path: Path | str) -> PretrainedConfig:
-    """Return transformers' config of a timm model, with its labels; those of ImageNet are known to timm alone."""
+    """Return transformers' config of a timm model, with its labels. Only timm knows those of ImageNet."""
     from transformers import PretrainedConfig
 
     content = {**content, "name_or_path": os.fspath(path)}
@@ -156,5 +156,5 @@ def _timm_config(content: Mapping[str, Any], path: Path | str) -> PretrainedConf
         from transformers import TimmWrapperConfig
 
         return TimmWrapperConfig.from_dict(content)
-    except (ImportError, RuntimeError):  # timm is not installed, or cannot be imported with the torchvision there is
+    except (ImportError, RuntimeError):  # timm is not installed, or cannot be imported with the installed torchvision.
         return PretrainedConfig.from_dict(content, num_labels=content.get("num_classes"))

@@ -1,7 +1,7 @@
-"""Reading the files that travel inside an ONNX file: in memory, or as a folder for loaders that want one.
+"""Reads the embedded files of an ONNX file: in memory, or as a folder for loaders that need one.
 
-The folder is named by what is in it, and lies below Hugging Face's home. Whoever needs it first makes it, and all
-others use it; where that cannot be written, a process makes a temporary one for itself.
+The folder is named after its content, and is below the Hugging Face home. The first process that needs it creates it,
+and all others use it. If the home is not writable, a process creates a temporary folder for itself.
 """
 
 from __future__ import annotations
@@ -49,26 +49,27 @@ __all__ = [
 logger = get_logger(__name__)
 
 EMBEDDED_LIMIT: Final = "OPTIMUM_HTP_EMBEDDED_LIMIT"
-"""The variable that says how many megabytes the files in an ONNX file may have together."""
+"""The variable with the maximum total size of embedded files, in MB."""
 _DEFAULT_LIMIT: Final = 64  # MB
-# Configs and vocabularies. The allow-list of names has folders whose every file a loader may ask for.
+# Configs and vocabularies. The list of allowed names contains folders whose files loaders may request.
 _SUFFIXES: Final = frozenset(
     (".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".bpe", ".codes", ".tokenizer")
 )
 NOT_RUN: Final = (
-    "Code that embedded files name never runs. Remove the files with `optimum-cli htp unembed {file}`; for a model of "
-    "a Hub, trust_remote_code=True loads the files of its commit."
+    "Code that embedded files refer to never runs. Remove the files with `optimum-cli htp unembed {file}`. For a "
+    "model on a "
+    "Hub, trust_remote_code=True loads the files of its commit."
 )
-"""What to do about embedded files that refer to code."""
-_PATIENCE: Final = 60.0  # seconds to wait for another process that makes a folder
-_LEFTOVER: Final = 3600.0  # seconds after which what somebody has not finished is nobody's
+"""The next step for embedded files that refer to code."""
+_PATIENCE: Final = 60.0  # Seconds to wait while another process creates a folder.
+_LEFTOVER: Final = 3600.0  # Seconds after which an unfinished folder is removed.
 
 _folders: Final[LRUCache[str, Path]] = LRUCache(256)
 _temporary: Final[list[tempfile.TemporaryDirectory[str]]] = []
 
 
 def largest_total() -> int:
-    """Return how many bytes embedded files may have together.
+    """Return the maximum total size of embedded files in bytes.
 
     Raises:
         ArgumentError: The variable is not a number.
@@ -77,14 +78,14 @@ def largest_total() -> int:
     if not text:
         return _DEFAULT_LIMIT * 1_000_000
     if not (text.isascii() and text.isdigit() and len(text) < 7):
-        raise ArgumentError(f"{EMBEDDED_LIMIT} is {text!r}: it has to be a number of megabytes.")
+        raise ArgumentError(f"{EMBEDDED_LIMIT} is {text!r}. Set it to a number of MB.")
     return int(text) * 1_000_000
 
 
 def is_embeddable(names: Iterable[str], library: str | None) -> bool:
-    """Whether all of these are names of configs or of preprocessors' files: no code, no weights, no way out.
+    """Whether all names are names of configs or preprocessor files: no code, no weights, no paths out of the folder.
 
-    An export's own manifest is one too.
+    The manifest of an export is also accepted.
     """
     names = tuple(names)
     known = {*config_files(names, library=library or "transformers"), EXPORT_MANIFEST}
@@ -96,12 +97,12 @@ def is_embeddable(names: Iterable[str], library: str | None) -> bool:
 
 @dataclass(frozen=True)
 class EmbeddedFiles:
-    """The files that travel with a model.
+    """The embedded files of a model.
 
     Attributes:
-        path: The ONNX file that was asked for; of one that is elsewhere, its URL.
-        holder: The file of the same model that they are in.
-        files: Names, sizes and digests, as the file says.
+        path: The requested ONNX file; for a remote file its URL.
+        holder: The file of the same model that contains them.
+        files: Names, sizes and digests in the record.
         library: The library that loads the model.
     """
 
@@ -117,20 +118,20 @@ class EmbeddedFiles:
 
     @property
     def digest(self) -> str:
-        """What names their content: equal for equal files."""
+        """The digest of their content: equal for equal files."""
         lines = sorted(f"{file.sha256} {file.size} {file.name}" for file in self.files)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def read(self, names: Collection[str] | None = None, *, with_code: bool = False) -> dict[str, bytes]:
-        """Return the content of files, by name; of all of them where none are named.
+        """Return the content of files, by name; of all files by default.
 
         Args:
             names: The files.
             with_code: Whether they may refer to code: only for files that no library will load. Files that only
-                sentence_transformers reads are not checked here but when it asks for them.
+                sentence_transformers reads are checked when it requests them.
 
         Raises:
-            EmbeddedFilesError: They are not what the file says, or more than is unpacked.
+            EmbeddedFilesError: They do not match the record, or exceed the limits.
             UntrustedCodeError: They refer to code.
         """
         try:
@@ -138,12 +139,13 @@ class EmbeddedFiles:
             limit = largest_total()
             text = self._text(longest_text(limit))
             if text is None:
-                raise EmbeddedFilesError(f"it lists {len(self.files)} files and has none")
+                raise EmbeddedFilesError(f"it lists {len(self.files)} files, but contains none")
             found = unpack(text, self.files, limit, names)
         except EmbeddedFilesError as error:
             raise EmbeddedFilesError(
-                f"The files embedded in {self.holder} cannot be used: {error}. Fetch the file again, or take them out "
-                f"with `optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the largest size, in MB.",
+                f"The embedded files of {self.holder} cannot be used: {error}. Download the file again, or remove "
+                "them with "
+                f"`optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the maximum size in MB.",
                 EMBEDDED_ZIP,
             ) from error
         if not with_code:
@@ -152,10 +154,10 @@ class EmbeddedFiles:
         return found
 
     def _text(self, longest: int) -> bytes | None:
-        """Return the archive as it is in the file, None where there is none.
+        """Return the archive as it is in the file; None if there is none.
 
         Raises:
-            EmbeddedFilesError: It has more than so many characters, or the file is damaged.
+            EmbeddedFilesError: It exceeds the maximum length, or the file is damaged.
         """
         try:
             with self._opened() as window:
@@ -167,21 +169,21 @@ class EmbeddedFiles:
         return opened(self.holder)
 
     def check(self) -> None:
-        """Refuse files that are none of a model's configs and preprocessors.
+        """Reject files that are not configs or preprocessor files of a model.
 
         Raises:
-            EmbeddedFilesError: One is not.
+            EmbeddedFilesError: A name is not allowed.
         """
         for name in self.names:
             if not is_embeddable((name,), self.library):
-                raise EmbeddedFilesError(f"{name!r} is neither a config nor a file of a preprocessor")
+                raise EmbeddedFilesError(f"{name!r} is neither a config nor a preprocessor file")
 
     def folder(self) -> Path:
-        """Return a folder that holds them.
+        """Return a folder that contains them.
 
         Raises:
             EmbeddedFilesError, UntrustedCodeError: As `read`.
-            ConfigLoadError: There is no place to put them.
+            ConfigLoadError: No folder is writable.
         """
         return _folders.get_or_make(self.digest, self._found_or_made, valid=self._is_whole)
 
@@ -191,17 +193,18 @@ class EmbeddedFiles:
             try:
                 return self._made_in(root)
             except OSError as error:
-                logger.info("%s cannot be written, so a temporary folder is made: %s", root, error)
+                logger.info("%s is not writable, so a temporary folder is created: %s", root, error)
         contents = self.read()
         try:
             temporary = tempfile.TemporaryDirectory(prefix="optimum-htp-")
             _write(Path(temporary.name), contents)
         except OSError as error:
             raise ConfigLoadError(
-                f"The files embedded in {self.holder} have to be in a folder to be loaded, and none can be written: "
-                f"{error}. Set HF_HOME or TMPDIR to one that can."
+                f"The embedded files of {self.holder} must be unpacked into a folder, but no folder is writable: "
+                f"{error}. Set HF_HOME "
+                "or TMPDIR to a writable folder."
             ) from error
-        _temporary.append(temporary)  # it goes when this process does
+        _temporary.append(temporary)  # It is removed at the end of the process.
         return Path(temporary.name)
 
     def _made_in(self, root: Path) -> Path:
@@ -216,11 +219,11 @@ class EmbeddedFiles:
             fresh = root / f".{self.digest[:16]}.{secrets.token_hex(8)}"
             try:
                 _write(fresh, self.read())
-                if target.exists():  # somebody has taken files out of it
+                if target.exists():  # Another process has removed files from it.
                     target.rename(fresh.with_name(f"{fresh.name}.old"))
                 fresh.rename(target)
             except OSError:
-                if not self._is_whole(target):  # where folders cannot be locked another may have been faster
+                if not self._is_whole(target):  # Without folder locks, another process may have been faster.
                     raise
             finally:
                 for rest in (fresh, fresh.with_name(f"{fresh.name}.old")):
@@ -228,7 +231,7 @@ class EmbeddedFiles:
         return target
 
     def _is_whole(self, folder: Path) -> bool:
-        """Whether a folder has all files, by their sizes: their digests were checked when it was made."""
+        """Whether a folder has all files, by their sizes. Their digests were checked when it was created."""
         try:
             return all(os.stat(f"{folder}/{file.name}").st_size == file.size for file in self.files)  # noqa: PTH116
         except OSError:
@@ -236,23 +239,23 @@ class EmbeddedFiles:
 
 
 def embedded_in(path: Path, record: ExportMetadata | None) -> EmbeddedFiles | None:
-    """Return the files that travel with an ONNX file, None where there are none or they are in a file that is away.
+    """Return the embedded files of an ONNX file; None if there are none, or the file that contains them is missing.
 
     Args:
         path: The file.
-        record: What it says of itself.
+        record: Its record.
     """
     if record is None or not record.embedded_files:
         return None
     holder = path if record.embedded_in is None else _holder(path, record)
     if holder is None:
-        logger.info("%s says that its files are embedded in %s, which is not here.", path, record.embedded_in)
+        logger.info("The files of %s are embedded in %s, which is missing.", path, record.embedded_in)
         return None
     return EmbeddedFiles(path, holder, record.embedded_files, record.export_library)
 
 
 def _holder(path: Path, record: ExportMetadata) -> Path | None:
-    """Return the file of a model that holds what is embedded, renamed or not."""
+    """Return the file of a model that contains the embedded files, renamed or not."""
     if record.embedded_in == record.onnx_file:
         return path
     try:
@@ -262,7 +265,7 @@ def _holder(path: Path, record: ExportMetadata) -> Path | None:
 
 
 def _root() -> Path | None:
-    """Return the folder below Hugging Face's home; None for a user without one."""
+    """Return the folder below the Hugging Face home; None for a user without a home."""
     from huggingface_hub import constants
 
     home = Path(constants.HF_HOME)
@@ -278,17 +281,17 @@ def _write(folder: Path, contents: dict[str, bytes]) -> None:
 
 @contextmanager
 def _alone_in(root: Path) -> Iterator[None]:
-    """Let one process at a time make a folder. Where it takes another too long, both make it: the first one counts."""
+    """Let one process at a time create a folder. After a timeout, both create it, and the first one is used."""
     with ExitStack() as lock:
         try:
             lock.enter_context(folder_lock(root, _PATIENCE))
         except TimeoutError:
-            logger.info("Another process has been making a folder in %s for %.0f seconds.", root, _PATIENCE)
+            logger.info("Another process has been creating a folder in %s for %.0f seconds.", root, _PATIENCE)
         yield
 
 
 def _clear_leftovers(root: Path) -> None:
-    """Take away what processes that were killed have left."""
+    """Remove what killed processes left."""
     for rest in root.glob(".*.*"):
         if rest.is_dir() and time.time() - rest.stat().st_mtime > _LEFTOVER:
             shutil.rmtree(rest, ignore_errors=True)

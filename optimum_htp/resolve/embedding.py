@@ -1,7 +1,7 @@
-"""Which of a model's files are embedded: its config, and what its preprocessors are loaded from.
+"""Selects the files of a model to embed: its config, and the files that its preprocessors are loaded from.
 
-Never code, never weights, and no config that would make a library import code. The files of a slow tokenizer are left
-out where `tokenizer.json` makes them needless, which is decided from the files, not by loading them.
+Code, weights, and configs that would make a library import code are never embedded. The files of a slow tokenizer are
+left out if `tokenizer.json` replaces them. This is decided from the files, without loading them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHOICES: Final = (ALL, CONFIG_ONLY, NONE)
 
 _CONFIGS: Final = (CONFIG, GENERATION_CONFIG, MODEL_INDEX, SCHEDULER_CONFIG)
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-# What slow tokenizers are made from (`vocab_files_names` of transformers' tokenizers).
+# The files that slow tokenizers are loaded from (`vocab_files_names` of transformers' tokenizers).
 _SLOW: Final = (
     "vocab.json",
     "vocab.txt",
@@ -55,11 +55,11 @@ _SLOW: Final = (
 
 @dataclass(frozen=True)
 class Embedding:
-    """Files that are to travel in an ONNX file.
+    """Files to embed in an ONNX file.
 
     Attributes:
-        files: What they are.
-        archive: They themselves, as text.
+        files: Their names, sizes and digests.
+        archive: Their content, as text.
     """
 
     files: tuple[EmbeddedFile, ...]
@@ -67,26 +67,26 @@ class Embedding:
 
 
 def check_choice(what: str) -> None:
-    """Refuse what is not known, before anything is done.
+    """Reject an unknown choice before any work.
 
     Raises:
-        ArgumentError: It is neither `all` nor `config` nor `none`.
+        ArgumentError: It is not `all`, `config` or `none`.
     """
     if what not in CHOICES:
-        raise ArgumentError(f"embed={what!r} is not known: give {', '.join(CHOICES)}.")
+        raise ArgumentError(f"embed={what!r} is not known: use one of {', '.join(CHOICES)}.")
 
 
 def embeddable(folder: Path, names: Iterable[str], library: str | None, what: str = ALL) -> tuple[str, ...]:
-    """Return the names of a model's files that are embedded, sorted.
+    """Return the names of a model's files to embed, sorted.
 
     Args:
-        folder: Where the files are.
+        folder: The folder of the files.
         names: The model's files.
         library: The library that loads the model.
         what: `all`, `config` or `none`.
 
     Raises:
-        ArgumentError: `what` is none of them.
+        ArgumentError: `what` is not known.
     """
     check_choice(what)
     if what == NONE:
@@ -111,36 +111,44 @@ def embedding_of(
     strict: bool = False,
     own: Mapping[str, bytes] | None = None,
 ) -> Embedding | None:
-    """Read and pack the files of a model that are embedded; None where there are none.
+    """Read and pack the files of a model to embed; None if there are none.
 
     Args:
-        folder, names, library, what: As of `embeddable`.
-        strict: Whether files that are too many or too large are an error; else the configs alone are embedded.
-        own: Content of files of the export itself, by name; embedded with the others.
+        folder, names, library, what: As in `embeddable`.
+        strict: Whether too many or too large files are an error. Otherwise, only the configs are embedded.
+        own: Content of files of the export itself, by name, to embed with the others.
 
     Raises:
         ArgumentError: `what` is not known.
-        EmbeddedFilesError: The files are more than a reader would unpack.
+        EmbeddedFilesError: The files exceed the limits of a reader.
         OSError: A file cannot be read.
     """
     names = tuple(names)
     chosen = embeddable(folder, names, library, what)
     total, limit = sum((folder / name).stat().st_size for name in chosen), largest_total()
     if len(chosen) > MOST_FILES or total > limit:
-        fault = f"{len(chosen)} files of {total} bytes are more than are embedded ({MOST_FILES} of {limit} bytes)"
+        fault = (
+            f"{len(chosen)} files of {total} bytes exceed the limits for embedding ({MOST_FILES} files, {limit} bytes)"
+        )
         if strict or what == CONFIG_ONLY:
             raise EmbeddedFilesError(f"{folder}: {fault}. {EMBEDDED_LIMIT} sets another limit, in MB.")
-        logger.warning("%s: %s: the configs alone are. %s sets another limit, in MB.", folder, fault, EMBEDDED_LIMIT)
+        logger.warning(
+            "%s: %s: only the configs are embedded. %s sets another limit, in MB.", folder, fault, EMBEDDED_LIMIT
+        )
         return embedding_of(folder, names, library, CONFIG_ONLY, own=own)
     contents = {name: (folder / name).read_bytes() for name in chosen} | (dict(own or {}) if what != NONE else {})
     for reference in references_in(contents):
         if contents.pop(reference.file, None) is not None:
-            logger.warning("%s is not embedded: %s, and embedded files name no code.", reference.file, reference)
+            logger.warning(
+                "%s is not embedded: it contains %s, and embedded files must not refer to code.",
+                reference.file,
+                reference,
+            )
     return Embedding(described(contents), pack(contents)) if contents else None
 
 
 def _needless(folder: Path, home: str, names: Sequence[str]) -> set[str]:
-    """Return the files in one folder of a model that only a slow tokenizer would read, where a fast one is loaded."""
+    """Return the files in one folder of a model that only a slow tokenizer reads, if a fast one is loaded."""
     inside = {PurePosixPath(name).name: name for name in names if str(PurePosixPath(name).parent) == home}
     slow = {base for base in inside if any(fnmatchcase(base, pattern) for pattern in _SLOW)}
     if TOKENIZER not in inside or not slow:
@@ -150,7 +158,7 @@ def _needless(folder: Path, home: str, names: Sequence[str]) -> set[str]:
         return set()
     sentencepiece = any(base.endswith(SENTENCEPIECE) for base in slow)
     if sentencepiece and settings.get("add_prefix_space") is not None:
-        return set()  # transformers converts the slow tokenizer anew
+        return set()  # transformers converts the slow tokenizer at each load.
     if not _is_fast(folder, home, settings):
         return set()
     return {inside[base] for base in slow}
@@ -159,7 +167,7 @@ def _needless(folder: Path, home: str, names: Sequence[str]) -> set[str]:
 def _is_fast(folder: Path, home: str, settings: Mapping[str, Any]) -> bool:
     """Whether the tokenizer in a folder is loaded as a fast one."""
     pipeline = _object(folder / MODEL_INDEX).get(home)
-    if isinstance(pipeline, list) and len(pipeline) == 2:  # library and class
+    if isinstance(pipeline, list) and len(pipeline) == 2:  # Library and class.
         return str(pipeline[1]).endswith("Fast")
     if any(_takes_slow(folder / home / name) for name in PREPROCESSOR_CONFIGS):
         return False
@@ -174,7 +182,7 @@ def _is_fast(folder: Path, home: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _takes_slow(path: Path) -> bool:
-    """Whether a config names a processor that loads a slow tokenizer, or one of which that cannot be told."""
+    """Whether a config names a processor that loads a slow tokenizer, or an unknown processor."""
     config = _object(path)
     name = config.get("processor_class")
     if "AutoProcessor" in (config.get("auto_map") or {}):

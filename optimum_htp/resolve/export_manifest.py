@@ -3,7 +3,7 @@
     {"schema_version": 1, "export_format": "onnx",
      "components": {"prefill": {"file": "prefill.onnx", "metadata": {...}}, "decode": {...}}}
 
-It is next to the files, or is embedded in them; only the names of the files are looked at here.
+It is next to the files, or is embedded in them. Only the names of the files are read here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _FORMATS: Final = ("onnx",)
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """What an `export.json` says.
+    """The content of an `export.json`.
 
     Attributes:
-        content: All of it.
+        content: The whole content.
         files: The ONNX file of each component, by the component's name.
     """
 
@@ -57,7 +57,7 @@ class ExportManifest:
         return cls(content, files)
 
     def metadata(self, component: str) -> Mapping[str, Any]:
-        """Return what the exporter noted of a component."""
+        """Return the exporter's metadata of a component."""
         found: Mapping[str, Any] = self.content[_COMPONENTS][component]["metadata"]
         return found
 
@@ -81,20 +81,20 @@ def carries_manifest(record: ExportMetadata) -> bool:
 
 
 def manifest_beside(path: Path) -> ExportManifest | None:
-    """Return the manifest in an ONNX file's folder, if the file is one of those that it names."""
+    """Return the manifest in an ONNX file's folder, if it lists the file."""
     found = ExportManifest.of(read_json(path.parent / EXPORT_MANIFEST))
     return found if found is not None and path.name in found.files.values() else None
 
 
 def manifest_of(path: Path, record: ExportMetadata | None) -> ExportManifest | None:
-    """Return the manifest of an ONNX file: the one embedded in its model, else the one beside it.
+    """Return the manifest of an ONNX file: the one embedded in its model, or the adjacent one.
 
     Args:
         path: The file.
-        record: What it says of itself.
+        record: Its record.
 
     Raises:
-        EmbeddedFilesError: What is embedded is not what the file says.
+        EmbeddedFilesError: The embedded files do not match the record.
     """
     embedded = embedded_in(path, record) if record is not None and carries_manifest(record) else None
     if embedded is not None:

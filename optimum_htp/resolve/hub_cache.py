@@ -1,4 +1,4 @@
-"""HFHubCache: loaded objects, kept in memory by commit, over the Hub's standard cache on disk."""
+"""HFHubCache: keeps loaded objects in memory by commit, over the Hub's standard cache on disk."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class HFHubCache:
-    """Keeps what loaders return, by model, commit and loader; thread-safe, and bounded.
+    """Keeps the results of loaders, by model, commit and loader. It is thread-safe and bounded.
 
-    What it returns is shared: every caller gets the same object. Do not use it for what is changed in use, nor for
-    a fast tokenizer in several threads.
+    The results are shared: every caller gets the same object. Do not use it for objects that change when they are
+        used, or
+    for a fast tokenizer in several threads.
 
     Args:
         cache_dir: Root of the Hub's cache; None for the standard one. There is no other cache on disk.
-        max_items: How many objects to keep; the one that was unused for longest goes first.
+        max_items: Maximum number of objects. The least recently used ones are removed.
     """
 
     def __init__(self, cache_dir: str | Path | None = None, max_items: int = 64) -> None:
@@ -35,17 +36,17 @@ class HFHubCache:
     def get_or_fetch(
         self, model_id: str, revision: str | None, loader_func: Callable[..., Any], force_download: bool = False
     ) -> Any:
-        """Return what a loader returns for a model at a revision; from memory where it was loaded before.
+        """Return the result of a loader for a model at a revision, from memory if it was loaded before.
 
         Args:
-            model_id: Repo id, with `@revision` or without.
-            revision: Branch, tag or commit; None for the main branch. A branch is looked up each time.
-            loader_func: Called with the model id and `revision` (the commit), `cache_dir`, `local_files_only`, as
-                `AutoConfig.from_pretrained` and its kin are.
-            force_download: Fetch and load again.
+            model_id: Repo id, with or without `@revision`.
+            revision: Branch, tag or commit; None for the default branch. A branch is looked up each time.
+            loader_func: Called with the model id and `revision` (the commit), `cache_dir`, `local_files_only`, like
+                `AutoConfig.from_pretrained`.
+            force_download: Whether to download and load again.
 
         Raises:
-            HFHubIntegrationError: The revision cannot be found; the subclass says why.
+            HFHubIntegrationError: The revision cannot be found; the subclass gives the reason.
         """
         key = (*self._found(model_id, revision), loader_func)
         return self._items.get_or_make(
@@ -61,6 +62,6 @@ class HFHubCache:
         return name, find_commit(asked.hub, asked.repo_id, asked.revision, self._access).commit
 
     def _load(self, model_id: str, commit: str, loader: Callable[..., Any], *, force_download: bool) -> Any:
-        """Load at the full commit, for which the client asks the Hub only what the cache on disk does not have."""
+        """Load at the full commit. huggingface_hub then requests only files that are not in the cache."""
         options = {"force_download": True} if force_download else {}
         return loader(model_id, revision=commit, cache_dir=self._access.cache_dir, local_files_only=False, **options)

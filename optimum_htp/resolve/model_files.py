@@ -1,4 +1,4 @@
-"""The ONNX files that make up a model: found by what they say of themselves, whatever they are called now."""
+"""The ONNX files of a model, found by their records, independent of their present names."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
     "stamped_in",
 ]
 
-_IMAGE_ENCODER: Final = f"vae_encoder/{ONNX_FILE}"  # only some classes of pipelines open it
-_SHOWN: Final = 60  # characters of a name in a message
+_IMAGE_ENCODER: Final = f"vae_encoder/{ONNX_FILE}"  # Only some pipeline classes open it.
+_SHOWN: Final = 60  # Characters of a name in a message.
 
 AnyPath = TypeVar("AnyPath", Path, PurePosixPath)
 
 
 class ModelFiles(NamedTuple):
-    """The ONNX files of a model that are there: the path of each, by the name that it had at export.
+    """The existing ONNX files of a model: the path of each, by its name at export.
 
-    What `missing` says is raised where a file is needed that is not there.
+    `missing` is raised if a needed file does not exist.
     """
 
     folder: Path
@@ -41,16 +41,15 @@ class ModelFiles(NamedTuple):
 
 
 def holder_of(names: Sequence[str]) -> str | None:
-    """Return which file of a model carries what is embedded: one that every class opens."""
+    """Return the file of a model that contains the embedded files: one that every class opens."""
     encoders = (name for name in names if "encoder" in PurePosixPath(name).name)
     return next(encoders, names[0] if names else None)
 
 
 def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
-    """Refuse a model that no class could open.
+    """Reject a model that no class can open.
 
-    With a merged decoder, the other decoders are not needed. A pipeline that makes images of texts needs no encoder of
-    images.
+    With a merged decoder, the other decoders are not needed. A text-to-image pipeline needs no image encoder.
 
     Raises:
         MissingSiblingError: A file is missing.
@@ -63,27 +62,32 @@ def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
 
 
 def model_root(path: Path, record: ExportMetadata) -> Path:
-    """Return the absolute path of the folder of a model, which a file of it lies in or below.
+    """Return the absolute path of the folder of a model, given one of its files.
 
-    Below a link to a folder there are two places: above the link, and above the folder that it leads to. The model is
-    where the file's folder has the name that it had at export.
+    Below a linked folder there are two candidates: above the link, and above its target. The model's folder is the
+        one from
+    which the file has its name at export.
 
     Raises:
-        MissingSiblingError: There are fewer folders above the file than the name in its record has.
+        MissingSiblingError: The file has fewer parent folders than the name in its record.
     """
     part = PurePosixPath(record.onnx_file or path.name)
     folder = absolute(path.parent)
     roots = [root for one in (folder, folder.resolve()) if (root := folder_above(one, part)) is not None]
     if not roots:
         raise MissingSiblingError(
-            f"{path} is {str(part)[:_SHOWN]} of a model of several files, and there are not so many folders above it. "
-            "Copy the whole folder of the model, or export it again."
+            f"{path} is {str(part)[:_SHOWN]} of a model of several files, but it has fewer parent folders. Copy the "
+            "whole folder "
+            "of the model, or export it again."
         )
     return next((root for root in roots if _is_folder(root / part.parent, folder)), roots[0])
 
 
 def absolute(path: Path) -> Path:
-    """Return a path from the root on. Links in it stay, unless it has `..`, which means above where a link leads."""
+    """Return an absolute path.
+
+    Links in it are kept, unless it contains `..`, which means the parent of a link's target.
+    """
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
@@ -107,7 +111,7 @@ def stamped_in(folder: Path) -> dict[Path, ExportMetadata]:
 
 
 def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
-    """Return the files of a multi-file model that are there, by the names that they had at export."""
+    """Return the existing files of a multi-file model, by their names at export."""
     folder, found = model_root(path, metadata), {}
     watch.see_folder(folder)
     for name in metadata.onnx_files:
@@ -118,7 +122,7 @@ def parts_of(path: Path, metadata: ExportMetadata, watch: Watch) -> ModelFiles:
 
 
 def sibling(folder: Path, name: str, metadata: ExportMetadata, watch: Watch | None = None) -> Path | None:
-    """Return the file that had this name in the same export, renamed or not; None where it is not there."""
+    """Return the file with this name in the same export, renamed or not; None if it is missing."""
     expected = folder / name
     for candidate in (expected, *sorted(expected.parent.glob(ONNX_PATTERN))):
         if watch is not None:
@@ -135,10 +139,10 @@ def _missing(
     missing = [folder / name for name in metadata.onnx_files if name not in found]
     if not missing:
         return None
-    merged = " Of the decoders, a merged one alone is enough." if any("merged" in one.name for one in missing) else ""
+    merged = " Of the decoders, a merged one is enough." if any("merged" in one.name for one in missing) else ""
     names = ", ".join(f"{one}{' (the one there is of another export)' if one.is_file() else ''}" for one in missing)
     return MissingSiblingError(
         f"{names} {'is' if len(missing) == 1 else 'are'} missing: {path.name} is part of a model of "
-        f"{len(metadata.onnx_files)} files ({', '.join(metadata.onnx_files)}), which have to stay together. Copy what "
-        f"is missing there, or export again.{merged}"
+        f"{len(metadata.onnx_files)} files ({', '.join(metadata.onnx_files)}), which must stay together. Copy the "
+        f"missing files there, or export again.{merged}"
     )

@@ -1,13 +1,13 @@
-"""In which order the places are asked that may have a model's configs and preprocessors.
+"""The order of the places in which a model's configs and preprocessors are searched for.
 
-    beside      the folder of the ONNX file, where the config there fits it
+    adjacent    the folder of the ONNX file, if the config there matches the file
     embedded    the ONNX file itself
     cache       the Hub's cache on this machine
-    mirror      copies of commits that somebody keeps elsewhere
+    mirror      copies of commits on mirrors
     hub         the Hub
 
-An argument (`config=`, `revision=`) comes before all of them. `OPTIMUM_HTP_RESOLVE=beside,hub` asks only the places
-that it names, in its order.
+An argument (`config=`, `revision=`) comes before all of them. `OPTIMUM_HTP_RESOLVE=adjacent,hub` searches only the
+listed places, in this order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from optimum_htp.hubs.base import Hub, HubAccess
 from optimum_htp.origin import mirrors
 
 __all__ = [
-    "BESIDE",
+    "ADJACENT",
     "CACHE",
     "EMBEDDED",
     "HUB",
@@ -38,46 +38,46 @@ __all__ = [
     "within_order",
 ]
 
-BESIDE: Final = "beside"
+ADJACENT: Final = "adjacent"
 EMBEDDED: Final = "embedded"
 CACHE: Final = "cache"
 MIRROR: Final = "mirror"
 HUB: Final = "hub"
-_DEFAULT: Final = (BESIDE, EMBEDDED, CACHE, MIRROR, HUB)
+_DEFAULT: Final = (ADJACENT, EMBEDDED, CACHE, MIRROR, HUB)
 _VARIABLE: Final = "OPTIMUM_HTP_RESOLVE"
 
 
 def order() -> tuple[str, ...]:
-    """Return the places to ask, in their order.
+    """Return the places to search, in order.
 
     Raises:
-        ArgumentError: `OPTIMUM_HTP_RESOLVE` names one that there is not.
+        ArgumentError: `OPTIMUM_HTP_RESOLVE` contains an unknown place.
     """
     text = os.environ.get(_VARIABLE, "").strip()
     if not text:
         return _DEFAULT
     steps = tuple(dict.fromkeys(step.strip().lower() for step in text.split(",") if step.strip()))
     if unknown := [step for step in steps if step not in _DEFAULT]:
-        raise ArgumentError(f"{_VARIABLE} names {unknown[0]!r}: it takes any of {','.join(_DEFAULT)}.")
+        raise ArgumentError(f"{_VARIABLE} contains {unknown[0]!r}. Use any of {','.join(_DEFAULT)}.")
     return steps
 
 
 def asks(step: str) -> bool:
-    """Whether a place is to be asked at all."""
+    """Whether a place is searched."""
     return step in order()
 
 
 def stages() -> tuple[tuple[str, ...], ...]:
-    """Return the places to ask, in their order, with those side by side that have files by commit.
+    """Return the places to search, in order; consecutive places with files by commit form one stage.
 
-    Such a stage at the end is left out: it is what remains when nothing else has the files.
+    Such a stage at the end is left out: it is used if no other stage has the files.
     """
     groups = tuple(tuple(steps) for _, steps in groupby(order(), lambda step: step if step not in _PLACES else HUB))
     return groups[:-1] if groups and groups[-1][0] in _PLACES else groups
 
 
 def within_order(access: HubAccess, places: Sequence[str] | None = None) -> HubAccess:
-    """Return how to reach a Hub, without a connection where it is not among the places that are asked."""
+    """Return the options for Hub requests, without connections if the Hub is not among the places."""
     if access.local_files_only or (asks(HUB) if places is None else HUB in places):
         return access
     return dataclasses.replace(access, local_files_only=True, force_download=False)
@@ -85,16 +85,16 @@ def within_order(access: HubAccess, places: Sequence[str] | None = None) -> HubA
 
 @dataclass(frozen=True)
 class CommitFiles:
-    """Files of one commit that somebody needs.
+    """Needed files of one commit.
 
     Attributes:
-        hub: Where the repo is.
+        hub: The Hub of the repo.
         repo_id: The repo.
-        commit: In full.
-        files: Relative to the repo.
-        optional: Files that may be missing where connections are forbidden.
-        access: How to reach the Hub.
-        places: Which of the places to ask, in their order; None for all of them.
+        commit: Full commit.
+        files: Names relative to the repo.
+        optional: Files that may be missing while connections are forbidden.
+        access: Options for Hub requests.
+        places: The places to search, in order; None for all of them.
     """
 
     hub: Hub
@@ -112,7 +112,7 @@ def _from_cache(wanted: CommitFiles) -> Path:
 
 
 def _from_hub(wanted: CommitFiles) -> Path:
-    """Ask the Hub, which looks into its cache itself unless that is not to be asked."""
+    """Use the Hub, which searches its cache itself unless the cache is excluded."""
     access = wanted.access
     if not asks(CACHE) and not access.local_files_only:
         access = dataclasses.replace(access, force_download=True)
@@ -125,7 +125,8 @@ def _from_mirror(wanted: CommitFiles) -> Path:
     )
     if folder is None:
         raise DownloadError(
-            f"No mirror has the files of {wanted.repo_id} at {wanted.commit}. Fill one with `optimum-cli htp mirror`."
+            f"No mirror has the files of {wanted.repo_id} at {wanted.commit}. Fill a mirror with `optimum-cli htp "
+            "mirror`."
         )
     return folder
 
@@ -135,24 +136,25 @@ _PLACES: Final[Mapping[str, Callable[[CommitFiles], Path]]] = {
     MIRROR: _from_mirror,
     HUB: _from_hub,
 }
-"""What asks the places that have files by commit."""
+"""The functions for the places with files by commit."""
 
 
 def find_files(wanted: CommitFiles) -> Path:
     """Return a folder with files of a commit, from the first place that has them.
 
     Raises:
-        OfflineError: `OPTIMUM_HTP_RESOLVE` names no place that could have them.
-        HFHubIntegrationError: They cannot be had; the subclass says why, in the words of the last place.
+        OfflineError: `OPTIMUM_HTP_RESOLVE` lists no place that could have them.
+        HFHubIntegrationError: They are not available; the subclass gives the reason, from the last place.
     """
     places = order() if wanted.places is None else wanted.places
     steps = [step for step in places if step in _PLACES and (step != MIRROR or mirrors.mirrors())]
     if (CACHE, HUB) in pairwise(steps):
-        steps.remove(CACHE)  # the Hub's client asks its cache first
+        steps.remove(CACHE)  # huggingface_hub searches its cache first.
     if not steps:
         raise OfflineError(
-            f"{wanted.repo_id} at {wanted.commit} was not asked for, because {_VARIABLE} names neither {CACHE} nor "
-            f"{MIRROR} nor {HUB}."
+            f"{wanted.repo_id} at {wanted.commit} was not searched for, because {_VARIABLE} lists none of {CACHE}, "
+            f"{MIRROR} and "
+            f"{HUB}. Add one of them."
         )
     for step in steps[:-1]:
         try:

@@ -1,7 +1,7 @@
-"""ONNX files that a repo has kept from an earlier commit of its model.
+"""ONNX files in a repo that were exported from an earlier commit of the same repo.
 
-The configs in the root of the repo are those of the model as it is at another commit, and the file's record decides.
-What is in a subfolder somebody has put beside the ONNX file.
+The configs in the root of the repo belong to the model at another commit, so the record of the file decides. Files in
+the subfolder of the ONNX file were put there for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optimum_htp.hubs.huggingface.cache import RepoCache, is_known_missing
 from optimum_htp.libraries.names import CONFIG
 from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
-from optimum_htp.resolve.beside import Beside, lies_in
+from optimum_htp.resolve.adjacent import AdjacentSearch, lies_in
 from optimum_htp.resolve.commit_files import ConfigFolder
 
 __all__ = ["configs_of_other_commit", "other_snapshot"]
@@ -29,12 +29,13 @@ _warned: Final[set[tuple[str | None, ...]]] = set()
 
 
 def other_snapshot(path: Path, record: ExportMetadata | None, access: HubAccess) -> Path | None:
-    """Return the folder of the commit that a file was fetched at, if its record names another commit of that repo.
+    """Return the folder of the commit that a file was downloaded at, if its record contains another commit of that
+    repo.
 
     Args:
-        path: The file, in the cache of a Hub or anywhere else.
-        record: What it says of itself.
-        access: How to reach the Hub.
+        path: The file, in the cache of a Hub or elsewhere.
+        record: Its record.
+        access: Options for Hub requests.
     """
     if record is None or record.hub_id is None or "snapshots" not in path.absolute().parts:
         return None
@@ -50,10 +51,10 @@ def other_snapshot(path: Path, record: ExportMetadata | None, access: HubAccess)
     return folder if provider == plugins.HUGGING_FACE and _was_renamed(repo_id, folder, record, access) else None
 
 
-def configs_of_other_commit(folder: Path, asked: Beside) -> ConfigFolder | None:
-    """Return the folder of another commit if it has what is looked for, which cannot be had at the record's commit.
+def configs_of_other_commit(folder: Path, asked: AdjacentSearch) -> ConfigFolder | None:
+    """Return the folder of another commit if it has the needed files, which are not available at the record's commit.
 
-    A warning says so, once.
+    A warning is logged once.
     """
     record = asked.record
     if record is None or not lies_in(folder, asked, None, alone=True, needed=False):
@@ -62,8 +63,9 @@ def configs_of_other_commit(folder: Path, asked: Beside) -> ConfigFolder | None:
     if (record.hub_id, own, other) not in _warned:
         _warned.add((record.hub_id, own, other))
         logger.warning(
-            "%s was exported from %s at %s, whose configs cannot be had. Those at %s are used: if the model has "
-            "changed, its answers are wrong. Load it once with the Hub at hand, or pass "
+            "%s was exported from %s at %s, whose configs are not available. The configs at %s are used: if the "
+            "model has changed, "
+            "the results are wrong. Load it once with a connection, or pass "
             'config=AutoConfig.from_pretrained("%s", revision="%s").',
             asked.path or "The ONNX file",
             record.hub_id,
@@ -76,7 +78,7 @@ def configs_of_other_commit(folder: Path, asked: Beside) -> ConfigFolder | None:
 
 
 def _are_one_repo(one: str, other: str, provider: str) -> bool:
-    """Whether two ids are of one repo: an old id without an organization leads to the repo that has it now."""
+    """Whether two ids mean one repo: an old id without an organization leads to the present repo."""
     one, other = one.casefold(), other.casefold()
     if provider == plugins.HUGGING_FACE and ("/" in one) != ("/" in other):
         return one.rpartition("/")[2] == other.rpartition("/")[2]
@@ -84,16 +86,16 @@ def _are_one_repo(one: str, other: str, provider: str) -> bool:
 
 
 def _was_renamed(repo_id: str, folder: Path, record: ExportMetadata, access: HubAccess) -> bool:
-    """Whether a repo is the one that a record names by an older id: then the record's commit is one of its commits.
+    """Whether a repo is the renamed repo of a record with an older id, so that it has the record's commit.
 
-    It is asked for a file of that commit, once: the cache keeps the answer. Where nobody can be asked, what travels in
-    the ONNX file counts. A repo of somebody else, who has converted the model, does not have the commit.
+    It is asked for a file of that commit, once; the cache keeps the result. Without a connection, the embedded files
+    count. A repo of another author who converted the model does not have the commit.
 
     Args:
         repo_id: The repo.
-        folder: Its files at the commit that the ONNX file was fetched at.
-        record: What the file says of itself.
-        access: How to reach the Hub.
+        folder: Its files at the commit that the ONNX file was downloaded at.
+        record: The record of the file.
+        access: Options for Hub requests.
     """
     commit, name, cache = record.hub_sha, next(iter(record.config_files or ()), CONFIG), folder.parents[2]
     if commit is None or is_known_missing(repo_id, name, cache, commit):
@@ -109,12 +111,12 @@ def _was_renamed(repo_id: str, folder: Path, record: ExportMetadata, access: Hub
     except HubUnreachableError:
         return bool(record.embedded_files)
     except HFHubIntegrationError as error:
-        logger.debug("Nobody can tell whether %s is %s: %s", repo_id, record.hub_id, error)
+        logger.debug("It cannot be checked whether %s is %s: %s", repo_id, record.hub_id, error)
     return own.is_file()
 
 
 def _may_differ(folder: Path, record: ExportMetadata) -> bool:
-    """Whether a file in a folder is another one than travels in the ONNX file, or nobody knows."""
+    """Whether a file in a folder differs from the embedded file, or cannot be compared."""
     if not record.embedded_files:
         return (folder / CONFIG).is_file()
     for file in record.embedded_files:

@@ -1,9 +1,10 @@
-"""Reading what an ONNX file says about itself where it lies, without downloading it.
+"""Reads the metadata of a remote ONNX file, without a download.
 
-`hf://[org/]repo[@revision]/path/model.onnx`, the same with the name of another Hub, and http(s) URLs are read by HTTP
-range requests: one for the head of the file, one for its tail, where a writer put the metadata behind the graph, as
-they do; more where not. Together they are 64 KiB: archives, which come last, are not fetched. Any other URL is read
-through fsspec.
+`hf://[org/]repo[@revision]/path/model.onnx`, the same with the name of another Hub, and http(s) URLs are read with
+range
+requests: one for the start of the file, and one for its end, where writers put the metadata after the graph. Files of
+other writers may need more. Together they are 64 KiB: archives, which come last, are not downloaded. Other URLs are
+read with fsspec.
 """
 
 from __future__ import annotations
@@ -44,39 +45,39 @@ __all__ = [
 
 logger = get_logger(__name__)
 
-_SHOWN: Final = 10  # names in a message
+_SHOWN: Final = 10  # Names in a message.
 _CHUNK: Final = 1 << 16
 _HTTP: Final = ("http://", "https://")
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+._-]+)://", re.IGNORECASE)
-# The revision may have slashes only in a reference such as refs/pr/1, or escaped as %2F.
+# A revision may contain slashes only in a reference such as refs/pr/1, or escaped as %2F.
 _HUB_URLS: Final = tuple(
     re.compile(
         rf"[a-z0-9_-]+://(?:models/)?(?P<repo>{repo})(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>{path})"
     )
-    for repo, path in (("[^/@]+/[^/@]+", ".+"), ("[^/@]+", r".+\.onnx"))  # gpt2 and others have no organization
+    for repo, path in (("[^/@]+/[^/@]+", ".+"), ("[^/@]+", r".+\.onnx"))  # gpt2 and others have no organization.
 )
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL rather than a path."""
+    """Whether a text is a URL, not a path."""
     return _SCHEME.match(text) is not None
 
 
 def read_remote_header(url: str, access: HubAccess | None = None) -> ModelHeader:
-    """Return everything but the graph of an ONNX file that is somewhere else. The model is not downloaded.
+    """Return everything except the graph of a remote ONNX file. The model is not downloaded.
 
     Raises:
-        InvalidModelReferenceError: The URL of a Hub that names no file.
-        OnnxFileNotFoundError: There is no such file.
-        InvalidOnnxFileError: What is there is not an ONNX model.
-        HFHubIntegrationError: It cannot be reached; the subclass says why.
+        InvalidModelReferenceError: The URL of a Hub contains no file name.
+        OnnxFileNotFoundError: The file does not exist.
+        InvalidOnnxFileError: The file is not an ONNX model.
+        HFHubIntegrationError: It cannot be read; the subclass gives the reason.
     """
     with opened_url(url, access or HubAccess()) as window:
         return header_of(window)
 
 
 def read_hub_header(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> ModelHeader:
-    """Return everything but the graph of an ONNX file in a repo, which is downloaded only where ranges are not served.
+    """Return everything except the graph of an ONNX file in a repo. It is downloaded only if ranges are not supported.
 
     Raises:
         OnnxFileNotFoundError, InvalidOnnxFileError, HFHubIntegrationError: As `read_remote_header`.
@@ -87,7 +88,7 @@ def read_hub_header(hub: Hub, repo_id: str, commit: str, path: str, access: HubA
 
 @contextmanager
 def opened_or_downloaded(hub: Hub, repo_id: str, commit: str, path: str, access: HubAccess) -> Iterator[ByteWindow]:
-    """Open a file of a commit for reading in pieces; download it where ranges are not served.
+    """Open a file of a commit for reading in pieces. It is downloaded if ranges are not supported.
 
     Raises:
         OnnxFileNotFoundError, HFHubIntegrationError: As `read_remote_header`.
@@ -103,10 +104,10 @@ def opened_or_downloaded(hub: Hub, repo_id: str, commit: str, path: str, access:
 
 
 def hub_files(url: str) -> tuple[tuple[str, str | None, str], ...]:
-    """Return the ways to read the URL of a file on a Hub: repo, revision and file.
+    """Return the possible meanings of the URL of a file on a Hub: repo, revision and file.
 
-    There are two where the repo may have an organization or none, the likelier first, and none for other URLs. An
-    http(s) address is one of the Hugging Face Hub.
+    There are two if the repo may have an organization or none, the more probable one first; and none for other URLs.
+    An http(s) address belongs to the Hugging Face Hub.
     """
     if url.startswith(_HTTP):
         found = file_at(url)
@@ -137,7 +138,7 @@ def opened_url(url: str, access: HubAccess) -> Iterator[ByteWindow]:
 
 
 def _hub_of(url: str) -> Hub | None:
-    """Return the Hub that a URL names, None where its protocol is one of fsspec's."""
+    """Return the Hub that a URL names; None for a protocol of fsspec."""
     match = _SCHEME.match(url)
     assert match is not None, url
     try:
@@ -173,10 +174,10 @@ def _opened_hub_file(hub: Hub, url: str, access: HubAccess) -> Iterator[ByteWind
 
 
 def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
-    """Return repo, commit and name of the ONNX file of a repo that holds no other.
+    """Return repo, commit and name of the only ONNX file of a repo.
 
     Raises:
-        InvalidModelReferenceError: It holds several or none, or the URL names no repo.
+        InvalidModelReferenceError: The repo contains several or no ONNX files, or the URL names no repo.
     """
     asked = parse_reference(url)
     info = hub.info(asked.repo_id, asked.revision, access)
@@ -185,7 +186,8 @@ def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
         prefix = url.partition(":")[0]
         held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
         raise InvalidModelReferenceError(
-            f"{url} names no file: write {prefix}://organization/repo[@revision]/path/model.onnx. The repo has "
+            f"{url} contains no file name: write {prefix}://organization/repo[@revision]/path/model.onnx. The repo "
+            "has "
             f"{held or 'no ONNX file'}."
         )
     return info.repo_id, info.commit, names[0]
@@ -215,20 +217,20 @@ def _read_by_fsspec(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise OnnxFileNotFoundError(f"There is no file at {url}. Check the address.") from error
-    except Exception as error:  # each of its file systems raises its own
+    except Exception as error:  # Each of fsspec's file systems raises its own exceptions.
         raise UnreadableUrlError(f"{url} cannot be read: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
 class RemoteEmbeddedFiles(EmbeddedFiles):
-    """The files that travel with a model whose ONNX files are in a repo.
+    """The embedded files of a model whose ONNX files are in a repo.
 
     Attributes:
-        hub: The Hub that the repo is on.
+        hub: The Hub of the repo.
         repo_id: The repo.
         commit: Full commit.
-        file: The ONNX file that they are in, relative to the repo.
-        access: How to reach the Hub.
+        file: The ONNX file that contains them, relative to the repo.
+        access: Options for Hub requests.
     """
 
     hub: Hub

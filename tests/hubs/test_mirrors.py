@@ -57,7 +57,7 @@ def url(request, folder):
     return folder.as_uri() if request.param == "folder" else request.getfixturevalue("s3")
 
 
-@pytest.mark.parametrize("order", ["mirror,embedded", "mirror,beside,embedded,hub", "cache,mirror,embedded"])
+@pytest.mark.parametrize("order", ["mirror,embedded", "mirror,adjacent,embedded,hub", "cache,mirror,embedded"])
 def test_mirror_that_is_named_first_is_asked_before_what_is_embedded(bert, mirrored, tmp_path, monkeypatch, order):
     record, cold = read_record(bert), HubAccess(cache_dir=tmp_path / "cold")
     assert record.embedded_files

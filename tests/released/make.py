@@ -1,7 +1,7 @@
 """Keep what this version writes: `python -m tests.released.make`, once for each release, before it is tagged.
 
 Makes a folder of the version's name with exports of tiny models, and one more as the older HTP tools wrote them where
-there is none yet. Beside them lies what the tests need of the Hub: the config files of the commit, and the answers.
+there is none yet. Next to them are the config files of the commit and the expected logits.
 """
 
 from __future__ import annotations

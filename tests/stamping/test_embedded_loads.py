@@ -152,7 +152,7 @@ def test_order_of_places(bert, published, hub, home, monkeypatch, tmp_path):
     other = {**own, "model_type": "bert", "beam": "beside", "architectures": ["BertForSequenceClassification"]}
     (tmp_path / "config.json").write_text(json.dumps(other))
     assert size() == "beside"
-    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "embedded,beside")
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "embedded,adjacent")
     with pytest.raises(AttributeError):
         size()
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "hub")
@@ -163,11 +163,11 @@ def test_order_of_places(bert, published, hub, home, monkeypatch, tmp_path):
     with hub.recorded() as requests, pytest.raises(AttributeError):
         size()
     assert requests == []
-    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "beside,nowhere")
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "adjacent,nowhere")
     with pytest.raises(ArgumentError, match="nowhere"):
         size()
     (tmp_path / "config.json").unlink()
-    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "beside")
+    monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "adjacent")
     with pytest.raises(HubUnreachableError, match="OPTIMUM_HTP_RESOLVE"):
         size()
 

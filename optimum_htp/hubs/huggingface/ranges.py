@@ -98,6 +98,6 @@ def _place_of_page(url: str, endpoint: str) -> FileLabel:
     file = f"{match['folder'].strip('/')}/FILE.onnx" if match["folder"] else "FILE.onnx"
     return FileLabel(
         url,
-        instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. If the repo has "
-        f"only one ONNX file, hf://{repo}@{revision} is enough.",
+        instead=f"Name the ONNX file: {endpoint}/{repo}/resolve/{revision}/{file}, or hf://{repo}@{revision}/{file}. "
+        f"If the repo has only one ONNX file, hf://{repo}@{revision} is enough.",
     )

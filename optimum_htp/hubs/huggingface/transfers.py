@@ -96,11 +96,10 @@ class Transfers(Deadline):
 
     def stalled(self) -> str:
         """Return the message for a transfer that was given up."""
-        return f"no bytes were transferred for {self.seconds:g} seconds. {HINT},
-        or set {TIMEOUT_VARIABLE}
-        to more
-        seconds seconds seconds
-        seconds"
+        return (
+            f"no bytes were transferred for {self.seconds:g} seconds. {HINT}, or set {TIMEOUT_VARIABLE} to more "
+            "seconds"
+        )
 
 
 @contextmanager

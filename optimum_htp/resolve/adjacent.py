@@ -1,4 +1,4 @@
-"""Whether the files beside an ONNX file, or in the folder that was named, belong to its model and are complete."""
+"""Checks whether adjacent files of an ONNX file, or files in a given folder, belong to its model and are complete."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from optimum_htp.masking import get_logger
 from optimum_htp.metadata import ExportMetadata
 from optimum_htp.resolve.config_fit import misfit
 
-__all__ = ["PIPELINE", "PREPROCESSORS", "Beside", "lies_in"]
+__all__ = ["PIPELINE", "PREPROCESSORS", "AdjacentSearch", "lies_in"]
 
 logger = get_logger(__name__)
 
 PIPELINE: Final = "DiffusionPipeline"
 PREPROCESSORS: Final = "preprocessors"
-"""All preprocessors of a model, whichever there are."""
+"""All existing preprocessors of a model."""
 
 _PROCESSOR, _EXTRACTOR, _TOKENIZER = PREPROCESSOR_CONFIGS
 _NO_VOCABULARY: Final = frozenset(
@@ -38,14 +38,14 @@ _NO_VOCABULARY: Final = frozenset(
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What is looked for beside a file.
+class AdjacentSearch:
+    """A search for adjacent files.
 
     Attributes:
-        path: The file; None for one on a Hub.
-        record: What it says of itself.
-        what: As of `find`.
-        is_named: Whether the user named the file rather than the folder.
+        path: The ONNX file; None for a file on a Hub.
+        record: Its record.
+        what: As in `find`.
+        is_named: Whether the user named the file, not the folder.
         revision: Overrides the commit of the file.
     """
 
@@ -56,18 +56,18 @@ class Beside:
     revision: str | None
 
 
-def lies_in(folder: Path, asked: Beside, known: Collection[str] | None, *, alone: bool, needed: bool) -> bool:
-    """Whether what is looked for is in a folder, and is the file's own.
+def lies_in(folder: Path, asked: AdjacentSearch, known: Collection[str] | None, *, alone: bool, needed: bool) -> bool:
+    """Whether a folder contains the files of the search, and they belong to the ONNX file.
 
     Args:
         folder: The folder.
-        asked: What is looked for.
-        known: The config and preprocessor files that the model has; None where nobody knows.
-        alone: Whether it is not embedded too.
+        asked: The search.
+        known: The config and preprocessor files of the model; None if they are unknown.
+        alone: Whether they are not embedded too.
         needed: Whether a config of another model is an error.
 
     Raises:
-        ConfigLoadError: The config is another model's, is `needed`, and could come from nowhere else.
+        ConfigLoadError: The config belongs to another model, is `needed`, and has no other source.
     """
     what, record = asked.what, asked.record
     if what == "AutoConfig":
@@ -76,14 +76,14 @@ def lies_in(folder: Path, asked: Beside, known: Collection[str] | None, *, alone
         return (folder / (MODEL_INDEX if what == PIPELINE else what)).is_file()
     is_there = (folder / GENERATION_CONFIG).is_file() if what in CONFIG_CLASSES else _holds(folder, what, known)
     if not is_there or not asked.is_named:
-        return is_there  # what somebody has saved into a folder that was named counts
+        return is_there  # The user named the folder, so its files count.
     if (record is None or record.model_type == "local") and not (folder / CONFIG).is_file():
-        return alone  # nobody can tell whether it fits
+        return alone  # It is unknown whether it matches.
     return _has_own_config(folder, asked, needed=needed and alone)
 
 
-def _has_own_config(folder: Path, asked: Beside, *, needed: bool) -> bool:
-    """Whether the `config.json` in a folder is there and is the file's own."""
+def _has_own_config(folder: Path, asked: AdjacentSearch, *, needed: bool) -> bool:
+    """Whether the `config.json` in a folder exists and belongs to the ONNX file."""
     beside, record, path = folder / CONFIG, asked.record, asked.path
     if not beside.is_file():
         return False
@@ -95,7 +95,7 @@ def _has_own_config(folder: Path, asked: Beside, *, needed: bool) -> bool:
     reason = misfit(content, record, path) if isinstance(content, dict) else "it is not a JSON object"
     if reason is not None and record.model_type == "local" and needed:
         raise ConfigLoadError(
-            f"{beside} is not the config of {path.name}: {reason}. Copy the right one there, or pass config=."
+            f"{beside} is not the config of {path.name}: {reason}. Copy the right config there, or pass config=."
         )
     if reason is not None:
         logger.warning("%s is not used for %s (%s): %s", beside, path.name, record.source, reason)
@@ -103,11 +103,11 @@ def _has_own_config(folder: Path, asked: Beside, *, needed: bool) -> bool:
 
 
 def _holds(folder: Path, what: str, known: Collection[str] | None) -> bool:
-    """Whether a folder has all that a class of preprocessors reads."""
+    """Whether a folder has all files that a class of preprocessors reads."""
     there = _preprocessor_files([file.name for file in folder.iterdir()])
     expected = there if known is None else _preprocessor_files([name for name in known if "/" not in name])
     nested = {KINDS[name].part for name in EXTRACTORS} & {*(read_json(folder / _PROCESSOR) or ())}
-    has_extractor = _EXTRACTOR in there or bool(nested)  # since transformers 5 a processor's config has it
+    has_extractor = _EXTRACTOR in there or bool(nested)  # Since transformers 5, the config of a processor contains it.
     if what in EXTRACTORS:
         return has_extractor or not there.isdisjoint(KINDS[what].saved_as)
     words, own = expected - _NO_VOCABULARY, there - _NO_VOCABULARY
