@@ -178,7 +178,7 @@ class CuttableModel:
         number = 1 if wanted is None else wanted
         if not 0 < number <= len(calls):
             raise ArgumentError(
-                f"{self.path} has {len(calls)} calls of {_called(module)}, and no call {number}. Pass --call 1."
+                f"{self.path} has no call {number} of {_called(module)}. Pass a number from 1 to {len(calls)}."
             )
         return calls[number - 1], number, len(calls)
 

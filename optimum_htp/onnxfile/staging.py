@@ -86,7 +86,9 @@ def publish(staged: Path, output: Path) -> None:
                 f"Some files in {output} were replaced and others could not be: {error}. Once that is mended, export "
                 "again into this folder: it puts the remaining ones in place first."
             ) from error
-        raise ExportError(f"{output} cannot be written: {error}. Nothing there was changed.") from error
+        raise ExportError(
+            f"{output} cannot be written: {error.strerror or error}. Nothing there was changed."
+        ) from error
 
 
 def _appeared(staged: Path, output: Path) -> bool:

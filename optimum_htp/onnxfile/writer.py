@@ -173,7 +173,9 @@ class OpenModel:
         except OnnxWriteError:
             raise
         except OSError as error:
-            raise OnnxWriteError(f"{target} cannot be written: {error}. Nothing there was changed.") from error
+            raise OnnxWriteError(
+                f"{target} cannot be written: {error.strerror or error}. Nothing there was changed."
+            ) from error
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

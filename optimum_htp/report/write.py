@@ -65,7 +65,7 @@ def check_report_path(
 def _known_format(path: str | os.PathLike[str]) -> Path:
     path = _expanded(Path(path))
     if path.suffix.lower() not in FORMATS:
-        raise ReportError(f"{path} is no name for a report: let it end in {', '.join(FORMATS)}.")
+        raise ReportError(f"{path} is not the name of a report. Pass a name that ends in {', '.join(FORMATS)}.")
     return path
 
 
@@ -105,5 +105,7 @@ def write_text(text: str, path: Path, inputs: Iterable[str | os.PathLike[str]] =
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(text.encode("utf-8", "backslashreplace"), path, _KIND, inputs=inputs, force=force)
     except OSError as error:
-        raise OnnxWriteError(f"{path} cannot be written: {error}. Nothing there was changed.") from error
+        raise OnnxWriteError(
+            f"{path} cannot be written: {error.strerror or error}. Nothing there was changed."
+        ) from error
     return path

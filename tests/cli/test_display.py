@@ -213,8 +213,8 @@ def test_full_disk_below_standard_output_is_told(command, tmp_path):
         )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "error: Standard output cannot be written to: No space left on device. Make room there, or redirect it "
-        "elsewhere."
+        "error: Standard output cannot be written: No space left on device. Free disk space, or redirect it to "
+        "another file."
     )
     assert "Traceback" not in done.stderr
 
