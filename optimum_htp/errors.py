@@ -236,8 +236,7 @@ class UnknownModuleError(OptimumHTPError, LookupError):
         hint = f" Near it: {', '.join(nearest)}." if nearest else ""
         return cls(
             f"{where} has no module and no class that matches {pattern!r}.{hint} `optimum-cli htp info --tree` lists "
-            "all "
-            "modules.",
+            "all modules.",
             pattern,
             nearest,
         )
@@ -255,7 +254,7 @@ class ExportError(OptimumHTPError, RuntimeError):
     """An export was rejected or failed. The output path is unchanged.
 
     The exception: if the message says that some files were replaced, the next export into the folder replaces the
-        rest.
+    rest.
     """
 
 

@@ -1,8 +1,7 @@
 """Locks and other state that a forked child process resets.
 
-A child has only the thread that called fork. A lock that another thread held stays locked in the child forever,
-unless it is
-replaced: https://docs.python.org/3/library/os.html#os.register_at_fork.
+A child has only the thread that called fork. A lock that another thread held stays locked in the child forever, unless
+it is replaced: https://docs.python.org/3/library/os.html#os.register_at_fork.
 """
 
 from __future__ import annotations

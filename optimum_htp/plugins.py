@@ -183,8 +183,7 @@ def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
         known = ", ".join(sorted(hub.name for _, hub in provided))
         why = " ".join(map(str, failures)) or (
             f"Known Hubs: {known}. Install the distribution that adds the Hub to the entry-point group {_GROUP!r}; "
-            "the "
-            "author of the file or name knows which one."
+            "the author of the file or name knows which one."
         )
         raise UnknownHubError(f"{told}, which no installed plugin provides. {why}") from (
             failures[0] if failures else None

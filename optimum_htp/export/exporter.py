@@ -209,9 +209,7 @@ class HTPExporter:
 
 
 def _with_base(subject: ExportSubject, folder: Path) -> ExportSubject:
-    """Return an adapter with a folder that names the files of its base model at their commit; other subjects
-    unchanged.
-    """
+    """Return an adapter with a folder that names its base model's files at their commit; other subjects unchanged."""
     if subject.checkpoint is None or subject.base is None:
         return subject
     beside_base(subject.checkpoint, subject.base, folder)

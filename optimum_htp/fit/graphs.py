@@ -204,9 +204,7 @@ def _input_misfit(
 
 
 def _name_misfit(graph: Graph, blueprint: Blueprint | None) -> str | None:
-    """Compare the names of weights if the exporter kept them, with or without the name of an outer model before
-    them.
-    """
+    """Compare the names of weights if the exporter kept them, also after the name of an outer model."""
     if blueprint is None:
         return None
     named = [found[0] for tensor in graph.tensors if (found := _PARAMETER.match(tensor.name))]

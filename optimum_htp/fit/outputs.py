@@ -135,8 +135,7 @@ def _outputs_by_task() -> Mapping[str, Iterable[str]]:
 
 
 def _own_outputs(config: Mapping[str, Any], task: str, library: str | None) -> tuple[tuple[str, ...] | None, bool]:
-    """Return the outputs in Optimum of a model type for a task, and whether they are those of all files of such a
-    model.
+    """Return the outputs in Optimum of a model type for a task, and whether every file of such a model has them.
 
     The outputs are None if they are not available. Some types are exported as several files.
     """

@@ -142,8 +142,7 @@ class _Weights:
         """Return the single module that owns the parameters of a node.
 
         Names decide. Values decide only if the owners of all are known: for a convolution with a folded batch norm,
-            the
-        bias may be the norm's, but the node is still the convolution.
+        the bias may be the norm's, but the node is still the convolution.
         """
         used = [self._named[name] for name in node.inputs if name in self._named]
         if not used:

@@ -38,9 +38,7 @@ def part_fit(graph: Graph, tree: ModuleTree) -> float:
 
 
 def part_tree(graph: Graph, tree: ModuleTree) -> ModuleTree:
-    """Return the tree of the part of a model that a graph contains; the whole model's tree if it fits, or if no part
-    fits.
-    """
+    """Return the tree of the part of a model that a graph contains; the whole tree if it fits, or if no part fits."""
     scopes = scopes_of(graph) - {()}
     written = {scope for node in graph.nodes for scope in dynamo_scopes(node.metadata) or () if scope}
     if not scopes and not written:

@@ -1,5 +1,4 @@
-"""Finds parameters that an exporter renamed, by their values or shapes, if a node uses one that its module does not
-have.
+"""Finds parameters that an exporter renamed, by their values or shapes.
 
 A transposed weight loses its name (`onnx::MatMul_42`). In most cases the node's scope determines its module. If the
 scope's module has no parameter of that shape (functional attention, a table with fixed positions), the values are

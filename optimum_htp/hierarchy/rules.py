@@ -67,8 +67,8 @@ def check_module(name: str, where: str) -> str:
     if not is_within_bounds(name):
         raise MetadataError(
             f"{where} contains the module {name[:_SHOWN]!r}… with {len(name)} characters on {name.count('.') + 1} "
-            "levels. The "
-            f"limits are {_MAX_LENGTH} characters and {_MAX_LEVELS} levels. `optimum-cli htp strip` removes the tags."
+            f"levels. The limits are {_MAX_LENGTH} characters and {_MAX_LEVELS} levels. `optimum-cli htp strip` "
+            "removes the tags."
         )
     return name
 

@@ -47,8 +47,7 @@ def is_called_inside(resolver: ScopeResolver, tree: ModuleTree, scope: tuple[str
     """Whether a scope leads through a call of a module; None if it does not lead into that module.
 
     A model may call a submodule without calling the module: OWL-ViT applies a layer norm of its vision tower to the
-        result of
-    the tower.
+    result of the tower.
     """
     callee = tree.caller(module)
     for length in range(len(scope) + 1):
@@ -69,9 +68,7 @@ def scope_of(name: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class _Homes:
-    """The modules of one attribute name: for each module the nearest one inside it, and the first one that is it or
-    is inside it, in the order of the tree.
-    """
+    """The modules of one attribute name: for each module the nearest one inside it, and the first of its subtree."""
 
     nearest: dict[str, str] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)

@@ -32,8 +32,7 @@ def warn_of_traces(path: str | os.PathLike[str], graph: Graph) -> None:
     if traced:
         logger.warning(
             "%s: %d nodes have PyTorch's stack traces, which contain paths of the exporting machine. To remove them, "
-            "run "
-            "`optimum-cli htp strip --stack-traces %s`.",
+            "run `optimum-cli htp strip --stack-traces %s`.",
             path,
             traced,
             path,

@@ -1,7 +1,7 @@
-"""What is put into Optimum, transformers and sentence_transformers, module by module, and how it is taken out.
+"""Installs hooks in modules of Optimum, transformers and sentence_transformers, and removes them.
 
-Every hook looks at what it is given and passes on, untouched, what is not an ONNX file with a record. Each module in
-here wraps one thing, and is loaded right after the module that it is for.
+Every hook checks its arguments and passes on, unchanged, any call that does not concern an ONNX file with a record.
+Each module of this package wraps one thing. It is imported right after the module that it hooks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Final
 
-from optimum_htp.hooks.newest import BRIDGED, bridge, lending
+from optimum_htp.hooks.newest import BRIDGED, bridge, providing
 from optimum_htp.libraries.preprocessors import LOADERS
 
 __all__ = ["HOOKS", "hooked_modules", "importing", "install", "uninstall"]
@@ -36,7 +36,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "transformers.pipelines": "pipelines",
     **dict.fromkeys(LOADERS, "auto_classes"),
 }
-"""For each module of another library the one in here whose `install` it is given to, right after its import."""
+"""The module of this package that hooks a module of another library, by the name of the other module."""
 _HOOKED: Final = frozenset({*HOOKS, *BRIDGED})
 
 
@@ -46,19 +46,19 @@ def hooked_modules() -> Collection[str]:
 
 
 def importing(name: str) -> AbstractContextManager[None]:
-    """Return the context that a hooked module is imported in."""
-    return lending(name)
+    """Return the context in which a hooked module is imported."""
+    return providing(name)
 
 
 def install(module: ModuleType) -> None:
-    """Put our hooks into a hooked module; nothing where they are."""
+    """Install the hooks of a module. Does nothing if they are installed."""
     bridge(module)
     if (name := HOOKS.get(module.__name__)) is not None:
         importlib.import_module(f"{__name__}.{name}").install(module)
 
 
 def uninstall() -> None:
-    """Give everything that was wrapped back as it was."""
+    """Remove all hooks."""
     patching = sys.modules.get(f"{__name__}.patching")
     if patching is not None:
         patching.restore_all()

@@ -1,7 +1,7 @@
-"""Switching our hooks into Optimum and transformers on and off.
+"""Switches the hooks on and off.
 
-PyTorch calls `activate` at the end of `import torch` (see pyproject.toml), before the classes that we hook exist. So
-it leaves a finder on `sys.meta_path` that waits for the modules that define them.
+PyTorch calls `activate` at the end of `import torch` (see pyproject.toml), before the hooked classes exist. So
+`activate` adds a finder to `sys.meta_path`, which installs the hooks when the modules of these classes are imported.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _OFF: Final = ("", "0", "false", "no", "off")
 
 
 def activate() -> None:
-    """Make Optimum's `ORTModel` classes load `.onnx` files, and transformers' Auto classes what belongs to them.
+    """Make Optimum's `ORTModel` classes load `.onnx` files, and transformers' Auto classes their configs and the like.
 
-    Does nothing where that is done already, or where the environment variable `OPTIMUM_HTP_DISABLE` is set (to
-    anything but 0 or nothing).
+    Does nothing if the hooks are active, or if the environment variable `OPTIMUM_HTP_DISABLE` is set to anything but
+    an empty text, `0`, `false`, `no` or `off`.
     """
     if os.environ.get("OPTIMUM_HTP_DISABLE", "0").lower() not in _OFF:
         return
@@ -35,20 +35,20 @@ def activate() -> None:
         if (module := sys.modules.get(name)) is not None:
             if not getattr(module.__spec__, "_initializing", False):
                 install(module)
-            elif not was_active:  # it is what has imported PyTorch just now; otherwise the finder imports it
+            elif not was_active:  # it is importing PyTorch now; once active, the finder handles such imports
                 _begin_unfinished(module)
     if not was_active:
         sys.meta_path.insert(0, _PostImportFinder())
 
 
 def deactivate() -> None:
-    """Give the classes of Optimum and transformers back as they were; nothing where they are."""
+    """Remove the hooks from Optimum and transformers. Does nothing if they are not active."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _PostImportFinder)]
     uninstall()
 
 
 class _PostImportFinder(importlib.abc.MetaPathFinder):
-    """Installs a hook right behind the import of the module that it is for."""
+    """Installs a hook right after the import of the hooked module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -63,16 +63,17 @@ class _PostImportFinder(importlib.abc.MetaPathFinder):
 
 
 class _InstallingLoader:
-    """Stands in front of a module's own loader until the module is loaded.
+    """Wraps a module's own loader until the module is loaded.
 
-    Who looks at a module before it is imported (`runpy`, `inspect`, `importlib.resources`) meets the loader itself.
+    Attributes are those of the own loader, for code that inspects a module before its import (`runpy`, `inspect`,
+    `importlib.resources`).
     """
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_loader":  # while it is copied
+        if name == "_loader":  # not set yet, while it is copied
             raise AttributeError(name)
         return getattr(self._loader, name)
 
@@ -90,7 +91,7 @@ class _InstallingLoader:
 
 
 class _UnfinishedModule(ModuleType):
-    """A module whose import had begun before we were there: its hook is installed when it is first used behind it."""
+    """A module whose import began before `activate`. Its hook is installed at its first use after the import."""
 
     def __getattribute__(self, name: str) -> Any:
         spec = ModuleType.__getattribute__(self, "__spec__")
@@ -106,7 +107,7 @@ _unfinished: Final[dict[str, ExitStack]] = {}
 
 
 def _begin_unfinished(module: ModuleType) -> None:
-    """Give a module that is being imported what it needs for that, and its hooks once it is used."""
+    """Prepare a module that is being imported: bridge its import, and install its hooks at its first use."""
     _enter_or_report(module, _unfinished.setdefault(module.__name__, ExitStack()))
     module.__class__ = _UnfinishedModule
 
@@ -121,7 +122,7 @@ _reported = False
 def _install_or_report(module: ModuleType) -> None:
     try:
         install(module)
-    except Exception as error:  # noqa: BLE001 - Optimum has to load whatever is wrong with us
+    except Exception as error:  # noqa: BLE001 - Optimum must load even if the hooks fail
         _report(module, error)
 
 
@@ -134,13 +135,13 @@ def _enter_or_report(module: ModuleType, stack: ExitStack) -> None:
 
 def _report(module: ModuleType, error: Exception) -> None:
     global _reported
-    if not _reported:  # the first tells what is wrong with the others too
+    if not _reported:  # the other modules fail for the same reason
         _reported = True
         from optimum_htp.masking import get_logger
 
         get_logger(__name__).warning(
-            "optimum-htp is installed, but cannot hook into %s (%s: %s), and is left out: from_pretrained "
-            "does not load .onnx files.",
+            "optimum-htp is installed, but cannot hook into %s (%s: %s). from_pretrained does not load .onnx files. "
+            "Check the versions with `optimum-cli htp env`.",
             module.__name__,
             type(error).__name__,
             error,

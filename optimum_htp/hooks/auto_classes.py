@@ -1,6 +1,6 @@
-"""transformers' loaders of configs and preprocessors, Auto classes and all others: they take an ONNX file.
+"""Hooks `from_pretrained` of transformers' configs and preprocessors (Auto classes and others) to accept an ONNX file.
 
-Each gets the folder that has what belongs to the file's model, or what is embedded in the file.
+The class then loads from the folder with the files of the ONNX file's model, or from the embedded files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from optimum_htp.hooks.dispatch import FAILURES, Answer, asked
+from optimum_htp.hooks.dispatch import FAILURES, Answer, file_or_result
 from optimum_htp.hooks.patching import Call, wrap_attribute
 from optimum_htp.libraries.names import CONFIG, CONFIG_CLASSES, GENERATION_CONFIG
 from optimum_htp.libraries.preprocessors import EXTRACTORS, LOADERS, SAVED_AS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["install"]
 
 _FAST: Final = ("tokenizer.json",)
-# What somebody has saved into a folder that is named counts: with these files all that each needs is there.
+# The files that each class needs. The library loads a folder with these files itself.
 _SAVED: Final = {
     "AutoConfig": (CONFIG,),
     **{name: SAVED_AS[name] for name in EXTRACTORS},
@@ -33,8 +33,8 @@ _SAVED: Final = {
     "GenerationConfig": SAVED_AS["GenerationConfig"],
 }
 _is_inside: Final[ContextVar[bool]] = ContextVar("optimum_htp_inside", default=False)
-"""Whether another of these loaders runs: one inside it may find nothing, and is answered as far as a file has it."""
-# The options that have played their part where a folder has been found.
+"""Whether the call is inside another of these loaders. An inner loader ignores missing files."""
+# The options that have no further effect once the folder is known.
 _RESOLVED: Final = ("revision", "force_download", "subfolder")
 
 
@@ -42,17 +42,17 @@ def install(module: ModuleType) -> None:
     """Hook into a module that defines some of the classes."""
     for name, what in LOADERS[module.__name__].items():
         cls = vars(module).get(name)
-        if cls is not None and cls.__name__ == name:  # the other name of a class is no other class
+        if cls is not None and cls.__name__ == name:  # skip aliases of a class
             owner = next(base for base in cls.__mro__ if "from_pretrained" in vars(base))
-            wrap_attribute(owner, "from_pretrained", functools.partial(_loading, what, name == what))
+            wrap_attribute(owner, "from_pretrained", functools.partial(_hook_from_pretrained, what, name == what))
 
 
-def _loading(what: str, is_auto: bool, call: Call) -> Any:
-    """Answer a loader: for an ONNX file it gets the folder of its model, or what is embedded."""
+def _hook_from_pretrained(what: str, is_auto: bool, call: Call) -> Any:
+    """Hook of `from_pretrained`: loads an ONNX file's config or preprocessor from its folder or the embedded files."""
     inside = _is_inside.get()
     token = _is_inside.set(True)
     try:
-        found = asked(call, bare=what in CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
+        found = file_or_result(call, bare=what in CONFIG_CLASSES, enough=_SAVED.get(what, ()), is_made_up=_is_made_up)
     except FAILURES as error:
         folder = _folder_of_reference(call, error)
         if folder is None:
@@ -62,7 +62,7 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
         _is_inside.reset(token)
     if isinstance(found, Answer):
         return found.result
-    from optimum_htp.loading.direct import refuse_misfit, wants_slow
+    from optimum_htp.loading.direct import check_class, wants_slow
     from optimum_htp.resolve.config_folder import find
     from optimum_htp.resolve.configs import folder_of
     from optimum_htp.resolve.embedded import EmbeddedFiles
@@ -84,33 +84,33 @@ def _loading(what: str, is_auto: bool, call: Call) -> Any:
     if is_auto and isinstance(source, EmbeddedFiles) and what in CONFIG_CLASSES:
         return _from_memory(what, source, found, call)
     if not is_auto and not inside:
-        refuse_misfit(call.args[0], what, carrier, folder_of(source))
+        check_class(call.args[0], what, carrier, folder_of(source))
     return _of_folder(what, folder_of(source), call)
 
 
 def _of_folder(what: str, folder: Path, call: Call) -> Any:
-    """Load from the folder that belongs to an ONNX file, which knows what it is of: transformers names the folder."""
+    """Load from the folder of an ONNX file's model. Errors name the file too, not only the folder."""
     from optimum_htp.errors import ConfigLoadError, OptimumHTPError, PreprocessorLoadError
 
     token = _is_inside.set(True)
     try:
         return call.pass_on_with(folder, _RESOLVED)
-    except (OptimumHTPError, ImportError):  # the latter says what to install
+    except (OptimumHTPError, ImportError):  # an ImportError names the package to install
         raise
-    except Exception as error:  # a class is given what the files say, and raises anything
+    except Exception as error:  # a class can raise anything for damaged files
         kind = ConfigLoadError if what in CONFIG_CLASSES else PreprocessorLoadError
         name = getattr(call.args[0] if call.args else None, "__name__", what)
-        other = f" {what} picks the class that fits." if name != what else ""
+        other = f" Use {what}, which selects the right class." if name != what else ""
         raise kind(
-            f"{name} of {call.subject} cannot be loaded from {folder} (where a file in the cache is damaged, "
-            f"force_download=True fetches it anew): {type(error).__name__}: {error}{other}"
+            f"{name} of {call.subject} cannot be loaded from {folder}. If a cached file is damaged, download it again "
+            f"with force_download=True.{other} {type(error).__name__}: {error}"
         ) from error
     finally:
         _is_inside.reset(token)
 
 
 def _folder_of_reference(call: Call, error: Exception) -> Path | None:
-    """Return the folder with the configs of a model whose Hub is named (`ms://org/name`), None where none is."""
+    """Return the folder with the configs of a model that is named with its Hub (`ms://org/name`), or None."""
     from optimum_htp.errors import OptimumHTPError
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.origin.checkpoint import fetch_configs
@@ -126,12 +126,12 @@ def _folder_of_reference(call: Call, error: Exception) -> Path | None:
 
 
 def _is_made_up(call: Call, loaded: Any) -> bool:
-    """Whether a repo has none of the files that something was loaded from.
+    """Whether a loaded object does not come from files, because the repo has none of its files.
 
-    A config's class takes its defaults then, `AutoConfig` the type of model in the repo's name; and a tokenizer of
-    transformers 5 has no words.
+    Then a config class returns its defaults, `AutoConfig` derives the model type from the repo's name, and a tokenizer
+    of transformers 5 has an empty vocabulary.
     """
-    loaded = loaded[0] if isinstance(loaded, tuple) else loaded  # with the arguments that it did not need
+    loaded = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple contains the unused arguments too
     names = getattr(type(loaded), "vocab_files_names", None)
     if names is not None:
         names = [*SAVED_AS["AutoTokenizer"], *_FAST, *names.values()]
@@ -147,7 +147,7 @@ def _is_made_up(call: Call, loaded: Any) -> bool:
 
 
 def _from_memory(what: str, source: EmbeddedFiles, found: Named, call: Call) -> Any:
-    """Make a config of what is embedded in an ONNX file, or leave that to transformers where only it can tell how."""
+    """Make a config from embedded files. If only transformers can read it, unpack them to a folder and load that."""
     from optimum_htp.libraries.config_content import config_of_content, generation_config_of_content, needs_folder
     from optimum_htp.resolve.configs import embedded_object
 

@@ -1,4 +1,4 @@
-"""`from_pretrained` of Optimum's diffusion classes: it loads folders of ONNX files without configs."""
+"""Hooks `from_pretrained` of Optimum's diffusion classes to load folders of ONNX files without configs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SESSION_OPTIONS: Final = ("provider", "providers", "provider_options", "session
 
 
 def install(module: ModuleType) -> None:
-    """Hook into the module that defines the classes: of pipelines, and those that pick one of these for a task."""
+    """Hook into the module that defines the pipeline classes and the Auto classes for tasks."""
     for owner in list(vars(module).values()):
         if isinstance(owner, type) and owner.__module__ == module.__name__ and "from_pretrained" in vars(owner):
-            wrap_attribute(owner, "from_pretrained", _loading_files)
+            wrap_attribute(owner, "from_pretrained", _hook_from_pretrained)
 
 
-def _loading_files(call: Call) -> Any:
+def _hook_from_pretrained(call: Call) -> Any:
     from optimum_htp.loading.diffusion import fetched_pipeline, pipeline_of_its_commit, pipeline_record
 
     source = call.subject
@@ -50,12 +50,12 @@ def _loading_files(call: Call) -> Any:
         found = fetched_pipeline(source, options)
         if found is None:
             raise
-    options.pop("revision", None)  # was that of the repo
+    options.pop("revision", None)  # the revision applied to the repo
     return _load(call, *found, options)
 
 
 def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> Any:
-    """Load a pipeline; again where an export replaced its files meanwhile."""
+    """Load a pipeline. Repeats the load if an export replaces the files meanwhile."""
     from optimum_htp.loading.diffusion import pipeline_record
     from optimum_htp.onnxfile.replace_files import Watch, read_whole
     from optimum_htp.resolve.model_files import parts_of
@@ -70,12 +70,12 @@ def _load(call: Call, folder: Path, record: Any, options: Mapping[str, Any]) -> 
 def _loaded(call: Call, parts: ModelFiles, record: Any, options: Mapping[str, Any]) -> Any:
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.libraries.axes import refuse_code_in_axes
-    from optimum_htp.loading.diffusion import presented
+    from optimum_htp.loading.diffusion import link_pipeline_folder
     from optimum_htp.onnxfile import external_files, read_signature
 
     access = HubAccess.from_options(options)
     trusted = bool(options.get("trust_remote_code"))
-    made = presented(parts, record, access, options.get("revision"), trust_remote_code=trusted)
+    made = link_pipeline_folder(parts, record, access, options.get("revision"), trust_remote_code=trusted)
     sessions, inside = {}, []
     with ExitStack() as undo:
         undo.callback(made.cleanup)
@@ -93,16 +93,16 @@ def _loaded(call: Call, parts: ModelFiles, record: Any, options: Mapping[str, An
             pipeline = call.pass_on_with(made.name, _RESOLVED, export=False, **sessions)
         if parts.missing is not None and pipeline.task != _OF_TEXTS and pipeline.vae_encoder is None:
             raise parts.missing
-        undo.pop_all()  # it lives as long as the pipeline
-    pipeline.model_save_dir = made  # as Optimum keeps its own temporary folders alive
+        undo.pop_all()  # keep the folder as long as the pipeline
+    pipeline.model_save_dir = made  # like Optimum's own temporary folders
     pipeline.register_to_config(_name_or_path=os.fspath(parts.folder))
     return pipeline
 
 
 def _session(file: Path, link: Path, options: Mapping[str, Any]) -> Any:
-    """Open a file whose weights lie beside it: ONNX Runtime refuses those that a link leads to.
+    """Return a session of a file with external data. ONNX Runtime rejects external data behind a symlink.
 
-    Optimum reads the part's config beside the path that the session says.
+    Optimum reads the part's config next to the session's path, so that is the link's path.
     """
     from onnxruntime import InferenceSession
     from optimum.onnxruntime.utils import prepare_providers_and_provider_options

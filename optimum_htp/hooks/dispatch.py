@@ -1,4 +1,4 @@
-"""Whether a call of a loader is ours to answer: at once, or because the library has found nothing in a repo."""
+"""Finds the ONNX file that a call of a loader names, before the library runs or after it has found nothing."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from optimum_htp.hooks.patching import Call
-from optimum_htp.loading.recognize import looked_at, pinned_file
+from optimum_htp.loading.recognize import find_onnx, pinned_file
 
 if TYPE_CHECKING:
     from optimum_htp.loading.named import Local, Named
 
-__all__ = ["FAILURES", "Answer", "asked"]
+__all__ = ["FAILURES", "Answer", "file_or_result"]
 
 FAILURES: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError)
-"""What loaders raise for a repo without configs; a tokenizer without files fails as it happens to."""
+"""The exceptions of loaders for a repo without configs or without files of a tokenizer."""
 
-# What is being passed on: the loaders inside of a loader that are sent to the same place do not look again.
-_passed_on: Final[ContextVar[Any]] = ContextVar("optimum_htp_passed_on", default=None)
+# The subject and subfolder of the call that the library runs now. Inner loaders of the same subject do not search
+# again.
+_current: Final[ContextVar[Any]] = ContextVar("optimum_htp_passed_on", default=None)
 
 
 class Answer(NamedTuple):
-    """The result of a call that the library itself has answered."""
+    """The result of a call that the library has handled."""
 
     result: Any
 
 
-def asked(
+def file_or_result(
     call: Call,
     *,
     opens: bool = False,
@@ -38,23 +39,24 @@ def asked(
     is_made_up: Callable[[Call, Any], bool] | None = None,
     local: Local | None = None,
 ) -> Named | Answer:
-    """Return the ONNX file that a call names, or the library's result if it names none.
+    """Return the ONNX file that a call names, or the library's result if it names no ONNX file.
 
     Args:
-        call: Of a loader.
-        opens, bare, local: As of `named`.
-        enough: Files that are all that is wanted, where a folder that is named has them.
-        is_made_up: Whether what the library has loaded from a repo is made up: it does not always fail.
+        call: The call of a loader.
+        opens, bare, local: As in `named`.
+        enough: File names. A folder that contains them is left to the library.
+        is_made_up: Whether the library's result does not come from files of the repo (the library does not always
+            fail).
     """
     subject, subfolder = call.subject, call.get("subfolder")
-    if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _passed_on.get():
+    if not isinstance(subject, (str, os.PathLike)) or (subject, subfolder) == _current.get():
         return Answer(call.pass_on())
     how = {"opens": opens, "bare": bare, "local": local}
-    seen = _is_pinned(subject) or looked_at(subject, subfolder, enough)
+    seen = _is_pinned(subject) or find_onnx(subject, subfolder, enough)
     if seen is not None:
         found = _named(call, failed=False, **how) if seen else None
         return Answer(call.pass_on()) if found is None else found
-    token = _passed_on.set((subject, subfolder))
+    token = _current.set((subject, subfolder))
     try:
         result = call.pass_on()
     except FAILURES as error:
@@ -65,7 +67,7 @@ def asked(
             raise
         return found
     finally:
-        _passed_on.reset(token)
+        _current.reset(token)
     if is_made_up is None or not is_made_up(call, result):
         return Answer(result)
     return _named(call, failed=True, **how) or Answer(result)
@@ -85,9 +87,9 @@ def _is_pinned(subject: Any) -> bool:
 
 
 def _in_cache(call: Call, error: Exception) -> Named | None:
-    """Return the file of a repo with a config, where the cache has it.
+    """Return the cached ONNX file of a repo that has a config, or None.
 
-    It is if the library wanted to ask the Hub, or has failed with a config of another commit than the file is of.
+    The library fails on such a repo without a connection, or because the config is of another commit than the file.
     """
     from optimum_htp.errors import OptimumHTPError
     from optimum_htp.hubs.error_translation import is_away

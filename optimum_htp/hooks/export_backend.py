@@ -1,4 +1,4 @@
-"""The format `htp` of transformers' `AutoHfExporter`: `OnnxExporter`, whose components are saved as files of ours."""
+"""The format `htp` of transformers' `AutoHfExporter`: exports like `OnnxExporter`, and saves files with a record."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, Final
 __all__ = ["FORMAT", "install", "uninstall"]
 
 FORMAT: Final = "htp"
-_NOTED: Final = "optimum_htp"  # what a program carries, of what it was traced from
+_TRACED: Final = "optimum_htp"  # the key of a program's TracedModel
 _AUTO: Final = "transformers.exporters.auto"
 
 
 def install(module: ModuleType) -> None:
-    """Register the format with the module that knows all formats."""
+    """Register the format with transformers' module of formats."""
     if FORMAT not in module.EXPORT_BACKENDS:
         module.register_backend(*_backend())
 
 
 def uninstall() -> None:
-    """Take the format out again; nothing where it is not."""
+    """Remove the format. Does nothing if it is not registered."""
     module = sys.modules.get(_AUTO)
     if module is not None:
         module.EXPORT_BACKENDS.pop(FORMAT, None)
 
 
 def _backend() -> tuple[Any, Any]:
-    """Return the exporter and the runner; what is expensive to import is imported when they are used."""
+    """Return the exporter and the runner. Slow imports happen when they are used."""
     from transformers.exporters.base import HfExporter
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.runners.base import ModelRunner
@@ -41,7 +41,7 @@ def _backend() -> tuple[Any, Any]:
         export_format: str = FORMAT
 
     class HTPOnnxExporter(HfExporter):  # type: ignore[misc]
-        """Exports as `OnnxExporter` does, and saves files that say which model they came from."""
+        """Exports like `OnnxExporter`, and saves files with a record."""
 
         export_format = FORMAT
         config_class = HTPOnnxConfig
@@ -58,7 +58,7 @@ def _backend() -> tuple[Any, Any]:
             program, metadata = OnnxExporter().export_program(model, sample_inputs, config=config)
             clean(program)
             name_sizes(program)
-            program.meta[_NOTED] = TracedModel(model, {WHOLE: Traced(program, metadata, model)})
+            program.meta[_TRACED] = TracedModel(model, {WHOLE: Traced(program, metadata, model)})
             return program, metadata
 
         def export_for_generation(self, model: Any, *args: Any, **options: Any) -> Any:
@@ -66,18 +66,18 @@ def _backend() -> tuple[Any, Any]:
 
             exported = super().export_for_generation(model, *args, **options)
             programs = {name: component.program for name, component in exported.components.items()}
-            parts = {name: next(iter(one.meta[_NOTED].components.values())) for name, one in programs.items()}
+            parts = {name: next(iter(one.meta[_TRACED].components.values())) for name, one in programs.items()}
             together = TracedModel(model, parts)
             for program in programs.values():
-                program.meta[_NOTED] = together
+                program.meta[_TRACED] = together
             return exported
 
         @classmethod
         def save_program(cls, program: Any, path: Any) -> None:
             from optimum_htp.export.saved_programs import save_again
 
-            if _NOTED in program.meta:
-                program.meta[_NOTED].save(program, Path(path))
+            if _TRACED in program.meta:
+                program.meta[_TRACED].save(program, Path(path))
             else:
                 save_again(program, Path(path))
 

@@ -1,8 +1,8 @@
-"""Putting wrappers into other libraries' classes and modules, once each, and taking them out again.
+"""Wraps functions of other libraries, and restores them.
 
-A hook sees a call as it was made. It asks for single arguments by the names that the wrapped function gives them, and
-binds a call to the function's own signature only where it may be ours; every other is passed on as it came, and so is
-one that does not bind, for the function itself to refuse.
+A hook gets a call as it was made. It reads single arguments by the names of the wrapped function's parameters. It
+binds the call to the function's signature only if the call can concern an ONNX file with a record. All other calls are
+passed on unchanged, and so are calls that do not bind: the function itself then raises the error.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = [
 
 _ORIGINAL: Final = "_optimum_htp_original"
 _BOUND: Final = ("cls", "self")
-# The libraries in whose modules a wrapped function may have been bound again (`from x import y`).
+# The libraries whose modules can have imported a wrapped function by name (`from x import y`).
 _LIBRARIES: Final = frozenset({"optimum", "sentence_transformers", "transformers"})
 
 
 class _Function(NamedTuple):
-    """A function that is wrapped, and what is looked up in its signature at each call."""
+    """A wrapped function, and facts of its signature that each call needs."""
 
     original: Any
     signature: inspect.Signature
@@ -69,7 +69,7 @@ class Call:
         self.kwargs = kwargs
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return an argument as it was given, by position or by name; nothing is bound for it."""
+        """Return an argument, given by position or by name, without binding the call."""
         if name in self.kwargs:
             return self.kwargs[name]
         index = self._function.positions.get(name)
@@ -77,15 +77,15 @@ class Call:
 
     @property
     def subject(self) -> Any:
-        """What the function was told to work on: its first argument behind the class, whatever its name."""
+        """The first argument after the class or instance, whatever its name."""
         return self.get(self._function.subject)
 
     def default(self, name: str) -> Any:
-        """Return what the function takes where an argument was not given."""
+        """Return the default of a parameter."""
         return self._function.signature.parameters[name].default
 
     def options(self) -> dict[str, Any] | None:
-        """Return every argument that was given, by name, but the first and the class; None where they do not bind."""
+        """Return the given arguments by name, without the class and the subject, or None if the call does not bind."""
         try:
             given = self._function.signature.bind(*self.args, **self.kwargs).arguments
         except TypeError:
@@ -94,7 +94,7 @@ class Call:
         hidden = (*_BOUND, self._function.positional, self._function.subject)
         return {name: value for name, value in given.items() if name not in hidden}
 
-    def on(self, subject: Any) -> Call:
+    def with_subject(self, subject: Any) -> Call:
         """Return this call with another subject."""
         if self._function.subject in self.kwargs:
             return Call(self._function, self.args, {**self.kwargs, self._function.subject: subject})
@@ -102,11 +102,11 @@ class Call:
         return Call(self._function, (*self.args[:index], subject, *self.args[index + 1 :]), self.kwargs)
 
     def pass_on(self) -> Any:
-        """Call the function as if we were not there."""
+        """Call the function with the same arguments."""
         return self._function.original(*self.args, **self.kwargs)
 
     def pass_on_with(self, subject: Any, without: Collection[str] = (), **changed: Any) -> Any:
-        """Call the function on something else, without some of its options and with others changed."""
+        """Call the function with another subject, without some options and with others changed."""
         bound = self._function.signature.bind(*self.args, **self.kwargs)
         given = bound.arguments
         extra = given.setdefault(self._function.named, {}) if self._function.named is not None else {}
@@ -125,17 +125,17 @@ _active = False
 _ABSENT: Final = object()
 _replaced: Final[list[tuple[Any, str, Any, Any]]] = []
 _wrapped: Final[list[tuple[Any, str]]] = []
-# By identity: a wrapper that somebody else puts around ours (functools.wraps) has its attributes too.
+# By identity, because another library's wrapper around ours (functools.wraps) copies our wrapper's attributes.
 _wrappers: Final[dict[int, Any]] = {}
 
 
 def wrap_attribute(owner: Any, name: str, hook: Hook) -> None:
-    """Give the calls of a class's or module's function to a hook, once.
+    """Let a hook handle the calls of a function of a class or module. Does nothing if it is wrapped.
 
     Args:
-        owner: The class or module that defines it.
-        name: The attribute. What is put in the place of a class method or static method is one too.
-        hook: Answers the calls.
+        owner: The class or module that defines the function.
+        name: The attribute. A class method or static method stays one.
+        hook: Handles the calls.
     """
     global _active
     _active = True
@@ -151,13 +151,13 @@ def wrap_attribute(owner: Any, name: str, hook: Hook) -> None:
 
 
 def wrap_function(module: ModuleType, name: str, hook: Hook, aliases: Collection[str] = ()) -> None:
-    """Do the same for a module's function, and wherever the libraries that we hook have bound it by now.
+    """Wrap a function of a module, also in all modules of the hooked libraries that have imported it by name.
 
     Args:
-        module: The module that defines it.
+        module: The module that defines the function.
         name: The function.
-        hook: Answers the calls.
-        aliases: What else the other modules call it.
+        hook: Handles the calls.
+        aliases: Other names of the function in these modules.
     """
     original = vars(module)[name]
     wrap_attribute(module, name, hook)
@@ -171,7 +171,7 @@ def wrap_function(module: ModuleType, name: str, hook: Hook, aliases: Collection
 
 
 def replace_attribute(owner: Any, name: str, value: Any) -> None:
-    """Put a value in the place of a class's or module's attribute, or add it, until `restore_all`."""
+    """Replace or add an attribute of a class or module until `restore_all`."""
     global _active
     _active = True
     original = vars(owner).get(name, _ABSENT)
@@ -187,15 +187,15 @@ def is_active() -> bool:
 
 
 def is_wrapped(attribute: Any) -> bool:
-    """Whether what an attribute holds is a wrapper of ours, or one that somebody has put around it."""
+    """Whether an attribute is a wrapper of this module, or another wrapper around one."""
     return hasattr(getattr(attribute, "__func__", attribute), _ORIGINAL)
 
 
 def restore_all() -> None:
-    """Give every wrapped attribute back as it was, and the names that other modules have bound since.
+    """Restore every wrapped or replaced attribute, also in modules that have imported a wrapper by name.
 
-    A wrapper that somebody else has wrapped, or keeps in a module of their own, cannot be taken from them: it passes
-    every call on.
+    A wrapper that another library has wrapped, or that a module outside the hooked libraries has imported, stays in
+    place. It passes every call on.
     """
     global _active
     _active = False

@@ -1,4 +1,4 @@
-"""`transformers.pipeline`, and with it Optimum's: it takes our files, and the preprocessors of loaded models."""
+"""Hooks `transformers.pipeline`, and with it Optimum's: it accepts ONNX files with a record, and loaded models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from optimum_htp.hooks.dispatch import FAILURES
 from optimum_htp.hooks.patching import Call, wrap_function
-from optimum_htp.loading.recognize import files_of_names, may_be_ours
+from optimum_htp.loading.recognize import files_of_names, has_onnx
 
 __all__ = ["install"]
 
@@ -18,12 +18,12 @@ _LAZY: Final = "optimum_htp.loading.preprocessors"
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the function, and those that have bound it."""
-    wrap_function(module, "pipeline", _completing, _ALIASES)
+    wrap_function(module, "pipeline", _hook_pipeline, _ALIASES)
 
 
-def _completing(call: Call) -> Any:
+def _hook_pipeline(call: Call) -> Any:
     model, more = call.get("model"), call.get("model_kwargs")
-    if may_be_ours(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
+    if has_onnx(model, more.get("subfolder") if isinstance(more, dict) else None) or _brings_preprocessors(model):
         completed = _completed(call, failed=False)
         return call.pass_on() if completed is None else call.pass_on_with(completed.pop("task", None), **completed)
     collecting = files_of_names.set([])
@@ -33,7 +33,7 @@ def _completing(call: Call) -> Any:
         completed = _completed(call, file=file) if file is not None else None
         if completed is None:
             return result
-    except (*FAILURES, RuntimeError):  # the latter says of a repo that it does not name its task
+    except (*FAILURES, RuntimeError):  # a RuntimeError reports a repo without a task
         completed = _completed(call, failed=True) if isinstance(model, str) else None
         if completed is None:
             raise
@@ -54,5 +54,5 @@ def _completed(call: Call, *, failed: bool = False, file: Path | None = None) ->
 
 
 def _brings_preprocessors(model: Any) -> bool:
-    """Whether a model was loaded by us; told without importing what loads."""
+    """Whether this package has loaded a model. Checked without importing `loading.preprocessors`."""
     return type(getattr(model, "preprocessors", None)).__module__ == _LAZY

@@ -1,4 +1,4 @@
-"""`optimum-cli onnxruntime quantize`: it gets `--exclude-modules` and `--only-modules`."""
+"""Adds `--exclude-modules` and `--only-modules` to `optimum-cli onnxruntime quantize`."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from optimum_htp.hooks.patching import Call, wrap_attribute
 
 __all__ = ["install"]
 
-_PATTERNS: Final = "paths, with globs (* is one component, ** any number), or names of classes."
+_PATTERNS: Final = "paths with globs (* matches one component, ** any number), or class names."
 
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the command."""
-    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "parse_args", _parsing)
-    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "run", _running)
+    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "parse_args", _hook_parse_args)
+    wrap_attribute(module.ONNXRuntimeQuantizeCommand, "run", _hook_run)
 
 
-def _parsing(call: Call) -> Any:
-    """Answer `parse_args`: two more arguments."""
+def _hook_parse_args(call: Call) -> Any:
+    """Hook of `parse_args`: adds two options."""
     result = call.pass_on()
-    group = call.subject.add_argument_group("Modules (of files that know their modules, see `optimum-cli htp`)")
+    group = call.subject.add_argument_group("Modules (of files with tags, see `optimum-cli htp tag`)")
     for option, text in (
-        ("--exclude-modules", "Modules that stay as they are"),
-        ("--only-modules", "Modules beside which nothing is quantized"),
+        ("--exclude-modules", "Modules that are not quantized"),
+        ("--only-modules", "Quantize only these modules"),
     ):
         group.add_argument(option, nargs="+", metavar="PATTERN", default=[], help=f"{text}: {_PATTERNS}")
     return result
 
 
-def _running(call: Call) -> Any:
-    """Answer `run`: the quantizers of its files are told of the modules; what is wrong with these is one sentence."""
+def _hook_run(call: Call) -> Any:
+    """Hook of `run`: passes the chosen modules to the quantizers. Errors are printed as one sentence."""
     args = getattr(call.args[0], "args", None) if call.args else None
     folder = getattr(args, "onnx_model", None)
     if not isinstance(folder, Path):

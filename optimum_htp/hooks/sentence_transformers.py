@@ -1,4 +1,4 @@
-"""sentence_transformers: it takes an ONNX file, and what a folder or a repo of such lacks is the model's own."""
+"""Hooks sentence_transformers to load an ONNX file with a record. Missing files come from the model's commit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from optimum_htp.loading.recognize import chosen_file, files_of_names, local_pat
 __all__ = ["install"]
 
 _MODELS: Final = ("BaseModel", "CrossEncoder", "SentenceTransformer")
-# The options of the load that searches for files: the search is told only some of them.
+# The options of the current load. The search for files gets only some of them.
 _load: Final[ContextVar[dict[str, Any]]] = ContextVar("optimum_htp_sentence_load")
 
 
 def install(module: ModuleType) -> None:
     """Hook into the module that defines the search for files, or the classes of models."""
     if module.__name__.endswith(".file_io"):
-        wrap_function(module, "load_file_path", _finding_files)
+        wrap_function(module, "load_file_path", _hook_load_file_path)
     elif module.__name__.endswith(".utils"):
-        wrap_function(module, "backend_should_export", _deciding_to_export)
+        wrap_function(module, "backend_should_export", _hook_should_export)
     for name in _MODELS:
         cls = vars(module).get(name)
         if isinstance(cls, type) and cls.__module__ == module.__name__:
-            wrap_attribute(cls, "__init__", _loading_files)
+            wrap_attribute(cls, "__init__", _hook_init)
 
 
-def _loading_files(call: Call) -> Any:
+def _hook_init(call: Call) -> Any:
     options, source = call.options(), call.subject
     if options is None or options.get("backend") != "onnx" or not isinstance(source, (str, os.PathLike)):
         return call.pass_on()
@@ -49,8 +49,11 @@ def _loading_files(call: Call) -> Any:
     try:
         result = call.pass_on_with(source, model_kwargs=given, revision=options.get("revision"))
         for name, file in files_of_names.get() or ():
-            if name == source and _needs_its_own(file, _named_options(options, given)):
-                return _loaded_at_its_commit(call, file, given)
+            if name == source:
+                from optimum_htp.loading.other_commits import needs_reload
+
+                if needs_reload(file, _named_options(options, given)):
+                    return _loaded_at_its_commit(call, file, given)
         return result
     finally:
         files_of_names.reset(collecting)
@@ -59,14 +62,8 @@ def _loading_files(call: Call) -> Any:
             chosen_file.reset(chosen)
 
 
-def _needs_its_own(file: Path, options: dict[str, Any]) -> bool:
-    from optimum_htp.loading.other_commits import needs_its_own
-
-    return needs_its_own(file, options)
-
-
 def _loaded_at_its_commit(call: Call, file: Path, given: dict[str, Any]) -> Any:
-    """Load a repo whose files have changed again, with what is of the commit of its ONNX file."""
+    """Load a repo again, with the files of its ONNX file's commit in place of newer ones."""
     pinned = pinned_file.set((call.subject, file))
     try:
         return call.pass_on_with(call.subject, model_kwargs=given)
@@ -75,7 +72,7 @@ def _loaded_at_its_commit(call: Call, file: Path, given: dict[str, Any]) -> Any:
 
 
 def _fetched(source: str | os.PathLike[str], options: dict[str, Any], given: dict[str, Any]) -> Path | None:
-    """Return the file that a reference names (`hf://org/name/model.onnx`), fetched; None for any other name."""
+    """Download and return the file that a reference names (`hf://org/name/model.onnx`), or None for another name."""
     if not isinstance(source, str) or "://" not in source or source.startswith("file://"):
         return None
     from optimum_htp.loading.named import named
@@ -85,12 +82,12 @@ def _fetched(source: str | os.PathLike[str], options: dict[str, Any], given: dic
 
 
 def _named_options(load: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a load in the words of transformers."""
+    """Return the options of a load under transformers' names."""
     options = {name: load[name] for name in ("token", "revision", "local_files_only") if load.get(name) is not None}
     return options | {"cache_dir": load.get("cache_folder"), **given}
 
 
-def _finding_files(call: Call) -> str | None:
+def _hook_load_file_path(call: Call) -> str | None:
     pinned = pinned_file.get()
     is_pinned = pinned is not None and pinned[0] == call.subject
     found: str | None = None if is_pinned else call.pass_on()
@@ -99,7 +96,7 @@ def _finding_files(call: Call) -> str | None:
         return found
     load = _load.get({})
     if not load and (not Path(source).is_dir() or Path(source, CONFIG).is_file()):
-        return None  # of a model in PyTorch
+        return None  # the files of a PyTorch model
     from optimum_htp.hubs.base import HubAccess
     from optimum_htp.loading.sentence_transformers import sentence_file
 
@@ -114,11 +111,11 @@ def _finding_files(call: Call) -> str | None:
     return os.fspath(path) if path is not None else None
 
 
-def _deciding_to_export(call: Call) -> Any:
-    """Answer whether a model has to be exported: not one that a stamped file is of, whatever it is called."""
+def _hook_should_export(call: Call) -> Any:
+    """Hook of `backend_should_export`: a model that has an ONNX file with a record is not exported."""
     try:
         export, left = call.pass_on()
-    except FAILURES:  # it asks the Hub for the names of a repo's files, also where the cache has them
+    except FAILURES:  # it requests the list of the repo's files from the Hub, even if the files are cached
         options = (call.options() or {}).get("model_kwargs")
         if not isinstance(options, dict):
             raise
@@ -130,7 +127,7 @@ def _deciding_to_export(call: Call) -> Any:
 
 
 def _is_stamped(call: Call, given: dict[str, Any]) -> bool:
-    """Whether a stamped file is what the load that runs is about."""
+    """Whether the current load is of an ONNX file with a record."""
     load = _load.get({})
     if not load or (load.get("model_kwargs") or {}).get("export"):
         return False

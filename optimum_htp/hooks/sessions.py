@@ -1,7 +1,7 @@
-"""The sessions that Optimum's classes make: while a load of ours runs, weights are mapped, and several made at once.
+"""Hooks the creation of sessions in Optimum's classes: a load maps weights and opens sessions in parallel.
 
-The name `InferenceSession` in Optimum's modules is exchanged as long as any load of ours runs, and means what it
-always does in every other thread.
+While any load of this package runs, another class replaces `InferenceSession` in Optimum's modules. In threads without
+a load, it behaves like the original class.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _MODULES: Final = tuple(
 _opener: Final[ContextVar[SessionOpener | None]] = ContextVar("optimum_htp_opener", default=None)
 _lock: Final = ForkSafeLock()
 _loads = 0
-_exchanged: Final[list[tuple[ModuleType, Any, Any]]] = []
+_replaced: Final[list[tuple[ModuleType, Any, Any]]] = []
 
 
 def install(module: ModuleType) -> None:
     """Hook into a module that defines classes of models."""
     for owner in list(vars(module).values()):
         if isinstance(owner, type) and owner.__module__ == module.__name__ and _LOAD in vars(owner):
-            wrap_attribute(owner, _LOAD, _loading)
+            wrap_attribute(owner, _LOAD, _hook_from_pretrained)
 
 
-def _loading(call: Call) -> Any:
+def _hook_from_pretrained(call: Call) -> Any:
     if files_being_loaded.get() is None:
         return call.pass_on()
     with opening_sessions():
@@ -53,7 +53,7 @@ def _loading(call: Call) -> Any:
 
 @contextmanager
 def opening_sessions(expected: Iterable[Path] = ()) -> Iterator[None]:
-    """Make the sessions that Optimum makes meanwhile in this thread: of those files, and of others."""
+    """Create the sessions that Optimum requests in this thread. Those of the expected files open in parallel."""
     from optimum_htp.loading.in_parallel import SessionOpener
 
     with SessionOpener(expected) as opener:
@@ -67,7 +67,7 @@ def opening_sessions(expected: Iterable[Path] = ()) -> Iterator[None]:
 
 
 def expect_session(path: Path) -> None:
-    """Say that Optimum will make a session of a file, if sessions are ours to make now."""
+    """Announce that Optimum will request a session of a file. Does nothing outside `opening_sessions`."""
     opener = _opener.get()
     if opener is not None:
         opener.expect(path)
@@ -80,25 +80,25 @@ def _begin() -> None:
         for name in _MODULES:
             module = sys.modules.get(name)
             original = vars(module).get(_NAME) if module is not None else None
-            if module is None or not isinstance(original, type) or isinstance(original, _Exchanged):
+            if module is None or not isinstance(original, type) or isinstance(original, _Replacement):
                 continue
-            stand_in = _Exchanged(_NAME, (original,), {"__module__": original.__module__})
-            _exchanged.append((module, original, stand_in))
-            setattr(module, _NAME, stand_in)
+            replacement = _Replacement(_NAME, (original,), {"__module__": original.__module__})
+            _replaced.append((module, original, replacement))
+            setattr(module, _NAME, replacement)
 
 
 def _end() -> None:
     global _loads
     with _lock.held():
         _loads -= 1
-        while _loads == 0 and _exchanged:
-            module, original, stand_in = _exchanged.pop()
-            if vars(module).get(_NAME) is stand_in:
+        while _loads == 0 and _replaced:
+            module, original, replacement = _replaced.pop()
+            if vars(module).get(_NAME) is replacement:
                 setattr(module, _NAME, original)
 
 
-class _Exchanged(type):
-    """The type of what stands for a class of sessions: it is called like that, and returns objects of that."""
+class _Replacement(type):
+    """The metaclass of the class that replaces `InferenceSession`. Calls return objects of the original class."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         original, opener = cls.__base__, _opener.get()
@@ -106,7 +106,7 @@ class _Exchanged(type):
             return original(*args, **kwargs)  # type: ignore[misc]
         from onnxruntime import InferenceSession
 
-        if original is not InferenceSession:  # somebody else has put their own there
+        if original is not InferenceSession:  # another library has replaced the class
             return original(*args, **kwargs)  # type: ignore[misc]
         return opener.open(*args, **kwargs)
 

@@ -1,5 +1,4 @@
-"""Translates exceptions of huggingface_hub to exceptions of this package: what happened, for which model, the next
-step.
+"""Translates exceptions of huggingface_hub to exceptions of this package, with the model and the next step.
 
 The headers of a Hub's response contain the reason of a rejection. huggingface_hub hides causes: its
 `LocalEntryNotFoundError` may mean that a Hub rejected the request, and a failed forced download is a `ValueError`. So
@@ -81,9 +80,7 @@ def translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an exception of huggingface_hub means that the Hub does not respond, or that connections are
-    forbidden.
-    """
+    """Whether an exception of huggingface_hub means that the Hub is silent, or that connections are forbidden."""
     known = next((cause for cause in causes(error) if isinstance(cause, _failures())), None)
     return known is not None and isinstance(_explained(known, "", None), HubUnreachableError)
 
@@ -142,9 +139,8 @@ def _explained(error: BaseException, repo_id: str, revision: str | None) -> Opti
     if caused_by(*http_errors().timeouts, TimeoutError) and not is_unreachable(chain):
         return HubTimeoutError(
             f"{_named(_server(chain, where))} did not respond in time for {where}. Try again, or increase the limits "
-            "(in "
-            f"seconds): {TIMEOUT_VARIABLE} for the whole exchange, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT "
-            "for each response."
+            f"(in seconds): {TIMEOUT_VARIABLE} for the whole exchange, HF_HUB_ETAG_TIMEOUT and "
+            "HF_HUB_DOWNLOAD_TIMEOUT for each response."
         )
     if caused_by(*http_errors().damage, CutOffError):
         return _damaged(where, chain[-1])
@@ -216,16 +212,14 @@ def _no_revision(repo_id: str, revision: str | None) -> RevisionNotFoundError:
 def _no_model(repo_id: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"{_endpoint()} has no model {repo_id}, or it is private and this token has no access. Check the name; for a "
-        "private "
-        f"model, {_LOGIN}."
+        f"private model, {_LOGIN}."
     )
 
 
 def _disabled(repo_id: str, revision: str | None) -> RepoDisabledError:
     return RepoDisabledError(
         f"The Hub has disabled {_where(repo_id, revision)}. See {_endpoint()}/{repo_id} for the reason; use another "
-        "model, or "
-        "your own copy."
+        "model, or your own copy."
     )
 
 

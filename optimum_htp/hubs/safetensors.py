@@ -1,9 +1,8 @@
 """Reads single tensors of a safetensors file: from the cache, or from the Hub with range requests.
 
 A file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object of name to type,
-shape and
-offsets: https://huggingface.co/docs/safetensors/index#format. The values of a header are checked against the file
-size.
+shape and offsets: https://huggingface.co/docs/safetensors/index#format. The values of a header are checked against the
+file size.
 """
 
 from __future__ import annotations

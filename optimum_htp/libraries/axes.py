@@ -44,8 +44,7 @@ def refuse_code_in_axes(shapes: Mapping[str, Sequence[object] | None], path: Pat
             if isinstance(name, str) and not _is_harmless(name):
                 raise InvalidOnnxFileError(
                     f"{path} is rejected: an axis of its output {output} is named {name!r}, which Optimum would run "
-                    "as Python. Use "
-                    "another file."
+                    "as Python. Use another file."
                 )
 
 

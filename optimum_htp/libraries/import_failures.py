@@ -57,9 +57,8 @@ def broken_package(error: BaseException) -> str | None:
         package = f"{name} {metadata.version(name)}"
     reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     return (
-        f"{package} fails with {reason}. Install a version of {name} that matches the other packages, or uninstall "
-        "it if "
-        "no package needs it."
+        f"{package} fails with {reason}. Install a version of {name} that matches the other packages, or uninstall it "
+        "if no package needs it."
     )
 
 

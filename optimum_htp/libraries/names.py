@@ -23,9 +23,7 @@ __all__ = [
 
 CONFIG: Final = "config.json"
 EXPORT_MANIFEST: Final = "export.json"
-"""The file that `ExportedModel` of transformers needs next to the files of a model: their names, and the nesting of
-inputs.
-"""
+"""The file that transformers' `ExportedModel` needs: the names of a model's files, and the nesting of inputs."""
 EXTRACTOR_CONFIG: Final = "preprocessor_config.json"
 """The config of an image processor or a feature extractor."""
 GENERATION_CONFIG: Final = "generation_config.json"

@@ -88,7 +88,5 @@ def _is_for(candidate: type[ORTModel], task: str) -> bool:
 
 
 def is_a(cls: type, name: str) -> bool:
-    """Whether a class is or extends a class of Optimum, by name: importing that class takes longer than to load a
-    BERT.
-    """
+    """Whether a class is or extends a class of Optimum, by name, because importing that class takes long."""
     return any(base.__name__ == name and base.__module__.startswith("optimum.onnxruntime") for base in cls.__mro__)

@@ -220,8 +220,7 @@ def preprocessor_classes(files: Sequence[str], configs: Mapping[str, Mapping[str
     """Return the Auto classes that load a model's preprocessors, the most inclusive first.
 
     The contents of the files decide, not a trial: a folder with an image processor can also be loaded with
-        `AutoProcessor` and
-    `AutoFeatureExtractor`, but contains neither.
+    `AutoProcessor` and `AutoFeatureExtractor`, but contains neither.
 
     Args:
         files: The repo's files.

@@ -48,9 +48,8 @@ def infer_library(files: Iterable[str], config: Mapping[str, Any]) -> str:
     """Return the library for a repo's weights.
 
     A repo of sentence_transformers contains a transformers model, and is exported as such unless the user names the
-        library: an
-    export as sentence_transformers would have no `last_hidden_state`. If its transformer is in a folder of its own,
-    transformers does not find a model.
+    library: an export as sentence_transformers would have no `last_hidden_state`. If its transformer is in a folder of
+    its own, transformers does not find a model.
     """
     files = set(files)
     if MODEL_INDEX in files:
@@ -92,8 +91,7 @@ def infer_task(config: Mapping[str, Any], library: str, pipeline_tag: str | None
         known = "have no task" if all_tasks() else "cannot be looked up without Optimum's exporters"
         raise ExportError(
             f"The task cannot be inferred: the pipeline tag is {pipeline_tag!r}, and the config's architectures "
-            f"({config.get('architectures')}) {known}. Pass --task, one of: "
-            f"{', '.join(sorted(all_tasks()))}."
+            f"({config.get('architectures')}) {known}. Pass --task, one of: {', '.join(sorted(all_tasks()))}."
         )
     return str(task)
 
@@ -154,9 +152,7 @@ def tasks_of_class(config: Mapping[str, Any]) -> list[str]:
 
 
 def encoder_alone(config: Mapping[str, Any]) -> str | None:
-    """Return the class of a model that is only the encoder of a larger model (`T5EncoderModel`); None for other
-    models.
-    """
+    """Return the class of a model that is only the encoder of a larger one (`T5EncoderModel`); None for others."""
     found = next((name for name in architectures(config) if name.endswith("EncoderModel")), None)
     whole = as_set(task_classes().get(_FEATURES, {}).get(model_type_of(config)))
     return found if whole and found is not None and not tasks_of_class(config) else None

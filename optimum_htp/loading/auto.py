@@ -1,4 +1,4 @@
-"""OptimumONNXModel: an ONNX file loaded as the class that its own record names."""
+"""OptimumONNXModel: loads an ONNX file with the class for the task in its record."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvid
 
 
 class OptimumONNXModel:
-    """Picks the `ORTModel` class for a file. Not a model itself: both methods return an instance of that class."""
+    """Selects the `ORTModel` class for a file. Not a model itself: both methods return an instance of that class."""
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, task: str = AUTO, **kwargs: Any) -> ORTModel:
-        """Load an ONNX file, or a folder of them, as the class of Optimum's that its task is for.
+        """Load an ONNX file, or a folder of ONNX files, with Optimum's class for its task.
 
         Args:
-            path: The file, the folder, a repo of the Hub that holds them, or `hf://org/name[@revision]/model.onnx`.
-            task: Optimum task; `auto` for the one in the file.
+            path: The file, the folder, a Hub repo that contains them, or `hf://org/name[@revision]/model.onnx`.
+            task: Optimum task; `auto` for the task in the file's record.
             **kwargs: Arguments of `ORTModel.from_pretrained`.
 
         Raises:
-            OnnxFileNotFoundError: There is no such file.
-            ConfigLoadError: The file does not say its task.
-            HFHubIntegrationError: Its config cannot be had; the subclass says why.
+            OnnxFileNotFoundError: The file does not exist.
+            ConfigLoadError: The file does not record its task.
+            HFHubIntegrationError: The config is not available; the subclass gives the reason.
         """
         if pipeline_record(path, kwargs) is not None:
             return _diffusion_pipeline(path, kwargs)
@@ -55,16 +55,17 @@ class OptimumONNXModel:
 
         Args:
             onnx_path: As `path` of `from_pretrained`.
-            task: Optimum task; `auto` for the one in the file.
+            task: Optimum task; `auto` for the task in the file's record.
             device: `cpu`, `cuda` or `cuda:N`.
             **kwargs: Arguments of `ORTModel.from_pretrained`.
 
         Returns:
-            The model, and the first preprocessor that the file names; None for a model that has none, and with
-            `config=` for a local one whose preprocessors are neither beside nor in it.
+            The model, and the first preprocessor that the file names. The second is None for a model without
+            preprocessors, and, with `config=`, for a local model whose preprocessors are neither next to nor in the
+            file.
 
         Raises:
-            DeviceError: The device is not known, or onnxruntime has no provider for it here.
+            DeviceError: The device is unknown, or the installed onnxruntime has no provider for it.
             HFHubIntegrationError: As `from_pretrained`.
             PreprocessorLoadError: The preprocessor cannot be loaded.
         """
@@ -80,7 +81,7 @@ class OptimumONNXModel:
         make = first_preprocessor(carrier, found.access, revision, trusted=trusted, needed=needed)
         if make is None:
             return load(cls_for_file, file, **options), None
-        with ThreadPoolExecutor(1) as pool:  # onnxruntime makes its session without the interpreter's lock
+        with ThreadPoolExecutor(1) as pool:  # onnxruntime releases the interpreter lock while it creates a session
             preprocessor = pool.submit(make)
             return load(cls_for_file, file, **options), preprocessor.result()
 
@@ -92,21 +93,21 @@ def _diffusion_pipeline(path: str | os.PathLike[str], options: dict[str, Any]) -
         return ORTDiffusionPipeline.from_pretrained(path, **options)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{path} is a diffusion pipeline: run `pip install diffusers` to load it."
+            f"{path} is a diffusion pipeline. Run `pip install diffusers` to load it."
         ) from error
 
 
 def _provider(device: str) -> dict[str, Any]:
-    """Return the arguments that put a session on a device."""
+    """Return the arguments of a session on a device."""
     import onnxruntime
 
     kind, _, index = device.partition(":")
     provider = _PROVIDERS.get(kind)
     if provider is None or (index and not index.isdigit()):
-        raise DeviceError(f"device={device!r} is not known: pass cpu, cuda or cuda:N, or provider=.")
+        raise DeviceError(f"device={device!r} is unknown. Use cpu, cuda or cuda:N, or pass provider=.")
     if provider not in onnxruntime.get_available_providers():
         raise DeviceError(
-            f"device={device!r} needs onnxruntime's {provider}, which is not here "
-            f"({', '.join(onnxruntime.get_available_providers())}). Install onnxruntime-gpu in place of onnxruntime."
+            f"device={device!r} requires {provider}, which is not available (available: "
+            f"{', '.join(onnxruntime.get_available_providers())}). Install onnxruntime-gpu in place of onnxruntime."
         )
     return {"provider": provider, **({"provider_options": {"device_id": index}} if index else {})}

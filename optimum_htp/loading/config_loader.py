@@ -1,4 +1,4 @@
-"""HFHubConfigLoader: config and preprocessor of an ONNX file that came from a Hub, or carries them."""
+"""HFHubConfigLoader: config and preprocessor of an ONNX file that is exported from a Hub model, or embeds them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["HFHubConfigLoader"]
 
 
 class HFHubConfigLoader:
-    """Loads what belongs to an ONNX file: from the file itself, or from the Hub at the file's commit.
+    """Loads config and preprocessor of an ONNX file, from the file itself or from the Hub at the file's commit.
 
     Args:
-        cache_dir: Root of the Hub's cache; None for the standard one.
-        token: Bearer token; None for the environment's or the saved login's.
-        local_files_only: Open no connection.
+        cache_dir: Root of the Hub cache; None for the default cache.
+        token: Bearer token; None for the token of the environment or of the saved login.
+        local_files_only: Whether to open no connection.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class HFHubConfigLoader:
         self._access = HubAccess(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
 
     def extract_metadata(self, onnx_path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Return a file's `hf_*` properties: counts as int, flags as bool, everything else as the text it is.
+        """Return a file's `hf_*` properties: counts as int, flags as bool, all others as text.
 
         Raises:
-            OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at the path.
-            MetadataError: A property has a value that its key does not allow.
+            OnnxFileNotFoundError, InvalidOnnxFileError: The path is not an ONNX model.
+            MetadataError: A property has an invalid value.
         """
         properties = read_metadata(onnx_path)
-        ExportMetadata.from_properties(properties)  # refuses bad values by key
+        ExportMetadata.from_properties(properties)  # raises for invalid values
         return {key: typed_property(key, value) for key, value in properties.items() if key.startswith(PREFIX)}
 
     def read_record(self, onnx_path: str | os.PathLike[str]) -> ExportMetadata | None:
-        """Return a file's `hf_*` properties as a record; None where it has none.
+        """Return a file's `hf_*` properties as a record, or None if it has none.
 
         Raises:
             OnnxFileNotFoundError, InvalidOnnxFileError, MetadataError: As `extract_metadata`.
@@ -57,31 +57,29 @@ class HFHubConfigLoader:
         return read_record(onnx_path)
 
     def load_from_onnx(self, onnx_path: str | os.PathLike[str], force_download: bool = False) -> tuple[Any, Any]:
-        """Return config and preprocessor of the model that a file came from.
+        """Return config and preprocessor of the model of a file.
 
         Returns:
-            A transformers config, and a preprocessor of the first class that the file names, new for each call;
-            None for a model that has none.
+            A transformers config, and a new preprocessor of the first class that the file names, or None for a model
+            without preprocessors.
 
         Raises:
-            ConfigLoadError: The file is not of a Hub model and carries no files, or its config cannot be loaded.
-            EmbeddedFilesError: The files that it carries are not what it says.
-            PreprocessorLoadError: Its preprocessor cannot be loaded.
-            HFHubIntegrationError: The Hub does not give the files; the subclass says why.
+            ConfigLoadError: The file has no Hub model and no embedded files, or its config cannot be loaded.
+            EmbeddedFilesError: The embedded files do not match the record.
+            PreprocessorLoadError: The preprocessor cannot be loaded.
+            HFHubIntegrationError: The files cannot be downloaded; the subclass gives the reason.
         """
         record = self.read_record(onnx_path)
         if record is None:
-            raise ConfigLoadError(
-                f"{onnx_path} does not come from a Hub: load its config from the folder of its model instead."
-            )
+            raise ConfigLoadError(f"{onnx_path} has no record. Load the config from the folder of its model.")
         access = dataclasses.replace(self._access, force_download=force_download)
         carrier = carrier_of(Path(onnx_path), record, access)
         source = find(carrier, "AutoConfig", access)
-        assert source is not None  # it is needed
+        assert source is not None  # `find` raises otherwise
         preprocessor = first_preprocessor(carrier, access)
         import transformers
 
-        for name in ("AutoConfig", *record.preprocessors[:1]):  # lazy modules are not made for two threads at a time
+        for name in ("AutoConfig", *record.preprocessors[:1]):  # lazy imports are not safe in two threads
             getattr(transformers, name, None)
         with ThreadPoolExecutor(2) as pool:
             config = pool.submit(load_config, source, record, anew=force_download)

@@ -1,7 +1,8 @@
-"""Diffusion pipelines from their ONNX files alone: the folder that Optimum's class wants, made for the occasion.
+"""Loads diffusion pipelines from ONNX files alone, in a temporary folder with the layout that Optimum's class reads.
 
-Optimum's diffusion classes read a config beside each part's file, a scheduler and tokenizers. All of these travel in
-the first file, or are the commit's: they are linked into a temporary folder, and so are the ONNX files.
+Optimum's diffusion classes read a config next to each part's file, a scheduler and tokenizers. These files are
+embedded in the first ONNX file, or come from its commit. They are linked into the temporary folder, and so are the
+ONNX files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from optimum_htp.hierarchy.parts import COMPONENTS
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, MODEL_INDEX, ONNX_FILE
 from optimum_htp.loading.onnx_repos import find_onnx_repo
-from optimum_htp.loading.other_commits import needs_its_own
+from optimum_htp.loading.other_commits import needs_reload
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import contained_files
 from optimum_htp.onnxfile.copying import link_or_copy
@@ -28,24 +29,24 @@ from optimum_htp.resolve.embedded import EmbeddedFiles
 from optimum_htp.resolve.model_files import ModelFiles, model_root, require_parts
 from optimum_htp.resolve.other_commit import other_snapshot
 
-__all__ = ["fetched_pipeline", "pipeline_of_its_commit", "pipeline_record", "presented"]
+__all__ = ["fetched_pipeline", "pipeline_of_its_commit", "pipeline_record", "link_pipeline_folder"]
 
 _DENOISERS: Final = ("unet", "transformer")  # every pipeline has one of them
 
 
 def pipeline_record(path: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
-    """Return the folder and the record of an exported pipeline that has no configs of its own, None for anything else.
+    """Return the folder and the record of an exported pipeline without own configs, or None for anything else.
 
     Args:
         path: The folder, or one of the pipeline's ONNX files.
-        options: Of the call.
+        options: The options of the call.
 
     Raises:
-        MissingSiblingError: The file does not lie in a folder of a pipeline.
+        MissingSiblingError: The file is not in the folder of a pipeline.
     """
     try:
         given = Path(path).expanduser()
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # `~name` of an unknown user
         return None
     access = HubAccess.from_options({**options, "force_download": None})
     files = [given] if given.suffix == ".onnx" else [given / part / ONNX_FILE for part in _DENOISERS]
@@ -59,7 +60,7 @@ def pipeline_record(path: str | os.PathLike[str], options: Mapping[str, Any]) ->
 
 
 def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
-    """Fetch the ONNX files of a pipeline that a repo of a Hub holds; return their folder and its record."""
+    """Download the ONNX files of a pipeline in a Hub repo. Return their folder and the record."""
     for part in _DENOISERS:
         asked = {**options, "subfolder": part}
         repo = find_onnx_repo(repo_id, asked)
@@ -76,16 +77,16 @@ def fetched_pipeline(repo_id: Any, options: Mapping[str, Any]) -> tuple[Path, Ex
 def pipeline_of_its_commit(pipeline: Any, options: Mapping[str, Any]) -> tuple[Path, ExportMetadata] | None:
     """Return the folder and the record of a pipeline that Optimum has loaded with the configs of another commit.
 
-    None where they are those of the commit that its files are of.
+    Returns None if the configs are those of the files' own commit.
     """
     paths = (getattr(getattr(pipeline, part, None), "path", None) for part in _DENOISERS)
     path = next((path for path in paths if isinstance(path, Path)), None)
     if path is None or (found := pipeline_record(path, options)) is None:
         return None
-    return found if needs_its_own(path, options) else None
+    return found if needs_reload(path, options) else None
 
 
-def presented(
+def link_pipeline_folder(
     parts: ModelFiles,
     record: ExportMetadata,
     access: HubAccess,
@@ -96,11 +97,11 @@ def presented(
     """Return a temporary folder with the ONNX files of a pipeline and the configs of their commit.
 
     Raises:
-        ConfigLoadError: The pipeline was not exported from a Hub, and does not carry its configs.
-        MissingSiblingError: One of its files is missing.
-        InvalidOnnxFileError: One of them keeps data outside its folder.
-        UntrustedCodeError: The configs refer to code, and are embedded, or code is not trusted.
-        HFHubIntegrationError: The Hub does not give the configs; the subclass says why.
+        ConfigLoadError: The pipeline was not exported from a Hub, and its configs are not embedded.
+        MissingSiblingError: A file of the pipeline is missing.
+        InvalidOnnxFileError: A file has external data outside its folder.
+        UntrustedCodeError: The configs refer to code, and are embedded or code is not trusted.
+        HFHubIntegrationError: The configs cannot be downloaded; the subclass gives the reason.
     """
     require_parts(parts, record)
     path = parts.by_name[str(record.onnx_file)]
@@ -111,7 +112,7 @@ def presented(
     if source is None:
         raise ConfigLoadError(
             f"{parts.folder} was exported from a local pipeline, and its {MODEL_INDEX} is missing. Copy the configs "
-            "of the pipeline and of its parts there, or export it again."
+            "of the pipeline and of its parts to this folder, or export the pipeline again."
         )
     configs = folder_of(source)
     names = source.names if isinstance(source, EmbeddedFiles) else record.config_files

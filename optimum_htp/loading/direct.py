@@ -1,4 +1,4 @@
-"""Classes of transformers that are named directly (`BertConfig`, `BertTokenizerFast`): whether they fit a model."""
+"""Checks whether a named transformers class (`BertConfig`, `BertTokenizerFast`) fits an ONNX file's model."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from optimum_htp.libraries.preprocessors import EXTRACTORS, KINDS
 from optimum_htp.libraries.repo_files import read_json
 from optimum_htp.resolve.config_folder import Carrier
 
-__all__ = ["refuse_misfit", "wants_slow"]
+__all__ = ["check_class", "wants_slow"]
 
-# What each of these can be asked for; a processor may be made of parts that only its class puts together.
+# The Auto classes whose presence in a record allows each Auto class. A processor can consist of extractors.
 _PARTS: Final = {name: (name, "AutoProcessor") for name in KINDS} | {"AutoProcessor": (*EXTRACTORS, "AutoProcessor")}
 
 
 def wants_slow(cls: type, what: str) -> bool:
-    """Whether a class is a tokenizer written in Python, which reads more files than the fast one of the model."""
+    """Whether a class is a slow tokenizer (written in Python), which reads other files than the fast one."""
     from transformers import PreTrainedTokenizerFast
 
     return what == "AutoTokenizer" and not issubclass(cls, PreTrainedTokenizerFast)
 
 
-def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
-    """Refuse to load something of a model with a class that is for other models.
+def check_class(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
+    """Check that a class fits the model of an ONNX file.
 
     Args:
         cls: The class.
-        what: The Auto class that stands for its kind.
+        what: The Auto class for this kind of class.
         carrier: The ONNX file.
-        folder: What is to be loaded from.
+        folder: The folder to load from.
 
     Raises:
-        ConfigLoadError: It is a config's class, and of another type of models.
-        PreprocessorLoadError: The model has no preprocessor of that kind.
+        ConfigLoadError: The class is the config class of another model type.
+        PreprocessorLoadError: The model has no preprocessor of this class or kind.
     """
     record = carrier.record
     if what == "AutoConfig":
@@ -43,24 +43,25 @@ def refuse_misfit(cls: type, what: str, carrier: Carrier, folder: Path) -> None:
         if isinstance(content, dict) and not _takes(cls, content):
             raise ConfigLoadError(
                 f"{cls.__name__} does not fit {carrier.name}, whose model is of type {content.get('model_type')}. "
-                "AutoConfig picks the class that fits."
+                "Use AutoConfig, which selects the right class."
             )
         return
     named = _extractor_named(folder, what) if what in EXTRACTORS else _processor_named(folder, what)
     if named is not None and _stem(named) not in {_stem(base.__name__) for base in cls.__mro__}:
         raise PreprocessorLoadError(
-            f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. {what} picks the class that fits."
+            f"{cls.__name__} does not fit {carrier.name}, whose model has {named}. Use {what}, which selects the "
+            "right class."
         )
     known = record.preprocessors if record is not None else ()
     if known and what in _PARTS and not {*_PARTS[what]} & {*known}:
         raise PreprocessorLoadError(
-            f"{cls.__name__} does not fit {carrier.name}: its model has no preprocessor of that kind, but what "
-            f"{', '.join(known)} loads."
+            f"{cls.__name__} does not fit {carrier.name}: its model has no preprocessor of this kind. Use "
+            f"{' or '.join(known)}."
         )
 
 
 def _extractor_named(folder: Path, what: str) -> str | None:
-    """Return the class that a config names for an extractor; since transformers 5 a processor's config may."""
+    """Return the class that a config names for an extractor. In transformers 5, this can be the processor's config."""
     processor = read_json(folder / PREPROCESSOR_CONFIGS[0])
     own = (read_json(folder / name) for name in KINDS[what].saved_as)
     for content in (*own, processor.get(KINDS[what].part) if isinstance(processor, dict) else None):
@@ -72,7 +73,7 @@ def _extractor_named(folder: Path, what: str) -> str | None:
 
 
 def _processor_named(folder: Path, what: str) -> str | None:
-    """Return the class that the configs of preprocessors name for a processor."""
+    """Return the processor class that the configs of preprocessors name."""
     if what != "AutoProcessor":
         return None
     contents = (read_json(folder / name) for name in PREPROCESSOR_CONFIGS)
@@ -87,7 +88,7 @@ def _stem(name: str) -> str:
 
 
 def _takes(cls: Any, content: dict[str, Any]) -> bool:
-    """Whether a config's class is for a model, or for a part of it (`CLIPVisionConfig`)."""
+    """Whether a config class fits a model's config, or a part of it (`CLIPVisionConfig`)."""
     kind = getattr(cls, "model_type", "")
     parts = [value for value in content.values() if isinstance(value, dict)]
     types = {part.get("model_type") for part in (content, *parts)}

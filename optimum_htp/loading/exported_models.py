@@ -1,7 +1,7 @@
-"""Loading ONNX files as transformers' `ExportedModel`: `ExportedModel.from_pretrained("model.onnx")`.
+"""Loads ONNX files as transformers' `ExportedModel`: `ExportedModel.from_pretrained("model.onnx")`.
 
-The file, or the first one of its model, carries the `export.json` that the class reads, and the config; else the
-config is fetched at the file's commit, and `export.json` is next to it.
+The class reads an `export.json` and a config. Both are embedded in the model's first file. Otherwise `export.json` is
+next to the file, and the config comes from the file's commit.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = ["exported_file", "load"]
 
 
 def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
-    """Return the ONNX file that a call of `ExportedModel.from_pretrained` means if it is ours to load, else None.
+    """Return the ONNX file for a call of `ExportedModel.from_pretrained`, or None if transformers loads it itself.
 
-    Ours are paths that end in `.onnx`, folders without `export.json` that hold files which carry it, and folders
-    whose files have their weights inside.
+    An ONNX file is returned for paths that end in `.onnx`, for folders without `export.json` whose files embed it, and
+    for folders with a file without external data.
 
     Args:
-        model_id: What was given to `from_pretrained`.
+        model_id: The argument of `from_pretrained`.
         options: Its keyword arguments.
 
     Raises:
-        SeveralModelsError: The folder holds files of several models.
+        SeveralModelsError: The folder contains files of several models.
     """
     if names_a_file(model_id):
         return Path(local_path(model_id)).expanduser()
@@ -60,14 +60,14 @@ def exported_file(model_id: Any, options: Mapping[str, Any]) -> Path | None:
     first, *others = carrying
     if others and not _are_one_model(carrying):
         raise SeveralModelsError(
-            f"{folder} holds {len(carrying)} models ({', '.join(path.name for path in carrying)}): name one of these "
-            "files."
+            f"{folder} contains {len(carrying)} models ({', '.join(path.name for path in carrying)}). Pass the path "
+            "of one of these files."
         )
     return first
 
 
 def _are_one_model(carrying: Mapping[Path, ExportMetadata]) -> bool:
-    """Whether files are parts of one model: of one export, or stamped one by one with the manifest that names all."""
+    """Whether files are parts of one model: of one export, or with one embedded manifest that names all of them."""
     first, *_ = carrying
     record = carrying[first]
     if record.onnx_files:
@@ -93,15 +93,15 @@ def load(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> ExportedModel:
-    """Load an ONNX file, and the others of its model, as an `ExportedModel`; the arguments are that class's.
+    """Load the ONNX files of a model as an `ExportedModel`. The arguments are those of this class.
 
-    `revision` overrides the commit that the file is pinned to.
+    `revision` overrides the commit in the file's record.
 
     Raises:
-        OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
-        InvalidOnnxFileError: A file keeps data outside its folder.
-        ConfigLoadError: There is neither an `export.json` in the file nor beside it.
-        HFHubIntegrationError: The Hub does not give the config; the subclass says why.
+        OnnxFileNotFoundError: The file, or another file of its model, does not exist.
+        InvalidOnnxFileError: A file has external data outside its folder.
+        ConfigLoadError: No `export.json` is in the file or next to it.
+        HFHubIntegrationError: The config cannot be downloaded; the subclass gives the reason.
     """
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
@@ -115,7 +115,7 @@ def load(
         manifest = manifest_of(path, record)
         if manifest is None:
             raise ConfigLoadError(
-                f"{path} has no {EXPORT_MANIFEST} in it or beside it: it was not exported by transformers' exporters. "
+                f"{path} has no {EXPORT_MANIFEST} in it or next to it: it was not exported with transformers' engine. "
                 "Load it with Optimum's ORTModel classes, or export it again with --engine transformers."
             )
         model = _model(cls, _files(path, record, manifest, watch), manifest)
@@ -126,11 +126,11 @@ def load(
 
 
 def _files(path: Path, record: ExportMetadata | None, manifest: ExportManifest, watch: Watch) -> dict[str, Path]:
-    """Return the file of each component, renamed or not.
+    """Return the file of each component, also if the files were renamed.
 
     Raises:
-        MissingSiblingError: One is not there.
-        InvalidOnnxFileError: One keeps data outside its folder.
+        MissingSiblingError: A file does not exist.
+        InvalidOnnxFileError: A file has external data outside its folder.
     """
     if len(manifest.files) == 1:
         found = dict.fromkeys(manifest.files, path)
@@ -144,14 +144,14 @@ def _files(path: Path, record: ExportMetadata | None, manifest: ExportManifest, 
         if not file.is_file():
             raise MissingSiblingError(
                 f"{file} is missing: {path.name} is part of a model of {len(found)} files "
-                f"({', '.join(manifest.files.values())}), which have to stay together. Copy it there, or export again."
+                f"({', '.join(manifest.files.values())}). Copy the file to this folder, or export the model again."
             )
         contained_files(file)
     return found
 
 
 def _model(cls: type[ExportedModel], files: Mapping[str, Path], manifest: ExportManifest) -> ExportedModel:
-    """Return the model of these files, as `ExportedModel.from_pretrained` makes it."""
+    """Return the model of these files, like `ExportedModel.from_pretrained`."""
     from transformers.exporters import ExportedComponent, ExportMetadata, OnnxExporter
     from transformers.exporters.metadata import register_treespec_types
 
@@ -168,7 +168,7 @@ def _model(cls: type[ExportedModel], files: Mapping[str, Path], manifest: Export
 def _configs(
     path: Path, record: ExportMetadata | None, access: HubAccess, revision: str | None, trusted: bool
 ) -> tuple[Any, Any]:
-    """Return config and generation config; None for one that does not exist."""
+    """Return config and generation config, each None if it does not exist."""
     needed = record is not None or (path.parent / CONFIG).is_file()
     source = config_source(path, record, access, revision, trusted, needed=needed)
     if source is None:

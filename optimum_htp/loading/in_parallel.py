@@ -1,8 +1,8 @@
-"""The sessions of a model of several files, made side by side: ONNX Runtime makes each on one core.
+"""Opens the sessions of a model of several files in parallel. ONNX Runtime creates each session on one core.
 
-Optimum's classes open their files one after the other. Which ones a load will open is told beforehand; the first call
-begins all of them, and each later call gets what was begun for it, or opens its file itself where it asks for another
-session. What fails says so in the call that asked for it.
+Optimum's classes open their files one after the other. The opener knows the expected files before. The first call
+starts all of them. Each later call gets the started session of its file, or opens the file itself if its arguments
+differ. An error is raised in the call for the failed session.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Request:
-    """What a session is asked to be; two are equal where a session of one will do for the other.
+    """The arguments of a session. Equal requests can share a session.
 
-    Options count as they are when the first session is asked for: nobody changes them in the middle of a load.
+    Options are read at the first request, because they do not change during a load.
     """
 
     path: str
@@ -45,19 +45,19 @@ class _Request:
 
 
 class SessionOpener:
-    """Opens the ONNX files of one load; a context manager, which waits for what was begun and leaves nothing behind.
+    """Opens the ONNX files of one load. On exit, it waits for started sessions and drops them.
 
     Args:
-        expected: Paths that the load will open.
+        expected: The paths that the load will open.
     """
 
     def __init__(self, expected: Iterable[str | os.PathLike[str]] = ()) -> None:
         self._expected = {os.fspath(path): None for path in expected}
-        self._begun: list[tuple[_Request, Future[InferenceSession]]] = []
+        self._started: list[tuple[_Request, Future[InferenceSession]]] = []
         self._threads: ThreadPoolExecutor | None = None
 
     def expect(self, path: str | os.PathLike[str]) -> None:
-        """Say that the load will open a file."""
+        """Add a file that the load will open."""
         self._expected[os.fspath(path)] = None
 
     def open(
@@ -68,30 +68,30 @@ class SessionOpener:
         provider_options: Any = None,
         **options: Any,
     ) -> InferenceSession:
-        """Return `open_session` of the same arguments, and raise what it raises."""
+        """Return `open_session` of the same arguments, with its exceptions."""
         if reason_against(path, sess_options, providers, options) is not None or _is_bound_to_thread(sess_options):
             return open_session(path, sess_options, providers, provider_options, **options)
         request = _Request(os.fspath(path), sess_options, providers, provider_options)
-        self._begin(request)
-        requests = [begun for begun, _ in self._begun]
+        self._start(request)
+        requests = [started for started, _ in self._started]
         if request not in requests:
             return request.open()
-        # No name for the future: with it, a failure's traceback would keep this load's other sessions in memory.
-        return self._begun.pop(requests.index(request))[1].result()
+        # A variable for the future would keep the load's other sessions in memory, in the traceback of a failure.
+        return self._started.pop(requests.index(request))[1].result()
 
-    def _begin(self, first: _Request) -> None:
-        """Begin to open all files that are expected, once."""
+    def _start(self, first: _Request) -> None:
+        """Start to open all expected files, once."""
         expected = list(self._expected)
         self._expected.pop(first.path, None)
         if self._threads is not None or (threads := min(len(expected), _cores())) < 2:
             return
-        logger.debug("Opened side by side: %s", ", ".join(expected))
+        logger.debug("Opened in parallel: %s", ", ".join(expected))
         self._threads = ThreadPoolExecutor(threads, "optimum_htp_session")
         for request in map(first.of, expected):
             try:
-                self._begun.append((request, self._threads.submit(request.open)))
-            except RuntimeError as error:  # no thread can be started, or none any more: each call opens its own file
-                logger.debug("%s is opened when it is asked for: %s", request.path, error)
+                self._started.append((request, self._threads.submit(request.open)))
+            except RuntimeError as error:  # no more threads can start: each call opens its own file
+                logger.debug("%s is opened at its own call: %s", request.path, error)
                 return
 
     def __enter__(self) -> SessionOpener:
@@ -104,19 +104,19 @@ class SessionOpener:
             if self._threads is not None:
                 self._threads.shutdown(cancel_futures=True)
         finally:
-            self._begun.clear()
+            self._started.clear()
 
 
 def _is_bound_to_thread(sess_options: Any) -> bool:
-    """Whether making a session changes the thread that makes it, which is to be the one that runs it then.
+    """Whether a session must be created in the thread that runs it.
 
-    ONNX Runtime sets the processor's mode for denormals in the thread that makes the first session.
+    ONNX Runtime sets the processor's mode for denormals in the thread that creates the first session.
     """
     return sess_options is not None and has_entry(sess_options, "session.set_denormal_as_zero")
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
+    """Return the number of cores that this process can use."""
+    if hasattr(os, "sched_getaffinity"):  # not on all systems
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

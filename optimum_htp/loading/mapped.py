@@ -1,8 +1,8 @@
-"""ONNX Runtime sessions whose weights are mapped from the model's own file, where they are otherwise copied twice.
+"""Creates ONNX Runtime sessions whose weights are memory-mapped from the model's own file.
 
-A session of a file parses its weights into one copy and makes its initializers as a second. A session of the model's
-lean bytes maps them: it is made in half the time, and the pages are those of the file's cache, shared by processes.
-What cannot be mapped is opened as ever.
+A normal session copies the weights twice: into the parsed model and into initializers. A session of the model's bytes
+without weights maps them instead. It takes half the time, and processes share the pages of the file's cache. Files
+that cannot be mapped are opened normally.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ logger = get_logger(__name__)
 _SWITCH: Final = "OPTIMUM_HTP_MMAP"
 _OFF: Final = ("0", "false", "no", "off")
 _PROVIDERS: Final = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
-"""Those that need no path of the model: others name what they compile after it."""
+"""Execution providers that do not need the model's path. Others name compiled files after it."""
 
-# IR version 8, a graph that has a name, opset 13
+# IR version 8, a named empty graph, opset 13
 _EMPTY_MODEL: Final = b"\x08\x08" + encode_bytes_field(7, encode_bytes_field(2, b"empty")) + b"\x42\x02\x10\x0d"
 
 
@@ -41,13 +41,13 @@ def open_session(
     provider_options: Any = None,
     **options: Any,
 ) -> InferenceSession:
-    """Return `onnxruntime.InferenceSession` of the same arguments, with mapped weights where that can be.
+    """Return `onnxruntime.InferenceSession` of the same arguments, with mapped weights if possible.
 
-    The session says the path that it was given. Whatever keeps it from being made of mapped weights is told to the
-    log, once, at debug level; then it is made as ONNX Runtime does, and what that raises is raised.
+    The session reports the given path. If the weights cannot be mapped, the reason is logged at debug level, and the
+    session is created normally, with the exceptions of ONNX Runtime.
 
     Raises:
-        InvalidOnnxFileError: ONNX Runtime cannot load the file, or it keeps data outside its folder.
+        InvalidOnnxFileError: ONNX Runtime cannot load the file, or the file has external data outside its folder.
         FileChangedError: The file or its data was replaced meanwhile.
     """
     from onnxruntime import InferenceSession
@@ -55,22 +55,22 @@ def open_session(
 
     try:
         reason = reason_against(path, sess_options, providers, options)
-        lean = read_without_weights(path) if reason is None else None
-        if lean is not None:
-            session = _session(lean, path, sess_options, providers, provider_options)
-            if lean.is_current():
+        model = read_without_weights(path) if reason is None else None
+        if model is not None:
+            session = _session(model, path, sess_options, providers, provider_options)
+            if model.is_current():
                 return session
             reason = "it was replaced meanwhile"
         elif reason is None:
-            reason = "some of its weights lie in other files, or none are large"
-    except Exception as error:  # noqa: BLE001 - the usual way tells what is wrong with the file, or with the call
+            reason = "some of its weights are in other files, or none are large"
+    except Exception as error:  # noqa: BLE001 - the normal session reports errors of the file or the call
         reason = f"{type(error).__name__}: {error}"
     logger.debug("%s is loaded without mapping: %s", path, reason)
     is_file = _is_onnx_file(path) and Path(path).is_file()
     if is_file:
-        contained_files(path)  # earlier versions of ONNX Runtime follow a location wherever it leads
+        contained_files(path)  # earlier versions of ONNX Runtime read any location
     try:
-        with unchanged(*(path,) if is_file else ()):  # the file and its data are opened one after the other
+        with unchanged(*(path,) if is_file else ()):  # the file and its data are not opened at the same time
             return InferenceSession(
                 path, sess_options=sess_options, providers=providers, provider_options=provider_options, **options
             )
@@ -80,9 +80,9 @@ def open_session(
         InvalidGraph,
         InvalidProtobuf,
         UnicodeDecodeError,
-    ) as error:  # the last in its words
+    ) as error:  # UnicodeDecodeError: of its message
         raise InvalidOnnxFileError(
-            f"ONNX Runtime does not load {path}: {error}. If the file is damaged, get it again or export it again."
+            f"ONNX Runtime cannot load {path}: {error}. If the file is damaged, download it or export it again."
         ) from error
 
 
@@ -91,52 +91,52 @@ def _is_onnx_file(path: Any) -> bool:
 
 
 def reason_against(path: Any, sess_options: Any, providers: Any, options: Any) -> str | None:
-    """Return why a session cannot be made of mapped weights, as far as its arguments tell."""
+    """Return why the arguments of a session rule out mapped weights, or None."""
     if os.environ.get(_SWITCH, "1").lower() in _OFF:
         return f"{_SWITCH} is {os.environ[_SWITCH]}"
     if not _is_onnx_file(path) or options:
-        return "it is not opened by the name of an ONNX file alone"
+        return "it is not opened by the path of an ONNX file alone"
     if not can_map_weights():
-        return "this version of ONNX Runtime cannot"
+        return "this version of ONNX Runtime cannot map weights"
     names = [provider[0] if isinstance(provider, tuple) else provider for provider in providers or ()]
     if not names or not all(isinstance(name, str) and name in _PROVIDERS for name in names):
-        return f"execution providers {', '.join(map(str, names)) or 'that are not named'} may need its path"
+        return f"execution providers {', '.join(map(str, names)) or '(unnamed)'} can require its path"
     if sess_options is not None and (reason := _reason_in(sess_options)) is not None:
         return f"its session options {reason}"
     return None
 
 
 def _reason_in(sess_options: SessionOptions) -> str | None:
-    """Return what in session options a copy of them would not do, or not once."""
+    """Return which feature of session options a copy of them does not support, or None."""
     from onnxruntime import SessionOptions
 
     if not isinstance(sess_options, SessionOptions):
-        return "are none"
+        return "are not SessionOptions"
     if sess_options.optimized_model_filepath:
         return "write a model"
     if sess_options.enable_profiling:
         return "write a profile"
     if getattr(sess_options, "has_providers", bool)():
-        return "bring execution providers"
+        return "contain execution providers"
     if has_entry(sess_options, DATA_FOLDER):
         return "have a folder for external data"
     return None
 
 
 def has_entry(sess_options: SessionOptions, key: str) -> bool:
-    """Tell whether session options have a config entry of this key."""
+    """Whether session options have a config entry with this key."""
     try:
         sess_options.get_session_config_entry(key)
-    except RuntimeError:  # it was never set
+    except RuntimeError:  # not set
         return False
     return True
 
 
 def _copy(sess_options: SessionOptions) -> SessionOptions:
-    """Return session options with the same content, which are nobody else's.
+    """Return a copy of session options.
 
-    They can only be copied by a session, which has its own: one of an empty model, that is never initialized. What is
-    not copied are registered custom operators: who needs some cannot be made of the copy, and is made the usual way.
+    Only a session copies its options, so this creates one of an empty model and does not initialize it. Custom
+    operators are not copied. A model that needs them fails with the copy, and is then opened normally.
     """
     from onnxruntime.capi import _pybind_state
 
@@ -144,21 +144,21 @@ def _copy(sess_options: SessionOptions) -> SessionOptions:
 
 
 def _session(
-    lean: ModelWithoutWeights, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
+    model: ModelWithoutWeights, path: Any, given: SessionOptions | None, providers: Any, provider_options: Any
 ) -> InferenceSession:
     from onnxruntime import InferenceSession
     from onnxruntime.capi import _pybind_state
 
     sess_options = _copy(_pybind_state.get_default_session_options() if given is None else given)
-    sess_options.add_session_config_entry(DATA_FOLDER, str(lean.file.parent))
+    sess_options.add_session_config_entry(DATA_FOLDER, str(model.file.parent))
     session = InferenceSession(
-        lean.content,
+        model.content,
         sess_options=sess_options,
         providers=providers,
         provider_options=provider_options,
-        enable_fallback=0,  # it would print what the usual way can tell
+        enable_fallback=0,  # it would print an error that the normal session reports
     )
-    # From here on it is the session of a file: set_providers makes it anew from the path.
+    # Make it the session of a file: set_providers creates it again from the path.
     session.enable_fallback()
     session._model_path = os.fspath(path)
     session._model_bytes = None

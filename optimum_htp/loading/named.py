@@ -1,6 +1,6 @@
-"""What a call of `from_pretrained` names: an ONNX file, a folder of such, a file of a Hub or a repo.
+"""Finds the ONNX file that a call of `from_pretrained` names by a path, a folder, a Hub file or a repo.
 
-`named` is the only place that tells, and that knows which options of the call have played their part with that.
+Only `named` decides this, and removes the options that only serve to find the file.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = ["Local", "Named", "named", "named_or_error"]
 
 Local = Callable[[Any, Mapping[str, Any]], Path | None]
 
-_OF_FOLDERS: Final = ("subfolder", "file_name")
-_OF_REPOS: Final = (*_OF_FOLDERS, "revision", "force_download")
+_FOLDER_OPTIONS: Final = ("subfolder", "file_name")
+_REPO_OPTIONS: Final = (*_FOLDER_OPTIONS, "revision", "force_download")
 
 
 @dataclass(frozen=True)
 class Named:
-    """An ONNX file that stands for a model.
+    """The ONNX file of a model.
 
     Attributes:
-        path: The file; None for one on a Hub.
-        repo: The repo that it is in; None for a file here.
-        folder: The folder that was named, if it was one.
-        options: The options of the call that are still to be looked at.
+        path: The local file; None for a file on a Hub.
+        repo: The repo with the file; None for a local file.
+        folder: The folder, if the call names a folder.
+        options: The options of the call that still matter.
     """
 
     path: Path | None
@@ -54,24 +54,24 @@ class Named:
     options: Mapping[str, Any]
 
     def fetched(self) -> Path:
-        """Return the file, fetched with the others of its model where it is on a Hub.
+        """Return the local file. A file on a Hub is downloaded with the other files of its model.
 
         Raises:
-            ConfigLoadError: A file on a Hub says nothing of itself, and no config was given.
+            ConfigLoadError: A file on a Hub has no record, and no config was given.
         """
         if self.path is not None:
             return self.path
         assert self.repo is not None
         if self.options.get("config") is None:
-            self.repo.record()  # says why it cannot be loaded, before anything is fetched
+            self.repo.record()  # raises before anything is downloaded
         return self.repo.fetch()
 
     def carrier(self) -> Carrier:
-        """Return the file as one whose model's files are looked for; one on a Hub is not fetched for that.
+        """Return the starting point of a search for the model's other files. Does not download the ONNX file.
 
         Raises:
-            OnnxFileNotFoundError: There is no such file.
-            ConfigLoadError: A file on a Hub says nothing of itself.
+            OnnxFileNotFoundError: The file does not exist.
+            ConfigLoadError: A file on a Hub has no record.
         """
         if self.repo is not None:
             return self.repo.carrier()
@@ -81,10 +81,10 @@ class Named:
         return carrier_of(self.path, read_record(self.path), self.access, self.folder)
 
     def of_its_commit(self, options: Mapping[str, Any]) -> Named | None:
-        """Return the file in the cache where its repo is at another commit than it is of, and nobody asks for that.
+        """Return the cached file if its repo is at another commit than its record, and the call gives no revision.
 
         Args:
-            options: Of the call.
+            options: The options of the call.
         """
         if self.carrier().other is None or "revision" in self.options:
             return None
@@ -94,7 +94,7 @@ class Named:
 
     @property
     def access(self) -> HubAccess:
-        """How to reach the Hub that its configs are on."""
+        """How to reach the Hub with its configs."""
         return self.repo.access if self.repo is not None else HubAccess.from_options(self.options)
 
 
@@ -107,39 +107,39 @@ def named(
     bare: bool = False,
     local: Local | None = None,
 ) -> Named | None:
-    """Return the ONNX file that a call names where it is ours to answer, else None.
+    """Return the ONNX file with a record that a call names, or None if the library must handle the call.
 
     Args:
-        model_id: What was given to `from_pretrained`.
+        model_id: The argument of `from_pretrained`.
         options: Its keyword arguments.
-        failed: Whether the library has found nothing there; only then is a repo looked into.
-        opens: Whether the call opens the file, rather than what belongs to its model.
-        bare: Whether a repo that has a config is answered for by the library alone.
-        local: What finds the file in a folder here; None for `stamped_file`.
+        failed: Whether the library has found nothing. Only then are repos searched.
+        opens: Whether the call opens the ONNX file, and not only the model's other files.
+        bare: Whether to leave repos with a config to the library.
+        local: The function that finds the file in a local folder; None for `stamped_file`.
 
     Raises:
-        SeveralModelsError: A folder or a repo holds several models.
-        OnnxFileNotFoundError: A file that the options name is not there.
-        HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
+        SeveralModelsError: A folder or a repo contains several models.
+        OnnxFileNotFoundError: A file that the options name does not exist.
+        HFHubIntegrationError: A named file on a Hub is not available; the subclass gives the reason.
     """
     if (pinned := pinned_file.get()) is not None and pinned[0] == model_id:
-        return Named(pinned[1], None, None, _without(options, _OF_REPOS))
+        return Named(pinned[1], None, None, _without(options, _REPO_OPTIONS))
     chosen = chosen_options(model_id) if isinstance(model_id, (str, os.PathLike)) else {}
     asked = {**options, **{name: value for name, value in chosen.items() if not options.get(name)}}
     if failed and isinstance(model_id, str) and model_id.startswith("file://"):
         raise OnnxFileNotFoundError(
-            f"There is no ONNX file that says which model it is of at {local_path(model_id)}. Check the path; a "
-            "folder of another model is given as a path, without file://."
+            f"There is no ONNX file with a record at {local_path(model_id)}. Check the path. For a folder of another "
+            "model, pass a path without file://."
         )
     if failed or names_a_remote_file(model_id):
-        # Reading what is on a Hub takes many modules: a first load of a file here is a tenth faster without them.
+        # The code for Hub files imports many modules: without them, the first load of a local file is 10 % faster.
         from optimum_htp.loading.onnx_repos import find_onnx_repo
 
         repo = find_onnx_repo(model_id, asked, bare=bare)
         record = repo.record_if_any() if repo is not None and repo.has_config else None
         if repo is None or (repo.has_config and record is None):
             return None
-        left = _without(options, _OF_REPOS)
+        left = _without(options, _REPO_OPTIONS)
         if record is not None and (commit := overriding_commit(repo.carrier(), options, repo.access)) is not None:
             left["revision"] = commit
         return Named(None, repo, None, left)
@@ -149,7 +149,7 @@ def named(
     if names_a_file(model_id):
         return Named(path, None, None, options)
     folder = Path(local_path(model_id), options.get("subfolder") or "")
-    return Named(path, None, folder, _without(options, _OF_FOLDERS))
+    return Named(path, None, folder, _without(options, _FOLDER_OPTIONS))
 
 
 def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any]) -> Named:
@@ -157,19 +157,19 @@ def named_or_error(model_id: str | os.PathLike[str], options: Mapping[str, Any])
 
     Args:
         model_id: The file, a folder, a repo, or an address.
-        options: Keyword arguments, as of `from_pretrained`.
+        options: Keyword arguments, as in `from_pretrained`.
 
     Raises:
-        OnnxFileNotFoundError: There is no such file, or a folder has several.
-        SeveralModelsError, HFHubIntegrationError: As `named`.
+        OnnxFileNotFoundError: The file does not exist, or a folder contains several.
+        SeveralModelsError, HFHubIntegrationError: As in `named`.
     """
     found = named(model_id, options, opens=True) or named(model_id, options, failed=True, opens=True)
     if found is not None and (found.path is None or found.path.is_file()):
         return found
     folder = Path(local_path(model_id))
-    there = sorted(path.name for path in folder.glob(ONNX_PATTERN)) if folder.is_dir() else []
-    if len(there) > 1:
-        raise OnnxFileNotFoundError(f"{folder} has several ONNX files ({', '.join(there)}): name one of them.")
+    names = sorted(path.name for path in folder.glob(ONNX_PATTERN)) if folder.is_dir() else []
+    if len(names) > 1:
+        raise OnnxFileNotFoundError(f"{folder} contains several ONNX files ({', '.join(names)}). Pass one of them.")
     raise OnnxFileNotFoundError(f"There is no ONNX file with a record at {model_id}. Check the path.")
 
 

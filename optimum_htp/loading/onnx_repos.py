@@ -1,7 +1,6 @@
-"""Repos of a Hub that hold stamped ONNX files: which file a name means, and fetching it.
+"""Finds and downloads ONNX files with a record in Hub repos.
 
-Nobody asks for this before Optimum or transformers have failed on a repo, so loads of other repos make no request
-more than without us.
+Used only after Optimum or transformers have failed on a repo. So loads of other repos make no additional requests.
 """
 
 from __future__ import annotations
@@ -42,24 +41,24 @@ logger = get_logger(__name__)
 
 _SHOWN: Final = 10  # names in a message
 _REMEMBERED: Final = 4096
-_without_onnx: Final[set[tuple[str, str, str | None]]] = set()  # Hubs, repos and commits
+_without_onnx: Final[set[tuple[str, str, str | None]]] = set()  # Hub, repo and commit of repos without ONNX files
 _NAME_OPTIONS: Final = ("file_name", "encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
 
 @dataclass(frozen=True)
 class OnnxRepo:
-    """A repo at a commit, and the ONNX file in it that stands for a model.
+    """A repo at a commit, and the ONNX file of a model in it.
 
     Attributes:
-        hub: The Hub that it is on.
+        hub: The Hub of the repo.
         repo_id: The repo.
-        commit: Full commit.
-        file: The file, relative to the repo.
-        named: Further files that the user named.
+        commit: The full commit.
+        file: The file's path in the repo.
+        named: More files that the user named.
         access: How to reach the Hub.
-        ref: The branch or tag that led to the commit.
-        there: All ONNX files of the repo.
-        has_config: Whether it has a config too.
+        ref: The revision that resolved to the commit.
+        onnx_files: All ONNX files of the repo.
+        has_config: Whether the repo also has a config.
     """
 
     hub: Hub
@@ -69,11 +68,11 @@ class OnnxRepo:
     named: tuple[str, ...]
     access: HubAccess
     ref: str
-    there: tuple[str, ...]
+    onnx_files: tuple[str, ...]
     has_config: bool = False
 
     def record_if_any(self) -> ExportMetadata | None:
-        """Return what the file says of itself, without downloading it where it is not in the cache."""
+        """Return the file's record, or None. An uncached file is not downloaded: only its header is read."""
         cached = self.hub.snapshot(self.repo_id, self.commit, (), self.access) / self.file
         if cached.is_file():
             properties = read_metadata(cached)
@@ -82,25 +81,25 @@ class OnnxRepo:
         return ExportMetadata.from_properties(properties)
 
     def record(self) -> ExportMetadata:
-        """Return what the file says of itself.
+        """Return the file's record.
 
         Raises:
-            ConfigLoadError: It says nothing.
+            ConfigLoadError: The file has no record.
         """
         record = self.record_if_any()
         if record is None:
             raise ConfigLoadError(
-                f"{self.file} of {self.repo_id} does not say which model it came from. If that "
-                "is one of transformers, fetch the file and stamp it with `optimum-cli htp inject --model ID`; "
-                "any other, such as most of the ONNX Model Zoo, runs in onnxruntime.InferenceSession alone."
+                f"{self.file} of {self.repo_id} has no record of its model. If it is a transformers model, download "
+                "the file and run `optimum-cli htp inject FILE --model ID`. Load any other model, such as most of the "
+                "ONNX Model Zoo, with onnxruntime.InferenceSession."
             )
         return record
 
     def embedded(self, record: ExportMetadata) -> EmbeddedFiles | None:
-        """Return the files that travel with the model, None where there are none, or in a file that is not there.
+        """Return the model's embedded files, or None if there are none or their ONNX file is not available.
 
         Args:
-            record: What the file says of itself.
+            record: The file's record.
         """
         here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
         if (here / self.file).is_file() and (found := embedded_in(here / self.file, record)) is not None:
@@ -126,22 +125,22 @@ class OnnxRepo:
         )
 
     def carrier(self) -> Carrier:
-        """Return the file as one whose model's files are looked for.
+        """Return the starting point of a search for the model's other files.
 
         Raises:
-            ConfigLoadError: It says nothing of itself.
+            ConfigLoadError: The file has no record.
         """
         record = self.record()
         name = f"{self.repo_id}/{self.file}"
         return Carrier(name, record, None, (), True, lambda: self.embedded(record), self.other(record))
 
     def other(self, record: ExportMetadata | None) -> Path | None:
-        """Return the folder of the commit in the cache if the file is of another commit of the same repo."""
+        """Return the cached folder of this commit if the record names another commit of the same repo, else None."""
         here = self.hub.snapshot(self.repo_id, self.commit, (), self.access)
         return other_snapshot(here / self.file, record, self.access)
 
     def fetch(self) -> Path:
-        """Fetch the file, the others of its model, and their external data; return its path in the cache."""
+        """Download the file, the other files of its model, and their external data. Return its path in the cache."""
         folder = self._snapshot((self.file, *self.named))
         names = [self.file, *self.named]
         record = read_record(folder / self.file)
@@ -149,11 +148,11 @@ class OnnxRepo:
             root = self._root(record.onnx_file)
             if root is None:
                 raise MissingSiblingError(
-                    f"{self.file} of {self.repo_id} says that it is {record.onnx_file} of a model of several files, "
-                    "and does not lie where that could be. Upload the export's folder as it is."
+                    f"{self.file} of {self.repo_id} is recorded as {record.onnx_file} of a model of several files, "
+                    "which does not match its path. Upload the export's folder unchanged."
                 )
             parts = [(root / name).as_posix() for name in record.onnx_files]
-            names += [name for name in parts if name in self.there]  # a class may do without the others
+            names += [name for name in parts if name in self.onnx_files]  # a class can work without the others
             self._snapshot(names)
         data = []
         for name in dict.fromkeys(names):
@@ -168,7 +167,7 @@ class OnnxRepo:
         return folder / self.file
 
     def _root(self, part: str) -> PurePosixPath | None:
-        """Return the folder of a model of which the file is a part; None where the file does not lie as it should."""
+        """Return the folder of the model of which the file is a part, or None if the file's path does not match."""
         return folder_above(PurePosixPath(self.file).parent, PurePosixPath(part))
 
     def _snapshot(self, names: Sequence[str]) -> Path:
@@ -176,17 +175,17 @@ class OnnxRepo:
 
 
 def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = True) -> OnnxRepo | None:
-    """Return the repo that a call of `from_pretrained` means where it holds ONNX files, else None.
+    """Return the repo that a call of `from_pretrained` names, or None if it has no ONNX files.
 
     Args:
-        model_id: What was given to `from_pretrained`.
+        model_id: The argument of `from_pretrained`.
         options: Its keyword arguments; `revision` is that of this repo.
-        bare: Whether only a repo without a config is meant: with one, Optimum and `AutoConfig` say what is wrong.
+        bare: Whether to ignore repos with a config, for which Optimum and `AutoConfig` raise the error.
 
     Raises:
-        SeveralModelsError: The repo holds several models.
-        OnnxFileNotFoundError: It has no file of the name that the options have.
-        HFHubIntegrationError: A file on a Hub is named, and cannot be had; the subclass says why.
+        SeveralModelsError: The repo contains several models.
+        OnnxFileNotFoundError: The repo lacks the file that the options name.
+        HFHubIntegrationError: A named file on a Hub is not available; the subclass gives the reason.
     """
     if not isinstance(model_id, str) or options.get("export"):
         return None
@@ -205,28 +204,28 @@ def find_onnx_repo(model_id: Any, options: Mapping[str, Any], *, bare: bool = Tr
     except OptimumHTPError as error:
         if names_a_remote_file(model_id):
             raise
-        # What has failed before us says it in its own words.
+        # The library's own error is raised instead.
         logger.debug("%s is not a repo of ONNX files: %s", model_id, error)
         return None
-    there = tuple(sorted(name for name in files if name.lower().endswith(".onnx")))
+    onnx_files = tuple(sorted(name for name in files if name.lower().endswith(".onnx")))
     ref = asked.revision or asked.hub.default_revision
     if bare and config in files:
         return None
     has_config = config in files or CONFIG in files
-    repo = OnnxRepo(asked.hub, asked.repo_id, commit, "", (), access, ref, there, has_config)
+    repo = OnnxRepo(asked.hub, asked.repo_id, commit, "", (), access, ref, onnx_files, has_config)
     given = [str(options[name]) for name in _NAME_OPTIONS if options.get(name)]
     for folder in ONNX_FOLDERS:
         place = PurePosixPath(subfolder, folder)
         named = [(place / name).as_posix() for name in given]
         if named and named[0] in files:
             return dataclasses.replace(repo, file=named[0], named=tuple(named[1:]))
-        inside = [name for name in there if PurePosixPath(name).parent == place]
+        inside = [name for name in onnx_files if PurePosixPath(name).parent == place]
         if inside and not named:
             return _chosen(inside, dataclasses.replace(repo, file=inside[0]))
-    if given and there:
+    if given and onnx_files:
         raise OnnxFileNotFoundError(
-            f"There is no {PurePosixPath(subfolder, given[0])} in {asked.repo_id}, but {', '.join(there[:_SHOWN])}. "
-            "Give one of these as file_name=, and its folder as subfolder=."
+            f"There is no {PurePosixPath(subfolder, given[0])} in {asked.repo_id}. It has "
+            f"{', '.join(onnx_files[:_SHOWN])}. Pass one of these as file_name=, and its folder as subfolder=."
         )
     return None
 
@@ -235,9 +234,9 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
     """Return the repo and the file that a URL names.
 
     Raises:
-        OnnxFileNotFoundError: There is no such file.
-        InvalidModelReferenceError: The URL asks for another revision than is given besides.
-        HFHubIntegrationError: The Hub does not say what is there; the subclass says why.
+        OnnxFileNotFoundError: The file does not exist.
+        InvalidModelReferenceError: The URL is not a Hub file, or contradicts the given revision.
+        HFHubIntegrationError: The Hub does not list the repo's files; the subclass gives the reason.
     """
     is_address = url.startswith(("http://", "https://"))
     prefix = plugins.HUGGING_FACE if is_address else url.partition("://")[0]
@@ -251,33 +250,35 @@ def _named_file(url: str, revision: str | None, access: HubAccess) -> OnnxRepo:
             continue
         if file not in files:
             raise OnnxFileNotFoundError(f"There is no file {file} in {repo_id} at {commit}. Check repo and path.")
-        there = tuple(name for name in files if name.lower().endswith(".onnx"))
+        onnx_files = tuple(name for name in files if name.lower().endswith(".onnx"))
         ref = asked.revision or asked.hub.default_revision
-        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, there)
+        return OnnxRepo(asked.hub, repo_id, commit, file, (), access, ref, onnx_files)
     if missing is not None:
         raise missing
     if is_address:
         raise InvalidModelReferenceError(
-            f"{url} is no file of the Hub, and models are loaded from there or from this machine: download it, and "
-            f"give its path. `optimum-cli htp info {url}` tells what it is."
+            f"{url} is not a Hub file. Download the file and pass its path. `optimum-cli htp info {url}` shows its "
+            "record."
         )
-    raise InvalidModelReferenceError(f"{url} names no file: write {prefix}://organization/repo[@revision]/model.onnx.")
+    raise InvalidModelReferenceError(
+        f"{url} does not name a file. Use {prefix}://organization/repo[@revision]/model.onnx."
+    )
 
 
 def _has_config(asked: Reference, config: str, access: HubAccess) -> bool:
-    """Whether the cache, which has just been filled for a load that failed, holds the config that it was for."""
+    """Whether the cache contains the config of a repo. The failed load has just downloaded it if it exists."""
     commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
     return commit is not None and (asked.hub.snapshot(asked.repo_id, commit, (), access) / config).is_file()
 
 
 def _is_known_without_onnx(asked: Reference, access: HubAccess) -> bool:
-    """Whether the commit that the cache has just been told of was found to hold no ONNX file: it never will."""
+    """Whether the cached commit is known to contain no ONNX file."""
     commit = asked.hub.cached_commit(asked.repo_id, asked.revision, access)
     return (asked.hub.name, asked.repo_id, commit) in _without_onnx
 
 
 def _contents(asked: Reference, access: HubAccess) -> tuple[str, tuple[str, ...]]:
-    """Return commit and files of a repo, as the Hub says, or as far as the cache knows."""
+    """Return commit and files of a repo, from the Hub or, without a connection, from the cache."""
     found = find_commit(asked.hub, asked.repo_id, asked.revision, access)
     if found.info is not None:
         if not any(name.lower().endswith(".onnx") for name in found.info.files) and len(_without_onnx) < _REMEMBERED:
@@ -290,7 +291,7 @@ def _contents(asked: Reference, access: HubAccess) -> tuple[str, tuple[str, ...]
 
 
 def _chosen(names: Sequence[str], repo: OnnxRepo) -> OnnxRepo:
-    """Return the repo with the file that stands for all of these: the standard one, or any if they are one model."""
+    """Return the repo with the file to load: `model.onnx`, or the first file if all belong to one model."""
     standard = [name for name in names if PurePosixPath(name).name == ONNX_FILE]
     if standard:
         return dataclasses.replace(repo, file=standard[0])
@@ -298,6 +299,6 @@ def _chosen(names: Sequence[str], repo: OnnxRepo) -> OnnxRepo:
         files = {PurePosixPath(name).name for name in repo.record().onnx_files}
         if any(PurePosixPath(name).name not in files for name in names):
             raise SeveralModelsError(
-                f"{repo.repo_id} holds several models ({', '.join(names)}): give file_name= to name one of them."
+                f"{repo.repo_id} contains several models ({', '.join(names)}). Pass file_name= to select one."
             )
     return repo

@@ -1,8 +1,8 @@
-"""Loading an ONNX file through Optimum's own class: `ORTModelForX.from_pretrained("model.onnx")`.
+"""Loads an ONNX file with Optimum's own class: `ORTModelForX.from_pretrained("model.onnx")`.
 
-The file says which model it is; its config comes from beside it, from itself or from the Hub at its commit; Optimum's
-class does the rest, in place. Optimum looks for ONNX files by searching a folder. While one of our loads runs, that
-search is answered with exactly the files of the model, under the names that Optimum expects.
+The record names the model. The config comes from next to the file, from the file itself, or from the Hub at the file's
+commit. Optimum's class does the rest. Optimum searches a folder for ONNX files. During a load, a hook makes this
+search return exactly the files of the model, under the names that Optimum expects.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["complete", "load"]
 logger = get_logger(__name__)
 
 _GENERATION: Final = "text-generation"
-_OF_REPOS: Final = ("subfolder", "file_name", "revision", "force_download", "export")
+_REPO_OPTIONS: Final = ("subfolder", "file_name", "revision", "force_download", "export")
 _PART_NAMES: Final = ("encoder_file_name", "decoder_file_name", "decoder_with_past_file_name")
 
 
@@ -61,40 +61,41 @@ def load(
     folder: Path | None = None,
     **options: Any,
 ) -> ORTModel:
-    """Load an ONNX file with one of Optimum's `ORTModel` classes; the other arguments are Optimum's.
+    """Load an ONNX file with one of Optimum's `ORTModel` classes. The other arguments are Optimum's.
 
-    `revision` overrides the commit that the file is pinned to. While an export replaces the model's files, this waits,
-    and what it loads is the old model or the new one. With `preprocessors_too`, `model.preprocessors` are loaded
-    meanwhile; one that cannot be says so when it is looked at. `folder` is the one that the user named, if it was one.
+    `revision` overrides the commit in the file's record. While an export replaces the model's files, the load waits,
+    and returns the old model or the new one. With `preprocessors_too`, `model.preprocessors` are loaded at the same
+    time; an error is raised at their first use. `folder` is the folder that the user named, if any.
 
     Raises:
-        OnnxFileNotFoundError: There is no such file, or one that belongs to it is missing.
-        ModelBeingReplacedError: Some of its files are those of a new export, and the others do not come.
-        InvalidOnnxFileError: The file is not an ONNX model, keeps data outside its folder, or has axes that run code.
-        ConfigLoadError: There is no config to load it with.
-        WrongTaskError: The class fails on it, or would in every call, and it is for another one.
-        HFHubIntegrationError: The Hub does not give the config; the subclass says why.
+        OnnxFileNotFoundError: The file, or another file of its model, does not exist.
+        ModelBeingReplacedError: Some files belong to a new export, and the others do not arrive.
+        InvalidOnnxFileError: The file is not an ONNX model, has external data outside its folder, or has axes that run
+            code.
+        ConfigLoadError: No config is available.
+        WrongTaskError: The file is for another class, and this class fails to load it or would fail in every call.
+        HFHubIntegrationError: The config cannot be downloaded; the subclass gives the reason.
     """
     path = Path(os.fspath(model_id)).expanduser()
     if not path.is_file():
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.")
     if export:
-        raise ValueError(f"{path} is an ONNX file already: leave out export=True.")
+        raise ValueError(f"{path} is already an ONNX file. Remove export=True.")
     if subfolder:
-        raise ValueError(f"{path} is a file: put subfolder={subfolder!r} into its path.")
+        raise ValueError(f"{path} is a file. Put subfolder={subfolder!r} into its path.")
     if options.get("file_name") not in (None, path.name):
-        raise ValueError(f"{path} is a file: leave out file_name={options['file_name']!r}.")
+        raise ValueError(f"{path} is a file. Remove file_name={options['file_name']!r}.")
     options.pop("file_name", None)
     access = HubAccess(
         token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download
     )
-    asked = _Asked(cls, path, folder, config, access, revision, trust_remote_code, preprocessors_too, options)
-    return read_whole(path.parent, lambda watch: _loaded(asked, watch))
+    request = _Request(cls, path, folder, config, access, revision, trust_remote_code, preprocessors_too, options)
+    return read_whole(path.parent, lambda watch: _loaded(request, watch))
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a load was asked for; `options` are for Optimum."""
+class _Request:
+    """The arguments of a load; `options` are for Optimum."""
 
     cls: type[ORTModel]
     path: Path
@@ -107,25 +108,25 @@ class _Asked:
     options: Mapping[str, Any]
 
 
-def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
-    cls, path = asked.cls, asked.path
+def _loaded(request: _Request, watch: Watch) -> ORTModel:
+    cls, path = request.cls, request.path
     watch.see(path)
     metadata = read_record(path)
-    files = _files(asked, metadata, watch)
-    carrier = carrier_of(path, metadata, asked.access, asked.folder)
-    config, options = _configured(asked, carrier)
-    preprocessors = _preprocessors(carrier, asked.access, asked.revision, asked.trust_remote_code)
+    files = _files(request, metadata, watch)
+    carrier = carrier_of(path, metadata, request.access, request.folder)
+    config, options = _configured(request, carrier)
+    preprocessors = _preprocessors(carrier, request.access, request.revision, request.trust_remote_code)
     try:
-        with _answering_with(files), ThreadPoolExecutor(1) as pool:
-            if preprocessors is not None and asked.preprocessors_too:
-                pool.submit(len, preprocessors)  # onnxruntime makes its session without the interpreter's lock
+        with _search_returns(files), ThreadPoolExecutor(1) as pool:
+            if preprocessors is not None and request.preprocessors_too:
+                pool.submit(len, preprocessors)  # onnxruntime releases the interpreter lock while it creates a session
             model = cls._from_pretrained(files.folder, config=config, local_files_only=True, **options)
     except Exception as error:
         for file in files.by_name.values():
-            contained_files(file)  # ONNX Runtime repeats a location as it is, control characters included
+            contained_files(file)  # check first: ONNX Runtime's message repeats control characters in a location
         if (wrong := _wrong_task(cls, path, metadata)) is not None:
             raise wrong from error
-        if isinstance(error, FileNotFoundError) and files.missing is not None:  # the class opens one that is not there
+        if isinstance(error, FileNotFoundError) and files.missing is not None:  # the class opens a missing file
             raise files.missing from error
         raise
     for part in getattr(model, "parts", None) or [model]:
@@ -135,15 +136,18 @@ def _loaded(asked: _Asked, watch: Watch) -> ORTModel:
 
 
 def complete(cls: type[ORTModel], model: ORTModel, path: Path, options: Mapping[str, Any]) -> ORTModel:
-    """Return a model with what Optimum has left out: it loads a stamped file itself where a repo has a config too.
+    """Add preprocessors to a model that Optimum has loaded itself, from a repo with an ONNX file and a config.
 
-    Where that config is of another commit than the file, and has changed, the file is loaded anew with its own.
+    If the config is of another commit than the file, and has changed, the file is loaded again with its own config.
 
     Args:
-        cls: The class that was asked for.
+        cls: The class of the call.
         model: The model.
-        path: The file that it was loaded from.
-        options: Of the call.
+        path: The file of the model.
+        options: The options of the call.
+
+    Returns:
+        The model, or the newly loaded model.
     """
     metadata = read_record(path)
     access = HubAccess.from_options({**options, "force_download": None})
@@ -151,14 +155,14 @@ def complete(cls: type[ORTModel], model: ORTModel, path: Path, options: Mapping[
     carrier = carrier_of(path, metadata, access)
     kept = options.get("config") is not None or overriding(metadata, options.get("revision")) is not None
     if not kept and has_changed(carrier, access, with_code=trusted, model_only=True):
-        return load(cls, path, **{name: options[name] for name in options if name not in _OF_REPOS})
+        return load(cls, path, **{name: options[name] for name in options if name not in _REPO_OPTIONS})
     revision = overriding_commit(carrier, options, access)
     _complete(model, _preprocessors(carrier, access, revision, trusted))
     return model
 
 
 def _complete(model: ORTModel, preprocessors: LazyPreprocessors | None) -> None:
-    if not hasattr(model, "main_input_name"):  # of all models of transformers; its speech pipeline asks for it
+    if not hasattr(model, "main_input_name"):  # transformers' speech pipeline reads it
         model.main_input_name = next(iter(model.input_names), None)
     if preprocessors is not None:
         model.preprocessors = preprocessors
@@ -172,20 +176,20 @@ def _preprocessors(
     return LazyPreprocessors(carrier, carrier.record, access, revision, trusted)
 
 
-def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
-    """Return the files of the model, where the class can run them."""
-    cls, path = asked.cls, asked.path
+def _files(request: _Request, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
+    """Return the files of the model, or raise WrongTaskError if the class cannot run them."""
+    cls, path = request.cls, request.path
     if metadata is not None and metadata.submodule is not None:
         raise WrongTaskError(
-            f"{path} is one module of {metadata.source}, {metadata.submodule}, cut out of its file: run it with "
-            f"onnxruntime.InferenceSession, and load the whole model's file with {cls.__name__}."
+            f"{path} contains only the module {metadata.submodule} of {metadata.source}. Run it with "
+            f"onnxruntime.InferenceSession, or load the file of the whole model with {cls.__name__}."
         )
     if metadata is not None and metadata.onnx_files and carries_manifest(metadata):
         raise WrongTaskError(
-            f"{path} is one of {len(metadata.onnx_files)} components of a model exported with transformers' "
-            "exporters. Load it with transformers.exporters.ExportedModel, or export again with --engine optimum."
+            f"{path} is one of {len(metadata.onnx_files)} components of a model exported with transformers' engine. "
+            "Load it with transformers.exporters.ExportedModel, or export it again with --engine optimum."
         )
-    given = {name: asked.options[name] for name in _PART_NAMES if asked.options.get(name) is not None}
+    given = {name: request.options[name] for name in _PART_NAMES if request.options.get(name) is not None}
     files = files_of_names(path, given, watch) if given else model_files(cls, path, metadata, watch)
     wrong = _wrong_task(cls, path, metadata) if _lacks_output(cls, path, metadata) else None
     if wrong is not None:
@@ -193,23 +197,24 @@ def _files(asked: _Asked, metadata: ExportMetadata | None, watch: Watch) -> Mode
     return files
 
 
-def _configured(asked: _Asked, carrier: Carrier) -> tuple[Any, Mapping[str, Any]]:
-    """Return the config, and the options with the generation config, where the model generates."""
-    options, trusted = asked.options, asked.trust_remote_code
+def _configured(request: _Request, carrier: Carrier) -> tuple[Any, Mapping[str, Any]]:
+    """Return the config, and the options, which contain the generation config if the model generates."""
+    options, trusted = request.options, request.trust_remote_code
     source = None
-    if asked.config is None:
-        source = find(carrier, "AutoConfig", asked.access, asked.revision, with_code=trusted)
-    config = _config(asked, source, carrier.record)
-    if _is_generator(asked.cls) and options.get("generation_config") is None:
-        own = find(carrier, "GenerationConfig", asked.access, asked.revision, with_code=trusted, needed=False)
+    if request.config is None:
+        source = find(carrier, "AutoConfig", request.access, request.revision, with_code=trusted)
+    config = _config(request, source, carrier.record)
+    if _is_generator(request.cls) and options.get("generation_config") is None:
+        own = find(carrier, "GenerationConfig", request.access, request.revision, with_code=trusted, needed=False)
         options = {**options, "generation_config": load_generation_config(own, config)}
     return config, options
 
 
 def _lacks_output(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> bool:
-    """Whether a class is to load what does not give the output that it reads, so that its every call would fail.
+    """Whether a file lacks the output that a class reads, so that every call would fail.
 
-    A decoder's reads logits for each token. Of a model of sentence_transformers there may be its vectors alone.
+    A decoder class reads logits for each token. A file of a sentence_transformers model can have only sentence
+    vectors.
     """
     if metadata is None or metadata.task is None:
         return False
@@ -222,7 +227,7 @@ def _lacks_output(cls: type[ORTModel], path: Path, metadata: ExportMetadata | No
 
 
 def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None) -> WrongTaskError | None:
-    """Return what to say where a file was exported for another class than the one that does not load it."""
+    """Return the error for a file that was exported for another class, or None if the class is right."""
     if metadata is None or metadata.task is None:
         return None
     fitting = class_for(path, metadata)
@@ -230,29 +235,29 @@ def _wrong_task(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None
         return None
     if metadata.export_library == "sentence_transformers":
         return WrongTaskError(
-            f"{path} was exported with --library sentence_transformers: it pools too, and {cls.__name__} and "
-            f"SentenceTransformer cannot run that. Use {fitting.__name__}, whose sentence_embedding is the vector, or "
+            f"{path} was exported with --library sentence_transformers, so it includes the pooling. {cls.__name__} "
+            f"and SentenceTransformer cannot run it. Use {fitting.__name__} and its output sentence_embedding, or "
             "export the model again without --library."
         )
     return WrongTaskError(
-        f"{path} was exported for {metadata.task}, and {cls.__name__} cannot run that: use {fitting.__name__}, or "
-        "export the model again for another task."
+        f"{path} was exported for {metadata.task}, which {cls.__name__} cannot run. Use {fitting.__name__}, or export "
+        "the model again for another task."
     )
 
 
-def _config(asked: _Asked, source: ConfigSource | None, metadata: ExportMetadata | None) -> Any:
-    config, access = asked.config, asked.access
+def _config(request: _Request, source: ConfigSource | None, metadata: ExportMetadata | None) -> Any:
+    config, access = request.config, request.access
     if isinstance(config, (str, os.PathLike)):
-        return asked.cls._load_config(
+        return request.cls._load_config(
             os.fspath(config),
             token=access.token,
             force_download=access.force_download,
-            trust_remote_code=asked.trust_remote_code,
+            trust_remote_code=request.trust_remote_code,
             **({} if access.cache_dir is None else {"cache_dir": access.cache_dir}),
-            **({} if asked.revision is None else {"revision": asked.revision}),
+            **({} if request.revision is None else {"revision": request.revision}),
         )
     if config is None and source is not None:
-        return load_config(source, metadata, trust_remote_code=asked.trust_remote_code, anew=access.force_download)
+        return load_config(source, metadata, trust_remote_code=request.trust_remote_code, anew=access.force_download)
     return config
 
 
@@ -263,7 +268,7 @@ def _is_generator(cls: type[ORTModel]) -> bool:
 
 
 @contextmanager
-def _answering_with(files: ModelFiles) -> Iterator[None]:
+def _search_returns(files: ModelFiles) -> Iterator[None]:
     token = files_being_loaded.set(files)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that Optimum has loaded from a repo whose configs have changed since the commit that the files are of."""
+"""Detects ONNX files loaded from a repo whose configs have changed since the commit in the files' record."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from optimum_htp.resolve.config_folder import Carrier, carrier_of, find, overrid
 from optimum_htp.resolve.configs import ConfigSource
 from optimum_htp.resolve.embedded import EmbeddedFiles
 
-__all__ = ["has_changed", "needs_its_own", "overriding_commit"]
+__all__ = ["has_changed", "needs_reload", "overriding_commit"]
 
 logger = get_logger(__name__)
 
 _warned: Final[set[tuple[str, str]]] = set()
 
 
-def needs_its_own(file: Path, options: Mapping[str, Any]) -> bool:
-    """Whether a file, which a library has loaded from a repo, has to be loaded again with all that its commit has.
+def needs_reload(file: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a file that a library has loaded from a repo must be loaded again with the configs of its own commit.
 
     Args:
-        file: The file, in the cache.
-        options: Of the load, in the words of transformers.
+        file: The cached file.
+        options: The options of the load, under transformers' names.
     """
     record = read_record(file)
     if overriding(record, options.get("revision")) is not None:
@@ -43,13 +43,11 @@ def needs_its_own(file: Path, options: Mapping[str, Any]) -> bool:
 
 
 def overriding_commit(carrier: Carrier, options: Mapping[str, Any], access: HubAccess) -> str | None:
-    """Return the commit that an ONNX file was fetched at, if its configs are asked for: the user gives its revision.
-
-    None too where they are those of the file's own commit.
+    """Return the commit of an ONNX file's repo if the user gives its revision and its configs differ, else None.
 
     Args:
         carrier: The ONNX file.
-        options: Of the call.
+        options: The options of the call.
         access: How to reach the Hub.
     """
     if carrier.other is None or overriding(carrier.record, options.get("revision")) is None:
@@ -62,17 +60,17 @@ def overriding_commit(carrier: Carrier, options: Mapping[str, Any], access: HubA
 def has_changed(
     carrier: Carrier, access: HubAccess, *, with_code: bool, model_only: bool = False, warn: bool = True
 ) -> bool:
-    """Whether configs that a library has read of a repo are others at the commit that the ONNX file is of.
+    """Whether the configs of a repo differ from those at the commit in the ONNX file's record.
 
     Args:
         carrier: The ONNX file.
         access: How to reach the Hub.
-        with_code: Whether code of the repo may run.
-        model_only: Whether the model's own configs alone count, and no preprocessors and modules.
-        warn: Whether a change is said.
+        with_code: Whether to trust code of the repo.
+        model_only: Whether to check only the model's own configs, without preprocessors and modules.
+        warn: Whether to log a warning about a change.
 
     Returns:
-        False where it was fetched at its own commit, and where the configs of that cannot be had.
+        Also False if the file was downloaded at its own commit, or if the configs of this commit are not available.
     """
     if carrier.other is None or carrier.record is None:
         return False
@@ -87,14 +85,14 @@ def has_changed(
 
 
 def _warn(carrier: Carrier, name: str) -> None:
-    """Say once that a repo has changed."""
+    """Log once that a repo has changed."""
     record, other = carrier.record, carrier.other
     if record is None or other is None or (record.source, other.name) in _warned:
         return
     _warned.add((record.source, other.name))
     logger.warning(
-        "%s is of %s, and %s has changed there since. The configs and preprocessors of that commit are used; "
-        'revision="%s" takes those beside the file. Export the model again for its newest commit.',
+        "%s was exported from %s, and %s has changed since. The configs and preprocessors of that commit are used. "
+        'Pass revision="%s" for those next to the file, or export the model again from its newest commit.',
         carrier.name,
         record.source,
         name,
@@ -106,11 +104,11 @@ def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) ->
     folder, record = carrier.other, carrier.record
     if folder is None or record is None:
         return False
-    there = folder / name
-    repo_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")  # perhaps an older one
-    if not there.is_file() and not is_known_missing(repo_id, name, folder.parents[2], folder.name):
-        return False  # nobody has asked for it
-    digest = hashlib.sha256(there.read_bytes()).hexdigest() if there.is_file() else None
+    path = folder / name
+    repo_id = folder.parents[1].name.removeprefix("models--").replace("--", "/")  # can be an old name
+    if not path.is_file() and not is_known_missing(repo_id, name, folder.parents[2], folder.name):
+        return False  # not requested yet
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     if record.config_files is not None and name not in record.config_files:
         return digest is not None
     what = PIPELINE if record.export_library == "diffusers" else _loader_of(name)
@@ -119,13 +117,13 @@ def _differs(carrier: Carrier, name: str, access: HubAccess, with_code: bool) ->
 
 
 def _loader_of(name: str) -> str:
-    """Return what has to be looked for to find a file."""
+    """Return the class or file name with which `find` finds a file."""
     loaders = {CONFIG: "AutoConfig", GENERATION_CONFIG: "GenerationConfig"}
     return name if is_sentence_transformers_file(name) else loaders.get(name, PREPROCESSORS)
 
 
 def _digest_in(source: ConfigSource, name: str, other: Path) -> str | None:
-    """Return the SHA-256 of a file, None if it does not exist, and nothing where that cannot be told."""
+    """Return the SHA-256 of a file, None if it does not exist, or an empty text if it is unknown."""
     if isinstance(source, EmbeddedFiles):
         return next((file.sha256 for file in source.files if file.name == name), "")
     if source.folder == other:

@@ -1,4 +1,4 @@
-"""Pipelines on an ONNX file, or on a model that was loaded from one: they bring their preprocessors along."""
+"""Completes the arguments of pipelines for an ONNX file, or for a model loaded from one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from optimum_htp.libraries.preprocessors import KINDS
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.loading.named import Named, named
 from optimum_htp.loading.ort_model import load
-from optimum_htp.loading.other_commits import needs_its_own
+from optimum_htp.loading.other_commits import needs_reload
 from optimum_htp.loading.preprocessors import LazyPreprocessors
 from optimum_htp.metadata import read_record
 
 __all__ = ["arguments_of_its_commit", "completed_arguments"]
 
 _TAKEN: Final = {name: kind.part for name, kind in KINDS.items() if kind.is_argument}
-"""The arguments of a pipeline that take what these classes load."""
+"""The arguments of a pipeline for preprocessors, by Auto class."""
 _LOADING: Final = ("config", "token", "revision", "trust_remote_code")
 
 
 def completed_arguments(arguments: dict[str, Any], *, failed: bool = False) -> dict[str, Any] | None:
-    """Return the arguments of `transformers.pipeline` with what an ONNX file says filled in.
+    """Return the arguments of `transformers.pipeline`, completed from an ONNX file.
 
-    A path becomes the loaded model, a task that was left out the file's, and preprocessors that were left out the
-    model's own. Everything else is passed on as it is.
+    A path is replaced by the loaded model. A missing task comes from the file, and missing preprocessors are the
+    model's own. Other arguments are unchanged.
 
     Args:
-        arguments: As they were given.
-        failed: Whether the function has failed on them: then a repo may be meant, and None is returned for any other.
+        arguments: The given arguments.
+        failed: Whether the function has failed with them. Then repos are searched, and None is returned if none is
+            found.
     """
     found = named(arguments.get("model"), _options(arguments), failed=failed, opens=True)
     if found is None and failed:
@@ -39,16 +40,16 @@ def completed_arguments(arguments: dict[str, Any], *, failed: bool = False) -> d
 
 
 def arguments_of_its_commit(arguments: dict[str, Any], file: Path) -> dict[str, Any] | None:
-    """Return the arguments with the model of a file that a pipeline has loaded from a repo, and its preprocessors.
+    """Return the arguments with model and preprocessors of a file's own commit, for a file loaded from a repo.
 
-    None where the repo is at the commit of the file, or has the same configs as that.
+    Returns None if the repo is at this commit or has the same configs.
 
     Args:
-        arguments: As they were given.
-        file: The file, in the cache.
+        arguments: The given arguments.
+        file: The cached file.
     """
     options = _options(arguments)
-    if options.get("config") is not None or not needs_its_own(file, options):
+    if options.get("config") is not None or not needs_reload(file, options):
         return None
     return _completed(arguments, Named(file, None, None, {**options, "revision": None}))
 
@@ -71,7 +72,7 @@ def _completed(arguments: dict[str, Any], found: Named | None) -> dict[str, Any]
 
 
 def _with_model(found: Named, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments with the model that a file is of, and its task."""
+    """Return the arguments with the model of a file, and its task."""
     path = found.fetched()
     record = read_record(path)
     task, wanted = arguments.get("task"), False
@@ -85,13 +86,13 @@ def _with_model(found: Named, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_preprocessors(arguments: dict[str, Any], preprocessors: LazyPreprocessors) -> dict[str, Any]:
-    """Return the arguments with those preprocessors of a model that were left out."""
+    """Return the arguments with the missing preprocessors of a model."""
     if not _lacks(arguments, preprocessors.names):
         return arguments
     loaded = preprocessors.slow() if _wants_slow(arguments) else list(preprocessors)
     made = {_kind(preprocessor): preprocessor for preprocessor in reversed(loaded)}
-    if any(arguments.get(kind) is not None for kind in _TAKEN.values()):  # an own part replaces that of the processor
-        processor = made.pop("processor", None)  # it has all of them
+    if any(arguments.get(kind) is not None for kind in _TAKEN.values()):  # a given part replaces that of the processor
+        processor = made.pop("processor", None)  # it contains all parts
         made = {**_parts(processor), **made}
     elif "processor" in made and _wants_parts():
         made = {**_parts(made["processor"]), **made}
@@ -100,31 +101,31 @@ def _with_preprocessors(arguments: dict[str, Any], preprocessors: LazyPreprocess
 
 
 def _parts(processor: Any) -> dict[str, Any]:
-    """Return the preprocessors that a processor consists of, by the arguments of a pipeline that take them."""
+    """Return the parts of a processor, by the arguments of a pipeline for them."""
     parts = {kind: getattr(processor, kind, None) for kind in _TAKEN.values() if kind != "processor"}
     return {kind: part for kind, part in parts.items() if part is not None}
 
 
 def _wants_parts() -> bool:
-    """Whether a pipeline does not take them from its processor by itself: transformers 5 does not."""
+    """Whether a pipeline needs the parts of its processor as arguments, as in transformers 5."""
     from transformers import pipelines
 
     return hasattr(pipelines, "_resolve_feature_extractor")
 
 
 def _lacks(arguments: dict[str, Any], names: Sequence[str]) -> bool:
-    """Whether preprocessors of a model, by the Auto classes that load them, were left out."""
+    """Whether preprocessors of a model, given by Auto class, are missing in the arguments."""
     wanted = (_TAKEN[name] for name in names if name in _TAKEN)
     return arguments.get("processor") is None and any(arguments.get(argument) is None for argument in wanted)
 
 
 def _wants_slow(arguments: dict[str, Any]) -> bool:
-    """Whether a tokenizer is to be one of those written in Python."""
+    """Whether the call requests a slow tokenizer (written in Python)."""
     return arguments.get("use_fast") is False
 
 
 def _kind(preprocessor: Any) -> str:
-    """Return what a preprocessor is as a part of a processor, and as an argument of a pipeline."""
+    """Return the name of a preprocessor as a part of a processor and as an argument of a pipeline."""
     bases = {base.__name__ for base in type(preprocessor).__mro__}
     kinds = (kind.part for kind in KINDS.values() if not bases.isdisjoint(kind.loaders.values()))
     return next(kinds, "feature_extractor")

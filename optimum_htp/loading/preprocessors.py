@@ -1,4 +1,4 @@
-"""The tokenizers and processors of an ONNX file: which there are, and loading them when somebody needs them."""
+"""Finds the tokenizers and processors of an ONNX file, and loads them at their first use."""
 
 from __future__ import annotations
 
@@ -82,25 +82,25 @@ _BY_PIPELINE_TAG: Final = {
         _SEVERAL,
     ),
 }
-"""What to expect of a file that does not name its preprocessors, by the Hub's tags of tasks
+"""The Auto classes for a file that does not name its preprocessors, by the Hub's pipeline tags
 (https://huggingface.co/tasks)."""
 
 
 def first_preprocessor(
     carrier: Carrier, access: HubAccess, revision: str | None = None, *, trusted: bool = False, needed: bool = True
 ) -> Callable[[], Any] | None:
-    """Return what loads the first preprocessor of an ONNX file's model; None where it has none.
+    """Return a function that loads the first preprocessor of an ONNX file's model, or None if it has none.
 
     Args:
         carrier: The file.
         access: How to reach the Hub.
         revision: Overrides the commit of the file.
-        trusted: Whether code of the repo may run.
-        needed: Whether it is an error that a local model's are not there.
+        trusted: Whether to trust code of the repo.
+        needed: Whether missing preprocessors of a local model are an error.
 
     Raises:
-        ConfigLoadError: They are needed, and not there.
-        HFHubIntegrationError: The Hub does not give them; the subclass says why.
+        ConfigLoadError: The preprocessors are needed and missing.
+        HFHubIntegrationError: The preprocessors cannot be downloaded; the subclass gives the reason.
     """
     record = carrier.record
     if record is None:
@@ -108,7 +108,7 @@ def first_preprocessor(
     what = record.preprocessors[0] if record.preprocessors else PREPROCESSORS
     place = find(carrier, what, access, revision, with_code=trusted, needed=needed or record.model_type == "hub")
     if place is None:
-        logger.warning("%s is of a local model, and there are no preprocessors beside it.", carrier.name)
+        logger.warning("%s was exported from a local model, and has no preprocessors next to it.", carrier.name)
         return None
     folder = folder_of(place)
     names = _class_names(record, folder)
@@ -116,9 +116,9 @@ def first_preprocessor(
 
 
 def _class_names(metadata: ExportMetadata, folder: Path) -> tuple[str, ...]:
-    """Return the Auto classes that load a model's preprocessors.
+    """Return the Auto classes for a model's preprocessors.
 
-    As the file says; where it does not, as the model's files say, or at last as models of its pipeline tag have them.
+    They come from the file's record, or else from the model's files, or else from its pipeline tag.
     """
     if metadata.preprocessors:
         return metadata.preprocessors
@@ -134,33 +134,33 @@ def _files_and_configs(folder: Path) -> tuple[list[str], dict[str, dict[str, Any
 def load_preprocessor(
     name: str, folder: Path, metadata: ExportMetadata, *, trust_remote_code: bool = False, slow: bool = False
 ) -> Any:
-    """Load one preprocessor, new for each caller: a fast tokenizer that threads share raises `Already borrowed`.
+    """Load a new preprocessor. A fast tokenizer that threads share would raise `Already borrowed`.
 
     Args:
-        name: Of the Auto class.
-        folder: With its files.
-        metadata: Of the file that it belongs to.
-        trust_remote_code: Whether code of the repo may run.
-        slow: Whether a tokenizer is to be one of those written in Python.
+        name: The Auto class.
+        folder: The folder with its files.
+        metadata: The record of its ONNX file.
+        trust_remote_code: Whether to trust code of the repo.
+        slow: Whether to load a slow tokenizer (written in Python).
 
     Raises:
-        PreprocessorLoadError: It cannot be loaded; the cause is chained.
+        PreprocessorLoadError: The preprocessor cannot be loaded; the cause is chained.
     """
     import transformers
 
     options = {"use_fast": False} if slow and name in _TEXT else {}
     try:
         return getattr(transformers, name).from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
-    except Exception as error:  # tokenizers raises bare ones of files that it cannot read
+    except Exception as error:  # tokenizers raises bare exceptions for invalid files
         lacks_timm = metadata.export_library == "timm" and importlib.util.find_spec("timm") is None
-        hint = " It is one of timm: run `pip install timm`." if lacks_timm else ""
+        hint = " It is a timm model: run `pip install timm`." if lacks_timm else ""
         raise PreprocessorLoadError(
             f"{name} of {metadata.source} in {folder} cannot be loaded: {type(error).__name__}: {error}{hint}"
         ) from error
 
 
 class LazyPreprocessors(Sequence[Any]):
-    """The preprocessors of a loaded model, as `model.preprocessors`: fetched and loaded when first looked at."""
+    """`model.preprocessors` of a loaded model: downloaded and loaded at their first use."""
 
     def __init__(
         self,
@@ -196,16 +196,16 @@ class LazyPreprocessors(Sequence[Any]):
 
     @property
     def task(self) -> str | None:
-        """The Optimum task that the model was exported for."""
+        """The Optimum task of the export."""
         return self._metadata.task
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The Auto classes that the file names; nothing is loaded for that."""
+        """The Auto classes in the record. Does not load them."""
         return self._metadata.preprocessors
 
     def slow(self) -> list[Any]:
-        """Load them, new, with tokenizers written in Python (`use_fast=False`)."""
+        """Load new preprocessors, with slow tokenizers (`use_fast=False`)."""
         return self._load(slow=True)
 
     def _items(self) -> list[Any]:

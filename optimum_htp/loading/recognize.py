@@ -1,6 +1,6 @@
-"""What the hooks look at in every call of `from_pretrained`, kept light: who loads something else pays only for this.
+"""Cheap checks of every call of `from_pretrained`, and the state of the current load.
 
-Which names are worth a second look, and which files Optimum's search is answered with while one of our loads runs.
+The hooks run these checks for calls of all models, so this module imports little.
 """
 
 from __future__ import annotations
@@ -22,26 +22,25 @@ __all__ = [
     "files_being_loaded",
     "files_of_names",
     "local_path",
-    "looked_at",
-    "may_be_ours",
+    "find_onnx",
+    "has_onnx",
     "names_a_file",
     "names_a_remote_file",
     "pinned_file",
 ]
 
 files_being_loaded: Final[ContextVar[ModelFiles | None]] = ContextVar("optimum_htp_files", default=None)
-"""What Optimum's search for files is answered with; None outside a load of ours."""
+"""The result of Optimum's search for files during a load of this package; None otherwise."""
 
 chosen_file: Final[ContextVar[tuple[str, Mapping[str, str]] | None]] = ContextVar("optimum_htp_chosen", default=None)
-"""A folder or repo, and the options that name a file in it: of a load whose parts name the folder or repo alone."""
+"""A folder or repo, and the options that select a file in it, for a load whose inner calls omit these options."""
 
 
 files_of_names: Final[ContextVar[list[tuple[Any, Path]] | None]] = ContextVar("optimum_htp_of_names", default=None)
-"""Collects what was given to `ORTModel.from_pretrained`, and the stamped file that was loaded for it; None outside of
-a load that wants to know."""
+"""Collects argument and loaded file of each `ORTModel.from_pretrained` for a file with a record; None if inactive."""
 
 pinned_file: Final[ContextVar[tuple[Any, Path] | None]] = ContextVar("optimum_htp_pinned", default=None)
-"""A repo, and the ONNX file of it in the cache that a load is about: what the load reads is of that file's commit."""
+"""A repo and its cached ONNX file. The current load reads files at the commit of this file."""
 
 _OTHER_FORMATS: Final = frozenset(
     (".bin", ".ckpt", ".gguf", ".h5", ".json", ".model", ".msgpack", ".pt", ".pth", ".safetensors", ".txt", ".yaml")
@@ -49,7 +48,7 @@ _OTHER_FORMATS: Final = frozenset(
 
 
 def local_path(model_id: str | os.PathLike[str]) -> str:
-    """Return a path as the system knows it, of a `file://` URL too."""
+    """Return a file system path, converted from a `file://` URL if needed."""
     text = os.fspath(model_id)
     if not text.startswith("file://"):
         return text
@@ -60,12 +59,12 @@ def local_path(model_id: str | os.PathLike[str]) -> str:
 
 
 def names_a_file(model_id: Any) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file here, rather than a folder or a repo.
+    """Whether the argument of `from_pretrained` is a local ONNX file, not a folder or a repo.
 
-    A name without the suffix, as caches and registries have them, is one where a stamped file has it.
+    A name without the suffix (as in caches and registries) is one if the file has a record.
     """
     if not isinstance(model_id, (str, os.PathLike)):
-        return False  # Optimum's own error says it
+        return False  # Optimum raises its own error
     text = local_path(model_id)
     if _has_suffix(text):
         return not Path(text).is_dir() and not names_a_remote_file(model_id)
@@ -73,9 +72,9 @@ def names_a_file(model_id: Any) -> bool:
 
 
 def names_a_remote_file(model_id: Any) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file of a Hub: `hf://org/name@revision/model.onnx`.
+    """Whether the argument of `from_pretrained` is an ONNX file of a Hub: `hf://org/name@revision/model.onnx`.
 
-    Any http(s) address of an ONNX file is taken for one: nothing else can load it.
+    Any http(s) address of an ONNX file counts, because the libraries cannot load it.
     """
     if not isinstance(model_id, str) or "://" not in model_id or not _has_suffix(model_id):
         return False
@@ -86,24 +85,24 @@ def names_a_remote_file(model_id: Any) -> bool:
     return names_a_hub(model_id)
 
 
-def may_be_ours(model_id: Any, subfolder: Any = None) -> bool:
-    """Whether what was given to `from_pretrained` is an ONNX file, or a folder in which there is one.
+def has_onnx(model_id: Any, subfolder: Any = None) -> bool:
+    """Whether the argument of `from_pretrained` is an ONNX file or a folder with one.
 
     Args:
         model_id: A path, a repo, or anything else.
-        subfolder: Where in a folder to look.
+        subfolder: The subfolder to check.
     """
-    return looked_at(model_id, subfolder) is True
+    return find_onnx(model_id, subfolder) is True
 
 
-def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()) -> bool | None:
-    """Return the same; None where nothing is there, so that a repo may be meant.
+def find_onnx(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()) -> bool | None:
+    """Return `has_onnx`, or None if nothing exists at the path, so that it can be a repo.
 
-    Every load goes through here: a load of anything else costs one listing of the folder.
+    Every load calls this. For other models, it costs one listing of the folder.
 
     Args:
-        model_id, subfolder: As of `may_be_ours`.
-        enough: Files that are all that is wanted: a folder that has them is answered for by the library.
+        model_id, subfolder: As in `has_onnx`.
+        enough: File names. A folder that contains them is left to the library.
     """
     if not isinstance(model_id, (str, os.PathLike)) or not isinstance(subfolder or "", (str, os.PathLike)):
         return False
@@ -117,20 +116,20 @@ def looked_at(model_id: Any, subfolder: Any = None, enough: Collection[str] = ()
         names = os.listdir(place)  # noqa: PTH208
     except NotADirectoryError:
         return not subfolder and _is_stamped(path)
-    except (OSError, ValueError):  # no such folder, or no legal name
+    except (OSError, ValueError):  # missing folder or invalid name
         return None
-    is_url = path != os.fspath(model_id)  # the libraries know none
+    is_url = path != os.fspath(model_id)  # the libraries support no file:// URLs
     if enough and not is_url and all(name in names for name in enough):
         return False
     if any(map(_has_suffix, names)):
         return True
     chosen = "" if subfolder else chosen_options(path).get("subfolder", "")
     nested = (name for name in (ONNX_FOLDERS[1], chosen) if name.partition("/")[0] in names)
-    return any(may_be_ours(place, name) for name in nested) or (None if is_url else False)
+    return any(has_onnx(place, name) for name in nested) or (None if is_url else False)
 
 
 def chosen_options(model_id: str | os.PathLike[str]) -> Mapping[str, str]:
-    """Return the options that name a file in a folder or repo, of the load that runs."""
+    """Return the options of the current load that select a file in a folder or repo."""
     chosen = chosen_file.get()
     return chosen[1] if chosen is not None and chosen[0] == os.fspath(model_id) else {}
 
@@ -140,7 +139,7 @@ def _has_suffix(text: str) -> bool:
 
 
 def _is_stamped(path: str) -> bool:
-    """Whether a file is an ONNX file with a record; those whose suffix is of another format are not opened."""
+    """Whether a file is an ONNX file with a record. Files with the suffix of another format are not opened."""
     if os.path.splitext(path)[1].lower() in _OTHER_FORMATS:  # noqa: PTH122
         return False
     from optimum_htp.metadata import record_if_any

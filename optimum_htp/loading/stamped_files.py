@@ -1,4 +1,4 @@
-"""The ONNX files that a name means: the one that stands for a folder, and those that make up a model with it."""
+"""Finds the ONNX file to load in a folder, and the other files of its model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import OnnxFileNotFoundError, SeveralModelsError
 from optimum_htp.libraries.names import CONFIG, ONNX_FILE, ONNX_FOLDERS, ONNX_PATTERN
 from optimum_htp.libraries.ort_classes import is_a
-from optimum_htp.loading.recognize import local_path, may_be_ours, names_a_file
+from optimum_htp.loading.recognize import has_onnx, local_path, names_a_file
 from optimum_htp.metadata import ExportMetadata, record_if_any
 from optimum_htp.onnxfile import external_files
 from optimum_htp.onnxfile.replace_files import Watch, read_whole
@@ -22,22 +22,22 @@ __all__ = ["file_in_folder", "files_of_names", "model_files", "stamped_file"]
 
 
 def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = True) -> Path | None:
-    """Return the ONNX file that a call of `from_pretrained` means where it is ours to load, else None.
+    """Return the ONNX file that a call of `from_pretrained` names, or None if the library must handle the call.
 
-    Ours are paths that end in `.onnx`, and folders of stamped files.
+    The call can name a path that ends in `.onnx`, or a folder of files with a record.
 
     Args:
-        model_id: What was given to `from_pretrained`.
+        model_id: The argument of `from_pretrained`.
         options: Its keyword arguments.
-        opens: Whether the call opens the file, rather than what belongs to its model.
+        opens: Whether the call opens the ONNX file, and not only the model's other files.
 
     Raises:
-        SeveralModelsError: The folder holds files of several models, and nothing else says what is meant.
-        OnnxFileNotFoundError: The folder has no file of the name that is asked for.
+        SeveralModelsError: The folder contains files of several models, and no option selects one.
+        OnnxFileNotFoundError: The folder does not contain the requested file.
     """
     if names_a_file(model_id):
         return Path(local_path(model_id)).expanduser()
-    if options.get("export") or not may_be_ours(model_id, options.get("subfolder")):
+    if options.get("export") or not has_onnx(model_id, options.get("subfolder")):
         return None
     name = options.get("file_name") or options.get("encoder_file_name")
     root = Path(local_path(model_id), options.get("subfolder") or "")
@@ -55,18 +55,18 @@ def stamped_file(model_id: Any, options: Mapping[str, Any], *, opens: bool = Tru
 
 
 def file_in_folder(folder: Path, name: str | None = None, *, opens: bool = True) -> Path | None:
-    """Return the stamped ONNX file that stands for a folder, None where none does.
+    """Return the ONNX file with a record to load from a folder, or None.
 
-    It is the one that was asked for, `model.onnx`, or any if all belong to one model.
+    It is the requested file, or `model.onnx`, or the first file if all files belong to one model.
 
     Args:
         folder: The folder.
-        name: The file that was asked for.
-        opens: Whether it is to be opened: files that were made of one model are as good as each other otherwise.
+        name: The requested file.
+        opens: Whether the call opens the file. Otherwise, different exports of one model are interchangeable.
 
     Raises:
-        SeveralModelsError: The folder holds files of several models, and no config that belongs to one of them.
-        OnnxFileNotFoundError: There are stamped files, and none of that name.
+        SeveralModelsError: The folder contains files of several models, and no config.
+        OnnxFileNotFoundError: The folder contains files with a record, but not the requested file.
     """
     records = stamped_in(folder)
     if not records:
@@ -75,25 +75,25 @@ def file_in_folder(folder: Path, name: str | None = None, *, opens: bool = True)
     if wanted.is_file():
         return wanted if wanted in records or record_if_any(wanted) is not None else None
     if name is not None and opens:
-        if any(folder.rglob(PurePosixPath(name).name)):  # Optimum looks there too
+        if any(folder.rglob(PurePosixPath(name).name)):  # Optimum searches subfolders too
             return None
         raise OnnxFileNotFoundError(
-            f"There is no {name} in {folder}. It has {', '.join(path.name for path in records)}: give one of these as "
-            "file_name= (of an encoder and a decoder: encoder_file_name=, decoder_file_name=)."
+            f"There is no {name} in {folder}. It has {', '.join(path.name for path in records)}. Pass one of these as "
+            "file_name= (for encoder and decoder: encoder_file_name=, decoder_file_name=)."
         )
     first, *others = records
-    if all(_are_of_one(records[other], records[first], opens=opens) for other in others):
+    if all(_are_one_model(records[other], records[first], opens=opens) for other in others):
         return first
     if (folder / CONFIG).is_file():
-        return None  # Optimum's own error says it, where it is one
+        return None  # Optimum raises its own error, if it fails
     raise SeveralModelsError(
-        f"{folder} holds {len(records)} models ({', '.join(path.name for path in records)}): name one of these "
-        "files, or give file_name=."
+        f"{folder} contains {len(records)} models ({', '.join(path.name for path in records)}). Pass the path of one "
+        "of these files, or file_name=."
     )
 
 
-def _are_of_one(record: ExportMetadata, other: ExportMetadata, *, opens: bool) -> bool:
-    """Whether two files are parts of one model; where none is opened, whether they were made of one."""
+def _are_one_model(record: ExportMetadata, other: ExportMetadata, *, opens: bool) -> bool:
+    """Whether two files are parts of one model, or, if no file is opened, whether they are exports of one model."""
     if record.belongs_with(other) and other.onnx_files:
         return True
     same = record.hub_id is not None and (record.hub_id, record.hub_sha) == (other.hub_id, other.hub_sha)
@@ -101,32 +101,32 @@ def _are_of_one(record: ExportMetadata, other: ExportMetadata, *, opens: bool) -
 
 
 def model_files(cls: type[ORTModel], path: Path, metadata: ExportMetadata | None, watch: Watch) -> ModelFiles:
-    """Return the files that the class opens, under the names that it looks for."""
+    """Return the files that the class opens, by the names that it searches."""
     if not is_a(cls, "ORTModelForConditionalGeneration"):
         return ModelFiles(path.parent, {ONNX_FILE: _openable(path)})
     if metadata is None:
         return ModelFiles(path.parent, {file.name: file for file in sorted(path.parent.glob("*.onnx"))})
     if not metadata.onnx_files:
         raise OnnxFileNotFoundError(
-            f"{path} is a whole model in one file, and {cls.__name__} needs an encoder and a decoder. It was "
-            f"exported for the task {metadata.task}: export it for another one, without --monolith."
+            f"{path} contains a whole model, but {cls.__name__} requires an encoder and a decoder. It was exported "
+            f"for the task {metadata.task}. Export the model for another task, without --monolith."
         )
     parts = parts_of(path, metadata, watch)
     return parts._replace(by_name={name: _openable(file) for name, file in parts.by_name.items()})
 
 
 def files_of_names(path: Path, given: Mapping[str, str], watch: Watch) -> ModelFiles:
-    """Return the files that the user named one by one; Optimum finds them by these names."""
+    """Return the files that the user named, by these names."""
     for name in given.values():
         watch.see(path.parent / name)
         if not (path.parent / name).is_file():
-            there = ", ".join(sorted(file.name for file in path.parent.glob(ONNX_PATTERN)))
-            raise OnnxFileNotFoundError(f"There is no {name} in {path.parent}. It has {there}: give one of these.")
+            existing = ", ".join(sorted(file.name for file in path.parent.glob(ONNX_PATTERN)))
+            raise OnnxFileNotFoundError(f"There is no {name} in {path.parent}. It has {existing}. Pass one of these.")
     return ModelFiles(path.parent, {name: _openable(path.parent / name) for name in given.values()})
 
 
 def _openable(path: Path) -> Path:
-    """Return the path under which ONNX Runtime finds a file's external data, where the file is a link."""
+    """Return the path at which ONNX Runtime finds a file's external data, also if the file is a symlink."""
     if path.is_symlink() and not all((path.parent / name).exists() for name in external_files(path)):
         return path.resolve()
     return path

@@ -1,4 +1,4 @@
-"""The record of where an ONNX file came from, and its form as metadata properties.
+"""The record of an ONNX file's origin, and its form as metadata properties.
 
 The properties of a stamped file look like this (version 1 of the format):
 
@@ -13,8 +13,8 @@ The properties of a stamped file look like this (version 1 of the format):
     hf_preprocessors      AutoTokenizer
     ...
 
-Everything that is pinned is pinned by `hf_hub_sha`: a commit never changes, so a record never goes stale.
-A record is a claim of whoever wrote the file, and is read as untrusted input.
+`hf_hub_sha` pins the commit. The content of a commit never changes, so a record never becomes outdated. A record is a
+claim of the file's author, and is read as untrusted input.
 """
 
 from optimum_htp.metadata.keys import EMBEDDED_ZIP, ORIGINAL, PREFIX, STANDARD_KEYS

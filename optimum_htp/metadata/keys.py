@@ -1,6 +1,6 @@
-"""A key of the format is one line: the kind of its value, when it is written, who reads it, what it means.
+"""A key of the format is one line: the kind of its values, when it is written, who reads it, and its meaning.
 
-The fields of `ExportMetadata` are the keys of the record, `FILE_KEYS` those that are about the file. The JSON Schema
+The fields of `ExportMetadata` are the keys of the record. `FILE_KEYS` are the keys about the file. The JSON Schema
 and the table of METADATA.md are generated from both.
 """
 
@@ -17,7 +17,7 @@ from optimum_htp.metadata.kinds import Kind
 __all__ = ["EMBEDDED_ZIP", "FILE_KEYS", "OLD_KEYS", "ORIGINAL", "PREFIX", "STANDARD_KEYS", "Key", "key", "keys_of"]
 
 PREFIX: Final = "hf_"
-_SHOWN: Final = 80  # characters of a value in a message
+_SHOWN: Final = 80  # Characters of a value in a message.
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Key:
     """A key of the format, without its prefix.
 
     Attributes:
-        name: Of the field.
-        kind: Of its values.
+        name: Name of the field.
+        kind: Kind of its values.
         written: When a writer writes it, in a word or two.
-        read_by: What reads it: `loaders`, `verify`, `people`.
-        meaning: What it says.
-        is_needed: Whether a record that cannot have its value says nothing, so that it is not written.
+        read_by: Who reads it: `loaders`, `verify`, `people`.
+        meaning: Its meaning.
+        is_needed: Whether a record without its value is useless, so that no record is written.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Key:
     is_needed: bool = False
 
     def decode(self, text: str) -> Any:
-        """Return a property's text as the field has it.
+        """Return the field's value for a property's text.
 
         Raises:
             MetadataError: The key does not allow the value.
         """
         try:
-            text.encode()  # lone surrogates are no text that a file can hold
+            text.encode()  # Lone surrogates cannot be written to a file.
             return self.kind.decode(text)
         except ValueError as error:
             shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
@@ -56,12 +56,12 @@ class Key:
 
 
 def key(kind: Kind, written: str, read_by: str, meaning: str, *, default: Any = None, is_needed: bool = False) -> Any:
-    """Return the field of a record that a key is."""
+    """Return the field of a record for a key."""
     return field(default=default, metadata=described(kind, written, read_by, meaning, is_needed=is_needed))
 
 
 def described(kind: Kind, written: str, read_by: str, meaning: str, *, is_needed: bool = False) -> Mapping[str, Any]:
-    """Return what a field of a record is described with, for one without a default."""
+    """Return the description of a field of a record without a default."""
     return {
         "kind": kind,
         "written": written,
@@ -72,7 +72,7 @@ def described(kind: Kind, written: str, read_by: str, meaning: str, *, is_needed
 
 
 def keys_of(record: type) -> dict[str, Key]:
-    """Return the keys that the fields of a record are, by name."""
+    """Return the keys for the fields of a record, by name."""
     return {one.name: Key(one.name, **one.metadata) for one in fields(record)}
 
 
@@ -82,18 +82,18 @@ FILE_KEYS: Final = (
         kinds.TEXTS,
         "always",
         "`strip`",
-        "which of ONNX's standard keys (rule 8 for writers) the writer has set: name to value, `{}` for none",
+        "the standard keys of ONNX (rule 8 for writers) that the writer has set: name to value, `{}` for none",
     ),
     Key(
         "original",
         kinds.WHAT_WAS_BEFORE,
-        "if something was replaced",
+        "if a value was replaced",
         "`strip`",
-        "what the writer of the record, or of the tags, has replaced: see below",
+        "the values that the writer of the record, or of the tags, has replaced: see below",
     ),
-    Key("embedded_zip", kinds.ARCHIVE, "in the file that holds them", "loaders", "the embedded files themselves"),
+    Key("embedded_zip", kinds.ARCHIVE, "in the file that contains them", "loaders", "the embedded files themselves"),
 )
-"""The keys that are about the file, and no part of the record, which is read without them."""
+"""The keys about the file, which are not part of the record."""
 STANDARD_KEYS, ORIGINAL, EMBEDDED_ZIP = (PREFIX + one.name for one in FILE_KEYS)
 
 # Older tools wrote the counters under these names.

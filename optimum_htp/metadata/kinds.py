@@ -1,6 +1,6 @@
-"""The kinds of values that a record's keys have: how each is written, read and checked, and its JSON Schema.
+"""The kinds of values of a record's keys: how each is written, read and checked, and its JSON Schema.
 
-Lists and paths are bounded, and no path leads out of its folder: a file may come from anybody.
+Lists and paths are limited, and no path leads out of its folder, because files are untrusted.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _ABBREVIATED: Final = re.compile(r"[0-9a-f]{7,40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REPO_ID: Final = re.compile(r"(?!.*(--|\.\.))\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 _PROVIDER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_MOST_FILES: Final = 512  # in a list of them
-_LONGEST_LIST: Final = 1 << 17  # characters
+_MOST_FILES: Final = 512  # Files in a list.
+_LONGEST_LIST: Final = 1 << 17  # Characters.
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the values of a key are.
+    """A kind of values.
 
     Attributes:
-        name: As METADATA.md calls it.
+        name: Name in METADATA.md.
         schema: JSON Schema of the text; `contentSchema` refers to a definition of the schema file.
-        decode: Returns a property's text as the field has it; raises ValueError for what is not allowed.
-        encode: Returns a field's value as text.
-        is_simple: Whether the value says more than the text does outside of a record: counts and flags.
+        decode: Returns the field's value for a property's text; raises ValueError for a value that is not allowed.
+        encode: Returns the text for a field's value.
+        is_simple: Whether the decoded value is useful outside of a record: counts and flags.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class EmbeddedFile:
-    """A file that travels inside an ONNX file.
+    """A file that is embedded in an ONNX file.
 
     Attributes:
         name: Relative to the model's repo or folder, with `/`.
@@ -65,26 +65,26 @@ class EmbeddedFile:
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether a text can be a repo id in this format, whatever else the Hub that it is for may ask of one."""
+    """Whether a text is a valid repo id in this format. Hubs may have further rules."""
     return _REPO_ID.fullmatch(text) is not None
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ValueError("it has to be a whole number")
+        raise ValueError("it must be an integer")
     return int(text)
 
 
 def _flag(text: str) -> bool:
     if text not in ("true", "false", "True", "False", "auto", "manual"):
-        raise ValueError("it has to be true or false")
+        raise ValueError("it must be true or false")
     return text.lower() != "false"
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def checked(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"it has to be {' or '.join(allowed)}")
+            raise ValueError(f"it must be {' or '.join(allowed)}")
         return text
 
     return checked
@@ -93,22 +93,22 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
     def checked(text: str) -> str:
         if not pattern.fullmatch(text):
-            raise ValueError(f"it has to be {what}")
+            raise ValueError(f"it must be {what}")
         return text
 
     return checked
 
 
 def _file_list(text: str) -> tuple[str, ...]:
-    """Decode a JSON list of relative paths; a path that leads out of its folder is refused."""
+    """Decode a JSON list of relative paths. A path that leads out of its folder is rejected."""
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
         names = parse_json(text)
     except ValueError as error:
-        raise ValueError("it has to be a JSON list of file names") from error
+        raise ValueError("it must be a JSON list of file names") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("it has to be a JSON list of file names")
+        raise ValueError("it must be a JSON list of file names")
     if len(names) > _MOST_FILES:
         raise ValueError(f"a list of files has at most {_MOST_FILES} names")
     for name in cast("list[str]", names):
@@ -118,8 +118,8 @@ def _file_list(text: str) -> tuple[str, ...]:
 
 
 def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
-    """Decode a JSON list of names, sizes and digests. No two names are one on any filesystem."""
-    what = "it has to be a JSON list of objects with name, size and sha256"
+    """Decode a JSON list of names, sizes and digests. No two names are equal on any filesystem."""
+    what = "it must be a JSON list of objects with name, size and sha256"
     if len(text) > _LONGEST_LIST:
         raise ValueError(f"a list of files has at most {_LONGEST_LIST} characters")
     try:
@@ -136,33 +136,33 @@ def _embedded_files(text: str) -> tuple[EmbeddedFile, ...]:
             raise ValueError(what)
     _file_list(json.dumps([file.name for file in files]))
     if len({file.name.casefold() for file in files}) < len(files):
-        raise ValueError("it names a file twice")
+        raise ValueError("it contains a file twice")
     return files
 
 
 def _digests(text: str) -> dict[str, str]:
     """Decode a JSON object of relative paths and sha256 digests."""
     if len(text) > _LONGEST_LIST:
-        raise ValueError(f"it has at most {_LONGEST_LIST} characters")
+        raise ValueError(f"it may have at most {_LONGEST_LIST} characters")
     try:
         content = parse_json(text)
     except ValueError as error:
-        raise ValueError("it has to be a JSON object of file names and sha256 digests") from error
+        raise ValueError("it must be a JSON object of file names and sha256 digests") from error
     if not isinstance(content, dict) or not all(
         isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in content.values()
     ):
-        raise ValueError("it has to be a JSON object of file names and sha256 digests")
+        raise ValueError("it must be a JSON object of file names and sha256 digests")
     _file_list(json.dumps(list(content)))
     return content
 
 
 def _is_listable(name: str) -> bool:
-    """Whether a list can have a name: Windows allows no `sp:v2.model`."""
+    """Whether a list may contain a name: Windows does not allow `sp:v2.model`."""
     return is_inside(name) and ":" not in name
 
 
 def readable_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out files of a repo that a list of files cannot have."""
+    """Return the names without those that a list of files must not contain."""
     kept = tuple(name for name in names if _is_listable(name))
     if len(kept) < len(names):
         logger.warning("Left out of the file's metadata: %s", sorted(set(names) - set(kept)))
@@ -170,13 +170,13 @@ def readable_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _commits(text: str) -> dict[str, str]:
-    """Decode a JSON object of repo ids, of another Hub with its name before it, and commits."""
+    """Decode a JSON object of repo ids (for another Hub with its name before it) and commits."""
     content = json_or_none(text) if len(text) <= _LONGEST_LIST else None
     if not isinstance(content, dict) or not all(
         is_repo_id(name.rpartition("://")[2]) and isinstance(commit, str) and _COMMIT.fullmatch(commit)
         for name, commit in content.items()
     ):
-        raise ValueError("it has to be a JSON object of repo ids and full commits")
+        raise ValueError("it must be a JSON object of repo ids and full commits")
     return content
 
 
@@ -185,7 +185,7 @@ def _file_name(text: str) -> str:
 
 
 def is_preprocessor_class(name: object) -> bool:
-    """Whether a name can be that of an Auto class of transformers that loads preprocessors."""
+    """Whether a name may be that of an Auto class of transformers that loads preprocessors."""
     return isinstance(name, str) and _PREPROCESSOR.fullmatch(name) is not None
 
 
@@ -249,7 +249,7 @@ COMMIT: Final = Kind("40 of `0-9a-f`", _pattern(_COMMIT), _matching(_COMMIT, "a 
 ABBREVIATED: Final = Kind(
     "7 to 40 of `0-9a-f`", _pattern(_ABBREVIATED), _matching(_ABBREVIATED, "7 to 40 hexadecimal digits")
 )
-HUB_NAME: Final = Kind("name", _pattern(_PROVIDER), _matching(_PROVIDER, "the name of a Hub, as a plugin provides it"))
+HUB_NAME: Final = Kind("name", _pattern(_PROVIDER), _matching(_PROVIDER, "the name of a Hub, as provided by a plugin"))
 DATE_TIME: Final = Kind("date-time", {"format": "date-time"}, _timestamp)
 LIST: Final = Kind("list", _json("paths"), _file_list, _listed)
 PATH: Final = Kind("path", {"minLength": 1}, _file_name)

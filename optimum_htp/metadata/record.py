@@ -1,4 +1,4 @@
-"""What a file says of where it came from: a record, to and from the properties that hold it."""
+"""The record of a file's origin, and its conversion to and from metadata properties."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ __all__ = [
 logger = get_logger(__name__)
 
 METADATA_VERSION: Final = 1
-SHORT_COMMIT: Final = 8  # characters, as the first tools wrote it
+SHORT_COMMIT: Final = 8  # Characters, as in the first tools.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportMetadata:
-    """Where an ONNX file came from. Each field is the metadata property `hf_<field>`; `KEYS` describes them."""
+    """The origin of an ONNX file. Each field is the metadata property `hf_<field>`; `KEYS` describes them."""
 
     metadata_version: int | None = key(
         kinds.COUNT,
@@ -55,7 +55,7 @@ class ExportMetadata:
     )
     model_type: Literal["hub", "local"] = field(
         metadata=described(
-            kinds.MODEL_TYPE, "always", "loaders, `verify`", "whether the model came from a Hub", is_needed=True
+            kinds.MODEL_TYPE, "always", "loaders, `verify`", "whether the model is from a Hub", is_needed=True
         )
     )
     hub_id: str | None = key(
@@ -67,7 +67,7 @@ class ExportMetadata:
         is_needed=True,
     )
     hub_sha: str | None = key(
-        kinds.COMMIT, "`hub`", "loaders, `verify`", "the full commit; what a loader pins with", is_needed=True
+        kinds.COMMIT, "`hub`", "loaders, `verify`", "the full commit, which loaders use", is_needed=True
     )
     hub_revision: str | None = key(
         kinds.ABBREVIATED,
@@ -77,17 +77,17 @@ class ExportMetadata:
         is_needed=True,
     )
     hub_ref: str | None = key(
-        kinds.TEXT, "if one was named", "people", "branch, tag or `refs/pr/N` that was asked for"
+        kinds.TEXT, "if one was named", "people", "the branch, tag or `refs/pr/N` that the user named"
     )
     hub_provider: str | None = key(
         kinds.HUB_NAME,
         "if not the Hugging Face Hub",
         "loaders, `verify`",
-        "which Hub: 1 to 63 of `a-z0-9_-`, beginning with none of the latter two; `modelscope` is ModelScope",
+        "the Hub: 1 to 63 of `a-z0-9_-`, not beginning with `_` or `-`; `modelscope` is ModelScope",
     )
     export_version: str | None = key(kinds.TEXT, "always", "people", "version of the writer")
     export_timestamp: str | None = key(kinds.DATE_TIME, "always", "people, loaders", "UTC, ISO 8601 with `Z`")
-    task: str | None = key(kinds.TEXT, "always", "loaders, pipelines", "Optimum task, as `text-generation-with-past`")
+    task: str | None = key(kinds.TEXT, "always", "loaders, pipelines", "Optimum task: `text-generation-with-past`")
     export_library: str | None = key(
         kinds.TEXT, "always", "loaders", "`transformers`, `timm`, `sentence_transformers`, `diffusers`"
     )
@@ -100,16 +100,16 @@ class ExportMetadata:
         is_needed=True,
     )
     onnx_file: str | None = key(
-        kinds.PATH, "several files", "loaders", "which of them this file is, also after a rename", is_needed=True
+        kinds.PATH, "several files", "loaders", "the name of this file among them, also after a rename", is_needed=True
     )
     export_id: str | None = key(
         kinds.TEXT,
         "several files",
         "loaders",
-        "what the files of one export have in common, and no others",
+        "an identifier that all files of one export share, and no others",
         is_needed=True,
     )
-    model_class: str | None = key(kinds.TEXT, "if known", "loaders, `verify`", "class that was exported")
+    model_class: str | None = key(kinds.TEXT, "if known", "loaders, `verify`", "the exported class")
     preprocessors: tuple[str, ...] = key(
         kinds.AUTO_CLASSES,
         "if there are any",
@@ -129,11 +129,11 @@ class ExportMetadata:
         kinds.DIGESTS,
         "`hub`, if stated",
         "`verify`",
-        "the weight files that loaders take at the commit: name to the sha256 that the Hub states (Git LFS)",
+        "the weight files that loaders read at the commit: name to the sha256 from the Hub (Git LFS)",
     )
-    pipeline_tag: str | None = key(kinds.TEXT, "if known", "people, `push`", "as the Hub said at export")
-    library_name: str | None = key(kinds.TEXT, "if known", "people", "as the Hub said at export")
-    base_model: str | None = key(kinds.TEXT, "if known", "people", "as the Hub said at export")
+    pipeline_tag: str | None = key(kinds.TEXT, "if known", "people, `push`", "the Hub's value at export")
+    library_name: str | None = key(kinds.TEXT, "if known", "people", "the Hub's value at export")
+    base_model: str | None = key(kinds.TEXT, "if known", "people", "the Hub's value at export")
     base_commits: Mapping[str, str] | None = key(
         kinds.COMMITS,
         "`local`, if known",
@@ -141,55 +141,55 @@ class ExportMetadata:
         "the repos that the weights come from, an adapter's and its base model's: repo id (of another Hub "
         "`acme://org/name`) to the full commit",
     )
-    license: str | None = key(kinds.TEXT, "if known", "people, `push`", "as the Hub said at export")
+    license: str | None = key(kinds.TEXT, "if known", "people, `push`", "the Hub's value at export")
     model_downloads: int | None = key(kinds.COUNT, "if known", "people", "the Hub's counter at export")
     model_likes: int | None = key(kinds.COUNT, "if known", "people", "the Hub's counter at export")
-    private: bool | None = key(kinds.FLAG, "if known", "`push`", "as the Hub said at export")
-    gated: bool | None = key(kinds.FLAG, "if known", "people", "as the Hub said at export")
+    private: bool | None = key(kinds.FLAG, "if known", "`push`", "the Hub's value at export")
+    gated: bool | None = key(kinds.FLAG, "if known", "people", "the Hub's value at export")
     unchecked: tuple[str, ...] = key(
         kinds.UNCHECKED,
         "if there are any",
         "`verify`",
-        "which of `config` and `preprocessors` the writer could not look up; the graph was not checked against them",
+        "`config` or `preprocessors`, if the writer could not look them up; the graph was not checked against them",
         default=(),
     )
-    original_producer: str | None = key(kinds.TEXT, "if replaced", "people", "name and version of the producer before")
+    original_producer: str | None = key(kinds.TEXT, "if replaced", "people", "earlier producer and its version")
     embedded_files: tuple[EmbeddedFile, ...] = key(
         kinds.EMBEDDED,
         "if any",
         "loaders",
-        "the model's config and preprocessor files that travel with it",
+        "the embedded config and preprocessor files of the model",
         default=(),
         is_needed=True,
     )
     embedded_in: str | None = key(
         kinds.PATH,
-        "several files, but the one that holds them",
+        "several files, except the one that contains them",
         "loaders",
-        "which of `hf_onnx_files` holds them; None where this file does",
+        "the file of `hf_onnx_files` that contains them; None if this file does",
         is_needed=True,
     )
     submodule: str | None = key(
         kinds.TEXT,
-        "a module that was cut out",
+        "an extracted module",
         "loaders, `compare`",
-        "its name in the model; the file is that module, not the model",
+        "its name in the model; the file contains this module only",
     )
     submodule_call: int | None = key(
         kinds.COUNT,
         "a module with several calls",
         "`compare`",
-        "which of them, from 1 on, in the order of the file",
+        "the number of the call, from 1 on, in the order of the file",
     )
 
     def to_properties(self) -> dict[str, str]:
-        """Return the record as metadata properties, leaving out what is unknown or empty.
+        """Return the record as metadata properties, without unknown or empty values.
 
-        What is written can be read: a fact that its key does not allow (a Hub may say anything) is left out, with a
-        warning.
+        Every written value can be read: a fact that its key does not allow (a Hub may send anything) is left out, with
+        a warning.
 
         Raises:
-            MetadataError: The record cannot do without that fact.
+            MetadataError: The record needs that fact.
         """
         properties = {}
         for one in KEYS.values():
@@ -209,10 +209,10 @@ class ExportMetadata:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> ExportMetadata | None:
-        """Return the record that a file's metadata properties hold, or None when they hold none.
+        """Return the record in a file's metadata properties; None if there is none.
 
-        Also reads what older tools wrote: `hf_downloads` and `hf_likes`, a short `hf_hub_revision` without
-        `hf_hub_sha`, no `hf_metadata_version`. Unknown keys are left alone.
+        Also reads the properties of older tools: `hf_downloads` and `hf_likes`, a short `hf_hub_revision` without
+        `hf_hub_sha`, no `hf_metadata_version`. Unknown keys are ignored.
 
         Raises:
             MetadataError: A property has a value that its key does not allow.
@@ -231,26 +231,26 @@ class ExportMetadata:
             raise MetadataError("hf_model_type is 'hub', but hf_hub_id is missing.", f"{PREFIX}hub_id")
         if record.model_type == "hub" and not (record.hub_sha or record.hub_revision):
             raise MetadataError(
-                f"hf_hub_id is {record.hub_id!r}, but neither hf_hub_sha nor hf_hub_revision says which commit.",
+                f"hf_hub_id is {record.hub_id!r}, but there is neither hf_hub_sha nor hf_hub_revision.",
                 f"{PREFIX}hub_sha",
             )
         if record.hub_sha and record.hub_revision and not record.hub_sha.startswith(record.hub_revision):
             raise MetadataError(
-                f"hf_hub_revision is {record.hub_revision!r}, and hf_hub_sha begins otherwise.",
+                f"hf_hub_revision is {record.hub_revision!r}, but hf_hub_sha begins with other characters.",
                 f"{PREFIX}hub_revision",
             )
         if record.onnx_file is not None and record.onnx_file not in record.onnx_files:
             raise MetadataError(
-                f"hf_onnx_file is {record.onnx_file!r}, which hf_onnx_files does not list.", f"{PREFIX}onnx_file"
+                f"hf_onnx_file is {record.onnx_file!r}, but hf_onnx_files does not list it.", f"{PREFIX}onnx_file"
             )
         if record.embedded_in is not None and not record.embedded_files:
             raise MetadataError(
-                f"hf_embedded_in is {record.embedded_in!r}, and hf_embedded_files does not say what is there.",
-                f"{PREFIX}embedded_in",
+                f"hf_embedded_in is {record.embedded_in!r}, but hf_embedded_files is missing.", f"{PREFIX}embedded_in"
             )
         if record.embedded_in is not None and record.embedded_in not in record.onnx_files:
             raise MetadataError(
-                f"hf_embedded_in is {record.embedded_in!r}, which hf_onnx_files does not list.", f"{PREFIX}embedded_in"
+                f"hf_embedded_in is {record.embedded_in!r}, but hf_onnx_files does not list it.",
+                f"{PREFIX}embedded_in",
             )
         return record
 
@@ -263,14 +263,12 @@ class ExportMetadata:
 
     @property
     def base_models(self) -> str:
-        """The repos that the weights of a local model come from, in words; nothing where none are known."""
+        """The repos that the weights of a local model come from, for messages; empty if they are unknown."""
         return ", ".join(f"{repo_id} at {commit}" for repo_id, commit in (self.base_commits or {}).items())
 
     @property
     def source(self) -> str:
-        """The model for messages: `org/name@1a2b3c4d`, `acme://org/name@1a2b3c4d` for another Hub, or `a local
-        model`.
-        """
+        """The model for messages: `org/name@1a2b3c4d`, with another Hub's name before it, or `a local model`."""
         if self.hub_id is None:
             return "a local model"
         prefix = "" if self.hub_provider is None else f"{self.hub_provider}://"
@@ -280,13 +278,13 @@ class ExportMetadata:
 KEYS: Final = keys_of(ExportMetadata)
 """The keys of the record, by the names of its fields."""
 OWN_KEYS: Final = frozenset({*(PREFIX + one.name for one in (*KEYS.values(), *FILE_KEYS)), *OLD_KEYS.values()})
-"""The model-level keys of this format. Other tools have keys that begin with `hf_` too, and some have these."""
-# Each writer of records sets one of these; other tools that happen to have a key of the format do not.
+"""The model-level keys of this format. Other tools also have keys that begin with `hf_`, and some of these."""
+# Each writer of records sets one of these. Other tools that use a key of the format do not.
 _SIGNS: Final = tuple(f"{PREFIX}{name}" for name in ("metadata_version", "export_version", "hub_sha", "hub_revision"))
 
 
 def has_record(properties: Mapping[str, str]) -> bool:
-    """Whether a file's keys of this format belong to a record, valid or not, rather than to another tool."""
+    """Whether a file's keys of this format belong to a record, valid or not, and not to another tool."""
     kind = properties.get(f"{PREFIX}model_type")
     if kind in ("hub", "local"):
         return True
@@ -294,7 +292,7 @@ def has_record(properties: Mapping[str, str]) -> bool:
 
 
 def typed_property(name: str, text: str) -> Any:
-    """Return a property's value as Python has it: a count as int, a flag as bool, everything else as the text it is.
+    """Return a property's value in Python: a count as int, a flag as bool, all others as text.
 
     Raises:
         MetadataError: The key does not allow the value.
@@ -304,14 +302,14 @@ def typed_property(name: str, text: str) -> Any:
     return known.decode(text) if known is not None and known.kind.is_simple else text
 
 
-# A load reads a file's record where it looks for the file, and again where it is sure that nobody replaces it.
+# A load reads a file's record when it searches for the file, and again under the lock against replacement.
 _read: Final[dict[tuple[int, ...], ExportMetadata]] = {}
 _REMEMBERED: Final = 64
-_SETTLED: Final = 2_000_000_000  # nanoseconds; as git does it (https://git-scm.com/docs/racy-git)
+_SETTLED: Final = 2_000_000_000  # Nanoseconds; as in git (https://git-scm.com/docs/racy-git).
 
 
 def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
-    """Return what an ONNX file says of where it came from; None where it says nothing.
+    """Return the record of an ONNX file; None if there is none.
 
     Raises:
         OnnxFileNotFoundError, OnnxReadError, InvalidOnnxFileError: There is no readable ONNX model at the path.
@@ -332,7 +330,7 @@ def read_record(path: str | os.PathLike[str]) -> ExportMetadata | None:
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
-    """Return what tells a file's content from any other; None where a change within a clock's tick might not show."""
+    """Return values that identify a file's content; None if a change within a clock tick might not be visible."""
     try:
         status = os.stat(path)  # noqa: PTH116 - a path of any kind
     except (OSError, ValueError):
@@ -343,7 +341,7 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
 
 
 def record_if_any(path: str | os.PathLike[str]) -> ExportMetadata | None:
-    """Return the record of a file that may be anything; None where it has none that can be read."""
+    """Return the record of any file; None if there is none that can be read."""
     try:
         return read_record(path)
     except (OptimumHTPError, OSError):

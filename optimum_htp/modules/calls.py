@@ -96,9 +96,7 @@ class CallFinder:
         return known.pop() if len(known) == 1 else None
 
     def _of_calls(self, level: Level, inside: list[int], module: str) -> list[int]:
-        """Return the nodes without those of submodules that are called from outside the module, as far as this is
-        known.
-        """
+        """Return the nodes without those of submodules that are called from outside the module, if this is known."""
         known: dict[int, set[bool | None]] = {
             index: {
                 is_called_inside(self._resolver, self._tree, scope, module) for scope in _scopes(level.nodes[index])
@@ -191,9 +189,8 @@ def _by_weights(level: Level, inside: Sequence[int], module: str) -> dict[int, i
     if all(own != module for own, _ in kinds) or kinds != kinds[:length] * total:
         raise ExtractError(
             f"The weights in {module} are used {total} times, and the file does not contain which node belongs to "
-            "which call, or "
-            "whether these are calls of this module. Only PyTorch's TorchScript exporter writes that into names. "
-            "Extract the module around it, or one in it."
+            "which call, or whether these are calls of this module. Only PyTorch's TorchScript exporter writes that "
+            "into names. Extract the module around it, or one in it."
         )
     return {index: position // length for position, index in enumerate(inside)}
 

@@ -141,8 +141,7 @@ class CuttableModel:
         if not border.outputs:
             raise ExtractError(
                 f"{self.path}: no node uses the results of {_called(name)}, or the export has replaced them by "
-                "constants, so there "
-                "is nothing to extract."
+                "constants, so there is nothing to extract."
             )
         submodel = self._submodel(name, border, number if count > 1 else None)
         with checked_before_replacing(self._check):
@@ -172,8 +171,8 @@ class CuttableModel:
             raise ExtractError(f"{self.path} has nodes of {_called(module)} only inside functions.")
         if wanted is None and len(calls) > 1:
             raise ArgumentError(
-                f"{self.path} has {len(calls)} calls of {_called(module)}. Select one with --call 1 to "
-                f"--call {len(calls)} (call= in Python)."
+                f"{self.path} has {len(calls)} calls of {_called(module)}. Select one with --call 1 to --call "
+                f"{len(calls)} (call= in Python)."
             )
         number = 1 if wanted is None else wanted
         if not 0 < number <= len(calls):
@@ -206,9 +205,8 @@ class CuttableModel:
         others = [_makers(other) for other in self._alike(module)]
         if others and "Transpose" not in own and all(other == {"Transpose"} for other in others):
             raise ExtractError(
-                f"{self.path}: the export merged the transposition at the end of {module}, which other modules of "
-                "its class "
-                f"have, with the next one. Extract the module around it, {around}."
+                f"{self.path}: the export merged the transposition at the end of {module}, which other modules of its "
+                f"class have, with the next one. Extract the module around it, {around}."
             )
 
     def _alike(self, module: str) -> list[ModuleCall]:
@@ -230,8 +228,7 @@ class CuttableModel:
         if unknown:
             raise ExtractError(
                 f"{self.path}: the type of {', '.join(unknown[:_SHOWN])}, an input of {_called(module)}, is unknown, "
-                "because onnx "
-                "and ONNX Runtime do not know an operator before it."
+                "because onnx and ONNX Runtime do not know an operator before it."
             )
         outputs = {value: types.of(value) for value in border.outputs}
         nodes = [level.nodes[index] for level, index in border.nodes]

@@ -94,9 +94,8 @@ class Proof:
         worst: dict[str, Evidence] = {}
         for finding in self.findings:
             module_of = finding.module
-            if (
-                module_of is None and finding.tensors
-            ):  # A quantizer's node without a tag: its tensor determines the module.
+            # A quantizer's node without a tag: its tensor determines the module.
+            if module_of is None and finding.tensors:
                 module_of = parent_of(finding.tensors[0])
             for module in {ROOT, *((module_of, *ancestors(module_of)) if module_of is not None else ())}:
                 worst[module] = max(worst.get(module, Evidence.CONSTANT), finding.evidence, key=_ORDER.index)
@@ -229,8 +228,7 @@ def _origin(
             made_from = f" made from {record.base_models}" if record.base_commits else ""
             raise UnprovableWeightsError(
                 f"{path} is of a local model{made_from}, so there is no commit to compare with. Name a folder or a "
-                "model with "
-                "--model."
+                "model with --model."
             )
         provider = record.hub_provider
         hub = plugins.hub(provider)

@@ -67,8 +67,7 @@ def choosing(choice: ModuleChoice) -> Iterator[None]:
 
 
 def with_nodes_of_modules(config: Any, path: str | os.PathLike[str]) -> Any:
-    """Return a quantization config whose lists contain node names in place of patterns; the config itself without
-    patterns.
+    """Return a quantization config with node names in place of patterns; the config itself without patterns.
 
     Args:
         config: A config of Optimum, with `nodes_to_quantize` and `nodes_to_exclude`.
@@ -159,7 +158,6 @@ def _nodes(patterns: Iterable[str], path: str | os.PathLike[str], graph: Graph, 
     if nameless is not None:
         raise ArgumentError(
             f"{path}: a {nameless.op_type} of {nameless.module or 'the model itself'} has no name, and quantizers "
-            "select nodes by "
-            "name. Export the model again, or name its nodes."
+            "select nodes by name. Export the model again, or name its nodes."
         )
     return [*(node.name for node in nodes), *_split_names(nodes)]

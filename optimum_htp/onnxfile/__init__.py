@@ -1,6 +1,6 @@
-"""ONNX files at the wire level: read and stamped at the speed of the disk, weights untouched.
+"""ONNX files at the wire level: read and stamped at the speed of the disk, without reading weights.
 
-This room knows the ONNX format and nothing of Hugging Face, PyTorch or ONNX Runtime.
+This package knows the ONNX format only, and nothing of Hugging Face, PyTorch or ONNX Runtime.
 """
 
 from optimum_htp.onnxfile.canonical import canonicalize_initializers

@@ -1,7 +1,7 @@
-"""Making two exports of the same model equal byte for byte.
+"""Makes two exports of the same model equal byte for byte.
 
-Optimum merges decoders through sets of initializers: which of several equal ones gives its name to all, and the
-order that they come in, changes from process to process.
+Optimum merges decoders with sets of initializers. So the name that equal initializers get, and their order, differ
+from process to process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["canonicalize_initializers", "sha256_of", "sha256_of_file"]
 
 
 def canonicalize_initializers(path: Path) -> None:
-    """Name the initializers of an ONNX file after their first use, and put them and their data in that order.
+    """Name the initializers of an ONNX file after their first use, and sort them and their data in that order.
 
-    Loads the weights into memory.
+    This loads the weights into memory.
     """
     import onnx
 
@@ -47,7 +47,7 @@ def canonicalize_initializers(path: Path) -> None:
 
 
 def _names_by_first_use(graph: GraphProto) -> dict[str, str]:
-    """Return the new name of each initializer: that of the first node that uses it, and which input it is."""
+    """Return the new name of each initializer: the name of the first node that uses it, and the input index."""
     fixed = {value.name for value in (*graph.input, *graph.output)}
     initializers = {tensor.name for tensor in graph.initializer} - fixed
     taken = {name for node in _nodes(graph) for name in (*node.input, *node.output)} - initializers | fixed
@@ -66,7 +66,7 @@ def _names_by_first_use(graph: GraphProto) -> dict[str, str]:
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """Yield the nodes of a graph and of its subgraphs, in order of their place in the file."""
+    """Yield the nodes of a graph and of its subgraphs, in the order of the file."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -78,11 +78,11 @@ _CHUNK: Final = 1 << 20
 
 
 def sha256_of(stream: IO[bytes], progress: Callable[[int], object] | None = None) -> str:
-    """Return the sha256 of what is left of a stream, in hexadecimal.
+    """Return the sha256 of the rest of a stream, in hexadecimal.
 
     Args:
         stream: The stream.
-        progress: Called with the number of bytes of each piece that was read.
+        progress: Called with the number of bytes of each piece.
 
     Raises:
         OSError: It cannot be read.

@@ -1,10 +1,9 @@
-"""The tensors that a model brings along, with their content: initializers, and the values of `Constant` nodes.
+"""The tensors in a model, with their content: initializers, and the values of `Constant` nodes.
 
-ONNX has several ways to write one: a `TensorProto`, a sparse one, and the attributes of a `Constant` that are numbers.
-A weight may stand in each, so all are read.
+ONNX has several forms of a tensor: a `TensorProto`, a sparse one, and the numeric attributes of a `Constant`. A
+weight may have any of these forms, so all are read.
 
-Content that lies in one piece, in the file or in its external data, is mapped into memory and read when it is used:
-what a tensor takes goes with what is looked at.
+Content in one piece, in the file or in its external data, is mapped into memory and read on use.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, VARINT, ByteWindow, Fiel
 __all__ = ["StoredTensor", "stored_tensors", "tensors_of"]
 
 _STRING: Final = 8
-# The attributes of a Constant that are numbers, with their field of AttributeProto, their type, and whether
+# The numeric attributes of a Constant, with their field of AttributeProto, their type, and whether
 # they are a list.
 _NUMBERS: Final = {
     "value_float": (2, "float32", False),
@@ -38,12 +37,12 @@ _NUMBERS: Final = {
     "value_floats": (7, "float32", True),
     "value_ints": (8, "int64", True),
 }
-_SPARSE_VALUE: Final = 22  # in AttributeProto
-_LARGEST_SPARSE: Final = 1 << 31  # bytes that a sparse tensor may take when it is written out
+_SPARSE_VALUE: Final = 22  # Field of AttributeProto.
+_LARGEST_SPARSE: Final = 1 << 31  # Maximum bytes of a sparse tensor in dense form.
 
 
 class _Form(Enum):
-    """As which message a tensor stands in the file."""
+    """The message of a tensor in the file."""
 
     TENSOR = "TensorProto"
     SPARSE = "SparseTensorProto"
@@ -55,15 +54,15 @@ class StoredTensor:
     """A tensor of a file.
 
     Attributes:
-        name: Of the value that it is.
+        name: Name of its value.
         shape: Its sizes.
-        dtype: As ONNX calls it.
-        constant: Whether it is the value of a `Constant` node, rather than an initializer.
-        file: The file that its content is in, as it was when the tensors were listed; the model's, where it is decoded
-            from there.
-        start, end: Where in that, in bytes; of the whole TensorProto where its content is not in one piece.
+        dtype: Its type in ONNX.
+        constant: Whether it is the value of a `Constant` node, not an initializer.
+        file: The file with its content, as it was when the tensors were listed; the model's file if it must be
+            decoded.
+        start, end: Offsets of its content in bytes; of the whole TensorProto if its content is not in one piece.
         raw: Whether its content is in one piece.
-        form: The message that it is decoded from where it is not.
+        form: The message to decode if it is not.
     """
 
     name: str
@@ -78,7 +77,7 @@ class StoredTensor:
 
     @property
     def path(self) -> Path:
-        """The file that its content is in."""
+        """The file with its content."""
         return self.file.path
 
     @property
@@ -87,13 +86,13 @@ class StoredTensor:
         return prod(self.shape)
 
     def array(self) -> Any:
-        """Return the content as a numpy array, mapped where it lies in one piece.
+        """Return the content as a numpy array, mapped if it is in one piece.
 
-        bfloat16 and types of 8 bits that numpy does not have are unsigned integers; smaller ones are packed bytes.
+        bfloat16 and types of 8 bits that numpy does not have are unsigned integers; smaller types are packed bytes.
 
         Raises:
-            FileChangedError: The file was replaced or changed since the tensors were listed.
-            InvalidOnnxFileError: The content is not of the tensor's size, or a sparse one cannot be written out.
+            FileChangedError: The file was replaced or changed after the tensors were listed.
+            InvalidOnnxFileError: The size of the content is wrong, or a sparse tensor is too large in dense form.
         """
         import numpy as np
 
@@ -102,8 +101,8 @@ class StoredTensor:
             return self._decoded()
         if self.end - self.start != (self.size * bits + 7) // 8 or bits == 0:
             raise InvalidOnnxFileError(
-                f"{self.path}: the tensor {self.name!r} has {self.end - self.start} bytes, and {self.size} elements "
-                f"of {self.dtype}. Fetch or export the file again."
+                f"{self.path}: the tensor {self.name!r} has {self.end - self.start} bytes for {self.size} elements of "
+                f"{self.dtype}. Download or export the file again."
             )
         shape = self.shape if bits >= 8 else ((self.size * bits + 7) // 8,)
         kind = numpy_type(self.dtype, bits)
@@ -130,20 +129,20 @@ class StoredTensor:
 
 
 def _written_out(message: bytes, shape: tuple[int, ...]) -> Any:
-    """Return a SparseTensorProto with its zeros.
+    """Return a SparseTensorProto in dense form.
 
     Raises:
-        ValueError: It keeps its data elsewhere, is too large, or its indices are not those of its elements.
+        ValueError: It has external data, is too large, or has invalid indices.
     """
     import numpy as np
     import onnx
 
     sparse = onnx.SparseTensorProto.FromString(message)
     if onnx.TensorProto.EXTERNAL in (sparse.values.data_location, sparse.indices.data_location):
-        raise ValueError("it is sparse, and in another file")
+        raise ValueError("it is sparse, with external data")
     values = onnx.numpy_helper.to_array(sparse.values).reshape(-1)
     if prod(shape) * values.itemsize > _LARGEST_SPARSE:
-        raise ValueError(f"it is sparse, and of more than {_LARGEST_SPARSE >> 30} GiB when its zeros are written out")
+        raise ValueError(f"it is sparse, and its dense form has more than {_LARGEST_SPARSE >> 30} GiB")
     indices = onnx.numpy_helper.to_array(sparse.indices)
     places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
     array = np.zeros(prod(shape), values.dtype)
@@ -161,20 +160,20 @@ def _numbers(message: bytes, dtype: str) -> Any:
 
 
 def stored_tensors(path: str | os.PathLike[str]) -> list[StoredTensor]:
-    """Return the tensors of a file, those of subgraphs too, in the order of the file. Reads no content.
+    """Return the tensors of a file, including those of subgraphs, in the order of the file. Reads no content.
 
-    Those of the model's own functions are among them; tensors of strings are left out.
+    Tensors of the model's own functions are included; tensors of strings are left out.
 
     Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path, or its external
-            data is not where it may be.
+        OnnxFileNotFoundError, InvalidOnnxFileError: There is no readable ONNX model at the path, or the location of
+            its external data is not allowed.
     """
     with opened(path, chunk=1 << 16) as window:
         return tensors_of(window, Path(path))
 
 
 def tensors_of(window: ByteWindow, path: Path) -> list[StoredTensor]:
-    """Return the tensors of the open file that is at a path; see `stored_tensors`."""
+    """Return the tensors of an open file; see `stored_tensors`."""
     window.begin_pass()
     files = _DataFiles(path, window)
     return [
@@ -186,7 +185,7 @@ def tensors_of(window: ByteWindow, path: Path) -> list[StoredTensor]:
 
 
 class _DataFiles:
-    """The external data of a model, each file looked up once."""
+    """The external data files of a model, each looked up once."""
 
     def __init__(self, path: Path, window: ByteWindow) -> None:
         self.path, self.model = path, version_of(path, window)
@@ -198,11 +197,13 @@ class _DataFiles:
         return contained_files(self.path, self._window)
 
     def place(self, entries: Mapping[str, str]) -> tuple[FileVersion, int, int]:
-        """Return the file, start and end of what `external_data` says."""
+        """Return file, start and end of an `external_data` entry."""
         location = plain_location(entries.get("location", ""))
         if location not in self._known:
             if location not in self._allowed:
-                raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
+                raise InvalidOnnxFileError(
+                    f"{self.path} has data at {location!r}, which is not one of its external data files."
+                )
             file = data_file(self.path, location)
             status = file.stat()
             self._known[location] = FileVersion(file, identity_of(status)), status.st_size
@@ -213,7 +214,7 @@ class _DataFiles:
 def _of_graph(
     window: ByteWindow, graph: Field, files: _DataFiles, depth: int, *, function: bool = False
 ) -> Iterator[StoredTensor]:
-    """Yield what a graph holds: that has node = 1, initializer = 5, sparse_initializer = 15; a function node = 7."""
+    """Yield the tensors of a graph: node = 1, initializer = 5, sparse_initializer = 15; in a function node = 7."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     for part in walk(window, graph.payload, graph.end):
@@ -228,7 +229,7 @@ def _of_graph(
 
 
 def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> Iterator[StoredTensor]:
-    """Yield what a node holds: it has output = 2, op_type = 4, attribute = 5; these g = 6, graphs = 11."""
+    """Yield the tensors of a node: output = 2, op_type = 4, attribute = 5; in an attribute g = 6, graphs = 11."""
     window.allow_text_of(node)
     outputs: list[str] = []
     operator = ""
@@ -251,7 +252,7 @@ def _of_node(window: ByteWindow, node: Field, files: _DataFiles, depth: int) -> 
 
 
 def _of_constant(window: ByteWindow, attribute: Field, files: _DataFiles, value: str) -> Iterator[StoredTensor]:
-    """Yield the tensor that an attribute of a `Constant` is: AttributeProto has name = 1, t = 5."""
+    """Yield the tensor in an attribute of a `Constant`: AttributeProto has name = 1, t = 5."""
     name = ""
     fields = list(walk(window, attribute.payload, attribute.end))
     for part in fields:
@@ -270,7 +271,7 @@ def _of_constant(window: ByteWindow, attribute: Field, files: _DataFiles, value:
 
 
 def _count(window: ByteWindow, part: Field) -> int:
-    """Return how many numbers a field is: one, or those packed into it."""
+    """Return the number of values in a field: one, or those packed into it."""
     if part.wire_type != LENGTH_DELIMITED:
         return 1
     if part.number == 7:
@@ -283,7 +284,7 @@ def _count(window: ByteWindow, part: Field) -> int:
 
 
 def _sparse(window: ByteWindow, message: Field, files: _DataFiles, value: str | None = None) -> Iterator[StoredTensor]:
-    """Yield a SparseTensorProto without its content: values = 1, which has the name, and dims = 3."""
+    """Yield a SparseTensorProto without its content: values = 1, with the name, and dims = 3."""
     shape: list[int] = []
     for part in walk(window, message.payload, message.end):
         if part.number == 3:

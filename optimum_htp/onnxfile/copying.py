@@ -1,4 +1,4 @@
-"""Files under another name, and ranges of a file: weights pass through the kernel or a small buffer."""
+"""Copies files and ranges of a file. Weights pass through the kernel or a small buffer."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from optimum_htp.onnxfile.wire import ByteWindow
 
 __all__ = ["copy_range", "link_or_copy"]
 
-_SMALL: Final = 1 << 20  # bytes that are copied through memory rather than by the kernel
+_SMALL: Final = 1 << 20  # Bytes below which a range is copied through memory, not by the kernel.
 
 
 def link_or_copy(target: Path, link: Path) -> None:
-    """Give a file another name; a copy of it where links may not be made."""
+    """Link a file to another name, or copy it if links are not permitted."""
     try:
         link.symlink_to(target.absolute())
-    except OSError:  # Windows without its developer mode, and filesystems that have no links
+    except OSError:  # Windows without its developer mode, and filesystems without links.
         shutil.copyfile(target, link)
 
 
 def copy_range(window: ByteWindow, output: BinaryIO, start: int, end: int) -> None:
-    """Copy a range of the old file, always from the file that was opened, whatever has taken its place since.
+    """Copy a range of the old file from its open descriptor, even if another file has replaced it.
 
-    Large ranges by the kernel, where they lie alike in its pages: it takes twice the time of a copy through memory
-    where every page has to be put together from two.
+    Large ranges are copied by the kernel if they have the same alignment in pages. With another alignment, the kernel
+    takes twice the time of a copy through memory.
     """
     position = start
     if end - start > _SMALL and window.descriptor is not None:
         output.flush()
         if hasattr(os, "copy_file_range") and (output.tell() - start) % mmap.PAGESIZE == 0:
-            with suppress(OSError):  # not on this filesystem, or not across these two: copied below
+            with suppress(OSError):  # Not supported by this filesystem, or across these two: copied below.
                 while position < end:
                     count = end - position
                     copied = os.copy_file_range(window.descriptor, output.fileno(), count, offset_src=position)

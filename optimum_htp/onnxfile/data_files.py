@@ -1,7 +1,7 @@
-"""Data files of models that are copied or replaced: model and data have to belong together at any moment.
+"""Data files of models that are copied or replaced: model and data must match at any moment.
 
-Weights that are moved into external data get a file of a name that no file has yet. So the old model and its data stay
-as they are until the new model takes its place in one step.
+Weights that are moved to external data get a new file. So the old model and its data are unchanged until the new
+model replaces the old one in one step.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ logger = get_logger(__name__)
 
 
 def new_data_file(target: Path, like: Path) -> str:
-    """Create an empty data file beside a model, with a name that no file has; return the name.
+    """Create an empty data file with an unused name next to a model; return the name.
 
-    The model that is there now keeps its own data file until it is replaced. So model and data belong together at any
-    moment.
+    The existing model keeps its own data file until it is replaced.
     """
     name = f"{target.name}_data"
     for candidate in (name, f"{name}_{secrets.token_hex(4)}"):
@@ -52,13 +51,13 @@ def new_data_file(target: Path, like: Path) -> str:
         except FileExistsError:
             continue
         except OSError as error:
-            raise OnnxWriteError(f"{place} cannot be written: {error}. Nothing there was changed.") from error
+            raise OnnxWriteError(f"{place} cannot be written: {error}. Nothing was changed.") from error
         return candidate
-    raise OnnxWriteError(f"{place} cannot be written: it is there already. Try again.")
+    raise OnnxWriteError(f"{place} cannot be written, because it already exists. Try again.")
 
 
 def own_data(target: Path) -> frozenset[str]:
-    """Return the data files of the model that is replaced, where they are named after it."""
+    """Return the data files of the model that is replaced, if they are named after it."""
     own = re.compile(rf"{re.escape(target.name)}_data(_[0-9a-f]{{8}})?")
     with suppress(OptimumHTPError):
         return frozenset(name for name in external_files(target) if own.fullmatch(name))
@@ -66,9 +65,9 @@ def own_data(target: Path) -> frozenset[str]:
 
 
 def remove_unused(target: Path, names: frozenset[str]) -> None:
-    """Remove data files that no model in the folder uses, the one at `target` included.
+    """Remove data files that no model in the folder uses, including the model at `target`.
 
-    Where a model cannot be read, they stay.
+    If a model cannot be read, they are kept.
     """
     try:
         for other in {target, *target.parent.glob("*.onnx")} if names else ():
@@ -77,15 +76,15 @@ def remove_unused(target: Path, names: frozenset[str]) -> None:
         for name in names:
             target.with_name(name).unlink()
     except (OptimumHTPError, OSError) as error:
-        logger.debug("Old data of %s stays: %s", target, error)
+        logger.debug("Old data of %s is kept: %s", target, error)
 
 
 def copy_data(path: Path, output: Path) -> None:
-    """Copy the external data of a file to where its copy will look for it.
+    """Copy the external data of a file for a copy of the file.
 
     Raises:
-        InvalidOnnxFileError: The data of a file lies outside its folder.
-        OnnxWriteError: There is another file at its place.
+        InvalidOnnxFileError: The data of the file is outside its folder.
+        OnnxWriteError: Another file has its name.
     """
     if path.resolve().parent == output.resolve().parent:
         return
@@ -100,7 +99,7 @@ def copy_data(path: Path, output: Path) -> None:
             if filecmp.cmp(source, target, shallow=False):
                 continue
             raise OnnxWriteError(
-                f"{target} is there already, and is not the data of {path}. Name another output folder."
+                f"{target} already exists, and is not the data of {path}. Name another output folder."
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,14 +109,14 @@ def copy_data(path: Path, output: Path) -> None:
             raise OnnxWriteError(f"{target} cannot be written: {error}.") from error
 
 
-_MOST: Final = (1 << 31) - 1  # bytes of a protobuf message
-_LARGE: Final = 1 << 20  # bytes of a tensor that begins a page, as ONNX Runtime and onnx write them
+_MOST: Final = (1 << 31) - 1  # Bytes of a protobuf message.
+_LARGE: Final = 1 << 20  # Bytes of a tensor that is aligned to a page, as in ONNX Runtime and onnx.
 _PAGE: Final = 4096
-_ALIGNED: Final = 64  # bytes, for smaller tensors
+_ALIGNED: Final = 64  # Bytes, for smaller tensors.
 
 
 class MovedData:
-    """The new external data of a model, file and content.
+    """The new external data of a model: file and content.
 
     Attributes:
         path: The file.
@@ -125,11 +124,11 @@ class MovedData:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ranges: list[tuple[int, int, int]] = []  # where each begins in the new file; start and end in the old
+        self._ranges: list[tuple[int, int, int]] = []  # Offset in the new file; start and end in the old file.
         self._size = 0
 
     def moved(self, window: ByteWindow, tensor: Field) -> list[tuple[int, int] | bytes] | None:
-        """Return a tensor whose content is in the new file; None for one that stays as it is."""
+        """Return a tensor whose content is in the new file; None for a tensor that is not moved."""
         fields = list(walk(window, tensor.payload, tensor.end))
         raw = raw_data_of(window, fields)
         if raw is None:
@@ -141,7 +140,7 @@ class MovedData:
         return reference(fields, self.path.name.encode(), offset, length)
 
     def write(self, window: ByteWindow, like: Path) -> None:
-        """Write the file, if anything was moved.
+        """Write the file, if any tensor was moved.
 
         Raises:
             OSError: It cannot be written.
@@ -158,17 +157,17 @@ class MovedData:
 
 @contextmanager
 def moving_data(model: Path, like: Path) -> Iterator[MovedData]:
-    """Yield the new external data of a model; remove it where the model does not use it in the end.
+    """Yield the new external data of a model; remove it if the model does not use it in the end.
 
     Args:
         model: The model that the block writes.
         like: A file whose permissions the data gets.
 
     Raises:
-        OnnxWriteError: The data cannot be written, or the model has a name that a location may not have.
+        OnnxWriteError: The data cannot be written, or the model's name is not allowed in a location.
     """
     if not is_contained(model.name):
-        raise OnnxWriteError(f"{model} has a name that external data cannot have. Rename the file.")
+        raise OnnxWriteError(f"The name of {model} is not allowed for external data. Rename the file.")
     name = new_data_file(model, like)
     try:
         yield MovedData(model.with_name(name))
@@ -177,7 +176,7 @@ def moving_data(model: Path, like: Path) -> Iterator[MovedData]:
 
 
 def check_size(model: Path, size: int, before: int, *, moved: bool) -> None:
-    """Refuse to write a file that no protobuf reader would open. One that was too large before may become smaller.
+    """Check that protobuf readers can open the new file. A file that was too large before may become smaller.
 
     Raises:
         FileTooLargeError: It would have more than 2 GiB.
@@ -187,9 +186,9 @@ def check_size(model: Path, size: int, before: int, *, moved: bool) -> None:
     hint = (
         "Its large tensors were moved to external data, and the rest is too large."
         if moved
-        else "Add --external-data to `optimum-cli htp inject`, `tag` or `embed` (external_data=True in Python): it "
+        else "Pass --external-data to `optimum-cli htp inject`, `tag` or `embed` (external_data=True in Python). It "
         f"moves the weights to {model.name}_data."
     )
     raise FileTooLargeError(
-        f"{model} would have {size:,} bytes, and an ONNX file has at most {_MOST:,}. Nothing was written. {hint}"
+        f"{model} would have {size:,} bytes, but an ONNX file can have at most {_MOST:,}. Nothing was written. {hint}"
     )

@@ -1,6 +1,6 @@
-"""External data: the files beside an ONNX file that hold its large tensors.
+"""External data: the files next to an ONNX file that contain its large tensors.
 
-A tensor that lives outside says where in `external_data`, as `location` relative to the ONNX file.
+`external_data` of such a tensor contains its `location`, relative to the ONNX file.
 Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 """
 
@@ -23,32 +23,32 @@ from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field, walk
 
 __all__ = ["contained_files", "external_files", "external_files_of", "plain_location", "is_contained", "rename_model"]
 
-_EXTERNAL_DATA: Final = 13  # in TensorProto
-_CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")  # of Unicode: characters that no file name needs
-_SCANNED: Final = 1 << 10  # bytes of a message that are looked through at once
-_SHOWN: Final = 20  # characters of a number in a message
+_EXTERNAL_DATA: Final = 13  # Field of TensorProto.
+_CONTROLS: Final = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories of characters that file names do not need.
+_SCANNED: Final = 1 << 10  # Bytes of a message that are searched at once.
+_SHOWN: Final = 20  # Characters of a number in a message.
 
 
 def external_files(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the external data files that an ONNX file refers to, in order of appearance.
+    """Return the external data files of an ONNX file, in order of appearance.
 
-    Steps over every tensor's content; reads no weights.
+    Skips the content of all tensors, so it reads no weights.
     """
     with opened(path, chunk=1 << 16) as window:
         return external_files_of(window)
 
 
 def external_files_of(window: ByteWindow) -> tuple[str, ...]:
-    """Return the external data files that an open ONNX file refers to."""
+    """Return the external data files of an open ONNX file."""
     window.begin_pass()
     whole = Field(0, LENGTH_DELIMITED, 0, 0, window.size)
     return tuple(dict.fromkeys(_locations(window, whole, "model")))
 
 
 def is_contained(location: str) -> bool:
-    """Whether a location is one that ONNX allows: a relative path that does not lead out of the model's folder.
+    """Whether ONNX allows a location: a relative path that does not lead out of the model's folder.
 
-    This and `contained_files` are the one rule for everything that follows a location.
+    This function and `contained_files` are the only rule for locations.
     """
     parts = re.split(r"[/\\]", location)
     return not (
@@ -61,23 +61,22 @@ def is_contained(location: str) -> bool:
 
 
 def plain_location(location: str) -> str:
-    """Return a location without the `.` and the further `/` that ONNX allows in it."""
+    """Return a location without the `.` and additional `/` that ONNX allows."""
     return posixpath.normpath(location)
 
 
 def contained_files(path: str | os.PathLike[str], window: ByteWindow | None = None) -> tuple[str, ...]:
-    """Return the external data files of an ONNX file, where all of them lie in its folder.
+    """Return the external data files of an ONNX file, after a check that all of them are in its folder.
 
-    A link may lead to another folder only if the ONNX file itself is a link to the same one, as in the Hub's cache.
-
-    Their names are those of `plain_location`, without repetition.
+    A link may lead to another folder only if the ONNX file itself is a link to the same folder, as in the Hub's
+    cache. The names are in the form of `plain_location`, without repetition.
 
     Args:
         path: The ONNX file.
-        window: The same, where it is open already.
+        window: The same file, if it is already open.
 
     Raises:
-        InvalidOnnxFileError: One lies elsewhere.
+        InvalidOnnxFileError: A file is elsewhere.
     """
     path = Path(path)
     names = external_files(path) if window is None else external_files_of(window)
@@ -85,7 +84,7 @@ def contained_files(path: str | os.PathLike[str], window: ByteWindow | None = No
     for name in names:
         if not is_contained(name) or homes.isdisjoint((path.parent / name).resolve().parents):
             raise InvalidOnnxFileError(
-                f"{path} keeps data at {name!r}, outside its folder, which ONNX does not allow. It is not followed."
+                f"{path} has external data at {name!r}, outside its folder, which ONNX does not allow."
             )
     return tuple(dict.fromkeys(map(plain_location, names)))
 
@@ -99,11 +98,13 @@ def data_file(path: Path, location: str) -> Path:
     for folder in (path.parent, path.resolve().parent):
         if (folder / location).is_file():
             return folder / location
-    raise InvalidOnnxFileError(f"{path} keeps data in {location!r}, which does not exist. Fetch or export it again.")
+    raise InvalidOnnxFileError(
+        f"{path} has external data in {location!r}, which does not exist. Download or export it again."
+    )
 
 
 def data_range(path: Path, entries: Mapping[str, str], file: Path, size: int) -> tuple[int, int]:
-    """Return where the content of a tensor begins and ends in an external data file.
+    """Return the offsets of the content of a tensor in an external data file.
 
     Args:
         path: The ONNX file.
@@ -119,8 +120,8 @@ def data_range(path: Path, entries: Mapping[str, str], file: Path, size: int) ->
     end = start + int(texts[1]) if _is_number(texts[1]) else size
     if not 0 <= start <= end <= size:
         raise InvalidOnnxFileError(
-            f"{file} has {size} bytes, and {path} looks for a tensor there at byte {texts[0][:_SHOWN]!r}: the two "
-            "files do not belong together, or one is cut off. Fetch or export them again."
+            f"{file} has {size} bytes, but a tensor of {path} begins there at byte {texts[0][:_SHOWN]!r}: the two "
+            "files do not match, or one is truncated. Download or export them again."
         )
     return start, end
 
@@ -132,9 +133,9 @@ def _is_number(text: str) -> bool:
 def rename_model(path: Path, target: Path) -> None:
     """Rename an ONNX file inside its folder, and its external data file to `<target>_data`.
 
-    The data file is renamed too because two models in a folder cannot both own `model.onnx_data`; that suffix
-    is the one that Optimum fetches from a Hub. Data that is named after the model in another way stays so. Nobody else
-    may use the folder: several files change one after the other.
+    The data file is renamed too, because two models in a folder cannot both own `model.onnx_data`. Optimum downloads
+    files with this suffix from a Hub. Data with another name after the model keeps its form. No other process may use
+    the folder, because several files change one after the other.
     """
     refuse_shared(path)
     locations = external_files(path)
@@ -160,7 +161,7 @@ def rename_model(path: Path, target: Path) -> None:
 
 
 def _rename_all(names: Mapping[Path, Path]) -> None:
-    """Rename files, of which some may have names that others get."""
+    """Rename files, some of which may have the new names of others."""
     if names.keys().isdisjoint(names.values()):
         aside = {path: path for path in names}
     else:
@@ -194,6 +195,6 @@ def _locations(window: ByteWindow, message: Field, kind: str, depth: int = 0) ->
 
 
 def _may_name(window: ByteWindow, part: Field) -> bool:
-    """Whether a message may hold a location. A short message is searched for the word."""
+    """Whether a message may contain a location. A short message is searched for the word."""
     length = part.end - part.payload
     return length > _SCANNED or b"location" in window.read(part.payload, length)

@@ -1,8 +1,8 @@
-"""Locks of folders and files: one process or thread at a time, and nothing is left behind when it is killed.
+"""Locks of folders and files for processes and threads. Nothing is left after a kill.
 
-The lock is the kernel's, on the folder or file itself: no further file is written, and the lock ends with its process.
-Where that is not possible (Windows, some network filesystems), it is a lock of `filelock` on a hidden file in the
-folder; that file may stay, empty, and means nothing by itself.
+The lock is the kernel's, on the folder or file itself: no further file is written, and the lock ends with its
+process. If this is not supported (Windows, some network filesystems), a lock of `filelock` on a hidden file in the
+folder is used. That file may stay, empty.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if sys.platform != "win32":
 __all__ = ["LOCK_FILE", "HeldLock", "file_lock", "folder_lock", "locked_for_replacing"]
 
 LOCK_FILE: Final = ".optimum-htp.lock"
-_POLL: Final = 0.01  # seconds
+_POLL: Final = 0.01  # Seconds.
 
 
 @dataclass(eq=False)
 class HeldLock:
     """A descriptor that may hold a lock.
 
-    A forked child inherits the descriptor, and the lock stays held as long as any copy of it is open. So the child
-    closes its copies, and the lock is released explicitly here.
+    A forked child inherits the descriptor, and the lock is held as long as any copy is open. So the child closes its
+    copies, and the lock is released explicitly here.
     """
 
     descriptor: int
@@ -40,7 +40,7 @@ class HeldLock:
         _held.add(self)
 
     def acquire(self) -> bool:
-        """Try once to get the lock; False where another has it.
+        """Try once to get the lock; False if another process has it.
 
         Raises:
             OSError: The filesystem has no such locks.
@@ -89,15 +89,15 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def folder_lock(folder: Path, timeout: float = 60.0) -> Iterator[None]:
-    """Hold the lock of a folder that exists.
+    """Hold the lock of an existing folder.
 
     Args:
-        folder: The folder. A link to one is followed.
-        timeout: Seconds to wait while another holds it; 0 to try once.
+        folder: The folder, or a link to it.
+        timeout: Seconds to wait while another process holds it; 0 to try once.
 
     Raises:
-        TimeoutError: Another still holds it.
-        OSError: The folder is not there, or cannot be locked in any way.
+        TimeoutError: Another process still holds it.
+        OSError: The folder does not exist, or cannot be locked.
     """
     lock = None if sys.platform == "win32" else _locked(folder, os.O_DIRECTORY, timeout)
     with lock or file_lock(folder, timeout):
@@ -106,20 +106,20 @@ def folder_lock(folder: Path, timeout: float = 60.0) -> Iterator[None]:
 
 @contextmanager
 def locked_for_replacing(path: Path, timeout: float = 60.0, *, required: bool = True) -> Iterator[None]:
-    """Hold the lock of a file while it is compared and another is renamed to its path.
+    """Hold the lock of a file while it is compared and another file is renamed to its path.
 
-    The lock belongs to the file that is at the path when the block begins. Whoever replaces it holds that lock, so
-    two writers that read the same file take turns, and the second one finds a different file. Where there is no file,
-    or one that this user may not read, nothing is locked.
+    The lock belongs to the file that is at the path when the block begins. Every writer that replaces it holds that
+    lock. So two writers that read the same file take turns, and the second one finds a changed file. If there is no
+    file, or this user cannot read it, nothing is locked.
 
     Args:
         path: The file.
-        timeout: Seconds to wait while another holds it.
-        required: Whether to fail then. Without, the block runs without the lock.
+        timeout: Seconds to wait while another process holds it.
+        required: Whether to fail after the timeout. Otherwise, the block runs without the lock.
 
     Raises:
-        TimeoutError: Another still holds it.
-        OSError: It cannot be locked in any way.
+        TimeoutError: Another process still holds it.
+        OSError: It cannot be locked.
     """
     lock: AbstractContextManager[object] | None = None
     with suppress(FileNotFoundError, *(() if required else (TimeoutError,))):
@@ -133,12 +133,12 @@ def locked_for_replacing(path: Path, timeout: float = 60.0, *, required: bool = 
 
 @contextmanager
 def file_lock(folder: Path, timeout: float) -> Iterator[None]:
-    """Hold a lock on a file in the folder: what is used where folders and files cannot be locked themselves."""
+    """Hold a lock on a file in the folder, for systems that cannot lock folders and files themselves."""
     from filelock import FileLock, SoftFileLock, Timeout
 
     place = folder / LOCK_FILE
-    if place.is_symlink():  # FileLock would empty the file that it leads to
-        raise OSError(f"{place} is a link, and is not used as a lock. Delete it")
+    if place.is_symlink():  # FileLock would empty the link's target.
+        raise OSError(f"{place} is a link and cannot be used as a lock. Delete it")
     lock = FileLock(place)
     try:
         try:
@@ -146,7 +146,7 @@ def file_lock(folder: Path, timeout: float) -> Iterator[None]:
         except (NotImplementedError, OSError) as error:
             if isinstance(error, TimeoutError) or not folder.is_dir():
                 raise
-            lock = SoftFileLock(place)  # a filesystem without locks: the file's existence is the lock
+            lock = SoftFileLock(place)  # A filesystem without locks: the existence of the file is the lock.
             lock.acquire(timeout=timeout)
     except Timeout as error:
         raise TimeoutError(
@@ -159,21 +159,21 @@ def file_lock(folder: Path, timeout: float) -> Iterator[None]:
 
 
 def _locked(path: Path, flags: int, timeout: float) -> HeldLock | None:
-    """Return the lock of a folder or file; None where it cannot be locked itself."""
+    """Return the lock of a folder or file; None if it cannot be locked itself."""
     deadline = time.monotonic() + timeout
     access = os.O_RDONLY
     while True:
         try:
             lock = HeldLock(os.open(path, access | flags))
         except PermissionError:
-            return None  # it may be written to and not be read
+            return None  # The user can write it, but not read it.
         except OSError as error:
             if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
-                return None  # a link, which is replaced itself
+                return None  # A link, which is replaced itself.
             raise
         locked = False
         try:
-            # Whoever held it may have moved it away, and another stands in its place.
+            # The holder may have moved it away, and another file has its name.
             locked = lock.acquire() and os.path.samestat(os.fstat(lock.descriptor), os.stat(path))  # noqa: PTH116
             if locked:
                 return lock
@@ -182,7 +182,7 @@ def _locked(path: Path, flags: int, timeout: float) -> HeldLock | None:
         except OSError:
             if access == os.O_RDWR or flags & os.O_DIRECTORY:
                 return None
-            access = os.O_RDWR  # NFS locks only files that are open for writing
+            access = os.O_RDWR  # NFS locks only files that are open for writing.
             continue
         finally:
             if not locked:

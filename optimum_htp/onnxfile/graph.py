@@ -1,7 +1,7 @@
-"""Reading a graph's structure: its nodes and initializers as small records, without the weights.
+"""Reads the structure of a graph: its nodes and initializers as small records, without weights.
 
-Subgraphs (of `If`, `Loop`, `Scan`) and the model's own functions are read too, each node with the names of the
-nodes that it lies in.
+Subgraphs (of `If`, `Loop`, `Scan`) and the model's own functions are read too. Each node has the names of the nodes
+around it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = ["graph_of", "read_graph"]
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
-    """Return the structure of an ONNX file's graph. Reads all of it but the weights.
+    """Return the structure of an ONNX file's graph. Reads everything except the weights.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
-        InvalidOnnxFileError: What is there is not an ONNX model.
+        OnnxFileNotFoundError: The path does not exist.
+        InvalidOnnxFileError: The file is not an ONNX model.
     """
     with opened(path, chunk=1 << 16) as window:
         return graph_of(window)
@@ -47,7 +47,7 @@ def graph_of(window: ByteWindow, places: NodePlaces | None = None) -> Graph:
 
     Args:
         window: The open file.
-        places: Gets the places of the graph's own nodes.
+        places: Receives the offsets of the graph's own nodes.
     """
     window.begin_pass()
     places = NodePlaces() if places is None else places
@@ -88,14 +88,14 @@ def graph_of(window: ByteWindow, places: NodePlaces | None = None) -> Graph:
                 others += _sparse(window, part)
     if not has_graph:
         raise window.invalid("it has no graph")
-    # Files of IR version 3 list them among the inputs; ONNX Runtime does not call them so.
+    # Files of IR version 3 list them among the inputs; ONNX Runtime does not report them as inputs.
     weights = {tensor.name for tensor in initializers}
     given = tuple(spec for spec in inputs if spec.name not in weights)
     return Graph(name, given, tuple(outputs), tuple(nodes), tuple(initializers), tuple(others))
 
 
 def _in_function(node: Node, number: int) -> Node:
-    """Return a node of a function's body with other names of its values: names of the graph mean something else."""
+    """Return a node of a function's body with other names of its values, which are separate from the graph's."""
 
     def own(values: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{value} (function {number})" if value else "" for value in values)
@@ -126,7 +126,7 @@ def _node(window: ByteWindow, fields: Sequence[Field], within: tuple[str, ...]) 
 
 
 def _integers(window: ByteWindow, fields: Iterable[Field]) -> dict[str, int]:
-    """Decode the attributes that are integers. AttributeProto: name = 1, i = 3."""
+    """Decode the integer attributes. AttributeProto: name = 1, i = 3."""
     found: dict[str, int] = {}
     for attribute in fields:
         if attribute.number != ATTRIBUTE or attribute.wire_type != LENGTH_DELIMITED:
@@ -145,7 +145,7 @@ def _integers(window: ByteWindow, fields: Iterable[Field]) -> dict[str, int]:
 def _nodes(
     window: ByteWindow, message: Field, kind: str, within: tuple[str, ...], depth: int, tensors: list[Initializer]
 ) -> Iterator[Node]:
-    """Yield the nodes in a message; its tensors are added to a list."""
+    """Yield the nodes in a message; its tensors are appended to a list."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     children = CHILDREN[kind]
@@ -165,7 +165,7 @@ def _nodes(
 def _read_node(
     window: ByteWindow, part: Field, within: tuple[str, ...], depth: int, tensors: list[Initializer]
 ) -> Iterator[Node]:
-    """Yield a node, and the nodes in its subgraphs; its tensors are added to a list."""
+    """Yield a node, and the nodes in its subgraphs; its tensors are appended to a list."""
     short = plain_node(window, part, within)
     if short is not None:
         yield short
@@ -185,7 +185,7 @@ def _read_node(
 
 
 def _constant(window: ByteWindow, attribute: Field) -> Iterator[Initializer]:
-    """Yield the tensor of an attribute of a `Constant`. AttributeProto: t = 5, sparse_tensor = 22."""
+    """Yield the tensor in an attribute of a `Constant`. AttributeProto: t = 5, sparse_tensor = 22."""
     for part in walk(window, attribute.payload, attribute.end):
         if part.wire_type == LENGTH_DELIMITED and part.number == 5:
             yield _initializer(window, part)
@@ -194,7 +194,7 @@ def _constant(window: ByteWindow, attribute: Field) -> Iterator[Initializer]:
 
 
 def _sparse(window: ByteWindow, part: Field) -> Iterator[Initializer]:
-    """Decode a SparseTensorProto: values = 1, whose name is the tensor's, and dims = 3. Its shape is the dense one."""
+    """Decode a SparseTensorProto: values = 1, with the tensor's name, and dims = 3. Its shape is the dense one."""
     dense = _initializer(window, part, dims=3)
     for inner in walk(window, part.payload, part.end):
         if inner.number == 1 and inner.wire_type == LENGTH_DELIMITED:

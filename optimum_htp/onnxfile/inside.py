@@ -1,8 +1,8 @@
-"""Folders below a folder, opened without leaving it.
+"""Opens folders below a folder, without leaving it.
 
-A folder that somebody else gave us (a clone, an archive, a shared folder) may hold links. What is written "into a
-folder" must not end up outside of it. On POSIX the folders are opened one by one without following links, so a link
-that appears after the check is not followed either.
+A folder from another source (a clone, an archive, a shared folder) may contain links. Files that are written "into a
+folder" must not end up outside it. On POSIX the folders are opened one by one without following links, so a link that
+appears after the check is not followed either.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _FOLDER: Final = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", os.O_RDON
 
 @dataclass(frozen=True)
 class OpenFolder:
-    """A folder whose files are named relative to its descriptor.
+    """A folder whose files are addressed relative to its descriptor.
 
     Attributes:
         path: Its path, without links.
-        descriptor: None where the system cannot name files relative to a folder (Windows).
+        descriptor: None if the system cannot address files relative to a folder (Windows).
     """
 
     path: Path
@@ -43,7 +43,7 @@ class OpenFolder:
 def path_below(root: Path, folder: PurePath) -> Path:
     """Return the real path of a folder below another one. It need not exist.
 
-    Links inside `root` may lead to other places inside it; `root` itself may be a link.
+    Links inside `root` may lead to other folders inside it; `root` itself may be a link.
 
     Raises:
         OSError: A link leads out of `root`.
@@ -57,7 +57,7 @@ def path_below(root: Path, folder: PurePath) -> Path:
 
 @contextmanager
 def opened_below(root: Path, folder: PurePath) -> Iterator[OpenFolder]:
-    """Open a folder below another one; create it where it does not exist.
+    """Open a folder below another one; create it if it does not exist.
 
     Raises:
         OSError: A link leads out of `root`, or a folder cannot be created or opened.

@@ -1,4 +1,4 @@
-"""What the inputs of operators mean: which are weights, and which say how a weight is quantized.
+"""The meaning of operators' inputs: weights, and the parameters of quantized weights.
 
 Sources: https://onnx.ai/onnx/operators/ and
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Role(Enum):
-    """What an input is to a layer."""
+    """The meaning of an input for a layer."""
 
     WEIGHT = "weight"
     BIAS = "bias"
@@ -40,13 +40,13 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """The inputs of an operator that belong to one quantized tensor.
+    """The inputs of an operator for one quantized tensor.
 
     Attributes:
-        weight: The integers; None where these are activations or results, which no file has.
-        scale: Their scale; None where only its name says it.
-        zero: Their zero point; None where only its name says it.
-        indexes: Other inputs that say how the integers are arranged.
+        weight: The integers; None for activations or results, which are not in a file.
+        scale: Their scale; None if only its name identifies it.
+        zero: Their zero point; None if only its name identifies it.
+        indexes: Other inputs that determine the arrangement of the integers.
     """
 
     weight: int | None
@@ -58,7 +58,7 @@ class Quantized:
 PASSED_THROUGH: Final = frozenset(
     {"Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
 )
-"""Operators that a weight passes through, as their first input, on its way to the node that uses it."""
+"""Operators that a weight passes through, as their first input, to the node that uses it."""
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 
@@ -77,25 +77,25 @@ PRODUCTS: Final = CONVOLUTIONS | {
     "QGemm",
     "QAttention",
 }
-"""Operators that multiply by a matrix or a kernel, quantized ones too."""
+"""Operators that multiply by a matrix or a kernel, including quantized ones."""
 
 PACKED: Final = frozenset({"MatMulNBits", "GatherBlockQuantized", "MatMulBnb4"})
-"""Operators whose attributes say how many numbers are in a byte."""
+"""Operators with attributes for the number of values in a byte."""
 
 RANDOM: Final = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
-"""Operators whose results are others in each run."""
+"""Operators whose results differ between runs."""
 
 WITH_INTEGERS: Final = PACKED | {"Gemm", "QGemm", "FusedMatMul", "DequantizeLinear"}
-"""Operators whose attributes say how a weight is arranged."""
+"""Operators with attributes for the arrangement of a weight."""
 
 _QUANTIZED: Final[Mapping[str, tuple[Quantized, ...]]] = {
     "QuantizeLinear": (Quantized(None, 1, 2),),
     "DequantizeLinear": (Quantized(0, 1, 2),),
     "MatMulInteger": (Quantized(0, None, 2), Quantized(1, None, 3)),
     "ConvInteger": (Quantized(1, None, 3),),
-    "Gather": (Quantized(0, None, None),),  # its result is de-quantized
+    "Gather": (Quantized(0, None, None),),  # Its result is dequantized.
     "QLinearMatMul": (Quantized(0, 1, 2), Quantized(3, 4, 5), Quantized(None, 6, 7)),
     "QLinearConv": (Quantized(0, 1, 2), Quantized(3, 4, 5), Quantized(None, 6, 7)),
     "QGemm": (Quantized(3, 4, 5), Quantized(None, 1, 2), Quantized(None, 7, 8)),
@@ -146,32 +146,32 @@ _ROLES: Final[Mapping[str, Mapping[int, Role]]] = {
 
 
 def role_of(operator: str, position: int) -> Role | None:
-    """Return what an input of an operator is to a layer; None where that is not known."""
+    """Return the meaning of an operator's input for a layer; None if it is unknown."""
     return _ROLES.get(operator, {}).get(position)
 
 
 def is_setting(operator: str, position: int) -> bool:
-    """Whether an input of floats says how an operator works, and is nothing that it computes with."""
+    """Whether an input of floats is a setting of an operator, not a value that it computes with."""
     return position in _SETTINGS.get(operator, ())
 
 
 def quantized_inputs(operator: str) -> tuple[Quantized, ...]:
-    """Return the quantized inputs of an operator; none for one that takes none."""
+    """Return the quantized inputs of an operator; empty if it has none."""
     return _QUANTIZED.get(operator, ())
 
 
 def is_scale_or_zero_point(operator: str, position: int) -> bool:
-    """Whether an operator takes a scale or a zero point as an input."""
+    """Whether an operator has a scale or a zero point as this input."""
     return any(position in (one.scale, one.zero) for one in quantized_inputs(operator))
 
 
 def is_quantization(operator: str) -> bool:
-    """Whether an operator occurs in quantized models alone."""
+    """Whether an operator is used in quantized models only."""
     return operator == "DynamicQuantizeLinear" or (operator in _QUANTIZED and operator != "Gather")
 
 
 def number_of_bits(operator: str, integers: Mapping[str, int]) -> int:
-    """Return how many bits of a byte are one number of a packed weight.
+    """Return the number of bits per value of a packed weight.
 
     Args:
         operator: One of `PACKED`.

@@ -1,9 +1,8 @@
-"""Which existing files a command may replace: one rule for every output that a user names.
+"""The rule for existing files that a command may replace, for every output that a user names.
 
-An output is never a file that the command reads, and never an ONNX file unless the command writes ONNX. What is there
-has to be a file of the same kind, written by an earlier run, or `force` has to be given. All of this is decided by the
-content of the file: a name says little, and links, other spellings and case-insensitive file systems give one file
-several names.
+An output is never a file that the command reads, and an ONNX file only if the command writes ONNX. An existing file
+must be of the same kind, from an earlier run, or `force` is needed. The content of the file decides, because links,
+other spellings and case-insensitive filesystems can give one file several names.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ class OutputKind:
     """A kind of file that commands write.
 
     Attributes:
-        name: What it is called in messages, with its article.
-        is_kind: Whether the content of a file that is not empty is of this kind.
+        name: Its name in messages, with an article.
+        is_kind: Whether the content of a non-empty file is of this kind.
     """
 
     name: str
@@ -40,7 +39,7 @@ class OutputKind:
 
 
 def _is_onnx(path: Path) -> bool:
-    """Whether a file is an ONNX model. A damaged header does not count, a damaged graph does."""
+    """Whether a file is an ONNX model. A file with a damaged header is not; a file with a damaged graph is."""
     with suppress(OptimumHTPError, OSError):
         read_header(path)
         return True
@@ -57,14 +56,14 @@ def check_output(
     inputs: Iterable[str | os.PathLike[str]] = (),
     force: bool = False,
 ) -> Path:
-    """Return the path of an output, where writing it destroys nothing.
+    """Return the path of an output, after a check that writing it destroys no other file.
 
     Args:
-        path: Where a file of the kind is to be written.
-        kind: What is to be written.
-        inputs: What the command reads. The external data of an ONNX file belongs to it. All files in a folder that is
-            named here are inputs, except those of the kind.
-        force: Whether a file of another kind may be replaced. Inputs and ONNX files may not even then.
+        path: The output file.
+        kind: Its kind.
+        inputs: Files that the command reads, including external data of ONNX files. All files in a folder that is
+            listed here are inputs, except those of the kind.
+        force: Whether to replace a file of another kind. Inputs and ONNX files are never replaced.
 
     Raises:
         ProtectedFileError: The path is a folder, a device, an input, an ONNX file, or a file of another kind.
@@ -78,46 +77,46 @@ def check_output(
     except (OSError, ValueError) as error:
         raise OnnxReadError(f"{path} cannot be used as an output: {error}. Name another file.") from error
     if any(_is_same(path, file) for file in files):
-        raise ProtectedFileError(f"{path} is a file that this command reads: name another output.")
+        raise ProtectedFileError(f"{path} is a file that this command reads. Name another output.")
     if kind is not ONNX and path.suffix.lower() == _SUFFIX:
         raise ProtectedFileError(
-            f"{path} is the name of an ONNX file, and {kind.name} is written: name another output."
+            f"{path} is the name of an ONNX file, but the output is {kind.name}. Name another output."
         )
     if status is None:
         return path
     if stat.S_ISDIR(status.st_mode):
-        raise ProtectedFileError(f"{path} is a folder: name a file for {kind.name}.")
+        raise ProtectedFileError(f"{path} is a folder. Name a file for {kind.name}.")
     if not stat.S_ISREG(status.st_mode):
-        raise ProtectedFileError(f"{path} is not a regular file: name another output.")
-    if status.st_size == 0:  # nothing to lose
+        raise ProtectedFileError(f"{path} is not a regular file. Name another output.")
+    if status.st_size == 0:  # An empty file.
         return path
     if not os.access(path, os.R_OK):
-        raise OnnxReadError(f"{path} exists and cannot be read, so it is not replaced: name another output.")
+        raise OnnxReadError(f"{path} exists but cannot be read, so it is not replaced. Name another output.")
     if kind is not ONNX and _is_onnx(path):
-        raise ProtectedFileError(f"{path} is an ONNX file, and {kind.name} is written: name another output.")
+        raise ProtectedFileError(f"{path} is an ONNX file, but the output is {kind.name}. Name another output.")
     is_kind = kind.is_kind(path)
     for file in files:
         if not (is_kind and file.is_dir()) and any(_is_same(path, data) for data in _belonging(file)):
-            raise ProtectedFileError(f"{path} is a file that this command reads: name another output.")
+            raise ProtectedFileError(f"{path} is a file that this command reads. Name another output.")
     if is_kind:
         return path
     if not force:
-        way_out = "name another output" + ("" if kind is ONNX else ", or give --force")
+        way_out = "name another output" + ("" if kind is ONNX else ", or pass --force")
         raise ProtectedFileError(f"{path} exists and is not {kind.name}: {way_out}.")
     return path
 
 
 def refuse_same_outputs(*paths: Path | None) -> None:
-    """Refuse to write two things to one file.
+    """Reject one file for two outputs.
 
     Raises:
-        ProtectedFileError: Two of the paths are one file.
+        ProtectedFileError: Two of the paths are the same file.
     """
     named = [path for path in paths if path is not None]
     for at, path in enumerate(named):
         for other in named[:at]:
             if _is_same(path, other) or _real(path).casefold() == _real(other).casefold():
-                raise ProtectedFileError(f"{path} is named for two outputs: give each a file of its own.")
+                raise ProtectedFileError(f"{path} is named for two outputs. Name a different file for each.")
 
 
 def write_document(
@@ -128,11 +127,11 @@ def write_document(
     inputs: Iterable[str | os.PathLike[str]] = (),
     force: bool = False,
 ) -> None:
-    """Write a file whole or not at all; see `check_output`.
+    """Write a file completely or not at all; see `check_output`.
 
     Raises:
-        ProtectedFileError: What is there may not be replaced.
-        OSError: The file cannot be written. What was there still is.
+        ProtectedFileError: The existing file must not be replaced.
+        OSError: The file cannot be written. An existing file is unchanged.
     """
     inputs = list(inputs)
 
@@ -148,7 +147,7 @@ def write_document(
 def _is_same(one: Path, other: Path) -> bool:
     with suppress(OSError, ValueError):
         return one.samefile(other)
-    return _real(one) == _real(other)  # not there yet
+    return _real(one) == _real(other)  # It does not exist yet.
 
 
 def _real(path: Path) -> str:
@@ -158,7 +157,7 @@ def _real(path: Path) -> str:
 
 
 def _belonging(path: Path) -> Iterator[Path]:
-    """Yield the files that are read with an input: the external data of an ONNX file, the files in a folder."""
+    """Yield the files that belong to an input: the external data of an ONNX file, the files in a folder."""
     with suppress(OSError, OptimumHTPError):
         if path.is_dir():
             yield from (Path(here, name) for here, _, names in os.walk(path) for name in names)
@@ -167,7 +166,7 @@ def _belonging(path: Path) -> Iterator[Path]:
 
 
 def starts_with(*heads: bytes) -> Callable[[Path], bool]:
-    """Return a check of how a file begins, white space left out."""
+    """Return a check of the first characters of a file, without white space."""
     wanted = [b"".join(head.split()) for head in heads]
 
     def is_kind(path: Path) -> bool:

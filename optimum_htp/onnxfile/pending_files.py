@@ -1,8 +1,8 @@
-"""The hidden folder from which the files of an export are renamed into place, and whether it counts.
+"""The hidden folder from which the files of an export are renamed to their places, and its check.
 
-A folder of this name may also come from others: in a clone, an archive, a folder that others write to. So it counts
-only if this user's process wrote it in this very place. `files.json` has the inode number and the change time of each
-file: a copy has others, and nobody can set a change time. Anything else is refused, and nothing is moved or deleted.
+A folder of this name may come from another source: a clone, an archive, a shared folder. So it is used only if a
+process of this user wrote it in this place. `files.json` contains the inode number and the change time of each file.
+A copy has others, and no user can set a change time. Any other folder is rejected, and nothing is moved or deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["NEW", "SWITCH", "files_left", "is_own", "write_list"]
 SWITCH: Final = ".optimum-htp.switch"
 NEW: Final = ".new"
 _LIST: Final = "files.json"
-_MOST: Final = 1 << 24  # bytes of the list
+_MOST: Final = 1 << 24  # Bytes of the list.
 
 
 def is_own(status: os.stat_result) -> bool:
@@ -31,7 +31,7 @@ def is_own(status: os.stat_result) -> bool:
 
 
 def write_list(coming: Path, left: Mapping[str, Path]) -> None:
-    """Note in a switch where each of its files belongs, by its name in there."""
+    """Write the list of the pending files with their target paths."""
     content = {
         number: {"name": name.as_posix(), "identity": _unforgeable((coming / number).lstat())}
         for number, name in left.items()
@@ -47,10 +47,10 @@ def _unforgeable(status: os.stat_result) -> list[int]:
 
 
 def files_left(output: Path) -> dict[str, Path]:
-    """Return what is left of a switch that an export of this user began here: where each file belongs.
+    """Return the pending files that an export of this user left here, with their target paths.
 
     Raises:
-        UnfinishedExportError: It is anything else.
+        UnfinishedExportError: The folder was not left by such an export.
     """
     coming = output / SWITCH
     try:
@@ -60,19 +60,19 @@ def files_left(output: Path) -> dict[str, Path]:
         for name in names:
             place = PurePosixPath(known[name]["name"])
             if not is_inside(known[name]["name"]) or SWITCH in place.parts:
-                raise ValueError(f"{name} does not belong into this folder")
+                raise ValueError(f"{name} does not belong in this folder")
             if known[name]["identity"] != _unforgeable((coming / name).lstat()):
                 raise ValueError(f"{name} is a copy, or was changed")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UnfinishedExportError(
-            f"{coming} was not left here by an export of this user ({error or type(error).__name__}). Nothing was "
-            f"moved. Delete {coming} and export again."
+            f"No export of this user left {coming} here ({error or type(error).__name__}). Nothing was moved. Delete "
+            f"{coming} and export again."
         ) from error
     return left
 
 
 def _own_files(coming: Path) -> list[str]:
-    """Return the names of the files in a switch, without its list."""
+    """Return the names of the pending files, without the list."""
     status = coming.lstat()
     if not stat.S_ISDIR(status.st_mode) or not is_own(status):
         raise ValueError("it is not a folder of this user")
@@ -80,7 +80,7 @@ def _own_files(coming: Path) -> list[str]:
     for name in names:
         status = (coming / name).lstat()
         if not stat.S_ISREG(status.st_mode) or not is_own(status) or status.st_nlink > 1:
-            raise ValueError(f"{name} is not a file of this user that has only this name")
+            raise ValueError(f"{name} is not a file of this user with a single name")
     return [name for name in names if name != _LIST]
 
 

@@ -1,7 +1,7 @@
-"""Decoding nodes and tensors as most are: short, or with a short beginning, in the order in which they are written.
+"""Decodes nodes and tensors in their usual form: short, or with a short start, with fields in the usual order.
 
-Each function returns None for a message of another form, which has to be walked through. Models have tens of thousands
-of nodes, so this decides how long a file takes to read and to tag.
+Each function returns None for a message of another form, which the general reader then walks. Models have tens of
+thousands of nodes, so this determines how long reading and tagging take.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from optimum_htp.onnxfile.wire import LENGTH_DELIMITED, ByteWindow, Field
 
 __all__ = ["may_hold_graph", "plain_metadata", "plain_node", "plain_tensor"]
 
-_new: Final = tuple.__new__  # takes half the time of a named tuple's own constructor
-_SCANNED: Final = 1 << 10  # bytes of an attribute that are looked through at once
-_SHORT: Final = _SCANNED  # bytes of a node that is looked at as a whole, so that of its attributes none is longer
-_HEAD: Final = 192  # bytes of a tensor before its content
+_new: Final = tuple.__new__  # Takes half the time of a named tuple's own constructor.
+_SCANNED: Final = 1 << 10  # Bytes of an attribute that are searched at once.
+_SHORT: Final = _SCANNED  # Bytes of a node that is decoded at once; its attributes cannot be longer.
+_HEAD: Final = 192  # Bytes of a tensor before its content.
 _SUBGRAPH: Final = re.compile(
     b"[%b]"
     % re.escape(bytes(number << 3 | LENGTH_DELIMITED | more for number in CHILDREN["attribute"] for more in (0, 0x80)))
 )
-"""The first byte of a field that holds a subgraph: its tag, which a longer varint than needed may say too."""
+"""The first byte of a field that contains a subgraph: its tag. A tag may also be a longer varint than needed."""
 
 
 def may_hold_graph(window: ByteWindow, attribute: Field) -> bool:
-    """Whether an attribute may hold a subgraph. A short attribute is searched for the tag of one."""
+    """Whether an attribute may contain a subgraph. A short attribute is searched for the tag."""
     length = attribute.end - attribute.payload
     return length > _SCANNED or _SUBGRAPH.search(window.read(attribute.payload, length)) is not None
 
 
 def plain_metadata(window: ByteWindow, part: Field) -> Mapping[str, str] | None:
-    """Return the metadata of a node that is short and has no subgraph; None of any other."""
+    """Return the metadata of a short node without subgraphs; None for any other node."""
     node = plain_node(window, part, ())
     return None if node is None else node.metadata
 
 
 def plain_node(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node | None:
-    """Decode a node as most are: short, and without subgraphs; None for one that has to be walked through."""
+    """Decode a short node without subgraphs; None for any other node."""
     if part.end - part.payload > _SHORT:
         return None
     content = window.read(part.payload, part.end - part.payload)
@@ -82,7 +82,7 @@ def plain_node(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node
                 metadata[known[0]] = known[1]
             elif head & 0x87 != LENGTH_DELIMITED or head < 8:
                 return None
-    except (IndexError, UnicodeDecodeError):  # the long way tells where
+    except (IndexError, UnicodeDecodeError):  # The general reader reports the position.
         return None
     if offset != end or operator in WITH_INTEGERS:
         return None
@@ -91,7 +91,7 @@ def plain_node(window: ByteWindow, part: Field, within: tuple[str, ...]) -> Node
 
 
 def plain_tensor(window: ByteWindow, part: Field) -> Initializer | None:
-    """Decode a TensorProto as most are: its dims, data_type and name are short, and raw_data = 9 is behind them."""
+    """Decode a TensorProto in its usual form: dims, data_type and name are short, and raw_data = 9 follows."""
     content = window.read(part.payload, min(part.end - part.payload, _HEAD))
     name, number, offset = "", 0, 0
     shape: list[int] = []

@@ -1,4 +1,4 @@
-"""What a rewritten ONNX file consists of: ranges of the old file, and new bytes in place of some fields."""
+"""The plan of a rewritten ONNX file: ranges of the old file, and new bytes in place of some fields."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from optimum_htp.onnxfile.wire import (
 __all__ = ["NodeVisitor", "Segment", "length_of", "node_entries", "planned", "property_field"]
 
 _TENSOR: Final = INITIALIZER << 3 | LENGTH_DELIMITED
-_MAX_PROPERTY: Final = 8 << 20  # characters; readers bound the text of a file
-_MAX_ARCHIVE: Final = 1 << 30  # characters: a ModelProto has at most 2 GiB
+_MAX_PROPERTY: Final = 8 << 20  # Characters; readers limit the text of a file.
+_MAX_ARCHIVE: Final = 1 << 30  # Characters; a ModelProto has at most 2 GiB.
 
 NodeVisitor = Callable[[Mapping[str, str]], Mapping[str, str] | None]
-"""Given a node's metadata properties, returns its new ones, or None to leave the node as it is."""
+"""Returns the new metadata properties of a node for its present ones, or None for no change."""
 
-Segment = tuple[int, int] | bytes  # a range of the old file, or new bytes
+Segment = tuple[int, int] | bytes  # A range of the old file, or new bytes.
 
 
 def planned(
@@ -43,11 +43,11 @@ def planned(
     data: MovedData | None,
     nodes: NodePlaces,
 ) -> list[Segment]:
-    """List the new file's segments, new fields where their number says that they belong.
+    """List the new file's segments, with new fields in the order of their numbers.
 
-    Of the graph's nodes, which `graph_of` has listed, nothing is read again.
+    Nodes of the graph that `graph_of` has listed are not read again.
 
-    Archives come at the very end: who reads the rest of a file that is far away need not fetch them.
+    Archives come last, so that a reader of a remote file need not download them.
     """
     window.begin_pass()
     changes = None if visit is None and data is None else _Changes(visit or _as_it_is, data)
@@ -85,8 +85,8 @@ def planned(
         raise window.invalid("it has no graph")
     if text > MAX_TEXT_BYTES:
         raise MetadataError(
-            f"The properties of {window.name} would have {text >> 20} MiB of text, and {MAX_TEXT_BYTES >> 20} MiB are "
-            "read. Nothing was written. Remove some, for example with `optimum-cli htp strip`."
+            f"The properties of {window.name} would have {text >> 20} MiB of text, but at most {MAX_TEXT_BYTES >> 20} "
+            "MiB can be read. Nothing was written. Remove some, for example with `optimum-cli htp strip`."
         )
     last += [encoded for key, encoded in entries.items() if reader.is_archive(key)]
     for segment in (*(encoded for _, encoded in new), *last):
@@ -96,21 +96,21 @@ def planned(
 
 @dataclass(frozen=True)
 class _Changes:
-    """What is changed in the messages of a file; see `planned`."""
+    """The changes to the messages of a file; see `planned`."""
 
     visit: NodeVisitor
     data: MovedData | None
 
 
 def _as_it_is(_: Mapping[str, str]) -> None:
-    """Leave a node as it is."""
+    """Return None, so that a node is not changed."""
 
 
-_Changed = tuple[int, int, Sequence[Segment]]  # the offsets of a field, and what is written in its place
+_Changed = tuple[int, int, Sequence[Segment]]  # The offsets of a field, and its replacement.
 
 
 def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, depth: int) -> Sequence[Segment] | None:
-    """Return the segments of a message in which nodes or initializers changed, or None where none did."""
+    """Return the segments of a message with changed nodes or initializers; None for no change."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     if kind == "node" and (short := plain_metadata(window, message)) is not None:
@@ -146,10 +146,10 @@ def _rebuilt(window: ByteWindow, message: Field, kind: str, changes: _Changes, d
 
 
 def _rebuilt_nodes(window: ByteWindow, graph: Field, nodes: NodePlaces, changes: _Changes) -> Iterator[_Changed]:
-    """Yield what changes of a graph's nodes, whose places are known."""
+    """Yield the changes of a graph's nodes, whose offsets are known."""
     visit, first, last = changes.visit, graph.start, graph.end
     for start, payload, end, known in nodes:
-        if not first < start < last:  # a damaged file may have several graphs
+        if not first < start < last:  # A damaged file may have several graphs.
             continue
         if known is None:
             inner = _rebuilt(window, Field(NODE, LENGTH_DELIMITED, start, payload, end), "node", changes, 1)
@@ -160,7 +160,7 @@ def _rebuilt_nodes(window: ByteWindow, graph: Field, nodes: NodePlaces, changes:
 
 
 def _assembled(message: Field, changed: Iterable[_Changed], last: bytes = b"") -> Sequence[Segment] | None:
-    """Return the segments of a message in which some fields changed and more follows; None where nothing does."""
+    """Return the segments of a message with changed fields and further fields at the end; None for no change."""
     body: list[Segment] = []
     position = message.payload
     for start, end, inner in changed:
@@ -180,7 +180,7 @@ def _assembled(message: Field, changed: Iterable[_Changed], last: bytes = b"") -
 def _rebuilt_short(
     window: ByteWindow, payload: int, end: int, number: int, known: Mapping[str, str], visit: NodeVisitor
 ) -> Sequence[Segment] | None:
-    """Return a node that is short as one segment, or None where it did not change."""
+    """Return a short node as one segment, or None for no change."""
     metadata = visit(known)
     if metadata is None or (metadata == known if known else not metadata):
         return None
@@ -198,7 +198,7 @@ def _may_hold_nodes(window: ByteWindow, part: Field, kind: str) -> bool:
 
 @functools.lru_cache(maxsize=128)
 def node_entries(items: tuple[tuple[str, str], ...]) -> bytes:
-    """Encode a node's properties; neighbours mostly have the same."""
+    """Encode a node's properties. Neighbouring nodes often have the same."""
     return b"".join(property_field(NODE_METADATA, key, value) for key, value in items)
 
 
@@ -209,7 +209,7 @@ def property_field(number: int, key: str, value: str) -> bytes:
     ):
         raise MetadataError(f"The metadata property {key[:40]!r} has more than {most >> 20} MiB.", key)
     name, text = key.encode(), value.encode()
-    if len(name) < 0x80 and len(text) < 0x80:  # nearly all: each length is one byte
+    if len(name) < 0x80 and len(text) < 0x80:  # Nearly all: each length is one byte.
         content = b"\x0a%c%b\x12%c%b" % (len(name), name, len(text), text)
     else:
         content = encode_bytes_field(1, name) + encode_bytes_field(2, text)
@@ -217,12 +217,12 @@ def property_field(number: int, key: str, value: str) -> bytes:
 
 
 def length_of(segments: Iterable[Segment]) -> int:
-    """Return how many bytes segments have together."""
+    """Return the total number of bytes of segments."""
     return sum([len(segment) if isinstance(segment, bytes) else segment[1] - segment[0] for segment in segments])
 
 
 def _add(segments: list[Segment], segment: Segment) -> None:
-    """Add a segment, as one with the last where it is the range behind that."""
+    """Append a segment; merge it with the last one if both are consecutive ranges."""
     last = segments[-1] if segments else None
     if isinstance(segment, tuple) and isinstance(last, tuple) and last[1] == segment[0]:
         segments[-1] = last[0], segment[1]

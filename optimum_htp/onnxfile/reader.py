@@ -1,7 +1,7 @@
-"""Reading what an ONNX file says about itself, without its weights and without importing onnx.
+"""Reads the metadata of an ONNX file, without its weights and without importing onnx.
 
-`read_header` walks the top level of the ModelProto and steps over the graph by its length, so its cost does
-not depend on the size of the file. `read_signature` also steps through the graph, to the inputs and outputs.
+`read_header` walks the top level of the ModelProto and skips the graph by its length, so its cost does not depend on
+the size of the file. `read_signature` also walks the graph, to the inputs and outputs.
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 """
 
@@ -42,19 +42,18 @@ TEXT_FIELDS: Final = {
 GRAPH_INPUT: Final = 11
 GRAPH_OUTPUT: Final = 12
 
-_SHORT: Final = 258  # bytes of a StringStringEntryProto whose two lengths take a byte each, at most
+_SHORT: Final = 258  # Maximum bytes of a StringStringEntryProto whose two lengths are one byte each.
 _KEY: Final = 1 << 3 | LENGTH_DELIMITED
 _VALUE: Final = 2 << 3 | LENGTH_DELIMITED
-_ARCHIVE: Final = ("hf_", "_zip")  # how the key of a property begins and ends whose value is an archive, in base64
+_ARCHIVE: Final = ("hf_", "_zip")  # Start and end of the key of a property whose value is an archive, in base64.
 
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """The fields of a ModelProto beside its graph.
+    """The fields of a ModelProto without its graph.
 
-    `metadata` has each key once: of repeated keys the last counts, as in ONNX Runtime. Archives are not read with it:
-    `archives` says how many bytes of text each property has whose value is one. `texts` has those of the four text
-    fields that are in the file, empty ones too.
+    `metadata` contains each key once: of repeated keys the last counts, as in ONNX Runtime. Archives are not included;
+    `archives` contains the number of bytes of each. `texts` contains the existing text fields, including empty ones.
     """
 
     ir_version: int = 0
@@ -70,7 +69,7 @@ class ModelHeader:
 
 
 def is_archive(key: str) -> bool:
-    """Whether the value of a property is an archive, told by its key: long, and read only when it is asked for."""
+    """Whether the value of a property is an archive, by its key. Archives are long, and are read only when needed."""
     start, end = _ARCHIVE
     return key.startswith(start) and key.endswith(end)
 
@@ -80,31 +79,31 @@ def opened(path: str | os.PathLike[str], chunk: int = 4096) -> Iterator[ByteWind
     """Open an ONNX file for reading in pieces.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
-        OnnxReadError: What is there may not be read.
-        InvalidOnnxFileError: There is a folder, or an empty file.
+        OnnxFileNotFoundError: The path does not exist.
+        OnnxReadError: The file cannot be read.
+        InvalidOnnxFileError: The path is a folder, or the file is empty.
     """
     path = Path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
-    except (OSError, ValueError) as error:  # a name that is none, links in a circle, a folder that may not be searched
+    except (OSError, ValueError) as error:  # An invalid name, links in a loop, or a folder without permission.
         raise _unreadable(path, error) from error
     if stat.S_ISDIR(mode):
-        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file: name a file inside it.")
-    if not stat.S_ISREG(mode):  # opening a pipe would wait for somebody to write to it
-        raise InvalidOnnxFileError(f"{path} is not a regular file.")
+        raise InvalidOnnxFileError(f"{path} is a folder, not an ONNX file. Name a file inside it.")
+    if not stat.S_ISREG(mode):  # Opening a pipe would wait for a writer.
+        raise InvalidOnnxFileError(f"{path} is not a regular file. Name an ONNX file.")
     try:
         opened_file = path.open("rb", buffering=0)
-    except FileNotFoundError as error:  # it has just gone
+    except FileNotFoundError as error:  # It was removed in the meantime.
         raise OnnxFileNotFoundError(f"There is no ONNX file at {path}. Check the path.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
     with opened_file as stream:
         size = os.fstat(stream.fileno()).st_size
         if size == 0:
-            raise InvalidOnnxFileError(f"{path} is empty: fetch or export it again.")
+            raise InvalidOnnxFileError(f"{path} is empty. Download or export it again.")
         fetch = functools.partial(_read_range, stream.fileno())
         yield ByteWindow(fetch, str(path), size, chunk, stream.fileno())
 
@@ -120,18 +119,18 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_header(path: str | os.PathLike[str]) -> ModelHeader:
-    """Return everything in an ONNX file's ModelProto but the graph. Reads a few kilobytes.
+    """Return all fields of an ONNX file's ModelProto except the graph. Reads a few kilobytes.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
-        InvalidOnnxFileError: What is there is not an ONNX model.
+        OnnxFileNotFoundError: The path does not exist.
+        InvalidOnnxFileError: The file is not an ONNX model.
     """
     with opened(path) as window:
         return header_of(window)
 
 
 def header_of(window: ByteWindow) -> ModelHeader:
-    """Return everything in a ModelProto but the graph."""
+    """Return all fields of a ModelProto except the graph."""
     window.begin_pass()
     numbers: dict[int, int] = {}
     texts: dict[int, str] = {}
@@ -174,18 +173,18 @@ def header_of(window: ByteWindow) -> ModelHeader:
 
 
 def read_archive(path: str | os.PathLike[str], key: str, limit: int) -> bytes | None:
-    """Return the text of a property whose value is an archive, as it is in the file; None where there is none.
+    """Return the text of a property whose value is an archive, as it is in the file; None if there is none.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
-        InvalidOnnxFileError: What is there is not an ONNX model, or the text has more than `limit` bytes.
+        OnnxFileNotFoundError: The path does not exist.
+        InvalidOnnxFileError: The file is not an ONNX model, or the text has more than `limit` bytes.
     """
     with opened(path) as window:
         return archive_of(window, key, limit)
 
 
 def archive_of(window: ByteWindow, key: str, limit: int) -> bytes | None:
-    """Return the text of a property whose value is an archive, None where a ModelProto has none of that key."""
+    """Return the text of a property whose value is an archive; None if a ModelProto has no such key."""
     window.begin_pass()
     found: Field | None = None
     for part in walk(window, 0, window.size):
@@ -197,12 +196,12 @@ def archive_of(window: ByteWindow, key: str, limit: int) -> bytes | None:
         return None
     length = found.end - found.payload
     if length > limit:
-        raise window.invalid(f"its property {key} has {length} bytes, and at most {limit} are read")
+        raise window.invalid(f"its property {key} has {length} bytes, but at most {limit} are read")
     return window.read(found.payload, length)
 
 
 def read_signature(path: str | os.PathLike[str]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return a model's inputs and outputs, stepping over its nodes and weights.
+    """Return a model's inputs and outputs, without reading its nodes and weights.
 
     Inputs include initializers that the graph lists as inputs too (IR version 3).
     """
@@ -227,7 +226,7 @@ def entry(window: ByteWindow, part: Field) -> tuple[str, str]:
 
 
 def short_entry(content: bytes) -> tuple[str, str] | None:
-    """Decode an entry as it is mostly written; neighbouring nodes have the same. None for one of another form."""
+    """Decode an entry in its usual form; neighbouring nodes have the same. None for an entry of another form."""
     return _short_entry(content) if len(content) <= _SHORT else None
 
 
@@ -246,7 +245,7 @@ def _short_entry(content: bytes) -> tuple[str, str] | None:
 
 
 def property_at(window: ByteWindow, part: Field) -> tuple[str, Field | None]:
-    """Decode the key of a StringStringEntryProto, and say where its value is; None where it has none."""
+    """Decode the key of a StringStringEntryProto, and return the field of its value; None if it has no value."""
     texts: dict[int, Field] = {}
     for inner in walk(window, part.payload, part.end):
         if inner.number in (1, 2) and inner.wire_type == LENGTH_DELIMITED:

@@ -1,9 +1,9 @@
-"""Replacing a file in one step: whoever opens it finds the old one or the new one, and never a piece of either.
+"""Replaces a file in one step: a reader finds the old file or the new one, never a part of either.
 
-The new file has no name while it is written, where the system has such files and lets them be named afterwards (Linux:
-`O_TMPFILE`), so a process that is killed leaves nothing behind. Elsewhere it has a hidden name beside the old one, and
-is locked; what an ended process left is cleared when the same file is written again. What is in it is on the disk
-before it takes the old one's place; the folder is not synced, so after a power cut either may be there, and whole.
+While it is written, the new file has no name if the system supports this (Linux: `O_TMPFILE`), so a killed process
+leaves nothing behind. On other systems it has a hidden name next to the old one, and is locked; leftovers of ended
+processes are removed when the same file is written again. Its content is on the disk before it replaces the old file.
+The folder is not synced, so after a power failure either file may exist, and is complete.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["before_replacing", "identity_of", "replaced_atomically"]
 
 logger = get_logger(__name__)
 
-_BUFFER: Final = 1 << 20  # bytes
+_BUFFER: Final = 1 << 20  # Bytes.
 _DESCRIPTORS: Final = "/proc/self/fd"
-_LONGEST: Final = 80  # bytes of a name that a temporary name repeats; eCryptfs allows 143 in all
+_LONGEST: Final = 80  # Bytes of a name that a temporary name repeats; eCryptfs allows 143 in total.
 
-_naming: Final[dict[int, bool]] = {}  # of each filesystem
+_naming: Final[dict[int, bool]] = {}  # By filesystem.
 
 before_replacing: Final[ContextVar[Callable[[], None] | None]] = ContextVar(
     "optimum_htp_before_replacing", default=None
 )
-"""Called right before a new file takes an old one's place; what it raises keeps the old one where it is."""
+"""Called directly before a new file replaces an old one. An exception keeps the old file."""
 
 
 def identity_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return what differs when a file is replaced or written to."""
+    """Return values that change when a file is replaced or written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -46,16 +46,16 @@ def identity_of(status: os.stat_result) -> tuple[int, ...]:
 def replaced_atomically(
     target: Path, like: Path | None = None, replacing: AbstractContextManager[object] | None = None
 ) -> Iterator[BinaryIO]:
-    """Write a file that takes the place of `target` when the block ends well, and vanishes when it does not.
+    """Write a file that replaces `target` when the block ends without an exception; otherwise it is removed.
 
-    Where `target` exists the new file gets its permissions and, as far as that is allowed, owner and extended
-    attributes. Its other names (hard links) keep the old content.
+    If `target` exists, the new file gets its permissions and, if permitted, owner and extended attributes. Its other
+    names (hard links) keep the old content.
 
     Args:
         target: The file.
         like: An existing file whose permissions a new `target` gets.
-        replacing: Entered right before the replacement and left after it, such as a lock; what it raises keeps the
-            old file where it is.
+        replacing: Entered directly before the replacement and left after it, such as a lock. An exception in it keeps
+            the old file.
     """
     _clear_leftovers(target)
     lock, name = _created(target, 0o600 if like is not None or target.exists() else 0o666)
@@ -73,11 +73,11 @@ def replaced_atomically(
                 question()
             if name is None:
                 name = _named(descriptor, target)
-            elif os.name == "nt":  # Windows renames no file that is open
+            elif os.name == "nt":  # Windows cannot rename an open file.
                 lock.close()
             name.replace(target)
             name = None
-    finally:  # whatever stopped the block, Ctrl-C included: leave nothing behind
+    finally:  # Remove the new file after any exception, including Ctrl-C.
         lock.close()
         if name is not None:
             with suppress(FileNotFoundError):
@@ -85,15 +85,15 @@ def replaced_atomically(
 
 
 def _created(target: Path, mode: int) -> tuple[HeldLock, Path | None]:
-    """Open a new file in the target's folder and lock it; return its name where it has one.
+    """Open a new file in the target's folder and lock it; return its name if it has one.
 
     Args:
-        target: The file that it is to replace.
-        mode: Its permissions until it has its content, less what the kernel takes away. A private model must not be
-            readable for others while it is written.
+        target: The file to replace.
+        mode: Its permissions until it has its content, less the umask. Other users must not be able to read a private
+            model while it is written.
     """
     if hasattr(os, "O_TMPFILE") and Path(_DESCRIPTORS).is_dir():
-        with suppress(OSError):  # not on this filesystem
+        with suppress(OSError):  # Not supported by this filesystem.
             if _takes_names(target):
                 return _locked(os.open(target.parent, os.O_TMPFILE | os.O_RDWR, mode)), None
     name = _temporary_name(target)
@@ -101,7 +101,7 @@ def _created(target: Path, mode: int) -> tuple[HeldLock, Path | None]:
 
 
 def _takes_names(target: Path) -> bool:
-    """Whether a file without a name may be given one beside a target: Android forbids it, and some containers."""
+    """Whether a file without a name can get one next to a target. Android and some containers forbid this."""
     device = target.parent.stat().st_dev
     if device not in _naming:
         probe = os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
@@ -116,10 +116,10 @@ def _takes_names(target: Path) -> bool:
 
 
 def _named(descriptor: int, target: Path) -> Path:
-    """Give a file without a name one, so that it can be renamed: a link cannot replace what is there."""
+    """Give a name to a file without one, so that it can be renamed. A link cannot replace an existing file."""
     name = _temporary_name(target)
     folder = os.open(_DESCRIPTORS, os.O_RDONLY)
-    try:  # only where a folder's descriptor is given does os.link follow links
+    try:  # os.link follows links only with a folder's descriptor.
         os.link(str(descriptor), name, src_dir_fd=folder)
     finally:
         os.close(folder)
@@ -131,32 +131,32 @@ def _temporary_name(target: Path) -> Path:
 
 
 def _beginning(target: Path) -> str:
-    """Return the beginning of a name. Names are limited in bytes; half a character is left out."""
+    """Return the start of a name. Names are limited in bytes; an incomplete character is removed."""
     return target.name.encode(errors="ignore")[:_LONGEST].decode(errors="ignore")
 
 
 def _locked(descriptor: int) -> HeldLock:
-    """Lock a new file as long as it is open, where the system has such locks."""
+    """Lock a new file while it is open, if the system supports such locks."""
     lock = HeldLock(descriptor)
     _is_unused(lock)
     return lock
 
 
 def _is_unused(lock: HeldLock) -> bool:
-    """Lock a file; False where another process may have it."""
+    """Lock a file; False if another process may have it."""
     try:
         return lock.acquire()
     except OSError:
-        return os.name == "nt"  # Windows does not delete a file that is open
+        return os.name == "nt"  # Windows does not delete an open file.
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Remove what processes that ended while they wrote this file left beside it."""
+    """Remove what ended processes left next to this file."""
     pattern = re.compile(rf"\.{re.escape(_beginning(target))}\.[0-9a-f]{{12}}\.tmp")
-    with suppress(OSError):  # a folder that cannot be read, or is not there: creating the file says so
+    with suppress(OSError):  # If the folder cannot be read or does not exist, creating the file reports it.
         for entry in os.scandir(target.parent):
             if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                with suppress(OSError):  # somebody else's, or another process was faster
+                with suppress(OSError):  # It belongs to another user, or another process was faster.
                     _remove_unused(Path(entry.path))
 
 
@@ -168,7 +168,7 @@ def _remove_unused(path: Path) -> None:
 
 
 def _resemble(descriptor: int, model: Path) -> None:
-    """Give a new file the permissions of the one that it replaces, its owner and its extended attributes."""
+    """Give a new file the permissions, the owner and the extended attributes of the file that it replaces."""
     status = model.stat()
     lost = []
     if hasattr(os, "fchown"):
@@ -178,9 +178,9 @@ def _resemble(descriptor: int, model: Path) -> None:
                 os.fchown(descriptor, status.st_uid, status.st_gid)
             except OSError:
                 lost.append(f"its owner {status.st_uid}:{status.st_gid}")
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))  # behind the owner, which takes some bits away
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))  # After the owner, because changing it removes some bits.
     if hasattr(os, "listxattr"):
-        with suppress(OSError):  # not on this filesystem
+        with suppress(OSError):  # Not supported by this filesystem.
             for attribute in os.listxattr(model):
                 try:
                     os.setxattr(descriptor, attribute, os.getxattr(model, attribute))

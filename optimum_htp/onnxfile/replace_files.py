@@ -1,17 +1,17 @@
-"""How the files of an export take the place of others in a folder, and how they are read meanwhile.
+"""Replaces files of a folder by those of an export, and reads such files at the same time.
 
-Each file is replaced by one rename, so there is never none. Several files cannot be replaced at one moment. So all
-new files are moved into the output folder first, in one step and under a hidden name, as `.optimum-htp.switch`:
+Each file is replaced by one rename, so it always exists. Several files cannot be replaced at one moment. So all new
+files are first moved into the output folder, in one step and under a hidden name, as `.optimum-htp.switch`:
 
-    out/.optimum-htp.switch/files.json                 where each file belongs
-    out/.optimum-htp.switch/0.new                      complete and on the disk; named so that no search for
-    out/.optimum-htp.switch/1.new                      `*.onnx` finds it
-    out/encoder_model.onnx                             still the old ones
+    out/.optimum-htp.switch/files.json                 the target path of each file
+    out/.optimum-htp.switch/0.new                      complete and on the disk; `*.onnx` does not match
+    out/.optimum-htp.switch/1.new                      these names
+    out/encoder_model.onnx                             still the old files
     out/decoder_model.onnx
 
-From this step on the new model is what will be there: file after file is renamed into place, and the next export into
-such a folder, after its publisher was killed, only has to continue with what is left in it (`finish_replacement`). The
-folder's existence tells a reader that files next to it may be of two exports (`read_whole`).
+From this step on, the replacement will be completed: the files are renamed one by one. If the process is killed, the
+next export into the folder continues with the remaining files (`finish_replacement`). If the hidden folder exists, a
+reader knows that files next to it may be of two exports (`read_whole`).
 """
 
 from __future__ import annotations
@@ -45,17 +45,18 @@ __all__ = [
 ]
 
 _ATTEMPTS: Final = 20
-_STALLED: Final = 2.0  # seconds without a file renamed; a switch of many files takes milliseconds
-_LONGEST: Final = 60.0  # seconds to wait for a switch in which something moves
+_STALLED: Final = 2.0  # Seconds without a renamed file; a replacement of many files takes milliseconds.
+_LONGEST: Final = 60.0  # Seconds to wait for a replacement in progress.
 _POLL: Final = 0.01
 
 Result = TypeVar("Result")
 
 
 class Watch:
-    """What a reader saw, to tell afterwards whether all of it is from before or after any switch.
+    """The state of files at reading, to find out afterwards whether all of them belong to one export.
 
-    Files are to be seen before they are read. A whole switch may pass between two looks; the files are others then.
+    Files must be recorded before they are read. A whole replacement may happen between two checks; then the files
+    differ.
     """
 
     def __init__(self, *folders: Path) -> None:
@@ -64,18 +65,18 @@ class Watch:
         self._disturbed = bool(self.switching)
 
     def see(self, path: Path) -> None:
-        """Note what a file is now, unless that is noted already."""
+        """Record the state of a file, unless it is already recorded."""
         if path not in self._seen:
             self._seen[path] = _identity(path)
 
     def see_folder(self, folder: Path) -> None:
-        """Watch for switches in a further folder."""
+        """Also check for replacements in another folder."""
         self._folders.append(folder)
         self._disturbed |= replacement_is_pending(folder)
 
     @property
     def switching(self) -> list[Path]:
-        """The folders in which a switch goes on now."""
+        """The folders with a replacement in progress."""
         return [folder for folder in self._folders if replacement_is_pending(folder)]
 
     @property
@@ -89,14 +90,14 @@ class Watch:
 
 
 def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
-    """Read files that belong together, again where some were replaced meanwhile.
+    """Read files that belong together, and repeat this if some were replaced meanwhile.
 
     Args:
-        folder: Where they are.
-        read: Reads them, and tells the watch each one before. What it raises counts if nothing was replaced.
+        folder: Their folder.
+        read: Reads them, and records each one in the watch before. Its exception counts if nothing was replaced.
 
     Raises:
-        ModelBeingReplacedError: The files are those of two exports, and stay so.
+        ModelBeingReplacedError: The files are of two exports, and this does not end.
     """
     cause: Exception | None = None
     for _ in range(_ATTEMPTS):
@@ -104,7 +105,9 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
         if not watch.switching:
             try:
                 result = read(watch)
-            except Exception as error:  # of files that change meanwhile it says nothing: they are read again
+            except (
+                Exception
+            ) as error:  # If files changed meanwhile, the exception says nothing about them: they are read again.
                 if watch.undisturbed:
                     raise
                 cause = error
@@ -114,13 +117,13 @@ def read_whole(folder: Path, read: Callable[[Watch], Result]) -> Result:
         for switching in watch.switching:
             _await_end(switching)
     raise ModelBeingReplacedError(
-        f"The files in {folder} were replaced each time they were read: exports into it follow one another. Try "
-        "again in a moment."
+        f"The files in {folder} were replaced each time they were read, by one export after another. Try again in a "
+        "moment."
     ) from cause
 
 
 def _await_end(folder: Path) -> None:
-    """Wait for the end of a switch, as long as it moves."""
+    """Wait for the end of a replacement, as long as it makes progress."""
     began = since = time.monotonic()
     state = _identity(folder / SWITCH)
     while replacement_is_pending(folder):
@@ -129,22 +132,22 @@ def _await_end(folder: Path) -> None:
             state, since = seen, time.monotonic()
         if (now := time.monotonic()) - since > _STALLED or now - began > _LONGEST:
             raise ModelBeingReplacedError(
-                f"The files in {folder} are being replaced by those of another export, so some are old and some new. "
-                f"Try again in a moment. If no export is running, {_remedy(folder)}."
+                f"An export is replacing the files in {folder}, so some are old and some are new. Try again in a "
+                f"moment. If no export is running, {_remedy(folder)}."
             )
 
 
 def _remedy(folder: Path) -> str:
-    """Return what to do about a switch that does not end."""
+    """Return the next step for a replacement that does not end."""
     try:
         files_left(folder)
     except UnfinishedExportError:
         return f"delete {folder / SWITCH}, which no export of this user left there, and export again"
-    return f"one was killed there: export again into {folder}, which finishes it"
+    return f"one was killed: export again into {folder} to complete it"
 
 
 def replacement_is_pending(folder: Path) -> bool:
-    """Whether the files in a folder are being replaced, or were when their publisher was killed."""
+    """Whether the files in a folder are being replaced, or were when the export was killed."""
     try:
         return stat.S_ISDIR((folder / SWITCH).lstat().st_mode)
     except OSError:
@@ -154,11 +157,11 @@ def replacement_is_pending(folder: Path) -> bool:
 def replace_files(staged: Path, output: Path) -> None:
     """Move the files of a staged folder into an output folder whose lock is held.
 
-    Ctrl-C during the switch comes through when the switch is done.
+    Ctrl-C during the replacement takes effect when the replacement is complete.
 
     Args:
-        staged: Complete and on the disk; on the output's filesystem.
-        output: Exists.
+        staged: Complete and on the disk, on the output's filesystem.
+        output: An existing folder.
 
     Raises:
         OSError: A file cannot be moved. Nothing was changed, unless `replacement_is_pending` says so.
@@ -182,20 +185,20 @@ def replace_files(staged: Path, output: Path) -> None:
         _finish(output, left)
     except OSError:
         if len(files_below(output / SWITCH)) > len(names):
-            (output / SWITCH).rename(coming)  # none was moved yet, so none has to be
+            (output / SWITCH).rename(coming)  # No file was moved yet, so the replacement is cancelled.
         raise
-    except BaseException:  # Ctrl-C among the moves: what has begun is finished
+    except BaseException:  # Ctrl-C during the moves: the replacement is completed.
         if replacement_is_pending(output):
             _finish(output, left)
         raise
 
 
 def finish_interrupted(output: Path) -> None:
-    """Do what the publisher of a folder was killed over; one that is alive is waited for.
+    """Complete the replacement of a killed export; wait for one that is running.
 
     Raises:
-        OSError: Something cannot be moved.
-        UnfinishedExportError: What is there is not this user's. Nothing was moved.
+        OSError: A file cannot be moved.
+        UnfinishedExportError: The hidden folder is not this user's. Nothing was moved.
     """
     if os.path.lexists(output / SWITCH):
         with folder_lock(output):
@@ -203,18 +206,18 @@ def finish_interrupted(output: Path) -> None:
 
 
 def finish_replacement(output: Path) -> None:
-    """Move into place what is left of a switch, if there is one; the folder's lock is held.
+    """Move the remaining pending files to their places, if there are any. The folder's lock is held.
 
     Raises:
-        OSError: Something cannot be moved.
-        UnfinishedExportError: What is there is not this user's. Nothing was moved.
+        OSError: A file cannot be moved.
+        UnfinishedExportError: The hidden folder is not this user's. Nothing was moved.
     """
     if os.path.lexists(output / SWITCH):
         _finish(output, files_left(output))
 
 
 def _finish(output: Path, left: Mapping[str, Path]) -> None:
-    """Move the files of a switch that are still in it, and remove it."""
+    """Move the remaining pending files, and remove the hidden folder."""
     there = {number: name for number, name in left.items() if os.path.lexists(output / SWITCH / number)}
     _put(output / SWITCH, there, output)
     shutil.rmtree(output / SWITCH)
@@ -225,8 +228,8 @@ def _put(source: Path, files: Mapping[str, Path], output: Path) -> None:
     """Rename files to their places in a folder, one after the other.
 
     Args:
-        source: Where they are now.
-        files: Where each belongs, relative to `output`, by its name in `source`.
+        source: Their present folder.
+        files: The target of each, relative to `output`, by its name in `source`.
         output: The folder.
     """
     folders = set()
@@ -244,7 +247,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def sync_folders(folders: Iterable[Path]) -> None:
-    """Have the names in folders on the disk, where the system and the filesystem can."""
+    """Sync the names in folders to the disk, if the system and the filesystem support it."""
     if sys.platform == "win32":
         return
     for folder in folders:
@@ -257,23 +260,23 @@ def sync_folders(folders: Iterable[Path]) -> None:
 
 
 def _refuse_immovable(staged: Path, names: Iterable[Path], output: Path) -> None:
-    """Fail on what would stop a switch half way, and make the folders that it needs."""
+    """Check everything that could stop a replacement midway, and create the needed folders."""
     device = staged.stat().st_dev
     for name in names:
-        path_below(output, name.parent)  # before any folder is made
+        path_below(output, name.parent)  # Before any folder is created.
     for name in names:
         target = output / name
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder")
         with opened_below(output, name.parent) as home:
             if not os.access(home.path, os.W_OK | os.X_OK):
-                raise PermissionError(f"this user may not write to {home.path}")
+                raise PermissionError(f"this user has no permission to write to {home.path}")
             if home.path.stat().st_dev != device:
                 raise OSError(f"{target.parent} is on another filesystem than {output}")
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when another file takes a file's place; of a folder, when something in it does."""
+    """Return values that change when a file is replaced; for a folder, when its content changes."""
     try:
         status = path.stat()
     except OSError:

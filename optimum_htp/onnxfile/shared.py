@@ -1,7 +1,7 @@
-"""Caches whose files other commits and programs share: nothing may be written to them in place.
+"""Caches whose files other commits and programs share. Nothing may be written to them in place.
 
-These stores name a file by its content. A file that is changed there changes in every commit that has it, for every
-program, and no longer is what its name says. Most of them are reached through links.
+These caches name a file by its content. A change of the file would change every commit that contains it, for every
+program. Most of these files are reached through links.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def unshared_path(path: str | os.PathLike[str]) -> Path:
-    """Return the real path of a file that is to be written; links are followed.
+    """Return the real path of a file to write; links are followed.
 
     Raises:
-        SharedFileError: It is in a cache that others share.
+        SharedFileError: It is in a shared cache.
     """
     refuse_shared(path)
     return Path(os.path.realpath(path))
 
 
 def refuse_shared(path: str | os.PathLike[str]) -> None:
-    """Refuse to write to a file or into a folder in a cache that others share.
+    """Reject a file or folder in a shared cache as an output.
 
     Raises:
         SharedFileError: It is in one.
@@ -43,8 +43,8 @@ def refuse_shared(path: str | os.PathLike[str]) -> None:
     link, real = Path(path), Path(os.path.realpath(path))
     if _is_in_store(real) or (link.is_symlink() and _is_foreign_content(link, real)):
         raise SharedFileError(
-            f"{path} is in a cache that other commits and programs share ({real}), and was not changed. Name another "
-            "file with --output (another folder with -o), or copy it out of the cache first: `cp -L`."
+            f"{path} is in a cache that other commits and programs share ({real}), so it was not changed. Name "
+            "another file or folder with -o/--output, or copy it out of the cache first: `cp -L`."
         )
 
 
@@ -66,7 +66,7 @@ def _is_in_store(real: Path) -> bool:
 
 
 def _is_foreign_content(link: Path, real: Path) -> bool:
-    """Whether a link leads to a file that is named by its content, or that nobody may write to."""
+    """Whether a link leads to a file that is named by its content, or that is not writable."""
     if real.parent == Path(os.path.realpath(link.parent)):
         return False
     try:
@@ -78,6 +78,6 @@ def _is_foreign_content(link: Path, real: Path) -> bool:
 
 
 def _modelscope() -> Path:
-    """Return the folder of ModelScope's cache: older versions keep models there without links, each with a `.msc`."""
+    """Return the folder of ModelScope's cache. Older versions store models there without links, each with a `.msc`."""
     place = os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope"
     return Path(os.path.realpath(os.path.expanduser(place)))  # noqa: PTH111 - pathlib's raises without a home

@@ -1,19 +1,19 @@
-"""Putting an export into its output folder: the model that was there, or the new one, whatever happens meanwhile.
+"""Writes an export into its output folder, so that the folder contains the old model or the new one after any failure.
 
-Everything is written to a staging folder on the same filesystem, and is on the disk before the first file goes to its
-place. What somebody can find at the output path, then:
+Everything is written to a staging folder on the same filesystem, and is on the disk before the first file is moved. So
+the output path contains:
 
-- Until then, and when anything fails until then (Ctrl-C, a full disk, a kill): what was there before.
-- A folder that was not there appears with all its files in one step.
-- In a folder that was there, each file is the old or the new one at any moment; files that the export does not have
-  stay. A model of one file changes in one step. Of a model of several files, some are new and some are old for a few
-  milliseconds. Whoever loads it with this package then waits, and gets the old model or the new one; other programs
-  can open files of both.
-- Killed in these milliseconds, the folder stays like that, and says so: it does not load (`ModelBeingReplacedError`),
-  and the next export into it first puts the remaining files in place, which it still has.
-- Of several exports into a folder at the same time, one publishes after the other: the last one's files are there.
+- Before that, and after any failure (Ctrl-C, a full disk, a kill): the old content.
+- A new folder appears with all its files in one step.
+- In an existing folder, each file is the old or the new one at any moment; other files stay. A model of one file
+  changes in one step. Of a model of several files, some are new and some are old for a few milliseconds. A load with
+  this package then waits, and gets the old model or the new one; other programs may open files of both.
+- If the process is killed in these milliseconds, the folder stays like that: it does not load
+  (`ModelBeingReplacedError`), and the next export into it first moves the remaining files.
+- Of several exports into a folder at the same time, one replaces the files after the other; the last one's files
+  remain.
 
-A staging folder whose process is gone is removed by the next export beside it.
+The next export next to a staging folder removes it if its process has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from optimum_htp.onnxfile.shared import refuse_shared
 __all__ = ["publish", "staging_folder"]
 
 _PREFIX: Final = ".optimum-htp-staging-"
-_STAGING: Final = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")  # as tempfile.mkdtemp names folders
+_STAGING: Final = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")  # The names of tempfile.mkdtemp.
 _TRIES: Final = 10
 
 
@@ -45,15 +45,15 @@ _TRIES: Final = 10
 def staging_folder(output: Path) -> Iterator[Path]:
     """Yield an empty folder from whose subfolders `publish` can rename into `output`; remove it afterwards.
 
-    What an earlier process left there, killed while it published or before, is put in order first.
+    What a killed process left is completed or removed first.
 
     Raises:
-        ExportError: The output is a file, or its place cannot be written to.
-        SharedFileError: The output is in a cache that others share, such as the Hub's.
-        UnfinishedExportError: The output has a switch (see `replace_files`) that is not this user's.
+        ExportError: The output is a file, or its folder cannot be written to.
+        SharedFileError: The output is in a shared cache, such as the Hub's.
+        UnfinishedExportError: The output has a hidden folder (see `replace_files`) that is not this user's.
     """
     if output.is_symlink() and not output.exists():
-        raise ExportError(f"{output} is a link to nothing. Name another output path.")
+        raise ExportError(f"{output} is a link without a target. Name another output path.")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file, not a folder. Name another output path.")
     refuse_shared(output)
@@ -64,15 +64,17 @@ def staging_folder(output: Path) -> Iterator[Path]:
             _remove_abandoned(parent)
             folder = _own_folder(parent, held)
         except OSError as error:
-            raise ExportError(f"{output} cannot be written: {error}. Name another output path.") from error
+            raise ExportError(
+                f"{output} cannot be written: {error.strerror or error}. Name another output path."
+            ) from error
         yield folder
 
 
 def publish(staged: Path, output: Path) -> None:
-    """Move the content of a folder below a staging folder to `output`; other files that are there stay.
+    """Move the content of a folder below a staging folder to `output`. Other existing files stay.
 
     Raises:
-        ExportError: Something cannot be moved. The message says whether anything was.
+        ExportError: A file cannot be moved. The message contains whether others were.
     """
     try:
         _make_ready(staged)
@@ -83,16 +85,15 @@ def publish(staged: Path, output: Path) -> None:
     except OSError as error:
         if replacement_is_pending(output):
             raise ExportError(
-                f"Some files in {output} were replaced and others could not be: {error}. Once that is mended, export "
-                "again into this folder: it puts the remaining ones in place first."
+                f"Some files in {output} were replaced, others could not be: {error}. Fix this, then export again "
+                "into this folder: the export first moves the remaining files."
             ) from error
-        raise ExportError(
-            f"{output} cannot be written: {error.strerror or error}. Nothing there was changed."
-        ) from error
+        reason = error.strerror or error
+        raise ExportError(f"{output} cannot be written: {reason}. Nothing was changed.") from error
 
 
 def _appeared(staged: Path, output: Path) -> bool:
-    """Make a folder appear where there is none; False where another export's just did."""
+    """Create a folder by a rename; False if another export has just created it."""
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.rename(output)
@@ -105,10 +106,10 @@ def _appeared(staged: Path, output: Path) -> bool:
 
 
 def _make_ready(staged: Path) -> None:
-    """Give everything the mode that it would have if it had been written in place, and have it on the disk.
+    """Give all files the mode that they would have if they were written in place, and sync them to the disk.
 
-    The mode is that of a file and a folder made here for that: a process's umask can only be read by setting it, and
-    then counts for its other threads too.
+    The mode is that of a file and a folder that are created for this purpose: a process can read its umask only by
+    setting it, which affects its other threads.
     """
     probe = staged.parent / "probe"
     probe.mkdir(0o777)
@@ -117,7 +118,7 @@ def _make_ready(staged: Path) -> None:
     folders = [staged]
     for path in staged.rglob("*"):
         if path.is_symlink():
-            continue  # what it leads to is not ours
+            continue  # The target of a link does not belong to the export.
         if path.is_dir():
             folders.append(path)
             continue
@@ -133,20 +134,20 @@ def _make_ready(staged: Path) -> None:
 
 
 def _own_folder(parent: Path, held: ExitStack) -> Path:
-    """Return a new staging folder, locked as long as the stack is open: that is how others know it is in use."""
+    """Return a new staging folder. It is locked while the stack is open, so that others know that it is in use."""
     for _ in range(_TRIES):
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        held.callback(shutil.rmtree, folder, ignore_errors=True)  # when the lock, which may be a file, is released
+        held.callback(shutil.rmtree, folder, ignore_errors=True)  # After the lock, which may be a file, is released.
         try:
             held.enter_context(folder_lock(folder, timeout=0))
         except (TimeoutError, FileNotFoundError):
-            continue  # another process is just removing it as abandoned, because it was not locked yet
+            continue  # Another process is removing it as abandoned, because it was not locked yet.
         return folder
     raise TimeoutError(f"other processes keep removing new folders in {parent}")
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the staging folders of processes that are gone."""
+    """Remove the staging folders of ended processes."""
     for folder in parent.glob(f"{_PREFIX}*"):
         if not _is_own_folder(folder):
             continue
@@ -154,11 +155,11 @@ def _remove_abandoned(parent: Path) -> None:
             with folder_lock(folder, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # its process is alive, or it is gone, or nobody can tell
+            continue  # Its process is running, it was removed, or this is unknown.
 
 
 def _is_own_folder(folder: Path) -> bool:
-    """Whether a folder is one that this user made, rather than a link or another user's in a shared place."""
+    """Whether a folder belongs to this user, and is not a link."""
     try:
         status = folder.lstat()
     except OSError:
@@ -167,7 +168,7 @@ def _is_own_folder(folder: Path) -> bool:
 
 
 def _staging_parent(output: Path) -> Path:
-    """Return a folder on the output's filesystem: beside it, or where that cannot be, inside it."""
+    """Return a folder on the output's filesystem: next to it, or inside it if that is not possible."""
     if output.is_dir():
         parent = output.resolve().parent
         same_device = parent.stat().st_dev == output.stat().st_dev

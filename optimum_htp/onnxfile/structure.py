@@ -1,4 +1,4 @@
-"""The structure of a graph as small records, and where nodes and tensors occur in a ModelProto.
+"""The structure of a graph as small records, and the fields in which nodes and tensors occur in a ModelProto.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 """
@@ -16,13 +16,13 @@ from optimum_htp.onnxfile.tensors import TensorSpec
 
 __all__ = ["Graph", "Initializer", "Node", "NodePlaces"]
 
-FUNCTION: Final = 25  # in ModelProto
+FUNCTION: Final = 25  # Field of ModelProto.
 NODE_METADATA: Final = 9
-NODE: Final = 1  # in GraphProto
+NODE: Final = 1  # Field of GraphProto.
 INITIALIZER: Final = 5
 SPARSE_INITIALIZER: Final = 15
-ATTRIBUTE: Final = 5  # in NodeProto
-MAX_DEPTH: Final = 100  # of nested messages, as protobuf's own
+ATTRIBUTE: Final = 5  # Field of NodeProto.
+MAX_DEPTH: Final = 100  # Levels of nested messages, as in protobuf.
 
 MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {GRAPH: "graph", FUNCTION: "function"},
@@ -32,23 +32,23 @@ MESSAGES: Final[Mapping[str, Mapping[int, str]]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-"""Where nodes and tensors occur: the fields of each kind of message that lead to some, and what they hold."""
+"""The fields of each kind of message that lead to nodes and tensors, and the kinds of their content."""
 
 CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
     kind: {number: inner for number, inner in fields.items() if inner not in ("tensor", "sparse")}
     for kind, fields in MESSAGES.items()
 }
-"""Where nodes occur, tensors left aside."""
+"""The fields that lead to nodes."""
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Node(NamedTuple):
-    """A NodeProto, of its attributes only what its weights cannot be understood without.
+    """A NodeProto, with only those attributes that are needed to interpret its weights.
 
     Attributes:
-        within: Names of the nodes whose subgraphs it lies in, outermost first.
-        integers: Of `WITH_INTEGERS` the attributes that are integers; else empty.
+        within: Names of the nodes whose subgraphs contain it, outermost first.
+        integers: Integer attributes of the operators in `WITH_INTEGERS`; otherwise empty.
     """
 
     name: str
@@ -70,9 +70,9 @@ class Initializer(NamedTuple):
 
 
 class NodePlaces:
-    """Where the nodes of a graph are in a file, in its order, with the metadata of plain ones.
+    """The offsets of a graph's nodes in a file, in order, with the metadata of nodes in the usual form.
 
-    Models have tens of thousands, so the offsets are kept as numbers, and not as a record for each node.
+    Models have tens of thousands of nodes, so the offsets are stored as numbers, not as a record per node.
     """
 
     def __init__(self) -> None:
@@ -96,11 +96,11 @@ class NodePlaces:
 class Graph:
     """The structure of a model's graph. Nodes include those of subgraphs and functions.
 
-    A function's values have names of their own here: ` (function 1)` is behind those that the file has.
+    A function's values have separate names here: ` (function 1)` is appended to the names in the file.
 
     Attributes:
-        initializers: The graph's own, of those that are dense.
-        others: The sparse ones, those of subgraphs, and the values of `Constant` nodes of more than a kilobyte.
+        initializers: The graph's own dense initializers.
+        others: Sparse initializers, those of subgraphs, and the values of `Constant` nodes of more than a kilobyte.
     """
 
     name: str = ""
@@ -112,5 +112,5 @@ class Graph:
 
     @property
     def tensors(self) -> tuple[Initializer, ...]:
-        """All that a weight may be."""
+        """All tensors that may be weights."""
         return (*self.initializers, *self.others)

@@ -1,7 +1,7 @@
-"""Writing some nodes of a model as a model of its own: byte ranges of the old file, its weights with them.
+"""Writes some nodes of a model as a model of its own: byte ranges of the old file, including the needed weights.
 
-What is copied goes with what is taken, not with the size of the file. Weights of external data come into the new file
-itself, where they fit in: a file can have 2 GiB, as every protobuf message.
+The cost depends on the copied part, not on the size of the file. Weights of external data are written into the new
+file if they fit: a file can have 2 GiB, like every protobuf message.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from optimum_htp.onnxfile.writer import NodeVisitor, node_entries, property_fiel
 __all__ = ["Submodel", "GraphPlace", "write_submodel"]
 
 GraphPlace = tuple[tuple[int, int, int], ...]
-"""Where a graph is: none for the model's own; else node, attribute and graph in that, by number, for each level."""
+"""The location of a graph: empty for the main graph; else the indices of node, attribute and graph per level."""
 
 _KEPT: Final = frozenset(
     {
@@ -45,32 +45,32 @@ _KEPT: Final = frozenset(
         reader.OPSET_IMPORT,
     }
 )
-_NODE: Final = 1  # in GraphProto
+_NODE: Final = 1  # Field of GraphProto.
 _GRAPH_NAME: Final = 2
 _INITIALIZER: Final = 5
-_ATTRIBUTE: Final = 5  # in NodeProto
-_GRAPHS: Final = (6, 11)  # in AttributeProto
-_RAW_DATA: Final = 9  # in TensorProto
+_ATTRIBUTE: Final = 5  # Field of NodeProto.
+_GRAPHS: Final = (6, 11)  # Fields of AttributeProto.
+_RAW_DATA: Final = 9  # Field of TensorProto.
 _EXTERNAL_DATA: Final = 13
 _DATA_LOCATION: Final = 14
-_EXTERNAL: Final = 1  # of the locations
-_MOST: Final = (1 << 31) - (1 << 26)  # bytes of a file, with some left for its nodes
-_ALIGNED: Final = 4096  # bytes: readers map external data by pages
+_EXTERNAL: Final = 1  # The data location EXTERNAL.
+_MOST: Final = (1 << 31) - (1 << 26)  # Bytes of weights in a file, with a reserve for its nodes.
+_ALIGNED: Final = 4096  # Bytes; readers map external data by pages.
 
 
 @dataclass(frozen=True)
 class Submodel:
-    """What is taken of a model.
+    """The content of the new model.
 
     Attributes:
-        name: Of the new graph.
-        nodes: Each by its graph and its number there, in the order of execution.
-        initializers: Each by its graph and its number there.
+        name: Name of the new graph.
+        nodes: Each by its graph and its index there, in the order of execution.
+        initializers: Each by its graph and its index there.
         inputs, outputs: Encoded ValueInfoProtos.
-        functions: The model's own functions that are taken, by domain and name.
+        functions: The needed functions of the model, by domain and name.
         metadata: The new model's properties.
-        doc_string: The new model's.
-        visit: Gives each node its properties.
+        doc_string: The new model's doc string.
+        visit: Returns the properties of each node.
     """
 
     name: str
@@ -95,18 +95,18 @@ _Piece = bytes | _Range
 
 
 def write_submodel(path: Path, window: ByteWindow, submodel: Submodel, target: Path) -> None:
-    """Write what is taken of a model, in one step.
+    """Write a part of a model, in one step.
 
     Args:
-        path: The model's file, whose external data lies beside it.
+        path: The model's file, with its external data next to it.
         window: That file, open.
-        submodel: What is taken.
-        target: The new file. Where the weights do not fit into it, they are in `<target>_data`, or in a file with a
-            suffix behind that where that name is taken.
+        submodel: The content of the new model.
+        target: The new file. If the weights do not fit into it, they are in `<target>_data`, or in a file with a
+            further suffix if that name is used.
 
     Raises:
-        InvalidOnnxFileError: External data lies outside the model's folder, or is not there in full.
-        OnnxWriteError: The new file cannot be written. What was there still is.
+        InvalidOnnxFileError: External data is outside the model's folder, or incomplete.
+        OnnxWriteError: The new file cannot be written. An existing file is unchanged.
     """
     with ExitStack() as opened, ExitStack() as undo:
         data = _Data(path, lambda file: opened.enter_context(reader.opened(file)))
@@ -135,21 +135,20 @@ def write_submodel(path: Path, window: ByteWindow, submodel: Submodel, target: P
             with replaced_atomically(target, like=path) as stream:
                 _write([*pieces, *metadata, *functions], stream)
         except OSError as error:
-            raise OnnxWriteError(
-                f"{target} cannot be written: {error.strerror or error}. Nothing there was changed."
-            ) from error
+            reason = error.strerror or error
+            raise OnnxWriteError(f"{target} cannot be written: {reason}. Nothing was changed.") from error
         undo.pop_all()
         remove_unused(target, old)
 
 
 @dataclass
 class _Data:
-    """The external data of a model that is taken.
+    """The external data to copy.
 
     Attributes:
         path: The model.
-        location: The new file for it; None where it comes into the model.
-        pieces: What is in that.
+        location: The new data file; None if the data is written into the model.
+        pieces: Its content.
     """
 
     path: Path
@@ -161,19 +160,21 @@ class _Data:
     _allowed: frozenset[str] | None = None
 
     def range(self, entries: Mapping[str, str]) -> _Range:
-        """Return where the data of a tensor is."""
+        """Return the location of a tensor's data."""
         location = plain_location(entries.get("location", ""))
         if location not in self._windows:
             if self._allowed is None:
                 self._allowed = frozenset(contained_files(self.path))
             if location not in self._allowed:
-                raise InvalidOnnxFileError(f"{self.path} keeps data at {location!r}, which it does not name.")
+                raise InvalidOnnxFileError(
+                    f"{self.path} has data at {location!r}, which is not one of its external data files."
+                )
             self._windows[location] = self.open(data_file(self.path, location))
         window = self._windows[location]
         return _Range(window, *data_range(self.path, entries, Path(window.name), window.size))
 
     def add(self, piece: _Range) -> dict[str, str]:
-        """Put the data of a tensor into the new data file; return where it is there."""
+        """Add the data of a tensor to the new data file; return its location there."""
         padding = -self._size % _ALIGNED
         offset, length = self._size + padding, piece.end - piece.start
         self.pieces += [bytes(padding), piece]
@@ -182,7 +183,7 @@ class _Data:
 
 
 class _Graphs:
-    """The fields of a model's graphs, read when they are first asked for."""
+    """The fields of a model's graphs, read on first use."""
 
     def __init__(self, window: ByteWindow) -> None:
         window.begin_pass()
@@ -213,14 +214,14 @@ class _Graphs:
 
 
 def _around(window: ByteWindow, submodel: Submodel, data: _Data) -> tuple[list[_Piece], list[_Piece]]:
-    """Return what stands before the graph and behind it: the header, and the functions."""
+    """Return the fields before the graph and after it: the header, and the functions."""
     head: list[_Piece] = []
     functions: list[_Piece] = []
     for part in walk(window, 0, window.size):
         if part.number in _KEPT:
             head.append(_Range(window, part.start, part.end))
         elif part.number == FUNCTION and part.wire_type == LENGTH_DELIMITED:
-            texts = {1: "", 10: ""}  # name and domain
+            texts = {1: "", 10: ""}  # Name and domain.
             for inner in walk(window, part.payload, part.end):
                 if inner.number in texts and inner.wire_type == LENGTH_DELIMITED:
                     texts[inner.number] = window.text(inner)
@@ -232,7 +233,7 @@ def _around(window: ByteWindow, submodel: Submodel, data: _Data) -> tuple[list[_
 def _copied(
     window: ByteWindow, message: Field, kind: str, visit: NodeVisitor, data: _Data, depth: int = 0
 ) -> list[_Piece]:
-    """Return a message as it is, but for the properties of the nodes in it and the place of external data."""
+    """Return a message unchanged, except for the properties of its nodes and the location of external data."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     if kind == "tensor":
@@ -276,7 +277,7 @@ def _copied_tensor(window: ByteWindow, message: Field, data: _Data) -> list[_Pie
 
 
 def _external_entries(window: ByteWindow, tensor: Field) -> dict[str, str] | None:
-    """Return where a tensor's data is; None where it is in the tensor."""
+    """Return the location of a tensor's data; None if it is in the tensor."""
     window.allow_text_of(tensor)
     entries: dict[str, str] = {}
     external = False
@@ -314,7 +315,7 @@ def _write(pieces: Sequence[_Piece], stream: BinaryIO) -> None:
 
 
 def _joined(pieces: Sequence[_Piece]) -> Iterator[_Piece]:
-    """Yield pieces, ranges that follow each other as one."""
+    """Yield pieces, with consecutive ranges merged."""
     last: _Piece | None = None
     for piece in pieces:
         if (

@@ -51,14 +51,14 @@ _BITS: Final = re.compile(r"\d+")
 
 
 def bits_of(dtype: str) -> int:
-    """Return the bits that an element of a type takes; 0 for strings, whose length is their own."""
+    """Return the bits per element of a type; 0 for strings, which have no fixed length."""
     if dtype == "bool":
         return 8
     match = _BITS.search(dtype)
     return int(match[0]) if match else 0
 
 
-# Types that numpy has no name for are read as unsigned integers of their size; smaller ones as packed bytes.
+# Types that numpy does not have are read as unsigned integers of their size; smaller types as packed bytes.
 _AS_BITS: Final = {16: "<u2", 8: "u1"}
 
 
@@ -67,8 +67,8 @@ class TensorSpec:
     """Name, element type and shape of a graph's input or output.
 
     Attributes:
-        dtype: As numpy and ONNX call it; None for what is no tensor (a sequence, a map).
-        shape: A dimension is a size, a symbol, or None where nothing is known; None without a rank.
+        dtype: Its name in numpy and ONNX; None for a value that is not a tensor (a sequence, a map).
+        shape: Each dimension is a size, a symbol, or None if it is unknown; None for an unknown rank.
     """
 
     name: str
@@ -83,7 +83,7 @@ class TensorSpec:
 
 
 def dtype_name(number: int) -> str:
-    """Return the name of an element type, a description where ONNX has a new one."""
+    """Return the name of an element type; a description for a type that is newer than this code."""
     return _DTYPES.get(number, f"type {number}")
 
 
@@ -129,7 +129,7 @@ def _children(window: ByteWindow, part: Field, number: int) -> Iterator[Field]:
 
 
 def numpy_type(dtype: str, bits: int) -> Any:
-    """Return the type of numpy that the content of a tensor is mapped as."""
+    """Return the numpy type with which the content of a tensor is mapped."""
     import numpy as np
 
     plain = {"float32", "float64", "float16", "bool", "complex64", "complex128"}
@@ -139,14 +139,14 @@ def numpy_type(dtype: str, bits: int) -> Any:
 
 
 def as_mapped(array: Any, bits: int) -> Any:
-    """Return values as they are mapped: of types that numpy does not have as unsigned integers, or as packed bytes."""
+    """Return values in the mapped form: types that numpy does not have as unsigned integers, or as packed bytes."""
     import numpy as np
 
     if array.dtype.kind in "biufc" and bits >= 8:
         return array
     if bits >= 8:
         return array.view(_AS_BITS[bits])
-    numbers = array.reshape(-1).view("u1") & ((1 << bits) - 1)  # one in a byte
+    numbers = array.reshape(-1).view("u1") & ((1 << bits) - 1)  # One value per byte.
     per_byte = 8 // bits
     padded = np.concatenate([numbers, np.zeros(-len(numbers) % per_byte, "u1")]).reshape(-1, per_byte)
     return (padded << (np.arange(per_byte, dtype="u1") * bits)).sum(1, dtype="u1")

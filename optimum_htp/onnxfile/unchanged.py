@@ -1,7 +1,7 @@
-"""Reading a file in several steps: all steps read the same file, or an error says that it was replaced.
+"""Reads a file in several steps: all steps read the same file, or an error reports that it was replaced.
 
-A program reads where the tensors are first and their content later. Between the two another program may replace the
-file, or its external data. Offsets of the old file would then give numbers of the new one.
+A program first reads the offsets of tensors, and later their content. In between, another program may replace the
+file, or its external data. Then the offsets of the old file would select wrong bytes of the new one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from optimum_htp.onnxfile.wire import ByteWindow
 __all__ = ["Check", "FileVersion", "check_of", "checked_before_replacing", "unchanged", "version_of"]
 
 Check = Callable[[Exception | None], None]
-"""Raises FileChangedError once a file was replaced or written to; takes the error that this may have led to."""
+"""Raises FileChangedError if a file was replaced or written to; takes the exception that this may have caused."""
 
 
 @dataclass(frozen=True)
 class FileVersion:
-    """A file as it was when it was first looked at."""
+    """The state of a file when it was first read."""
 
     path: Path
     identity: tuple[int, ...]
@@ -37,7 +37,7 @@ class FileVersion:
         """Open the file.
 
         Raises:
-            FileChangedError: Another file is there now, or it was written to.
+            FileChangedError: It was replaced or written to.
         """
         try:
             stream = self.path.open("rb")
@@ -48,13 +48,13 @@ class FileVersion:
             yield stream
 
     def check(self, status: os.stat_result) -> None:
-        """Raise FileChangedError where this is not the status of the same file."""
+        """Raise FileChangedError if a status does not belong to the same state."""
         if identity_of(status) != self.identity:
             raise changed(self.path)
 
 
 def version_of(path: Path, window: ByteWindow) -> FileVersion:
-    """Return what an open file of this machine is now."""
+    """Return the state of an open local file."""
     if window.descriptor is None:
         raise ValueError(f"{window.name} is not a file of this machine")
     return FileVersion(path, identity_of(os.fstat(window.descriptor)))
@@ -62,10 +62,11 @@ def version_of(path: Path, window: ByteWindow) -> FileVersion:
 
 @contextmanager
 def unchanged(*models: str | os.PathLike[str]) -> Iterator[None]:
-    """Make sure that models stay the same, with their external data, while the block reads them.
+    """Check that models and their external data do not change while the block reads them.
 
     Raises:
-        FileChangedError: One was replaced or written to meanwhile. What the block found, or raised, may be wrong.
+        FileChangedError: A file was replaced or written to meanwhile, so results and exceptions of the block may be
+            wrong.
     """
     check = check_of(*models)
     try:
@@ -82,7 +83,7 @@ def check_of(*models: str | os.PathLike[str]) -> Check:
     watch = Watch(*{path.parent for path in paths})
     for path in paths:
         watch.see(path)
-        with suppress(OptimumHTPError):  # the block says what is wrong with the file
+        with suppress(OptimumHTPError):  # The block reports faults of the file.
             for folder in {path.parent, path.resolve().parent}:
                 for name in external_files(path):
                     watch.see(folder / name)
@@ -96,9 +97,9 @@ def check_of(*models: str | os.PathLike[str]) -> Check:
 
 @contextmanager
 def checked_before_replacing(check: Check) -> Iterator[None]:
-    """Call a function before files that the block writes take their places, and where it fails.
+    """Call a function before files that the block writes replace old ones, and after a failure of the block.
 
-    What the function raises keeps the old files where they are.
+    An exception of the function keeps the old files.
     """
     earlier = before_replacing.get()
 
@@ -118,6 +119,6 @@ def checked_before_replacing(check: Check) -> Iterator[None]:
 
 
 def changed(*paths: Path) -> FileChangedError:
-    """Return the error for files that did not stay the same."""
+    """Return the exception for changed files."""
     names = ", ".join(map(str, paths))
     return FileChangedError(f"{names} or its data was replaced or changed while it was read. Run the command again.")

@@ -1,8 +1,8 @@
-"""The protobuf wire format: fields as byte ranges, read without decoding what they hold.
+"""The protobuf wire format: fields as byte ranges, read without decoding their content.
 
-A message is a sequence of fields, each a tag (field number and wire type, as a varint) and a payload that is
-either of known size or says its own length. So a reader can step over a gigabyte of weights by reading ten
-bytes. Source: https://protobuf.dev/programming-guides/encoding/
+A message is a sequence of fields. Each field is a tag (field number and wire type, as a varint) and a payload that
+has a fixed size or contains its length. So a reader can skip a gigabyte of weights by reading ten bytes.
+Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ END_GROUP: Final = 4
 FIXED32: Final = 5
 
 _MAX_VARINT_BYTES: Final = 10
-_HEAD: Final = 3  # bytes: a tag and a length, as most fields have them
+_HEAD: Final = 3  # Bytes of a tag and a length in most fields.
 _ONE_BYTE: Final = tuple(bytes([value]) for value in range(0x80))
-_MAX_GROUP_DEPTH: Final = 100  # protobuf's own recursion limit
+_MAX_GROUP_DEPTH: Final = 100  # protobuf's own recursion limit.
 _MAX_FIELD_NUMBER: Final = (1 << 29) - 1
-MAX_TEXT_BYTES: Final = 64 << 20  # read in one pass over a file, without what `allow_text_of` adds
-_ALLOWED_EACH: Final = 1 << 17  # bytes of text of a node or tensor; no tag that is written has more
+MAX_TEXT_BYTES: Final = 64 << 20  # In one pass over a file, without the text that `allow_text_of` adds.
+_ALLOWED_EACH: Final = 1 << 17  # Bytes of text of a node or tensor; written tags have less.
 
 
 class Field(NamedTuple):
-    """One field of a message: its number, its wire type and where it lies (offsets in bytes)."""
+    """One field of a message: its number, its wire type and its offsets in bytes."""
 
     number: int
     wire_type: int
-    start: int  # of the tag
-    payload: int  # of the content: behind the tag, and behind the length where there is one
+    start: int  # Of the tag.
+    payload: int  # Of the content: after the tag, and after the length if there is one.
     end: int
 
 
 class ByteWindow:
-    """Random access to a file, near or far, through a small buffer, so that walking it touches few pages.
+    """Random access to a local or remote file through a small buffer, so that walking it touches few pages.
 
     Args:
-        fetch: Returns the bytes at an offset, at most so many; fewer only at the end of the file.
-        name: What errors call the file.
+        fetch: Returns at most a number of bytes at an offset; fewer only at the end of the file.
+        name: Name of the file in errors.
         size: Length of the file in bytes.
-        chunk: How many bytes to fetch at a time.
-        descriptor: The open file, where it is one of this machine.
-        head: The beginning of the file, where it was fetched already.
+        chunk: Bytes to read at a time.
+        descriptor: The open file, if it is local.
+        head: The start of the file, if it was already read.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class ByteWindow:
         self._allowed = MAX_TEXT_BYTES
 
     def begin_pass(self) -> None:
-        """Begin to count text anew: a file may be walked through several times while it is open."""
+        """Reset the counter of text, because a file may be walked several times while it is open."""
         self._texts, self._allowed = 0, MAX_TEXT_BYTES
 
     def allow_text_of(self, message: Field) -> None:
-        """Allow the text of a node or tensor on top of what a file may have.
+        """Allow the text of a node or tensor in addition to the limit for a file.
 
-        A large model has so many of them that their text has hundreds of megabytes. Each takes its own bytes in the
-        file, and more memory for itself than for its text.
+        The nodes of a large model have hundreds of megabytes of text. Each takes its own bytes in the file, and more
+        memory for itself than for its text.
         """
         self._allowed += min(message.end - message.payload, _ALLOWED_EACH)
 
@@ -106,7 +106,7 @@ class ByteWindow:
         return self._buffer[offset : offset + length]
 
     def buffered(self, position: int, end: int) -> tuple[bytes, int]:
-        """Return what is in memory of the file from about `position` on, and where that begins."""
+        """Return the buffered part of the file from about `position` on, and its offset."""
         if not self._offset <= position < self._offset + len(self._buffer):
             self.read(position, min(_HEAD, end - position))
         return self._buffer, self._offset
@@ -115,7 +115,7 @@ class ByteWindow:
         """Decode a string field.
 
         Raises:
-            InvalidOnnxFileError: It is not UTF-8, or there is more text than a model has a reason to have.
+            InvalidOnnxFileError: It is not UTF-8, or there is too much text.
         """
         length = field.end - field.payload
         self.count_text(length)
@@ -125,17 +125,17 @@ class ByteWindow:
             raise self.invalid(f"the text at byte {field.payload} is not UTF-8") from error
 
     def count_text(self, length: int) -> None:
-        """Note that so many bytes of text are decoded.
+        """Count decoded bytes of text.
 
         Raises:
-            InvalidOnnxFileError: That is more than a model has a reason to have, all together in this pass.
+            InvalidOnnxFileError: The total in this pass exceeds the limit.
         """
         self._texts += length
         if self._texts > self._allowed:
             raise self.invalid(f"it has more than {MAX_TEXT_BYTES >> 20} MiB of text")
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
-        """Decode the varint at `position`; return it and the position behind it."""
+        """Decode the varint at `position`; return it and the position after it."""
         data = self.read(position, min(_MAX_VARINT_BYTES, end - position))
         if data and data[0] < 0x80:
             return data[0], position + 1
@@ -148,22 +148,22 @@ class ByteWindow:
         raise self.invalid(f"{reason} at byte {position}")
 
     def invalid(self, reason: str) -> InvalidOnnxFileError:
-        """Return the error that says why this file is not ONNX."""
+        """Return the exception for an invalid file, with the reason."""
         return InvalidOnnxFileError(
-            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, still downloading, a web page, or a "
-            "Git LFS pointer; fetch or export it again."
+            f"{self.name} is not a valid ONNX file: {reason}. It may be damaged, incomplete, a web page, or a Git LFS "
+            "pointer. Download or export it again."
         )
 
 
 def walk(window: ByteWindow, start: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message that lies between two offsets of a file.
+    """Yield the fields of the message between two offsets of a file.
 
     Raises:
-        InvalidOnnxFileError: A tag, length or varint is malformed, or a field reaches beyond `end`.
+        InvalidOnnxFileError: A tag, length or varint is malformed, or a field extends beyond `end`.
     """
-    position, new = start, tuple.__new__  # which takes half the time of the named tuple's own
+    position, new = start, tuple.__new__  # Takes half the time of the named tuple's own constructor.
     while position < end:
-        # Most fields have a tag of one byte and a length of one or two, or a number of one: decoded right here.
+        # Most fields have a tag of one byte and a length of one or two, or a number of one byte: decoded here.
         data, base = window.buffered(position, end)
         offset, last = position - base, min(len(data), end - base) - 2
         while offset < last:
@@ -252,7 +252,7 @@ def encode_varint(value: int) -> bytes:
 def encode_bytes_field(number: int, payload: bytes) -> bytes:
     """Encode a length-delimited field: a string, bytes or an embedded message."""
     size = len(payload)
-    if number < 0x10 and size < 0x4000:  # nearly all
+    if number < 0x10 and size < 0x4000:  # Nearly all.
         head = number << 3 | LENGTH_DELIMITED
         return bytes((head, size) if size < 0x80 else (head, size & 0x7F | 0x80, size >> 7)) + payload
     return b"%b%b%b" % (encode_varint(number << 3 | LENGTH_DELIMITED), encode_varint(size), payload)

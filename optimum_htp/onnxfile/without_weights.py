@@ -1,11 +1,10 @@
-"""A model without its large tensors: the ModelProto in memory, with the tensors' places in the file for their data.
+"""A model without its large tensors: the ModelProto in memory, with references to the tensors' data in the file.
 
-ONNX lets tensors keep their data in another file, by `location`, `offset` and `length`. Nothing forbids that this is
-the model's own file. So who loads such a model can map the weights that lie there instead of parsing them.
+ONNX lets tensors have their data in another file, by `location`, `offset` and `length`. This may also be the model's
+own file. So a runtime that loads such a model can map the weights instead of parsing them.
 Source: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 
-`skeleton` gives a ModelProto of the size of its nodes, whatever the weights take, that onnx can parse and infer shapes
-on.
+`without_tensors` returns a ModelProto of the size of its nodes, which onnx can parse and infer shapes on.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from optimum_htp.onnxfile.wire import (
 __all__ = ["ModelWithoutWeights", "raw_data_of", "read_without_weights", "reference", "without_tensors"]
 
 _CHUNK: Final = 1 << 16
-_SMALL: Final = 4096  # bytes; what shapes and indices are inferred from is smaller, and is left in the model
+_SMALL: Final = 4096  # Bytes. Tensors that shape inference needs are smaller, and stay in the model.
 
-# Only initializers, of the graph and of subgraphs: runtimes read no attribute of a node from elsewhere.
+# Only initializers, of the graph and of subgraphs: runtimes do not read attributes of a node from other files.
 _CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
     "model": {GRAPH: "graph"},
     "graph": {1: "node", 5: "tensor"},
@@ -44,12 +43,14 @@ _CHILDREN: Final[Mapping[str, Mapping[int, str]]] = {
 }
 # TensorProto
 _DATA_TYPE: Final = 2
-_NAMED: Final = frozenset({1, _DATA_TYPE, 8, 9, 12, 16})  # dims, data_type, name, raw_data, doc_string, metadata_props
+_NAMED: Final = frozenset(
+    {1, _DATA_TYPE, 8, 9, 12, 16}
+)  # dims, data_type, name, raw_data, doc_string, metadata_props.
 _RAW_DATA: Final = 9
 _EXTERNAL_DATA: Final = 13
 _DATA_LOCATION: Final = 14
 _EXTERNAL: Final = encode_varint(_DATA_LOCATION << 3 | VARINT) + encode_varint(1)
-# The key that every tensor with data elsewhere has: the byte before it is the last one of its length.
+# The key of every tensor with external data: the byte before it is the last one of its length.
 _LOCATION: Final = re.compile(rb"[\x00\x08]location")
 _STRING: Final = bytes([_DATA_TYPE << 3 | VARINT, 8])
 
@@ -61,10 +62,10 @@ class ModelWithoutWeights:
     """A ModelProto whose large initializers are external data in the file that it was read from.
 
     Attributes:
-        content: The serialized ModelProto. Locations are relative to the file's folder, so that nothing else in the
+        content: The serialized ModelProto. Locations are relative to the file's folder, so that no other part of the
             model can name a file outside it.
-        file: The file, links followed: some runtimes refuse data that a link leads to.
-        seen: What tells this file from one that has taken its place.
+        file: The file, with links resolved: some runtimes reject linked data.
+        seen: Values that identify the file, to detect a replacement.
     """
 
     content: bytes
@@ -80,19 +81,19 @@ class ModelWithoutWeights:
 
 
 class _HasExternalData(Exception):
-    """The model keeps data elsewhere already."""
+    """The model already has external data."""
 
 
 def read_without_weights(path: str | os.PathLike[str], *, read_ahead: bool = True) -> ModelWithoutWeights | None:
-    """Return a model without its large tensors; None where none can be left out, or where anything lies elsewhere.
+    """Return a model without its large tensors; None if there are none, or if the model has external data.
 
     Args:
         path: The file.
-        read_ahead: Ask the kernel to read the whole file meanwhile, as it would for who reads it from end to end.
+        read_ahead: Whether to ask the kernel to read the whole file in the background.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
-        InvalidOnnxFileError: What is there is not an ONNX model.
+        OnnxFileNotFoundError: The path does not exist.
+        InvalidOnnxFileError: The file is not an ONNX model.
     """
     file = Path(os.path.realpath(path))
     with opened(file, chunk=_CHUNK) as window:
@@ -120,14 +121,14 @@ def read_without_weights(path: str | os.PathLike[str], *, read_ahead: bool = Tru
 
 
 def _body(window: ByteWindow, message: Field, kind: str, location: bytes, depth: int) -> list[_Segment] | None:
-    """Return what a message holds with large tensors left out; None where that is what it holds already."""
+    """Return the content of a message without large tensors; None for no change."""
     if depth > MAX_DEPTH:
         raise window.invalid(f"graphs are nested more than {MAX_DEPTH} deep")
     if kind == "tensor":
         return _tensor(window, message, location)
     children = _CHILDREN[kind]
     segments: list[_Segment] = []
-    kept, changed = message.payload, False  # all before it is in the segments
+    kept, changed = message.payload, False  # Everything before this offset is in the segments.
     for part in walk(window, message.payload, message.end):
         inner = children.get(part.number)
         if inner is None or part.wire_type != LENGTH_DELIMITED:
@@ -145,7 +146,7 @@ def _body(window: ByteWindow, message: Field, kind: str, location: bytes, depth:
 
 
 def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segment] | None:
-    """Return a large tensor as a reference to its data in the file; None for one that is left as it is."""
+    """Return a large tensor as a reference to its data in the file; None for a tensor that is kept."""
     fields = list(walk(window, message.payload, message.end))
     if any(part.number in (_EXTERNAL_DATA, _DATA_LOCATION) for part in fields):
         raise _HasExternalData
@@ -154,11 +155,11 @@ def _tensor(window: ByteWindow, message: Field, location: bytes) -> list[_Segmen
 
 
 def raw_data_of(window: ByteWindow, fields: Sequence[Field]) -> Field | None:
-    """Return the content of a tensor that may lie elsewhere; None where it is small, or not in one piece."""
+    """Return the content of a tensor that can be referenced; None if it is small, or not in one piece."""
     raw = [part for part in fields if part.number == _RAW_DATA]
     if len(raw) != 1 or raw[0].wire_type != LENGTH_DELIMITED or raw[0].end - raw[0].payload < _SMALL:
         return None
-    if any(part.number not in _NAMED for part in fields):  # typed data too, or a segment
+    if any(part.number not in _NAMED for part in fields):  # It has typed data too, or is a segment.
         return None
     if any(window.read(part.start, 2) == _STRING for part in fields if part.number == _DATA_TYPE):
         return None
@@ -166,7 +167,7 @@ def raw_data_of(window: ByteWindow, fields: Sequence[Field]) -> Field | None:
 
 
 def reference(fields: Sequence[Field], location: bytes, offset: int, length: int) -> list[tuple[int, int] | bytes]:
-    """Return a tensor with a reference to its content in place of that: ranges of its file, and new bytes."""
+    """Return a tensor with a reference in place of its content: ranges of its file, and new bytes."""
     rest = [part for part in fields if part.number != _RAW_DATA]
     place = {b"location": location, b"offset": str(offset).encode(), b"length": str(length).encode()}
     entries = (encode_bytes_field(1, key) + encode_bytes_field(2, value) for key, value in place.items())
@@ -175,7 +176,7 @@ def reference(fields: Sequence[Field], location: bytes, offset: int, length: int
 
 
 def _names_more_files(content: bytes, known: int) -> bool:
-    """Whether more tensors than these have their data elsewhere: a node's attribute has, or a function's."""
+    """Whether more tensors than these have external data, for example in a node's attribute or a function."""
     return content.count(b"location") > known and len(_LOCATION.findall(content)) > known
 
 
@@ -189,8 +190,8 @@ def _bytes(window: ByteWindow, segment: _Segment) -> bytes:
 
 # TensorProto: float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data
 _CONTENT: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
-_KEPT: Final = 1 << 10  # bytes of a tensor: shapes and axes are far smaller
-_LEFT_OUT: Final = frozenset({METADATA_PROPS, DOC_STRING})  # of the model, where files may be embedded
+_KEPT: Final = 1 << 10  # Bytes of a tensor; shapes and axes are far smaller.
+_LEFT_OUT: Final = frozenset({METADATA_PROPS, DOC_STRING})  # Fields of the model that may contain embedded files.
 
 
 def without_tensors(window: ByteWindow) -> bytes:

@@ -1,8 +1,7 @@
-"""Changing what an ONNX file says about itself and its nodes, without touching weights.
+"""Changes the metadata of an ONNX file and its nodes, without touching weights.
 
-The new file is the old one as a sequence of byte ranges, with some fields left out and some put in. Weights pass
-through the kernel or a small buffer, and external data is left where it is. A file is replaced in one step or not at
-all.
+The new file is a sequence of byte ranges of the old one, without some fields and with new ones. Weights pass through
+the kernel or a small buffer; external data is not moved. A file is replaced in one step or not at all.
 """
 
 from __future__ import annotations
@@ -44,28 +43,27 @@ def rewrite_model(
     external_data: bool = False,
     **texts: str | None,
 ) -> None:
-    """Set metadata and header fields of an ONNX file; every other byte stays as it is.
+    """Set metadata and header fields of an ONNX file; every other byte stays the same.
 
     Args:
         path: The file. A link is followed; its target is replaced.
         metadata: Model-level properties to set. Properties of the same key are replaced. Archives (`is_archive`) come
-            last in the file, whatever else is set.
-        drop: Says of a key whether a model-level property that has it is left out.
-        nodes: Called for every node, those of subgraphs and functions included, in order of the file.
+            last in the file.
+        drop: Whether to remove the model-level property with a key.
+        nodes: Called for every node, including those of subgraphs and functions, in order of the file.
         ir_version: New IR version.
-        output: Where to write instead of in place; the file at `path` then stays as it is.
+        output: The output file, if not in place; the file at `path` is then unchanged.
         external_data: Whether to move large initializers to a new file next to the model, `<model>_data`.
-        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; None
-            removes the field.
+        **texts: New values of `producer_name`, `producer_version`, `domain` and `doc_string`; None removes the field.
 
     Raises:
-        OnnxFileNotFoundError: There is nothing at the path.
-        InvalidOnnxFileError: What is there is not an ONNX model.
-        ProtectedFileError: There is something at the output that is no ONNX file, or is this file by another name.
-        FileChangedError: It was replaced or changed while it was read. Nothing was written.
-        SharedFileError: The file is in a cache that others share, such as the Hub's. Nothing was written.
+        OnnxFileNotFoundError: The path does not exist.
+        InvalidOnnxFileError: The file is not an ONNX model.
+        ProtectedFileError: The output exists and is not an ONNX file, or is this file under another name.
+        FileChangedError: The file was replaced or changed while it was read. Nothing was written.
+        SharedFileError: The file is in a shared cache, such as the Hub's. Nothing was written.
         FileTooLargeError: The new file would have more than 2 GiB. Nothing was written.
-        OnnxWriteError: The new file cannot be written. The old one still stands.
+        OnnxWriteError: The new file cannot be written. The old one is unchanged.
     """
     with OpenModel.at(path) as model:
         model.rewrite(
@@ -80,11 +78,11 @@ def rewrite_model(
 
 
 class OpenModel:
-    """An ONNX file that is open: what is read of it, and what is written in its place, are of one and the same file.
+    """An open ONNX file. What is read and what is replaced is the same file.
 
     Attributes:
-        path: The file, links followed.
-        header, graph: Read when they are first asked for.
+        path: The file, with links resolved.
+        header, graph: Read on first use.
     """
 
     def __init__(self, path: Path, window: ByteWindow, reading: ExitStack, given: str | os.PathLike[str]) -> None:
@@ -101,8 +99,8 @@ class OpenModel:
         """Open a file.
 
         Raises:
-            OnnxFileNotFoundError: There is nothing at the path.
-            OnnxReadError, InvalidOnnxFileError: What is there cannot be read, or is not an ONNX model.
+            OnnxFileNotFoundError: The path does not exist.
+            OnnxReadError, InvalidOnnxFileError: The file cannot be read, or is not an ONNX model.
         """
         with ExitStack() as reading:
             source = Path(os.path.realpath(path))
@@ -110,7 +108,7 @@ class OpenModel:
 
     @functools.cached_property
     def header(self) -> reader.ModelHeader:
-        """Everything but the graph."""
+        """All fields except the graph."""
         return reader.header_of(self._window)
 
     @functools.cached_property
@@ -130,9 +128,9 @@ class OpenModel:
         external_data: bool = False,
         texts: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
-        """Write the file anew and close it; the arguments and exceptions are those of `rewrite_model`.
+        """Write the new file and close it. Arguments and exceptions are those of `rewrite_model`.
 
-        Where nothing would change in place, nothing is written.
+        If nothing would change in place, nothing is written.
         """
         target = self.path if output is None else Path(os.path.realpath(output))
         if target != self.path:
@@ -147,7 +145,7 @@ class OpenModel:
         if nodes is not None or external_data:
             self._window.chunk = _CHUNK
         named = self._given if output is None else output
-        if external_data:  # the data file is created before it is known whether the model changes
+        if external_data:  # The data file is created before it is known whether the model changes.
             refuse_shared(named)
         moving = moving_data(target, self.path) if external_data else nullcontext()
         with moving as data:
@@ -169,13 +167,12 @@ class OpenModel:
                     else:
                         copy_range(self._window, stream, *segment)
                 self._check()
-                self._reading.close()  # Windows replaces no file that is open
+                self._reading.close()  # Windows cannot replace an open file.
         except OnnxWriteError:
             raise
         except OSError as error:
-            raise OnnxWriteError(
-                f"{target} cannot be written: {error.strerror or error}. Nothing there was changed."
-            ) from error
+            reason = error.strerror or error
+            raise OnnxWriteError(f"{target} cannot be written: {reason}. Nothing was changed.") from error
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -185,13 +182,12 @@ class OpenModel:
             yield
 
     def _check(self) -> None:
-        """Refuse to go on where the file at the path is not the one that was read."""
+        """Check that the file at the path is the one that was read."""
         try:
             there = identity_of(self.path.stat())
         except FileNotFoundError:
             there = None
         if there != self._seen:
             raise FileChangedError(
-                f"{self.path} was replaced or changed by somebody else while it was read. Nothing was written; try "
-                "again."
+                f"Another process replaced or changed {self.path} while it was read. Nothing was written. Try again."
             )

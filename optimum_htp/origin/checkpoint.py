@@ -97,13 +97,11 @@ class Checkpoint:
         if isinstance(self.source, LocalSource):
             raise ConfigFileNotFoundError(
                 f"{self.folder} has no readable {CONFIG} (or {MODEL_INDEX}), so it does not contain a Hugging Face "
-                "model. "
-                "Save one there with `model.save_pretrained`."
+                "model. Save one there with `model.save_pretrained`."
             )
         raise ConfigFileNotFoundError(
             f"{self.source.reference} has no {CONFIG} at {self.source.commit}, so it does not contain a Hugging Face "
-            "model. "
-            "Name the repo of the model, or with --revision a commit with a config."
+            "model. Name the repo of the model, or with --revision a commit with a config."
         )
 
     def refuse_code(self) -> None:
@@ -259,9 +257,8 @@ def fetch_configs(reference: str, revision: str | None, access: HubAccess, *, wi
 def _check_all_there(source: HubSource, folder: Path, names: Sequence[str]) -> None:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise DownloadError(
-            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, but does not "
-            "provide it. Try "
-            "again, or check HF_ENDPOINT and any mirror in between."
+            f"The Hub lists {missing[0]} among the files of {source.repo_id} at {source.commit}, but does not provide "
+            "it. Try again, or check HF_ENDPOINT and any mirror in between."
         )
 
 
@@ -320,9 +317,8 @@ def _snapshot(source: HubSource, names: tuple[str, ...], access: HubAccess) -> P
         mirrored = mirrors.fetch(source.provider, source.repo_id, source.commit, names, access)
         if mirrored is None:
             raise DownloadError(
-                f"No mirror has all of {', '.join(names[:3])} … of {source.repo_id} at {source.commit}. Fill a "
-                "mirror with "
-                "`optimum-cli htp mirror --weights`, or allow access to the Hub."
+                f"No mirror has all of {', '.join(names[:3])} … of {source.repo_id} at {source.commit}. Fill a mirror "
+                "with `optimum-cli htp mirror --weights`, or allow access to the Hub."
             )
         return mirrored
     ref = source.ref or source.hub.default_revision

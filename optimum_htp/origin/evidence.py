@@ -106,8 +106,7 @@ def require_unchanged(
         again = "Delete it" if reason == _ADDED else "Download it again with --force-download"
         raise ChangedCacheError(
             f"{folder / name} cannot be used as a file of {repo_id} at {commit}: {reason}. {again}. To use the file "
-            "as it is, copy "
-            "the folder out of the cache and name the copy."
+            "as it is, copy the folder out of the cache and name the copy."
         )
 
 

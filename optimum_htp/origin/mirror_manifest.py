@@ -4,8 +4,8 @@
      "commit_files": ["README.md", "config.json", "model.safetensors"],
      "files": {"config.json": {"size": 570, "sha256": "7b4e…"}}}
 
-`commit_files` lists all files of the commit, so a mirror can also tell that a file does not exist. `files` lists
-those next to the manifest. The content of a commit never changes: files may be added, none is replaced.
+`commit_files` lists all files of the commit, so a mirror can also tell that a file does not exist. `files` lists those
+next to the manifest. The content of a commit never changes: files may be added, none is replaced.
 """
 
 from __future__ import annotations

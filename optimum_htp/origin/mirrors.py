@@ -203,9 +203,7 @@ class MirrorFolder:
             raise MirrorError(f"{self.path(of, name)} is damaged: it does not match its manifest")
 
     def checked(self, manifest: MirrorManifest, chosen: Iterable[str]) -> Path:
-        """Return the folder of a commit in a mirror that is a local folder, after a check of the digests of its
-        files.
-        """
+        """Return the folder of a commit in a mirror that is a local folder, after a check of its files' digests."""
         for name in chosen:
             for _ in self.pieces(manifest, name):
                 pass

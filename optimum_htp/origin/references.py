@@ -67,17 +67,15 @@ def parse_reference(text: str, revision: str | None = None) -> Reference:
     if revision is not None and match["revision"] not in (None, revision):
         raise InvalidModelReferenceError(
             f"{text!r} contains revision {match['revision']!r}, but the revision option is {revision!r}. Give only "
-            "one of "
-            "them."
+            "one of them."
         )
     return Reference(hub, match["repo_id"], match["revision"] or revision)
 
 
 def _no_reference(text: str, why: str) -> InvalidModelReferenceError:
     return InvalidModelReferenceError(
-        f"{text!r} is neither an existing path nor a repo id ('name' or 'organization/name', either with "
-        "'@revision'; for "
-        f"another Hub with its name before it, as in 'ms://organization/name'): {why}"
+        f"{text!r} is neither an existing path nor a repo id ('name' or 'organization/name', either with '@revision'; "
+        f"for another Hub with its name before it, as in 'ms://organization/name'): {why}"
     )
 
 

@@ -120,6 +120,5 @@ def refuse_misfits(shapes: Shapes, inputs: Iterable[TensorSpec]) -> None:
             if axis < len(shape) and shape[axis] != size:
                 raise InputSizeError(
                     f"The input {spec.name[:60]!r} has the size {size} in dimension {axis}, but the model generates "
-                    f"{shape[axis]}. Pass "
-                    "--inputs."
+                    f"{shape[axis]}. Pass --inputs."
                 )

@@ -123,9 +123,8 @@ def _made(config: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
         for generator in generators:
             if "past_key_values" in generator.SUPPORTED_INPUT_NAMES and hasattr(generator, _TEXT):
                 generator.sequence_length = sizes[_PAST]  # Optimum's has the length of the new tokens.
-            if (
-                sizes[_TEXT] == 1
-            ):  # Optimum's masks end with a random number of zeros, which is not possible for one token.
+            # Optimum's masks end with a random number of zeros, which is not possible for one token.
+            if sizes[_TEXT] == 1:
                 generator.random_mask_tensor = lambda shape, **_: torch.ones(tuple(shape), dtype=torch.int64)
         return generators
 

@@ -1,4 +1,4 @@
-"""Reports of an ONNX file for people and programs: provenance, modules, nodes and files, as JSON, Markdown or HTML.
+"""Reports of ONNX files as JSON, Markdown or HTML: provenance, modules, nodes and files.
 
-Empty, because every command of optimum-cli imports `report/texts.py`.
+Imports nothing, because every command of optimum-cli imports `report/texts.py`.
 """

@@ -1,4 +1,4 @@
-"""The report as plain data; `schema/report.schema.json` is its schema, version 1."""
+"""The report as plain data. `schema/report.schema.json` is its schema, version 1."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_VERSION: Final = 1
 
 
 class Timed(Protocol):
-    """A run of a file: the graph that ran, the modules of its nodes, and the time of each."""
+    """A timed run of a file: the graph that ran, the modules of its nodes, and microseconds by node index."""
 
     @property
     def graph(self) -> Graph: ...
@@ -42,10 +42,10 @@ def report_document(
 
     Args:
         files: The ONNX files.
-        profiles: For each file that was timed its run; the report is then of the graph that ran.
+        profiles: The timed runs, by path. A timed file is reported with the graph that ran.
 
     Raises:
-        OnnxFileNotFoundError, InvalidOnnxFileError: There is no ONNX model at a path.
+        OnnxFileNotFoundError, InvalidOnnxFileError: A path is not an ONNX model.
         MetadataError: A file has no tags.
     """
     return {
@@ -99,10 +99,10 @@ def _file(path: Path, profile: Timed | None) -> dict[str, Any]:
 
 
 def _size_inside(path: Path, name: str) -> int | None:
-    """Return the size of a file's external data; None where there is none in the file's own folder.
+    """Return the size in bytes of an external data file, or None if it is not in the ONNX file's folder.
 
-    What lies elsewhere is nobody's business: a file from somebody else could ask for anything, and a report tells.
-    A file in the Hub's cache is a link, as its data is, and the folder is the one where both lie.
+    Other folders are not read, because a malicious file could name any path. In the Hub cache, the ONNX file and its
+    data are symlinks; then the folder of the link targets counts too.
     """
     if not is_contained(name):
         return None
@@ -111,7 +111,7 @@ def _size_inside(path: Path, name: str) -> int | None:
         if not (data.is_relative_to(path.parent.resolve()) or data.parent == path.resolve().parent):
             return None
         found = data.stat()
-    except (OSError, ValueError, RuntimeError):  # not there, no name that can be, links in a circle
+    except (OSError, ValueError, RuntimeError):  # missing file, invalid name, symlink loop
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 

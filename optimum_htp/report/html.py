@@ -1,10 +1,10 @@
-"""The report as one HTML page that opens from disk: an icicle and a tree of the modules, and the provenance on top.
+"""The report as one HTML page that opens from disk: a plot, a tree of the modules, and the provenance.
 
-Page, style and script lie in `page/` and are put into one file, so no request leaves it. What comes from the ONNX file
-is put in as text or as JSON, never as markup.
+Page, style and script are in `page/`. The report contains all three, so it makes no request. Texts from the ONNX file
+are escaped text or JSON, never markup.
 
-A module whose class says nothing (`Linear`) is of the kind of the module around it, so a projection of attention is
-attention; outside of all of them it is `other`.
+A module with a generic class (`Linear`) gets the kind of the module around it: a projection in an attention module is
+`attention`. Without such a module it is `other`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from importlib import resources
 from string import Template
 from typing import Any, Final
 
-from optimum_htp.report.markdown import provenance
-from optimum_htp.report.outline import inner_name, is_mixed, weights_text
+from optimum_htp.report.markdown import facts, has_mixed_weights
+from optimum_htp.report.outline import inner_name, weights_text
 from optimum_htp.report.texts import json_text, printable
 
 __all__ = ["KINDS", "as_html", "kinds_of"]
@@ -51,36 +51,48 @@ def _measures(file: dict[str, Any]) -> dict[str, str]:
     return {**_TIME, **_MEASURES} if file["timed"] else dict(_MEASURES)
 
 
-def _mixed(file: dict[str, Any]) -> bool:
-    """Whether weights are kept as anything but float32."""
-    return any(is_mixed(module["weights"]) for module in file["modules"])
-
-
 def _section(index: int, file: dict[str, Any], *, alone: bool) -> dict[str, Any]:
-    """Return what a file's section is made of."""
-    facts = {**provenance(file), "graph": f"{file['model']['nodes']} nodes"}
-    if file["coverage"]:
-        facts["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
-    if "compared" in file:
-        facts["compared with"] = file["compared"]["with"]
-        facts["found"] = "; ".join(file["compared"]["verdict"])
+    """Return the values of the placeholders in `section.html`."""
+    known = facts(file)
+    verdict = "".join(f"<li>{_text(line)}</li>" for line in file["compared"]["verdict"]) if "compared" in file else ""
     measures = _measures(file)
     colours = {**({"difference": "max abs"} if "compared" in file else {}), "kind": "kind"}
     colours |= {key: label.lower() for key, label in measures.items()}
-    if _mixed(file):
-        colours["bits"] = "bits a parameter"
+    if has_mixed_weights(file):
+        colours["bits"] = "bits per parameter"
     headings = [f'<th data-key="{key}">{label}</th>' for key, label in measures.items()]
-    headings += ['<th class="minor">Weights</th>', '<th class="minor">Bytes saved</th>'] if _mixed(file) else []
+    headings += (
+        ['<th class="minor">Weights</th>', '<th class="minor">Bytes saved</th>'] if has_mixed_weights(file) else []
+    )
     headings += ["<th>Max abs</th>"] if "compared" in file else []
     return {
         "index": index,
         "file": _text(file["file"]),
         "heading": "" if alone else f"<h2>{_text(file['file'])}</h2>\n",
-        "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items()),
+        "summary": _text(_summary(file, known)),
+        "verdict": f'<ul class="verdict">{verdict}</ul>\n' if verdict else "",
+        "modules": "\n".join(_plain(module, measures) for module in file["modules"]),
+        "facts": "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in known.items()),
         "measures": _options(measures),
         "colours": _options(colours),
         "headings": "".join(["<th>Module</th>", *headings]),
     }
+
+
+def _summary(file: dict[str, Any], known: Mapping[str, str]) -> str:
+    """Return the line below the heading: `org/model at 0123abcd · BertModel · 86.5 MiB, compared with other.onnx`."""
+    model = " at ".join(filter(None, (known.get("model"), known.get("commit", "")[:8])))
+    text = " · ".join(filter(None, (model, known.get("class"), known["size"])))
+    return f"{text}, compared with {file['compared']['with']}" if "compared" in file else text
+
+
+def _plain(module: dict[str, Any], measures: Mapping[str, str]) -> str:
+    """Return a module as an entry of the list that replaces plot and table without JavaScript."""
+    numbers = [f"{module[key]:,.0f} {label.lower()}" for key, label in measures.items()]
+    if (difference := module.get("max_abs")) is not None:
+        numbers.append(f"max abs {difference:.3g}{', beyond the tolerance' if module['exceeds'] else ''}")
+    cells = [module["class_name"], *numbers]
+    return f"<li>{_text(module['name'] or '(model)')} <span>{_text(' · '.join(filter(None, cells)))}</span></li>"
 
 
 def _options(labels: dict[str, str]) -> str:
@@ -92,7 +104,7 @@ def _text(text: str) -> str:
 
 
 def _data(file: dict[str, Any]) -> dict[str, Any]:
-    """Return what the page's script reads: the modules as parallel lists, outer ones before those in them."""
+    """Return the data of the page's script: the modules as parallel lists, outer ones before inner ones."""
     modules = file["modules"]
     places = {module["name"]: at for at, module in enumerate(modules)}
     holders = {child: module["name"] for module in modules for child in module["children"]}
@@ -106,7 +118,7 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
         "parents": [places[holders[module["name"]]] if module["name"] in holders else -1 for module in modules],
         "children": [[places[child] for child in module["children"]] for module in modules],
         "measures": list(measures.items()),
-        "mixed": _mixed(file),
+        "mixed": has_mixed_weights(file),
         "weights": [weights_text(module["weights"]) for module in modules],
         "saved": [module["saved_bytes"] for module in modules],
         "compared": _compared(file, places) if "compared" in file else None,
@@ -115,7 +127,7 @@ def _data(file: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(file: dict[str, Any], places: dict[str, int]) -> dict[str, Any]:
-    """Return how the modules differ: of each the largest difference, and whether it is beyond the tolerances."""
+    """Return the largest difference of each module, and whether it is beyond the tolerances."""
     modules, notes = file["modules"], file["compared"]["notes"]
     return {
         "differences": ["Infinity" if (value := module["max_abs"]) == math.inf else value for module in modules],
@@ -143,13 +155,13 @@ def kinds_of(classes: Mapping[str, str], holders: Mapping[str, str]) -> dict[str
     """Return the kind of each module, by name.
 
     Args:
-        classes: Class of each module, outer ones before those in them.
-        holders: Name of the module around each; the model itself has none.
+        classes: The class of each module by name, outer modules before inner ones.
+        holders: The name of the module around each module. The model itself has no entry.
     """
     kinds: dict[str, str] = {}
     for name, class_name in classes.items():
         around = kinds.get(holders.get(name, ""), "other") if name else "other"
-        own = _own(f"{class_name}") or _own(name.rpartition(".")[2])
+        own = _own(class_name) or _own(name.rpartition(".")[2])
         if own is None or (own == "block" and around in _INHERITED):
             own = around if around in _INHERITED else "other"
         elif own == "mlp" and around == "attention":

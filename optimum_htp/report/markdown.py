@@ -10,7 +10,7 @@ from typing import Any, Final
 from optimum_htp.report.outline import is_mixed, size_text, weights_text
 from optimum_htp.report.texts import printable
 
-__all__ = ["as_cell", "as_markdown", "module_cell", "provenance"]
+__all__ = ["as_cell", "as_markdown", "facts", "has_mixed_weights", "module_cell"]
 
 _USUAL: Final = re.compile(r"[\w.\-/]+", re.ASCII)
 _SIGNS: Final = re.compile(r"[\\`*_\[\]|~@$]|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -28,8 +28,8 @@ _SHOWN: Final = {
 }
 
 
-def provenance(file: dict[str, Any]) -> dict[str, str]:
-    """Return what is known of where a file came from, in words."""
+def facts(file: dict[str, Any]) -> dict[str, str]:
+    """Return provenance, size, graph and tags of a file as texts, by label."""
     record = file["context"]["record"] or {}
     known = {label: str(record[key]) for key, label in _SHOWN.items() if record.get(key)}
     if embedded := record.get("embedded_files"):
@@ -39,7 +39,15 @@ def provenance(file: dict[str, Any]) -> dict[str, str]:
     known["producer"] = file["context"]["producer"]
     known["opset"] = ", ".join(f"{name or 'ai.onnx'} {number}" for name, number in file["context"]["opsets"].items())
     known["size"] = size_text(file["bytes"] + sum(data["bytes"] for data in file["external_files"]))
+    known["graph"] = f"{file['model']['nodes']} nodes, {file['model']['initializers']} initializers"
+    if file["coverage"]:
+        known["tags"] = ", ".join(f"{rule} {count}" for rule, count in file["coverage"].items())
     return known
+
+
+def has_mixed_weights(file: dict[str, Any]) -> bool:
+    """Whether any weights of a file have another data type than float32."""
+    return any(is_mixed(module["weights"]) for module in file["modules"])
 
 
 def as_markdown(document: dict[str, Any]) -> str:
@@ -50,14 +58,11 @@ def as_markdown(document: dict[str, Any]) -> str:
 def _lines(file: dict[str, Any]) -> Iterator[str]:
     yield f"# {as_cell(file['file'])}"
     yield ""
-    for label, value in provenance(file).items():
+    for label, value in facts(file).items():
         yield f"- **{label}**: {as_cell(value)}"
-    yield f"- **graph**: {file['model']['nodes']} nodes, {file['model']['initializers']} initializers"
-    if file["coverage"]:
-        yield f"- **tags**: {', '.join(f'{as_cell(rule)} {count}' for rule, count in file['coverage'].items())}"
     yield ""
     timed = ["time (ms)"] if file["timed"] else []
-    mixed = ["weights", "saved"] if any(is_mixed(module["weights"]) for module in file["modules"]) else []
+    mixed = ["weights", "saved"] if has_mixed_weights(file) else []
     headings = ["module", "class", "nodes", "parameters", "size", *mixed, *timed]
     yield f"| {' | '.join(headings)} |"
     yield f"|{'|'.join(' --- ' if name in _LEFT else ' ---: ' for name in headings)}|"
@@ -78,12 +83,12 @@ def _lines(file: dict[str, Any]) -> Iterator[str]:
 
 
 def module_cell(module: str) -> str:
-    """Return a module's name as code, which knows no escapes, where it is of the usual signs."""
+    """Return a module's name as code, or as escaped text if it has unusual characters (code has no escapes)."""
     if not module:
         return "(model)"
     return f"`{module}`" if _USUAL.fullmatch(module) else as_cell(module)
 
 
 def as_cell(text: Any) -> str:
-    """Keep a file's texts from being taken for Markdown or HTML: pictures, links, addresses, mentions, tags."""
+    """Return a text with all Markdown and HTML escaped: images, links, addresses, mentions, tags."""
     return _SIGNS.sub(r"\\\g<0>", html.escape(printable(str(text)), quote=False))

@@ -1,30 +1,30 @@
-"""The module tree as text, a line a module, like torchinfo's."""
+"""The module tree as text, one line per module, like torchinfo."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from optimum_htp.hierarchy.summary import ModuleSummary
 from optimum_htp.hierarchy.tree import ROOT
 from optimum_htp.report.texts import printable
 
-__all__ = ["inner_name", "is_mixed", "outline", "size_text", "weights_text"]
+__all__ = ["aligned", "inner_name", "is_mixed", "outline", "size_text", "weights_text"]
 
-_OPERATORS: Final = 4  # that are named; the others are counted
+_OPERATORS: Final = 4  # named per module; the others are counted
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, times: bool = False) -> Iterator[str]:
-    """Yield the lines of a table: module and class, nodes, parameters, bytes, time where wanted, operators.
+    """Yield the lines of a table: module and class, nodes, parameters, size, operators.
 
-    Where weights are kept as anything but float32 also how, and what that saves.
+    If some weights are not float32, the table also has their data types and the bytes saved.
 
     Args:
-        modules: As `summarize` returns them.
-        depth: Levels below the root that are shown; None for all. Costs are always those of everything inside.
-        times: Whether the nodes were timed.
+        modules: The result of `summarize`.
+        depth: Number of levels shown below the root; None shows all. The numbers include all modules inside.
+        times: Whether to show the time of each module.
     """
     mixed = is_mixed(modules[ROOT].weights)
     heads = ("module", "nodes", "parameters", "size", *(("weights", "saved") if mixed else ()))
@@ -46,29 +46,34 @@ def outline(modules: Mapping[str, ModuleSummary], *, depth: int | None = None, t
                 _named(one.operators),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    yield from aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows of a table as aligned lines: first and last column left-aligned, others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
         yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
 
 
 def is_mixed(weights: Mapping[str, int]) -> bool:
-    """Whether weights, bytes by how they are kept, are kept as anything but float32."""
+    """Whether any weights, given as bytes by data type, have another data type than float32."""
     return bool(weights.keys() - {"float32"})
 
 
 def weights_text(weights: Mapping[str, int]) -> str:
-    """Return how weights are kept, what takes the most bytes first: `int8, float32`."""
+    """Return the data types of weights, the one with the most bytes first: `int8, float32`."""
     return ", ".join(sorted(weights, key=lambda kind: -weights[kind]))
 
 
 def inner_name(name: str, holder: str) -> str:
-    """Return a module's name as the module around it calls it: `layer.0`."""
+    """Return a module's name relative to the module around it: `layer.0`."""
     return name[len(holder) + 1 :] if holder else name
 
 
 def _walk(modules: Mapping[str, ModuleSummary], depth: int | None) -> Iterator[tuple[str, str, int]]:
-    """Yield each module with the one around it and its level, children behind their parents."""
+    """Yield each module with the module around it and its level, depth first."""
     waiting = [(ROOT, ROOT, 0)]
     while waiting:
         name, holder, level = waiting.pop()
@@ -86,7 +91,7 @@ def _named(operators: Counter[str]) -> str:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Return a number of bytes with a suitable unit: `86.1 MiB`."""
     for unit in _UNITS:
         if abs(size) < 1024 or unit == _UNITS[-1]:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

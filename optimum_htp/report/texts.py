@@ -1,7 +1,7 @@
-"""Texts of files, of Hubs and of other libraries as people may safely see them, and JSON that every parser reads.
+"""Safe output of untrusted texts (from files, Hubs and other libraries), and JSON that every parser reads.
 
-A name in a file may hold what a terminal obeys (escape sequences), what makes one line look like two, or what turns
-the order of letters around (bidirectional controls). Here it becomes visible: `\\x1b`, `\\n`, `\\u202e`.
+A name in a file can contain terminal escape sequences, line breaks, or bidirectional controls that reorder letters.
+They are shown as escapes: `\\x1b`, `\\n`, `\\u202e`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, Final
 
 __all__ = ["json_text", "printable", "sentence"]
 
-_LAYOUT: Final = " \n"  # of JSON itself; inside its strings line breaks are escaped already
+_LAYOUT: Final = " \n"  # between JSON tokens; inside strings, line breaks are already escaped
 _SPACE: Final = re.compile(r"\s*[\r\n]+\s*")
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with everything that is not printed as a sign written as Python writes it."""
+    """Return a text on one line, with all characters that are not printable as Python escapes."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def sentence(text: str) -> str:
-    """Return a message in one line: its line breaks are the words' own, and become spaces."""
+    """Return a message on one line: line breaks become spaces, other unprintable characters become escapes."""
     return printable(_SPACE.sub(" ", text.strip()))
 
 
 def json_text(document: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:
-    """Return a document as JSON that is valid by the letter and holds nothing that steers a terminal.
+    """Return a document as strictly valid JSON without terminal control characters.
 
-    JSON has no NaN and no infinity: they become null. What is not printed as a sign is escaped, and so are halves of
-    surrogate pairs, which UTF-8 cannot say. With `ascii_only` all that is not ASCII is escaped: for streams of
+    NaN and infinity become null, because JSON has neither. Unprintable characters are escaped, and so are lone
+    surrogates, which UTF-8 cannot encode. With `ascii_only`, everything outside ASCII is escaped, for streams of
     another encoding.
     """
     try:
@@ -46,7 +46,7 @@ def json_text(document: Any, indent: int | None = None, *, ascii_only: bool = Fa
 
 
 def _finite(value: Any) -> Any:
-    """Return plain data with None for what is no number."""
+    """Return plain data with NaN and infinity replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

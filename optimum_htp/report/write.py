@@ -1,4 +1,4 @@
-"""Writing a report in the format that its file's name says."""
+"""Writes a report in the format of its file suffix."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FORMATS: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
     ".md": as_markdown,
     ".html": as_html,
 }
-"""How a report is written, by the suffix of its file."""
+"""The function that formats a report, by file suffix."""
 
 
-_HEAD: Final = 1 << 16  # bytes that are looked at
+_HEAD: Final = 1 << 16  # bytes read to recognize a report
 _JSON: Final = re.compile(rb'\s*\{\s*(?:"report_version":|"one":.*"first_exceeded":)', re.DOTALL)
 _TABLE: Final = re.compile(rb"^(?:- \*\*graph\*\*: \d+ nodes, |\| module \| max abs )", re.MULTILINE)
 _LINES: Final = re.compile(rb"# .*\n(?:(?:[#|-].*)?\n)*(?:[#|-].*)?")
 
 
 def _is_report(path: Path) -> bool:
-    """Whether a file is a report or a comparison of ours, with nothing added to it."""
+    """Whether a file is an unmodified report or comparison of this package."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
     if head.startswith(b"<!DOCTYPE html>"):
@@ -47,16 +47,16 @@ _KIND: Final = OutputKind("a report", _is_report)
 def check_report_path(
     path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = (), *, force: bool = False
 ) -> Path:
-    """Return the path of a report, where a report can be written there.
+    """Return the expanded path of a report, after a check that the report can be written.
 
     Args:
         path: The path.
-        inputs: The files that it is of.
-        force: Whether it may replace a file of another kind.
+        inputs: The ONNX files of the report, which it must not replace.
+        force: Whether to replace an existing file that is not a report.
 
     Raises:
-        ReportError: Its suffix is not known.
-        ProtectedFileError: There is a file that a report may not replace.
+        ReportError: The suffix is not one of `FORMATS`.
+        ProtectedFileError: A report must not replace the existing file.
     """
     path = _known_format(path)
     return check_output(path, _KIND, inputs=inputs, force=force)
@@ -65,14 +65,14 @@ def check_report_path(
 def _known_format(path: str | os.PathLike[str]) -> Path:
     path = _expanded(Path(path))
     if path.suffix.lower() not in FORMATS:
-        raise ReportError(f"{path} is not the name of a report. Pass a name that ends in {', '.join(FORMATS)}.")
+        raise ReportError(f"{path}: unsupported report format. Use {', '.join(FORMATS)}.")
     return path
 
 
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # there is no such user: then it is a name like others
+    except RuntimeError:  # unknown user: `~name` is an ordinary name
         return path
 
 
@@ -83,29 +83,28 @@ def write_report(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a report; return its path. `inputs` and `force` are those of `check_report_path`.
+    """Write a report and return its path. `inputs` and `force` as in `check_report_path`.
 
     Raises:
         ReportError: The suffix is not one of `FORMATS`.
-        ProtectedFileError: There is a file that a report may not replace.
-        OnnxWriteError: The file cannot be written. What was there still is.
+        ProtectedFileError: A report must not replace the existing file.
+        OnnxWriteError: The file cannot be written. An existing file is unchanged.
     """
     path = _known_format(path)
     return write_text(FORMATS[path.suffix.lower()](document), path, inputs, force=force)
 
 
 def write_text(text: str, path: Path, inputs: Iterable[str | os.PathLike[str]] = (), *, force: bool = False) -> Path:
-    """Write the text of a report, whole or not at all, and the folders that it takes; return its path.
+    """Write the text of a report atomically, create its folder, and return its path.
 
     Raises:
-        ProtectedFileError: There is a file that a report may not replace.
-        OnnxWriteError: The file cannot be written. What was there still is.
+        ProtectedFileError: A report must not replace the existing file.
+        OnnxWriteError: The file cannot be written. An existing file is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_document(text.encode("utf-8", "backslashreplace"), path, _KIND, inputs=inputs, force=force)
     except OSError as error:
-        raise OnnxWriteError(
-            f"{path} cannot be written: {error.strerror or error}. Nothing there was changed."
-        ) from error
+        reason = error.strerror or error
+        raise OnnxWriteError(f"{path} cannot be written: {reason}. Nothing was changed.") from error
     return path

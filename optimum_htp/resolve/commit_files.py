@@ -128,8 +128,7 @@ def resolve_preprocessors(
     with_code: bool = False,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with all config and preprocessor files of the model. The arguments are those of
-    `resolve_configs`.
+    """Return a folder with all config and preprocessor files of the model; arguments as in `resolve_configs`.
 
     Raises:
         UntrustedCodeError: A file refers to code, and `with_code` is not set.
@@ -156,8 +155,7 @@ def resolve_file(
     revision: str | None = None,
     places: Sequence[str] | None = None,
 ) -> ConfigFolder:
-    """Return a folder with a file that only sentence_transformers reads, together with all other known files of this
-    kind.
+    """Return a folder with a file that only sentence_transformers reads, and all other known files of this kind.
 
     Args:
         metadata, access, revision, places: As in `resolve_configs`.

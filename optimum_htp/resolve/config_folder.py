@@ -184,10 +184,8 @@ def find(
             raise
     if not needed or "." in what:
         return None
-    if what not in (
-        *CONFIG_CLASSES,
-        PIPELINE,
-    ):  # For a folder with a config, transformers itself reports missing files.
+    # For a folder with a config, transformers itself reports missing files.
+    if what not in (*CONFIG_CLASSES, PIPELINE):
         return find(carrier, "AutoConfig", access, revision)
     raise ConfigLoadError(_none_at_all(carrier))
 
@@ -255,9 +253,7 @@ def _has(embedded: EmbeddedFiles, what: str, record: ExportMetadata | None, *, s
         return what in names and is_sentence_transformers_file(what)
     if names <= {*MODEL_CONFIGS, EXPORT_MANIFEST} and record is not None and record.preprocessors:
         return False  # Only its config is embedded.
-    if (
-        slow and record is not None and record.config_files is not None
-    ):  # A fast tokenizer needs only some of the files.
+    if slow and record is not None and record.config_files is not None:  # A fast one needs only some files.
         return {name for name in record.config_files if not name.endswith(".py")} <= names
     return True
 
@@ -316,8 +312,7 @@ def _with_code(
     if record is None or record.model_type != "hub":
         raise ConfigLoadError(
             f"{what}. It is from a local model, so the code cannot be downloaded. Copy the model's files, including "
-            "code, into "
-            f"{Path(embedded.path).parent}, or leave out trust_remote_code=True."
+            f"code, into {Path(embedded.path).parent}, or leave out trust_remote_code=True."
         )
     try:
         return fetched()
@@ -328,17 +323,15 @@ def _with_code(
 def _no_slow_tokenizer(carrier: Carrier, error: HubUnreachableError) -> HubUnreachableError:
     return type(error)(
         f"A slow tokenizer (use_fast=False, or a slow class) needs files that are not embedded in {carrier.name}, so "
-        "they were "
-        "requested from the Hub. Use the fast tokenizer, or save the slow one once with a connection, and load it "
-        f"from its folder. {error}"
+        "they were requested from the Hub. Use the fast tokenizer, or save the slow one once with a connection, and "
+        f"load it from its folder. {error}"
     )
 
 
 def _not_carried(carrier: Carrier, error: OfflineError) -> OfflineError:
     return OfflineError(
         f"The requested files are not embedded in {carrier.name}. {error} `optimum-cli htp embed {carrier.name}` "
-        "embeds them; "
-        f"`optimum-cli htp mirror {carrier.name} -o FOLDER` copies them for machines without a Hub."
+        f"embeds them; `optimum-cli htp mirror {carrier.name} -o FOLDER` copies them for machines without a Hub."
     )
 
 
@@ -351,7 +344,6 @@ def _none_at_all(carrier: Carrier) -> str:
         )
     return (
         f"{carrier.name} has no record, and there is no {CONFIG} next to it. Do one of these: export the model again "
-        "with "
-        f"`optimum-cli export htp`; add a record with `optimum-cli htp inject {carrier.name} --model ID`; copy its "
-        f"{CONFIG} into {where}; or pass config=."
+        f"with `optimum-cli export htp`; add a record with `optimum-cli htp inject {carrier.name} --model ID`; copy "
+        f"its {CONFIG} into {where}; or pass config=."
     )

@@ -144,8 +144,7 @@ class EmbeddedFiles:
         except EmbeddedFilesError as error:
             raise EmbeddedFilesError(
                 f"The embedded files of {self.holder} cannot be used: {error}. Download the file again, or remove "
-                "them with "
-                f"`optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the maximum size in MB.",
+                f"them with `optimum-cli htp unembed {self.holder}`. {EMBEDDED_LIMIT} sets the maximum size in MB.",
                 EMBEDDED_ZIP,
             ) from error
         if not with_code:
@@ -201,8 +200,7 @@ class EmbeddedFiles:
         except OSError as error:
             raise ConfigLoadError(
                 f"The embedded files of {self.holder} must be unpacked into a folder, but no folder is writable: "
-                f"{error}. Set HF_HOME "
-                "or TMPDIR to a writable folder."
+                f"{error}. Set HF_HOME or TMPDIR to a writable folder."
             ) from error
         _temporary.append(temporary)  # It is removed at the end of the process.
         return Path(temporary.name)

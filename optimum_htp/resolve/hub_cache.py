@@ -21,8 +21,7 @@ class HFHubCache:
     """Keeps the results of loaders, by model, commit and loader. It is thread-safe and bounded.
 
     The results are shared: every caller gets the same object. Do not use it for objects that change when they are
-        used, or
-    for a fast tokenizer in several threads.
+    used, or for a fast tokenizer in several threads.
 
     Args:
         cache_dir: Root of the Hub's cache; None for the standard one. There is no other cache on disk.

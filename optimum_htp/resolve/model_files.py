@@ -64,9 +64,8 @@ def require_parts(parts: ModelFiles, record: ExportMetadata) -> None:
 def model_root(path: Path, record: ExportMetadata) -> Path:
     """Return the absolute path of the folder of a model, given one of its files.
 
-    Below a linked folder there are two candidates: above the link, and above its target. The model's folder is the
-        one from
-    which the file has its name at export.
+    Below a linked folder there are two candidates: above the link, and above its target. The model's folder is the one
+    from which the file has its name at export.
 
     Raises:
         MissingSiblingError: The file has fewer parent folders than the name in its record.
@@ -77,8 +76,7 @@ def model_root(path: Path, record: ExportMetadata) -> Path:
     if not roots:
         raise MissingSiblingError(
             f"{path} is {str(part)[:_SHOWN]} of a model of several files, but it has fewer parent folders. Copy the "
-            "whole folder "
-            "of the model, or export it again."
+            "whole folder of the model, or export it again."
         )
     return next((root for root in roots if _is_folder(root / part.parent, folder)), roots[0])
 

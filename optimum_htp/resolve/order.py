@@ -153,8 +153,7 @@ def find_files(wanted: CommitFiles) -> Path:
     if not steps:
         raise OfflineError(
             f"{wanted.repo_id} at {wanted.commit} was not searched for, because {_VARIABLE} lists none of {CACHE}, "
-            f"{MIRROR} and "
-            f"{HUB}. Add one of them."
+            f"{MIRROR} and {HUB}. Add one of them."
         )
     for step in steps[:-1]:
         try:

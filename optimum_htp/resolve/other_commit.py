@@ -29,8 +29,7 @@ _warned: Final[set[tuple[str | None, ...]]] = set()
 
 
 def other_snapshot(path: Path, record: ExportMetadata | None, access: HubAccess) -> Path | None:
-    """Return the folder of the commit that a file was downloaded at, if its record contains another commit of that
-    repo.
+    """Return the folder of the commit that a file was downloaded at, if its record has another commit of that repo.
 
     Args:
         path: The file, in the cache of a Hub or elsewhere.

@@ -1,10 +1,9 @@
 """Reads the metadata of a remote ONNX file, without a download.
 
 `hf://[org/]repo[@revision]/path/model.onnx`, the same with the name of another Hub, and http(s) URLs are read with
-range
-requests: one for the start of the file, and one for its end, where writers put the metadata after the graph. Files of
-other writers may need more. Together they are 64 KiB: archives, which come last, are not downloaded. Other URLs are
-read with fsspec.
+range requests: one for the start of the file, and one for its end, where writers put the metadata after the graph.
+Files of other writers may need more. Together they are 64 KiB: archives, which come last, are not downloaded. Other
+URLs are read with fsspec.
 """
 
 from __future__ import annotations
@@ -187,8 +186,7 @@ def _only_file(hub: Hub, url: str, access: HubAccess) -> tuple[str, str, str]:
         held = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
         raise InvalidModelReferenceError(
             f"{url} contains no file name: write {prefix}://organization/repo[@revision]/path/model.onnx. The repo "
-            "has "
-            f"{held or 'no ONNX file'}."
+            f"has {held or 'no ONNX file'}."
         )
     return info.repo_id, info.commit, names[0]
 

@@ -61,8 +61,7 @@ def with_embedded(record: ExportMetadata, embedding: Embedding | None) -> Export
 
 
 def files_of_model(path: Path, record: ExportMetadata) -> dict[Path, ExportMetadata]:
-    """Return the files of a model that are where they were exported to, with their records. Renamed files are
-    included.
+    """Return the files of a model that are still at their places in the export, renamed or not, with their records.
 
     Raises:
         MissingSiblingError: The file has fewer parent folders than its name in the model.
@@ -139,8 +138,7 @@ def embed_files(
     if first is not None and first not in {other.onnx_file for other in files.values()}:
         raise MissingSiblingError(
             f"{first} is missing. It is the file of the same model as {path} that contains the embedded files. Copy "
-            "it to its "
-            "place next to the others."
+            "it to its place next to the others."
         )
     source, names = _source(path, record, None if folder is None else Path(folder), access)
     manifest = manifest_of(path, record)
@@ -235,8 +233,7 @@ def _record(path: Path) -> ExportMetadata:
     if record is None:
         raise EmbeddedFilesError(
             f"{path} has no record. Run `optimum-cli htp inject {path} --model ID` (or a folder) to add one; this "
-            "also embeds "
-            "the model's files."
+            "also embeds the model's files."
         )
     return record
 
@@ -279,9 +276,8 @@ def _check_commits(
     if names:
         raise MisfitError(
             f"{', '.join(names)} in {folder} {'differs' if len(names) == 1 else 'differ'} from {record.source}, the "
-            "commit in the "
-            f"record of {path}. Nothing was written. Leave out --from to embed the commit's files, or stamp the file "
-            f"with the model in the folder: `optimum-cli htp inject {path} --model {folder}`."
+            f"commit in the record of {path}. Nothing was written. Leave out --from to embed the commit's files, or "
+            f"stamp the file with the model in the folder: `optimum-cli htp inject {path} --model {folder}`."
         )
 
 

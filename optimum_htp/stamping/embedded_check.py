@@ -74,8 +74,7 @@ def check_embedded(path: Path, record: ExportMetadata, access: HubAccess | None)
     if names := differing(contents, digests):
         return EmbeddedCheck(
             f"{', '.join(names)} in it {'differs' if len(names) == 1 else 'differ'} from {record.source}. Embed the "
-            "files of the "
-            f"commit with `optimum-cli htp embed {path}`."
+            f"files of the commit with `optimum-cli htp embed {path}`."
         )
     count = len(contents)
     return EmbeddedCheck(

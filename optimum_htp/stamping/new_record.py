@@ -102,8 +102,7 @@ def plugin_properties(record: ExportMetadata, info: RepoInfo | None) -> dict[str
             if key.startswith(("hf_", "htp.")):
                 raise PluginError(
                     f"The plugin {plugin!r} of optimum-htp sets the metadata key {key!r}, which belongs to "
-                    "optimum-htp. Upgrade or "
-                    "uninstall the plugin."
+                    "optimum-htp. Upgrade or uninstall the plugin."
                 )
             properties[key] = str(value)
     return properties

@@ -1,7 +1,7 @@
 """The values that a stamp or tags replaced in a file. The file records them, so that `strip` can restore them.
 
-The property `hf_original` is a JSON object. It contains the replaced header fields (a field that the file did not
-have is left out) and two more entries:
+The property `hf_original` is a JSON object. It contains the replaced header fields (a field that the file did not have
+is left out) and two more entries:
 
     metadata   properties of other tools that the stamp has replaced: key to value
     added      properties of plugins that the stamp has set: key to value
@@ -149,9 +149,7 @@ def _noted(header: ModelHeader) -> dict[str, Any]:
 
 
 def _noted_standard_keys(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return the standard keys that a stamp recorded as set; in a file without notes, the keys that it would have
-    set.
-    """
+    """Return the standard keys that a stamp recorded as set; without notes, the keys that it would have set."""
     text = metadata.get(STANDARD_KEYS)
     if text is not None:
         return _object(text)  # If another tool wrote it, it is empty here, and that tool's keys are kept.

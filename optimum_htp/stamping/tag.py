@@ -167,8 +167,7 @@ class Tagger:
         if share < _RELATED and not self._force:
             raise MisfitError(
                 f"{path} does not seem to be made from {self._original}: they share the names of only {share:.0%} of "
-                "the "
-                "values. Nothing was written. Name the right file, or pass --force."
+                "the values. Nothing was written. Name the right file, or pass --force."
             )
         return assign_rewritten([Original(original, known)], graph, ScopeResolver(tree), tree)
 
@@ -252,9 +251,7 @@ def _standing(header: ModelHeader, graph: Graph) -> Assignment | None:
 
 
 def _tree_in(graph: Graph, whole: ModuleTree | None) -> ModuleTree:
-    """Return the tree of the part of a model that a graph contains; without the model, the tree built from its
-    names.
-    """
+    """Return the tree of the part of a model that a graph contains; without a model, the tree built from its names."""
     if whole is not None:
         return part_tree(graph, whole)
     return dynamo_tree(graph) or ModuleTree.of_scopes(scopes_of(graph))

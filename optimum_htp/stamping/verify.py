@@ -179,8 +179,7 @@ def _verdict(path: Path, access: HubAccess) -> Verdict:
 
 
 def _asked(hub: Hub, record: ExportMetadata, access: HubAccess) -> tuple[RepoInfo | None, tuple[str, ...] | None]:
-    """Return the Hub's information about the commit in a record; if the Hub is unreachable, the commit's files on a
-    mirror.
+    """Return the Hub's information about the commit in a record, or a mirror's files if the Hub is unreachable.
 
     Raises:
         HFHubIntegrationError: The commit does not exist, or the Hub is unreachable and no mirror has the commit.
@@ -204,8 +203,7 @@ def _changed_weights(record: ExportMetadata, info: RepoInfo) -> str | None:
             what = f"has the sha256 {stated}" if name in info.files else "no longer exists"
             return (
                 f"{name} of {record.source} {what}; at export, its sha256 was {digest}. The file in the repo was "
-                "replaced. Check the "
-                "weights against a trusted commit with --weights --model ID@COMMIT."
+                "replaced. Check the weights against a trusted commit with --weights --model ID@COMMIT."
             )
     return None
 

@@ -1,4 +1,4 @@
-"""Bridges are built when Optimum's modules are imported, in any order, and are given back."""
+"""Bridges are installed at the import of Optimum's modules, in any order, and are removed again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import run_python
 
 IMPORTS = """
 import sys, {modules}
-assert sys.modules["{modules}".split()[-1]].__doc__ != 0  # names that are lent are given back at the latest by its use
+assert sys.modules["{modules}".split()[-1]].__doc__ != 0  # its first use removes added names at the latest
 import transformers, transformers.utils, transformers.modeling_utils
 assert not hasattr(transformers, "CLIPFeatureExtractor")
 assert not hasattr(transformers.modeling_utils, "get_parameter_dtype")
@@ -67,17 +67,17 @@ assert not hasattr(decoder.ORTModelForCausalLM, "is_remote_code")
 """
 
 
-def test_deactivating_gives_everything_back():
+def test_deactivate_restores_everything():
     run_python(OFF, forked=True)
 
 
-def test_switch_leaves_bridges_out():
+def test_disable_variable_disables_bridges():
     code = "import optimum.onnxruntime.modeling as m; print(hasattr(m.ORTModel, 'is_remote_code'))"
     done = run_python(code, check=False, OPTIMUM_HTP_DISABLE="1")
     assert "ImportError: cannot import name" in done.stderr or done.stdout.split() == ["False"]
 
 
-def test_fault_in_a_bridge_is_one_warning():
+def test_error_in_a_bridge_logs_one_warning():
     code = """
 import logging
 import optimum_htp.hooks.newest.breaks as breaks
@@ -90,7 +90,7 @@ import optimum.onnxruntime.modeling, optimum.onnxruntime.modeling_decoder
     assert "Traceback" not in done.stderr
 
 
-def test_nothing_is_loaded_for_those_who_do_not_use_optimum():
+def test_nothing_is_imported_without_optimum():
     run_python(
         "import sys, torch, transformers\nfrom transformers import BertModel\n"
         "assert 'optimum_htp.hooks.newest.breaks' not in sys.modules",

@@ -1,4 +1,4 @@
-"""Optimum's ONNX code with transformers 5: each break that is bridged, and what works because of it."""
+"""Optimum's ONNX code with transformers 5: each bridged break, and what works with the bridge."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def tokens(rows: int = 2) -> torch.Tensor:
     return torch.randint(3, 39, (rows, 7), generator=torch.Generator().manual_seed(1))
 
 
-def test_every_known_break_is_bridged_where_optimum_onnx_is_that_old():
+def test_all_known_breaks_are_bridged_for_old_optimum_onnx():
     unbridged = {item.name for item, bridged in breaks().items() if not bridged}
     fixed_in_newer_code = {item.name for item in breaks() if "newest commit" in inspect.getdoc(item.function)}
     assert unbridged <= fixed_in_newer_code
     for item in breaks():
-        assert "Needless once" in inspect.getdoc(item.function), item.name
+        assert "Obsolete once" in inspect.getdoc(item.function), item.name
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_every_known_break_is_bridged_where_optimum_onnx_is_that_old():
         ("transformers", "CLIPFeatureExtractor"),
     ],
 )
-def test_lent_names_are_gone_after_the_import(holder, name):
+def test_added_names_are_removed_after_the_import(holder, name):
     assert not hasattr(__import__(holder, fromlist=["x"]), name)
 
 
@@ -108,7 +108,7 @@ def test_removed_generation_parameters(decoder):
 
 
 def test_decorated_forward(translator):
-    """The encoder of T5 is called by position, and its decorators give it `use_cache` too."""
+    """T5's encoder is called by position, and its decorators add `use_cache`."""
     model, exported = translator
     ids = tokens()
     expected = model(input_ids=ids, decoder_input_ids=ids[:, :2], use_cache=False).logits
@@ -117,7 +117,7 @@ def test_decorated_forward(translator):
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-def test_model_has_its_own_forward_after_an_export(decoder):
+def test_model_gets_its_own_forward_back_after_an_export(decoder):
     model, _ = decoder
     assert "forward" not in vars(model)
 
@@ -144,7 +144,7 @@ def test_more_arguments_of_layer_update():
 
 
 def test_masks_without_cache_position(decoder):
-    """A mask of padding has its effect in the exported file."""
+    """A padding mask has its effect in the exported file."""
     model, exported = decoder
     ids = tokens()
     mask = torch.ones_like(ids)
@@ -169,7 +169,7 @@ def test_experts_in_one_tensor(tmp_path):
     model = built("qwen3_moe")
     onnx_export_from_model(model, tmp_path, task="text-generation-with-past", do_validation=False)
     exported = modeling_decoder.ORTModelForCausalLM.from_pretrained(tmp_path)
-    for length in (1, 5, 11):  # the number of tokens is not that of the example that was traced
+    for length in (1, 5, 11):  # other numbers of tokens than in the traced example
         ids = torch.arange(3, 3 + length)[None]
         mask = torch.ones_like(ids)
         got = exported(input_ids=ids, attention_mask=mask).logits
@@ -247,7 +247,7 @@ def test_cache_objects_in_generate(name, how, request):
     assert torch.equal(*answers)
 
 
-def test_cache_is_a_tuple_in_calls_that_do_not_pass_an_object(decoder):
+def test_cache_is_a_tuple_in_calls_without_a_cache_object(decoder):
     _, exported = decoder
     ids = tokens()
     past = exported(ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
@@ -280,8 +280,8 @@ def test_renamed_model_loader(decoder):
     assert transformers.pipelines.load_model.__module__ == "transformers.pipelines.base"
 
 
-def test_adapter_beside_a_config(tmp_path):
-    """The folder of an adapter has a config too, and the weights of its base model are elsewhere."""
+def test_adapter_next_to_config(tmp_path):
+    """The folder of an adapter has a config, and the base model's weights are in another folder."""
     import peft
 
     ZOO["bert"].save(tmp_path / "base")
@@ -295,7 +295,7 @@ def test_adapter_beside_a_config(tmp_path):
     torch.testing.assert_close(exported(**inputs).logits, adapted(**inputs).logits, atol=1e-4, rtol=0)
 
 
-def test_tokenizer_made_of_nothing(masked):
+def test_empty_tokenizer(masked):
     model, _ = masked
     assert save_utils.maybe_load_preprocessors(model)
     for file in (*model.glob("*token*"), *model.glob("vocab*")):

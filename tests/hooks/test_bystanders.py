@@ -1,6 +1,6 @@
-"""Who uses the hooked functions on what is not ours feels nothing: results and errors are those without us.
+"""Hooks do not change calls for other models: results and errors are the same as without hooks.
 
-Each call is made twice in one process, with the hooks in place and with everything given back.
+Each call runs twice in one process, with active and with inactive hooks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _active():
 
 @pytest.fixture(scope="module")
 def plain(model_folder, exported, tmp_path_factory):
-    """A folder as Optimum writes it: a config, a tokenizer and an ONNX file that says nothing of itself."""
+    """A folder as Optimum writes it: a config, a tokenizer and an ONNX file without record."""
     import shutil
 
     import onnx
@@ -42,17 +42,17 @@ def plain(model_folder, exported, tmp_path_factory):
 
 
 def outcome(function, *args, **kwargs):
-    """What comes of a call, in a form that can be compared."""
+    """Return the result of a call in a comparable form."""
     try:
         result = function(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
-        return type(error), re.sub(r"\(Request ID: [^)]*\)", "", str(error))  # the Hub's, another at each request
+    except Exception as error:  # noqa: BLE001 - any exception must be the same
+        return type(error), re.sub(r"\(Request ID: [^)]*\)", "", str(error))  # differs for each request
     described = result.to_dict() if hasattr(result, "to_dict") else str(result).partition(" at 0x")[0]
     return type(result), described
 
 
 def with_and_without_us(make_call):
-    """Return the outcomes of a call with the hooks, from this thread and another, and without them."""
+    """Return the results of a call with hooks, in this thread and another thread, and without hooks."""
     optimum_htp.activate()
     with ThreadPoolExecutor(1) as pool:
         hooked = outcome(make_call), pool.submit(outcome, make_call).result()
@@ -60,7 +60,7 @@ def with_and_without_us(make_call):
     return hooked, outcome(make_call)
 
 
-# Of each hooked function: its owner, its name, and the name of its first parameter.
+# The owner, the name, and the name of the first parameter of each hooked function.
 FUNCTIONS = {
     **{
         name: (f"transformers.{name}", "from_pretrained", "pretrained_model_name_or_path")
@@ -81,7 +81,7 @@ FUNCTIONS = {
     },
     **{
         name: (f"transformers.{module}.{name}", "from_pretrained", "pretrained_model_name_or_path")
-        for name, module in (  # transformers itself has a stand-in where torchvision is missing
+        for name, module in (  # transformers has a placeholder if torchvision is missing
             ("AutoVideoProcessor", "models.auto.video_processing_auto"),
             ("BaseVideoProcessor", "video_processing_utils"),
         )
@@ -105,7 +105,7 @@ FUNCTIONS = {
     "get_model_from_task": ("optimum.exporters.tasks.TasksManager", "get_model_from_task", "task"),
     "pipeline": ("transformers.pipelines", "pipeline", "task"),
 }
-# What else a call of them needs.
+# More arguments that a call needs.
 REST = {
     "find_files_matching_pattern": {"pattern": r".*\.onnx"},
     "_cached_file": {"filename": "config.json"},
@@ -118,7 +118,7 @@ REST = {
         "backend_name": "ONNX",
     },
 }
-# Tried on each of them: on the folder, and with what none of them can do anything with.
+# Wrong arguments for each function: on the folder, and of types that no function accepts.
 WRONG = {
     "no arguments": lambda function, name: function(),
     "too many": lambda function, name: function("x", *range(30)),
@@ -159,7 +159,7 @@ def test_plain_folder_by_keyword_and_by_position(name, plain):
 
 
 _CLASSES = [f"ORTModelFor{name}" for name in ("Seq2SeqLM", "SpeechSeq2Seq", "Moonshine", "Vision2Seq", "Pix2Struct")]
-BRIDGED = {  # with transformers 5, which without us cannot be called at all; test_bridges.py has these
+BRIDGED = {  # cannot be called without bridges in transformers 5; tested in test_bridges.py
     *((name, "forward") for name in ("ORTModelForCausalLM", *_CLASSES)),
     *(
         (name, attribute)
@@ -176,14 +176,14 @@ BRIDGED = {  # with transformers 5, which without us cannot be called at all; te
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_wrong_calls_fail_as_without_us(name, wrong, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # an empty name is that of the working folder, all of which Optimum searches
+def test_wrong_calls_fail_as_without_hooks(name, wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an empty name is the working folder, which Optimum searches
     holder, attribute, first = resolved(name)
     hooked, without = with_and_without_us(lambda: WRONG[wrong](getattr(holder, attribute), first))
     assert hooked == (without, without)
 
 
-def test_every_hooked_function_is_tried():
+def test_all_hooked_functions_are_tested():
     from optimum_htp.libraries.dependencies import has_transformers_exporters
 
     for module in HOOKS:
@@ -199,13 +199,13 @@ def test_every_hooked_function_is_tried():
     hooked = {(owner.__name__, attribute) for owner, attribute in patching._wrapped}
     methods = {("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")}  # below
     methods |= {("ONNXRuntimeQuantizeCommand", "parse_args"), ("ONNXRuntimeQuantizeCommand", "run")}
-    inner = {(name, attribute) for name, attribute in hooked if attribute == "_from_pretrained"}  # what those call
+    inner = {(name, attribute) for name, attribute in hooked if attribute == "_from_pretrained"}  # called by those
     assert ("ORTModelForCausalLM", "_from_pretrained") in inner
     assert hooked - tried - inner - BRIDGED == methods
 
 
-def test_sessions_of_others_are_made_as_ever_while_a_load_of_ours_runs(plain, exported):
-    """In another thread, and after us in the same."""
+def test_other_sessions_are_unchanged_during_a_load(plain, exported):
+    """In another thread, and later in the same thread."""
     import threading
 
     from onnxruntime import InferenceSession
@@ -236,7 +236,7 @@ def test_sessions_of_others_are_made_as_ever_while_a_load_of_ours_runs(plain, ex
     assert str(mine.value) == str(theirs.value)
 
 
-def test_quantize_command_called_wrongly_fails_as_without_us(plain):
+def test_wrong_quantize_command_fails_as_without_hooks(plain):
     from optimum.commands.onnxruntime.quantize import ONNXRuntimeQuantizeCommand as Command
 
     class Made:
@@ -259,12 +259,12 @@ def test_quantize_command_called_wrongly_fails_as_without_us(plain):
     optimum_htp.deactivate()
     Command.parse_args(ArgumentParser())
     same = parser.parse_args(["--onnx_model", str(plain), "--avx2", "-o", str(plain)])
-    with pytest.raises(ValueError, match="must be different"):  # Optimum's own words
+    with pytest.raises(ValueError, match="must be different"):  # Optimum's own message
         type("Run", (Command,), {"__init__": lambda self, args: setattr(self, "args", args)})(same).run()
 
 
 @pytest.mark.parametrize(("cls", "method"), [("ORTOptimizer", "optimize"), ("ORTQuantizer", "quantize")])
-def test_wrong_calls_of_what_writes_files_fail_as_without_us(cls, method, plain):
+def test_wrong_calls_of_optimizer_and_quantizer_fail_as_without_hooks(cls, method, plain):
     import optimum.onnxruntime
 
     maker = getattr(optimum.onnxruntime, cls).from_pretrained(plain)
@@ -273,7 +273,7 @@ def test_wrong_calls_of_what_writes_files_fail_as_without_us(cls, method, plain)
         assert hooked == (without, without)
 
 
-def test_generation_config_takes_its_name_by_keyword_for_a_stamped_file_too(exported):
+def test_generation_config_accepts_a_stamped_file_by_keyword(exported):
     from transformers import GenerationConfig
 
     file = sorted(exported("gpt2").glob("*.onnx"))[0]

@@ -1,4 +1,4 @@
-"""Hooked modules and functions stay what they are to others, and deactivate() leaves nothing of ours."""
+"""Hooked modules and functions keep their form, and deactivate() removes all wrappers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ WITH_ALL_LIBRARIES = [name for name, code in IMPORTS.items() if "sentence" in co
 @pytest.mark.parametrize(
     "imported", [*(name for name in IMPORTS if name not in WITH_ALL_LIBRARIES), *slowly(*WITH_ALL_LIBRARIES)]
 )
-def test_deactivating_leaves_nothing_of_ours_behind(imported):
+def test_deactivate_removes_all_wrappers(imported):
     code = f"""
 {IMPORTS[imported]}
 {OURS}
@@ -83,7 +83,7 @@ print([sorted(before), sorted(left), sorted(again), sorted(ours())])
 
 
 @pytest.mark.slow
-def test_function_that_somebody_keeps_passes_calls_on_while_we_are_off(exported):
+def test_kept_wrapper_passes_calls_on_after_deactivate(exported):
     code = f"""
 import optimum_htp
 from transformers import AutoTokenizer
@@ -102,7 +102,7 @@ print(type(kept({str(exported("bert") / "model.onnx")!r})).__name__)
     assert on.startswith("BertTokenizer")
 
 
-def test_wrapper_that_somebody_puts_around_ours_stays():
+def test_wrapper_around_our_wrapper_stays():
     code = """
 import functools, optimum_htp
 from transformers import AutoConfig
@@ -122,7 +122,7 @@ assert AutoConfig.from_pretrained.__func__ is theirs
 HOOKED = "transformers.models.auto.configuration_auto"
 
 
-def test_module_can_be_looked_at_before_it_is_imported():
+def test_hooked_module_can_be_inspected_before_its_import():
     code = f"""
 import importlib.util, inspect, linecache, torch
 import transformers.models.auto

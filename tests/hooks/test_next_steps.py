@@ -1,4 +1,4 @@
-"""Optimum's optimizer and quantizer take stamped files without configs, and what they write is stamped and loads."""
+"""Optimum's optimizer and quantizer accept files with a record, and their outputs have a record and load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record(path):
 
 
 def files_alone(folder):
-    """Take away everything but the ONNX files."""
+    """Delete everything but the ONNX files."""
     for path in folder.iterdir():
         if path.suffix != ".onnx":
             path.unlink()
@@ -76,7 +76,7 @@ def test_command_that_optimizes(exported, tmp_path):
     assert record(tmp_path / "out" / "model_optimized.onnx").task == "text-classification"
 
 
-def test_folder_that_is_not_ours_fails_as_without_us(exported, tmp_path):
+def test_folder_without_record_fails_as_without_hooks(exported, tmp_path):
     import onnx
 
     model = onnx.load(exported("bert") / "model.onnx")
@@ -86,7 +86,7 @@ def test_folder_that_is_not_ours_fails_as_without_us(exported, tmp_path):
         ORTOptimizer.from_pretrained(tmp_path)
 
 
-def test_file_without_a_record_is_left_as_it_comes(exported, tmp_path, model_folder):
+def test_output_of_a_file_without_a_record_has_no_record(exported, tmp_path, model_folder):
     import onnx
 
     model = onnx.load(exported("bert") / "model.onnx")

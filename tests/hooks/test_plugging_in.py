@@ -1,7 +1,7 @@
-"""Plugging into Optimum with nothing imported, and breaking nothing of it, in processes of their own.
+"""Activation in Optimum without imports, and without breaking Optimum, each in its own process.
 
-The environments are real: a wheel of this package is built and installed beside what it needs of this environment's
-packages, and then taken apart.
+The environments are real: a wheel of this package is built and installed with the required packages of this
+environment, and then damaged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def environment(wheel, tmp_path_factory):
     return environment
 
 
-def test_wheel_plugs_itself_in(environment):
+def test_wheel_activates_itself(environment):
     assert OURS in environment.run(LOAD).stdout
     assert "htp" in environment.cli("export", "--help").stdout
     assert "info" in environment.cli("htp", "--help").stdout
@@ -44,7 +44,7 @@ def test_wheel_plugs_itself_in(environment):
     assert done.stderr.startswith("error: There is no ONNX file at none.onnx")
 
 
-def test_this_environment_is_plugged_in_too():
+def test_this_environment_is_active_too():
     assert OURS in run_python(LOAD, forked=True).stdout
 
 
@@ -61,12 +61,12 @@ def test_this_environment_is_plugged_in_too():
         ),
     ],
 )
-def test_whatever_is_imported_first(first, environment):
+def test_works_with_any_first_import(first, environment):
     assert OURS in environment.run(first + LOAD).stdout
 
 
 @pytest.mark.slow
-def test_switch_turns_it_off(environment):
+def test_disable_variable_disables_hooks(environment):
     assert OURS not in environment.run(LOAD, OPTIMUM_HTP_DISABLE="1").stdout
     assert (
         OURS
@@ -76,7 +76,7 @@ def test_switch_turns_it_off(environment):
 
 
 @pytest.mark.slow
-def test_without_autoload_importing_the_package_suffices(environment):
+def test_import_of_the_package_activates_without_autoload(environment):
     assert OURS not in environment.run(LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
     assert OURS in environment.run("import optimum_htp" + LOAD, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
     late = "import optimum.onnxruntime.modeling_seq2seq, optimum_htp"
@@ -84,7 +84,7 @@ def test_without_autoload_importing_the_package_suffices(environment):
 
 
 @without_bridges
-def test_deactivating_gives_everything_back(environment):
+def test_deactivate_restores_everything(environment):
     code = """
 import os
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
@@ -114,13 +114,13 @@ def test_deactivating_before_optimum_is_imported():
     assert OURS not in run_python(code, forked=True).stdout
 
 
-def test_importing_us_imports_no_framework(environment):
+def test_import_of_the_package_imports_no_framework(environment):
     frameworks = ["torch", "transformers", "onnx", "onnxruntime", "optimum"]
     code = f"import optimum_htp, sys; print([name for name in {frameworks} if name in sys.modules])"
     assert environment.run(code).stdout.strip() == "[]"
 
 
-def test_who_loads_something_else_imports_nothing_heavy_of_ours(model_folder, environment):
+def test_other_loads_import_only_light_modules(model_folder, environment):
     code = f"""
 import sys
 from optimum.onnxruntime import ORTModelForSequenceClassification
@@ -139,7 +139,7 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
     assert bool(bridges) is (int(metadata.version("transformers").partition(".")[0]) >= 5)
 
 
-def test_commands_of_others_import_nothing_heavy_of_ours(environment):
+def test_other_commands_import_only_light_modules(environment):
     code = """
 import contextlib, sys
 from optimum.commands.optimum_cli import main
@@ -166,7 +166,7 @@ print(sorted(name for name in sys.modules if name.startswith("optimum_htp.")))
 
 
 @pytest.mark.slow
-def test_other_loads_make_the_same_requests_with_and_without_us(hub, exported, model_folder, environment, tmp_path):
+def test_other_loads_make_the_same_requests_with_and_without_hooks(hub, exported, model_folder, environment, tmp_path):
     plain = tmp_path / "model.onnx"
     strip_metadata(exported("bert") / "model.onnx", plain)
     files = {"onnx/model.onnx": plain.read_bytes()}
@@ -181,7 +181,7 @@ model = ORTModelForSequenceClassification.from_pretrained("org/with-config")
 tokenizer = AutoTokenizer.from_pretrained("org/with-config")
 classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
 print(type(model), model.config.to_diff_dict().get("id2label"), model.preprocessors, classify("the cat"))
-model = ORTModelForSequenceClassification.from_pretrained("org/with-config", subfolder="onnx")  # no config is in there
+model = ORTModelForSequenceClassification.from_pretrained("org/with-config", subfolder="onnx")  # which has no config
 print(model.path.name, type(model.preprocessors))
 try:
     ORTModelForSequenceClassification.from_pretrained("org/with-config", file_name="test.onnx")
@@ -209,12 +209,12 @@ BREAKAGES = {
     ),
 }
 
-QUICK = ["raises at import"]  # the others run with the slow ones
+QUICK = ["raises at import"]  # the others are slow tests
 
 
 @without_bridges
 @pytest.mark.parametrize("breakage", [*QUICK, *slowly(*(name for name in BREAKAGES if name not in QUICK))])
-def test_broken_package_breaks_nobody_else(taken_apart, breakage):
+def test_broken_package_does_not_break_optimum(taken_apart, breakage):
     package = taken_apart.site_packages / "optimum_htp"
     BREAKAGES[breakage](package)
     done = [
@@ -231,7 +231,7 @@ def test_broken_package_breaks_nobody_else(taken_apart, breakage):
     assert not any("Traceback" in one.stderr for one in done)
 
 
-def test_broken_loader_concerns_nobody_who_loads_something_else(taken_apart, model_folder):
+def test_broken_loader_does_not_break_other_loads(taken_apart, model_folder):
     (taken_apart.site_packages / "optimum_htp" / "loading" / "ort_model.py").write_text(
         "raise RuntimeError('on purpose')"
     )
@@ -248,20 +248,20 @@ print(ORTModelForSequenceClassification.from_pretrained({str(model_folder("bert"
     assert "on purpose" not in done.stdout + done.stderr
 
 
-def test_broken_package_does_not_turn_a_strict_interpreter_down(taken_apart):
+def test_broken_package_does_not_stop_a_strict_interpreter(taken_apart):
     (taken_apart.site_packages / "optimum_htp" / "__init__.py").write_text("raise RuntimeError('on purpose')")
     strict = "import warnings; warnings.simplefilter('error'); "
     code = "import optimum_htp_autoload; optimum_htp_autoload.autoload(); print('fine')"
     assert "fine" in taken_apart.run(strict + code, TORCH_DEVICE_BACKEND_AUTOLOAD="0").stdout
 
 
-def test_missing_autoload_module_leaves_the_command_line_alone(taken_apart):
+def test_command_line_works_without_the_autoload_module(taken_apart):
     (taken_apart.site_packages / "optimum_htp_autoload.py").unlink()
     (taken_apart.site_packages / "optimum_htp" / "__init__.py").write_text("raise RuntimeError('on purpose')")
     assert "export" in taken_apart.cli("--help").stdout
 
 
-def test_activated_in_the_middle_of_an_import_hooks_that_module_too(environment):
+def test_activation_during_an_import_hooks_that_module_too(environment):
     code = """
 import sys
 AUTO = "transformers.models.auto.configuration_auto"
@@ -269,7 +269,7 @@ class ImportsUsLate:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.startswith("transformers.") and AUTO in sys.modules and "optimum_htp" not in sys.modules:
-            import optimum_htp  # as PyTorch does, where a module of transformers is the first to import it
+            import optimum_htp  # as PyTorch does if a module of transformers imports it first
             print(hasattr(sys.modules[AUTO], "AutoConfig"))
 sys.meta_path.insert(0, ImportsUsLate)
 from transformers import AutoConfig

@@ -1,4 +1,4 @@
-"""Without an optimum-onnx that can be imported, the commands work, and files are read and loaded by transformers."""
+"""Without a working optimum-onnx, the commands work, and transformers loads files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.marks import one_engine
 
 @pytest.fixture(scope="module")
 def without_optimum_onnx(wheel, tmp_path_factory):
-    """An environment as it is when optimum-onnx has been uninstalled."""
+    """An environment without optimum-onnx."""
     environment = Environment(tmp_path_factory.mktemp("without") / "venv")
     environment.install(wheel)
     distribution = metadata.distribution("optimum-onnx")
@@ -29,7 +29,7 @@ def without_optimum_onnx(wheel, tmp_path_factory):
 
 
 @one_engine
-def test_without_optimum_onnx_the_command_line_lives(without_optimum_onnx):
+def test_command_line_works_without_optimum_onnx(without_optimum_onnx):
     assert "export" in without_optimum_onnx.cli("--help").stdout
     assert "optimum" in without_optimum_onnx.cli("env").stdout
     assert "info" in without_optimum_onnx.cli("htp", "--help").stdout
@@ -43,7 +43,7 @@ def test_without_optimum_onnx_the_command_line_lives(without_optimum_onnx):
         )
 
 
-def test_without_optimum_onnx_files_are_read_stamped_and_checked(
+def test_files_are_read_stamped_and_verified_without_optimum_onnx(
     without_optimum_onnx, exported, model_folder, tmp_path
 ):
     file, report = str(shutil.copy(exported("bert") / "model.onnx", tmp_path)), str(tmp_path / "report.md")
@@ -56,7 +56,7 @@ def test_without_optimum_onnx_files_are_read_stamped_and_checked(
     assert "text-classification" in cli("htp", "inject", file, "--model", str(model_folder("bert"))).stdout
 
 
-def test_without_optimum_onnx_the_auto_classes_take_files(without_optimum_onnx, exported):
+def test_auto_classes_accept_files_without_optimum_onnx(without_optimum_onnx, exported):
     file = str(exported("bert") / "model.onnx")
     code = f"""
 from transformers import AutoConfig, AutoTokenizer, pipeline
@@ -76,13 +76,13 @@ for call in (
     done = without_optimum_onnx.run(code).stdout.splitlines()
     assert (done[0].removesuffix("Fast"), done[1]) == ("BertConfig BertTokenizer", "bert")
     assert [line.split()[0] for line in done[2:]] == ["MissingDependencyError"] * 3
-    is_newest = metadata.version("transformers").startswith("5.")  # which an install of all requirements would replace
+    is_newest = metadata.version("transformers").startswith("5.")  # an install of all requirements would replace it
     command = '--no-deps "optimum>=2.3" optimum-onnx &&' if is_newest else '"optimum-onnx[onnxruntime]"'
     assert all(f"pip install {command}" in line for line in done[2:])
 
 
 @one_engine
-def test_optimum_onnx_that_cannot_be_imported_is_named_with_the_reason(taken_apart, exported):
+def test_broken_optimum_onnx_is_reported_with_the_reason(taken_apart, exported):
     broken = taken_apart.site_packages / "optimum" / "exporters" / "onnx" / "__init__.py"
     broken.write_text("raise ImportError('cannot import name \\'Gone\\' from \\'transformers\\'')")
     assert "export" in taken_apart.cli("--help").stdout
@@ -93,7 +93,7 @@ def test_optimum_onnx_that_cannot_be_imported_is_named_with_the_reason(taken_apa
     assert "'Gone'" in done.stderr
 
 
-def test_a_package_that_fails_beneath_lazy_modules_is_named_as_the_cause(taken_apart, exported):
+def test_broken_dependency_below_lazy_modules_is_reported(taken_apart, exported):
     broken = taken_apart.site_packages / "torchvision"
     broken.mkdir()
     broken.joinpath("__init__.py").write_text("import torch\ntorch.library.register_fake('torchvision::nms')(print)")

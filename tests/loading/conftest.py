@@ -1,4 +1,4 @@
-"""Fixtures that several files of these tests use."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def bert_file(exported, tmp_path):
-    """A copy of an exported file, alone in its folder, under a name of its own."""
+    """A renamed copy of an exported file, alone in its folder."""
     folder = tmp_path / "shipped"
     folder.mkdir()
     return Path(shutil.copy(exported("bert") / "model.onnx", folder / "classifier v2.onnx"))
@@ -32,7 +32,7 @@ def t5_folder(exported, tmp_path):
 
 @pytest.fixture
 def moved_on(hub, tmp_path):
-    """Put a model into a repo, export it there, and let main have the changed files and the ONNX files."""
+    """Publish a model, export it, and commit the changed files and the ONNX files to main."""
     from optimum_htp import HTPExporter
 
     def publish(repo_id, folder, changed, layout="onnx", embed="all", **about):
@@ -49,7 +49,7 @@ def moved_on(hub, tmp_path):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Run code in a process with a cache of its own, with the Hub and then without it; return what it printed last."""
+    """Run code in a process with its own cache, first with the Hub and then without it. Return the last line."""
 
     def run(code, *, offline=True, **env):
         answers = []
@@ -63,7 +63,7 @@ def ask(tmp_path):
 
 @pytest.fixture
 def classifier(moved_on, model_folder, tmp_path):
-    """Publish a classifier whose main branch has other labels and other words."""
+    """Publish a classifier whose main branch has other labels and another vocabulary."""
     folder = model_folder("bert")
     config = changed_json(files_below(folder), "config.json", id2label={str(i): f"NEW {i}" for i in range(3)})
 
@@ -77,7 +77,7 @@ def classifier(moved_on, model_folder, tmp_path):
 
 @pytest.fixture
 def expected(model_folder):
-    """The label and the score that PyTorch gives."""
+    """PyTorch's label and score."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -90,7 +90,7 @@ def expected(model_folder):
 
 @pytest.fixture
 def sentences(moved_on, model_folder, tmp_path):
-    """Publish a model of sentence_transformers; its main branch has another pooling, other modules and other words."""
+    """Publish a model of sentence_transformers; its main branch has other modules and another vocabulary."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
 

@@ -1,4 +1,4 @@
-"""The class, the preprocessors and the folder that a file stands for, without naming any of them."""
+"""The class and the preprocessors of a file or folder are selected automatically."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def test_model_comes_with_its_preprocessor(name, exported, cache):
     assert type(model).__name__ == ARCHITECTURES[name].ort_class
     made = type(preprocessor).__name__.removesuffix("Fast").removesuffix("Pil")
     expected = PREPROCESSORS[name].removesuffix("Fast")
-    assert made in (expected, {"PreTrainedTokenizer": "TokenizersBackend"}.get(expected))  # its name in transformers 5
+    assert made in (expected, {"PreTrainedTokenizer": "TokenizersBackend"}.get(expected))  # the name in transformers 5
 
 
 def test_given_task_and_device_count(exported, cache):
     model, _ = OptimumONNXModel.from_onnx(exported("bert"), task="masked-lm", device="cpu", cache_dir=cache)
     assert type(model).__name__ == "ORTModelForMaskedLM"
-    with pytest.raises(OptimumHTPError, match="not known"):
+    with pytest.raises(OptimumHTPError, match="is unknown"):
         OptimumONNXModel.from_onnx(exported("bert"), device="tpu", cache_dir=cache)
 
 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(), reason="it is here"
 )
-def test_device_that_is_not_here_is_said_to_be_missing(exported, cache):
-    with pytest.raises(OptimumHTPError, match="CUDAExecutionProvider, which is not here"):
+def test_unavailable_device_is_reported(exported, cache):
+    with pytest.raises(OptimumHTPError, match="CUDAExecutionProvider, which is not available"):
         OptimumONNXModel.from_onnx(exported("bert"), device="cuda", cache_dir=cache)
 
 
 def test_every_task_of_optimum_has_a_class(tmp_path):
-    """Each ORTModel class is found for a file whose task it is for, so that new classes are found too."""
+    """Each ORTModel class is found for a file with its task, so new classes are found too."""
     from optimum.exporters.tasks import TasksManager
     from optimum.onnxruntime.modeling_seq2seq import ORTModelForConditionalGeneration
 
@@ -96,7 +96,7 @@ def test_every_task_of_optimum_has_a_class(tmp_path):
 
 
 def _file_for(cls, folder):
-    """Write a file with the input that a class of Optimum's gives."""
+    """Write a file with the inputs of an Optimum class."""
     taken = inspect.signature(cls.forward).parameters
     names = ("input_ids", "pixel_values", "input_values", "input_features")
     given = next((name for name in names if name in taken), "x")
@@ -107,7 +107,7 @@ def _file_for(cls, folder):
     return folder / "model.onnx"
 
 
-def test_file_that_does_not_say_its_task_asks_for_it(exported, model_folder, tmp_path):
+def test_file_without_task_requires_a_task(exported, model_folder, tmp_path):
     path = Path(shutil.copy(exported("bert") / "model.onnx", tmp_path / "m.onnx"))
     rewrite_model(path, metadata={}, drop=lambda key: key.startswith("hf_"))
     shutil.copy(model_folder("bert") / "config.json", tmp_path)
@@ -118,7 +118,7 @@ def test_file_that_does_not_say_its_task_asks_for_it(exported, model_folder, tmp
     assert preprocessor is None
 
 
-def test_missing_file_is_said_to_be_missing(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(OnnxFileNotFoundError):
         OptimumONNXModel.from_pretrained(tmp_path / "none.onnx")
     with pytest.raises(OnnxFileNotFoundError):
@@ -138,7 +138,7 @@ def test_folder_of_a_hub_export_loads_without_a_config(exported, cache, tmp_path
     assert Path(unmerged.decoder_with_past.session._model_path).name == "decoder_with_past_model.onnx"
 
 
-def test_parts_may_be_named_one_by_one(exported, cache, tmp_path):
+def test_parts_can_be_named_one_by_one(exported, cache, tmp_path):
     folder = Path(shutil.copytree(exported("t5"), tmp_path / "t5"))
     (folder / "encoder_model.onnx").rename(folder / "e.onnx")
     (folder / "decoder_model_merged.onnx").rename(folder / "my_decoder_merged.onnx")
@@ -151,7 +151,7 @@ def test_parts_may_be_named_one_by_one(exported, cache, tmp_path):
         )
 
 
-def test_folder_of_several_models_asks_which(exported, cache, tmp_path):
+def test_folder_of_several_models_is_rejected(exported, cache, tmp_path):
     for name in ("bert", "vit"):
         shutil.copy(exported(name) / "model.onnx", tmp_path / f"{name}.onnx")
     cls = optimum.onnxruntime.ORTModelForImageClassification
@@ -160,7 +160,7 @@ def test_folder_of_several_models_asks_which(exported, cache, tmp_path):
     assert cls.from_pretrained(tmp_path, file_name="vit.onnx", cache_dir=cache)
 
 
-def test_preprocessors_are_fetched_when_first_looked_at(exported, cache, hub):
+def test_preprocessors_are_downloaded_at_first_use(exported, cache, hub):
     cls = optimum.onnxruntime.ORTModelForSequenceClassification
     model = cls.from_pretrained(exported("bert") / "model.onnx", cache_dir=cache)
     with hub.recorded() as requests:
@@ -174,7 +174,7 @@ def test_preprocessors_are_fetched_when_first_looked_at(exported, cache, hub):
 
 
 @pytest.mark.slow
-def test_saved_model_loads_without_us(exported, cache, tmp_path):
+def test_saved_model_loads_without_hooks(exported, cache, tmp_path):
     cls = optimum.onnxruntime.ORTModelForSequenceClassification
     cls.from_pretrained(exported("bert") / "model.onnx", cache_dir=cache).save_pretrained(tmp_path / "saved")
     code = f"""
@@ -188,7 +188,7 @@ print(model.config.id2label[0], AutoTokenizer.from_pretrained({str(tmp_path / "s
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_auto_classes_take_a_file_or_its_folder(exported, cache, as_folder):
+def test_auto_classes_accept_a_file_or_its_folder(exported, cache, as_folder):
     def place(name):
         return exported(name) if as_folder else sorted(exported(name).glob("*.onnx"))[0]
 
@@ -213,7 +213,7 @@ def test_tokenizer_is_that_of_the_commit_although_main_moved(exported, cache, hu
         repo.refs["main"] = before
 
 
-def test_missing_preprocessor_names_its_cause(exported, cache, tmp_path):
+def test_missing_preprocessor_is_reported_with_its_cause(exported, cache, tmp_path):
     path = Path(shutil.copy(exported("bert") / "model.onnx", tmp_path / "m.onnx"))
     rewrite_model(path, metadata={"hf_preprocessors": "AutoImageProcessor"})
     with pytest.raises(PreprocessorLoadError, match=r"AutoImageProcessor of tiny/bert") as caught:
@@ -221,7 +221,7 @@ def test_missing_preprocessor_names_its_cause(exported, cache, tmp_path):
     assert caught.value.__cause__ is not None
 
 
-def test_file_that_names_no_preprocessors_gets_those_of_its_repo(exported, cache, tmp_path):
+def test_file_without_preprocessor_names_gets_those_of_its_repo(exported, cache, tmp_path):
     path = Path(shutil.copy(exported("wav2vec2") / "model.onnx", tmp_path / "m.onnx"))
     rewrite_model(path, drop=lambda key: key == "hf_preprocessors")
     assert "hf_preprocessors" not in read_metadata(path)
@@ -248,8 +248,8 @@ def test_threads_get_tokenizers_of_their_own(exported, cache):
     assert found == [found[0]] * 8
 
 
-def test_folders_and_repos_of_others_load_as_ever(model_folder, published, hub, tmp_path):
-    """What has a config, or is no file of ours, is passed on as it is."""
+def test_other_folders_and_repos_load_as_before(model_folder, published, hub, tmp_path):
+    """Folders with a config and other files are passed on unchanged."""
     published("bert")
     with hub.recorded() as requests:
         assert AutoTokenizer.from_pretrained(model_folder("bert")).tokenize("cat") == ["cat"]
@@ -266,7 +266,7 @@ def test_folders_and_repos_of_others_load_as_ever(model_folder, published, hub, 
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b'{"model_type": "no such"}'], ids=["empty", "cut", "list", "type"]
 )
-def test_damaged_files_of_the_cache_are_told_with_what_they_are_of(loader, damage, exported, cache, monkeypatch):
+def test_damaged_cache_files_are_reported_with_their_model(loader, damage, exported, cache, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "cache,hub")
     file = exported("bert") / "model.onnx"
     loader.from_pretrained(file, cache_dir=cache)
@@ -276,7 +276,7 @@ def test_damaged_files_of_the_cache_are_told_with_what_they_are_of(loader, damag
         found.resolve().write_bytes(damage)
     with pytest.raises((ConfigLoadError, PreprocessorLoadError), match=r"model\.onnx .*force_download=True") as caught:
         loader.from_pretrained(file, cache_dir=cache)
-    assert isinstance(caught.value, (OSError, ValueError))  # what callers of transformers expect
+    assert isinstance(caught.value, (OSError, ValueError))  # as callers of transformers expect
     assert loader.from_pretrained(file, cache_dir=cache, force_download=True) is not None
 
 
@@ -293,7 +293,7 @@ def test_answers_are_right_through_model_and_tokenizer(exported, model_folder, c
 
 @pytest.fixture
 def local_file(exported, tmp_path):
-    """A file that was exported from a local model, alone in its folder."""
+    """A file exported from a local model, alone in its folder."""
     folder = tmp_path / "local"
     folder.mkdir()
     file = Path(shutil.copy(exported("bert") / "model.onnx", folder))
@@ -303,16 +303,16 @@ def local_file(exported, tmp_path):
     return file
 
 
-def test_given_config_spares_a_local_file_the_one_beside_it(local_file, model_folder, caplog):
+def test_local_file_needs_no_adjacent_config_if_one_is_given(local_file, model_folder, caplog):
     config = AutoConfig.from_pretrained(model_folder("bert"))
     model, preprocessor = OptimumONNXModel.from_onnx(local_file, config=config)
     assert model.config.id2label == config.id2label
     assert preprocessor is None
-    assert "no preprocessors beside it" in caplog.text
+    assert "no preprocessors next to it" in caplog.text
     assert OptimumONNXModel.from_pretrained(local_file, config=config).config.id2label == config.id2label
 
 
-def test_preprocessors_beside_a_local_file_need_no_config_beside_them(local_file, model_folder):
+def test_adjacent_preprocessors_of_a_local_file_need_no_config(local_file, model_folder):
     for path in model_folder("bert").iterdir():
         if "token" in path.name or path.name == "vocab.txt":
             shutil.copy(path, local_file.parent)
@@ -325,6 +325,6 @@ def test_preprocessors_beside_a_local_file_need_no_config_beside_them(local_file
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda"])
-def test_device_that_is_not_here_is_an_error_of_its_own(device, exported):
+def test_unavailable_device_raises_device_error(device, exported):
     with pytest.raises(DeviceError, match=f"device='{device}'"):
         OptimumONNXModel.from_onnx(exported("bert") / "model.onnx", device=device)

@@ -1,7 +1,7 @@
-"""Every class of Optimum's against PyTorch, loaded from the files alone.
+"""All of Optimum's classes match PyTorch, loaded from the files alone.
 
-The table is `tests/support/zoo.py`: architecture, class, task. What is compared is every output that both give, or
-for generators the tokens and the logits of each step.
+`tests/support/zoo.py` has the table of architectures, classes and tasks. The tests compare all outputs that both
+return, or, for generators, the tokens and the logits of each step.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def test_table_has_every_class_that_optimum_has():
     assert classes == {animal.ort_class for animal in ZOO.values()} | set(OTHERS)
 
 
-def test_every_class_that_loads_goes_through_us():
-    """Whatever class of Optimum's has a `from_pretrained`, it is ours that answers."""
+def test_all_classes_with_from_pretrained_are_hooked():
+    """All of Optimum's classes with a `from_pretrained` use the hook."""
     pytest.importorskip("diffusers")
     loading = [
         one
@@ -48,18 +48,18 @@ def test_every_class_that_loads_goes_through_us():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_class_gives_what_pytorch_gives(name, zoo_export, tmp_path, monkeypatch, hub):
-    """What travels in the file is all that a model and its preprocessors are loaded from here."""
+def test_class_matches_pytorch(name, zoo_export, tmp_path, monkeypatch, hub):
+    """Model and preprocessors are loaded from the embedded files only."""
     monkeypatch.setenv("OPTIMUM_HTP_RESOLVE", "embedded")
     animal, files = ZOO[name], zoo_export(name)
     cls = getattr(optimum.onnxruntime, animal.ort_class)
-    file = sorted(files.output.glob("*.onnx"))[-1]  # of several the first carries the files
+    file = sorted(files.output.glob("*.onnx"))[-1]  # the first of several files embeds the configs
     with hub.recorded() as requests:
         ours = cls.from_pretrained(file)
         preprocessors = list(getattr(ours, "preprocessors", ()))
     assert requests == []
     _same_preprocessors(preprocessors, files.model)
-    assert isinstance(ours, cls)  # Whisper has a class of its own
+    assert isinstance(ours, cls)  # Whisper has its own class
     assert type(OptimumONNXModel.from_pretrained(file)) is type(ours)
     theirs = getattr(transformers, animal.model).from_pretrained(files.model).eval()
     batch = inputs(animal)

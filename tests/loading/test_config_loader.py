@@ -1,4 +1,4 @@
-"""HFHubConfigLoader reads what a file says, and loads the config and preprocessor of its model."""
+"""HFHubConfigLoader reads a file's record, and loads config and preprocessor."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def test_config_loader_extracts_and_loads(exported, access):
     assert other_config is not config
 
 
-def test_config_loader_refuses_a_file_that_is_of_no_hub(plain_bert):
-    with pytest.raises(ConfigLoadError, match="does not come from a Hub"):
+def test_config_loader_rejects_a_file_without_record(plain_bert):
+    with pytest.raises(ConfigLoadError, match="has no record"):
         HFHubConfigLoader().load_from_onnx(plain_bert)

@@ -1,4 +1,4 @@
-"""Files on a GPU: mapped weights, devices, pipelines, exports. Runs where a GPU is, and onnxruntime-gpu."""
+"""Files on a GPU: mapped weights, devices, pipelines, exports. Requires a GPU and onnxruntime-gpu."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.zoo import ZOO
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 EXACT = {"provider": CUDA, "provider_options": {"use_tf32": "0"}}
-"""A load on the GPU without its shorter floats, whose results are not comparable to those of the CPU."""
+"""Options for a GPU session without TF32, whose results cannot be compared to those of the CPU."""
 MAPPED = "optimum_htp.loading.mapped"
 
 pytestmark = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def compared(ours, theirs, within):
 
 
 @pytest.mark.parametrize("name", ["bert", "swin", "resnet", "roberta", "gpt2", "t5", "whisper", "bart"])
-def test_mapped_weights_compute_on_a_gpu_what_copied_ones_do(zoo_export, name, caplog, monkeypatch):
+def test_mapped_weights_give_the_same_outputs_on_a_gpu(zoo_export, name, caplog, monkeypatch):
     file = sorted(zoo_export(name).output.glob("*.onnx"))[0]
     batch = batch_of(name)
     caplog.set_level(logging.DEBUG, MAPPED)
@@ -87,7 +87,7 @@ def test_tokens_generated_on_a_gpu_are_those_of_the_cpu(zoo_export, name):
 
 
 def test_loads_in_many_threads_compute_the_same(zoo_export):
-    """Each makes its encoder's and its decoder's session side by side."""
+    """Each load opens encoder and decoder in parallel."""
     file = zoo_export("t5").output / "encoder_model.onnx"
     batch = batch_of("t5")
 
@@ -143,7 +143,7 @@ def exported_here(published, tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", [None, "fp16"])
-def test_export_on_a_gpu_says_what_one_on_the_cpu_does(published, exported_here, tmp_path, dtype):
+def test_export_on_a_gpu_equals_one_on_the_cpu(published, exported_here, tmp_path, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = HTPExporter().export(published("bert").repo_id, tmp_path, device="cuda", dtype=dtype)
@@ -158,7 +158,7 @@ def test_export_on_a_gpu_says_what_one_on_the_cpu_does(published, exported_here,
     compared(outputs(model, batch), outputs(expected, batch), 2e-2)
 
 
-def test_profile_times_what_the_gpu_runs(exported_here):
+def test_profile_times_nodes_on_the_gpu(exported_here):
     profile = profile_file(exported_here, runs=3, provider=CUDA)
     assert profile.provider == CUDA
     assert profile.total > 0

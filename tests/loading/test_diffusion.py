@@ -32,7 +32,7 @@ def published_diffusion(model_folder):
 
 @pytest.fixture
 def copy(pipeline, tmp_path):
-    """A copy of the files that may be changed."""
+    """A copy of the files for changes."""
     for name in PARTS:
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes((pipeline / name).read_bytes())
@@ -69,7 +69,7 @@ def test_images_are_those_of_the_pipeline(pipeline, published_diffusion, hub, tm
     assert requests == []
 
 
-def test_class_is_picked(pipeline):
+def test_class_is_selected(pipeline):
     model, tokenizer = OptimumONNXModel.from_onnx(pipeline)
     assert type(model).__name__ == "ORTStableDiffusionPipeline"
     assert tokenizer("a b").input_ids
@@ -87,7 +87,7 @@ def test_class_of_a_task_loads_the_files_too(pipeline, task, tmp_path):
     assert type(again) is type(pipe)
 
 
-def test_weights_beside_a_part(copy):
+def test_part_with_external_data(copy):
     unet = onnx.load(copy / "unet" / "model.onnx")
     options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
     onnx.save(unet, copy / "unet" / "model.onnx", **options)
@@ -108,7 +108,7 @@ def test_missing_part_is_named(copy):
         OptimumONNXModel.from_pretrained(copy)
 
 
-def test_only_pipelines_that_start_from_images_need_the_encoder_of_images(copy):
+def test_only_image_pipelines_need_the_image_encoder(copy):
     from optimum.onnxruntime import ORTDiffusionPipeline, ORTPipelineForImage2Image
 
     (copy / "vae_encoder" / "model.onnx").unlink()
@@ -121,7 +121,9 @@ def test_local_pipeline_keeps_its_configs(published_diffusion, tmp_path):
     HTPExporter().export(published_diffusion, tmp_path / "out")
     assert "model_index.json" in files_below(tmp_path / "out")
     (tmp_path / "out" / "model_index.json").unlink()
-    assert OptimumONNXModel.from_pretrained(tmp_path / "out").tokenizer("a b").input_ids  # it carries them too
+    assert (
+        OptimumONNXModel.from_pretrained(tmp_path / "out").tokenizer("a b").input_ids
+    )  # the configs are embedded too
     unembed_files(tmp_path / "out" / "unet" / "model.onnx")
     with pytest.raises(ConfigLoadError, match="local pipeline"):
         OptimumONNXModel.from_pretrained(tmp_path / "out")

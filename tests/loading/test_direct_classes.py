@@ -1,4 +1,4 @@
-"""Classes that are named directly take a file or its folder, and parts that are enough."""
+"""Directly named classes accept a file, its folder, or a sufficient set of parts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FROM_THE_ZOO = {
 
 
 def described(loaded):
-    """What a loader returned, in a form that can be compared: without where it came from."""
+    """A loader's result in a comparable form, without its path."""
     if isinstance(loaded, transformers.PreTrainedTokenizerBase):
         return loaded("the cat sat").input_ids, loaded.all_special_tokens
     if isinstance(loaded, transformers.ProcessorMixin):
@@ -45,7 +45,7 @@ def described(loaded):
 
 
 @pytest.mark.parametrize(("name", "cls"), [(name, cls) for name, classes in DIRECT.items() for cls in classes])
-def test_direct_classes_take_a_file_or_its_folder(name, cls, exported, model_folder):
+def test_direct_classes_accept_a_file_or_its_folder(name, cls, exported, model_folder):
     loader = getattr(transformers, cls)
     expected = described(loader.from_pretrained(model_folder(name)))
     for source in (exported(name), sorted(exported(name).glob("*.onnx"))[0]):
@@ -53,7 +53,7 @@ def test_direct_classes_take_a_file_or_its_folder(name, cls, exported, model_fol
 
 
 @pytest.mark.parametrize(("name", "cls"), [(name, cls) for name, some in FROM_THE_ZOO.items() for cls in some])
-def test_direct_classes_of_larger_models_take_them_too(name, cls, zoo_export):
+def test_direct_classes_of_larger_models_accept_them_too(name, cls, zoo_export):
     made = zoo_export(name)
     loader = getattr(transformers, cls)
     expected = described(loader.from_pretrained(made.model))
@@ -61,9 +61,9 @@ def test_direct_classes_of_larger_models_take_them_too(name, cls, zoo_export):
         assert described(loader.from_pretrained(source)) == expected
 
 
-def test_class_that_does_not_fit_says_so(exported):
+def test_wrong_class_is_rejected(exported):
     for source in (exported("bert"), exported("bert") / "model.onnx"):
-        with pytest.raises(ConfigLoadError, match=r"T5Config does not fit .*of type bert\. AutoConfig"):
+        with pytest.raises(ConfigLoadError, match=r"T5Config does not fit .*of type bert\. Use AutoConfig"):
             transformers.T5Config.from_pretrained(source)
         with pytest.raises(PreprocessorLoadError, match=r"ViTImageProcessor(Pil)? does not fit .* AutoTokenizer"):
             transformers.ViTImageProcessor.from_pretrained(source)
@@ -74,10 +74,12 @@ def test_class_that_does_not_fit_says_so(exported):
     with pytest.raises(PreprocessorLoadError, match=r"CLIPImageProcessor(Pil)? does not fit .* AutoImageProcessor"):
         transformers.CLIPImageProcessor.from_pretrained(exported("vit"))
     with pytest.raises(
-        PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Auto"
+        PreprocessorLoadError, match=r"WhisperFeatureExtractor does not fit .* has Wav2Vec2FeatureExtractor\. Use Auto"
     ):
         transformers.WhisperFeatureExtractor.from_pretrained(exported("wav2vec2"))
-    with pytest.raises(PreprocessorLoadError, match=r"WhisperProcessor does not fit .* has Wav2Vec2Processor\. Auto"):
+    with pytest.raises(
+        PreprocessorLoadError, match=r"WhisperProcessor does not fit .* has Wav2Vec2Processor\. Use Auto"
+    ):
         transformers.WhisperProcessor.from_pretrained(exported("wav2vec2"))
 
 
@@ -112,7 +114,7 @@ def test_encoder_and_merged_decoder_are_enough(two_parts, exported, hub, tmp_pat
         assert model.preprocessors[0]("the cat").input_ids == inputs.input_ids[0].tolist()
 
 
-def test_part_that_a_class_opens_has_to_be_there(two_parts):
+def test_missing_required_part_is_reported(two_parts):
     with pytest.raises(MissingSiblingError, match=r"decoder_model\.onnx, .*decoder_with_past_model\.onnx are missing"):
         ORTModelForSeq2SeqLM.from_pretrained(two_parts, use_merged=False)
     (two_parts / "decoder_model_merged.onnx").unlink()
@@ -120,7 +122,7 @@ def test_part_that_a_class_opens_has_to_be_there(two_parts):
         ORTModelForSeq2SeqLM.from_pretrained(two_parts)
 
 
-def test_absent_parts_are_information(two_parts):
+def test_absent_parts_are_not_failures(two_parts):
     from optimum_htp.stamping.verify import Status, verify_metadata
 
     verdict = verify_metadata(two_parts / "encoder_model.onnx")

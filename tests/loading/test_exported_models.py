@@ -1,4 +1,4 @@
-"""ExportedModel of transformers loads what its exporters wrote as an engine of ours."""
+"""transformers' ExportedModel loads files of the transformers engine."""
 
 import shutil
 from pathlib import Path
@@ -108,13 +108,13 @@ def test_encoder_prefill_and_decode_make_the_tokens_that_the_model_makes(name, t
     assert encoder == shapes.get("attention_mask", ("", "encoder_sequence_length"))[1] == "encoder_sequence_length"
 
 
-def test_optimums_classes_say_who_loads_the_stages_of_a_decoder(traced_gpt2):
+def test_optimums_classes_report_the_class_for_the_stages_of_a_decoder(traced_gpt2):
     modeling = pytest.importorskip("optimum.onnxruntime.modeling_decoder", exc_type=ImportError)
     with pytest.raises(WrongTaskError, match="ExportedModel"):
         modeling.ORTModelForCausalLM.from_pretrained(traced_gpt2 / "decode.onnx")
 
 
-def test_loading_says_what_is_missing(traced_bert, traced_gpt2, tmp_path):
+def test_missing_files_are_reported(traced_bert, traced_gpt2, tmp_path):
     with pytest.raises(OnnxFileNotFoundError, match="Check the path"):
         ExportedModel.from_pretrained("no-such-file.onnx")
     shutil.copy(traced_gpt2 / "decode.onnx", tmp_path)
@@ -125,7 +125,7 @@ def test_loading_says_what_is_missing(traced_bert, traced_gpt2, tmp_path):
     with pytest.raises(ConfigLoadError, match=r"has no export\.json"):
         ExportedModel.from_pretrained(strip)
     shutil.copy(traced_bert / "model.onnx", tmp_path / "bert.onnx")
-    with pytest.raises(SeveralModelsError, match="holds 2 models"):
+    with pytest.raises(SeveralModelsError, match="contains 2 models"):
         ExportedModel.from_pretrained(tmp_path)
 
 
@@ -138,18 +138,18 @@ def test_a_repo_of_such_files_loads_by_its_name(traced_gpt2, hub):
     assert {*by_file.components} == {"prefill", "decode"}
 
 
-def test_what_is_no_file_of_ours_fails_as_without_us(tmp_path):
+def test_other_files_fail_as_without_hooks(tmp_path):
     for wrong in (tmp_path, "no/such-model", None, 3):
         assert outcome(wrong, hooked=True) == outcome(wrong, hooked=False)
 
 
 def outcome(name, *, hooked):
-    """What comes of loading something that is not ours."""
+    """Return the result of a load of other files."""
     try:
         if not hooked:
             optimum_htp.deactivate()
         return ExportedModel.from_pretrained(name)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
+    except Exception as error:  # noqa: BLE001 - any exception must be the same
         return type(error), str(error)
     finally:
         optimum_htp.activate()

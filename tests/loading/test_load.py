@@ -1,4 +1,4 @@
-"""ORTModelForX.from_pretrained on a file: which config it takes, and what it asks the Hub."""
+"""ORTModelForX.from_pretrained on a file: the selected config, and the requests to the Hub."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_file_is_loaded_in_place_with_the_config_of_its_commit(bert_file, cache,
     assert methods == {name: ["GET"] for name in record.config_files}
 
 
-def test_second_load_asks_nothing(bert_file, cache, hub):
+def test_second_load_makes_no_request(bert_file, cache, hub):
     load(bert_file, cache_dir=cache)
     with hub.recorded() as requests:
         load(bert_file, cache_dir=cache)
@@ -46,7 +46,7 @@ def test_second_load_asks_nothing(bert_file, cache, hub):
     assert requests == []
 
 
-def test_path_may_be_text_or_path_absolute_or_relative(bert_file, cache, monkeypatch):
+def test_path_can_be_text_or_path_absolute_or_relative(bert_file, cache, monkeypatch):
     monkeypatch.chdir(bert_file.parent)
     for path in (str(bert_file), bert_file.name, Path(bert_file.name), Path("..") / "shipped" / bert_file.name):
         assert load(path, cache_dir=cache).config.id2label == LABELS
@@ -92,7 +92,7 @@ def test_revision_overrides_the_pin_with_a_warning(hub, exported, bert_file, cac
         load(bert_file, cache_dir=cache, revision="no-such")
 
 
-def test_own_config_beside_a_hub_file_is_taken(bert_file, model_folder, cache, hub):
+def test_own_adjacent_config_of_a_hub_file_is_used(bert_file, model_folder, cache, hub):
     config = json.loads((model_folder("bert") / "config.json").read_text())
     config["id2label"] = {"0": "good", "1": "bad", "2": "ugly"}
     (bert_file.parent / "config.json").write_text(json.dumps(config))
@@ -101,24 +101,26 @@ def test_own_config_beside_a_hub_file_is_taken(bert_file, model_folder, cache, h
     assert requests == []
 
 
-@pytest.mark.parametrize("stranger", ["other type", "other labels", "not json", "not an object"])
-def test_strangers_config_beside_a_hub_file_is_left_with_a_warning(bert_file, model_folder, cache, caplog, stranger):
+@pytest.mark.parametrize("other_config", ["other type", "other labels", "not json", "not an object"])
+def test_adjacent_config_of_another_model_is_ignored_with_a_warning(
+    bert_file, model_folder, cache, caplog, other_config
+):
     config = json.loads((model_folder("bert") / "config.json").read_text())
-    if stranger == "other labels":
+    if other_config == "other labels":
         config["id2label"] = {str(index): str(index) for index in range(9)}
     text = {
         "other type": (model_folder("gpt2") / "config.json").read_text(),
         "other labels": json.dumps(config),
         "not json": "{",
         "not an object": "[]",
-    }[stranger]
+    }[other_config]
     (bert_file.parent / "config.json").write_text(text)
     with caplog.at_level(logging.WARNING):
         assert load(bert_file, cache_dir=cache).config.id2label == LABELS
     assert "config.json is not used" in caplog.text
 
 
-def test_given_config_counts_and_nothing_is_asked(bert_file, cache, hub, model_folder):
+def test_given_config_is_used_without_a_request(bert_file, cache, hub, model_folder):
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_folder("bert"), id2label={0: "a", 1: "b", 2: "c"})
@@ -128,7 +130,7 @@ def test_given_config_counts_and_nothing_is_asked(bert_file, cache, hub, model_f
     assert requests == []
 
 
-def test_session_options_and_providers_mean_what_they_mean_in_optimum(bert_file, cache):
+def test_session_options_and_providers_work_as_in_optimum(bert_file, cache):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -160,7 +162,7 @@ def test_token_opens_a_private_model(exported, hub, tmp_path, cache):
         load(path, cache_dir=cache / "other")
 
 
-def test_file_without_record_loads_with_the_config_beside_it(bert_file, model_folder):
+def test_file_without_record_loads_with_its_adjacent_config(bert_file, model_folder):
     without_record(bert_file)
     shutil.copy(model_folder("bert") / "config.json", bert_file.parent)
     assert load(bert_file).config.id2label == LABELS
@@ -177,7 +179,7 @@ def test_file_of_an_older_tool_with_a_short_revision_is_pinned_in_full(bert_file
 
 
 def test_file_exported_from_the_cache_loads_from_the_cache(exported, hub, tmp_path):
-    """Such a file does not list its repo's files, and the cache does not show that there is no generation config."""
+    """The file does not list its repo's files, and the cache does not record a missing generation config."""
     from optimum_htp import HTPExporter
 
     exported("bert")
@@ -204,7 +206,7 @@ print(model.config.model_type, AutoTokenizer.from_pretrained({path!r}, **{option
 
 @pytest.fixture
 def home_of_a_load(exported, made_once, from_the_commit):
-    """The Hugging Face home of a process that has loaded a file with a connection."""
+    """The Hugging Face home after a load with a connection."""
     code = LOAD.format(path=str(exported("gpt2") / "model.onnx"), options={})
     made = made_once("homes/load", lambda home: run_python(code, forked=True, HF_HOME=str(home)))
     return {"HF_HOME": str(made)}

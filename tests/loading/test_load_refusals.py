@@ -1,4 +1,4 @@
-"""Loads that are refused say why, and what helps."""
+"""Rejected loads report the reason and a remedy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_damaged_file_is_named(tmp_path):
         load(tmp_path / "bad.onnx")
 
 
-def test_file_without_record_and_config_names_four_remedies(bert_file):
+def test_error_for_a_file_without_record_and_config_has_four_remedies(bert_file):
     without_record(bert_file)
     with pytest.raises(ConfigLoadError) as caught:
         load(bert_file)
@@ -57,13 +57,13 @@ def test_local_file_needs_its_config(bert_file):
         load(bert_file)
 
 
-def test_offline_without_a_cache_says_what_is_missing(bert_file, cache):
+def test_offline_load_without_a_cache_reports_missing_files(bert_file, cache):
     with pytest.raises(HubUnreachableError, match=r"tiny/bert.*local_files_only"):
         load(bert_file, cache_dir=cache, local_files_only=True)
 
 
-def test_hub_that_fails_is_named(bert_file, cache, hub):
-    hub.status = 501  # the client tries again for half a minute after a 502
+def test_failing_hub_is_reported(bert_file, cache, hub):
+    hub.status = 501  # the client retries for half a minute after a 502
     with pytest.raises(HubUnreachableError, match="501"):
         load(bert_file, cache_dir=cache)
 
@@ -73,12 +73,12 @@ def test_hub_that_fails_is_named(bert_file, cache, hub):
     [{"export": True}, {"subfolder": "onnx"}, {"file_name": "other.onnx"}],
     ids=["export", "subfolder", "file_name"],
 )
-def test_options_that_contradict_a_file_are_refused(bert_file, cache, kwargs):
+def test_options_that_contradict_a_file_are_rejected(bert_file, cache, kwargs):
     with pytest.raises(ValueError):
         load(bert_file, cache_dir=cache, **kwargs)
 
 
-def test_config_that_does_not_fit_a_local_file_is_refused(exported, model_folder, bert_file):
+def test_config_that_does_not_fit_a_local_file_is_rejected(exported, model_folder, bert_file):
     without_record(bert_file)
     local = {"hf_model_type": "local", "hf_task": "text-classification"}
     rewrite_model(bert_file, metadata=local)
@@ -91,7 +91,7 @@ def test_config_that_does_not_fit_a_local_file_is_refused(exported, model_folder
         load(bert_file)
 
 
-def test_what_optimum_refuses_it_still_refuses_itself():
+def test_optimum_raises_its_own_errors():
     with pytest.raises(AttributeError):
         ORTModelForSequenceClassification.from_pretrained(None)
 
@@ -104,15 +104,15 @@ def test_what_optimum_refuses_it_still_refuses_itself():
         (ORTModelForCausalLM, "vit", "ORTModelForImageClassification"),
     ],
 )
-def test_class_for_another_task_is_told_which_one_fits(cls, name, fitting, exported, cache, caplog):
+def test_error_for_a_class_of_another_task_names_the_right_class(cls, name, fitting, exported, cache, caplog):
     file = sorted(exported(name).glob("*.onnx"))[-1]
-    with pytest.raises(WrongTaskError, match=rf"{file.name} was exported for .*: use {fitting}, ") as caught:
+    with pytest.raises(WrongTaskError, match=rf"{file.name} was exported for .*Use {fitting}, ") as caught:
         load(file, cls, cache_dir=cache)
     assert isinstance(caught.value, ValueError)
     assert "use_cache" not in caplog.text + str(caught.value)
 
 
-def test_class_for_another_task_that_works_is_let_through(exported, cache):
+def test_class_for_another_task_is_accepted_if_it_works(exported, cache):
     model = load(exported("bert") / "model.onnx", ORTModelForCustomTasks, cache_dir=cache)
     ids = torch.tensor([[2, 7, 8, 3]])
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
@@ -120,13 +120,13 @@ def test_class_for_another_task_that_works_is_let_through(exported, cache):
     assert load(exported("bert") / "model.onnx", ORTModelForFeatureExtraction, cache_dir=cache).path.name
 
 
-def test_fitting_class_that_fails_says_what_optimum_says(exported, cache):
+def test_failure_of_the_right_class_is_optimums_error(exported, cache):
     with pytest.raises(ValueError) as caught:
         load(exported("bert") / "model.onnx", cache_dir=cache, provider="NoSuchProvider")
     assert not isinstance(caught.value, WrongTaskError)
 
 
-def test_strangers_config_beside_a_local_file_does_not_matter_where_one_is_given(exported, model_folder, tmp_path):
+def test_adjacent_config_of_another_model_is_ignored_if_one_is_given(exported, model_folder, tmp_path):
     file = Path(shutil.copy(exported("gpt2") / "model.onnx", tmp_path))
     without_record(file)
     rewrite_model(file, metadata={"hf_model_type": "local", "hf_task": "text-generation-with-past"})

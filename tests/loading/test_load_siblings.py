@@ -1,4 +1,4 @@
-"""Models of several files: which files a load opens, and which files beside them it ignores."""
+"""Models of several files: which files a load opens, and which adjacent files it ignores."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.support.loads import LABELS, load, logits
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 
-def test_neighbours_are_not_opened(bert_file, cache):
+def test_other_adjacent_files_are_not_opened(bert_file, cache):
     for name in ("model.onnx", "a.onnx"):
         (bert_file.parent / name).write_bytes(b"another model, and broken")
     assert load(bert_file, cache_dir=cache).config.id2label == LABELS
 
 
-def test_external_data_is_found_beside_file_and_link(bert_file, cache, tmp_path):
+def test_external_data_is_found_next_to_file_and_link(bert_file, cache, tmp_path):
     model = onnx.load(bert_file)
     target = tmp_path / "data" / "m.onnx"
     target.parent.mkdir()
@@ -61,13 +61,13 @@ def test_renamed_files_are_still_one_model(t5_folder, cache):
     assert Path(model.decoder.session._model_path).name == "part 1.onnx"
 
 
-def test_missing_sibling_is_named(t5_folder, cache):
+def test_missing_part_is_reported(t5_folder, cache):
     (t5_folder / "encoder_model.onnx").unlink()
     with pytest.raises(MissingSiblingError, match=r"encoder_model\.onnx is missing"):
         load(t5_folder / "decoder_model_merged.onnx", ORTModelForSeq2SeqLM, cache_dir=cache)
 
 
-def test_sibling_of_another_export_is_not_taken(t5_folder, cache):
+def test_part_of_another_export_is_not_used(t5_folder, cache):
     rewrite_model(t5_folder / "encoder_model.onnx", metadata={"hf_export_timestamp": "2020-01-01T00:00:00Z"})
     with pytest.raises(MissingSiblingError, match="of another export"):
         load(t5_folder / "decoder_model.onnx", ORTModelForSeq2SeqLM, cache_dir=cache)
@@ -83,7 +83,7 @@ def test_single_file_cannot_be_an_encoder_decoder_model(bert_file, cache):
         load(bert_file, ORTModelForSeq2SeqLM, cache_dir=cache)
 
 
-def test_generation_config_comes_from_the_commit_and_not_from_a_stranger(exported, cache, tmp_path, hub):
+def test_generation_config_comes_from_the_commit(exported, cache, tmp_path, hub):
     path = Path(shutil.copy(exported("gpt2") / "model.onnx", tmp_path / "gpt2.onnx"))
     (tmp_path / "generation_config.json").write_text(json.dumps({"max_new_tokens": 7, "eos_token_id": 5}))
     model = load(path, ORTModelForCausalLM, cache_dir=cache)
@@ -91,7 +91,7 @@ def test_generation_config_comes_from_the_commit_and_not_from_a_stranger(exporte
     assert model.generation_config.max_new_tokens is None
 
 
-def test_folder_of_optimum_loads_as_ever(exported, model_folder, bert_file, hub):
+def test_folder_of_optimum_loads_as_before(exported, model_folder, bert_file, hub):
     shutil.copy(model_folder("bert") / "config.json", bert_file.parent)
     with hub.recorded() as requests:
         model = load(bert_file.parent)
@@ -107,15 +107,15 @@ def test_folder_whose_name_ends_in_onnx_is_a_folder(exported, model_folder, tmp_
     assert load(folder).config.id2label == LABELS
 
 
-def test_broken_neighbour_does_not_hide_a_renamed_sibling(t5_folder, cache):
+def test_broken_adjacent_file_does_not_hide_a_renamed_part(t5_folder, cache):
     for path in sorted(t5_folder.glob("*.onnx")):
         path.rename(t5_folder / f"z_{path.name}")
     (t5_folder / "broken.onnx").write_bytes(b"broken")
     assert load(t5_folder / "z_encoder_model.onnx", ORTModelForSeq2SeqLM, cache_dir=cache)
 
 
-def test_two_models_of_one_moment_are_not_mixed(model_folder, tmp_path, monkeypatch):
-    """Two local models have no id and no commit that tells them apart, and here not even a time."""
+def test_two_models_exported_at_the_same_time_are_not_mixed(model_folder, tmp_path, monkeypatch):
+    """Two local models have no id, no commit, and here the same time."""
     from transformers import AutoModelForSeq2SeqLM
 
     from optimum_htp import HTPExporter

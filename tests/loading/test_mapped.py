@@ -1,4 +1,4 @@
-"""Sessions of ours map their weights from the file; what they compute and say is what it was."""
+"""Sessions map their weights from the file; outputs and messages are unchanged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def compared(path: Path) -> None:
 
 @needs_mapping
 @pytest.mark.parametrize("name", ["model.onnx", "größe 模型.onnx"])
-def test_weights_are_mapped_and_the_session_says_its_path(tmp_path, name):
+def test_weights_are_mapped_and_the_session_reports_its_path(tmp_path, name):
     path = saved(tmp_path / name, raw())
     session = open_session(path, providers=CPU)
     assert type(session) is onnxruntime.InferenceSession
@@ -67,7 +67,7 @@ def test_weights_are_mapped_and_the_session_says_its_path(tmp_path, name):
     compared(path)
 
 
-def test_option_switches_it_off(tmp_path, monkeypatch, caplog):
+def test_variable_disables_mapping(tmp_path, monkeypatch, caplog):
     path = saved(tmp_path / "model.onnx", raw())
     monkeypatch.setenv("OPTIMUM_HTP_MMAP", "0")
     with caplog.at_level("DEBUG", "optimum_htp"):
@@ -77,15 +77,15 @@ def test_option_switches_it_off(tmp_path, monkeypatch, caplog):
 
 
 @needs_mapping
-def test_session_is_made_anew_by_set_providers(tmp_path):
+def test_set_providers_creates_the_session_again(tmp_path):
     session = open_session(saved(tmp_path / "model.onnx", raw()), providers=CPU)
     before = session.run(None, FEED)[0]
     session.set_providers(CPU)
     assert session.run(None, FEED)[0].tobytes() == before.tobytes()
 
 
-def test_nothing_in_a_model_names_a_file_outside_its_folder(tmp_path):
-    """Least of all a constant, whose data no runtime has to look for elsewhere."""
+def test_external_data_outside_the_folder_is_rejected(tmp_path):
+    """Also for a constant, which never needs external data."""
     (tmp_path / "secret").write_bytes(np.arange(1024, dtype=np.float32).tobytes())
     (tmp_path / "models").mkdir()
     path = saved(tmp_path / "models" / "model.onnx", raw())
@@ -115,7 +115,7 @@ def test_link_to_another_folder_is_followed(tmp_path, caplog):
 
 @needs_mapping
 @pytest.mark.parametrize("name", ["bert", "t5", "gpt2"])
-def test_loaded_model_goes_on_when_its_file_is_replaced(zoo_export, tmp_path, name, caplog):
+def test_loaded_model_works_after_its_file_is_replaced(zoo_export, tmp_path, name, caplog):
     import torch
 
     from optimum_htp import OptimumONNXModel
@@ -123,7 +123,7 @@ def test_loaded_model_goes_on_when_its_file_is_replaced(zoo_export, tmp_path, na
     folder = Path(shutil.copytree(zoo_export(name).output, tmp_path / "out"))
     file = sorted(folder.glob("*.onnx"))[0]
     with caplog.at_level("DEBUG", "optimum_htp.loading.mapped"):
-        caplog.clear()  # of the export, where this test made it
+        caplog.clear()  # drop logs of the export
         model = OptimumONNXModel.from_pretrained(file)
     assert not [record for record in caplog.records if record.name == "optimum_htp.loading.mapped"]
     assert any(is_mapped(path) for path in folder.glob("*.onnx"))
@@ -136,7 +136,7 @@ def test_loaded_model_goes_on_when_its_file_is_replaced(zoo_export, tmp_path, na
     assert torch.equal(model(**ids)[0], before)
 
 
-def test_typed_data_and_external_data_are_left_as_they_are(tmp_path):
+def test_typed_data_and_external_data_are_not_mapped(tmp_path):
     assert read_without_weights(saved(tmp_path / "typed.onnx", typed())) is None
     beside = saved(
         tmp_path / "out.onnx", raw(), save_as_external_data=True, location="out.onnx_data", size_threshold=0

@@ -1,4 +1,4 @@
-"""What mapped sessions compute is what sessions of the same files compute, bit for bit, whatever the files hold."""
+"""Mapped sessions have bitwise the same outputs as normal sessions, for all kinds of data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.zoo import ZOO
 
 
 def assert_same(path, feed, caplog):
-    """Where ONNX Runtime can map at all, the file is mapped: nothing says that it was loaded in the usual way."""
+    """If ONNX Runtime supports mapping, the file is mapped: the log has no message about a normal load."""
     usual = run(onnxruntime.InferenceSession(path, providers=CPU), feed)
     caplog.clear()
     with caplog.at_level("DEBUG", LOG):
@@ -30,7 +30,7 @@ def assert_same(path, feed, caplog):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_architecture(zoo_export, name, caplog, monkeypatch):
-    # These models are tiny, and more than their embeddings is to be mapped.
+    # These models are tiny; map more than their embeddings.
     monkeypatch.setattr(without_weights, "_SMALL", 64)
     files = sorted(zoo_export(name).output.glob("*.onnx"))
     assert files
@@ -44,7 +44,7 @@ def scaled(tensor):
 
 
 def raw(kind, dtype):
-    """A tensor of a type that numpy has from ml_dtypes alone, which earlier versions of onnx do not know."""
+    """A tensor of a type that numpy has only from ml_dtypes, which earlier onnx versions do not support."""
     return helper.make_tensor("w", kind, WEIGHT.shape, WEIGHT.astype(dtype).tobytes(), raw=True)
 
 
@@ -73,7 +73,7 @@ def test_every_type_of_data(tmp_path, kind, caplog):
 
 
 def test_four_bits_in_blocks(tmp_path, caplog):
-    """As weight-only quantizers write them, for one operator."""
+    """As in weight-only quantization, for one operator."""
     blocks = RANDOM.integers(0, 256, (256, 4, 16), np.uint8)
     node = helper.make_node(
         "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=128, N=256, bits=4, block_size=32
@@ -83,7 +83,7 @@ def test_four_bits_in_blocks(tmp_path, caplog):
     assert_same(model_of(tmp_path / "model.onnx", [node], parts), FEED, caplog)
 
 
-def test_strings_and_typed_data_beside_mapped_tensors(tmp_path, caplog):
+def test_strings_and_typed_data_with_mapped_tensors(tmp_path, caplog):
     words = helper.make_tensor("words", TensorProto.STRING, [600], [f"word {index}" for index in range(600)])
     typed = helper.make_tensor("typed", TensorProto.FLOAT, [128], WEIGHT[0])
     nodes = [
@@ -136,8 +136,8 @@ def in_subgraph(node):
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_constant_that_names_a_file_is_not_given_the_folder_for_it(tmp_path, deep):
-    """Not even one of its own folder: what a link leads to lies among the files of all models of the cache."""
+def test_constant_with_external_data_is_rejected(tmp_path, deep):
+    """Also for a file in its own folder: in the cache, a link leads to a folder with the files of all models."""
     (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
     node, more = constant_elsewhere(), []
     if deep:

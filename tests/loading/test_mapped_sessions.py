@@ -1,4 +1,4 @@
-"""Mapped sessions take the options, initializers and profiles of their users, and fail as others do."""
+"""Mapped sessions accept user options, initializers and profiling, and fail like normal sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optimum_htp.profiling.runtime import can_map_weights
 from tests.support.mapped import CPU, FEED, LOG, WEIGHT, array, assert_mapped, cast_of, model_of, run
 
 
-def test_working_folder_may_change_behind_a_load(tmp_path, caplog, monkeypatch):
+def test_working_folder_can_change_after_a_load(tmp_path, caplog, monkeypatch):
     path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
     usual = run(onnxruntime.InferenceSession(path, providers=CPU), FEED)
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,7 @@ def test_working_folder_may_change_behind_a_load(tmp_path, caplog, monkeypatch):
     assert run(session, FEED) == usual
 
 
-def test_options_of_the_user_work_in_every_folder_and_stay_as_they_are(tmp_path, caplog):
+def test_user_options_work_in_all_folders_and_are_unchanged(tmp_path, caplog):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -49,7 +49,7 @@ def test_options_of_the_user_work_in_every_folder_and_stay_as_they_are(tmp_path,
         options.get_session_config_entry("session.model_external_initializers_file_folder_path")
 
 
-def test_initializers_of_the_user_are_used(tmp_path):
+def test_user_initializers_are_used(tmp_path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     path = model_of(tmp_path / "model.onnx", nodes, [array(np.float32)])
     options = onnxruntime.SessionOptions()
@@ -61,11 +61,11 @@ def test_initializers_of_the_user_are_used(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"sess_options": 3}, {"providers": 3}])
-def test_wrong_calls_fail_as_ever(tmp_path, wrong):
+def test_wrong_calls_fail_as_in_onnxruntime(tmp_path, wrong):
     path = model_of(tmp_path / "model.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [array(np.float32)])
     theirs, ours = failure(onnxruntime.InferenceSession, path, **wrong), failure(open_session, path, **wrong)
     assert ours == theirs
-    assert theirs is not None or not can_map_weights()  # earlier versions take some, and say so
+    assert theirs is not None or not can_map_weights()  # earlier versions accept some with a warning
 
 
 def failure(call, *arguments, **options):
@@ -88,7 +88,7 @@ def test_profile_is_written_once(tmp_path, monkeypatch):
     assert any(event.get("cat") == "Node" for event in json.loads(written.read_text()))
 
 
-def test_model_that_is_loaded_while_we_are_switched_off(zoo_export, tmp_path):
+def test_model_loads_while_hooks_are_inactive(zoo_export, tmp_path):
     import torch
     from optimum.onnxruntime import ORTModelForMaskedLM, modeling
 
@@ -103,7 +103,7 @@ def test_model_that_is_loaded_while_we_are_switched_off(zoo_export, tmp_path):
         while not stop.is_set():
             try:
                 loaded.append(ORTModelForMaskedLM.from_pretrained(file)(**ids).logits)
-            except (OSError, ValueError) as error:  # Optimum without us takes such a path for a repo
+            except (OSError, ValueError) as error:  # without hooks, Optimum handles the path as a repo
                 failed.append(error)
 
     thread = threading.Thread(target=load)

@@ -1,7 +1,7 @@
-"""The same, right answer for every way of loading: each class and architecture, in each place files may end up.
+"""All ways of loading give the same correct output, for each class and architecture and each place of the files.
 
-The branch of the model's repo has moved on, and the Hub is gone, or has nothing but the repo that is loaded.
-`WRITE_GUIDE=1` writes the table of the guide, else it is compared.
+The branch of the model's repo has changed, and the Hub is not reachable, or has only the repo of the load.
+`WRITE_GUIDE=1` writes the table of the guide; otherwise it is checked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- table of places: begin -->", "<!-- table of places: end -->"
 
 @pytest.fixture
 def row(zoo_export, made_once, hub, tmp_path):
-    """Return what each way of loading makes of a model in each place, as `{place: {way: answer}}`."""
+    """Return the output of each way of loading in each place, as `{place: {way: output}}`."""
 
     def found(name, places):
         made = zoo_export(name)
@@ -63,7 +63,7 @@ def _answers(place, reference, cache, hub, name, is_repo):
                 answers[way] = SAME if check() else "WRONG"
             except OptimumHTPError as error:
                 answers[way] = type(error).__name__
-            except Exception as error:  # noqa: BLE001 - the table tells what kind it is
+            except Exception as error:  # noqa: BLE001 - the table has the kind of error
                 answers[way] = f"UNTYPED {type(error).__name__}: {error}"
     finally:
         hub.repos[f"zoo/{name}"], hub.status = before, status
@@ -80,7 +80,7 @@ def wrong(answers):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_some_places_give_what_pytorch_gives(name, row):
+def test_some_places_match_pytorch(name, row):
     answers = row(name, QUICK[name])
     assert wrong(answers) == {}
     assert all(set(ways.values()) == {SAME} for ways in answers.values())
@@ -88,7 +88,7 @@ def test_some_places_give_what_pytorch_gives(name, row):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_every_place_gives_what_pytorch_gives(name, row, made_once):
+def test_all_places_match_pytorch(name, row, made_once):
     answers = row(name, [*LAYOUTS, *REPOS])
     assert wrong(answers) == {}
 

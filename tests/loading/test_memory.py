@@ -1,4 +1,4 @@
-"""What a process keeps in memory: bounded, shared by threads, gone past by force_download, never shared objects."""
+"""In-memory caches: bounded, shared by threads, ignored with force_download, without shared objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from optimum_htp.resolve.configs import load_config
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 
-def test_the_longest_unused_goes_first():
+def test_least_recently_used_value_is_dropped_first():
     memory = LRUCache(2)
     for key in "aba":
         memory.get_or_make(key, lambda key=key: key)
@@ -37,7 +37,7 @@ def test_the_longest_unused_goes_first():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("holder", ["another thread", "the thread that forks"])
-def test_forked_child_makes_what_a_thread_of_its_parent_was_making(holder):
+def test_forked_child_creates_a_value_that_a_thread_of_its_parent_was_creating(holder):
     code = f"""
 import os, threading
 from optimum_htp.caching import LRUCache
@@ -73,7 +73,7 @@ print(memory.get_or_make("key", lambda: "again"), memory.get_or_make("other", la
     assert (done.stdout.splitlines(), done.stderr) == (expected, "")
 
 
-def test_threads_that_want_the_same_wait_for_one():
+def test_threads_with_the_same_key_wait_for_one():
     made, gate = [], threading.Event()
 
     def make():
@@ -90,8 +90,8 @@ def test_threads_that_want_the_same_wait_for_one():
 
 
 @pytest.mark.parametrize("fails_first", [False, True])
-def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
-    """Also by those that come while it is being kept, or after the first has failed."""
+def test_value_is_created_by_one_thread_at_a_time_and_kept(fails_first):
+    """Also for threads that come while it is stored, or after a failure."""
     memory, made, running, most, makers = LRUCache(4), [], [], [], set()
 
     def make():
@@ -106,7 +106,7 @@ def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
         return object()
 
     class Polite:
-        """A lock after which the thread that has made the value lets others go first."""
+        """A lock that lets other threads run after the value is created."""
 
         def __init__(self):
             self._lock = threading.Lock()
@@ -132,7 +132,7 @@ def test_value_is_made_by_one_thread_at_a_time_and_then_kept(fails_first):
     assert len(made) == 1 + fails_first
 
 
-def test_failure_is_passed_on_and_not_kept():
+def test_failure_is_raised_and_not_kept():
     memory = LRUCache(4)
     with pytest.raises(ZeroDivisionError):
         memory.get_or_make("key", lambda: 1 / 0)
@@ -156,7 +156,7 @@ def test_configs_are_copies(record, tmp_path):
     assert load_config(source, record).hidden_size == 8
 
 
-def test_folder_is_remembered_until_it_is_gone(record, hub, tmp_path):
+def test_folder_is_kept_until_it_is_deleted(record, hub, tmp_path):
     access = HubAccess(cache_dir=tmp_path)
     folder = resolve_configs(record, access).folder
     with hub.recorded() as requests:
@@ -168,7 +168,7 @@ def test_folder_is_remembered_until_it_is_gone(record, hub, tmp_path):
     assert [request.method for request in requests] == ["GET"]
 
 
-def test_force_download_goes_past_it(record, hub, tmp_path):
+def test_force_download_ignores_kept_values(record, hub, tmp_path):
     source = resolve_configs(record, HubAccess(cache_dir=tmp_path))
     load_config(source, record)
     with hub.recorded() as requests:
@@ -180,8 +180,8 @@ def test_force_download_goes_past_it(record, hub, tmp_path):
     assert load_config(source, record, anew=True).hidden_size == 16
 
 
-def test_what_one_file_lists_says_nothing_of_what_another_needs(hub, tmp_path):
-    """A stranger's file may list less than the commit has."""
+def test_files_listed_by_one_model_do_not_limit_another(hub, tmp_path):
+    """Another file can list fewer files than the commit has."""
     files = {"config.json": b'{"model_type": "bert"}', "tokenizer_config.json": b"{}"}
     repo = hub.add("remembered/lists", files)
     whole = ExportMetadata(model_type="hub", hub_id=repo.repo_id, hub_sha=repo.refs["main"], config_files=tuple(files))

@@ -1,4 +1,4 @@
-"""The files of a model are found from wherever one of them is named."""
+"""The files of a model are found from any of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stamped(path, name, names=NAMES, **more):
 
 @pytest.fixture
 def pipeline(tmp_path):
-    """A folder of a pipeline's parts, with configs, and what travels in the first."""
+    """A folder of a pipeline's parts with configs, and the embedded files of the first part."""
     folder = tmp_path / "somewhere" / "out"
     for name in NAMES:
         stamped(folder / name, name)
@@ -50,7 +50,7 @@ def pipeline(tmp_path):
 
 @pytest.fixture
 def places(pipeline, tmp_path):
-    """Where to stand, and what to call a part from there."""
+    """The working folder, and the path of a part from there."""
     linked, links = tmp_path / "linked", tmp_path / "links" / "out"
     linked.symlink_to(pipeline / "unet")
     links.mkdir(parents=True)
@@ -73,7 +73,7 @@ PLACES = ["inside", "dot", "up", "root", "detour", "link", "in link", "links", "
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_parts_are_found_from_wherever_one_is_named(place, places, monkeypatch):
+def test_parts_are_found_from_any_folder(place, places, monkeypatch):
     folder, name, root = places[place]
     monkeypatch.chdir(folder)
     path = Path(name)
@@ -93,7 +93,7 @@ def test_parts_are_found_from_wherever_one_is_named(place, places, monkeypatch):
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "links"])
-def test_files_are_embedded_from_wherever_a_part_is_named(place, places, monkeypatch):
+def test_files_are_embedded_from_any_folder(place, places, monkeypatch):
     folder, name, _ = places[place]
     monkeypatch.chdir(folder)
     embedded = embed_files(name)
@@ -106,7 +106,7 @@ def test_files_are_embedded_from_wherever_a_part_is_named(place, places, monkeyp
 
 
 @pytest.mark.parametrize(("here", "given"), [("", "."), ("unet", ".."), ("", "./"), ("", "unet"), ("unet", ".")])
-def test_folder_may_be_named_in_a_relative_way(here, given, pipeline, monkeypatch):
+def test_folder_can_be_a_relative_path(here, given, pipeline, monkeypatch):
     monkeypatch.chdir(pipeline / here)
     assert sorted(file.name for file in onnx_files([given], Watch())) == sorted(NAMES)
 

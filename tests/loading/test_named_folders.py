@@ -1,4 +1,4 @@
-"""Folders of stamped files that are named as a whole: what the user picks or has saved in them is what counts."""
+"""Folders of files with a record: the user's selection and saved files are used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optimum_htp.stamping.embed import unembed_files
 
 @pytest.fixture
 def folder(exported, tmp_path):
-    """Two files of one model: one of them is to be picked by its name."""
+    """Two files of one model, of which one is selected by name."""
     for name in ("model.onnx", "model_other.onnx"):
         shutil.copy(exported("bert") / "model.onnx", tmp_path / name)
     return tmp_path
@@ -38,45 +38,45 @@ def test_file_name_in_model_kwargs_is_the_one_that_runs(folder):
     assert run("the cat")[0]["label"].startswith("LABEL")
 
 
-def test_subfolder_in_model_kwargs_is_looked_into(folder, tmp_path):
+def test_subfolder_in_model_kwargs_is_searched(folder, tmp_path):
     (folder / "onnx").mkdir()
     (folder / "model_other.onnx").rename(folder / "onnx" / "model.onnx")
     run = pipeline(model=str(folder), model_kwargs={"subfolder": "onnx"}, accelerator="ort")
     assert opened(run.model) == str(folder / "onnx" / "model.onnx")
 
 
-def test_file_with_the_name_of_another_is_refused(folder):
+def test_file_name_that_contradicts_the_path_is_rejected(folder):
     for load in (OptimumONNXModel.from_pretrained, OptimumONNXModel.from_onnx):
-        with pytest.raises(ValueError, match=r"leave out file_name='model_other\.onnx'"):
+        with pytest.raises(ValueError, match=r"Remove file_name='model_other\.onnx'"):
             load(folder / "model.onnx", file_name="model_other.onnx")
 
 
-def test_tokenizer_saved_into_the_folder_is_the_one_that_is_loaded(folder):
+def test_tokenizer_saved_into_the_folder_is_loaded(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<mine>"])
     tokenizer.save_pretrained(folder)
     assert "<mine>" in AutoTokenizer.from_pretrained(folder).get_vocab()
     assert "<mine>" in pipeline(model=str(folder), accelerator="ort").tokenizer.get_vocab()
-    # A file's own are those that it was exported with.
+    # The file's own embedded files are those of its export.
     assert "<mine>" not in AutoTokenizer.from_pretrained(folder / "model.onnx").get_vocab()
 
 
-def test_generation_config_saved_into_the_folder_is_the_one_that_is_loaded(exported, tmp_path):
+def test_generation_config_saved_into_the_folder_is_loaded(exported, tmp_path):
     shutil.copy(exported("gpt2") / "model.onnx", tmp_path)
     GenerationConfig(max_new_tokens=7).save_pretrained(tmp_path)
     assert GenerationConfig.from_pretrained(tmp_path).max_new_tokens == 7
 
 
-def test_tokenizer_beside_several_models_needs_no_choice_among_them(folder):
+def test_tokenizer_loads_from_a_folder_of_several_models(folder):
     AutoTokenizer.from_pretrained(folder / "model.onnx").save_pretrained(folder)
     (folder / "model.onnx").rename(folder / "model_fp16.onnx")
     assert AutoTokenizer.from_pretrained(folder).tokenize("the cat") == ["the", "cat"]
-    with pytest.raises(SeveralModelsError, match="holds 2 models"):
+    with pytest.raises(SeveralModelsError, match="contains 2 models"):
         ORTModelForSequenceClassification.from_pretrained(folder)
 
 
-def test_quantizer_does_without_a_config_as_ever(model_folder, tmp_path):
-    """Optimum warns where it finds none, and quantizes."""
+def test_quantizer_works_without_a_config(model_folder, tmp_path):
+    """Optimum warns without a config, and quantizes."""
     HTPExporter().export(model_folder("bert"), tmp_path / "out", task="text-classification", embed="none")
     (tmp_path / "alone").mkdir()
     shutil.copy(tmp_path / "out" / "model.onnx", tmp_path / "alone")
@@ -86,8 +86,8 @@ def test_quantizer_does_without_a_config_as_ever(model_folder, tmp_path):
     assert (tmp_path / "quantized" / "model_quantized.onnx").is_file()
 
 
-def test_model_that_loads_another_one_inside_gets_that(exported, tmp_path):
-    """The search for files that ours are found by is another load's business too."""
+def test_load_inside_a_load_gets_its_own_files(exported, tmp_path):
+    """Another load uses the hooked search for files too."""
     whole = tmp_path / "with-configs"
     ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx").save_pretrained(whole)
     inner = []
@@ -101,7 +101,7 @@ def test_model_that_loads_another_one_inside_gets_that(exported, tmp_path):
     assert opened(inner[0]) == str(whole / "model.onnx")
 
 
-def test_preprocessors_that_are_left_out_come_with_the_file(exported):
+def test_missing_preprocessors_come_from_the_file(exported):
     file = exported("wav2vec2") / "model.onnx"
     mine = AutoTokenizer.from_pretrained(file)
     run = pipeline(model=str(file), tokenizer=mine, accelerator="ort")
@@ -109,14 +109,14 @@ def test_preprocessors_that_are_left_out_come_with_the_file(exported):
     assert run.feature_extractor is not None
 
 
-def test_slow_tokenizer_is_one_that_is_asked_for(exported):
+def test_requested_slow_tokenizer_is_loaded(exported):
     file = str(exported("bert") / "model.onnx")
     assert pipeline(model=file, accelerator="ort").tokenizer.is_fast
     slow = pipeline(model=file, use_fast=False, accelerator="ort").tokenizer
     assert slow.is_fast is hasattr(transformers, "TokenizersBackend")  # transformers 5 has one class for both
 
 
-def test_config_of_a_repo_is_of_the_revision_that_is_asked_for(hub, exported, model_folder, tmp_path):
+def test_config_of_a_repo_is_of_the_requested_revision(hub, exported, model_folder, tmp_path):
     repo = hub.add("other/labels", model_folder("bert"))
     repo.refs["v1"] = repo.refs["main"]
     files = repo.commits[repo.refs["main"]]

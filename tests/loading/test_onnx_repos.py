@@ -1,4 +1,4 @@
-"""Repos of a Hub that hold nothing but stamped ONNX files load by their name, as other repos do."""
+"""Hub repos that contain only ONNX files with a record load by name, like other repos."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def test_model_loads_by_the_name_of_the_repo(hub, bert_repo, cache):
 
 
 @pytest.mark.parametrize("task", [None, "text-classification"])
-def test_pipeline_takes_the_name_of_a_repo(bert_repo, cache, task):
+def test_pipeline_accepts_the_name_of_a_repo(bert_repo, cache, task):
     run = pipeline(task, model=bert_repo, model_kwargs={"cache_dir": cache})
     assert type(run.model) is ORTModelForSequenceClassification
     assert run("the cat")[0]["label"].startswith("LABEL")
 
 
-def test_class_is_picked_for_a_repo(bert_repo, cache):
+def test_class_is_selected_for_a_repo(bert_repo, cache):
     model, tokenizer = OptimumONNXModel.from_onnx(bert_repo, cache_dir=cache)
     assert type(model) is ORTModelForSequenceClassification
     assert tokenizer("the cat").input_ids
 
 
-def test_config_and_tokenizer_are_had_without_downloading_the_model(hub, bert_repo, cache):
+def test_config_and_tokenizer_load_without_downloading_the_model(hub, bert_repo, cache):
     with hub.recorded() as requests:
         config = AutoConfig.from_pretrained(bert_repo, cache_dir=cache)
         tokenizer = AutoTokenizer.from_pretrained(bert_repo, cache_dir=cache)
-    assert config.id2label[0] == "LABEL 0"  # not what the repo's name makes AutoConfig believe
+    assert config.id2label[0] == "LABEL 0"  # not the defaults of the model type in the repo's name
     assert tokenizer.tokenize("the cat") == ["the", "cat"]
     ranges = [request for request in requests if request.path.endswith(".onnx") and request.method == "GET"]
     assert {request.status for request in ranges} == {206}
@@ -78,7 +78,7 @@ def test_parts_of_a_model_come_together(hub, exported, cache):
     assert model.generate(**model.preprocessors[0]("the cat", return_tensors="pt"), max_new_tokens=3).shape[0] == 1
 
 
-def test_external_data_comes_along(hub, exported, cache, tmp_path):
+def test_external_data_is_downloaded_too(hub, exported, cache, tmp_path):
     model = onnx.load(exported("bert") / "model.onnx")
     onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.onnx_data", size_threshold=0)
     names = ("model.onnx", "model.onnx_data")
@@ -86,13 +86,13 @@ def test_external_data_comes_along(hub, exported, cache, tmp_path):
     assert ORTModelForSequenceClassification.from_pretrained("shipped/split", cache_dir=cache).config.num_labels == 3
 
 
-def test_config_of_a_subfolder_is_not_made_up_where_the_root_has_one(hub, exported, cache):
+def test_missing_config_of_a_subfolder_is_not_replaced_by_defaults(hub, exported, cache):
     bodies = {
         "config.json": b'{"model_type": "gpt2"}',
         "onnx/model.onnx": (exported("bert") / "model.onnx").read_bytes(),
     }
     hub.add("shipped/some-bert", bodies)
-    for loader in (AutoConfig, BertConfig):  # one takes the name for a type of model, the other its own defaults
+    for loader in (AutoConfig, BertConfig):  # one would use the name as model type, the other its own defaults
         config = loader.from_pretrained("shipped/some-bert", subfolder="onnx", cache_dir=cache)
         assert (config.model_type, config.hidden_size, config.id2label[0]) == ("bert", 32, "LABEL 0")
 
@@ -113,16 +113,16 @@ def test_file_of_several_models_has_to_be_named(hub, exported, cache):
     assert ORTModelForSequenceClassification.from_pretrained("shipped/two", **named).config.num_labels == 3
 
 
-def test_file_without_a_record_is_named(hub, cache, exported):
+def test_file_without_a_record_is_reported(hub, cache, exported):
     model = onnx.load(exported("bert") / "model.onnx")
     del model.metadata_props[:]
     hub.add("shipped/unknown", {"model.onnx": model.SerializeToString()})
-    with pytest.raises(ConfigLoadError, match="does not say which model"):
+    with pytest.raises(ConfigLoadError, match="has no record of its model"):
         ORTModelForSequenceClassification.from_pretrained("shipped/unknown", cache_dir=cache)
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "shipped/nothing-at-all"])
-def test_missing_repo_fails_in_the_words_of_transformers(name, cache):
+def test_missing_repo_raises_transformers_error(name, cache):
     ours = _error_of(lambda: AutoTokenizer.from_pretrained(name, cache_dir=cache))
     code = f"""
 from transformers import AutoTokenizer
@@ -143,13 +143,13 @@ def _error_of(call):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Hugging Face's home of this process, empty: what is embedded is unpacked there."""
+    """An empty Hugging Face home, in which embedded files are unpacked."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
 
 
-def test_what_is_embedded_in_a_repos_file_needs_neither_its_origin_nor_the_model(hub, bert_repo, cache, home):
+def test_embedded_files_of_a_repo_load_without_source_repo_and_model(hub, bert_repo, cache, home):
     hub.repos["tiny/bert"].private = True
     with hub.recorded() as requests:
         config = AutoConfig.from_pretrained(bert_repo, cache_dir=cache)
@@ -162,10 +162,10 @@ def test_what_is_embedded_in_a_repos_file_needs_neither_its_origin_nor_the_model
     sent = []
     hub.tamper = lambda method, url, status, body, headers: sent.append(len(body)) or (status, body, headers)
     assert AutoTokenizer.from_pretrained(bert_repo, cache_dir=cache).is_fast
-    assert max(sent) <= 64 * 1024  # of what is embedded there is a folder now
+    assert max(sent) <= 64 * 1024  # the embedded files are unpacked already
 
 
-def test_local_models_configs_are_had_from_a_repo_of_its_file(hub, model_folder, cache, home, tmp_path):
+def test_configs_of_a_local_model_load_from_a_repo_of_its_file(hub, model_folder, cache, home, tmp_path):
     HTPExporter().export(model_folder("t5"), tmp_path / "out", do_validation=False)
     for name in ("config.json", "generation_config.json"):
         (tmp_path / "out" / name).unlink()
@@ -215,22 +215,22 @@ def test_file_of_a_repo_is_named_by_its_address(hub, bert_repo, cache, kind):
 
 
 @pytest.mark.parametrize("loader", [AutoConfig, AutoTokenizer, BertConfig, ORTModelForSequenceClassification])
-def test_address_that_is_not_the_hubs_is_told(hub, loader):
+def test_address_outside_the_hub_is_rejected(hub, loader):
     with (
         hub.recorded() as requests,
-        pytest.raises(InvalidModelReferenceError, match=r"is no file of the Hub.*download"),
+        pytest.raises(InvalidModelReferenceError, match=r"is not a Hub file.*Download"),
     ):
         loader.from_pretrained("https://example.com/models/bert/resolve/main/model.onnx")
     assert requests == []
 
 
-def test_part_that_lies_where_it_cannot_is_told(hub, exported, cache, tmp_path):
+def test_part_at_a_wrong_path_is_reported(hub, exported, cache, tmp_path):
     part = tmp_path / "model.onnx"
     part.write_bytes((exported("bert") / "model.onnx").read_bytes())
     names = json.dumps(["onnx/model.onnx", "onnx/other.onnx"])
     rewrite_model(part, metadata={"hf_onnx_file": "onnx/model.onnx", "hf_onnx_files": names, "hf_export_id": "0" * 32})
     hub.add("shipped/moved", {"model.onnx": part.read_bytes()})
-    with pytest.raises(MissingSiblingError, match=r"model.onnx of shipped/moved says that it is onnx/model.onnx"):
+    with pytest.raises(MissingSiblingError, match=r"model.onnx of shipped/moved is recorded as onnx/model.onnx"):
         OptimumONNXModel.from_pretrained("shipped/moved", cache_dir=cache)
 
 
@@ -252,7 +252,7 @@ ORTModelForSequenceClassification.from_pretrained("shipped/plain", revision={rev
 @pytest.mark.slow
 @pytest.mark.stack
 def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert, model_folder, tmp_path):
-    """Optimum and sentence_transformers ask the Hub for the names of a repo's files, also of one in the cache."""
+    """Optimum and sentence_transformers request the list of a repo's files, also for cached repos."""
     hub.add("shipped/alone", {"onnx/model.onnx": (exported("minilm") / "model.onnx").read_bytes()})
     ORTModelForFeatureExtraction.from_pretrained(exported("minilm")).save_pretrained(tmp_path / "saved")
     hub.add("shipped/saved", tmp_path / "saved")
@@ -266,6 +266,6 @@ def test_repos_in_the_cache_load_without_a_connection(hub, exported, plain_bert,
     with hub.recorded() as requests:
         assert run_python(again, **cached, **offline).stdout == online
         done = run_python(other, **cached, **offline, check=False)
-    assert "OfflineModeIsEnabled: " in done.stderr  # what is not ours fails in its own words
+    assert "OfflineModeIsEnabled: " in done.stderr  # other repos raise the library's error
     assert requests == []
     assert len(online.splitlines()) == 2

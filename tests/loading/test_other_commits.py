@@ -1,4 +1,4 @@
-"""Repos whose main branch has changed since the commit that their ONNX file is of: the model of that commit loads."""
+"""Repos whose main branch has changed since the commit of their ONNX file: the model of that commit loads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_classifier_has_the_labels_and_words_of_its_commit(classifier, expected,
         assert {name: tuple(answer) for name, answer in answers.items()} == dict.fromkeys(answers, expected)
 
 
-def test_old_id_without_an_organization_is_the_same_repo(classifier, expected, ask, hub):
-    """The Hub has moved `bert-base-uncased` to `google-bert/bert-base-uncased`, and redirects."""
+def test_old_id_without_organization_is_the_same_repo(classifier, expected, ask, hub):
+    """The Hub redirects `bert-base-uncased` to `google-bert/bert-base-uncased`."""
     classifier("", "none")
     hub.renamed["bert"] = "moved/bert"
     for answers in ask(CLASSIFIER.format(layout="", text=TEXT).replace('"moved/bert"', '"bert"')):
@@ -94,7 +94,7 @@ def test_sentence_transformer_has_the_modules_and_words_of_its_commit(sentences,
     assert mine != pytest.approx(vector.tolist(), abs=1e-2)
 
 
-def test_what_the_user_gives_is_used(classifier, ask):
+def test_user_arguments_are_used(classifier, ask):
     _, main = classifier()
     code = f"""
 import json
@@ -133,7 +133,7 @@ print(json.dumps([models[1].config.id2label[0], run({text!r})[0]["label"][:3], s
 
 
 @pytest.mark.parametrize("layout", ["onnx", ""])
-def test_commit_that_is_gone_is_said_once(classifier, hub, ask, layout):
+def test_deleted_commit_is_reported_once(classifier, hub, ask, layout):
     commit, main = classifier(layout, "none")
     del hub.repos["moved/bert"].commits[commit]
     for label, answer, said in ask(SAID.format(layout=layout, tokenizer="moved/bert", text=TEXT)):
@@ -143,7 +143,7 @@ def test_commit_that_is_gone_is_said_once(classifier, hub, ask, layout):
         assert f'config=AutoConfig.from_pretrained("moved/bert", revision="{commit}")' in warning
 
 
-def test_change_is_said_once(classifier, ask):
+def test_change_is_reported_once(classifier, ask):
     _, main = classifier()
     for label, answer, said in ask(SAID.format(layout="onnx", tokenizer=None, text=TEXT)):
         assert (label, answer) == ("LABEL 0", "LAB")
@@ -151,7 +151,7 @@ def test_change_is_said_once(classifier, ask):
 
 
 @pytest.mark.parametrize("embed", ["all", "none"])
-def test_nothing_is_loaded_twice_where_the_configs_are_equal(moved_on, model_folder, hub, ask, embed):
+def test_nothing_is_loaded_twice_if_the_configs_are_equal(moved_on, model_folder, hub, ask, embed):
     moved_on("moved/bert", model_folder("bert"), {"README.md": b"new"}, "onnx", embed)
     code = """
 import json, onnxruntime
@@ -197,7 +197,7 @@ print(json.dumps(answers))
 @pytest.mark.parametrize("embed", ["all", "none"])
 @pytest.mark.parametrize("complete", [False, True])
 def test_diffusion_pipeline_has_the_configs_of_its_commit(hub, model_folder, tmp_path, ask, complete, embed):
-    """With the configs that Optimum wants beside each part, it loads the pipeline; without them, it fails."""
+    """With a config next to each part, Optimum loads the pipeline itself; without them, it fails."""
     pytest.importorskip("diffusers")
     folder = model_folder("stable_diffusion")
     files = files_below(folder)

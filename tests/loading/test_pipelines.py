@@ -1,4 +1,4 @@
-"""Pipelines on a file alone, and on a model that was loaded from one, with no tokenizer named."""
+"""Pipelines on a file, or on a model loaded from one, without a given tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INPUTS = {
 
 @pytest.fixture(scope="module")
 def reference(model_folder):
-    """What PyTorch answers."""
+    """PyTorch's outputs."""
 
     def answer(name, task, **options):
         return transformers.pipeline(task, model=str(model_folder(name)))(INPUTS[name], **options)
@@ -36,7 +36,7 @@ def reference(model_folder):
 
 
 @pytest.mark.parametrize("make", [pipeline, transformers.pipeline])
-def test_task_of_a_loaded_model_may_be_left_out(make, exported, reference):
+def test_task_of_a_loaded_model_can_be_omitted(make, exported, reference):
     classify = make(model=ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx"))
     (answer,), (expected,) = classify(INPUTS["bert"]), reference("bert", "text-classification")
     assert answer["label"] == expected["label"]
@@ -46,7 +46,7 @@ def test_task_of_a_loaded_model_may_be_left_out(make, exported, reference):
 @pytest.mark.parametrize("make", [pipeline, transformers.pipeline])
 @pytest.mark.parametrize("inside", [None, "of the model"])
 @pytest.mark.parametrize("given", [True, False])
-def test_task_may_be_left_out(given, inside, make, exported, reference, tmp_path):
+def test_task_can_be_omitted(given, inside, make, exported, reference, tmp_path):
     options = {"task": "text-classification"} if given else {}
     source = exported("bert") / "model.onnx"
     if inside is not None:
@@ -73,7 +73,7 @@ def test_task_may_be_left_out(given, inside, make, exported, reference, tmp_path
         ("wav2vec2", "automatic-speech-recognition", {}),
     ],
 )
-def test_other_tasks_answer_as_pytorch_does(name, task, options, exported, reference):
+def test_other_tasks_match_pytorch(name, task, options, exported, reference):
     file = sorted(exported(name).glob("*.onnx"))[0]
     assert pipeline(task, model=str(file), accelerator="ort")(INPUTS[name], **options) == reference(
         name, task, **options
@@ -82,8 +82,8 @@ def test_other_tasks_answer_as_pytorch_does(name, task, options, exported, refer
 
 @pytest.mark.parametrize("prefix", ["", "onnx/"])
 @pytest.mark.parametrize("without", [(), ("architectures",)])
-def test_repo_with_a_config_answers_as_pytorch_does(prefix, without, exported, model_folder, reference, hub):
-    """Optimum loads it itself: the model has what our own loads give it all the same."""
+def test_repo_with_a_config_matches_pytorch(prefix, without, exported, model_folder, reference, hub):
+    """Optimum loads it itself, and the model gets its preprocessors too."""
     files = {path.name: path.read_bytes() for path in model_folder("wav2vec2").iterdir()}
     config = json.loads(files["config.json"])
     files["config.json"] = json.dumps({name: config[name] for name in config if name not in without}).encode()
@@ -96,7 +96,7 @@ def test_repo_with_a_config_answers_as_pytorch_does(prefix, without, exported, m
     assert pipeline("automatic-speech-recognition", model=model)(INPUTS["wav2vec2"]) == expected
 
 
-def test_images_are_prepared_as_pytorch_has_them(exported, reference):
+def test_images_are_prepared_as_in_pytorch(exported, reference):
     (best, *_), (expected, *_) = (
         pipeline(model=str(exported("vit") / "model.onnx"), accelerator="ort")(INPUTS["vit"]),
         reference("vit", "image-classification"),
@@ -105,13 +105,13 @@ def test_images_are_prepared_as_pytorch_has_them(exported, reference):
     assert best["score"] == pytest.approx(expected["score"], abs=1e-4)
 
 
-def test_loaded_model_brings_its_tokenizer_along(exported, reference):
+def test_loaded_model_provides_its_tokenizer(exported, reference):
     model = ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx")
     (answer,) = transformers.pipeline("text-classification", model=model)(INPUTS["bert"])
     assert answer["label"] == reference("bert", "text-classification")[0]["label"]
 
 
-def test_given_tokenizer_counts(exported, model_folder):
+def test_given_tokenizer_is_used(exported, model_folder):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder("bert"))
     model = ORTModelForSequenceClassification.from_pretrained(exported("bert") / "model.onnx")
     assert transformers.pipeline("text-classification", model=model, tokenizer=tokenizer).tokenizer is tokenizer
@@ -122,7 +122,7 @@ def test_preprocessors_of_a_file_are_loaded_once(exported):
     assert made.tokenizer is made.model.preprocessors[0]
 
 
-def test_tokenizer_that_cannot_be_loaded_is_named_and_spared_by_a_given_one(exported, model_folder, tmp_path):
+def test_broken_tokenizer_is_reported_and_not_loaded_if_one_is_given(exported, model_folder, tmp_path):
     file = shutil.copy(exported("bert") / "model.onnx", tmp_path)
     for name in ("config.json", "tokenizer_config.json"):
         shutil.copy(model_folder("bert") / name, tmp_path)
@@ -141,7 +141,7 @@ def test_tokenizer_that_cannot_be_loaded_is_named_and_spared_by_a_given_one(expo
         *slowly("from optimum.onnxruntime import pipeline", "import transformers; pipeline = transformers.pipeline"),
     ],
 )
-def test_whatever_is_imported_first(first, exported):
+def test_works_with_any_first_import(first, exported):
     code = (
         f"{first}\nprint(pipeline('text-classification', model={str(exported('bert') / 'model.onnx')!r})('the cat'))"
     )
@@ -149,7 +149,7 @@ def test_whatever_is_imported_first(first, exported):
 
 
 @pytest.mark.slow
-def test_plain_pipelines_are_as_ever(model_folder, exported):
+def test_other_pipelines_work_as_before(model_folder, exported):
     code = f"""
 from transformers import pipeline
 print(pipeline("text-classification", model={str(model_folder("bert"))!r})("the cat"))

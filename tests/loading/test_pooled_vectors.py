@@ -1,4 +1,4 @@
-"""Sentence transformers give the model's vectors wherever the config lies, and cross-encoders take files."""
+"""Sentence transformers return the model's vectors with any place of the config, and cross-encoders accept files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS = ["a cat sat on the mat", "the dog ran"]
 
 @pytest.fixture
 def cls_pooled(hub, model_folder, tmp_path):
-    """Export a model that takes the first token's vector and normalizes it."""
+    """Export a model that pools with the first token's vector and normalizes it."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
@@ -45,7 +45,7 @@ def cosine(one, other):
 MODULES = ["Transformer", "Pooling", "Normalize"]
 
 
-def test_vectors_are_the_models_wherever_a_config_lies_beside_the_file(cls_pooled, tmp_path, hub):
+def test_vectors_match_the_model_with_any_adjacent_config(cls_pooled, tmp_path, hub):
     folder, expected = cls_pooled
     saved = tmp_path / "saved-model"
     ORTModelForFeatureExtraction.from_pretrained(folder / "model.onnx").save_pretrained(saved)
@@ -66,7 +66,7 @@ def test_vectors_are_the_models_wherever_a_config_lies_beside_the_file(cls_poole
 
 @pytest.mark.parametrize("place", ["model.onnx", "onnx/model.onnx"])
 @pytest.mark.parametrize("with_config", [False, True])
-def test_vectors_of_a_repo_of_onnx_files_are_the_models(place, with_config, cls_pooled, hub, tmp_path):
+def test_vectors_of_a_repo_match_the_model(place, with_config, cls_pooled, hub, tmp_path):
     folder, expected = cls_pooled
     files = {place: (folder / "model.onnx").read_bytes()}
     if with_config:
@@ -78,7 +78,7 @@ def test_vectors_of_a_repo_of_onnx_files_are_the_models(place, with_config, cls_
     assert cosine(vectors, expected) > 0.99999
 
 
-def test_sentence_transformer_takes_a_subfolder_and_a_url_of_a_folder(cls_pooled, hub, tmp_path):
+def test_sentence_transformer_accepts_a_subfolder_and_a_url_of_a_folder(cls_pooled, hub, tmp_path):
     folder, expected = cls_pooled
     (tmp_path / "made" / "some" / "where").mkdir(parents=True)
     shutil.copy(folder / "model.onnx", tmp_path / "made" / "some" / "where" / "my.onnx")
@@ -96,7 +96,7 @@ def test_sentence_transformer_takes_a_subfolder_and_a_url_of_a_folder(cls_pooled
         assert cosine(vectors, expected) > 0.99999, source
 
 
-def test_cross_encoder_takes_a_file(exported, model_folder):
+def test_cross_encoder_accepts_a_file(exported, model_folder):
     from sentence_transformers import CrossEncoder
 
     pairs = [("the cat", "the dog"), ("a mat", "a house")]
@@ -105,8 +105,8 @@ def test_cross_encoder_takes_a_file(exported, model_folder):
         assert CrossEncoder(str(source), backend="onnx").predict(pairs) == pytest.approx(expected, abs=1e-4)
 
 
-def test_model_in_pytorch_is_pooled_as_ever(model_folder, exported, tmp_path):
-    """A folder with weights of PyTorch and a stamped file: only backend="onnx" asks the file."""
+def test_pytorch_model_is_pooled_as_before(model_folder, exported, tmp_path):
+    """A folder with PyTorch weights and a file with a record: only backend="onnx" uses the file."""
     from sentence_transformers import SentenceTransformer
 
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):

@@ -1,4 +1,4 @@
-"""Models whose code comes with their repo: it runs where it is trusted, and nowhere else."""
+"""Models with code in their repo: it runs only if it is trusted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MineForSequenceClassification(BertForSequenceClassification):
 
 @pytest.fixture(params=["bert", "mine"])
 def repo(hub, model_folder, request):
-    """A repo with code: one of a model type that transformers knows, one of a type that it does not."""
+    """A repo with code: of a model type that transformers supports, or of another type."""
     source = hub.add("tiny/source", model_folder("bert"))
     files = dict(source.commits[source.refs["main"]])
     config = json.loads(files["config.json"])
@@ -49,7 +49,7 @@ def repo(hub, model_folder, request):
     return hub.add(f"tiny/mine-{request.param}", files)
 
 
-def test_code_is_not_run_unless_it_is_trusted(repo, tmp_path):
+def test_untrusted_code_is_not_run(repo, tmp_path):
     if repo.repo_id.endswith("-mine"):
         with pytest.raises(ExportError, match="trust_remote_code"):
             HTPExporter().export(repo.repo_id, tmp_path / "out", task="text-classification")
@@ -64,7 +64,7 @@ def test_trusted_code_is_exported_and_loaded(repo, model_folder, tmp_path):
     from transformers import BertConfig
 
     configs = {}
-    if repo.repo_id.endswith("-mine"):  # Optimum asks for an export config of an architecture it does not know
+    if repo.repo_id.endswith("-mine"):  # Optimum requires an export config for unknown architectures
         config = BertConfig.from_pretrained(model_folder("bert"))
         configs = {"custom_onnx_configs": {"model": BertOnnxConfig(config, task="text-classification")}}
     result = HTPExporter().export(repo.repo_id, tmp_path / "out", trust_remote_code=True, **configs)

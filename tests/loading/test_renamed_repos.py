@@ -1,4 +1,4 @@
-"""Repos that were renamed since their ONNX files were exported: the files name them by the older id."""
+"""Repos renamed after the export of their ONNX files, which record the older id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.moved import CLASSIFIER, LAYOUTS, SENTENCES, TEXT
 
 @pytest.fixture
 def rename(hub):
-    """Give a repo another id; the Hub redirects from the old one."""
+    """Rename a repo. The Hub redirects from the old id."""
 
     def move(old, new):
         repo = hub.repos[new] = hub.repos.pop(old)
@@ -36,7 +36,7 @@ print(json.dumps(model.config.id2label[0]))
 
 
 @pytest.mark.parametrize("embed", ["all", "none"])
-def test_renamed_repo_is_asked_once(classifier, ask, rename, hub, embed):
+def test_renamed_repo_is_requested_once(classifier, ask, rename, hub, embed):
     commit, _ = classifier("", embed)
     rename("moved/bert", "renamed/bert")
     asked = []
@@ -44,11 +44,11 @@ def test_renamed_repo_is_asked_once(classifier, ask, rename, hub, embed):
         with hub.recorded() as requests:
             assert ask(LABEL.format(repo_id="renamed/bert"), offline=False) == ["LABEL 0"]
         asked.append([request for request in requests if f"/renamed/bert/resolve/{commit}/" in request.path])
-    assert len(asked[0]) == 1 or embed == "none"  # whose configs are then fetched
+    assert len(asked[0]) == 1 or embed == "none"  # the configs are downloaded
     assert asked[1] == []
 
 
-def test_configs_of_somebody_who_converted_a_model_count_with_the_hub_and_without(classifier, hub, ask):
+def test_configs_of_a_converted_model_are_used_with_and_without_the_hub(classifier, hub, ask):
     _, main = classifier("")
     hub.add("converted/bert", hub.repos["moved/bert"].commits[main])
     with hub.recorded() as requests:
@@ -56,7 +56,7 @@ def test_configs_of_somebody_who_converted_a_model_count_with_the_hub_and_withou
     assert len([request for request in requests if request.status == 404 and "/resolve/" in request.path]) <= 3
 
 
-def test_what_travels_in_a_file_counts_where_nobody_can_say_whether_its_repo_was_renamed(classifier, hub, ask):
+def test_embedded_files_are_used_if_a_rename_cannot_be_checked(classifier, hub, ask):
     _, main = classifier("")
     hub.add("converted/bert", hub.repos["moved/bert"].commits[main])
     fetch = """

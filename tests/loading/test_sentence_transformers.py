@@ -1,4 +1,4 @@
-"""SentenceTransformer(folder, backend="onnx") on a folder that holds nothing but a stamped ONNX file."""
+"""SentenceTransformer(folder, backend="onnx") on a folder that contains only an ONNX file with a record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def near(ours, theirs):
     )
 
 
-def test_folder_gives_the_vectors_of_the_model(exported, model_folder, empty_home):
+def test_vectors_of_a_folder_match_the_model(exported, model_folder, empty_home):
     ours = encode(exported("minilm"), "backend='onnx'", **empty_home)
     theirs = encode(model_folder("minilm"), "device='cpu'")
     assert ours["modules"] == theirs["modules"] == ["Transformer", "Pooling", "Normalize"]
@@ -49,7 +49,7 @@ def test_folder_gives_the_vectors_of_the_model(exported, model_folder, empty_hom
 
 @pytest.fixture
 def dense(model_folder, tmp_path):
-    """A model that has a module with weights of its own, saved in a folder."""
+    """A model with a module that has own weights, saved in a folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Pooling, Transformer
 
@@ -61,7 +61,7 @@ def dense(model_folder, tmp_path):
     return model
 
 
-def test_modules_with_weights_of_their_own(dense, hub, tmp_path, access, empty_home):
+def test_modules_with_own_weights(dense, hub, tmp_path, access, empty_home):
     hub.add("tiny/dense", tmp_path / "saved", pipeline_tag="sentence-similarity", library_name="sentence-transformers")
     HTPExporter().export("tiny/dense", tmp_path / "out", task="feature-extraction")
     ours = encode(tmp_path / "out", "backend='onnx'")
@@ -80,10 +80,10 @@ def test_modules_with_weights_of_their_own(dense, hub, tmp_path, access, empty_h
     here = {"OPTIMUM_HTP_RESOLVE": "", "OPTIMUM_HTP_TIMEOUT": "1", **empty_home}
     away = encode(tmp_path / "out", "backend='onnx'", fails=True, **here)
     record = read_record(tmp_path / "out" / "model.onnx")
-    assert f"2_Dense/model.safetensors of tiny/dense at {record.hub_sha} is needed. Copy it to {tmp_path}" in away
+    assert f"It requires 2_Dense/model.safetensors of tiny/dense at {record.hub_sha}. Copy it to {tmp_path}" in away
 
 
-def test_weights_of_a_module_of_a_local_model_are_asked_for_by_name(dense, tmp_path, monkeypatch):
+def test_missing_module_weights_of_a_local_model_are_reported(dense, tmp_path, monkeypatch):
     monkeypatch.delenv("OPTIMUM_HTP_RESOLVE")
     HTPExporter().export(tmp_path / "saved", tmp_path / "out", task="feature-extraction")
     (tmp_path / "alone").mkdir()
@@ -94,8 +94,8 @@ def test_weights_of_a_module_of_a_local_model_are_asked_for_by_name(dense, tmp_p
     assert near(encode(tmp_path / "alone", "backend='onnx'")["vectors"], dense.encode(TEXTS).tolist())
 
 
-def test_encoder_alone_is_exported_as_it_says(hub, tmp_path):
-    """Optimum would add a decoder of random weights to it."""
+def test_encoder_is_exported_without_decoder(hub, tmp_path):
+    """Optimum would add a decoder with random weights."""
     from optimum.onnxruntime import ORTModelForFeatureExtraction
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
@@ -120,5 +120,5 @@ def test_encoder_alone_is_exported_as_it_says(hub, tmp_path):
     vectors = whole(**tokenizer(TEXTS, padding=True, return_tensors="pt"))["sentence_embedding"]
     assert near(vectors.tolist(), model.encode(TEXTS).tolist())
     for load in (ORTModelForFeatureExtraction.from_pretrained, lambda path: SentenceTransformer(path, backend="onnx")):
-        with pytest.raises(WrongTaskError, match=r"ORTModelForCustomTasks, whose sentence_embedding"):
+        with pytest.raises(WrongTaskError, match=r"ORTModelForCustomTasks and its output sentence_embedding"):
             load(str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""The sessions of a model of several files are made side by side, and are those that were asked for."""
+"""The sessions of a model of several files open in parallel, with the requested arguments."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def t5(exported, tmp_path):
 
 
 @pytest.fixture
-def told(caplog):
-    """Return the names of the files that were opened side by side, load by load."""
+def opened_in_parallel(caplog):
+    """Return the names of the files opened in parallel, by load."""
     caplog.set_level(logging.DEBUG, LOGGER)
 
     def loads():
@@ -61,47 +61,47 @@ def generated(model):
 
 
 @several_cores
-def test_sessions_are_those_of_the_files_that_the_class_uses(t5, cache, told, monkeypatch):
+def test_sessions_open_the_files_of_the_class(t5, cache, opened_in_parallel, monkeypatch):
     load = ORTModelForSeq2SeqLM.from_pretrained
     merged = load(t5 / "encoder_model.onnx", cache_dir=cache)
-    assert told() == [["decoder_model_merged.onnx", "encoder_model.onnx"]]
+    assert opened_in_parallel() == [["decoder_model_merged.onnx", "encoder_model.onnx"]]
     apart = load(t5 / "encoder_model.onnx", cache_dir=cache, use_merged=False)
-    assert told() == [["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]]
+    assert opened_in_parallel() == [["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]]
     slow = load(t5 / "encoder_model.onnx", cache_dir=cache, use_merged=False, use_cache=False)
-    assert told() == [["decoder_model.onnx", "encoder_model.onnx"]]
+    assert opened_in_parallel() == [["decoder_model.onnx", "encoder_model.onnx"]]
     for model, decoder in ((merged, "decoder_model_merged"), (slow, "decoder_model")):
         sessions = [model.encoder.session, model.decoder.session]
         assert [Path(session._model_path).stem for session in sessions] == ["encoder_model", decoder]
         assert [type(session) for session in sessions] == [onnxruntime.InferenceSession] * 2
     monkeypatch.setenv("OPTIMUM_HTP_MMAP", "0")
     one_by_one = load(t5 / "encoder_model.onnx", cache_dir=cache)
-    assert told() == []
+    assert opened_in_parallel() == []
     assert generated(merged) == generated(apart) == generated(slow) == generated(one_by_one)
     assert threads() == []
 
 
 @several_cores
 @pytest.mark.slow
-def test_parts_of_a_pipeline_are_opened_side_by_side(model_folder, hub, cache, tmp_path, told):
+def test_parts_of_a_pipeline_are_opened_in_parallel(model_folder, hub, cache, tmp_path, opened_in_parallel):
     from optimum_htp import HTPExporter
 
     hub.add("tiny/pipeline", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
     HTPExporter().export("tiny/pipeline", tmp_path)
-    told()
+    opened_in_parallel()
     pipeline = ORTStableDiffusionPipeline.from_pretrained(tmp_path, cache_dir=cache)
-    assert told() == [["model.onnx"] * 4]
+    assert opened_in_parallel() == [["model.onnx"] * 4]
     parts = ("unet", "text_encoder", "vae_encoder", "vae_decoder")
     opened = {part: getattr(pipeline, part).session for part in parts}
     assert [Path(opened[part]._model_path).parent.name for part in parts] == list(parts)
     given = {f"{part}_session": opened[part] for part in parts[:3]}
     again = ORTStableDiffusionPipeline.from_pretrained(tmp_path, cache_dir=cache, **given)
-    assert told() == []  # the one that is left is opened alone
+    assert opened_in_parallel() == []  # a single file is opened alone
     assert again.unet.session is opened["unet"]
 
 
 @several_cores
 @pytest.mark.parametrize("broken", ["encoder_model.onnx", "decoder_model_merged.onnx"])
-def test_file_that_does_not_load_is_named(t5, cache, told, broken):
+def test_invalid_file_is_reported(t5, cache, opened_in_parallel, broken):
     model = onnx.load(t5 / broken)
     model.graph.node[0].op_type = "NoSuchOperator"
     record = {entry.key: entry.value for entry in model.metadata_props}
@@ -109,12 +109,12 @@ def test_file_that_does_not_load_is_named(t5, cache, told, broken):
     rewrite_model(t5 / broken, metadata=record)
     with pytest.raises(InvalidOnnxFileError, match=broken):
         ORTModelForSeq2SeqLM.from_pretrained(t5 / "encoder_model.onnx", cache_dir=cache)
-    assert told()
+    assert opened_in_parallel()
     assert threads() == []
 
 
 @several_cores
-def test_session_asked_for_otherwise_is_made_so(t5):
+def test_session_with_other_arguments_is_created_with_them(t5):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     encoder, decoder = t5 / "encoder_model.onnx", t5 / "decoder_model.onnx"
@@ -128,7 +128,7 @@ def test_session_asked_for_otherwise_is_made_so(t5):
 
 
 @several_cores
-def test_each_file_is_opened_once_however_it_is_announced(t5, told):
+def test_each_file_is_opened_once_with_any_form_of_its_path(t5, opened_in_parallel):
     encoder, decoder, other = (
         t5 / f"{name}.onnx" for name in ("encoder_model", "decoder_model", "decoder_model_merged")
     )
@@ -138,11 +138,11 @@ def test_each_file_is_opened_once_however_it_is_announced(t5, told):
         opener.expect(other)
         opener.open(decoder, providers=CPU)
         opener.open(other, providers=CPU)
-    assert told() == [["decoder_model.onnx", "decoder_model_merged.onnx"]]
+    assert opened_in_parallel() == [["decoder_model.onnx", "decoder_model_merged.onnx"]]
 
 
 @several_cores
-def test_sessions_of_a_load_that_failed_are_given_up(t5):
+def test_sessions_of_a_failed_load_are_freed(t5):
     (t5 / "decoder_model.onnx").write_bytes(b"no model")
 
     def load():
@@ -157,7 +157,7 @@ def test_sessions_of_a_load_that_failed_are_given_up(t5):
     try:
         with pytest.raises(InvalidOnnxFileError, match="decoder_model"):
             load()
-        assert kept[0]() is None  # at once: the memory may be wanted for the next try
+        assert kept[0]() is None  # at once: the next try can need the memory
     finally:
         gc.enable()
 
@@ -177,8 +177,8 @@ print(bool((np.full(4, 1e-38, np.float32) * np.float32(0.1) == 0).all()))
 
 
 @several_cores
-def test_thread_that_asks_for_denormals_as_zero_gets_them(t5):
-    """ONNX Runtime changes the mode of the thread in which it makes the first session."""
+def test_denormals_as_zero_applies_to_the_calling_thread(t5):
+    """ONNX Runtime changes the mode of the thread that creates the first session."""
     names = [t5 / "encoder_model.onnx", t5 / "decoder_model.onnx"]
     assert run(sys.executable, "-c", DENORMAL, *names).stdout.split() == ["True"]
 
@@ -193,21 +193,21 @@ atexit.register(load)
 
 
 @several_cores
-def test_load_goes_on_where_no_thread_can_be_started(t5):
+def test_load_works_if_no_thread_can_start(t5):
     done = run(sys.executable, "-c", AT_EXIT, t5 / "encoder_model.onnx")
     assert done.stdout.split() == ["ORTModelForSeq2SeqLM"], done.stderr
 
 
 @pytest.mark.parametrize("arguments", [{"providers": [["CPUExecutionProvider", {}]]}, {"providers": ()}, {}])
-def test_unusual_arguments_are_for_onnxruntime_to_judge(t5, arguments):
+def test_unusual_arguments_are_passed_to_onnxruntime(t5, arguments):
     file = t5 / "encoder_model.onnx"
     with SessionOpener([file, t5 / "decoder_model.onnx"]) as opener:
         session = opener.open(file, **arguments)
     assert session.get_providers() == onnxruntime.InferenceSession(file, **arguments).get_providers()
 
 
-def test_what_are_no_session_options_is_for_onnxruntime_to_judge(t5):
-    """It refuses them, or earlier takes them for none."""
+def test_invalid_session_options_are_passed_to_onnxruntime(t5):
+    """It rejects them, or, in earlier versions, ignores them."""
     file = t5 / "encoder_model.onnx"
 
     def outcome(make):
@@ -220,7 +220,7 @@ def test_what_are_no_session_options_is_for_onnxruntime_to_judge(t5):
         assert outcome(opener.open) == outcome(onnxruntime.InferenceSession)
 
 
-def test_options_that_write_files_are_followed_one_after_the_other(t5, tmp_path, told):
+def test_sessions_that_write_files_are_opened_one_after_the_other(t5, tmp_path, opened_in_parallel):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     names = ("encoder_model.onnx", "decoder_model.onnx")
@@ -229,12 +229,12 @@ def test_options_that_write_files_are_followed_one_after_the_other(t5, tmp_path,
             session = opener.open(t5 / name, sess_options=options, providers=CPU)
             written = onnxruntime.InferenceSession(tmp_path / "optimized.onnx", providers=CPU)
             assert [value.name for value in written.get_inputs()] == [value.name for value in session.get_inputs()]
-    assert told() == []
+    assert opened_in_parallel() == []
 
 
 @several_cores
-def test_loads_in_many_threads_keep_to_their_own_files(t5, tmp_path, cache):
-    """Of two exports with other weights, sixteen loads each in turn."""
+def test_loads_in_many_threads_use_their_own_files(t5, tmp_path, cache):
+    """Two exports with different weights, sixteen loads each."""
     other = Path(shutil.copytree(t5, tmp_path / "other"))
     for file in other.glob("*.onnx"):
         model = onnx.load(file)

@@ -1,4 +1,4 @@
-"""The same answer for every way of loading: files with configs beside them, names, URLs and pipelines."""
+"""All ways of loading give the same output: files with adjacent configs, names, URLs and pipelines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.loads import quantized
 
 @pytest.fixture
 def moved(hub):
-    """Let the main branch of a repo move on to other words and another config."""
+    """Commit another vocabulary and config to the main branch of a repo."""
 
     def move(repo_id):
         repo = hub.repos[repo_id]
@@ -43,11 +43,11 @@ def moved(hub):
 
 @pytest.fixture
 def out(exported, tmp_path):
-    """Return a copy of what an export of a model wrote."""
+    """Return a copy of the output of an export."""
     return lambda name: Path(shutil.copytree(exported(name), tmp_path / "out" / name))
 
 
-# A default of a library's
+# A library's default
 
 
 def test_processor_stays_at_the_commit_although_its_class_names_the_main_branch(zoo_export, moved, hub):
@@ -82,7 +82,7 @@ def test_only_another_revision_than_the_default_one_overrides_the_commit(exporte
 # Pipelines that name no task
 
 
-def test_pipelines_without_a_task_take_folders_with_a_config(out, model_folder, tmp_path, hub):
+def test_pipelines_without_a_task_accept_folders_with_a_config(out, model_folder, tmp_path, hub):
     folder = out("bert")
     expected = transformers.pipeline("text-classification", model=str(model_folder("bert")))("the cat")[0]["label"]
     small = quantized(folder, tmp_path / "q")
@@ -93,16 +93,16 @@ def test_pipelines_without_a_task_take_folders_with_a_config(out, model_folder, 
             assert make(model=str(source))("the cat")[0]["label"] == expected
 
 
-def test_pipelines_without_a_task_take_a_saved_repo(exported, model_folder, hub, tmp_path):
+def test_pipelines_without_a_task_accept_a_saved_repo(exported, model_folder, hub, tmp_path):
     ORTModelForSequenceClassification.from_pretrained(exported("bert")).save_pretrained(tmp_path / "saved")
     hub.add("shipped/saved", tmp_path / "saved")
     assert "LABEL" in pipeline(model="shipped/saved")("the cat")[0]["label"]
 
 
-# A name that is not there
+# A missing name
 
 
-def test_file_name_that_is_not_there_is_answered_with_those_that_are(exported, out, model_folder, hub, tmp_path):
+def test_error_for_a_missing_file_name_lists_existing_files(exported, out, model_folder, hub, tmp_path):
     with_config = out("bert")
     shutil.copy(model_folder("bert") / "config.json", with_config)
     hub.add("shipped/bert", exported("bert"))
@@ -117,7 +117,7 @@ def test_file_name_that_is_not_there_is_answered_with_those_that_are(exported, o
         pipeline("text-classification", model=str(exported("bert")), model_kwargs={"file_name": name})
 
 
-# One walker
+# The same files for all loaders
 
 
 def test_config_loader_and_auto_classes_agree(out, model_folder):
@@ -137,8 +137,8 @@ def test_config_loader_and_auto_classes_agree(out, model_folder):
         assert loaded.id2label[0] == "good"
 
 
-def test_what_lies_beside_is_used_for_what_it_really_has(out, model_folder):
-    """A settings file without a vocabulary is no tokenizer, and a config alone has no generation config."""
+def test_adjacent_files_are_used_only_if_complete(out, model_folder):
+    """A settings file without a vocabulary is not a tokenizer, and a config contains no generation config."""
     folder = out("bert")
     for name in ("config.json", "tokenizer_config.json"):
         shutil.copy(model_folder("bert") / name, folder)
@@ -150,7 +150,7 @@ def test_what_lies_beside_is_used_for_what_it_really_has(out, model_folder):
     assert transformers.GenerationConfig.from_pretrained(folder).eos_token_id == own["eos_token_id"]
 
 
-def test_file_without_configs_names_what_helps_where_no_hub_is_reached(published, tmp_path, monkeypatch):
+def test_error_for_missing_configs_without_connection_has_remedies(published, tmp_path, monkeypatch):
     from optimum_htp import HTPExporter
 
     HTPExporter().export(published("bert").repo_id, tmp_path / "out", embed="none")
@@ -160,7 +160,7 @@ def test_file_without_configs_names_what_helps_where_no_hub_is_reached(published
             load(tmp_path / "out", cache_dir=tmp_path / "empty")
 
 
-def test_errors_of_the_kind_are_typed(tmp_path):
+def test_errors_have_specific_types(tmp_path):
     with pytest.raises(OptimumHTPError):
         AutoTokenizer.from_pretrained(tmp_path / "none.onnx")
     with pytest.raises(OptimumHTPError):
@@ -170,7 +170,7 @@ def test_errors_of_the_kind_are_typed(tmp_path):
 # Names of files as registries, caches and other programs have them
 
 
-def test_file_is_taken_by_whatever_name_it_has(exported, out, model_folder, tmp_path, hub):
+def test_file_loads_under_any_name(exported, out, model_folder, tmp_path, hub):
     file = exported("bert") / "model.onnx"
     blob = tmp_path / "blobs" / "3b1f"
     blob.parent.mkdir()
@@ -195,28 +195,30 @@ def test_file_is_taken_by_whatever_name_it_has(exported, out, model_folder, tmp_
 
 
 @pytest.mark.parametrize("load", [ORTModelForSequenceClassification.from_pretrained, AutoTokenizer.from_pretrained])
-def test_url_of_no_file_is_not_called_a_repo(load, tmp_path):
+def test_url_of_a_missing_file_is_not_reported_as_a_repo(load, tmp_path):
     for place in (tmp_path / "none", tmp_path, tmp_path / "none.onnx"):
         with pytest.raises(OnnxFileNotFoundError, match=f"at {place}"):
             load(place.as_uri())
 
 
 @pytest.mark.skipif(int(transformers.__version__.split(".")[0]) > 4, reason="transformers 5 has one kind")
-def test_slow_tokenizer_without_a_network_says_why_a_hub_is_asked(exported, tmp_path, hub, monkeypatch):
+def test_slow_tokenizer_without_connection_reports_why_the_hub_is_needed(exported, tmp_path, hub, monkeypatch):
     hub.status = 503
     with pytest.raises(OptimumHTPError, match=r"use_fast=False.*does not carry.*Take the fast one"):
         AutoTokenizer.from_pretrained(exported("bert") / "model.onnx", use_fast=False, cache_dir=tmp_path)
 
 
-def test_config_in_a_subfolder_costs_no_request_more(hub, published, model_folder, tmp_path):
+def test_config_in_a_subfolder_needs_no_additional_request(hub, published, model_folder, tmp_path):
     hub.add("shipped/parts", {"text/config.json": (model_folder("bert") / "config.json").read_bytes()})
 
     def asked(cache):
         with pytest.raises((OSError, ValueError), match="shipped/parts"):
-            AutoConfig.from_pretrained("shipped/parts", cache_dir=cache)  # now it is known that the root has none
+            AutoConfig.from_pretrained(
+                "shipped/parts", cache_dir=cache
+            )  # now the cache records that the root has none
         with hub.recorded() as requests:
             assert AutoConfig.from_pretrained("shipped/parts", subfolder="text", cache_dir=cache).hidden_size == 32
-        # A download that an earlier test gave up may still go on, of another repo.
+        # A download of another repo from an earlier test can still run.
         return [(request.method, request.path) for request in requests if "/shipped/parts/" in request.path]
 
     hooked = asked(tmp_path / "with")

@@ -1,6 +1,6 @@
-"""Models that are nothing but their ONNX files, in an empty folder: no Hub, no cache, and sockets are forbidden.
+"""Models load from their ONNX files alone, in an empty folder without Hub and cache, with sockets forbidden.
 
-What they answer is held against PyTorch, which loads the model's own folder in the same process.
+Their outputs are checked against PyTorch, which loads the model's own folder in the same process.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ for name, (file, cls, preprocessors) in {files!r}.items():
     assert isinstance(model, getattr(optimum.onnxruntime, cls)), (name, type(model))
     assert preprocessor is not None and len(model.preprocessors) == preprocessors, name
     if model.can_generate():
-        assert model.generation_config.transformers_version, name  # that of the model, and none made up
+        assert model.generation_config.transformers_version, name  # the model's own, not a default one
 print("all")
 """
 
 
-def test_every_architecture_loads_with_its_preprocessors(zoo_export, tmp_path):
+def test_all_architectures_load_with_their_preprocessors(zoo_export, tmp_path):
     from optimum_htp.metadata import read_record
 
     files = {}
@@ -82,7 +82,7 @@ TASKS = {
 }
 
 
-def test_both_pipeline_functions_answer_as_pytorch_does(zoo_export, exported, model_folder, tmp_path):
+def test_both_pipeline_functions_match_pytorch(zoo_export, exported, model_folder, tmp_path):
     ctc = moved(exported("wav2vec2"), tmp_path / "wav2vec2")
     pipelines = {"wav2vec2": (str(ctc), str(model_folder("wav2vec2")), "automatic-speech-recognition", "sound", {})}
     supported = transformers.pipelines.get_supported_tasks()
@@ -107,7 +107,7 @@ print("all")
 """
 
 
-def test_sentence_transformer_answers_as_pytorch_does(exported, model_folder, tmp_path):
+def test_sentence_transformer_matches_pytorch(exported, model_folder, tmp_path):
     file = moved(exported("minilm"), tmp_path / "minilm")
     code = SENTENCES.format(folder=str(file.parent), model=str(model_folder("minilm")))
     assert run_alone(code, tmp_path / "home", python=sys.executable).endswith("all\n")
@@ -136,7 +136,7 @@ print("all")
 
 
 @pytest.mark.parametrize("source", ["hub", "local"])
-def test_diffusion_pipeline_answers_as_pytorch_does(source, model_folder, made_once, hub, tmp_path):
+def test_diffusion_pipeline_matches_pytorch(source, model_folder, made_once, hub, tmp_path):
     pytest.importorskip("diffusers")
     from optimum_htp import HTPExporter
 

@@ -121,7 +121,7 @@ def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypa
     import tempfile
 
     from optimum_htp.hubs import HubAccess
-    from optimum_htp.loading.diffusion import presented
+    from optimum_htp.loading.diffusion import link_pipeline_folder
     from optimum_htp.metadata import ExportMetadata
     from optimum_htp.resolve.model_files import ModelFiles
 
@@ -136,7 +136,7 @@ def test_pipeline_whose_part_points_out_makes_nothing_outside(tmp_path, monkeypa
     )  # fmt: skip
     parts = ModelFiles(tmp_path / "pipe", {"unet/model.onnx": tmp_path / "pipe" / "unet" / "model.onnx"})
     with pytest.raises(InvalidOnnxFileError):
-        presented(parts, record, HubAccess(cache_dir=tmp_path / "cache"))
+        link_pipeline_folder(parts, record, HubAccess(cache_dir=tmp_path / "cache"))
     assert list((tmp_path / "scratch").rglob("*")) == [scratch]
 
 

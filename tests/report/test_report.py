@@ -1,4 +1,4 @@
-"""The module tree for people: in the terminal, and as JSON, Markdown and Model Explorer's graphs."""
+"""The module tree in the terminal, as JSON and Markdown, and in Model Explorer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_tree_in_the_terminal(file):
     rows = [line.split() for line in lines[start + 1 :]]
     assert rows[0][:2] == ["(model)", "BertForMaskedLM"]
     assert ["layer.0", "BertLayer"] in [row[:2] for row in rows]
-    assert not [row for row in rows if row[0] == "query"]  # deeper than asked for
+    assert not [row for row in rows if row[0] == "query"]  # deeper than requested
 
 
 def test_tree_as_json(file):
@@ -79,15 +79,15 @@ def test_report_at_export(published, tmp_path):
     assert json.loads(report.read_text())["files"][0]["context"]["record"]["hub_id"] == "tiny/bert"
 
 
-def test_unknown_format_is_refused_before_any_work(file, tmp_path):
+def test_unknown_format_is_rejected_before_any_work(file, tmp_path):
     done = optimum_cli("htp", "report", file, "-o", tmp_path / "report.pdf", check=False)
     assert done.returncode == 1
     assert ".json, .md, .html" in done.stderr
-    with pytest.raises(OptimumHTPError, match="no name for a report"):
+    with pytest.raises(OptimumHTPError, match="unsupported report format"):
         write_report({}, tmp_path / "report")
 
 
-def test_file_without_tags_says_what_to_do(file, tmp_path):
+def test_error_for_a_file_without_tags_names_the_command(file, tmp_path):
     shutil.copy(file, tmp_path / "plain.onnx")
     optimum_cli("htp", "strip", tmp_path / "plain.onnx")
     with pytest.raises(MetadataError, match="htp tag"):
@@ -95,7 +95,7 @@ def test_file_without_tags_says_what_to_do(file, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(ZOO))
-def test_every_module_has_a_kind_and_what_attends_is_attention(zoo_export, name):
+def test_all_modules_have_a_kind_and_attention_classes_are_attention(zoo_export, name):
     path = next(iter(sorted(zoo_export(name).output.glob("*.onnx"))))
     modules = report_document([path])["files"][0]["modules"]
     holders = {child: module["name"] for module in modules for child in module["children"]}
@@ -120,7 +120,7 @@ print(json.dumps([[node.label, node.namespace] for graph in graphs for node in g
 @pytest.mark.skipif(not EXPLORER.is_file(), reason="Model Explorer has no environment: `make test-slow` makes one")
 def test_model_explorer_shows_the_hierarchy(file, tmp_path):
     proto = onnx.load(file)
-    for index, node in enumerate(proto.graph.node):  # it falls back to names, which here say nothing
+    for index, node in enumerate(proto.graph.node):  # Model Explorer falls back to names
         node.name = f"scrambled_{index}"
     onnx.save(proto, tmp_path / "scrambled.onnx")
     nodes = json.loads(run(EXPLORER, "-c", _EXPLORER, tmp_path / "scrambled.onnx").stdout.splitlines()[-1])
@@ -129,7 +129,7 @@ def test_model_explorer_shows_the_hierarchy(file, tmp_path):
     assert all(any(one.key == TAG for one in node.metadata_props) for node in proto.graph.node)
 
 
-def test_nothing_is_left_behind_where_a_report_cannot_be_written(file, tmp_path):
+def test_failed_report_leaves_no_files(file, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("here first")
     done = optimum_cli("htp", "report", file, "-o", blocked / "report.md", check=False)
@@ -149,11 +149,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_markdown_has_no_pictures_links_or_rows_of_the_file(text, tmp_path):
+def test_markdown_has_no_images_links_or_rows_from_names(text, tmp_path):
     path = _tagged(tmp_path / "m.onnx", {"": text, text: text}, text, {"hf_license": text})
     report = write_report(report_document([path]), tmp_path / "r.md").read_text()
     rows = [line for line in report.splitlines() if line.startswith("| ")]
-    assert len(rows) == 4  # headings, their line is not one, the root and the module
+    assert len(rows) == 4  # head, root and module; the separator line does not match
     for row in rows[1:]:
         plain = row.replace("\\\\", "").replace("\\|", "")
         assert plain.count("|") == 6
@@ -162,7 +162,7 @@ def test_markdown_has_no_pictures_links_or_rows_of_the_file(text, tmp_path):
 
 
 def _without_escapes(sign, text):
-    """Whether a sign that means something in Markdown stands there with no backslash before its first character."""
+    """Whether a text contains Markdown syntax without a backslash before it."""
     return any(text[at - 1] != "\\" for at in range(1, len(text)) if text.startswith(sign, at))
 
 
@@ -178,7 +178,7 @@ def _tagged(path, modules, module, metadata=None):
     return path
 
 
-def test_reports_of_what_utf8_cannot_say_are_written(schema, tmp_path):
+def test_reports_with_lone_surrogates_are_written(schema, tmp_path):
     path = _tagged(
         tmp_path / "m.onnx", {"": "\ud800", "a": "\udfff"}, "a", {"htp.coverage": '{"name": NaN, "root": "x"}'}
     )
@@ -191,7 +191,7 @@ def test_reports_of_what_utf8_cannot_say_are_written(schema, tmp_path):
     assert content["files"][0]["coverage"] == {}
 
 
-def test_report_looks_at_no_data_outside_the_files_folder(tmp_path):
+def test_report_reads_no_data_outside_the_files_folder(tmp_path):
     folder, secret = tmp_path / "model", tmp_path / "secret.bin"
     (folder / "sub").mkdir(parents=True)
     secret.write_bytes(b"12345")
@@ -209,7 +209,7 @@ def test_report_looks_at_no_data_outside_the_files_folder(tmp_path):
     assert file["external_files"] == [{"file": "sub/inside.bin", "bytes": 3}]
 
 
-def test_report_has_the_data_of_files_in_the_hubs_cache(tmp_path):
+def test_report_lists_external_data_in_the_hub_cache(tmp_path):
     snapshot, blobs = tmp_path / "snapshots" / "1", tmp_path / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

@@ -60,7 +60,7 @@ def test_name_may_have_its_revision(cache, hub):
         cache.get_or_fetch("tiny/bert@main", commit, AutoConfig.from_pretrained)
 
 
-def test_force_download_goes_past_it(cache, hub):
+def test_force_download_ignores_kept_values(cache, hub):
     commit = hub.repos["tiny/bert"].refs["main"]
     first = cache.get_or_fetch("tiny/bert", commit, AutoConfig.from_pretrained)
     with hub.recorded() as requests:

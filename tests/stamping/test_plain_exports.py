@@ -51,7 +51,7 @@ def test_stages_that_were_stamped_one_by_one_are_one_model(one_by_one):
 
 def test_a_file_of_another_model_in_the_folder_is_still_another_model(one_by_one):
     shutil.copy(one_by_one / "decode.onnx", one_by_one / "other.onnx")
-    with pytest.raises(SeveralModelsError, match="holds 3 models"):
+    with pytest.raises(SeveralModelsError, match="contains 3 models"):
         ExportedModel.from_pretrained(one_by_one)
 
 

@@ -182,8 +182,7 @@ def _export_loaded_model(
     if options.get("dtype") is not None or options.get("pad_token_id") is not None or refused:
         raise OptionError(
             f"{', '.join(refused) or 'dtype and pad_token_id'} cannot be set for a model in memory. Change the model "
-            "before "
-            "the export (`model.half()`, `model.config.pad_token_id = …`)."
+            "before the export (`model.half()`, `model.config.pad_token_id = …`)."
         )
     options = {name: value for name, value in options.items() if name in known}
     with (

@@ -292,8 +292,7 @@ def _refuse_pipelines(subject: ExportSubject) -> None:
     if subject.library == _DIFFUSERS:
         raise ExportError(
             f"transformers' own exporters do not export pipelines of {_DIFFUSERS} such as {subject.name}. Leave out "
-            "--engine: "
-            "Optimum's exporter supports them."
+            "--engine: Optimum's exporter supports them."
         )
 
 

@@ -1,7 +1,7 @@
-"""Bridges that let optimum-onnx 0.1 work with transformers 5, which it does not know.
+"""Bridges that let optimum-onnx 0.1, which supports transformers 4 only, work with transformers 5.
 
-Each break is one function: it looks at the code that was imported, returns False where the break is absent, and
-bridges it otherwise. Nothing here runs before a module of `BRIDGED` is imported, and nothing with transformers 4.
+Each break has one function. It checks the imported code, returns False if the break is absent, and bridges it
+otherwise. Nothing in this package runs before a module of `BRIDGED` is imported, and nothing runs with transformers 4.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Final
 
-__all__ = ["BRIDGED", "bridge", "is_needed", "lending"]
+__all__ = ["BRIDGED", "bridge", "is_needed", "providing"]
 
 BRIDGED: Final = frozenset(
     {
@@ -33,24 +33,24 @@ BRIDGED: Final = frozenset(
 """The modules of Optimum that need a bridge."""
 
 
-def lending(name: str) -> AbstractContextManager[None]:
-    """While a module of Optimum is imported, lend transformers the names that it wants and transformers lacks."""
-    return _lending(name) if name in BRIDGED and is_needed() else nullcontext()
+def providing(name: str) -> AbstractContextManager[None]:
+    """Return the context for the import of a module of Optimum. It adds missing names to transformers."""
+    return _providing(name) if name in BRIDGED and is_needed() else nullcontext()
 
 
 def bridge(module: ModuleType) -> None:
-    """Bridge what is broken in a module of Optimum, right after its import."""
+    """Bridge the breaks of a module of Optimum, right after its import."""
     if module.__name__ in BRIDGED and is_needed():
         importlib.import_module(f"{__name__}.breaks").apply(module)
 
 
 @contextmanager
-def _lending(name: str) -> Iterator[None]:
-    with importlib.import_module(f"{__name__}.breaks").lent_names(name):
+def _providing(name: str) -> Iterator[None]:
+    with importlib.import_module(f"{__name__}.breaks").provided_names(name):
         yield
 
 
 def is_needed() -> bool:
-    """Whether transformers 5 is here: every module in `BRIDGED` imports transformers, so it is imported anyway."""
+    """Whether transformers 5 is installed. Imports transformers, as every module of `BRIDGED` does anyway."""
     transformers = sys.modules.get("transformers") or importlib.import_module("transformers")
     return int(str(transformers.__version__).partition(".")[0]) >= 5

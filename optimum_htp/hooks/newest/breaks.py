@@ -1,4 +1,4 @@
-"""The table of breaks: what registers one, applies it, and says which are bridged."""
+"""The table of breaks: registers them, applies their bridges, and reports which are bridged."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, Final
 
 from optimum_htp.hooks.patching import is_active
 
-__all__ = ["Break", "apply", "breaks", "lent_names", "lends", "mends", "mentions"]
+__all__ = ["Break", "apply", "breaks", "provided_names", "provides", "bridges", "mentions"]
 
-# The modules in this package that define breaks.
+# The modules of this package that define breaks.
 _SOURCES: Final = ("names", "exporting", "models", "generating", "pipelines")
 
 
 @dataclass(frozen=True)
 class Break:
-    """One thing in which optimum-onnx and transformers 5 do not agree.
+    """An incompatibility between optimum-onnx and transformers 5.
 
     Attributes:
         name: The name of the function that bridges it.
-        module: The module of Optimum that is affected.
-        summary: What is broken, in one sentence.
-        function: Bridges it in the module and returns True; False where there is nothing to bridge. For a lent name
-            it takes nothing and returns the object.
-        missing: For a lent name: the module and the name that transformers lacks.
+        module: The affected module of Optimum.
+        summary: The break in one sentence.
+        function: Bridges the break in the module and returns True, or returns False if the break is absent. For a
+            missing name, takes no argument and returns the object.
+        missing: For a missing name: the module and the name that transformers lacks.
     """
 
     name: str
@@ -42,8 +42,8 @@ _breaks: Final[list[Break]] = []
 _bridged: Final[set[tuple[str, str]]] = set()
 
 
-def mends(*modules: str) -> Callable[[Callable[[ModuleType], bool]], Callable[[ModuleType], bool]]:
-    """Register a function that bridges a break in these modules of Optimum, after their import."""
+def bridges(*modules: str) -> Callable[[Callable[[ModuleType], bool]], Callable[[ModuleType], bool]]:
+    """Register a function that bridges a break in modules of Optimum, after their import."""
 
     def register(function: Callable[[ModuleType], bool]) -> Callable[[ModuleType], bool]:
         for module in modules:
@@ -53,8 +53,8 @@ def mends(*modules: str) -> Callable[[Callable[[ModuleType], bool]], Callable[[M
     return register
 
 
-def lends(*modules: str, missing: tuple[str, str]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Register a function that returns what transformers lacks while these modules of Optimum are imported."""
+def provides(*modules: str, missing: tuple[str, str]) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Register a function that returns a name that transformers lacks during the import of modules of Optimum."""
 
     def register(function: Callable[[], Any]) -> Callable[[], Any]:
         for module in modules:
@@ -65,7 +65,7 @@ def lends(*modules: str, missing: tuple[str, str]) -> Callable[[Callable[[], Any
 
 
 def breaks() -> dict[Break, bool]:
-    """Return every break that is known, and whether it is bridged in this process."""
+    """Return all known breaks, and whether each is bridged in this process."""
     _load()
     return {item: (item.module, item.name) in _bridged and is_active() for item in _breaks}
 
@@ -79,10 +79,10 @@ def apply(module: ModuleType) -> None:
 
 
 @contextmanager
-def lent_names(name: str) -> Iterator[None]:
-    """Give transformers the names that a module of Optimum imports from it, until that import is done."""
+def provided_names(name: str) -> Iterator[None]:
+    """Add the names to transformers that a module of Optimum imports from it, until the import is done."""
     _load()
-    lent: list[tuple[Any, str, Any]] = []
+    added: list[tuple[Any, str, Any]] = []
     try:
         for item in _breaks:
             if item.module == name and item.missing is not None:
@@ -91,17 +91,17 @@ def lent_names(name: str) -> Iterator[None]:
                 holder, attribute = importlib.import_module(item.missing[0]), item.missing[1]
                 if not hasattr(holder, attribute):
                     setattr(holder, attribute, value := item.function())
-                    lent.append((holder, attribute, value))
+                    added.append((holder, attribute, value))
                     _bridged.add((item.module, item.name))
         yield
     finally:
-        for holder, attribute, value in lent:
+        for holder, attribute, value in added:
             if vars(holder).get(attribute) is value:
                 delattr(holder, attribute)
 
 
 def mentions(function: Any, *texts: str) -> bool:
-    """Whether the code of a function has one of these names or strings in it, nested functions included."""
+    """Whether the code of a function, or of a nested function, contains one of these names or strings."""
     code = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__code__", None)
     return code is not None and _code_mentions(code, frozenset(texts))
 

@@ -1,4 +1,4 @@
-"""Breaks in exporting: how a model's forward is called, and what caches it takes and returns."""
+"""Breaks in exporting: calls of a model's forward, caches, configs and image sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.newest.breaks import mends, mentions
+from optimum_htp.hooks.newest.breaks import bridges, mentions
 from optimum_htp.hooks.newest.generating import CACHE, PAST, legacy_of_cache
 from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute, wrap_function
 
@@ -16,18 +16,18 @@ _PATCHER: Final = "optimum.exporters.onnx.model_patcher"
 _SAVED: Final = "_optimum_htp_forward"
 _IMAGE_SIZE: Final = "image_size"
 _SAVED_SIZE: Final = "_optimum_htp_image_size"
-# What classes of Optimum read of an image processor.
+# The attribute of an image processor that each class of Optimum reads.
 _SIZES: Final = {"Dinov2DummyInputGenerator": "crop_size", "DummyVisionStaticInputGenerator": "size"}
 
 
-@mends(
+@bridges(
     "optimum.exporters.onnx.convert", "optimum.onnxruntime.modeling_decoder", "optimum.onnxruntime.modeling_seq2seq"
 )
 def removed_generation_parameters(module: ModuleType) -> bool:
     """`PretrainedConfig._get_non_default_generation_parameters` was removed.
 
-    transformers 5 moves such parameters out of a model's config when it loads one, so there are none left.
-    Needless once optimum-onnx does not call it with transformers 5 (its newest commit does not).
+    transformers 5 moves these parameters out of a model's config when it loads one, so none are left.
+    Obsolete once optimum-onnx does not call it with transformers 5 (its newest commit does not).
     """
     from transformers import PretrainedConfig
 
@@ -42,28 +42,28 @@ def removed_generation_parameters(module: ModuleType) -> bool:
     return True
 
 
-@mends(_PATCHER)
+@bridges(_PATCHER)
 def decorated_forward(module: ModuleType) -> bool:
-    """Decorators of a model's forward refuse the positional arguments that tracing gives them.
+    """Decorators of a model's forward reject the positional arguments of tracing.
 
     Tracing passes every input by position. In transformers 5 a forward has several decorators, which set `use_cache`
-    and others by name a second time; optimum-onnx removes the outermost one only. Also, the argument and the output
-    `past_key_values` are called `cache` now. So the patcher is given a forward that takes the old name, calls the
-    model by names only, and returns the old name.
-    Needless once ModelPatcher calls the decorated forward by names, and knows `cache`.
+    and others by name a second time; optimum-onnx removes only the outermost one. Also, the argument and the output
+    `past_key_values` are now called `cache`. So the patcher gets a forward that accepts the old name, calls the model
+    by names only, and returns the old name.
+    Obsolete once ModelPatcher calls the decorated forward by names, and supports `cache`.
     """
     if mentions(module.ModelPatcher.__init__, CACHE) or not _has_cache_field():
         return False
-    wrap_attribute(module.ModelPatcher, "__init__", _patching)
-    wrap_attribute(module.ModelPatcher, "__exit__", _restoring)
+    wrap_attribute(module.ModelPatcher, "__init__", _hook_patcher_init)
+    wrap_attribute(module.ModelPatcher, "__exit__", _hook_patcher_exit)
     return True
 
 
-@mends(_PATCHER)
+@bridges(_PATCHER)
 def removed_legacy_caches(module: ModuleType) -> bool:
     """`from_legacy_cache` and `to_legacy_cache` of caches were removed.
 
-    Needless once model_patcher.py makes caches with their constructors (its newest commit does).
+    Obsolete once model_patcher.py makes caches with their constructors (its newest commit does).
     """
     if hasattr(module.DynamicCache, "from_legacy_cache") or not _calls_legacy(module):
         return False
@@ -78,11 +78,11 @@ def removed_legacy_caches(module: ModuleType) -> bool:
     return True
 
 
-@mends(_PATCHER)
+@bridges(_PATCHER)
 def more_arguments_of_layer_update(module: ModuleType) -> bool:
-    """`DynamicLayer.update` gets `kwargs=`, which the function that replaces it in an export refuses.
+    """`DynamicLayer.update` gets `kwargs=`, which the function that replaces it in an export rejects.
 
-    Needless once patched_dynamic_layer_update takes `*args, **kwargs`.
+    Obsolete once patched_dynamic_layer_update takes `*args, **kwargs`.
     """
     original = getattr(module, "patched_dynamic_layer_update", None)
     if original is None or _takes_anything(original) or not _takes_anything(module.DynamicLayer.update):
@@ -96,22 +96,22 @@ def more_arguments_of_layer_update(module: ModuleType) -> bool:
     return True
 
 
-@mends("optimum.exporters.onnx.convert")
+@bridges("optimum.exporters.onnx.convert")
 def cache_use_left_in_configs(module: ModuleType) -> bool:
-    """An export leaves `use_cache` switched on in the config of an encoder, which then refuses to run.
+    """An export leaves `use_cache` on in the config of an encoder, which then fails.
 
-    Encoders of transformers 4 did not look at it. So the configs get their values back.
-    Needless once ModelPatcher gives them back when it is left.
+    Encoders of transformers 4 ignore the value. So the configs get their values back.
+    Obsolete once ModelPatcher restores the values on exit.
     """
-    wrap_function(module, "onnx_export_from_model", _keeping_configs)
+    wrap_function(module, "onnx_export_from_model", _hook_export)
     return True
 
 
-@mends("optimum.exporters.onnx.model_configs")
+@bridges("optimum.exporters.onnx.model_configs")
 def moved_text_config(module: ModuleType) -> bool:
-    """The config of ColPali has no `text_config` any more: `vlm_config` has it.
+    """`text_config` moved from the config of ColPali into its `vlm_config`.
 
-    Needless once ColPaliOnnxConfig looks for it there.
+    Obsolete once ColPaliOnnxConfig reads it there.
     """
     from transformers import ColPaliConfig
 
@@ -125,28 +125,28 @@ def moved_text_config(module: ModuleType) -> bool:
     return True
 
 
-@mends("optimum.exporters.onnx.model_configs")
+@bridges("optimum.exporters.onnx.model_configs")
 def sizes_of_image_processors(module: ModuleType) -> bool:
-    """Image processors have a `size` and a `crop_size` that may be None, where those of transformers 4 have none.
+    """`size` and `crop_size` of image processors can be None; in transformers 4 the attributes were missing then.
 
-    Optimum reads them for the images that it traces a model with.
-    Needless once Dinov2DummyInputGenerator and DummyVisionStaticInputGenerator look for None.
+    Optimum reads them for the images with which it traces a model.
+    Obsolete once Dinov2DummyInputGenerator and DummyVisionStaticInputGenerator handle None.
     """
     from optimum.utils import input_generators
 
     found = [(item, name) for item, name in _SIZES.items() if hasattr(input_generators, item)]
     for item, name in found:
-        wrap_attribute(getattr(input_generators, item), "__init__", functools.partial(_initialized, name))
+        wrap_attribute(getattr(input_generators, item), "__init__", functools.partial(_hook_generator_init, name))
     return bool(found)
 
 
-@mends("optimum.exporters.onnx.model_configs")
+@bridges("optimum.exporters.onnx.model_configs")
 def moved_check_of_image_sizes(module: ModuleType) -> bool:
-    """ViT compares the size of images in its embeddings, so that an export by dynamo refuses open sizes.
+    """ViT checks the size of images in its embeddings, so an export by dynamo rejects dynamic sizes.
 
-    With transformers 4 its patch embeddings do, and optimum-onnx's newest commit takes the check out of these (0.1.0
-    does not export by dynamo).
-    Needless once ViTForImageClassificationPatcher takes it out of ViTEmbeddings.
+    In transformers 4 the patch embeddings check it, and optimum-onnx's newest commit removes the check from these
+    (0.1.0 does not export by dynamo).
+    Obsolete once ViTForImageClassificationPatcher removes the check from ViTEmbeddings.
     """
     exporter = getattr(module, "ViTForImageClassificationPatcher", None)
     if exporter is None:
@@ -155,13 +155,13 @@ def moved_check_of_image_sizes(module: ModuleType) -> bool:
 
     if not mentions(ViTEmbeddings.forward, _IMAGE_SIZE):
         return False
-    wrap_attribute(exporter, "__enter__", functools.partial(_taking_any_size, ViTEmbeddings))
-    wrap_attribute(exporter, "__exit__", functools.partial(_taking_own_sizes, ViTEmbeddings))
+    wrap_attribute(exporter, "__enter__", functools.partial(_hook_size_check_enter, ViTEmbeddings))
+    wrap_attribute(exporter, "__exit__", functools.partial(_hook_size_check_exit, ViTEmbeddings))
     return True
 
 
-def _taking_any_size(kind: type, call: Call) -> Any:
-    """Answer `__enter__` of a patcher: the modules of a kind refuse no image for its size."""
+def _hook_size_check_enter(kind: type, call: Call) -> Any:
+    """Hook of a patcher's `__enter__`: modules of a class accept images of every size."""
     for part in call.args[0]._model.modules():
         if isinstance(part, kind):
             setattr(part, _SAVED_SIZE, getattr(part, _IMAGE_SIZE))
@@ -169,8 +169,8 @@ def _taking_any_size(kind: type, call: Call) -> Any:
     return call.pass_on()
 
 
-def _taking_own_sizes(kind: type, call: Call) -> Any:
-    """Answer `__exit__` of a patcher: the modules of a kind get back what they had."""
+def _hook_size_check_exit(kind: type, call: Call) -> Any:
+    """Hook of a patcher's `__exit__`: modules of a class get their sizes back."""
     for part in call.args[0]._model.modules():
         if isinstance(part, kind):
             setattr(part, _IMAGE_SIZE, vars(part).pop(_SAVED_SIZE))
@@ -178,7 +178,7 @@ def _taking_own_sizes(kind: type, call: Call) -> Any:
 
 
 class _AnySize:
-    """Is equal to every size."""
+    """Equals every size."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -186,8 +186,8 @@ class _AnySize:
     __hash__ = object.__hash__
 
 
-def _initialized(name: str, call: Call) -> None:
-    """Answer `__init__` of a generator of images: their size is the processor's where it has one."""
+def _hook_generator_init(name: str, call: Call) -> None:
+    """Hook of an image generator's `__init__`: uses the size of the image processor if it has one."""
     from optimum.utils.input_generators import DummyVisionInputGenerator
     from optimum.utils.save_utils import maybe_load_preprocessors
 
@@ -204,7 +204,7 @@ def _no_parameters(self: Any) -> dict[str, Any]:
 
 
 class _Outputs(dict[str, Any]):
-    """A model's outputs by their old names, also as attributes."""
+    """A model's outputs by their old names, as items and attributes."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -213,8 +213,8 @@ class _Outputs(dict[str, Any]):
             raise AttributeError(name) from None
 
 
-def _keeping_configs(call: Call) -> Any:
-    """Answer `onnx_export_from_model`: the configs of the model's parts are as they were after it."""
+def _hook_export(call: Call) -> Any:
+    """Hook of `onnx_export_from_model`: restores `use_cache` in the configs of the model's modules."""
     parts: list[Any] = list(getattr(call.get("model"), "modules", list)())
     configs = {id(part.config): part.config for part in parts if hasattr(getattr(part, "config", None), "use_cache")}
     before = [(config, config.use_cache) for config in configs.values()]
@@ -225,8 +225,8 @@ def _keeping_configs(call: Call) -> Any:
             config.use_cache = use_cache
 
 
-def _patching(call: Call) -> Any:
-    """Answer `ModelPatcher.__init__`: it finds a forward that can be called in the old way."""
+def _hook_patcher_init(call: Call) -> Any:
+    """Hook of `ModelPatcher.__init__`: gives the model a forward with the old names."""
     patcher, model = call.args[0], call.get("model")
     forward = getattr(model, "forward", None)
     classic = _classic_forward(forward) if forward is not None else None
@@ -239,19 +239,19 @@ def _patching(call: Call) -> Any:
         return call.pass_on()
     finally:
         setattr(patcher, _SAVED, saved)
-        _give_back(model, saved)
+        _restore_forward(model, saved)
 
 
-def _restoring(call: Call) -> Any:
-    """Answer `ModelPatcher.__exit__`: the model gets its own forward back."""
+def _hook_patcher_exit(call: Call) -> Any:
+    """Hook of `ModelPatcher.__exit__`: gives the model its own forward back."""
     patcher = call.args[0]
     result = call.pass_on()
     if hasattr(patcher, _SAVED):
-        _give_back(patcher._model, getattr(patcher, _SAVED))
+        _restore_forward(patcher._model, getattr(patcher, _SAVED))
     return result
 
 
-def _give_back(model: Any, saved: Any) -> None:
+def _restore_forward(model: Any, saved: Any) -> None:
     if saved is None:
         vars(model).pop("forward", None)
     else:
@@ -259,7 +259,7 @@ def _give_back(model: Any, saved: Any) -> None:
 
 
 def _classic_forward(forward: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Return a forward with the names that optimum-onnx knows; None where that is what it is."""
+    """Return a forward with the names that optimum-onnx uses, or None if the forward has them."""
     signature = inspect.signature(forward)
     parameters = signature.parameters
     renamed = CACHE in parameters and PAST not in parameters
@@ -287,7 +287,7 @@ def _classic_forward(forward: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def _cache_of_legacy(past_key_values: Any) -> Any:
-    """Return the cache of a tuple of layers: two tensors each, or four with cross attention."""
+    """Return a cache object for a tuple of layers (two tensors each, or four with cross attention)."""
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     if not isinstance(past_key_values, (list, tuple)) or not isinstance(past_key_values[0], (list, tuple)):

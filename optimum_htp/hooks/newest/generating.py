@@ -1,4 +1,4 @@
-"""Breaks in `generate` of Optimum's models: what transformers 5 asks of a model, and the cache that it passes."""
+"""Breaks in `generate` of Optimum's models: missing methods, cache objects and attention masks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.newest.breaks import mends, mentions
+from optimum_htp.hooks.newest.breaks import bridges, mentions
 from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute
 
 __all__ = ["CACHE", "PAST", "fill_cache", "is_empty", "legacy_of_cache", "new_cache"]
@@ -17,15 +17,15 @@ _PREPARE: Final = "_prepare_cache_for_generation"
 _REORDER: Final = "_reorder_cache"
 _ENCODE: Final = "_maybe_prepare_encoder_kwargs_for_generation"
 _MASK: Final = "attention_mask"
-# Files of old exporters whose tensors are not (batch, heads, length, size): they stay tuples.
+# Models of old exporters whose cache tensors are not (batch, heads, length, size). Their caches stay tuples.
 _OTHER_LAYOUTS: Final = ("old_bloom_modeling", "old_gpt_bigcode_modeling")
 
 
-@mends("optimum.onnxruntime.modeling")
+@bridges("optimum.onnxruntime.modeling")
 def methods_that_generate_calls(module: ModuleType) -> bool:
     """`generate` calls methods of PreTrainedModel that ORTModel does not have.
 
-    Needless once ORTModel has them.
+    Obsolete once ORTModel has them.
     """
     from transformers import GenerationMixin, PreTrainedModel
 
@@ -43,11 +43,11 @@ def methods_that_generate_calls(module: ModuleType) -> bool:
     return added
 
 
-@mends("optimum.onnxruntime.modeling")
+@bridges("optimum.onnxruntime.modeling")
 def modalities_that_pipelines_show(module: ModuleType) -> bool:
-    """The text of a pipeline (`repr`) shows `model.input_modalities`, which ORTModel does not have.
+    """`repr` of a pipeline reads `model.input_modalities`, which ORTModel does not have.
 
-    Needless once ORTModel has it.
+    Obsolete once ORTModel has it.
     """
     from transformers import PreTrainedModel
 
@@ -58,14 +58,14 @@ def modalities_that_pipelines_show(module: ModuleType) -> bool:
     return True
 
 
-@mends(*_GENERATING)
+@bridges(*_GENERATING)
 def cache_objects_in_generate(module: ModuleType) -> bool:
     """`generate` keeps a cache object, passes it as `cache`, and reads it from the outputs.
 
-    ORTModels take and return tuples of tensors, by the name `past_key_values`. So `generate` starts with an empty
-    cache object; a forward that is called with one unpacks it, and packs what it returns into the same object. A
-    forward that is called in another way returns tuples as before.
-    Needless once forward takes and returns cache objects by the name `cache`.
+    ORTModels take and return tuples of tensors, named `past_key_values`. So `generate` starts with an empty cache
+    object. A forward that gets a cache object unpacks it, and stores its output in the same object. Other calls of
+    forward return tuples as before.
+    Obsolete once forward takes and returns cache objects named `cache`.
     """
     from transformers import GenerationMixin
 
@@ -77,31 +77,35 @@ def cache_objects_in_generate(module: ModuleType) -> bool:
     ):
         return False
     for owner in owners:
-        for name, hook in ((_FORWARD, _forwarding), (_PREPARE, _preparing), (_REORDER, _reordering)):
+        for name, hook in (
+            (_FORWARD, _hook_forward),
+            (_PREPARE, _hook_prepare_cache),
+            (_REORDER, _hook_reorder_cache),
+        ):
             if name in vars(owner):
                 wrap_attribute(owner, name, hook)
     return True
 
 
-@mends("optimum.onnxruntime.modeling_decoder")
+@bridges("optimum.onnxruntime.modeling_decoder")
 def dropped_attention_mask(module: ModuleType) -> bool:
-    """`generate` drops an attention mask of ones, which an ONNX file may have as an input.
+    """`generate` drops an attention mask of ones, which an ONNX file can have as an input.
 
-    Needless once ORTModelForCausalLM makes one where its file needs it.
+    Obsolete once ORTModelForCausalLM makes the mask for files with this input.
     """
     from transformers import GenerationMixin
 
     if not mentions(GenerationMixin.generate, "_mask_length"):
         return False
-    wrap_attribute(module.ORTModelForCausalLM, "prepare_inputs_for_generation", _with_mask)
+    wrap_attribute(module.ORTModelForCausalLM, "prepare_inputs_for_generation", _hook_prepare_inputs)
     return True
 
 
-@mends("optimum.onnxruntime.modeling_seq2seq")
+@bridges("optimum.onnxruntime.modeling_seq2seq")
 def no_attention_mask_for_encoders(module: ModuleType) -> bool:
-    """`generate` makes no attention mask for encoder-decoder models, which an ONNX file may have as an input.
+    """`generate` makes no attention mask for encoder-decoder models, which an ONNX file can have as an input.
 
-    Needless once ORTModelForConditionalGeneration makes one where its files need it.
+    Obsolete once ORTModelForConditionalGeneration makes the mask for files with this input.
     """
     owner = module.ORTModelForConditionalGeneration
     original = getattr(owner, _ENCODE, None)
@@ -127,8 +131,8 @@ def _input_modality(model: Any) -> str:
     return names.get(given, "text")
 
 
-def _forwarding(call: Call) -> Any:
-    """Answer `forward`: what it is given as `cache` it takes, and a cache object it fills and returns."""
+def _hook_forward(call: Call) -> Any:
+    """Hook of `forward`: accepts `cache`, and fills and returns a given cache object."""
     cache = call.kwargs.get(CACHE)
     if cache is None:
         cache = call.get(PAST)
@@ -144,8 +148,8 @@ def _forwarding(call: Call) -> Any:
     return outputs
 
 
-def _with_mask(call: Call) -> Any:
-    """Answer `prepare_inputs_for_generation`: no padding is a mask of ones."""
+def _hook_prepare_inputs(call: Call) -> Any:
+    """Hook of `prepare_inputs_for_generation`: adds an attention mask of ones."""
     import torch
 
     model, inputs = call.args[0], call.pass_on()
@@ -157,8 +161,8 @@ def _with_mask(call: Call) -> Any:
     return inputs
 
 
-def _preparing(call: Call) -> Any:
-    """Answer `_prepare_cache_for_generation`: `generate` starts with an empty cache object."""
+def _hook_prepare_cache(call: Call) -> Any:
+    """Hook of `_prepare_cache_for_generation`: starts with an empty cache object."""
     model = call.args[0]
     generation_config, model_kwargs = (*call.args[1:3], None, None)[:2]
     if not isinstance(model_kwargs, dict) or generation_config.use_cache is False or not model.can_use_cache:
@@ -170,8 +174,8 @@ def _preparing(call: Call) -> Any:
     return None
 
 
-def _reordering(call: Call) -> Any:
-    """Answer `_reorder_cache`: a cache object does that itself."""
+def _hook_reorder_cache(call: Call) -> Any:
+    """Hook of `_reorder_cache`: calls the method of the cache object."""
     cache = call.get(PAST)
     if not hasattr(cache, "reorder_cache"):
         return call.pass_on()
@@ -191,7 +195,7 @@ PAST: Final = "past_key_values"
 
 
 def legacy_of_cache(cache: Any) -> Any:
-    """Return the layers of a cache as a tuple of tuples of tensors; anything else as it is."""
+    """Return the layers of a cache object as a tuple of tuples of tensors. Other values are returned unchanged."""
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     if isinstance(cache, EncoderDecoderCache):
@@ -203,20 +207,20 @@ def legacy_of_cache(cache: Any) -> Any:
 
 
 def new_cache(*, with_cross_attention: bool) -> Any:
-    """Return an empty cache, of layers that grow and forget nothing."""
+    """Return an empty cache with layers that keep all tokens."""
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     return EncoderDecoderCache(DynamicCache(), DynamicCache()) if with_cross_attention else DynamicCache()
 
 
 def is_empty(cache: Any) -> bool:
-    """Whether a cache has no tensors yet."""
+    """Whether a cache contains no tensors."""
     own = getattr(cache, "self_attention_cache", cache)
     return not any(layer.is_initialized for layer in own.layers)
 
 
 def fill_cache(cache: Any, layers: tuple[tuple[Any, ...], ...]) -> None:
-    """Put tensors into a cache in place of those that it has; nothing is copied."""
+    """Replace the tensors of a cache, without copies."""
     cross = getattr(cache, "cross_attention_cache", None)
     _fill(getattr(cache, "self_attention_cache", cache), [layer[:2] for layer in layers])
     if cross is not None:

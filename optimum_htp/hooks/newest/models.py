@@ -1,4 +1,4 @@
-"""Breaks inside models: attention masks, experts that are in one tensor, the mask that Moonshine's decoder reads."""
+"""Breaks inside models: attention masks, experts in one tensor, the mask of Moonshine's decoder."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import inspect
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.newest.breaks import mends, mentions
+from optimum_htp.hooks.newest.breaks import bridges, mentions
 from optimum_htp.hooks.patching import Call, replace_attribute, wrap_attribute
 
-# What optimum-onnx puts in the place of the classes' own forward, and these classes.
+# optimum-onnx's replacements for the forward of classes, and these classes.
 _REPLACED: Final = {
     "qwen3_moe_forward_patched": "Qwen3MoeSparseMoeBlock",
     "gpt_oss_forward": "GptOssExperts",
 }
 
 
-@mends("optimum.exporters.onnx.model_patcher")
+@bridges("optimum.exporters.onnx.model_patcher")
 def experts_in_one_tensor(module: ModuleType) -> bool:
     """Layers of experts have one tensor for all experts, and code that cannot be traced.
 
-    The functions that optimum-onnx traces in their place read the experts one by one. So the layer keeps its own
-    forward, and its experts are traced by one function for all architectures.
-    Needless once optimum-onnx traces such layers; transformers marks them with `use_experts_implementation`.
+    optimum-onnx traces functions in their place, which read the experts one by one. So the layer keeps its own
+    forward, and one function for all architectures traces its experts.
+    Obsolete once optimum-onnx traces such layers; transformers marks them with `use_experts_implementation`.
     """
     try:
         from transformers.integrations import moe
@@ -34,18 +34,18 @@ def experts_in_one_tensor(module: ModuleType) -> bool:
     for name, owner in _REPLACED.items():
         if hasattr(module, name) and hasattr(module, owner):
             replace_attribute(module, name, vars(getattr(module, owner))["forward"])
-    wrap_attribute(module.ModelPatcher, "patch_ops", _entering)
-    wrap_attribute(module.ModelPatcher, "restore_ops", _leaving)
+    wrap_attribute(module.ModelPatcher, "patch_ops", _hook_patch_ops)
+    wrap_attribute(module.ModelPatcher, "restore_ops", _hook_restore_ops)
     return True
 
 
-def _entering(call: Call) -> Any:
+def _hook_patch_ops(call: Call) -> Any:
     for layer in _layers(call.args[0]):
         layer.forward = functools.partial(_traceable_experts, layer)
     return call.pass_on()
 
 
-def _leaving(call: Call) -> Any:
+def _hook_restore_ops(call: Call) -> Any:
     for layer in _layers(call.args[0]):
         vars(layer).pop("forward", None)
     return call.pass_on()
@@ -57,7 +57,7 @@ def _layers(patcher: Any) -> list[Any]:
 
 
 def _traceable_experts(layer: Any, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Any:
-    """Compute each expert on the tokens that it is chosen for; their number is not fixed by tracing."""
+    """Compute each expert on its selected tokens. Tracing does not fix their number."""
     import torch
 
     first = "gate_up_proj" if layer.has_gate else "up_proj"
@@ -82,13 +82,13 @@ def _linear(layer: Any, name: str, expert: int, states: Any) -> Any:
     return linear(states, weight.t() if layer.is_transposed else weight, bias)
 
 
-@mends("optimum.exporters.onnx.model_patcher")
+@bridges("optimum.exporters.onnx.model_patcher")
 def masks_without_cache_position(module: ModuleType) -> bool:
     """Functions that make masks get `q_length` and `q_offset` in place of `cache_position`.
 
-    optimum-onnx replaces them while it exports, because those of transformers 4 use vmap, which cannot be traced.
-    Those of transformers 5 do not, so they stay.
-    Needless once optimum-onnx replaces them with transformers 4 only.
+    optimum-onnx replaces them during an export, because those of transformers 4 use vmap, which cannot be traced.
+    Those of transformers 5 do not use vmap, so they stay.
+    Obsolete once optimum-onnx replaces them with transformers 4 only.
     """
     own, theirs = getattr(module, "sdpa_mask_without_vmap", None), getattr(module, "sdpa_mask", None)
     if own is None or theirs is None or "q_length" in inspect.signature(own).parameters:
@@ -100,13 +100,13 @@ def masks_without_cache_position(module: ModuleType) -> bool:
     return True
 
 
-@mends("optimum.exporters.onnx.model_patcher")
+@bridges("optimum.exporters.onnx.model_patcher")
 def boolean_masks_in_half_precision(module: ModuleType) -> bool:
-    """Masks of attention are boolean, and PyTorch's exporter writes those as float32 into files in half precision.
+    """Attention masks are boolean, and PyTorch's exporter writes them as float32 into half-precision files.
 
-    The masks of transformers 4 had the model's own type. So a boolean mask gets that type while a model that is not
-    float32 is exported.
-    Needless once torch.onnx writes such masks in the type of the query.
+    The masks of transformers 4 had the data type of the model. So a boolean mask gets this type during the export of a
+    model that is not float32.
+    Obsolete once torch.onnx writes boolean masks in the data type of the query.
     """
     theirs = getattr(module, "sdpa_mask", None)
     if theirs is None or "q_length" not in inspect.signature(theirs).parameters:
@@ -130,17 +130,17 @@ def _with_typed_mask(attention: Any) -> Any:
     return typed
 
 
-_STRIDE: Final = 64 * 3 * 2  # of the three convolutions in front of the encoder
+_STRIDE: Final = 64 * 3 * 2  # of the three convolutions before the encoder
 _SAVED: Final = "_optimum_htp_moonshine"
 
 
-@mends("optimum.exporters.onnx.model_patcher")
+@bridges("optimum.exporters.onnx.model_patcher")
 def mask_in_encoder_outputs(module: ModuleType) -> bool:
     """Moonshine's decoder takes the mask of its encoder from the encoder's outputs.
 
-    An exported decoder gets only the encoder's hidden states and the mask of the sound. So the mask is shortened as
-    the encoder does it.
-    Needless once MoonshineModelPatcher does that.
+    An exported decoder gets only the encoder's hidden states and the mask of the audio. So the mask is shortened as in
+    the encoder.
+    Obsolete once MoonshineModelPatcher does this.
     """
     try:
         from transformers.models.moonshine.modeling_moonshine import MoonshineEncoderModelOutput
@@ -150,12 +150,12 @@ def mask_in_encoder_outputs(module: ModuleType) -> bool:
     known = "attention_mask" in MoonshineEncoderModelOutput.__dataclass_fields__
     if patcher is None or not known or mentions(patcher.__enter__, "encoder_outputs"):
         return False
-    wrap_attribute(patcher, "__enter__", _entering_moonshine)
-    wrap_attribute(patcher, "__exit__", _leaving_moonshine)
+    wrap_attribute(patcher, "__enter__", _hook_moonshine_enter)
+    wrap_attribute(patcher, "__exit__", _hook_moonshine_exit)
     return True
 
 
-def _entering_moonshine(call: Call) -> Any:
+def _hook_moonshine_enter(call: Call) -> Any:
     patcher = call.args[0]
     inner = getattr(patcher._model, "model", None)
     if inner is not None:
@@ -174,7 +174,7 @@ def _entering_moonshine(call: Call) -> Any:
     return call.pass_on()
 
 
-def _leaving_moonshine(call: Call) -> Any:
+def _hook_moonshine_exit(call: Call) -> Any:
     inner = vars(call.args[0]).pop(_SAVED, None)
     if inner is not None:
         vars(inner).pop("forward", None)

@@ -1,4 +1,4 @@
-"""The break in Optimum's pipelines."""
+"""Breaks in Optimum's pipelines."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from optimum_htp.hooks.newest.breaks import mends, mentions
+from optimum_htp.hooks.newest.breaks import bridges, mentions
 from optimum_htp.hooks.patching import Call, replace_attribute, wrap_function
 
-# What transformers passes to a PyTorch model, beside those that Optimum removes.
+# Arguments for PyTorch models that transformers passes and Optimum does not remove.
 _OF_PYTORCH: Final = ("dtype", "code_revision", "device_map")
 _PIPELINES: Final = "optimum.onnxruntime.pipelines"
 
 
-@mends(_PIPELINES)
+@bridges(_PIPELINES)
 def renamed_model_loader(module: ModuleType) -> bool:
     """`infer_framework_load_model`, which Optimum's `pipeline` replaces, became `load_model`.
 
-    It returns the model alone, no framework.
-    Needless once optimum-onnx replaces `transformers.pipelines.load_model`.
+    It returns only the model, not the framework.
+    Obsolete once optimum-onnx replaces `transformers.pipelines.load_model`.
     """
     from transformers import pipelines
 
@@ -48,23 +48,23 @@ def renamed_model_loader(module: ModuleType) -> bool:
     return True
 
 
-@mends(_PIPELINES)
+@bridges(_PIPELINES)
 def removed_framework_option(module: ModuleType) -> bool:
     """`transformers.pipeline` has no `framework`, which `optimum.pipelines.pipeline` passes.
 
-    Needless once `optimum.pipelines.pipeline` does not pass it with transformers 5.
+    Obsolete once `optimum.pipelines.pipeline` does not pass it with transformers 5.
     """
     if "framework" in inspect.signature(inspect.unwrap(_pipeline_of_transformers())).parameters:
         return False
-    wrap_function(module, "pipeline", _without_framework)
+    wrap_function(module, "pipeline", _hook_pipeline)
     return True
 
 
-@mends(_PIPELINES)
+@bridges(_PIPELINES)
 def renamed_image_task(module: ModuleType) -> bool:
     """The task `image-to-text` became `image-text-to-text`.
 
-    Needless once Optimum's table of tasks has it.
+    Obsolete once Optimum's table of tasks contains it.
     """
     tasks = module.ORT_TASKS_MAPPING
     old, new = "image-to-text", "image-text-to-text"
@@ -74,9 +74,9 @@ def renamed_image_task(module: ModuleType) -> bool:
     return True
 
 
-def _without_framework(call: Call) -> Any:
+def _hook_pipeline(call: Call) -> Any:
     call.kwargs.pop("framework", None)
-    if call.kwargs.get("torch_dtype") in (None, "auto"):  # a default, which transformers would warn of
+    if call.kwargs.get("torch_dtype") in (None, "auto"):  # transformers warns about this default
         call.kwargs.pop("torch_dtype", None)
     return call.pass_on()
 

@@ -1,4 +1,4 @@
-"""The versions that are installed, those that were tested, and the breaks between them."""
+"""The installed versions, the tested versions, and the breaks between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optimum_htp.version import __version__
 
 __all__ = ["Package", "Stack", "inspect_stack"]
 
-# The newest version of each package that the tests of the bridges ran with.
+# The newest version of each package that has passed the tests of the bridges.
 TESTED: Final = {
     "torch": "2.13.0",
     "transformers": "5.24.0",
@@ -25,7 +25,7 @@ TESTED: Final = {
     "diffusers": "0.42.1",
     "sentence-transformers": "6.2.0",
 }
-_OPTIONAL: Final = "diffusers"  # a module of Optimum needs it; where it is not installed, that is no fault
+_OPTIONAL: Final = "diffusers"  # needed by a module of Optimum; its absence is not a fault
 _OTHER_NAMES: Final = {"optimum-onnx": ("optimum-onnx-naf",), "onnxruntime": ("onnxruntime-gpu",)}
 
 
@@ -35,9 +35,9 @@ class Package:
 
     Attributes:
         name: The distribution.
-        version: Its version; None where it is not installed.
-        tested: The newest version that was tested.
-        is_newer: Whether it is newer than that.
+        version: The installed version, or None.
+        tested: The newest tested version.
+        is_newer: Whether the installed version is newer than the tested one.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Package:
 
 @dataclass(frozen=True)
 class Stack:
-    """What is installed, and what is done about it.
+    """The installed packages and the bridged breaks.
 
     Attributes:
         packages: The packages, this one first.
         breaks: Name, module and summary of each break, and whether it is bridged.
-        faults: Modules of Optimum that cannot be imported, and why.
-        enabled: Whether optimum-htp is switched on.
+        faults: The reason for each module of Optimum that cannot be imported.
+        enabled: Whether the hooks are active.
     """
 
     packages: tuple[Package, ...]
@@ -64,7 +64,7 @@ class Stack:
 
 
 def inspect_stack() -> Stack:
-    """Import Optimum's ONNX code, and say which breaks had to be bridged for that."""
+    """Import Optimum's ONNX code, and return the installed packages and the breaks bridged for them."""
     from optimum_htp.hooks import newest
     from optimum_htp.hooks.activation import activate
     from optimum_htp.hooks.patching import is_active
@@ -77,7 +77,7 @@ def inspect_stack() -> Stack:
     for name in sorted(BRIDGED):
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - it is what is asked about
+        except Exception as error:  # noqa: BLE001 - all import failures are reported
             if getattr(error, "name", None) == _OPTIONAL:
                 continue
             cause = root_cause(error)

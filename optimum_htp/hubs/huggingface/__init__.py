@@ -1,6 +1,4 @@
-"""The Hugging Face Hub: everything that is specific to it, such as the rules for repo ids and the layout of its
-cache.
-"""
+"""The Hugging Face Hub: its rules for repo ids, the layout of its cache, and everything else specific to it."""
 
 from __future__ import annotations
 

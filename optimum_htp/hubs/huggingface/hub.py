@@ -194,9 +194,8 @@ class HuggingFaceHub(Hub):
 
         if access.local_files_only:
             raise OfflineError(
-                f"{names[0]} of {repo_id} at {commit} is not cached, and local_files_only is set. Run once without "
-                "it to "
-                "download the file."
+                f"{names[0]} of {repo_id} at {commit} is not cached, and local_files_only is set. Run once without it "
+                "to download the file."
             )
         headers, deadline = _headers(access), Deadline()
         small = [
@@ -276,9 +275,7 @@ class HuggingFaceHub(Hub):
 
 
 def _check_revision(repo_id: str, revision: str | None) -> None:
-    """Reject names that git refs cannot have (git-check-ref-format): `..` in an address would lead to another
-    address.
-    """
+    """Reject names that git refs cannot have (git-check-ref-format): `..` would change the address."""
     if revision is not None and (not is_text(revision) or {"", ".", ".."} & set(revision.split("/"))):
         raise InvalidModelReferenceError(
             f"{revision[:80]!r} is not a valid revision of {repo_id}. Check the branch, tag or commit."

@@ -67,16 +67,13 @@ def open_address(url: str, access: HubAccess, head: int) -> RemoteFile:
 
 
 def file_at(url: str) -> tuple[str, str, str] | None:
-    """Return repo, revision and file of an address on a Hub, also for a page that shows a file; None for other
-    addresses.
-    """
+    """Return repo, revision and file of an address on a Hub, also of a page for a file; None for other addresses."""
     from huggingface_hub import constants
 
     address = _address_of(url)
     rest = address.removeprefix(constants.ENDPOINT)
-    if rest == address and is_trusted(
-        address, constants.ENDPOINT
-    ):  # The address is on the Hub, and HF_ENDPOINT is a mirror.
+    # The address is on the Hub, and HF_ENDPOINT is a mirror.
+    if rest == address and is_trusted(address, constants.ENDPOINT):
         rest = urlsplit(address).path
     match = _ADDRESS.fullmatch(rest)
     return None if match is None else (match["repo"], unquote(match["revision"]), unquote(match["file"]))

@@ -116,9 +116,8 @@ def _hearing(transfers: Transfers) -> Iterator[None]:
     finally:
         with _lock.held():
             _running.discard(transfers)
-            if (
-                not _running and vars(tqdm).get("update") is _wrapper[0]
-            ):  # Otherwise, other code has wrapped our wrapper, so it stays.
+            # Otherwise, other code has wrapped our wrapper, so it stays.
+            if not _running and vars(tqdm).get("update") is _wrapper[0]:
                 del tqdm.update
                 _wrapper.clear()
 

@@ -1,1 +1,1 @@
-"""Two models side by side, module by module: structure, weights, and the values that leave each on the same inputs."""
+"""Compares two models module by module: structure, weights, and output values on the same inputs."""

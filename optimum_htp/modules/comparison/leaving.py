@@ -1,4 +1,4 @@
-"""The values that leave each module of a graph: made inside, and used outside or given out."""
+"""The output values of each module of a graph: computed inside, and used outside or returned."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Leaving", "leaving_values"]
 
 @dataclass(frozen=True)
 class Leaving:
-    """What crosses the borders of modules.
+    """The values that cross the borders of modules.
 
     Attributes:
-        values: For each module, in order of execution, the values that leave it, in the order in which they are made.
-            Values inside branches of a graph are not among them: they cannot be taken out of it.
-        entering: For each module the values that come in.
+        values: For each module, in order of execution, its output values, in the order of their computation. Values
+            inside branches of a graph are left out, because they cannot be outputs of the graph.
+        entering: For each module its input values.
     """
 
     values: Mapping[str, Sequence[str]]
@@ -30,7 +30,7 @@ class Leaving:
 
 
 def leaving_values(graph: Graph, assignment: Assignment) -> Leaving:
-    """Return the values that leave each module; a module comes where the last of its values is made."""
+    """Return the output values of each module. A module is placed where the last of its values is computed."""
     chains = _chains(graph, assignment)
     users: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for node, chain in zip(graph.nodes, chains, strict=True):
@@ -50,7 +50,7 @@ def leaving_values(graph: Graph, assignment: Assignment) -> Leaving:
                 if value in given or around == ROOT or any(around not in user for user in users[value]):
                     if around == ROOT and value not in given:
                         continue
-                    values[around] = [*values.pop(around, ()), value]  # to the end
+                    values[around] = [*values.pop(around, ()), value]  # Move it to the end.
     entering: dict[str, dict[str, None]] = defaultdict(dict)
     for node, chain in zip(graph.nodes, chains, strict=True):
         for value in node.inputs:
@@ -62,7 +62,7 @@ def leaving_values(graph: Graph, assignment: Assignment) -> Leaving:
 
 
 def _chains(graph: Graph, assignment: Assignment) -> list[tuple[str, ...]]:
-    """Return for each node the modules in whose calls it is, from the innermost on."""
+    """Return for each node the modules whose calls contain it, from the innermost on."""
     tree = part_tree(graph, assignment.tree)
     root = tree.names.get(ROOT, ROOT)
     resolver = ScopeResolver(tree)

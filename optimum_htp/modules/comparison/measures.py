@@ -1,4 +1,4 @@
-"""How far two arrays are apart."""
+"""The distance between two arrays."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, Final
 
 __all__ = ["Distance", "distance", "distance_of_rows", "incomparable"]
 
-_TINY: Final = 1.2e-38  # the smallest normal float32
+_TINY: Final = 1.2e-38  # The smallest normal float32.
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far values are from those that they are compared with.
+    """The distance of values from expected ones.
 
     Attributes:
         absolute: The largest difference.
-        relative: The largest difference, as a part of what it is compared with.
-        cosine: Of the angle between both, taken as vectors; 1 where both are zero.
-        norm: The difference's Euclidean norm, as a part of that of what it is compared with.
-        exceeded: How many elements differ by more than the tolerances allow, or are a number on one side alone.
-        elements: How many there are.
+        relative: The largest difference relative to the expected value.
+        cosine: Cosine of the angle between both, as vectors; 1 if both are zero.
+        norm: Euclidean norm of the difference, relative to that of the expected values.
+        exceeded: Number of elements that differ by more than the tolerances, or are a number on one side only.
+        elements: Number of elements.
     """
 
     absolute: float
@@ -31,7 +31,7 @@ class Distance:
     elements: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data; what is no number is None."""
+        """Return plain data. Values that are not numbers are None."""
         return {
             key: value if value == value and abs(value) != float("inf") else None
             for key, value in asdict(self).items()
@@ -39,13 +39,13 @@ class Distance:
 
 
 def incomparable(elements: int) -> Distance:
-    """Return the distance of values from what has no place for them: all of them are beyond any tolerance."""
+    """Return the distance of values without a counterpart: all of them exceed any tolerance."""
     count = max(elements, 1)
     return Distance(float("inf"), float("inf"), 0.0, float("inf"), count, count)
 
 
 def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
-    """Return how far `ours` is from `theirs`, of the same size: as numpy's `allclose` has it."""
+    """Return the distance of `ours` from `theirs`, of the same size, with the tolerances of numpy's `allclose`."""
     import numpy as np
 
     a, b = (np.asarray(values).reshape(-1).astype(np.float64) for values in (ours, theirs))
@@ -54,7 +54,8 @@ def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         difference = np.where(same, 0.0, np.abs(a - b))
-        # As in allclose, an infinity is near itself alone: a tolerance that grows with it would allow everything.
+        # As in allclose, infinities must match exactly, because a relative tolerance of infinity would accept
+        # everything.
         finite = np.isfinite(a) & np.isfinite(b)
         exceeded = ~same & ~(finite & (difference <= atol + rtol * np.abs(b)))
         relative = np.where(same, 0.0, difference / np.maximum(np.abs(b), _TINY))
@@ -72,7 +73,7 @@ def distance(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
 
 
 def distance_of_rows(ours: Any, theirs: Any, atol: float, rtol: float) -> Distance:
-    """Return how far arrays of the same shape are apart, whose rows may be in different orders."""
+    """Return the distance of arrays of the same shape whose rows may be in different orders."""
     import numpy as np
 
     def in_order(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a comparison finds, module by module."""
+"""The results of a comparison, by module."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Comparison", "ModuleComparison", "ValueComparison", "WeightCompariso
 
 @dataclass(frozen=True)
 class WeightComparison:
-    """A weight of the first model, and the one of the second that stands in its place.
+    """A weight of the first model, and its counterpart in the second.
 
     Attributes:
-        name: In the first.
-        other: In the second; None where it is missing there.
+        name: Name in the first model.
+        other: Name in the second; None if it is missing.
         kind: `equal`, `transposed`, `changed`, `cast`, `quantized`, `folded`, `derived` or `missing`.
-        difference: The largest of its elements'.
-        exceeded: Whether that is more than the tolerances allow.
+        difference: The largest difference of elements.
+        exceeded: Whether it exceeds the tolerances.
     """
 
     name: str
@@ -30,19 +30,19 @@ class WeightComparison:
     exceeded: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return plain data."""
         return {"name": self.name, "other": self.other, "kind": self.kind, "difference": self.difference}
 
 
 @dataclass(frozen=True)
 class ValueComparison:
-    """A value that leaves a module, and its counterpart.
+    """An output value of a module, and its counterpart.
 
     Attributes:
-        name: Of the value in the file.
-        distance: Of both.
-        folded: The module of PyTorch's whose value it is, where that was folded into this one.
-        problem: Why it could not be compared, which counts as beyond the tolerances; None where it was.
+        name: Name of the value in the file.
+        distance: The distance of both.
+        folded: The PyTorch module whose value it is, if that module was folded into this one.
+        problem: Why it could not be compared, which counts as a difference; None if it was compared.
     """
 
     name: str
@@ -56,13 +56,12 @@ class ModuleComparison:
     """A module in both models.
 
     Attributes:
-        name: In the whole model.
+        name: Name in the whole model.
         class_name: Its class.
-        operators: Operators of its own nodes of which the models have different numbers: those of each.
+        operators: Operators of its own nodes whose numbers differ, with both numbers.
         weights: Its own weights.
-        values: What leaves it; empty where nothing of it could be compared.
-        added: By how much more its values differ than those that enter it, as parts of their norms; None for modules
-            that hold others.
+        values: Its output values; empty if none could be compared.
+        added: Increase of the relative difference from its inputs to its outputs; None for modules with submodules.
     """
 
     name: str
@@ -74,18 +73,18 @@ class ModuleComparison:
 
     @property
     def worst(self) -> Distance | None:
-        """The greatest distance of its values."""
+        """The largest distance of its values."""
         distances = (value.distance for value in self.values)
         return max(distances, key=lambda distance: (distance.exceeded > 0, distance.norm), default=None)
 
     @property
     def exceeds(self) -> bool:
-        """Whether a value differs by more than the tolerances allow."""
+        """Whether a value exceeds the tolerances."""
         return any(value.distance.exceeded for value in self.values)
 
     @property
     def differs(self) -> bool:
-        """Whether anything in it does, however little."""
+        """Whether there is any difference."""
         return bool(
             self.operators
             or any(value.distance.absolute for value in self.values)
@@ -93,7 +92,7 @@ class ModuleComparison:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return plain data."""
         return {
             "name": self.name,
             "class_name": self.class_name,
@@ -110,12 +109,12 @@ class ModuleComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models, compared.
+    """The comparison of two models.
 
     Attributes:
-        one, other: What they are, in words; differences are those of `other`, or of a file from PyTorch's model.
+        one, other: Their names for messages. Differences are those of `other`, or of a file from PyTorch's model.
         atol, rtol: The tolerances.
-        modules: In order of execution.
+        modules: The modules, in order of execution.
     """
 
     one: str
@@ -126,33 +125,33 @@ class Comparison:
 
     @property
     def first(self) -> ModuleComparison | None:
-        """The first module, in order of execution, whose values differ by more than the tolerances allow."""
+        """The first module, in order of execution, whose values exceed the tolerances."""
         return next((module for module in self.modules if module.exceeds), None)
 
     @property
     def most(self) -> ModuleComparison | None:
-        """The innermost module that adds most to the difference; None where no tolerance is exceeded."""
+        """The innermost module that adds most to the difference; None if no tolerance is exceeded."""
         known = [module for module in self.modules if module.added]
         return max(known, key=lambda module: module.added or 0.0) if known and self.first is not None else None
 
     @property
     def exceeds(self) -> bool:
-        """Whether anything differs by more than the tolerances allow: a value, or a weight."""
+        """Whether a value or a weight exceeds the tolerances."""
         return self.first is not None or any(weight.exceeded for module in self.modules for weight in module.weights)
 
     @property
     def compared(self) -> int:
-        """How many values were compared."""
+        """Number of compared values."""
         return sum(value.problem is None for module in self.modules for value in module.values)
 
     @property
     def problems(self) -> dict[str, str]:
-        """The values that could not be compared, each with why."""
+        """The values that could not be compared, with the reason."""
         found = ((value.name, value.problem) for module in self.modules for value in module.values)
         return {name: problem for name, problem in found if problem is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return plain data."""
         first, most = self.first, self.most
         return {
             "one": self.one,

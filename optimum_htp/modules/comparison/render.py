@@ -1,4 +1,4 @@
-"""A comparison for people: the module tree as lines, Markdown, and the report's HTML page with colours."""
+"""A comparison for users: the module tree as text lines, as Markdown, and as the report's HTML page with colours."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from optimum_htp.modules.comparison.records import Comparison, ModuleComparison
 from optimum_htp.report.document import report_document
 from optimum_htp.report.html import as_html
 from optimum_htp.report.markdown import as_cell
+from optimum_htp.report.outline import aligned
 from optimum_htp.report.texts import json_text, printable
 from optimum_htp.report.write import check_report_path, write_text
 
 __all__ = ["lines", "verdict", "write_comparison"]
 
-_SHOWN: Final = 8  # of a list, in a sentence
+_SHOWN: Final = 8  # Items of a list in a sentence.
 _FIRST: Final = "first beyond the tolerance"
 _MOST: Final = "adds most to the difference"
 _HEAD: Final = ("module", "max abs", "max rel", "cosine", "")
 
 
 def verdict(comparison: Comparison) -> Iterator[str]:
-    """Yield what a comparison comes to, in sentences."""
+    """Yield the results of a comparison as sentences."""
     first, most = comparison.first, comparison.most
     worst = max((value.distance.absolute for module in comparison.modules for value in module.values), default=0.0)
     if not comparison.exceeds:
@@ -53,29 +54,25 @@ def lines(comparison: Comparison, *, every: bool = False) -> Iterator[str]:
 
     Args:
         comparison: The comparison.
-        every: Whether modules without any difference are shown too.
+        every: Whether to include modules without a difference.
     """
     rows = [_HEAD, *(_row(module) for module in comparison.modules if every or _is_shown(module, comparison))]
-    if len(rows) == 1:
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=True)]
-        yield "  ".join((row[0].ljust(widths[0]), *cells, row[-1])).rstrip()
+    if len(rows) > 1:
+        yield from aligned(rows)
 
 
 def write_comparison(comparison: Comparison, path: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """Write a comparison as `.html`, `.md` or `.json`, as the name ends; return its path.
+    """Write a comparison as `.html`, `.md` or `.json`, by the end of the name; return its path.
 
     Args:
         comparison: The comparison.
-        path: Where to write it.
-        force: Whether it may replace a file of another kind.
+        path: The output file.
+        force: Whether to replace a file of another kind.
 
     Raises:
-        ReportError: The name ends otherwise.
-        ProtectedFileError: There is a file that a comparison may not replace.
-        OnnxWriteError: The file cannot be written. What was there still is.
+        ReportError: The name has another ending.
+        ProtectedFileError: A comparison must not replace the existing file.
+        OnnxWriteError: The file cannot be written. An existing file is unchanged.
     """
     written: dict[str, Callable[[], str]] = {
         ".json": lambda: json_text(comparison.as_dict(), indent=2) + "\n",
@@ -88,7 +85,7 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str], *, fo
 
 
 def _is_shown(module: ModuleComparison, comparison: Comparison) -> bool:
-    """Whether a module says anything: it differs beyond the tolerances, or in what it is."""
+    """Whether to show a module: a value exceeds the tolerances, or operators or weights differ."""
     return module.exceeds or bool(module.operators) or any(_is_noted(weight.kind) for weight in module.weights)
 
 
@@ -143,7 +140,7 @@ def _markdown(comparison: Comparison) -> str:
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
-    """Return the report of the first file, each module with its difference."""
+    """Return the report of the first file, with the difference of each module."""
     document = report_document([comparison.one])
     known = {module.name: module for module in comparison.modules}
     for module in document["files"][0]["modules"]:
@@ -159,7 +156,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _remarkable(comparison: Comparison) -> dict[str, str]:
-    """Return the modules to look at first, each with why."""
+    """Return the modules to look at first, each with the reason."""
     found: dict[str, list[str]] = {}
     for module, reason in ((comparison.first, _FIRST), (comparison.most, _MOST)):
         if module is not None:

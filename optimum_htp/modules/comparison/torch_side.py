@@ -1,4 +1,4 @@
-"""What PyTorch's own modules return: the commit's model, run on the inputs that exporters trace it with."""
+"""The output values of PyTorch's own modules: the commit's model, run on the inputs of the export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from optimum_htp.resolve.export_manifest import ExportManifest, manifest_of
 __all__ = ["TorchValues", "open_torch_model"]
 
 _BRANCH: Final = "use_cache_branch"
-_MASK: Final = "attention_mask"  # ends the names of all masks
+_MASK: Final = "attention_mask"  # The end of the names of all masks.
 _FAILURES: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError, OSError)
 
 
@@ -31,11 +31,11 @@ class TorchValues:
     """A part of a model, and inputs to run it on.
 
     Args:
-        part: The part that was exported.
-        run: Runs it on its inputs, as it was traced.
-        feeds: The inputs as the file takes them.
-        names: Of its modules in the whole model, by their identity.
-        folder: With its checkpoint.
+        part: The exported part.
+        run: Runs it on its inputs, as in the export.
+        feeds: The inputs in the form of the file.
+        names: Names of its modules in the whole model, by identity.
+        folder: The folder of its checkpoint.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class TorchValues:
 
     @property
     def modules(self) -> list[str]:
-        """Their names."""
+        """The names of the modules."""
         return list(self._modules)
 
     def returned(self, modules: Sequence[str]) -> dict[str, list[Any]]:
-        """Return the float tensors that modules return, those of all their calls in order.
+        """Return the float tensors that modules return, of all their calls in order.
 
         Raises:
             ComparisonError: The model does not run on the inputs.
@@ -110,26 +110,26 @@ def open_torch_model(
     access: HubAccess,
     trusted: bool,
 ) -> TorchValues:
-    """Load the model that a file was exported from, and make inputs for it.
+    """Load the model that a file was exported from, and generate inputs for it.
 
     Args:
         path: The file.
-        record: Of it.
-        inputs: What it takes.
-        given: Inputs by name; None for those of Optimum's own dummy run.
-        access: How to reach the Hub.
+        record: Its record.
+        inputs: Its inputs.
+        given: Inputs by name; None for those of Optimum's dummy run.
+        access: Options for Hub requests.
         trusted: Whether code of the model's repo may run.
 
     Raises:
-        ComparisonError: The file does not say which model it is from, or that one cannot be run.
-        UntrustedCodeError: It needs code of its repo, which is not trusted.
-        InputSizeError: The file fixes a size of an input that the model does not make.
-        HFHubIntegrationError: It cannot be had; the subclass says why.
+        ComparisonError: The file has no record, or its model cannot be run.
+        UntrustedCodeError: It needs untrusted code of its repo.
+        InputSizeError: The file fixes an input size that the model does not generate.
+        HFHubIntegrationError: It cannot be downloaded; the subclass gives the reason.
     """
     if record is None or record.task is None or record.export_library not in (None, "transformers"):
         raise ComparisonError(
-            f"{path} is not known to be an export of a transformers model: there is no PyTorch model to compare it "
-            "with."
+            f"{path} has no record of a transformers model, so there is no PyTorch model to compare it with. Add a "
+            "record with `optimum-cli htp inject`."
         )
     source = locate(record.hub_id, record.hub_sha, access) if record.hub_id else LocalSource(path.parent)
     checkpoint = fetch_checkpoint(source, access, record.export_library)
@@ -137,7 +137,7 @@ def open_torch_model(
         checkpoint.refuse_code()
         if _known_class(record) is None and any(name.endswith(".py") for name in record.config_files or ()):
             raise UntrustedCodeError(
-                f"{record.model_class} is code of {record.source}, which may not run: give --trust-remote-code "
+                f"{record.model_class} is code of {record.source}, which is not trusted. Pass --trust-remote-code "
                 "(trust_remote_code=True) if you trust it."
             )
     folder = checkpoint.folder
@@ -162,7 +162,7 @@ def open_torch_model(
 
 
 def _component(path: Path, record: ExportMetadata, manifest: ExportManifest) -> str:
-    """Return the component of a model that a file is."""
+    """Return the name of the component that a file contains."""
     names = {file: name for name, file in manifest.files.items()}
     return names.get(record.onnx_file or path.name) or next(iter(manifest.files))
 
@@ -174,7 +174,7 @@ def _traced(
     inputs: Sequence[TensorSpec],
     given: Mapping[str, Any] | None,
 ) -> tuple[Any, Callable[[], object], dict[str, Any]]:
-    """Return the part of a model that transformers traced, how to run that, and what the file takes."""
+    """Return the part of a model that transformers traced, a function that runs it, and the file's inputs."""
     import torch
     from transformers.exporters.utils import onnx_feed
 
@@ -186,13 +186,13 @@ def _traced(
             torch.manual_seed(0)
             whole: dict[str, Any] = sample_inputs(model, folder, generates=generates, **sizes)
             part, made = traced_parts(model, whole, generates=generates)[component]
-        # A stage of generation that was traced with a mask of ones takes no mask.
+        # A stage of generation that was traced with a mask of ones has no mask input.
         return part, {name: value for name, value in made.items() if name in names or not name.endswith(_MASK)}
 
     if given is not None:
         part, made = make({})
         if unknown := [name for name in given if name not in made]:
-            raise ValueError(f"{unknown[0]} cannot be given to PyTorch: leave out --inputs")
+            raise ValueError(f"{unknown[0]} is not an input of the PyTorch model: leave out --inputs")
         made |= {name: torch.from_numpy(array.copy()) for name, array in given.items()}
     else:
         part, made = make(fitting_sizes(lambda sizes: _shapes(onnx_feed(names, make(sizes)[1])), SIZES, inputs))
@@ -205,7 +205,7 @@ def _shapes(arrays: Mapping[str, Any]) -> dict[str, Sequence[int]]:
 
 
 def _as_optimum(part: Any, config: Any, made: Mapping[str, Any]) -> Callable[[], object]:
-    """Return how to run a part as Optimum's exporter validates an export."""
+    """Return a function that runs a part as Optimum's exporter validates an export."""
 
     def run() -> None:
         given = config.rename_ambiguous_inputs(copy.deepcopy(dict(made)))
@@ -216,7 +216,7 @@ def _as_optimum(part: Any, config: Any, made: Mapping[str, Any]) -> Callable[[],
 
 
 def _known_class(record: ExportMetadata) -> Any:
-    """Return the class that a record names; None where transformers has none of that name."""
+    """Return the class in a record; None if transformers does not have it."""
     import transformers
 
     found: Any = getattr(transformers, str(record.model_class), None)
@@ -224,7 +224,7 @@ def _known_class(record: ExportMetadata) -> Any:
 
 
 def _whole_model(folder: Path, record: ExportMetadata, trusted: bool) -> Any:
-    """Return the model of the class that a record names; of another for its task where transformers has none."""
+    """Return the model of the class in a record; if transformers does not have it, of another class for its task."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -242,16 +242,16 @@ def _whole_model(folder: Path, record: ExportMetadata, trusted: bool) -> Any:
 def _made(
     config: Any, inputs: Sequence[TensorSpec], given: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the model takes, and the same as the file takes it."""
+    """Return the model's inputs, and the same in the form of the file."""
     import numpy as np
     import torch
 
     if given is not None:
         unknown = [name for name in given if name.startswith("past_key_values")]
         if unknown:
-            raise ValueError(f"{unknown[0]} cannot be given to PyTorch one by one: leave out --inputs")
+            raise ValueError(f"{unknown[0]} cannot be passed to PyTorch separately: leave out --inputs")
         return {name: torch.from_numpy(array.copy()) for name, array in given.items()}, dict(given)
     made, flat = inputs_of_part(config, inputs, default_sizes())
     if _BRANCH in {spec.name for spec in inputs}:
-        flat.setdefault(_BRANCH, np.array([True]))  # a merged decoder is compared as the part that has a past
+        flat.setdefault(_BRANCH, np.array([True]))  # A merged decoder is compared as the part with a past.
     return made, flat

@@ -1,4 +1,4 @@
-"""The weights of two models, each with the one that stands in its place: of its name, or nearest in its module."""
+"""Pairs the weights of two models: by name, or with the nearest weight of the module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["FileWeights", "compare_weights", "compare_with_parameters", "without
 
 _FLOATS: Final = frozenset({"float32", "float64", "float16", "bfloat16"})
 _MOST_AXES: Final = 4
-_BLOCK: Final = 1 << 20  # elements of a weight that are compared at a time
+_BLOCK: Final = 1 << 20  # Elements of a weight that are compared at a time.
 
 
 class FileWeights:
@@ -30,7 +30,7 @@ class FileWeights:
     Args:
         path: The file.
         graph: Its graph.
-        modules: Of the graph's nodes.
+        modules: The modules of the graph's nodes.
     """
 
     def __init__(self, path: Path, graph: Graph, modules: tuple[str, ...]) -> None:
@@ -50,23 +50,23 @@ class FileWeights:
             self._by_plain_name.setdefault(plain_name(name), name)
 
     def named(self, name: str) -> str | None:
-        """Return the weight of a name, whatever a quantizer has put behind it."""
+        """Return the weight with a name, also if a quantizer has added a suffix."""
         return name if name in self.tensors else self._by_plain_name.get(plain_name(name))
 
     def is_quantized(self, name: str) -> bool:
-        """Whether a weight is integers."""
+        """Whether a weight consists of integers."""
         return name in self._quantized
 
     def size(self, name: str) -> int | None:
-        """Return a weight's number of elements; None where blocks of integers do not tell."""
+        """Return a weight's number of elements; None if it is unknown for blocks of integers."""
         weight = self._quantized.get(name)
         return None if weight is not None and weight.packed else self.tensors[name].size
 
     def values(self, name: str, size: int) -> Any:
-        """Return a weight as numbers; integers de-quantized.
+        """Return a weight as floats; integers are dequantized.
 
         Raises:
-            ValueError: It cannot be of that size.
+            ValueError: It cannot have that size.
         """
         import numpy as np
 
@@ -113,14 +113,14 @@ def compare_with_parameters(
     """Return the comparisons of a file's weights with the parameters of PyTorch's modules, by module.
 
     Args:
-        weights: Of the file.
-        parameters: Of each module.
+        weights: Weights of the file.
+        parameters: Parameters of each module.
         folded: Modules into which another was folded.
         atol, rtol: The tolerances.
     """
     found: dict[str, list[WeightComparison]] = defaultdict(list)
     for name, home in weights.homes.items():
-        if weights.tensors[name].constant:  # PyTorch's exporter puts no parameter there
+        if weights.tensors[name].constant:  # PyTorch's exporter puts no parameters there.
             continue
         size = weights.size(name)
         owned = {f"{home}.{leaf}": array for leaf, array in parameters.get(home, {}).items()}
@@ -144,18 +144,18 @@ def compare_with_parameters(
 def without_derived(
     path: Path, folder: Path, compared: Mapping[str, Sequence[WeightComparison]]
 ) -> Mapping[str, Sequence[WeightComparison]]:
-    """Return comparisons in which weights that were made of the checkpoint's tensors exceed nothing.
+    """Return comparisons in which weights computed from the checkpoint's tensors do not exceed the tolerances.
 
     Args:
         path: The file.
-        folder: With its checkpoint.
-        compared: By module.
+        folder: The folder of its checkpoint.
+        compared: Comparisons by module.
     """
     if not any(weight.exceeded for weights in compared.values() for weight in weights):
         return compared
     try:
         found = prove_weights(path, folder).findings
-    except UnprovableWeightsError:  # without safetensors, the parameters that PyTorch has loaded are all that is known
+    except UnprovableWeightsError:  # Without safetensors, only the parameters that PyTorch has loaded are known.
         return compared
     honest = {finding.name for finding in found if finding.evidence not in (Evidence.FOREIGN, Evidence.UNCHECKED)}
     return {
@@ -186,7 +186,7 @@ def _compared(
 
 
 def _result(name: str, other: str, ours: Any, theirs: Any, kind: str, atol: float, rtol: float) -> WeightComparison:
-    """Return the comparison in the order of axes in which both are nearest."""
+    """Return the comparison in the order of axes with the smallest difference."""
     least: tuple[float, bool, bool] | None = None
     for plain, order in _orders(ours, theirs.shape):
         most, exceeded = _largest(order, theirs, atol, rtol)
@@ -203,9 +203,9 @@ def _result(name: str, other: str, ours: Any, theirs: Any, kind: str, atol: floa
 
 
 def _largest(ours: Any, theirs: Any, atol: float, rtol: float) -> tuple[float, bool]:
-    """Return the largest difference of two arrays of one shape, and whether one is beyond the tolerances.
+    """Return the largest difference of two arrays of one shape, and whether one exceeds the tolerances.
 
-    Both are looked at in blocks: a weight may have a gigabyte.
+    They are compared in blocks, because a weight may have a gigabyte.
     """
     import numpy as np
 
@@ -221,13 +221,13 @@ def _largest(ours: Any, theirs: Any, atol: float, rtol: float) -> tuple[float, b
             same = (a == b) | (np.isnan(a) & np.isnan(b))
             difference = np.where(same, 0.0, np.abs(a - b))
             largest = max(largest, float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0)))
-            finite = np.isfinite(a) & np.isfinite(b)  # an infinity is near itself alone
+            finite = np.isfinite(a) & np.isfinite(b)  # Infinities must match exactly.
             exceeded |= bool((~same & ~(finite & (difference <= atol + rtol * np.abs(b)))).any())
     return largest, exceeded
 
 
 def _orders(array: Any, shape: tuple[int, ...]) -> Iterator[tuple[bool, Any]]:
-    """Yield an array in a shape, in each order of its axes, those first that give it."""
+    """Yield an array in a shape, in each order of its axes, matching orders first."""
     wide = [size for size in array.shape if size != 1]
     wanted = tuple(size for size in shape if size != 1)
     squeezed, axes = array.reshape(wide), tuple(range(len(wide)))

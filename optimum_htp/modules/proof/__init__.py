@@ -1,1 +1,1 @@
-"""Holding the weights of a file against the tensors of a commit; `modules.prove` puts it together."""
+"""Compares the weights of a file with the tensors of a commit; used by `modules.prove`."""

@@ -31,14 +31,14 @@ READABLE: Final = frozenset({"F64", "F32", "F16", "BF16"})
 """Types whose values are compared."""
 
 _SUFFIX: Final = ".safetensors"
-_THREADS: Final = 8  # that open files side by side
-_PACKED: Final = (".qweight", ".weight_packed", ".absmax")  # GPTQ and AWQ, compressed-tensors, bitsandbytes
-# The part of a pipeline that a file belongs to, where its folder has another name than that of the weights.
+_THREADS: Final = 8  # Threads that open files.
+_PACKED: Final = (".qweight", ".weight_packed", ".absmax")  # GPTQ and AWQ, compressed-tensors, bitsandbytes.
+# The part of a pipeline for a file's folder, if the folder of the weights has another name.
 _FOLDERS: Final = {"vae_decoder": "vae", "vae_encoder": "vae"}
 
 
 class _Shard:
-    """A safetensors file that is opened when it is first needed; from any thread."""
+    """A safetensors file that is opened on first use, from any thread."""
 
     def __init__(self, name: str, open_it: Callable[[str], SafetensorsFile]) -> None:
         self._name, self._open = name, open_it
@@ -58,16 +58,16 @@ class _Shard:
 
 
 class CommitTensors:
-    """The tensors of some safetensors files. Those that an index lists are opened when they are needed.
+    """The tensors of some safetensors files. Files that an index lists are opened on first use.
 
     Args:
-        name: Of the model and the commit, for people.
+        name: Name of the model and the commit for messages.
         files: Names of the files.
         open_it: Opens one of them.
-        indexed: The file of each tensor, as the checkpoint's indexes have it.
+        indexed: The file of each tensor, from the checkpoint's indexes.
 
     Attributes:
-        modules: For each module of the checkpoint its own tensors: what they are called there, and their names.
+        modules: For each module of the checkpoint its own tensors: short names to full names.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class CommitTensors:
         self._parts = tuple(dict.fromkeys(".".join(path[:2]) for path in modules if len(path) > 1))
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Note under which names parameters of the model are tensors of the commit."""
+        """Set the names of the commit's tensors for parameters with other names in the model."""
         self._renamed = {name: key for name, key in names.items() if key in self._homes}
         for name, key in self._renamed.items():
             module, _, leaf = name.rpartition(".")
@@ -108,7 +108,9 @@ class CommitTensors:
     def __getitem__(self, key: str) -> TensorEntry:
         file = self._homes[key].file
         if key not in file.tensors:
-            raise InvalidWeightsError(f"{file.name} has no tensor {key[:80]!r}, which its index says it has.")
+            raise InvalidWeightsError(
+                f"{file.name} has no tensor {key[:80]!r}, although the index lists it. Download the file again."
+            )
         return file.tensors[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -116,7 +118,7 @@ class CommitTensors:
 
     @property
     def sizes(self) -> Mapping[int, Sequence[str]]:
-        """Names of the tensors whose values are compared, by their number of elements. All files are opened for it."""
+        """Names of the tensors whose values are compared, by their number of elements. This opens all files."""
         with self._lock:
             if not self._sizes:
                 with DaemonThreads(_THREADS) as pool:
@@ -134,7 +136,7 @@ class CommitTensors:
 
     @property
     def fetched(self) -> int:
-        """Bytes that came over the network."""
+        """Bytes that were transferred over the network."""
         return sum(shard.fetched for shard in self._shards.values())
 
     def read(self, key: str, start: int, length: int) -> bytes:
@@ -149,18 +151,20 @@ class CommitTensors:
         return decoded(self.read(key, 0, entry.length), entry.dtype).reshape(entry.shape)
 
     def spelled(self, name: str) -> list[str]:
-        """Return the tensors that a parameter's name may mean: checkpoints of a base model lack a head's first word,
-        others have one more, and a part that was exported alone names its parameters from itself on.
+        """Return the tensors that a parameter's name may mean.
+
+        Checkpoints of a base model lack the first part of a head's names, others have one part more, and in a
+        separately exported part names begin at the part.
         """
         return self._spelled(name, self._homes) or [key for key in (self._renamed.get(name),) if key is not None]
 
     def owned(self, module: str) -> Mapping[str, str]:
-        """Return the own tensors of a module, by what they are called there; none for one that has none."""
+        """Return the own tensors of a module, by their short names; empty for a module without tensors."""
         found = self._spelled(module, self.modules)
         return self.modules[found[0]] if len(found) == 1 else {}
 
     def within(self, module: str) -> list[str]:
-        """Return the tensors of a module and of the modules in it; none for the whole model."""
+        """Return the tensors of a module and of its submodules; empty for the whole model."""
         found = self._spelled(module, self._inside) if module else []
         return self._inside[found[0]] if len(found) == 1 else []
 
@@ -177,7 +181,7 @@ class CommitTensors:
         for spelled in (name, rest) if first and rest else (name,):
             if spelled in known:
                 return [spelled]
-        for prefixes in (self._prefixes, self._parts if rest else ()):  # of an encoder, `model.encoder`
+        for prefixes in (self._prefixes, self._parts if rest else ()):  # For an encoder, `model.encoder`.
             if found := [spelled for prefix in prefixes if name and (spelled := f"{prefix}.{name}") in known]:
                 return found
         return []
@@ -193,20 +197,20 @@ def open_hub_commit(
     provider: str | None = None,
     part: str | None = None,
 ) -> CommitTensors:
-    """Open the weights that a commit's loaders take, without fetching them.
+    """Open the weights that loaders read for a commit, without downloading them.
 
     Args:
         repo_id: The repo.
         commit: The commit.
-        files: Of the commit.
-        library: That loads the model.
-        access: How to reach its Hub.
-        provider: Of the repo; files of another Hub than Hugging Face's are fetched whole.
-        part: The file of a multi-file export that is asked about; of a pipeline, only this part's weights count.
+        files: Files of the commit.
+        library: The library that loads the model.
+        access: Options for Hub requests.
+        provider: The Hub of the repo. From a Hub other than Hugging Face's, whole files are downloaded.
+        part: The file of a multi-file export; for a pipeline, only the weights of this part are opened.
 
     Raises:
         UnprovableWeightsError: It has no safetensors.
-        HFHubIntegrationError: They cannot be had; the subclass says why.
+        HFHubIntegrationError: They cannot be downloaded; the subclass gives the reason.
     """
     hub = plugins.hub(provider)
     indexes = weight_indexes(files, library=library)
@@ -257,16 +261,16 @@ def _safetensors(chosen: Sequence[str], name: str, part: str | None) -> list[str
     wanted = [file for file in chosen if file.endswith(_SUFFIX)]
     if any(file.rpartition("/")[2].startswith("adapter_model") for file in chosen):
         raise UnprovableWeightsError(
-            f"{name} is an adapter: the weights of a model that it was merged into are no tensors of it. Export the "
-            "merged model's own repo, or name that with --model."
+            f"{name} is an adapter, so it does not contain the weights of the merged model. Export the merged model's "
+            "own repo, or name that repo with --model."
         )
     if wanted:
         return wanted
     others = ", ".join(file for file in chosen if not file.endswith(".json")) or "none"
     raise UnprovableWeightsError(
-        f"{name} has no safetensors (weights: {others}): what it holds cannot be read without running a pickle, which "
-        "is not done. Nothing was fetched. Name a revision that has safetensors with --model, such as the "
-        "conversion that the Hub offers as refs/pr/N."
+        f"{name} has no safetensors (weights: {others}). Its other formats are pickles, which are never loaded, so "
+        "nothing was downloaded. Name a revision with safetensors with --model, such as the conversion that the Hub "
+        "offers as refs/pr/N."
     )
 
 
@@ -276,7 +280,7 @@ def _checked(
     tensors = CommitTensors(name, files, open_it, indexed)
     if packed := next((key for key in tensors if key.endswith(_PACKED)), None):
         raise UnprovableWeightsError(
-            f"{name} is quantized ({packed} of {parent_of(packed)} is packed): an export's weights are no tensors of "
-            "it. Name the model that it was quantized from with --model."
+            f"{name} is quantized ({packed} of {parent_of(packed)} is packed), so it does not contain an export's "
+            "weights. Name the model that it was quantized from with --model."
         )
     return tensors

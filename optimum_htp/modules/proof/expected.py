@@ -1,4 +1,4 @@
-"""What the tensors of a file have to be: by their names, by the nodes that use them, and by the classes of layers."""
+"""Determines by name, use and layer class which tensors of the commit the tensors of a file must be."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from optimum_htp.onnxfile.operators import CONVOLUTIONS, Role, role_of
 __all__ = ["MOST_TRIED", "Expected"]
 
 MOST_TRIED: Final = 1024
-"""Tensors of one size that are looked at for one weight."""
+"""Maximum number of tensors of one size that are compared with one weight."""
 
-# The inputs that a matrix is multiplied by from the right.
+# The input that a matrix is multiplied with from the right.
 _PRODUCTS: Final = frozenset(
     {"MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
 )
 _CONVOLVED: Final = CONVOLUTIONS | {"ConvInteger", "QLinearConv"}
-_OF_ANY_CODE: Final = frozenset({"Add", "Mul"})  # a layer's own code may use them for more than its parameters
+_OF_ANY_CODE: Final = frozenset(
+    {"Add", "Mul"}
+)  # A layer's own code may use these for other values than its parameters.
 _KEEPING: Final = frozenset({"Identity", "Cast", "DequantizeLinear"})
 
 
 class Expected:
-    """Says of a file's tensors which of the commit's they have to be, and in which order.
+    """Determines for a file's tensors which tensors of the commit they must be, and in which order of axes.
 
     Args:
-        graph: Of the file.
-        uses: Of its tensors, by name.
-        tensors: Of the commit.
-        code: Of the model.
+        graph: Graph of the file.
+        uses: Uses of its tensors, by name.
+        tensors: Tensors of the commit.
+        code: The model's code.
     """
 
     def __init__(
@@ -54,11 +56,11 @@ class Expected:
         return self._uses.get(tensor.name, ())
 
     def first_use(self, name: str) -> int:
-        """Return the place in the graph of the first node that uses a tensor; 0 where none does."""
+        """Return the index in the graph of the first node that uses a tensor; 0 if there is none."""
         return min((use.node for use in self._uses.get(name, ())), default=0)
 
     def is_elsewhere(self, name: str, module: str) -> bool:
-        """Whether the names of a tensor's nodes say that these are in another module of the commit."""
+        """Whether the names of a tensor's nodes belong to another module of the commit."""
         scopes = (scope_of(self._graph.nodes[use.node].name) for use in self._uses.get(name, ()))
         paths = {".".join(scope) for scope in scopes if scope}
         return any(
@@ -71,32 +73,32 @@ class Expected:
         return list(dict.fromkeys(module for module in modules if module is not None))
 
     def module(self, tensor: StoredTensor) -> str | None:
-        """Return the innermost module around the uses of a tensor; None where there are no tags."""
+        """Return the innermost module around the uses of a tensor; None without tags."""
         modules = self.modules(tensor)
         return functools.reduce(shared_path, modules) if modules else None
 
     def groups(self, tensor: StoredTensor, size: int | None = None) -> list[list[str]]:
-        """Return for the name and for each use of a tensor the tensors of the commit that it may be there.
+        """Return for the name and for each use of a tensor the tensors of the commit that it may be.
 
         Args:
-            tensor: Of the file.
-            size: Its number of elements, where its shape does not say it.
+            tensor: Tensor of the file.
+            size: Its number of elements, if its shape does not determine it.
         """
         found = expectations(tensor.name, tensor.size if size is None else size, self.uses(tensor), self._tensors)
         readable = ([key for key in group if self._tensors.is_readable(key)] for group in found)
         return [group for group in readable if group]
 
     def is_certain(self, groups: Iterable[Sequence[str]]) -> bool:
-        """Whether a name or a place says which tensor a tensor has to be: then it is nothing else."""
+        """Whether a name or a use determines which tensor it must be, so it cannot be anything else."""
         return any(len(group) == 1 for group in groups)
 
     def is_named(self, tensor: StoredTensor, size: int | None = None) -> bool:
-        """Whether a tensor has the name of a tensor of the commit, or one that several of them may have in a part."""
+        """Whether a tensor has the name of a tensor of the commit, or a name that several may have in a part."""
         size = tensor.size if size is None else size
         return any(self._tensors[key].size == size for key in self._tensors.spelled(plain_name(tensor.name)))
 
     def is_said(self, tensor: StoredTensor, size: int | None = None) -> bool:
-        """Whether a name, or operator and module, say which tensor a tensor has to be; its size alone does not."""
+        """Whether the name, or operator and module, determine which tensor it must be; the size alone does not."""
         size = tensor.size if size is None else size
         return self.is_named(tensor, size) or any(
             use.op_type not in _OF_ANY_CODE and parameter_of(use, size, self._tensors) is not None
@@ -104,10 +106,11 @@ class Expected:
         )
 
     def order(self, tensor: StoredTensor, key: str) -> Order | None:
-        """Return the order in which a tensor has to have the elements of one of the commit; None where any will do.
+        """Return the order in which a tensor must have the elements of a tensor of the commit; None for any order.
 
-        The shape says it unless sizes are equal. Then the operator says how it reads its input, and the layer's class
-        how the commit's tensor is arranged: a `Linear` has its outputs first, transformers' `Conv1D` has them last.
+        The shape determines it unless sizes are equal. Then the operator determines how it reads its input, and the
+        layer's class how the commit's tensor is arranged: a `Linear` has its outputs first, transformers' `Conv1D`
+        has them last.
         """
         sizes = [size for size in self._tensors[key].shape if size != 1]
         if len({*sizes}) == len(sizes):
@@ -133,10 +136,10 @@ class Expected:
         return Order.SAME if same else Order.REVERSED
 
     def tables(self, tensor: StoredTensor) -> list[str]:
-        """Return the tensors whose rows a tensor may be made of: those of the modules in which it is used.
+        """Return the tensors whose rows a tensor may contain: those of the modules in which it is used.
 
-        A newer transformers may have put a table into the module around its own. All rows of a weight in another order
-        are a weight that was changed. Where no module is known, any table is one.
+        A newer transformers may have moved a table to the outer module. A weight with all rows in another order is a
+        changed weight. If no module is known, all tables are returned.
         """
         modules = self.modules(tensor)
         if not modules:
@@ -155,11 +158,11 @@ class Expected:
         return len(shape) >= 2 and shape[-1] in tensor.shape and tensor.size != self._tensors[key].size
 
     def is_added_bias(self, tensor: StoredTensor, groups: Sequence[Sequence[str]]) -> bool:
-        """Whether a tensor is the bias of a convolution that has none in the commit: folding a batch norm adds it."""
+        """Whether a tensor is a bias of a convolution that has none in the commit: folding a batch norm adds it."""
         return not groups and any(use.op_type in CONVOLUTIONS and use.position == 2 for use in self.uses(tensor))
 
     def is_of_experts(self, tensor: StoredTensor) -> bool:
-        """Whether a tensor is in the place of the experts of a layer, which the commit has one by one."""
+        """Whether a tensor contains the experts of a layer, which are separate tensors in the commit."""
         module = self.module(tensor)
         is_there = module is not None and EXPERTS in module.split(".")
         return is_there and any(f".{EXPERTS}.0." in key for key in self._tensors)
@@ -174,7 +177,7 @@ class Expected:
     def is_multiplied(self, use: Use, scale: StoredTensor, weight: StoredTensor) -> bool:
         """Whether a product may be that of integers and their scale.
 
-        Its other input is a scale that is computed, or the module has the weight, or nothing else of the scale's size.
+        Its other input is a computed scale, or the module has the weight, or no other tensor of the scale's size.
         """
         if any(value in self._scales for value in self._graph.nodes[use.node].inputs):
             return True
@@ -184,17 +187,17 @@ class Expected:
 
     @functools.cached_property
     def _scales(self) -> frozenset[str]:
-        """The scales that are computed: the second result of `DynamicQuantizeLinear`."""
+        """The computed scales: the second result of `DynamicQuantizeLinear`."""
         nodes = (node for node in self._graph.nodes if node.op_type == "DynamicQuantizeLinear")
         return frozenset(value for node in nodes for value in node.outputs[1:2])
 
     def is_recipe_of(self, module: str, tensor: StoredTensor, parameters: Sequence[str]) -> bool:
-        """Whether a tensor that a module makes may be one that the file uses: in it, or in a module around or in it.
+        """Whether the file may use a tensor that a module computes in the same, an outer or an inner module.
 
         Args:
-            module: That makes it, as the model calls it.
-            tensor: Of the file.
-            parameters: That it is made of.
+            module: The module that computes it, by its name in the model.
+            tensor: Tensor of the file.
+            parameters: The parameters that it is computed from.
         """
         places = self.modules(tensor)
         homes = {module, *(parent_of(name) for name in parameters)}
@@ -218,13 +221,13 @@ class Expected:
     def by_value(
         self, tensor: StoredTensor, array: Any, dtype: str, tried: Container[str]
     ) -> tuple[str, Layout] | None:
-        """Return the tensor of the commit that has the values of a tensor, or of a part of it; None where none has.
+        """Return the tensor of the commit with the values of a tensor, or of a part of it; None if there is none.
 
         Args:
-            tensor: Of the file.
-            array: Its content, or the part's.
-            dtype: As ONNX calls it.
-            tried: Tensors that are left out.
+            tensor: Tensor of the file.
+            array: Its content, or that of the part.
+            dtype: Its type in ONNX.
+            tried: Tensors to leave out.
         """
         for key in self._tensors.sizes.get(array.size, [])[:MOST_TRIED]:
             if key not in tried and not any(contradicts(use, key) for use in self.uses(tensor)):
@@ -236,10 +239,10 @@ class Expected:
     def finding(
         self, tensor: StoredTensor, evidence: Evidence, how: str, keys: tuple[str, ...] = (), *, by_value: bool = False
     ) -> WeightFinding:
-        """Return what is found out about a tensor."""
+        """Return a finding about a tensor."""
         return WeightFinding(tensor.name, self.module(tensor), evidence, how, keys, tensor.size, by_value)
 
 
 def _has(module: str, path: str) -> bool:
-    """Whether a module is the one that a path names, from some module on, or is in it."""
+    """Whether a module is equal to or inside the one that the end of a path names."""
     return f".{path}." in f".{module}."

@@ -1,4 +1,4 @@
-"""The origin of tensors that exporters, quantizers and the model's code make of the commit's."""
+"""Explains tensors that exporters, quantizers and the model's code compute from the commit's tensors."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from optimum_htp.onnxfile.operators import CONVOLUTIONS, PACKED, PRODUCTS, Role,
 __all__ = ["Explanations"]
 
 _SMALLEST_PART: Final = 2
-_SHIFTED: Final = "a bias and a constant of the model, added"
-_NORMED: Final = "weight norm, multiplied out"
+_SHIFTED: Final = "a bias plus a constant of the model"
+_NORMED: Final = "multiplied weight norm"
 
 
 class Explanations:
-    """Finds what tensors were made of.
+    """Finds the origin of computed tensors.
 
     Args:
-        graph: Of the file.
+        graph: Graph of the file.
         stored: Its tensors, by name.
-        tensors: Of the commit.
-        expected: Says which of these a tensor has to be.
-        code: Of the model.
-        steps: Of the file's integers.
+        tensors: Tensors of the commit.
+        expected: Determines which of these a tensor must be.
+        code: The model's code.
+        steps: Steps of the file's integers.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Explanations:
         self._recipes: Mapping[int, Sequence[Recipe]] = {}
 
     def prepare(self, sizes: Iterable[int]) -> None:
-        """Have the model's code make tensors of these numbers of elements, before any is asked about."""
+        """Let the model's code compute tensors of these numbers of elements, before they are needed."""
         if wanted := {size for size in sizes if size > 1}:
             self._recipes = self._code.recipes(wanted)
 
     def of_integers(self, weight: QuantizedWeight) -> WeightFinding | None:
-        """Return the finding on integers that give back what was made of tensors; None where they do not."""
+        """Return the finding for integers that match values computed from tensors; None if they do not."""
 
         def is_it(values: Any) -> bool:
             return is_given_back(weight, values, self._steps)
@@ -95,12 +95,12 @@ class Explanations:
             if are_rows_of(weight, table, self._steps):
                 if is_told(weight, table.shape[1]):
                     return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table, quantized", (key,))
-                how = f"as rows of {key} its numbers are too few to tell these from others"
+                how = f"as rows of {key}, it has too few numbers to distinguish them from others"
                 return self._expected.finding(tensor, Evidence.UNCHECKED, how, (key,))
         return None
 
     def _made_of_own(self, weight: QuantizedWeight) -> Iterator[tuple[Any, str, tuple[str, ...]]]:
-        """Yield what integers may stand for that is made of tensors: its values, how, and of which."""
+        """Yield computed values that integers may represent: the values, the computation, and its tensors."""
         tensor = weight.tensor
         if self._is_bias(tensor):
             for values, norm in folded_biases(weight.size, self._tensors):
@@ -115,7 +115,7 @@ class Explanations:
                 yield product, _NORMED, pair
 
     def certain(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
-        """Return the finding on what was made of the tensors of its own place; None where it was not."""
+        """Return the finding for a tensor computed from the tensors of its own place; None if it is not."""
         if (norm := self._batch_norm(tensor)) is not None:
             return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm)
         if (bias := self._shifted(tensor, array, dtype)) is not None:
@@ -129,7 +129,7 @@ class Explanations:
         return None
 
     def likely(self, tensor: StoredTensor, array: Any, dtype: str) -> WeightFinding | None:
-        """Return the finding on what was made of any tensors, for one of which no place is known; None where not."""
+        """Return the finding for a tensor computed from any tensors, if its place is unknown; None if it is not."""
         for values, norm in folded_biases(tensor.size, self._tensors) if self._is_bias(tensor) else ():
             if is_close(array.reshape(-1), values, dtype):
                 return self._expected.finding(tensor, Evidence.DERIVED, "folded batch norm", norm, by_value=True)
@@ -138,25 +138,26 @@ class Explanations:
             return self._expected.finding(tensor, Evidence.DERIVED, "rows of a table", (table,))
         module = self._expected.module(tensor)
         if (experts := self._experts(tensor, array, dtype, module)) is not None:
-            return self._expected.finding(tensor, Evidence.DERIVED, "the experts of a layer, put together", experts)
+            return self._expected.finding(tensor, Evidence.DERIVED, "the experts of a layer, concatenated", experts)
         parts = put_together(array, functools.partial(self._part, tensor, dtype)) if array.ndim else None
         if parts is None:
             return None
         if not is_allowed(parts, module):
-            how = "put together of tensors of other experts, or in another order"
+            how = "concatenated from tensors of other experts, or in another order"
             return self._expected.finding(tensor, Evidence.FOREIGN, how, parts)
         return self._expected.finding(tensor, Evidence.DERIVED, "put together", parts, by_value=True)
 
     def _made_by_code(
         self, tensor: StoredTensor, size: int, is_it: Callable[[Any], bool], *, certain: bool
     ) -> WeightFinding | None:
-        """Return the finding on what the model's code makes of parameters and constants; None for what it does not.
+        """Return the finding for what the model's code computes from parameters and constants; None for other tensors.
 
         Args:
-            tensor: Of the file.
-            size: Number of elements that it stands for.
+            tensor: Tensor of the file.
+            size: Number of elements that it represents.
             is_it: Whether it has some values.
-            certain: Whether name or place say which tensor it has to be: then it has to be made in its own module.
+            certain: Whether name or place determine which tensor it must be. Then it must be computed in its own
+                module.
         """
         for name, values in self._code.constants(size) if not certain else ():
             if is_it(values):
@@ -179,19 +180,19 @@ class Explanations:
         return None
 
     def _of_code(self, tensor: StoredTensor, values: Any, what: str, keys: tuple[str, ...]) -> WeightFinding:
-        """Return the finding on a tensor that the code makes; a matrix of equal numbers may be a lost weight."""
+        """Return the finding for a tensor that the code computes. A matrix of equal numbers may be a lost weight."""
         if keys:
             how, named = f"computed by the model's code: {what}", self._expected.groups(tensor, values.size)
             return self._expected.finding(tensor, Evidence.DERIVED, how, keys, by_value=not named)
         multiplies = any(use.op_type in PRODUCTS for use in self._expected.uses(tensor))
         is_matrix = len(tensor.shape) > 1 or any(use.op_type in PACKED for use in self._expected.uses(tensor))
         if multiplies and is_matrix and values.size and (values == values.flat[0]).all():
-            how = f"equal numbers, which the model's code makes too ({what}), and which no layer multiplies by"
+            how = f"equal numbers, which the model's code also computes ({what}), and no layer multiplies by them"
             return self._expected.finding(tensor, Evidence.UNCHECKED, how)
         return self._expected.finding(tensor, Evidence.CONSTANT, f"computed by the model's code: {what}")
 
     def _batch_norm(self, tensor: StoredTensor) -> tuple[str, ...] | None:
-        """Return the tensors that a convolution's weight or bias was made of; None where it is no such thing."""
+        """Return the tensors that a convolution's weight or bias was computed from; None for other tensors."""
         if tensor.name in self._folded:
             return self._folded[tensor.name]
         for use in self._expected.uses(tensor):
@@ -217,7 +218,7 @@ class Explanations:
         return folds(weight.shape, candidates, self._tensors, transposed=operator == "ConvTranspose")
 
     def _normed(self, tensor: StoredTensor) -> list[str]:
-        """Return the modules with a weight norm, for a convolution of a file without tags."""
+        """Return the modules with a weight norm, for a convolution in a file without tags."""
         if not any(use.op_type in CONVOLUTIONS and use.position == 1 for use in self._expected.uses(tensor)):
             return []
         return [
@@ -230,14 +231,14 @@ class Explanations:
         return any(role_of(use.op_type, use.position) is Role.BIAS for use in self._expected.uses(tensor))
 
     def _shifted(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
-        """Return the bias of a sum of a bias and a constant of the model's code; None for another tensor."""
+        """Return the bias in a sum of a bias and a constant of the model's code; None for another tensor."""
         if not self._is_bias(tensor):
             return None
         is_it = _equal_to(array, dtype)
         return next((key for values, key in self._sums(tensor, tensor.size) if is_it(values)), None)
 
     def _sums(self, tensor: StoredTensor, size: int) -> Iterator[tuple[Any, str]]:
-        """Yield the sums of a bias and a constant of the model's code that a tensor may be, and the bias of each."""
+        """Yield the sums of a bias and a constant of the model's code that a tensor may be, with the bias of each."""
         named = [key for group in self._expected.groups(tensor, size) for key in group]
         for key in named or self._tensors.sizes.get(size, ())[:MOST_TRIED]:
             for _, values in self._code.constants(size):
@@ -246,7 +247,7 @@ class Explanations:
     def _experts(self, tensor: StoredTensor, array: Any, dtype: str, module: str | None) -> tuple[str, ...] | None:
         def layout_of(part: Any, key: str) -> Layout | None:
             if self._tensors[key].size != part.size or self._stacked.get(key, tensor.name) != tensor.name:
-                return None  # a projection has one place, and those of an expert may be of one size
+                return None  # A projection has one place, and those of an expert may have the same size.
             layout = compare(part, dtype, self._tensors[key], self._expected.reader(key), likely=True)
             return layout if isinstance(layout, Layout) else None
 
@@ -262,7 +263,7 @@ class Explanations:
 
 
 def _equal_to(array: Any, dtype: str) -> Callable[[Any], bool]:
-    """Return a function that says whether an array has some values, in any order of its axes."""
+    """Return a function that checks whether an array has some values, in any order of its axes."""
     import numpy as np
 
     if dtype == "bfloat16":

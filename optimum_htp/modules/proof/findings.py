@@ -1,4 +1,4 @@
-"""What is found out about a weight."""
+"""Findings about a weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Evidence", "WeightFinding"]
 
 
 class Evidence(Enum):
-    """What is known of a weight, the worse the later."""
+    """The result for a weight, from best to worst."""
 
     CONSTANT = "constant"
     PROVEN = "proven"
@@ -21,16 +21,16 @@ class Evidence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WeightFinding:
-    """What is known of a tensor of a file.
+    """The finding about a tensor of a file.
 
     Attributes:
-        name: Of the tensor.
-        module: The innermost module around its uses; None where the file has no tags.
-        evidence: What is known.
-        how: By which comparison or rule; of a foreign one what is wrong, of an unchecked one why.
-        tensors: Those of the commit that it was matched to.
-        elements: How many it has.
-        by_value: Whether neither its name nor its module says which tensor it has to be.
+        name: Name of the tensor.
+        module: The innermost module around its uses; None if the file has no tags.
+        evidence: The result.
+        how: The comparison or rule; for a foreign tensor the fault, for an unchecked one the reason.
+        tensors: The matched tensors of the commit.
+        elements: Number of elements.
+        by_value: Whether neither its name nor its module determines which tensor it must be.
     """
 
     name: str
@@ -42,7 +42,7 @@ class WeightFinding:
     by_value: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return plain data."""
         return {
             "name": self.name,
             "module": self.module,

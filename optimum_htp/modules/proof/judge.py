@@ -1,7 +1,7 @@
-"""The verdict on each tensor of a file: first whether it is one of the commit's, then whether it was made of some.
+"""The result for each tensor of a file: whether it is a tensor of the commit, or was computed from some.
 
-What is neither is a constant by a rule that is named (one number, a mask, what the model's code computes), or foreign.
-What cannot be decoded, or could only be explained by code that does not run, is unchecked.
+Any other tensor is a constant by a named rule (a single number, a mask, a value that the model's code computes), or
+foreign. A tensor that cannot be decoded, or that only code that does not run could explain, is unchecked.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from optimum_htp.onnxfile.operators import PRODUCTS, is_scale_or_zero_point, is_
 
 __all__ = ["Judge"]
 
-_SAMPLE: Final = 1 << 16  # elements that are looked at before all are
-_NEAR: Final = 0.5  # of the elements of a tensor may differ, if the others say which tensor it was
+_SAMPLE: Final = 1 << 16  # Elements that are compared before all are.
+_NEAR: Final = 0.5  # Share of the elements that may differ if the others identify the tensor.
 _INTEGERS: Final = frozenset({"int8", "uint8", "int16", "uint16", "int32", "int64"})
-# Types that only the formats of quantized weights have.
+# Types that only formats of quantized weights have.
 _PACKED_TYPES: Final = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2", "float4e2m1"})
 
 
 class Judge:
-    """Holds the tensors of a file against those of a commit.
+    """Compares the tensors of a file with those of a commit.
 
     Args:
-        graph: Of the file.
+        graph: Graph of the file.
         stored: Its tensors.
-        tensors: Of the commit.
-        code: Of the model; asked only where something is unexplained.
-        tagged: Whether its nodes say their modules.
+        tensors: Tensors of the commit.
+        code: The model's code; used only for unexplained tensors.
+        tagged: Whether its nodes have tags.
     """
 
     def __init__(
@@ -65,9 +65,12 @@ class Judge:
             code.rename()
 
     def direct(self, tensor: StoredTensor) -> WeightFinding | None:
-        """Return what is known of a tensor by itself; None where that is nothing. From any thread."""
+        """Return the finding about a tensor from the tensor alone; None if this is not enough.
+
+        Can be called from any thread.
+        """
         if tensor.name in self._repeated and tensor.name in self._quantized.keys() | self._parameters:
-            how = "several graphs have a tensor of this name, and which scale is whose cannot be told"
+            how = "several graphs have a tensor of this name, so the scale of each is unknown"
             return self._expected.finding(tensor, Evidence.UNCHECKED, how)
         if (weight := self._quantized.get(tensor.name)) is not None:
             integers = self._integers(weight)
@@ -97,14 +100,14 @@ class Judge:
         return None
 
     def prepare(self, unexplained: Iterable[StoredTensor]) -> None:
-        """Have the model's code make what these tensors may be; before `derived` is asked about them."""
+        """Let the model's code compute what these tensors may be, before `derived` is called for them."""
         self._explanations.prepare(
             self._quantized[tensor.name].size if tensor.name in self._quantized else tensor.size
             for tensor in unexplained
         )
 
     def derived(self, tensor: StoredTensor) -> WeightFinding:
-        """Return what is known of a tensor that is by itself none of the commit's."""
+        """Return the finding about a tensor that is not itself a tensor of the commit."""
         if (weight := self._quantized.get(tensor.name)) is not None:
             return self._explanations.of_integers(weight) or self._foreign_integers(weight)
         array, dtype = self._array(tensor), self._dtype(tensor) or "float32"
@@ -122,10 +125,10 @@ class Judge:
         return self._foreign(tensor, array, dtype, groups)
 
     def placed(self, findings: Sequence[WeightFinding]) -> list[WeightFinding]:
-        """Return findings, in which weights that were matched by value alone are unchecked if they may be exchanged.
+        """Return findings in which weights that were matched by value only are unchecked if they may be exchanged.
 
-        A file has its nodes in the order in which the model's code uses its parameters; where a weight is out of this
-        order, or the names of its nodes say another module, another weight may be in its place.
+        A file has its nodes in the order in which the model's code uses its parameters. If a weight is out of this
+        order, or the names of its nodes belong to another module, it may have been exchanged with another weight.
         """
         doubtful = [
             index
@@ -144,7 +147,7 @@ class Judge:
             at for at in right if self._expected.is_elsewhere(findings[at].name, parent_of(findings[at].tensors[0]))
         )
         open_ones = {*doubtful} - right | {*elsewhere}
-        how = "its values are {}'s; whether that belongs here cannot be told"
+        how = "it has the values of {}; it cannot be checked whether it belongs here"
         return [
             replace(finding, evidence=Evidence.UNCHECKED, how=how.format(finding.tensors[0]))
             if index in open_ones
@@ -158,7 +161,7 @@ class Judge:
         return len(tensors) == 1 or (is_folded and len(self._tensors[tensors[0]].shape) > 1)
 
     def _has_twin(self, finding: WeightFinding) -> bool:
-        """Whether the commit has other tensors of the shape of the one that a weight was matched to."""
+        """Whether the commit has other tensors with the shape of the matched one."""
         shape = sorted(self._tensors[finding.tensors[0]].shape)
         same = self._tensors.sizes.get(self._tensors[finding.tensors[0]].size, ())
         return sum(sorted(self._tensors[key].shape) == shape for key in same) > 1
@@ -167,7 +170,7 @@ class Judge:
         return judged_integers(weight, self._expected, self._tensors, self._steps)
 
     def _foreign_integers(self, weight: QuantizedWeight) -> WeightFinding:
-        """Return what is known of integers that stand for nothing that is known."""
+        """Return the finding about integers without a match."""
         reason, tensor = self._code.failure, weight.tensor
         if reason is None or self._expected.is_said(tensor, weight.size):
             return self._integers(weight)
@@ -176,13 +179,13 @@ class Judge:
     def _matched(
         self, tensor: StoredTensor, array: Any, key: str, layout: Layout, groups: Sequence[Sequence[str]]
     ) -> WeightFinding:
-        """Return the finding on a tensor that is one that it may be: it has to be so in each of its places."""
+        """Return the finding about a matched tensor. It must match in each of its places."""
         for group in groups:
             if len(group) > 1 or key in group:
                 continue
             if not isinstance(self._expected.compare(tensor, array, str(self._dtype(tensor)), group[0]), Layout):
                 return self._expected.finding(
-                    tensor, Evidence.FOREIGN, f"it is {key}, and is used in the place of {group[0]}", (key, group[0])
+                    tensor, Evidence.FOREIGN, f"it is {key}, but is used in the place of {group[0]}", (key, group[0])
                 )
         return self._expected.finding(tensor, _evidence(layout), layout.name, (key,))
 
@@ -190,7 +193,7 @@ class Judge:
         expected = list(dict.fromkeys(key for group in groups for key in group))
         found = self._expected.by_value(tensor, array, dtype, {*expected}) if tensor.size > 1 else None
         if found is not None:
-            how = f"it has the values of {found[0]}, in the place of {' or '.join(expected)}"
+            how = f"it has the values of {found[0]}, but is in the place of {' or '.join(expected)}"
             return self._expected.finding(tensor, Evidence.FOREIGN, how, (found[0], *expected))
         candidates = expected or self._tensors.sizes.get(tensor.size, ())[:MOST_TRIED]
         for key in candidates:
@@ -206,11 +209,11 @@ class Judge:
                 return self._expected.finding(tensor, Evidence.UNCHECKED, reason)
             return self._expected.finding(tensor, Evidence.FOREIGN, "no tensor of the commit has these values")
         key, last = min(near, key=lambda one: one[1].share)
-        how = f"element {last.index} of {key} is {last.theirs:.6g} in the commit, and {last.ours:.6g} here"
+        how = f"element {last.index} of {key} is {last.theirs:.6g} in the commit, but {last.ours:.6g} in the file"
         return self._expected.finding(tensor, Evidence.FOREIGN, how, tuple(expected) or (key,))
 
     def _dtype(self, tensor: StoredTensor) -> str | None:
-        """Return the type of the numbers that a tensor is for its users, None where that is no type of weights."""
+        """Return the type of the numbers of a tensor for its users; None if weights do not have that type."""
         if tensor.dtype in float_dtypes:
             return tensor.dtype
         casts = any("Cast" in use.passed and role_of(use.op_type, use.position) for use in self._expected.uses(tensor))
@@ -226,10 +229,10 @@ class Judge:
             operators = " and ".join(sorted({use.op_type for use in uses}))
             how = f"{tensor.dtype} of {operators} cannot be decoded"
             return self._expected.finding(tensor, Evidence.UNCHECKED, how)
-        return self._expected.finding(tensor, Evidence.CONSTANT, f"{tensor.dtype}: a type that no weight has")
+        return self._expected.finding(tensor, Evidence.CONSTANT, f"{tensor.dtype}: weights do not have this type")
 
     def _is_parameter(self, tensor: StoredTensor) -> bool:
-        """Whether nothing but quantization takes a scale or zero point: a weight may bear such a name, or be both."""
+        """Whether only quantization uses a scale or zero point. A weight may have such a name, or be both."""
         if tensor.dtype not in float_dtypes:
             return True
         if any(self._tensors[key].size == tensor.size for key in self._tensors.spelled(tensor.name)):
@@ -242,9 +245,10 @@ class Judge:
         )
 
     def _rule_of(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
-        """Return why a tensor is no weight, as far as its values tell; None where they do not.
+        """Return why a tensor is not a weight, as far as its values show it; None if they do not.
 
-        A matrix that a layer multiplies by is a weight, whatever its values are. So is a tensor with the name of one.
+        A matrix that a layer multiplies by is a weight, whatever its values are. So is a tensor with the name of a
+        weight.
         """
         if self._expected.is_named(tensor) or (
             array.ndim > 1
@@ -255,8 +259,8 @@ class Judge:
 
 
 def longest_rise(numbers: Sequence[Any]) -> list[int]:
-    """Return the places of the longest sequence of numbers that never falls."""
-    ends: list[int] = []  # the place of the least number that a sequence of each length ends with
+    """Return the indices of the longest non-decreasing subsequence of numbers."""
+    ends: list[int] = []  # For each length, the index of the smallest number that a sequence ends with.
     before: list[int] = []
     for place, number in enumerate(numbers):
         length = bisect.bisect_right(ends, number, key=lambda end: numbers[end])
@@ -275,7 +279,7 @@ def _evidence(layout: Layout) -> Evidence:
 
 
 def _rule_of(array: Any, dtype: str) -> str | None:
-    """Return why a tensor is no weight, as far as its values tell; None where they do not."""
+    """Return why a tensor is not a weight, as far as its values show it; None if they do not."""
     import numpy as np
 
     sample = np.unique(array.reshape(-1)[:_SAMPLE])

@@ -1,8 +1,8 @@
-"""Whether a tensor of a file is a tensor of a checkpoint in another layout or precision: compared block by block.
+"""Compares a tensor of a file with a tensor of a checkpoint in another layout or precision, block by block.
 
-Exporters squeeze, reshape and transpose. All of these are orders of the file's axes in which its elements, one after
-the other, are the checkpoint's. Each block of the checkpoint is held against the orders that still fit; where none
-does, no more is read.
+Exporters squeeze, reshape and transpose. All of these are orders of the file's axes in which its elements, in
+sequence, are the checkpoint's. Each block of the checkpoint is compared with the orders that still match. When none
+does, reading stops.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from optimum_htp.hubs.safetensors import TensorEntry
 __all__ = ["Difference", "Layout", "Order", "cast", "compare", "decoded", "float_dtypes", "orders_of"]
 
 float_dtypes: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Types of ONNX whose values are compared, and what safetensors calls them."""
+"""Types of ONNX whose values are compared, with their names in safetensors."""
 
 _NUMPY: Final = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_FIRST: Final = 1 << 14  # bytes of a tensor that is one of many to look at
-_BLOCK: Final = 1 << 22  # bytes of one that is expected to be the one
-_MOST_AXES: Final = 4  # of which all orders are tried
-# What converters to float16 make of what it has no number for: the smallest positive, and the largest
+_FIRST: Final = 1 << 14  # Bytes of the first block of a tensor that is one of many candidates.
+_BLOCK: Final = 1 << 22  # Bytes of a block of a tensor that is expected to match.
+_MOST_AXES: Final = 4  # Axes for which all orders are tried.
+# Converters to float16 replace unrepresentable numbers by these: the smallest positive, and the largest
 # (`convert_np_to_float16` of onnxconverter-common and of ONNX Runtime).
 _SMALL: Final = 1.2e-7
 _LARGE: Final = (65504.0, 10000.0)
 
 
 class Order(Enum):
-    """The order of the axes of a file's tensor, sizes of 1 left aside."""
+    """The order of the axes of a file's tensor, without sizes of 1."""
 
     SAME = "same"
     REVERSED = "reversed"
@@ -39,11 +39,11 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor of a file is one of a checkpoint.
+    """How a tensor of a file matches one of a checkpoint.
 
     Attributes:
         same_order: Whether the elements are in the same order.
-        same_type: Whether they are bit for bit the checkpoint's.
+        same_type: Whether they are bit for bit those of the checkpoint.
     """
 
     same_order: bool
@@ -51,19 +51,19 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """In a word or two."""
+        """A short description."""
         words = [*(() if self.same_type else ("cast",)), *(() if self.same_order else ("transposed",))]
         return ", ".join(words) or "equal"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first element that differs, in the order that fits best.
+    """The first element that differs, in the order that matches best.
 
     Attributes:
-        index: Its place in the checkpoint's tensor, elements counted one by one.
-        ours, theirs: What the file and the checkpoint have there.
-        share: Of the elements around it that differ.
+        index: Its index in the flattened tensor of the checkpoint.
+        ours, theirs: The values in the file and in the checkpoint.
+        share: Share of the elements around it that differ.
     """
 
     index: int
@@ -101,15 +101,15 @@ def compare(
     likely: bool,
     order: Order | None = None,
 ) -> Layout | Difference:
-    """Compare a tensor of a file with one of a checkpoint, of as many elements.
+    """Compare a tensor of a file with one of a checkpoint, with the same number of elements.
 
     Args:
-        array: Of the file, as `StoredTensor.array` gives it.
-        dtype: As ONNX calls it.
-        entry: Of the checkpoint.
-        read: Returns bytes of that: start, length.
-        likely: Whether it is expected to be the same: then it is read in large blocks at once.
-        order: The order that the axes have to have; None for any.
+        array: Tensor of the file, in the form of `StoredTensor.array`.
+        dtype: Its type in ONNX.
+        entry: Tensor of the checkpoint.
+        read: Returns bytes of it: start, length.
+        likely: Whether it is expected to match. Then it is read in large blocks at once.
+        order: The order that the axes must have; None for any.
     """
     width = entry.length // max(entry.size, 1)
     same_type = float_dtypes[dtype] == entry.dtype
@@ -133,7 +133,7 @@ def _plain(array: Any) -> Any:
 
 
 def orders_of(array: Any) -> Iterator[Any]:
-    """Yield an array with its axes in each order that is worth a try, those of one element left out."""
+    """Yield an array with its axes in each order to try, without axes of size 1."""
     plain = _plain(array)
     axes = range(plain.ndim)
     orders = itertools.permutations(axes) if plain.ndim <= _MOST_AXES else iter((tuple(axes), tuple(axes)[::-1]))
@@ -141,7 +141,7 @@ def orders_of(array: Any) -> Iterator[Any]:
 
 
 def _orders(array: Any, entry: TensorEntry, order: Order | None) -> Iterator[Any]:
-    """Yield the array in the order that is asked for, or in each, the likeliest first."""
+    """Yield the array in the given order, or in each order, the most probable first."""
     if order is not None:
         yield _plain(array) if order is Order.SAME else _plain(array).transpose()
         return
@@ -150,7 +150,7 @@ def _orders(array: Any, entry: TensorEntry, order: Order | None) -> Iterator[Any
 
 
 def _flat(view: Any, start: int, count: int) -> Any:
-    """Return some elements of a view, one after the other; copies no more than the rows that they are in."""
+    """Return some consecutive elements of a view; copies only the rows that contain them."""
     if view.flags.c_contiguous:
         return view.reshape(-1)[start : start + count]
     row = view[0].size
@@ -173,7 +173,7 @@ def _equal(ours: Any, wanted: Any, theirs: Any, dtype: str) -> bool:
 
 
 def _differing(ours: Any, wanted: Any, theirs: Any, dtype: str) -> Any:
-    """Return which elements differ: not those that are both no numbers, nor those that a converter clamps."""
+    """Return which elements differ. Two NaNs are equal, and so are values that a converter clamps."""
     import numpy as np
 
     if dtype == "bfloat16":

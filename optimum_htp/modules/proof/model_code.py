@@ -1,6 +1,6 @@
-"""What a model's code says of a commit's tensors: their other names, their layers' classes, and what it makes of them.
+"""Facts about a commit's tensors from the model's code: other names, layer classes, and computed tensors.
 
-The model is built from its config when something is first asked; it has no weights.
+The model is built from its config on first use; it has no weights.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _INPUTS_FIRST: Final = "Conv1D"
 
 
 class ModelCode:
-    """The code of the model that a commit is of.
+    """The code of a commit's model.
 
     Args:
-        library: That loads it.
-        model_type: Returns the type that its config names.
+        library: The library that loads it.
+        model_type: Returns the model type in its config.
         build: Returns the model without weights.
-        tensors: Of the commit.
+        tensors: Tensors of the commit.
 
     Attributes:
-        failure: Why the model could not be built, or not be run to its end; None where it could, or nobody asked.
+        failure: Why the model could not be built or run to its end; None if it could, or was not needed.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ModelCode:
 
     @property
     def model(self) -> Any:
-        """The model without weights; None where it cannot be built. From any thread, which waits for the first one."""
+        """The model without weights; None if it cannot be built. Other threads wait for the first one."""
         with self._building.held():
             return self._built
 
@@ -65,7 +65,7 @@ class ModelCode:
             return None
 
     def rename(self) -> None:
-        """Let the commit's tensors be found under the names that the model's parameters have."""
+        """Make the commit's tensors available under the names of the model's parameters."""
         if self.model is not None:
             self._tensors.rename(saved_names(self.model, self._tensors))
 
@@ -82,23 +82,23 @@ class ModelCode:
         return found
 
     def constants(self, size: int) -> Sequence[tuple[str, Any]]:
-        """Return the tensors of a size that the model has before it runs, by name."""
+        """Return the tensors of a size that the model contains before it runs, by name."""
         return self._constants.get(size, ())
 
     @functools.cached_property
     def _constants(self) -> Mapping[int, list[tuple[str, Any]]]:
         found = defaultdict(list)
         if self.model is not None:
-            self.rename()  # the code fills no parameter that has another name in the checkpoint
+            self.rename()  # The code does not fill parameters that have another name in the checkpoint.
             for name, values in computed_tensors(self.model, self._is_saved):
                 found[values.size].append((name, values))
         return found
 
     def recipes(self, sizes: Collection[int]) -> Mapping[int, list[Recipe]]:
-        """Return what the model's code makes of its parameters and of constants, by size.
+        """Return the tensors that the model's code computes from parameters and constants, by size.
 
         Args:
-            sizes: Numbers of elements that are asked about.
+            sizes: The needed numbers of elements.
         """
         found: dict[int, list[Recipe]] = defaultdict(list)
         for recipe in self._run(sizes).recipes:
@@ -107,7 +107,7 @@ class ModelCode:
 
     @property
     def order(self) -> list[str]:
-        """The tensors of the commit in the order in which the model's code computes with them."""
+        """The tensors of the commit in the order in which the model's code uses them."""
         run = self._last or self._run(())
         return list(dict.fromkeys(key for names in run.order for name in names for key in self._tensors.spelled(name)))
 
@@ -117,7 +117,7 @@ class ModelCode:
             try:
                 inputs = sample_inputs(self.model, None, generates=False)
                 self._last = self._run_on(inputs, sizes)
-                if self._last.failure is not None:  # one tower of two may not do without the other's input
+                if self._last.failure is not None:  # A model with two towers may need the other tower's input.
                     more = of_all_modalities(self.model, inputs)
                     again = self._run_on(more, sizes) if more.keys() != inputs.keys() else self._last
                     self._last = again if again.failure is None else self._last
@@ -127,7 +127,7 @@ class ModelCode:
         return self._last
 
     def _run_on(self, inputs: Mapping[str, Any], sizes: Collection[int]) -> Run:
-        """Run the model; without its processor the tokens for pictures may not fit these: then on the text again."""
+        """Run the model. If image tokens do not match the images (without a processor), run it on the text only."""
         run = run_without_weights(self.model, inputs, sizes, self._read, self._is_saved)
         text = {name: value for name, value in inputs.items() if name in TEXT_INPUTS}
         if run.failure is None or not text or text.keys() == inputs.keys():
@@ -152,7 +152,7 @@ class ModelCode:
         return is_named_in_source(self._model_type(), _INPUTS_FIRST) is not False
 
     def has_outputs_first(self, key: str) -> bool | None:
-        """Whether a square weight has a row for each output, as `Linear` has it; None where that is not known."""
+        """Whether a square weight has a row for each output, as in `Linear`; None if this is unknown."""
         module, _, leaf = key.rpartition(".")
         if leaf != "weight" or self._library not in ("transformers", "diffusers"):
             return None
@@ -161,4 +161,4 @@ class ModelCode:
         return {"Linear": True, _INPUTS_FIRST: False}.get(self._classes.get(module, ""))
 
 
-"""Returns a parameter, by its names in the model, as a tensor of PyTorch; raises `UnreadableParameterError`."""
+"""Returns a parameter, by its names in the model, as a PyTorch tensor; raises `UnreadableParameterError`."""

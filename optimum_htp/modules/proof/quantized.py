@@ -1,6 +1,6 @@
-"""Integers that stand for a weight: what a step of them is, and which number is zero.
+"""Integers that represent a weight: their scale and their zero point.
 
-Operators say it in their inputs; those for integers alone do not, and there ONNX Runtime's quantizer says it in names.
+Most operators have them as inputs. For integer operators, the names of ONNX Runtime's quantizer determine them.
 Sources: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html and
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits
 """
@@ -36,8 +36,8 @@ class QuantizedWeight:
     """A tensor of integers, its scale and its zero point.
 
     Attributes:
-        node: Uses it.
-        is_arranged: Whether another input of the node says in which order the integers are; that is not decoded.
+        node: The node that uses it.
+        is_arranged: Whether another input of the node determines the order of the integers, which is not decoded.
     """
 
     tensor: StoredTensor
@@ -48,14 +48,14 @@ class QuantizedWeight:
 
     @property
     def bits(self) -> int:
-        """How many bits a number has."""
+        """Number of bits per number."""
         if self.node.op_type not in PACKED:
             return int(self.tensor.dtype.removeprefix("u").removeprefix("int"))
         return number_of_bits(self.node.op_type, self.node.integers)
 
     @property
     def unreadable(self) -> str | None:
-        """Why the integers cannot be decoded; None where they can."""
+        """Why the integers cannot be decoded; None if they can."""
         if self.is_arranged:
             return f"{self.node.op_type} with an index of groups cannot be decoded"
         if self.node.op_type in PACKED and self.bits not in (4, 8):
@@ -66,19 +66,19 @@ class QuantizedWeight:
 
     @property
     def is_coded(self) -> bool:
-        """Whether the numbers stand for values of a table."""
+        """Whether the numbers are indices into a table."""
         return self.node.op_type == "MatMulBnb4"
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """Number of integers."""
         if self.node.op_type in ("MatMulNBits", "MatMulBnb4"):
             return max(0, self.node.integers.get("K", 0) * self.node.integers.get("N", 0))
         return self.tensor.size * 8 // self.bits if self.packed else self.tensor.size
 
     @property
     def axis(self) -> int:
-        """The axis along which there is a scale for each place, where there is one for each place of an axis."""
+        """The axis of per-channel scales."""
         if self.node.op_type == "DequantizeLinear":
             return self.node.integers.get("axis", 1)
         if self.node.op_type == "QGemm":
@@ -87,22 +87,22 @@ class QuantizedWeight:
 
     @property
     def packed(self) -> bool:
-        """Whether a byte is several numbers, or one of a block's."""
+        """Whether a byte contains several numbers, or the numbers are in blocks."""
         return self.node.op_type in PACKED and self.tensor.dtype == "uint8"
 
     @property
     def range(self) -> tuple[int, int]:
-        """The least and the greatest number of its type."""
+        """The smallest and the largest number of its type."""
         return (0, (1 << self.bits) - 1) if self.packed else _RANGES[self.tensor.dtype]
 
     def numbers(self, size: int) -> tuple[Any, Any, Any]:
-        """Return the integers, and what broadcasts to them: scales and zero points.
+        """Return the integers, and scales and zero points that broadcast to them.
 
         Args:
-            size: Number of elements of the weight that they may stand for.
+            size: Number of elements of the weight that they may represent.
 
         Raises:
-            ValueError: They cannot stand for so many.
+            ValueError: They cannot represent that many.
         """
         if self.node.op_type == "MatMulNBits":
             return self._blocks(size)
@@ -116,10 +116,10 @@ class QuantizedWeight:
         return numbers, _spread(scale, numbers.shape, self.axis), _spread(zero, numbers.shape, self.axis)
 
     def codes(self, size: int) -> tuple[Any, Any, int]:
-        """Return the numbers of a tensor that stand for values of a table, the largest of each block, and its length.
+        """Return the indices into the table, the largest value of each block, and the block's length.
 
         Raises:
-            ValueError: They cannot stand for so many.
+            ValueError: They cannot represent that many values.
         """
         import numpy as np
 
@@ -132,7 +132,7 @@ class QuantizedWeight:
         return numbers, self.scale.array().reshape(-1).astype(np.float32), block
 
     def groups(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return how many numbers share a scale along each axis of the integers' shape, as `numbers` gives them."""
+        """Return how many numbers share a scale along each axis of the integers' shape, as returned by `numbers`."""
         if self.node.op_type == "MatMulNBits":
             return 1, self.tensor.shape[-1] * 8 // self.bits
         few = _spread_shape(self.scale.shape, tuple(shape), self.axis) or (1,) * len(shape)
@@ -196,10 +196,10 @@ def quantized_weights(graph: Graph, tensors: Mapping[str, StoredTensor]) -> dict
 
 
 def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[str]:
-    """Return the names of all scales and zero points of a file, those of activations too.
+    """Return the names of all scales and zero points of a file, including those of activations.
 
-    A name that ends like one is none by itself: models have parameters such as `logit_scale`. It has to be that of
-    integers of the file.
+    The end of a name is not enough, because models have parameters such as `logit_scale`. It must belong to integers
+    of the file.
     """
     names = {
         node.inputs[position]
@@ -213,7 +213,7 @@ def parameter_names(graph: Graph, tensors: Mapping[str, StoredTensor]) -> set[st
         if weight.zero is not None:
             names.add(weight.zero.name)
     integers = {name for name, tensor in tensors.items() if tensor.dtype in _RANGES}
-    for name in tensors:  # those of operators for integers alone are used by nobody
+    for name in tensors:  # No node uses the parameters of integer operators.
         base = next((name.removesuffix(suffix) for suffix in _PARAMETERS if name.endswith(suffix)), None)
         if base is not None and not integers.isdisjoint((base, f"{base}{_SUFFIX}")):
             names.add(name)
@@ -239,7 +239,7 @@ def _unpacked(tensor: StoredTensor) -> Any:
 
 
 def _of_bytes(array: Any, bits: int) -> Any:
-    """Return the numbers of bytes, the lower bits first."""
+    """Return the numbers in bytes, the lower bits first."""
     import numpy as np
 
     if bits == 8:
@@ -248,7 +248,7 @@ def _of_bytes(array: Any, bits: int) -> Any:
 
 
 def _spread(parameters: Any, shape: tuple[int, ...], along: int) -> Any:
-    """Return scales in a shape that broadcasts: of all, of one axis, or of blocks along one."""
+    """Return scales in a shape that broadcasts: per tensor, per axis, or per block along an axis."""
     import numpy as np
 
     aligned = _spread_shape(parameters.shape, shape, along)
@@ -260,13 +260,13 @@ def _spread(parameters: Any, shape: tuple[int, ...], along: int) -> Any:
 
 
 def _spread_shape(own: tuple[int, ...], shape: tuple[int, ...], along: int) -> tuple[int, ...]:
-    """Return the shape of scales with an axis for each of the numbers'; that of a single number for one of all."""
+    """Return the shape of scales with an axis for each axis of the numbers; of a single number if per tensor."""
     if prod(own) == 1:
         return ()
     if len(own) == len(shape):
         return own
     if not -len(shape) <= along < len(shape) or shape[along] != prod(own):
-        raise ValueError("its scale is of another size")
+        raise ValueError("its scale has another size")
     broadcast = [1] * len(shape)
     broadcast[along] = prod(own)
     return tuple(broadcast)

@@ -1,4 +1,4 @@
-"""Records of a run of a model's code: the tensors that it makes without any input."""
+"""Records of a run of a model's code: the tensors that it computes without any input."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class UnreadableParameterError(Exception):
 
 
 class TooManyWeightsError(UnreadableParameterError):
-    """A tensor is made of more weights than are read for one."""
+    """A tensor is computed from more weights than are read for one tensor."""
 
 
 Read = Callable[[Sequence[str]], Any]
-"""Returns a parameter, by its names in the model, as a tensor of PyTorch; raises `UnreadableParameterError`."""
+"""Returns a parameter, by its names in the model, as a PyTorch tensor; raises `UnreadableParameterError`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tensor that the model's code makes.
+    """A tensor that the model's code computes.
 
     Attributes:
-        module: In whose `forward`.
-        operator: The last of its operators, as PyTorch calls it.
+        module: The module whose `forward` computes it.
+        operator: The last operator, by PyTorch's name.
         size: Number of elements.
-        parameters: Names of the parameters that it is made of; none for a constant.
+        parameters: Names of the parameters that it is computed from; empty for a constant.
     """
 
     module: str
@@ -52,9 +52,9 @@ class Run:
     """A run of a model's `forward`.
 
     Attributes:
-        recipes: What it made of parameters and constants.
-        order: The names of each parameter, in the order in which it computes with them.
-        failure: Why it ended early; None where it did not.
+        recipes: The tensors computed from parameters and constants.
+        order: The names of each parameter, in the order of use.
+        failure: Why it ended early; None if it did not.
     """
 
     recipes: tuple[Recipe, ...] = ()

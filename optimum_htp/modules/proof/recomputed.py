@@ -1,8 +1,7 @@
-"""Weights that an exporter or a quantizer has made of a commit's tensors, made again and compared.
+"""Recomputes weights that an exporter or a quantizer has computed from a commit's tensors, and compares them.
 
-A batch norm that was folded into the convolution before it; a weight norm that was multiplied out; rows that were
-looked up in a table; several tensors put side by side, or those of all experts in one. Integers have a file of their
-own, `steps`.
+These are: a batch norm folded into the convolution before it; a multiplied weight norm; rows of a table; several
+tensors concatenated, or those of all experts. Integers are in the module `steps`.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ __all__ = [
     "weight_norms",
 ]
 
-# What torch, TensorFlow and papers add to a variance; no checkpoint says it.
+# The epsilon that torch, TensorFlow and papers add to a variance; checkpoints do not contain it.
 _EPSILONS: Final = (1e-5, 1e-3, 1e-6, 1e-12)
 _RTOL: Final = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-_ATOL: Final = 0.1  # of the relative tolerance, of the largest element
-_LARGEST_TABLE: Final = 1 << 28  # bytes
+_ATOL: Final = 0.1  # Share of the relative tolerance, of the largest element.
+_LARGEST_TABLE: Final = 1 << 28  # Bytes.
 _PARTS: Final = (2, 3, 4)
-_MOST_BIASES: Final = 8  # near a batch norm, that are looked at
+_MOST_BIASES: Final = 8  # Biases near a batch norm that are tried.
 
 
 def near(keys: Iterable[str], module: str) -> list[str]:
@@ -50,11 +49,11 @@ def near(keys: Iterable[str], module: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Fold:
-    """A convolution into which the batch norm behind it is folded.
+    """A convolution with the following batch norm folded into it.
 
     Attributes:
-        weight, bias: What it has then.
-        tensors: Of the commit, that they are made of.
+        weight, bias: Its values.
+        tensors: The tensors of the commit that they are computed from.
     """
 
     weight: Any
@@ -64,7 +63,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class _Norm:
-    """A batch norm as what it multiplies by and adds; by channel."""
+    """A batch norm as a factor and a summand per channel."""
 
     scale: Any
     mean: Any
@@ -73,7 +72,7 @@ class _Norm:
 
 
 def _norms(channels: int, tensors: CommitTensors, module: str) -> Iterator[_Norm]:
-    """Yield the batch norms of so many channels, those nearest to a module first."""
+    """Yield the batch norms with this number of channels, those nearest to a module first."""
     import numpy as np
 
     modules = [
@@ -97,12 +96,12 @@ def _norms(channels: int, tensors: CommitTensors, module: str) -> Iterator[_Norm
 def folds(
     shape: Sequence[int], candidates: Iterable[str], tensors: CommitTensors, *, transposed: bool
 ) -> Iterator[Fold]:
-    """Yield what a convolution and a batch norm of its channels may be together, the likeliest first.
+    """Yield the possible combinations of a convolution and a batch norm of its channels, the most probable first.
 
     Args:
-        shape: Of the weight in the file: output channels first, or second where it is transposed.
+        shape: Shape of the weight in the file: output channels first, or second if it is transposed.
         candidates: Tensors that may be the convolution's weight.
-        tensors: Of the commit.
+        tensors: Tensors of the commit.
         transposed: Whether it is a transposed convolution.
     """
     import numpy as np
@@ -124,7 +123,7 @@ def folds(
 
 
 def folded_biases(size: int, tensors: CommitTensors) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Yield the biases that batch norms give, alone or with the bias of a convolution, and what each is made of."""
+    """Yield the biases of batch norms, alone or with the bias of a convolution, and the tensors of each."""
     import numpy as np
 
     biases = [key for key in tensors.sizes.get(size, ()) if key.endswith(".bias")]
@@ -136,13 +135,13 @@ def folded_biases(size: int, tensors: CommitTensors) -> Iterator[tuple[Any, tupl
 
 
 def folded_batch_norm(weight: Any, bias: Any | None, dtype: str, found: Iterable[Fold]) -> tuple[str, ...] | None:
-    """Return the tensors that a convolution's weight and bias were made of; None where none fit.
+    """Return the tensors that a convolution's weight and bias were computed from; None if none match.
 
     Args:
-        weight: Of the file.
-        bias: Of the file; None where it has none.
-        dtype: Of both.
-        found: What they may be.
+        weight: Weight in the file.
+        bias: Bias in the file; None if it has none.
+        dtype: Type of both.
+        found: The candidates.
     """
     for fold in found:
         if is_close(weight, fold.weight, dtype) and (bias is None or is_close(bias, fold.bias, dtype)):
@@ -169,7 +168,7 @@ def weight_norms(module: str, tensors: CommitTensors) -> Iterator[tuple[Any, tup
 
 
 def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) -> tuple[str, str] | None:
-    """Return the magnitude and direction of a weight norm that an array is the product of; None where it is not."""
+    """Return the magnitude and direction of a weight norm whose product is an array; None if there are none."""
     for product, pair in weight_norms(module, tensors):
         if product.shape == array.shape and is_close(array, product, dtype):
             return pair
@@ -177,7 +176,7 @@ def multiplied_out(array: Any, dtype: str, module: str, tensors: CommitTensors) 
 
 
 def tables_of(candidates: Iterable[str], tensors: CommitTensors) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors among some that have rows and can be held in memory, and these."""
+    """Yield the tensors that have rows and fit in memory, with their values."""
     for key in candidates:
         entry = tensors[key]
         if len(entry.shape) > 1 and entry.length <= _LARGEST_TABLE:
@@ -185,7 +184,7 @@ def tables_of(candidates: Iterable[str], tensors: CommitTensors) -> Iterator[tup
 
 
 def looked_up(array: Any, dtype: str, candidates: Iterable[str], tensors: CommitTensors) -> str | None:
-    """Return the table whose rows an array is made of, in any number and order; None where there is none."""
+    """Return the table whose rows an array contains, in any number and order; None if there is none."""
     import numpy as np
 
     for key, values in tables_of(candidates, tensors):
@@ -205,16 +204,17 @@ def stacked(
     tensors: CommitTensors,
     layout_of: Callable[[Any, str], Layout | None],
 ) -> tuple[str, ...] | None:
-    """Return the tensors of all experts of a layer that an array is made of; None where it is not.
+    """Return the tensors of all experts of a layer that an array contains; None if it does not.
 
-    transformers 5 has one tensor for all experts, and for the two projections that an expert begins with; a checkpoint
-    has one for each, numbered from 0.
+    transformers 5 has one tensor for all experts, and for the first two projections of an expert. A checkpoint has
+    one for each, numbered from 0.
 
     Args:
-        array: Of the file.
-        expected: Returns the tensors of the first expert that have some number of elements.
-        tensors: Of the commit.
-        layout_of: Returns how a part of the array is a tensor, None where it is not. All parts have to be so alike.
+        array: Tensor of the file.
+        expected: Returns the tensors of the first expert with some number of elements.
+        tensors: Tensors of the commit.
+        layout_of: Returns the layout of a part of the array, None if it does not match. All parts must have one
+            layout.
     """
     import numpy as np
 
@@ -225,7 +225,9 @@ def stacked(
         for count, inner in ((1, 0), *((_PARTS[0], inner) for inner in range(experts.ndim - 1))):
             if experts[0].shape[inner : inner + 1] and experts[0].shape[inner] % count:
                 continue
-            first = sorted(expected(experts[0].size // count))  # the gate is before what it is for, by name too
+            first = sorted(
+                expected(experts[0].size // count)
+            )  # The gate is before the projection that it applies to, also by name.
             for keys in itertools.combinations(first, count):
                 named = [[_of_expert(key, number) for key in keys] for number in range(len(experts))]
                 if any(key not in tensors for names in named for key in names):
@@ -245,9 +247,9 @@ def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list
     """Return the tensors of a size that the first expert of a layer owns.
 
     Args:
-        tensors: Of the commit.
+        tensors: Tensors of the commit.
         size: Number of elements.
-        module: Of the layer or its experts; None where it is not known, then those of all layers.
+        module: Module of the layer or its experts; None if it is unknown, then those of all layers.
     """
     wanted = _numbers(module) if module is not None else None
     return [
@@ -258,7 +260,7 @@ def first_experts(tensors: CommitTensors, size: int, module: str | None) -> list
 
 
 def is_allowed(parts: Sequence[str], module: str | None) -> bool:
-    """Whether a weight of a module may be made of parts: in a layer's experts all are one expert's, in their order."""
+    """Whether a weight of a module may consist of these parts. In experts, all belong to one expert, in order."""
     if module is None or EXPERTS not in module.split("."):
         return True
     layer, at, rest = _at_experts(parts[0])
@@ -282,11 +284,11 @@ def _of_expert(key: str, number: int) -> str:
 
 
 def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ...] | None:
-    """Return the tensors that an array is made of, side by side in equal parts; None where it is not.
+    """Return the tensors that an array contains side by side in equal parts; None if it does not.
 
     Args:
-        array: Of the file.
-        find: Returns the tensor that a part is.
+        array: Tensor of the file.
+        find: Returns the tensor of a part.
     """
     import numpy as np
 
@@ -306,7 +308,7 @@ def put_together(array: Any, find: Callable[[Any], str | None]) -> tuple[str, ..
 
 
 def is_close(array: Any, wanted: Any, dtype: str) -> bool:
-    """Whether an array has some values, within what its type of numbers can tell."""
+    """Whether an array equals some values, within the precision of its type."""
     import numpy as np
 
     if dtype == "bfloat16":

@@ -1,10 +1,10 @@
-"""Whether integers give a tensor of the commit back: each within half a step of quantization.
+"""Checks whether integers represent a tensor of the commit: each value within half a quantization step.
 
-A number at an end of its range may also stand for a value up to one step beyond it. That value would have been rounded
-to a number that the type does not have.
+A number at an end of its range may also represent a value up to one step outside. That value was rounded to a number
+that the type does not have.
 
-A step also has to be one that a quantizer takes for such a tensor. Half of a large enough one is more than any weight,
-and integers that are all zero would give every tensor back.
+A step must also be one that a quantizer uses for such a tensor. Half of a very large step exceeds any weight, and
+zeros would represent every tensor.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from optimum_htp.onnxfile.operators import PASSED_THROUGH
 __all__ = ["TOO_COARSE", "PlainSteps", "missed_steps"]
 
 TOO_COARSE: Final = -1.0
-_SLACK: Final = 2e-3  # of a step: scales are rounded themselves
-_TINY: Final = 1.2e-38  # the smallest normal float32: of less, quantizers make zeros
-# Ranges are used to the half where one bit is left free, and where a scale is the next power of two.
+_SLACK: Final = 2e-3  # Share of a step, because scales are rounded themselves.
+_TINY: Final = 1.2e-38  # The smallest normal float32; quantizers replace smaller values by zeros.
+# Only half of a range is used if one bit is left free, or if a scale is the next power of two.
 _COARSEST: Final = 2.1
-# Below which no range of values is taken to be, by quantizers for NPUs (ONNX Runtime's `MinimumRealRange`, for QNN).
+# The smallest range of values for quantizers for NPUs (ONNX Runtime's `MinimumRealRange`, for QNN).
 _LEAST_RANGE: Final = 1e-4
 _AS_EIGHT_BITS: Final = 255
 
 
 class PlainSteps:
-    """Knows of a file's integers which steps are plain for them.
+    """Determines which steps are plausible for a file's integers.
 
     Args:
-        graph: Of the file.
+        graph: Graph of the file.
         stored: Its tensors, by name.
-        uses: Of them.
+        uses: Their uses.
     """
 
     def __init__(self, graph: Graph, stored: Mapping[str, StoredTensor], uses: Mapping[str, Sequence[Use]]) -> None:
@@ -48,7 +48,7 @@ class PlainSteps:
         self._makers = {value: node for node in graph.nodes for value in node.outputs}
 
     def range(self, weight: QuantizedWeight) -> int | None:
-        """Return how many steps the values of a group are apart at most; None where the step is known to be right.
+        """Return the maximum range of the values of a group in steps; None if the step is known to be right.
 
         A bias of 32 bits uses little of its range: its step is that of the product that it is added to.
         """
@@ -58,7 +58,7 @@ class PlainSteps:
         return None if self._is_of_product(weight) else _AS_EIGHT_BITS
 
     def _is_of_product(self, weight: QuantizedWeight) -> bool:
-        """Whether a scale is the product of those of the inputs beside it."""
+        """Whether a scale is the product of the scales of the node's inputs."""
         import numpy as np
 
         ours = weight.scale.array().reshape(-1)
@@ -72,7 +72,7 @@ class PlainSteps:
         return False
 
     def _scale(self, value: str) -> Any:
-        """Return the scale of a value that was de-quantized, as a tensor of the file; None where it was not."""
+        """Return the scale of a dequantized value, as a tensor of the file; None for other values."""
         node: Node | None = self._makers.get(value)
         for _ in range(8):
             if node is None or node.op_type == "DequantizeLinear" or node.op_type not in PASSED_THROUGH:
@@ -90,16 +90,16 @@ def missed_steps(
     steps: int | None,
     order: Order | None = None,
 ) -> float:
-    """Return by how many steps more than allowed integers miss a tensor at most; 0 where they give it back.
+    """Return the largest error of integers for a tensor in steps, above the allowed half step; 0 if they match.
 
-    It is infinite where a step is 0 and the tensor is not, and `TOO_COARSE` where steps are too coarse to tell.
+    It is infinite if a step is 0 and the tensor is not, and `TOO_COARSE` if steps are too coarse for a comparison.
 
     Args:
         weight: The integers, their scale and zero point.
-        integers: These as `weight.numbers` gives them.
+        integers: The result of `weight.numbers`.
         values: The tensor.
-        steps: How many the values of a group are apart at most, as `PlainSteps.range` has it.
-        order: The order that the axes have to have; None for any.
+        steps: Maximum range of the values of a group, as returned by `PlainSteps.range`.
+        order: The order that the axes must have; None for any.
     """
     import numpy as np
 
@@ -107,7 +107,8 @@ def missed_steps(
     lowest, highest = weight.range
     above = np.where(numbers == highest, 1.0, 0.5)
     below = np.where(numbers == lowest, 1.0, 0.5)
-    if lowest < 0 and not np.any(numbers == lowest):  # ONNX Runtime 1.20 takes a step for it, and then the next number
+    # ONNX Runtime 1.20 uses this number for the step, but not in the tensor.
+    if lowest < 0 and not np.any(numbers == lowest):
         below = np.where(numbers == lowest + 1, 1.5, below)
     slack = _SLACK * np.maximum(1.0, np.abs(numbers) / 64)
     signed = np.broadcast_to(scale, numbers.shape).astype(np.float32)
@@ -116,7 +117,7 @@ def missed_steps(
     for ours in _as_orders(values, numbers.shape, order):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             apart = ours - given
-            missed = np.where(np.abs(apart) <= _TINY, 0.0, apart / signed)  # of a step of 0 infinitely many
+            missed = np.where(np.abs(apart) <= _TINY, 0.0, apart / signed)  # With a step of 0, the error is infinite.
         excess = float(np.max(np.abs(missed) - np.where(missed > 0, above, below) - slack, initial=0.0))
         if excess > 0 or excess != excess:
             least = min(least, excess)
@@ -129,12 +130,12 @@ def missed_steps(
 
 
 def _coarsest(values: Any, groups: Sequence[int], steps: int) -> Any:
-    """Return the largest step that a quantizer would take for each value.
+    """Return the largest step that a quantizer would use for each value.
 
     Args:
         values: The tensor.
-        groups: How many share a scale, along each axis.
-        steps: How many the values of a group are apart at most.
+        groups: Number of values that share a scale, along each axis.
+        steps: Maximum range of the values of a group in steps.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""The verdict on integers that stand for a weight: they have to give back the tensor of their place.
+"""The result for integers that represent a weight: they must match the tensor of their place.
 
 Sources of 4-bit codes: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulBnb4
 and `blockwise_quant_block_bnb4.h` of ONNX Runtime.
@@ -20,21 +20,21 @@ from optimum_htp.modules.proof.steps import TOO_COARSE, PlainSteps, missed_steps
 
 __all__ = ["are_rows_of", "is_given_back", "is_told", "judged_integers", "missed_codes"]
 
-_PARTS: Final = (3, 2)  # tensors that a fused attention has side by side
-_AROUND: Final = 2  # steps from a number, at most, that is at an end of its range
-_LEAST_TOLD: Final = 64  # bits of a row, 8 of a number at most: among many rows one is like any few numbers
+_PARTS: Final = (3, 2)  # Tensors that a fused attention has side by side.
+_AROUND: Final = 2  # Maximum steps for a number at an end of its range.
+_LEAST_TOLD: Final = 64  # Bits of a row, at most 8 per number: among many rows, one is similar to any few numbers.
 
 
 def judged_integers(
     weight: QuantizedWeight, expected: Expected, tensors: CommitTensors, plain: PlainSteps
 ) -> WeightFinding:
-    """Return what is known of integers.
+    """Return the finding about integers.
 
     Args:
         weight: The integers, with their scale and zero point.
-        expected: Says which tensors they may stand for.
-        tensors: Of the commit.
-        plain: Says which steps are plain for them.
+        expected: Determines which tensors they may represent.
+        tensors: Tensors of the commit.
+        plain: Determines which steps are plausible for them.
     """
     tensor = weight.tensor
     finding = functools.partial(expected.finding, tensor)
@@ -59,18 +59,18 @@ def judged_integers(
     if not missed:
         if not expected.uses(tensor) or tensor.size <= 1:
             return finding(Evidence.CONSTANT, "a single number")
-        return finding(Evidence.FOREIGN, "no tensor of the commit is of this size")
+        return finding(Evidence.FOREIGN, "no tensor of the commit has this size")
     excess, key = min(missed)
-    how = f"{key} is missed by up to {excess + 0.5:.3g} steps of quantization, where half a one is allowed"
+    how = f"differs from {key} by up to {excess + 0.5:.3g} quantization steps (0.5 allowed)"
     if excess == TOO_COARSE:
-        how = f"{key} would be given back by anything: its steps of quantization are too coarse to tell"
+        how = f"{key} cannot be compared: the quantization steps are too coarse"
     elif excess == float("inf"):
-        how = f"{key} is not given back: a step of quantization is 0, or no number"
+        how = f"differs from {key}: a quantization step is 0 or not a number"
     return finding(Evidence.FOREIGN, how, (key,))
 
 
 def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bool:
-    """Whether integers give some values back, in any order of the axes."""
+    """Whether integers represent some values, in any order of the axes."""
     if values.size != weight.size or weight.unreadable is not None:
         return False
     try:
@@ -80,7 +80,7 @@ def is_given_back(weight: QuantizedWeight, values: Any, plain: PlainSteps) -> bo
 
 
 def are_rows_of(weight: QuantizedWeight, table: Any, plain: PlainSteps) -> bool:
-    """Whether integers give rows of a table back, in any number and order."""
+    """Whether integers represent rows of a table, in any number and order."""
     import numpy as np
 
     if weight.unreadable is not None or weight.is_coded:
@@ -107,12 +107,12 @@ def are_rows_of(weight: QuantizedWeight, table: Any, plain: PlainSteps) -> bool:
 
 
 def is_told(weight: QuantizedWeight, width: int) -> bool:
-    """Whether a row of so many integers can be told from any few numbers."""
+    """Whether a row of this number of integers is long enough to be distinguished from other numbers."""
     return width * min(weight.bits, 8) >= _LEAST_TOLD
 
 
 def _nearest(table: Any, values: Any, step: Any) -> int | None:
-    """Return the row of a table that is nearest to some values, in steps; None where all are too far away."""
+    """Return the row of a table that is nearest to some values, in steps; None if all are too far away."""
     import numpy as np
 
     alike = np.arange(len(table))
@@ -128,12 +128,12 @@ def _nearest(table: Any, values: Any, step: Any) -> int | None:
 
 @dataclass(frozen=True)
 class _Given:
-    """The numbers that integers stand for.
+    """The numbers that integers represent.
 
     Attributes:
         weight: The integers.
-        steps: As `PlainSteps.range` has them.
-        integers: As `weight.numbers` or `weight.codes` gives them.
+        steps: The result of `PlainSteps.range`.
+        integers: The result of `weight.numbers` or `weight.codes`.
     """
 
     weight: QuantizedWeight
@@ -145,7 +145,7 @@ class _Given:
         """Decode integers.
 
         Raises:
-            ValueError: The shapes of integers, scales and zero points do not go together.
+            ValueError: The shapes of integers, scales and zero points do not match.
         """
         decoded = weight.codes(weight.size) if weight.is_coded else weight.numbers(weight.size)
         return cls(weight, plain.range(weight), decoded)
@@ -160,7 +160,7 @@ class _Given:
         return missed_steps(self.weight, self.integers, values, self.steps, order)
 
     def part(self, part: slice) -> _Given | None:
-        """Return some of the columns; None where integers are not arranged by columns."""
+        """Return some of the columns; None if integers are not arranged by columns."""
         import numpy as np
 
         if self.weight.packed or len(self.shape) != 2:
@@ -173,7 +173,7 @@ class _Given:
 
 
 def _side_by_side(given: _Given, tensors: CommitTensors) -> tuple[str, ...]:
-    """Return the tensors whose columns are side by side in integers; none where they are not."""
+    """Return the tensors whose columns are side by side in integers; empty if they are not."""
     for count in _PARTS:
         if len(given.shape) != 2 or given.shape[1] % count:
             continue
@@ -202,19 +202,21 @@ _NF4: Final = (
 )
 _TABLES: Final = {0: (*_FP4, *(-value for value in _FP4)), 1: _NF4}
 """By the attribute `quant_type`."""
-_SLACK: Final = 2e-3  # of the largest value of a block: a value between two of the table may be given either
+_SLACK: Final = (
+    2e-3  # Share of the largest value of a block. A value between two of the table may be rounded to either.
+)
 
 
 def missed_codes(weight: QuantizedWeight, codes: tuple[Any, Any, Any], values: Any, order: Order | None) -> float:
-    """Return by how much more than the nearest value of the table numbers miss a tensor at most, of a block's largest.
+    """Return the largest error of codes above the nearest table value, relative to a block's largest value.
 
-    0 where they give it back; infinite where a block's largest value is not the tensor's.
+    0 if they match; infinite if a block's largest value differs from the tensor's.
 
     Args:
         weight: The numbers.
-        codes: As `weight.codes` gives them.
+        codes: The result of `weight.codes`.
         values: The tensor.
-        order: The order that its axes have to have; None for any.
+        order: The order that its axes must have; None for any.
     """
     import numpy as np
 

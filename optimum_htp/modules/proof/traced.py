@@ -1,8 +1,8 @@
-"""What a model's code makes of its parameters and of constants, without any input.
+"""The tensors that a model's code computes from its parameters and from constants, without any input.
 
 Exporters fold such a value into one initializer: `1 + weight`, rows of a table, the slopes of ALiBi, frequencies of
 time steps. So `forward` runs once. The parameters have no content: operators on them only compute shapes, and are
-noted. What is noted is computed later, with the commit's tensors, if a tensor of the file may be it.
+recorded. Later, the recorded operators are run with the commit's tensors, if a tensor of the file may be their result.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["run_without_weights"]
 
 logger = get_logger(__name__)
 
-_MOST_READ: Final = 1 << 28  # elements of parameters that are read for one tensor
-_MOST_KEPT: Final = 1 << 27  # elements of constants
-# Operators of PyTorch after which a tensor has the same elements, in this or another order.
+_MOST_READ: Final = 1 << 28  # Elements of parameters that are read for one tensor.
+_MOST_KEPT: Final = 1 << 27  # Elements of constants.
+# Operators of PyTorch whose result has the same elements, in this or another order.
 _REORDERING: Final = frozenset(
     {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "_reshape_alias", "expand", "detach", "alias"}
     | {"clone", "contiguous", "unsqueeze", "squeeze", "_to_copy", "lift_fresh", "lift_fresh_copy"}
@@ -36,12 +36,13 @@ class _Note:
     """A tensor without content: a parameter, or the result of an operator.
 
     Attributes:
-        number: Notes are counted in the order of execution.
-        names: Those of a parameter; none for the result of a computation.
-        operator, arguments, keywords: Of a result; a tensor without content is its note there.
-        output: Which of the operator's results it is.
+        number: Its number in the order of execution.
+        names: Names of a parameter; empty for the result of a computation.
+        operator, arguments, keywords: The computation of a result, with notes in place of tensors without content.
+        output: Index of the operator's result.
         of_input: Whether it depends on an input of the model.
-        is_reordered: Whether it has the elements of one parameter, and no others; `names` are that one's then.
+        is_reordered: Whether it has exactly the elements of one parameter; `names` are then the names of that
+            parameter.
     """
 
     number: int
@@ -57,16 +58,16 @@ class _Note:
 def run_without_weights(
     model: Any, inputs: Mapping[str, Any], sizes: Collection[int], read: Read, is_saved: Callable[[str], bool]
 ) -> Run:
-    """Run a model without weights, and return what its code makes of parameters and constants.
+    """Run a model without weights, and return what its code computes from parameters and constants.
 
-    Where `forward` raises, that which it made before is returned.
+    If `forward` raises an exception, the earlier results are returned.
 
     Args:
         model: Its parameters are on the meta device.
-        inputs: Of `forward`.
-        sizes: Numbers of elements of the results that are asked about.
-        read: Returns a parameter, or a buffer that is saved.
-        is_saved: Whether a checkpoint has a buffer.
+        inputs: Inputs of `forward`.
+        sizes: The needed numbers of elements of results.
+        read: Returns a parameter, or a saved buffer.
+        is_saved: Whether a checkpoint contains a buffer.
     """
     import torch
 
@@ -90,7 +91,7 @@ def run_without_weights(
 
 @contextmanager
 def _without_errors_of_shapes() -> Iterator[None]:
-    """Let PyTorch not log an error for each operator whose shapes it cannot compute."""
+    """Keep PyTorch from logging an error for each operator whose shapes it cannot compute."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -102,7 +103,7 @@ def _without_errors_of_shapes() -> Iterator[None]:
 
 @contextmanager
 def _left_as_it_was(model: Any) -> Iterator[None]:
-    """Undo what `forward` leaves in its modules: a table of positions that it keeps has no content."""
+    """Undo changes of `forward` in its modules: a position table that it stores has no content."""
     states = [
         (own, dict(own)) for module in model.modules() for own in (vars(module), module._parameters, module._buffers)
     ]
@@ -115,9 +116,9 @@ def _left_as_it_was(model: Any) -> Iterator[None]:
 
 
 def _take_content(model: Any, noting: Any, is_saved: Callable[[str], bool]) -> None:
-    """Replace what a checkpoint has by tensors that are on the CPU as far as the model's code can tell.
+    """Replace saved tensors by tensors that appear to be on the CPU for the model's code.
 
-    `_left_as_it_was` puts it back.
+    `_left_as_it_was` restores them.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -144,7 +145,7 @@ def _take_content(model: Any, noting: Any, is_saved: Callable[[str], bool]) -> N
 
 @contextmanager
 def _named(model: Any, noting: Any) -> Iterator[None]:
-    """Let the notes say in which module each tensor is made."""
+    """Record the module in which each tensor is computed."""
 
     def enter(name: str, *_: Any) -> None:
         noting.modules.append(name)
@@ -165,7 +166,7 @@ def _named(model: Any, noting: Any) -> Iterator[None]:
 
 @functools.cache
 def _noting_class() -> Any:
-    """Return the class of the mode; PyTorch is imported where it is needed."""
+    """Return the class of the dispatch mode. PyTorch is imported on first use."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -173,7 +174,7 @@ def _noting_class() -> Any:
     from torch.utils.weak import WeakIdKeyDictionary
 
     class _Noting(TorchDispatchMode):  # type: ignore[misc]
-        """Notes how tensors are made; see https://docs.pytorch.org/docs/stable/notes/extending.html."""
+        """Records how tensors are computed; see https://docs.pytorch.org/docs/stable/notes/extending.html."""
 
         def __init__(self, sizes: frozenset[int], read: Read) -> None:
             super().__init__()
@@ -182,7 +183,7 @@ def _noting_class() -> Any:
             self.order: dict[tuple[str, ...], None] = {}
             self._sizes, self._read = sizes, read
             self._notes: Any = WeakIdKeyDictionary()
-            self._of_input: dict[int, Any] = {}  # by the place in memory, which the tensor keeps
+            self._of_input: dict[int, Any] = {}  # By the memory address, which the tensor keeps.
             self._numbers = itertools.count()
             self._read_elements = self._kept = 0
             self.failure: str | None = None
@@ -209,7 +210,7 @@ def _noting_class() -> Any:
                 self.order.update(dict.fromkeys(source.names for source in sources if source.names))
             try:
                 results = operator(*args, **kwargs)
-            except RuntimeError:  # shapes do not tell, or PyTorch cannot compute those of this operator
+            except RuntimeError:  # PyTorch cannot compute the shapes of this operator, or they depend on values.
                 results = operator(*self._filled(arguments[0]), **self._filled(arguments[1]))
             for at, result in enumerate(tree_leaves(results)):
                 if not isinstance(result, torch.Tensor):
@@ -238,7 +239,7 @@ def _noting_class() -> Any:
             elif result.numel() in self._sizes and result.is_floating_point():
                 self._kept += result.numel()
                 if self._kept > _MOST_KEPT:
-                    self.failure = "The model's code makes more constants than are kept."
+                    self.failure = "The model's code computes more constants than are kept."
                     return
                 content = result.detach().clone()
                 self._add(operator, result, lambda: content, ())
@@ -258,7 +259,7 @@ def _noting_class() -> Any:
             return self._notes[leaf] if isinstance(leaf, FakeTensor) else leaf
 
         def _filled(self, arguments: Any) -> Any:
-            """Return arguments with content: what the model's code decides by the values of weights."""
+            """Return arguments with content, for decisions of the model's code that depend on values of weights."""
             leaves, spec = tree_flatten(arguments)
             return tree_unflatten([self._value(leaf) if isinstance(leaf, _Note) else leaf for leaf in leaves], spec)
 
@@ -279,7 +280,7 @@ def _noting_class() -> Any:
                     given = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, given)
                 try:
                     known[one] = tree_leaves(one.operator(*given[0], **given[1]))[one.output]
-                except (RuntimeError, IndexError) as error:  # the tensor of the commit has another shape
+                except (RuntimeError, IndexError) as error:  # The tensor of the commit has another shape.
                     raise UnreadableParameterError(str(error)) from error
             return known[note]
 
@@ -287,7 +288,9 @@ def _noting_class() -> Any:
             tensor = self._read(note.names)
             self._read_elements += tensor.numel()
             if self._read_elements > _MOST_READ:
-                raise TooManyWeightsError("The model's code makes a tensor of more weights than are read for one.")
+                raise TooManyWeightsError(
+                    "The model's code computes a tensor from more weights than are read for one tensor."
+                )
             return tensor
 
         def _next(self) -> int:
@@ -297,7 +300,7 @@ def _noting_class() -> Any:
 
 
 def _ancestors(note: _Note) -> set[_Note]:
-    """Return a note and those that it is made of."""
+    """Return a note and all notes that it depends on."""
     from torch.utils._pytree import tree_leaves
 
     found: set[_Note] = set()

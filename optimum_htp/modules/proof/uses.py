@@ -1,7 +1,7 @@
-"""Where a tensor of a file is used: by which operator, as which of its inputs, and in which module.
+"""The uses of a tensor in a file: the operator, the input index, and the module.
 
-That says which tensor of the commit it has to be: the parameter that it is named after, and the one of that kind that
-the module owns in which it is used.
+They determine which tensor of the commit it must be: the parameter of its name, and the parameter of that kind in the
+module that uses it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optimum_htp.onnxfile.operators import CONVOLUTIONS, PASSED_THROUGH, Role, r
 
 __all__ = ["Use", "contradicts", "expectations", "is_unknown_place", "parameter_of", "plain_name", "uses_of"]
 
-# What the parameters of a layer are called.
+# Names of the parameters of a layer.
 _NAMES: Final = {
     Role.WEIGHT: ("weight", "gamma", "g"),
     Role.BIAS: ("bias", "beta", "b"),
@@ -27,7 +27,7 @@ _NAMES: Final = {
     Role.VARIANCE: ("running_var",),
 }
 _EXACT: Final = frozenset({"LayerNormalization", "BatchNormalization", "Gemm", *CONVOLUTIONS})
-"""Operators that take a layer's weight and bias as different inputs: one is not the other."""
+"""Operators with separate inputs for a layer's weight and bias, which cannot be confused."""
 _OF_LAYERS: Final = frozenset({("LayerNormalization", 1), ("Conv", 1), ("Gemm", 1), ("MatMul", 1), ("Gather", 0)})
 _QUANTIZERS_SUFFIX: Final = re.compile(r"_(?:quantized|Q\dG?\w*|DequantizeLinear|fp16|merged.*|transposed)+$")
 
@@ -39,10 +39,10 @@ class Use:
     """A use of a tensor.
 
     Attributes:
-        node: The node's place in the graph.
+        node: Index of the node in the graph.
         op_type: Its operator.
-        position: Which of its inputs.
-        module: Where it came from; None where the file has no tags.
+        position: Index of the input.
+        module: Its module; None if the file has no tags.
         passed: Operators that the tensor went through before.
     """
 
@@ -54,12 +54,12 @@ class Use:
 
 
 def uses_of(graph: Graph, *, tagged: bool, tensors: CommitTensors | None = None) -> dict[str, list[Use]]:
-    """Return the uses of each value that tensors go into, those behind `PASSED_THROUGH` too.
+    """Return the uses of each value that tensors go into, including those after `PASSED_THROUGH`.
 
     Args:
-        graph: Of the file.
-        tagged: Whether its nodes say their modules.
-        tensors: Of a commit: a node without a tag is in the module of it that the node's name is made of.
+        graph: Graph of the file.
+        tagged: Whether its nodes have tags.
+        tensors: Tensors of a commit. A node without a tag belongs to the module in the node's name.
     """
     users: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
@@ -75,7 +75,7 @@ def uses_of(graph: Graph, *, tagged: bool, tensors: CommitTensors | None = None)
             if node.op_type in PASSED_THROUGH and position == 0 and node.outputs and len(passed) < 8:
                 uses += follow(node.outputs[0], (*passed, node.op_type))
             else:
-                module = node.metadata.get(MODULE) if tagged else None  # quantizers leave their nodes without tags
+                module = node.metadata.get(MODULE) if tagged else None  # Quantizers write nodes without tags.
                 if module is None and tensors is not None:
                     module = _module_of_name(node.name, tensors)
                 uses.append(Use(index, node.op_type, position, module, passed))
@@ -87,9 +87,9 @@ def uses_of(graph: Graph, *, tagged: bool, tensors: CommitTensors | None = None)
 
 
 def _module_of_name(name: str, tensors: CommitTensors) -> str | None:
-    """Return the module with tensors that exporters made a node's name of: `/encoder/layer.0/dense/MatMul`.
+    """Return the module with tensors from which exporters made a node's name: `/encoder/layer.0/dense/MatMul`.
 
-    None where the number at its end may be that of a second call.
+    None if the number at its end may be that of a second call.
     """
     module = ".".join(name.split("/")[1:-1])
     call = _CALL.sub("", module)
@@ -97,24 +97,24 @@ def _module_of_name(name: str, tensors: CommitTensors) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """Return a tensor's name without what quantizers put behind it."""
+    """Return a tensor's name without the suffix of a quantizer."""
     return _QUANTIZERS_SUFFIX.sub("", name)
 
 
 def expectations(name: str, size: int, uses: Sequence[Use], tensors: CommitTensors) -> list[list[str]]:
-    """Return what a tensor has to be: for its name and for each of its uses the tensors that it may be there.
+    """Return the tensors that a tensor may be, for its name and for each of its uses.
 
     Args:
-        name: Of the tensor.
+        name: Name of the tensor.
         size: Its number of elements.
-        uses: Of it.
-        tensors: Of the commit.
+        uses: Its uses.
+        tensors: Tensors of the commit.
     """
     groups: list[list[str]] = []
     named = [key for key in tensors.spelled(plain_name(name)) if tensors[key].size == size]
     if named:
         groups.append(named)
-    for use in uses if size > 1 else ():  # any module has numbers beside its parameters
+    for use in uses if size > 1 else ():  # Every module uses single numbers in addition to its parameters.
         group = _of_use(use, size, tensors)
         if group and group not in groups:
             groups.append(group)
@@ -122,9 +122,9 @@ def expectations(name: str, size: int, uses: Sequence[Use], tensors: CommitTenso
 
 
 def is_unknown_place(use: Use, tensors: CommitTensors) -> bool:
-    """Whether a weight is used in a layer that the commit has no tensors of; the model may call it otherwise.
+    """Whether a weight is used in a layer that has no tensors in the commit. The model may have another name for it.
 
-    Layers are numbered. A head that shares the table of the embeddings is not, and has no tensor of its own.
+    Layers are numbered. A head that shares the embedding table is not a layer, and has no tensor of its own.
     """
     if use.module is None or (use.op_type, use.position) not in _OF_LAYERS:
         return False
@@ -141,7 +141,7 @@ def contradicts(use: Use, key: str) -> bool:
 
 
 def parameter_of(use: Use, size: int, tensors: CommitTensors) -> str | None:
-    """Return the tensor that a use takes, as operator and module say it; None where they do not."""
+    """Return the tensor that a use takes, from operator and module; None if they do not determine it."""
     role = role_of(use.op_type, use.position)
     if use.module is None or role is None:
         return None
