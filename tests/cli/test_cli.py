@@ -64,8 +64,8 @@ def test_downloads_show_their_progress_to_a_terminal(published, tmp_path, empty_
     ("arguments", "sentence"),
     [
         (["--model", "models/my-bert"], "models/my-bert is neither"),
-        (["--model", "tiny/bert@main", "--revision", "v1"], "give one of them"),
-        (["--model", "./missing"], "There is no folder ./missing"),
+        (["--model", "tiny/bert@main", "--revision", "v1"], "Give only one of them"),
+        (["--model", "./missing"], "The folder ./missing does not exist"),
         (
             ["--model", "tiny/bert", "--engine", "optimum", "--task", "image-to-text"],
             "Asked to export a bert model for the task image-to-text",

@@ -144,9 +144,9 @@ def test_manifest_and_journal_continue_their_own_kind(exported, tmp_path):
         assert done.returncode == 1
         assert "no/such-model" in done.stdout
         assert json.loads(manifest.read_text())["models"] == []
-    refused(*arguments[:4], "--manifest", journal, "--journal", tmp_path / "k.jsonl", keeps=[journal])
-    refused(*arguments[:4], "--manifest", tmp_path / "x", "--journal", tmp_path / "x", keeps=[])
-    refused(*arguments[:4], "--journal", manifest, keeps=[manifest])
+    refused(*arguments[:5], "--manifest", journal, "--journal", tmp_path / "k.jsonl", keeps=[journal])
+    refused(*arguments[:5], "--manifest", tmp_path / "x", "--journal", tmp_path / "x", keeps=[])
+    refused(*arguments[:5], "--journal", manifest, keeps=[manifest])
     refused(
         "htp", "batch", "--from-manifest", manifest, "-o", tmp_path / "out", "--manifest", manifest, keeps=[manifest]
     )

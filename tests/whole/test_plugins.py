@@ -94,7 +94,7 @@ def test_plugin_may_name_any_preprocessor_class_of_transformers(registered, mode
         written = read_metadata(tmp_path / "out" / "model.onnx")
         assert ExportMetadata.from_properties(written).preprocessors == ("AutoTokenizer", "AutoVideoProcessor")
     for plugin.names in (["AutoNoSuchProcessor"], ["AutoModel"], ["AutoTokenizer", None], "GenerationConfig", [["x"]]):
-        with pytest.raises(PluginError, match="no Auto class of transformers"):
+        with pytest.raises(PluginError, match="not an Auto class of transformers"):
             HTPExporter().export(model_folder("bert"), tmp_path / "none", do_validation=False)
     assert not (tmp_path / "none").exists()
 
@@ -190,7 +190,7 @@ def test_command_whose_name_is_taken_is_left_out(registered, caplog):
     push = commands()["push"]
     registered(Plugin())
     assert commands()["push"] == push
-    assert caplog.text.count("the name is taken") == 1
+    assert caplog.text.count("the name is already used") == 1
 
 
 @pytest.mark.parametrize(("hook", "ask"), [("commands", commands), ("destinations", destinations)])
