@@ -108,13 +108,13 @@ class VerifyCommand(FilesCommand):
         """Print the verdict; a failed one on standard error."""
         checked: _Checked = outcome.value
         if (verdict := checked.verdict) is not None:
-            stream = sys.stderr if verdict.status.value else sys.stdout
+            stream = sys.stderr if verdict.status.value else None
             show(f"{outcome.file}: {verdict.status.name.lower()}: {sentence(verdict.reason)}", stream)
             for what, why in verdict.unchecked.items():
                 show(cut(f"  not checked: {what}: {why}"))
         if (proof := checked.proof) is not None:
             for line in _lines(outcome.file, proof):
-                show(cut(line), sys.stderr if proof.foreign else sys.stdout)
+                show(cut(line), sys.stderr if proof.foreign else None)
 
     def document(self, outcome: FileResult) -> dict[str, Any]:
         """Return the verdict, for JSON."""

@@ -211,7 +211,7 @@ def test_folder_in_which_a_name_would_come_to_mean_a_folder_is_refused(models, t
         (tmp_path / "here" / "models.txt").write_text(name)
         done = run(CLI, "htp", "batch", "models.txt", "-o", out, check=False, cwd=tmp_path / "here", **empty_home)
         assert done.returncode == 1
-        assert f"the next run would take that for the model {name!r}" in done.stderr
+        assert f"the next run would use it as the model {name!r}" in done.stderr
         assert [path.name for path in (tmp_path / "here").iterdir()] == ["models.txt"]
 
 

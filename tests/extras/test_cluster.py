@@ -265,7 +265,7 @@ def test_places_that_cannot_be_are_refused(s3, tmp_path):
         *(CLI, "htp", "batch", tmp_path / "models.txt", "-o", f"{s3}/x", "--manifest", tmp_path / "m.json"),
         check=False,
     )
-    assert "--manifest tells of files that are here" in done.stderr
+    assert "--manifest requires a local output folder" in done.stderr
 
 
 def _until(there):

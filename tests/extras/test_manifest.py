@@ -253,9 +253,9 @@ def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
 
     assert verify(lambda model: None).returncode == 0
     done = verify(lambda model: model["files"][0].update(sha256="0" * 64))
-    assert (done.returncode, done.stderr.count("the manifest says 000000")) == (1, 1)
+    assert (done.returncode, done.stderr.count("the manifest lists 000000")) == (1, 1)
     done = verify(lambda model: model["files"][0].update(size=3))
-    assert (done.returncode, "the manifest says 3." in done.stderr) == (1, True)
+    assert (done.returncode, "the manifest lists 3." in done.stderr) == (1, True)
     done = verify(lambda model: model.update(commit="1" * 40))
     assert (done.returncode, f"It is from {commit}" in done.stderr) == (1, True)
     done = verify(lambda model: model["files"][0].update(name="gone.onnx"))
@@ -265,7 +265,7 @@ def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda content: content.clear(), "no manifest"),
+        (lambda content: content.clear(), "not a manifest"),
         (lambda content: content.update(optimum_htp_manifest=2), "version 2"),
         (lambda content: content.update(folder="/etc"), "not relative"),
         (lambda content: content["models"][0].update(output="../up"), "leads out"),

@@ -245,7 +245,7 @@ def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, 
     with org.recorded() as requests:
         with pytest.raises(MetadataError, match="has no record of its model"):
             push([plain_bert], "me/model", access=writer)
-        with pytest.raises(ArgumentError, match="layout='x' is not known"):
+        with pytest.raises(ArgumentError, match="layout='x' is unknown"):
             push([bert], "me/model", layout="x", access=writer)
         switched = tmp_path / "switched"
         shutil.copytree(bert.parent, switched)

@@ -113,7 +113,8 @@ def test_code_of_the_card_loads_each_model(org, bert, exported, writer, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"), [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m has these 1 files")]
+    ("changed", "said"),
+    [(True, "Pushed 1 files to me/m: there"), (False, "Nothing to push: me/m already contains these 1 files")],
 )
 def test_push_that_changes_nothing_says_so(changed, said):
     done = PushResult("me/m", "0" * 40, "there", ("model.onnx",), changed)

@@ -90,10 +90,10 @@ def bill_of_materials(files: Sequence[str | os.PathLike[str]], *, progress: Prog
         )
         bom = _bom(headers, data, digests)
     text = str(JsonV1Dot6(bom).output_as_string(indent=2)) + "\n"
-    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
-    if error is not None:
+    problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    if problem is not None:
         raise BillOfMaterialsError(
-            f"The bill of materials of {paths[0]} is not valid CycloneDX: {str(error)[:_SHOWN]}"
+            f"The bill of materials of {paths[0]} is not valid CycloneDX: {str(problem)[:_SHOWN]}"
         )
     return text
 
