@@ -49,7 +49,7 @@ def inject(files, folder, *options, **env):
     return run_python(given + _WITH_A_BROKEN_PLUGIN, check=False, forked=True, **env)
 
 
-def test_bug_met_by_one_file_is_told_and_the_others_are_done(files, model_folder):
+def test_bug_in_one_file_is_reported_and_the_others_are_processed(files, model_folder):
     done = inject(files, model_folder("bert"))
     assert done.returncode == 1
     assert [line.partition(": ")[0] for line in done.stdout.splitlines()] == [str(files[0]), str(files[2])]
@@ -68,7 +68,7 @@ def test_traceback_of_a_bug_is_there_for_those_who_ask(files, model_folder):
     assert "in plugin_properties" in done.stderr
 
 
-def test_json_tells_a_bug_beside_what_was_done(files, model_folder):
+def test_json_reports_a_bug_and_the_other_results(files, model_folder):
     document = json.loads(inject(files, model_folder("bert"), "--json").stdout)
     assert document["failed"] == 1
     assert [one.get("error") for one in document["files"]] == [None, "ZeroDivisionError", None]

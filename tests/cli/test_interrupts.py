@@ -68,7 +68,7 @@ def interrupted_after_the_first(command, kind, folder):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_no_file_is_replaced_after_a_signal_and_those_before_are_told(kind, folder):
+def test_no_file_is_replaced_after_a_signal_and_earlier_results_are_reported(kind, folder):
     code, stdout, stderr, seconds = interrupted_after_the_first([CLI, "htp", "strip", folder], kind, folder)
     assert code == 128 + kind
     told = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
@@ -79,7 +79,7 @@ def test_no_file_is_replaced_after_a_signal_and_those_before_are_told(kind, fold
     assert len(list(folder.iterdir())) == FILES  # and no temporary ones
 
 
-def test_json_tells_what_was_done_before_a_signal(folder):
+def test_json_reports_results_before_a_signal(folder):
     code, stdout, stderr, _ = interrupted_after_the_first(
         [CLI, "htp", "strip", folder, "--json", "--jobs", "1"], signal.SIGINT, folder
     )

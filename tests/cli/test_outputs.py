@@ -95,7 +95,7 @@ def test_other_commands_check_before_they_work(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_writes_onnx_replaces_onnx_alone(model, tmp_path):
+def test_commands_that_write_onnx_replace_only_onnx(model, tmp_path):
     notes, link = tmp_path / "notes.onnx", tmp_path / "link.onnx"
     notes.write_text("not ONNX, and mine")
     os.link(model, link)

@@ -171,7 +171,7 @@ def _exports(process):
 
 
 @pytest.mark.slow
-def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path, empty_home):
+def test_model_that_cannot_be_looked_up_keeps_its_export(models, hub, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")
     batch(listed, "-o", out, **empty_home)
@@ -184,7 +184,7 @@ def test_model_that_cannot_be_looked_up_keeps_what_stands(models, hub, tmp_path,
 
 
 @pytest.mark.slow
-def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_path, empty_home):
+def test_parts_of_a_pipeline_are_recorded_with_their_folders(hub, model_folder, tmp_path, empty_home):
     pytest.importorskip("diffusers")
     cli = Path(sys.executable).with_name("optimum-cli")  # which has that
     hub.add("tiny/diffusion", model_folder("stable_diffusion"), pipeline_tag="text-to-image", library_name="diffusers")
@@ -197,7 +197,7 @@ def test_parts_of_a_pipeline_are_told_by_their_folders(hub, model_folder, tmp_pa
     assert (again["state"], again["files"]) == ("up_to_date", done["files"])
 
 
-def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):
+def test_data_of_a_part_is_recorded_relative_to_the_export(exported, tmp_path):
     part = tmp_path / "unet" / "model.onnx"
     part.parent.mkdir()
     model = onnx.load(exported("bert") / "model.onnx")
@@ -205,7 +205,7 @@ def test_data_of_a_part_is_told_relative_to_the_export(exported, tmp_path):
     assert list(written_names(tmp_path, [part])) == ["unet/model.onnx", "unet/model.onnx_data"]
 
 
-def test_folder_in_which_a_name_would_come_to_mean_a_folder_is_refused(models, tmp_path, empty_home):
+def test_output_that_would_shadow_a_model_name_is_rejected(models, tmp_path, empty_home):
     for name, out in (("tiny/bert", "."), ("tiny", "tiny"), ("tiny/bert", "../here")):
         (tmp_path / "here").mkdir(exist_ok=True)
         (tmp_path / "here" / "models.txt").write_text(name)
@@ -312,7 +312,7 @@ def test_two_batches_do_not_write_to_one_folder(models, tmp_path, empty_home):
 
 
 @pytest.mark.slow
-def test_interrupted_batch_tells_what_was_done(models, tmp_path, empty_home):
+def test_interrupted_batch_reports_finished_models(models, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("\n".join(models))
     process = subprocess.Popen(

@@ -160,7 +160,7 @@ def test_paths_of_a_batch_are_those_of_who_began_it(cluster, model_folder, tmp_p
 
 
 @pytest.mark.slow
-def test_lost_scheduler_is_said_and_the_next_run_does_the_rest(cluster, published, tmp_path, empty_home):
+def test_lost_scheduler_is_reported_and_the_next_run_finishes(cluster, published, tmp_path, empty_home):
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text(published("bert").repo_id)
     worker = cluster.worker(**empty_home)
@@ -219,7 +219,7 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
 
 
 @pytest.mark.slow
-def test_cluster_that_is_not_there_is_named(tmp_path):
+def test_unreachable_cluster_is_named(tmp_path):
     (tmp_path / "models.txt").write_text("tiny/bert")
     done = run(
         *(CLI, "htp", "batch", tmp_path / "models.txt", "-o", tmp_path / "out", "--dask", "tcp://127.0.0.1:9"),
@@ -230,7 +230,7 @@ def test_cluster_that_is_not_there_is_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_location_tells_of_what_is_whole(s3, tmp_path):
+def test_location_lists_complete_exports(s3, tmp_path):
     place, job = output_at(f"{s3}/unit"), Job("org/name", "org/name")
     assert isinstance(place, Location)
     (tmp_path / "sub").mkdir()
@@ -250,7 +250,7 @@ def test_location_tells_of_what_is_whole(s3, tmp_path):
     assert place.standing(job, entry) is None
 
 
-def test_places_that_cannot_be_are_refused(s3, tmp_path):
+def test_invalid_outputs_are_rejected(s3, tmp_path):
     with pytest.raises(ArgumentError, match="lost when the process ends"):
         output_at("memory://x")
     with pytest.raises(OutputError, match="no-such-protocol"):

@@ -72,7 +72,7 @@ def test_file_that_was_edited_stays(exported, tmp_path, name):
 
 
 @pytest.mark.parametrize("task", ["multiple-choice", "no-such-task"])
-def test_task_that_no_pipeline_serves_is_told(exported, tmp_path, task):
+def test_task_without_a_pipeline_is_reported(exported, tmp_path, task):
     from optimum_htp.onnxfile import rewrite_model
 
     (tmp_path / "model.onnx").write_bytes((exported("bert") / "model.onnx").read_bytes())

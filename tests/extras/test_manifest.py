@@ -51,7 +51,7 @@ def test_hub_lists_collections_and_authors(shelf):
 
 
 @pytest.mark.parametrize("ask", [lambda access: models_of_collection("shelf/none-1", access)])
-def test_list_that_is_not_there_is_named(shelf, ask):
+def test_missing_list_is_named(shelf, ask):
     with pytest.raises(ModelListNotFoundError, match="shelf/none-1"):
         ask(HubAccess())
     with pytest.raises(ModelListNotFoundError, match="nobody has no models"):
@@ -148,7 +148,7 @@ def test_jobs_of_the_hub_reach_workers_as_such(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_manifest_says_how_files_were_made_and_not_how_they_would_be(shelf, tmp_path, empty_home):
+def test_manifest_records_the_options_of_the_existing_export(shelf, tmp_path, empty_home):
     listed, out, manifest = tmp_path / "models.txt", tmp_path / "out", tmp_path / "manifest.json"
     listed.write_text("shelf/one\n")
     kept = out / "batch.jsonl"
@@ -207,7 +207,7 @@ def _change_a_weight(path):
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
 
 
-def test_manifest_of_exports_of_several_times_says_which_versions_made_which():
+def test_manifest_records_versions_per_model():
     def outcome(versions, options):
         return JobResult(state=State.UP_TO_DATE, commit="0" * 40, task="x", versions=versions, options=options)
 
@@ -223,7 +223,7 @@ def test_manifest_of_exports_of_several_times_says_which_versions_made_which():
     assert [model.options for model in manifest.models] == [{}, {"opset": 17}, {"opset": 17}, None]
 
 
-def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
+def test_verify_reports_differences_from_the_manifest(exported, tmp_path):
     shutil.copytree(exported("bert"), tmp_path / "tiny" / "bert")
     file = tmp_path / "tiny" / "bert" / "model.onnx"
     known = optimum_cli("htp", "info", file, "--json").stdout
@@ -283,7 +283,7 @@ def test_verify_tells_what_is_not_as_the_manifest_says(exported, tmp_path):
         (lambda content: content["models"][0].update(output="x.onnx"), "leave out .onnx"),
     ],
 )
-def test_manifest_of_a_stranger_is_refused_for_a_reason(tmp_path, change, told):
+def test_invalid_manifest_is_rejected_with_a_reason(tmp_path, change, told):
     file = {"name": "model.onnx", "size": 1, "sha256": "0" * 64}
     model = {"model": "org/name", "output": "org/name", "task": "x", "commit": "0" * 40, "files": [file]}
     content = {"optimum_htp_manifest": 1, "folder": ".", "versions": {}, "models": [model]}

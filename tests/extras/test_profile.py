@@ -100,7 +100,7 @@ def test_time_of_a_subgraph_is_counted_once():
     assert _by_node(events, graph, 0, 1) == {0: 30.0, 1: 20.0, 2: 7.0}
 
 
-def test_nodes_without_names_are_told_apart_by_their_place(tmp_path):
+def test_nodes_without_names_are_matched_by_index(tmp_path):
     """ONNX Runtime names them itself, and says which node of the graph each was; constants are none to it."""
     large, small = (
         numpy_helper.from_array(np.ones(shape, "f"), name) for shape, name in (((512, 512), "l"), ((512, 1), "s"))
@@ -158,7 +158,7 @@ def test_runs_that_the_profiler_did_not_record_to_their_end_do_not_count(tmp_pat
 
 
 @pytest.mark.parametrize(("runs", "warmup"), [(0, 2), (-1, 0), (1, -1)])
-def test_numbers_of_runs_that_are_none_are_refused(runs, warmup, tmp_path):
+def test_invalid_numbers_of_runs_are_rejected(runs, warmup, tmp_path):
     with pytest.raises(ProfileError, match="cannot be timed"):
         profile_file(_tiny(tmp_path / "m.onnx"), runs=runs, warmup=warmup)
 

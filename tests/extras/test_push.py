@@ -48,7 +48,7 @@ def test_files_and_card_are_one_commit_that_loads(org, bert, writer, tmp_path):
     assert shown["files"][0]["record"]["hub_id"] == "tiny/bert"
 
 
-def test_card_says_what_the_files_are(org, bert, writer):
+def test_card_describes_the_files(org, bert, writer):
     push([bert.parent], "me/model", access=writer)
     card = ModelCard(pushed_files(org)["README.md"].decode())
     record = read_record(bert)
@@ -82,7 +82,7 @@ def test_token_that_may_not_write_pushes_nothing(org, bert, tmp_path, there, tok
     assert there or "me/model" not in org.repos
 
 
-def test_repo_that_was_created_for_files_that_are_refused_is_taken_back(org, bert, writer):
+def test_new_repo_is_deleted_if_the_commit_is_rejected(org, bert, writer):
     def refuse(method, path, status, body, headers):
         return (400, b'{"error": "no"}', {}) if "/preupload/" in path else (status, body, headers)
 
@@ -145,13 +145,13 @@ def test_upload_that_fails_leaves_the_repo_as_it_was(org, bert, writer):
     assert len(repo.commits) == 1
 
 
-def test_hub_in_trouble_is_told(org, bert, writer):
+def test_server_error_of_the_hub_is_reported(org, bert, writer):
     org.status = 500
     with pytest.raises(HubServerError, match="500"):
         push([bert], "me/model", access=writer)
 
 
-def test_card_that_the_hub_refuses_is_told(org, bert, writer):
+def test_card_that_the_hub_rejects_is_reported(org, bert, writer):
     org.add("me/model", {"README.md": b"---\nlicense:\n- mit\n---\n"})
     with pytest.raises(PushError, match=r"Invalid metadata in README.md. - \"license\" must be a string") as caught:
         push([bert], "me/model", access=writer)
@@ -193,7 +193,7 @@ def test_private_model_does_not_become_public(org, bert, writer, tmp_path):
     assert not org.repos["me/open"].private
 
 
-def test_gated_model_goes_into_a_private_repo_unless_it_is_said(org, bert, writer, tmp_path):
+def test_gated_model_is_pushed_to_a_private_repo_by_default(org, bert, writer, tmp_path):
     from optimum_htp.onnxfile import rewrite_model
 
     path = Path(shutil.copy(bert, tmp_path))
@@ -241,7 +241,9 @@ def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, writer, tmp_p
         (folder / name).write_bytes(ours[name])
 
 
-def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(org, plain_bert, bert, writer, tmp_path, monkeypatch):
+def test_files_that_cannot_be_pushed_are_rejected_before_a_request(
+    org, plain_bert, bert, writer, tmp_path, monkeypatch
+):
     with org.recorded() as requests:
         with pytest.raises(MetadataError, match="has no record of its model"):
             push([plain_bert], "me/model", access=writer)
