@@ -14,8 +14,8 @@ DIST ?= dist
 KEY ?=
 SCRIPTS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN := $(VENV)/$(SCRIPTS)
-# What codespell reads: spelling, and the habits in docs/habits.txt.
-PROSE := README.md docs/*.md optimum_htp/METADATA.md .github/CONTRIBUTING.md
+# The texts for codespell: spelling, and the words in docs/habits.txt, also in docstrings, comments and messages.
+PROSE := README.md CHANGELOG.md docs/*.md optimum_htp .github
 # A file's tests share what they export, so a worker takes whole files.
 PARALLEL := --numprocesses auto --dist loadfile
 # The processes that tests start would compile each module anew.
@@ -47,7 +47,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell --ignore-words-list atention -D docs/habits.txt -D- $(PROSE)
+	$(BIN)/codespell --ignore-words-list atention,alse -D docs/habits.txt -D- $(PROSE)
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/$(SCRIPTS)/python -m pytest $(PARALLEL)
@@ -59,7 +59,7 @@ test-newest: $(ALONE)/installed
 bench: $(VENV)/installed $(if $(filter newest,$(STACK)),,$(WINML)/installed)
 	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
-# Half an hour of kills, full disks, crowds, misbehaving Hubs, strangers' files and fuzzing.
+# Half an hour of kills, full disks, concurrent processes, faulty Hubs, foreign files and fuzzing.
 reliability: $(VENV)/installed
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m benchmarks.reliability $(ARGUMENTS)

@@ -1,10 +1,10 @@
-"""Run every benchmark beside the peer's own code, and write what came of it.
+"""Run all benchmarks next to the peer's own code, and write the results.
 
     python -m benchmarks [--quick] [--only NAME ...] [--out FOLDER]
     python -m benchmarks --compare OLD.json NEW.json
 
-Each benchmark runs in a process of its own. `RESULTS.md` and `results.json` are written anew as each ends, so that a
-run that is broken off has told what it knew; the plots are made at the end.
+Each benchmark runs in its own process. `RESULTS.md` and `results.json` are written after each one, so an interrupted
+run keeps its results. The plots are made at the end.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ BENCHMARKS = {
     "exports": "Export",
     "hierarchy": "Tags",
     "proofs": "Proofs of weights",
-    "peers": "Tags beside winml-cli's",
+    "peers": "Tags compared with winml-cli",
     "loading": "Loads, first and cached",
     "mapping": "Loads with mapped weights",
     "gpu": "Loads on a GPU",
-    "embedding": "Files that carry what a model needs",
-    "bystanders": "What others feel",
+    "embedding": "Embedded files",
+    "bystanders": "Cost for other code",
     "commands": "Commands without PyTorch",
     "answers": "First answers",
     "injecting": "Many files",
     "batch": "Many models",
-    "modules": "Cutting modules out",
+    "modules": "Extracting modules",
     "comparing": "Comparing",
 }
-# What differs with the versions of transformers and Optimum: run by default with transformers 5.
+# Benchmarks that depend on the versions of transformers and Optimum; with transformers 5, only these run by default.
 OF_THE_STACK = ("exports", "loading", "mapping", "commands", "answers")
 
 
 def told(name: str, arguments: argparse.Namespace, results: Results, log: Path) -> bool:
-    """Run one benchmark, write the results with its own, and say how it went; return whether it ended well."""
+    """Run one benchmark, write all results, and print a summary; return whether it succeeded."""
     start = time.perf_counter()
     print(f"{BENCHMARKS[name]} ...", end=" ", flush=True)
     try:
@@ -67,17 +67,17 @@ def told(name: str, arguments: argparse.Namespace, results: Results, log: Path) 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="Done within three minutes: fewer runs, smaller files, no targets."
+        "--quick", action="store_true", help="Fewer runs, smaller files, no targets; at most three minutes."
     )
     parser.add_argument(
         "--only",
         nargs="+",
         choices=BENCHMARKS,
         metavar="NAME",
-        help="These alone; what is known of the others stays, and says where it was measured.",
+        help="Run only these; the results of the others are kept.",
     )
     parser.add_argument("--out", type=Path, help="Folder for the results; `benchmarks`, or `out/benchmarks`.")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="Say what got slower.")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="Report slower results.")
     arguments = parser.parse_args()
     if arguments.compare:
         old, new = (Results.read(path) for path in arguments.compare)

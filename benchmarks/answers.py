@@ -1,9 +1,10 @@
-"""The first answer of a fresh process, and many answers, without PyTorch and with Optimum.
+"""The first answer of a new process, and many answers, without PyTorch and with Optimum.
 
-The models are classifiers: a BERT of 0.3 MB, and one with the real weights of MiniLM, 90 MB, of which ONNX Runtime
-packs those of matrix products anew, whoever loads it. Their answers are compared before anything is measured.
-Each first answer is a process of its own, in turn, with memory as the system's peak of resident pages. The endpoints
-are those that `htp endpoint` writes, started by a process of their own.
+The models are classifiers: a BERT of 0.3 MB, and one with the real weights of MiniLM, 90 MB. ONNX Runtime repacks the
+weights of its matrix products in every load. The answers are compared before the measurement.
+
+Each first answer is a new process, in turn. Memory is the peak of resident pages. The endpoints are written by
+`htp endpoint`, and started in new processes.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ answer = runpy.run_path({folder!r} + "/handler.py")["EndpointHandler"]({folder!r
 
 
 def answered(code: str) -> tuple[float, float, Any]:
-    """Return the seconds and MiB that a process took for code with an answer, and the answer."""
+    """Return the seconds and MiB of a process for code with an answer, and the answer."""
     start = time.perf_counter()
     done = subprocess.run(
         [python_of_users(), "-c", code + _END], capture_output=True, text=True, check=True, env=_alone()
@@ -80,7 +81,7 @@ def _alone() -> dict[str, str]:
 
 
 def classifier(home: Path) -> Path:
-    """Return a classifier with MiniLM's weights, and a head of its own."""
+    """Return a classifier with MiniLM's weights and its own head."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
     set_seed(0)
@@ -93,12 +94,12 @@ def classifier(home: Path) -> Path:
 def compared(
     name: str, code: str, peer: str, against: str, runs: int, targets: tuple[float | None, float | None]
 ) -> Iterator[Row]:
-    """Yield the rows of the time and the memory of two processes."""
+    """Yield the rows of time and memory of two processes."""
     pairs = []
     for index in range(runs + 1):
         taken = {one: answered(one)[:2] for one in ((code, peer) if index % 2 else (peer, code))}
         pairs.append((taken[code], taken[peer]))
-    del pairs[0]  # the first process reads the files from the disk
+    del pairs[0]  # The first process reads the files from the disk.
     yield paired(name, [(ours[0], other[0]) for ours, other in pairs], against, target=targets[0])
     memory = [(ours[1], other[1]) for ours, other in pairs]
     yield paired(f"{name}: memory", memory, against, unit="MiB", target=targets[1])

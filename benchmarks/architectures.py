@@ -1,4 +1,4 @@
-"""Tiny models of the architectures in Optimum's table that the tests' own list does not have."""
+"""Tiny models of the architectures in Optimum's table that the tests' own list lacks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _detr_config() -> Any:
 
 
 def _nothing(folder: Path) -> None:
-    """Save no preprocessor: these models are never given a text or an image."""
+    """Save no preprocessor: these models never get a text or an image."""
 
 
 def _of(model: str, config: str | Callable[[], Any], task: str = "auto", **values: Any) -> Animal:

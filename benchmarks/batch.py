@@ -1,9 +1,9 @@
-"""A batch of tiny models, two at a time, against a shell's loop over `optimum-cli export onnx`.
+"""A batch of tiny models, two at a time, against a shell loop over `optimum-cli export onnx`.
 
     python -m benchmarks.batch [--quick] [--json]
 
-The overhead of a job is what each further model adds to a batch's wall time beyond its export, two at a time: look-up,
-download, process, digests and journal.
+The overhead of a job is the time that each further model adds to the wall time of a batch, less its export, two at a
+time: lookup, download, process, digests and journal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOTS = 2
 
 
 def run(*command: object, home: Path | None = None) -> float:
-    """Return how long a command takes; with a home of its own, it finds an empty cache."""
+    """Return the time of a command; with `home`, its cache is empty."""
     environment = {**os.environ, **({} if home is None else {"HF_HOME": str(home)})}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start = time.perf_counter()
@@ -37,13 +37,13 @@ def run(*command: object, home: Path | None = None) -> float:
 
 
 def seconds_of(journal: Path) -> float:
-    """Return how long the exports of a batch took, one after the other."""
+    """Return the total time of the exports of a batch."""
     entries = map(json.loads, journal.read_text().splitlines())
     return float(sum(entry["seconds"] for entry in entries if entry["event"] == "end"))
 
 
 def overhead(names: list[str], few: int, place: Path) -> float:
-    """Return what each model behind the first few adds to a batch beyond its export, in seconds; at least 1 ms."""
+    """Return the overhead of each model after the first few, in seconds; at least 1 ms."""
     wall, exports = [], []
     for count in (few, len(names)):
         out, listed = place / str(count), place / f"{count}.txt"

@@ -1,10 +1,9 @@
-"""What the plugin costs those who load something else: the same work with it and with `OPTIMUM_HTP_DISABLE=1`.
+"""The cost of the plugin for other code: the same work with the plugin and with `OPTIMUM_HTP_DISABLE=1`.
 
     python -m benchmarks.bystanders [--quick] [--json]
 
-Each figure comes from processes of its own, with and without the plugin in turn: the interpreter's start, the command
-line's, Optimum's and transformers' loads of an ordinary folder with its configs, and the hooks of classes that are
-named directly.
+Each figure comes from new processes, with and without the plugin in turn: the start of the interpreter and of the
+command line, loads of an ordinary folder by Optimum and transformers, and the hooks of directly named classes.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from benchmarks.rows import Row, main, paired, single
 from tests.support.environments import python_of_users
 
 WITHOUT = "the same with OPTIMUM_HTP_DISABLE=1"
-LOADS = 11  # of each kind in a process
+LOADS = 11  # Loads of each kind in a process.
 CALLS = 501
-HOOK = 20e-6  # seconds that a hook may cost a call that is not ours
+HOOK = 20e-6  # Seconds that a hook may add to a call for other files.
 
 STARTS = {
     "interpreter": ("-c", "pass"),
@@ -68,7 +67,7 @@ check=True); print(time.perf_counter() - s)"
 
 
 def measured(arguments: tuple[str, ...], disabled: bool) -> str:
-    """Return what a process prints that runs with or without the plugin."""
+    """Return the output of a process with or without the plugin."""
     switch = {"OPTIMUM_HTP_DISABLE": "1"} if disabled else {}
     done = subprocess.run(
         [python_of_users(), *arguments], env={**os.environ, **switch}, capture_output=True, text=True, check=True
@@ -77,7 +76,7 @@ def measured(arguments: tuple[str, ...], disabled: bool) -> str:
 
 
 def both(arguments: tuple[str, ...], index: int) -> tuple[str, str]:
-    """Return what is printed with and without the plugin; every other time it is the second to run."""
+    """Return the output with and without the plugin; the order alternates."""
     order = (False, True) if index % 2 else (True, False)
     printed = {disabled: measured(arguments, disabled) for disabled in order}
     return printed[False], printed[True]
@@ -93,7 +92,7 @@ def starts(rounds: int) -> Iterator[Row]:
 
 
 def imports(runs: int) -> Row:
-    """Tell what our modules take of the import of one of Optimum's classes, as the interpreter counts it."""
+    """Return the share of our modules in the import of a class of Optimum, as measured by the interpreter."""
     code = "from optimum.onnxruntime import ORTModelForFeatureExtraction"
     shares = []
     for _ in range(runs):
@@ -103,7 +102,7 @@ def imports(runs: int) -> Row:
         own = {name.strip(): int(time) for time, _, name in rows if time.strip().isdigit()}
         ours = sum(time for name, time in own.items() if name.partition(".")[0].startswith("optimum_htp"))
         shares.append((ours / 1e6, sum(own.values()) / 1e6))
-    ours_s, all_s = min(shares)  # a run that compiles takes longer
+    ours_s, all_s = min(shares)  # A run that compiles takes longer.
     return single("our modules at the import of an ORTModel", ours_s, all_s, "the whole import", unit="s", target=0.01)
 
 
@@ -118,7 +117,7 @@ def loads(folder: Path, rounds: int) -> Iterator[Row]:
 
 
 def hooks(folder: Path, rounds: int) -> Iterator[Row]:
-    """Tell what the hook of a class that is named directly adds to a call that does nothing else."""
+    """Return the time that the hook of a directly named class adds to a call that does nothing else."""
     for what, name in (("an ordinary folder", str(folder)), ("a repo's name", "org/name")):
         pairs = [both(("-c", PROBE, name), index) for index in range(rounds)]
         added = min(float(mine) - float(theirs) for mine, theirs in pairs)

@@ -1,7 +1,7 @@
-"""What the commands take that do not need PyTorch, against `htp info`, and our help against Optimum's.
+"""The time of commands that do not need PyTorch, against `htp info`, and of our help against Optimum's.
 
-Each runs in a process of its own, one after the other in turn, on a BERT of 90 MB whose model is on a Hub on this
-machine. The cache is empty each time, so `verify` and `inject` fetch its config and the head of its weights.
+Each runs in a new process, in turn, on a BERT of 90 MB whose model is on a Hub on this machine. The cache is empty
+each time, so `verify` and `inject` download its config and the header of its weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.environments import python_of_users
 
 
 def seconds(home: Path, *arguments: str) -> float:
-    """Return how long a command takes with an empty cache."""
+    """Return the time of a command with an empty cache."""
     cache = home / "commands"
     shutil.rmtree(cache, ignore_errors=True)
     start = time.perf_counter()
@@ -34,7 +34,7 @@ def seconds(home: Path, *arguments: str) -> float:
     return time.perf_counter() - start
 
 
-# What is compared with what, and how much longer it may take.
+# The pairs of commands, and the targets.
 COMPARED = (
     ("htp verify", "htp info", 4.0),
     ("htp inject", "htp info", 4.0),
@@ -45,7 +45,7 @@ COMPARED = (
 
 
 def options_alone(runs: int) -> Row:
-    """Compare declaring and formatting Optimum's options and ours with its own alone: no help can do without that."""
+    """Compare parsing and formatting of all options with those of Optimum's options alone."""
     from optimum.commands.export.onnx import parse_args_onnx
 
     from optimum_htp.cli.export import HTPExportCommand

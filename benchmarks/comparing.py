@@ -2,8 +2,8 @@
 
     python -m benchmarks.comparing [--quick] [--json]
 
-Theirs is what one writes by hand: onnx.load, an output for every value, two sessions, numpy.allclose. Each runs in a
-process of its own, in turn, on MiniLM (90 MB) and a copy of it; memory is the peak above what there was after imports.
+The peer is written by hand: onnx.load, an output for every value, two sessions, numpy.allclose. Each runs in a new
+process, in turn, on MiniLM (90 MB) and a copy of it. Memory is the peak above that after the imports.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What the files that travel in ONNX files cost: bytes, stamping, and loading.
+"""The cost of embedded files: bytes, stamping, and loading.
 
     python -m benchmarks.embedding [--quick] [--json]
 
-Sizes are those of the property in the file, base64 included. Loads are of config and tokenizer in a warm process,
-against the same file without embedded files and a warm cache, interleaved. Stamping writes the file anew in its place,
-and to the disk before that, so `cp && sync` is what does as much; plain `cp` leaves that to the kernel.
+Sizes are those of the property in the file, including base64. Loads are of config and tokenizer in a warm process,
+against the same file without embedded files and a warm cache, interleaved. Stamping rewrites the file and syncs it,
+so the peer is `cp && sync`; `cp` alone leaves the sync to the kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def llama_like(folder: Path) -> Path:
     vocabulary = {token: at for at, token in enumerate(alphabet)}
     words, merges = [*letters, "Ġ"], []
     while len(vocabulary) < WORDS:
-        # Tokens grow out of tokens, the frequent ones more often, so that they share beginnings as real ones do.
+        # Tokens are built from tokens, frequent ones more often, so that they share prefixes like real ones.
         left = words[min(int(draw.expovariate(3 / len(words))), len(words) - 1)]
         right = draw.choices(letters, weights)[0] if draw.random() < 0.6 else draw.choice(words)
         token = left + right
@@ -46,7 +46,7 @@ def llama_like(folder: Path) -> Path:
         vocabulary[token] = len(vocabulary)
         words.append(token)
         merges.append((left, right))
-    # LLaMA 3 has more than two merges a token: every other way to put it together is listed too.
+    # LLaMA 3 has more than two merges per token, because every other way to build it is listed too.
     others = [
         (token[:at], token[at:])
         for token in itertools.islice(words, 200, None)
@@ -71,12 +71,12 @@ def sizes(folder: Path, small: Path) -> Iterator[Row]:
         assert embedding is not None
         unpacked = sum(file.size for file in embedding.files)
         size = len(embedding.archive)
-        name = f"what travels in a file of {name}"
+        name = f"embedded files of {name}"
         yield single(name, size, unpacked, "its files", unit="bytes", target=limit / unpacked)
 
 
 def stamping(folder: Path, record_of: Path, archive: str, size: int, runs: int) -> Iterator[Row]:
-    """Stamp a file of so many bytes with everything, against `cp`."""
+    """Stamp a file of a given size with everything, against `cp`."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -102,9 +102,9 @@ def stamping(folder: Path, record_of: Path, archive: str, size: int, runs: int) 
 
     def settled() -> None:
         gc.collect()
-        os.sync()  # no run waits for what the one before it has left to be written
+        os.sync()  # No run waits for the pending writes of the one before.
 
-    copied()  # both ways replace a file that is there
+    copied()  # Both replace an existing file.
     for name, theirs, target in (("cp", copied, None), ("cp && sync", on_disk, 1.3)):
         pairs = interleaved(ours, theirs, runs, settled)
         yield paired(f"stamp {size / 1e9:g} GB with a LLaMA 3-like tokenizer", pairs, name, target=target)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.exports [--quick] [--json]
 
-Each is the command as one types it, in a process of its own with an empty cache, in turn; memory is what the
-operating system counted at the peak, requests are those that the Hub has answered.
+Each is the real command in a new process with an empty cache, in turn. Memory is the peak as measured by the
+operating system; requests are counted by the Hub.
 """
 
 from __future__ import annotations

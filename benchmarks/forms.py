@@ -1,4 +1,4 @@
-"""The forms that a file has after other tools, and changes of its weights that a proof has to find."""
+"""The forms of a file after other tools, and changes of its weights that a proof must find."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def graphs(graph: Any) -> Iterator[Any]:
 
 
 def uses(model: Any, *operators: str, place: int | None = None) -> set[str]:
-    """Return the values that are inputs of some operators, at one place of theirs or at any."""
+    """Return the values that are inputs of some operators, at one position or at any."""
     nodes = (node for graph in graphs(model.graph) for node in graph.node if node.op_type in operators)
     return {name for node in nodes for name in (node.input if place is None else node.input[place : place + 1])}
 
 
 def weights(model: Any, *operators: str, place: int | None = None) -> list[Any]:
-    """Return the initializers of floats that are inputs of some operators and hold more than one value."""
+    """Return the initializers of floats that are inputs of some operators and have more than one value."""
     used = uses(model, *operators, place=place)
     found = (one for graph in graphs(model.graph) for one in graph.initializer if one.name in used)
     return [one for one in found if one.data_type == TensorProto.FLOAT and _differ(numpy_helper.to_array(one))]
@@ -145,7 +145,7 @@ def matrices(model: Any) -> list[Any]:
 
 
 def put(tensor: Any, array: Any) -> bool:
-    """Give a tensor other values, and say that it has them."""
+    """Give a tensor other values; return True."""
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), tensor.name))
     return True
 
@@ -244,7 +244,7 @@ CHANGES: dict[str, Callable[[Any], bool]] = {
     "an adapter merged": adapted,
     "a changed weight in a Constant": moved,
 }
-"""Each changes a ModelProto and says whether it could."""
+"""Each changes a ModelProto and returns whether this was possible."""
 
 LARGE = ("two layers exchanged", "a matrix of zeros", "a matrix of another model", "an adapter merged")
-"""Changes that a weight of a few bits shows too."""
+"""Changes that are visible in weights of a few bits too."""

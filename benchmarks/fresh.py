@@ -1,8 +1,8 @@
-"""Processes of their own whose imports are done: forked from one that has imported PyTorch and Optimum once.
+"""New processes with finished imports: forked from a process that has imported PyTorch and Optimum once.
 
-A first load is a process's first, so each needs one of its own; starting an interpreter and importing PyTorch takes
-twenty times as long as most of what is measured. The standard library's fork server imports, and forks a process for
-each measurement; sessions, threads and caches of models are made in that alone.
+A first load is the first one of a process, so each needs a new process. Starting an interpreter and importing PyTorch
+takes twenty times as long as most measurements. The standard library's fork server does the imports, and forks a
+process for each measurement. Sessions, threads and caches exist only in that process.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ PRELOADED = [
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call took.
+    """The cost of a call.
 
     Attributes:
         seconds: Its wall time.
-        mib: How much the process's peak of resident memory grew.
+        mib: Growth of the process's peak of resident memory.
     """
 
     seconds: float
@@ -46,35 +46,35 @@ class Cost:
 
 
 def cost(function: Callable[..., Any], *arguments: Any, preloaded: Sequence[str]) -> Cost:
-    """Call a function of a module in a process of its own, and return what that took.
+    """Call a function of a module in a new process, and return the cost.
 
     Args:
-        function: What is measured.
+        function: The function.
         *arguments: Its arguments.
-        preloaded: As of `called`.
+        preloaded: As in `called`.
 
     Raises:
-        RuntimeError: As of `called`.
+        RuntimeError: As in `called`.
     """
     found: Cost = called(_cost, function, arguments, preloaded=preloaded)
     return found
 
 
 def evaluated(code: str, **names: Any) -> Any:
-    """Run Python code in a process of its own, and return what it leaves under the name `result`.
+    """Run Python code in a new process, and return its variable `result`.
 
     Args:
-        code: The code; its imports are those of `PRELOADED` and what it brings itself.
-        **names: What it finds under these names.
+        code: The code. The modules of `PRELOADED` are already imported.
+        **names: Variables for the code.
 
     Raises:
-        RuntimeError: It ended without a result; what it raised is on standard error.
+        RuntimeError: It ended without a result; its exception is on standard error.
     """
     return called(_result, code, names, preloaded=PRELOADED)
 
 
 def started(log: Path) -> None:
-    """Start the server with `PRELOADED`, and wait for it; what it and its processes print goes into a file."""
+    """Start the server with `PRELOADED`, and wait for it. Its output and that of its processes goes into a file."""
     multiprocessing.set_forkserver_preload(PRELOADED)
     own = os.dup(1), os.dup(2)
     with log.open("wb") as stream:
@@ -87,15 +87,15 @@ def started(log: Path) -> None:
 
 
 def called(function: Callable[..., Any], *arguments: Any, preloaded: Sequence[str]) -> Any:
-    """Call a function of a module in a process of its own, and return what it returns.
+    """Call a function of a module in a new process, and return its result.
 
     Args:
-        function: What is called.
+        function: The function.
         *arguments: Its arguments.
-        preloaded: The modules that it finds imported; the same in all calls of a process.
+        preloaded: The modules to import before; the same in all calls of a process.
 
     Raises:
-        RuntimeError: It raised; what it raised is on standard error.
+        RuntimeError: It raised an exception, which is on standard error.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded))
@@ -117,7 +117,7 @@ def _send(
 ) -> None:
     os.environ.update(environment)
     if (tools := sys.modules.get("onnxruntime.transformers")) is not None:
-        sys.path += tools.__path__  # which its import adds in the server, and a new process does not take from there
+        sys.path += tools.__path__  # Its import adds this path in the server, and a new process does not inherit it.
     sending.send(function(*arguments))
 
 

@@ -1,10 +1,10 @@
-"""What tags cost and how right they are.
+"""The cost of tags, and how exact they are.
 
     python -m benchmarks.hierarchy [--quick] [--json]
 
 Cost: the wall time of MiniLM's export (a tiny BERT's in the quick form) with tags against the same without,
-interleaved, in one warm process, and the bytes that tags take per node. Right: over the architectures of the tests,
-the share of uses of parameters (matched by value) whose node is tagged with the parameter's owner.
+interleaved, in one warm process, and the bytes per node. Exactness: over the architectures of the tests, the share of
+uses of parameters (matched by value) whose node is tagged with the parameter's owner.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.zoo import ZOO
 
 
 def settle() -> None:
-    """Leave nothing of the last run for the next one to wait for."""
+    """Finish pending work of the last run."""
     os.sync()
     gc.collect()
 

@@ -1,9 +1,9 @@
-"""Stamping 200 files that something else exported, against a loop of onnx.load and onnx.save over them.
+"""Stamping 200 files of other exporters, against a loop of onnx.load and onnx.save over them.
 
     python -m benchmarks.injecting [--quick] [--json]
 
-Ours is the command as one types it, its start included, its cache empty; theirs is one process that has `onnx`
-imported, writes one property into each file and makes each durable, as ours does.
+Ours is the real command, including its start, with an empty cache. The peer is one process with `onnx` imported. It
+writes one property into each file and syncs it, as our command does.
 """
 
 from __future__ import annotations

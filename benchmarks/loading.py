@@ -1,8 +1,9 @@
-"""What loading costs, against Optimum and transformers in the same run.
+"""The cost of loading, against Optimum and transformers in the same run.
 
-Warm: a model and its tokenizer from a file alone, against Optimum's load from a folder with configs, interleaved in
-one process. Cold: config and preprocessors with an empty cache against a Hub on the loopback interface, with and
-without a latency for every answer; each in a process of its own, imports done before the clock starts.
+Warm: a model and its tokenizer from a single file, against Optimum's load from a folder with configs, interleaved in
+one process.
+Cold: config and preprocessors with an empty cache from a Hub on the loopback interface, with and without a latency
+per response; each in a new process with finished imports.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from benchmarks.pairs import empty_hub, interleaved
 from benchmarks.rows import Row, main, paired
 from tests.support.hub import LoopbackHub
 
-LATENCIES = (0.003, 0.03, 0.1, 0.3)  # seconds an answer
-LATENCY = 0.1  # the one that a target is for
+LATENCIES = (0.003, 0.03, 0.1, 0.3)  # Seconds per response.
+LATENCY = 0.1  # The latency with a target.
 
 TEXT, IMAGE = "config + tokenizer", "image processor"
-# What is measured in a process of its own: the loads of one operation, of a file (ours) or a repo (theirs).
+# The measured code of a new process: the loads of one operation, of a file (ours) or a repo (theirs).
 OPERATIONS = {
     TEXT: "(AutoConfig.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source, **options))",
     IMAGE: "AutoImageProcessor.from_pretrained(source, **options)",
@@ -40,7 +41,7 @@ for _ in range({repeat}):
 
 
 def first_and_cached(operation: str, source: str, repeat: int) -> tuple[float, float]:
-    """Return the seconds of the first load with an empty cache, and the median of so many after it."""
+    """Return the seconds of the first load with an empty cache, and the median of later loads."""
     code = CHILD.format(repeat=1 + repeat, operation=OPERATIONS[operation])
     with tempfile.TemporaryDirectory() as cache:
         first, *others = evaluated(code, source=source, options={"cache_dir": cache})
@@ -50,7 +51,7 @@ def first_and_cached(operation: str, source: str, repeat: int) -> tuple[float, f
 def cold(
     hub: LoopbackHub, latency: float, operation: str, sources: tuple[str, str], runs: int, *, cached: bool
 ) -> Iterator[Row]:
-    """Compare loads with an empty cache, each in a process of its own, and those that follow in it."""
+    """Compare loads with an empty cache, each in a new process, and the following loads in it."""
     hub.latency = latency
     ours, theirs = sources
     found = []

@@ -1,8 +1,8 @@
-"""What mapping weights from the file saves, against Optimum's load of the same weights from a folder with configs.
+"""The gain of mapping weights from the file, against Optimum's load of the same weights from a folder with configs.
 
-First loads are those of a process of their own, with all imports done: time until the model (and tokenizer) is there,
-and how much the peak of resident memory grew. Each pair is made in turn. With a cold page cache, the files' pages are
-dropped before each load. Inference is that of both models in one process, in turn.
+First loads run in new processes with finished imports: the time until the model (and tokenizer) is loaded, and the
+growth of the peak of resident memory, in turn. With a cold page cache, the files' pages are dropped before each load.
+Inference compares both models in one process, in turn.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def drop(folder: Path) -> None:
 
 
 def fresh(source: Path, imports: str, load: str) -> tuple[float, float]:
-    """Return seconds and MiB of a load in a process of its own."""
+    """Return seconds and MiB of a load in a new process."""
     seconds, mib = evaluated(CHILD.format(imports=imports, load=load), source=str(source))
     return seconds, mib
 
@@ -83,7 +83,7 @@ def first_loads(
 
 
 def floor(file: Path, folder: Path, load: str, runs: int) -> Row:
-    """Compare what no load can do without, a mapped session and a tokenizer, with Optimum's load of both."""
+    """Compare the minimum for any load, a mapped session and a tokenizer, with Optimum's load of both."""
     session = "InferenceSession(lean.content, options, providers=['CPUExecutionProvider'])"
     alone = f"({session}, AutoTokenizer.from_pretrained({str(folder)!r}))"
     theirs = f"from optimum.onnxruntime import {TEXT} as O; from transformers import AutoTokenizer"
@@ -92,15 +92,15 @@ def floor(file: Path, folder: Path, load: str, runs: int) -> Row:
 
 
 def inference(file: Path, folder: Path, loads: int) -> Iterator[Row]:
-    """Compare runs of a model that is mapped with those of one that is not: neither is to be slower.
+    """Compare runs of a mapped model with those of a model that is not mapped: neither may be slower.
 
-    Where a session's memory and threads come to lie makes it faster or slower for as long as it lives, so what is
-    compared are the medians of so many loads.
+    The memory layout and threads of a session make it faster or slower for its lifetime, so the medians of several
+    loads are compared.
     """
     import torch
     from optimum.onnxruntime import ORTModelForFeatureExtraction
 
-    lengths = {8: 41, 128: 11}  # tokens, and how often each is run
+    lengths = {8: 41, 128: 11}  # Tokens, and number of runs.
     found: dict[int, list[tuple[float, float]]] = {tokens: [] for tokens in lengths}
     for _ in range(loads):
         ours = ORTModelForFeatureExtraction.from_pretrained(file)
@@ -117,7 +117,7 @@ def inference(file: Path, folder: Path, loads: int) -> Iterator[Row]:
 
 
 def exported(hub: LoopbackHub, folder: Path, name: str, model: Any, task: str) -> tuple[Path, Path]:
-    """Export a model: as files alone, and as Optimum exports it, without a record and with configs beside."""
+    """Export a model: as files only, and as Optimum exports it, without a record and with adjacent configs."""
     from optimum_htp import HTPExporter, strip_metadata
 
     source = folder / f"{name}-source"
@@ -162,7 +162,7 @@ def rows(quick: bool) -> Iterator[Row]:
         places = exported(hub, folder, "bart", model, task)
         name = f"BART, {round(model.num_parameters() / 1e6, -1):.0f} M, merged decoder"
         yield from first_loads(name, *places, "ORTModelForSeq2SeqLM", runs, time_target=0.6)
-        runs = min(runs, 5)  # of the largest model, which takes longest
+        runs = min(runs, 5)  # The largest model takes longest.
         wide, layers = (512, 1) if quick else (1536, 7)
         llama = transformers.LlamaConfig(
             hidden_size=wide,

@@ -1,6 +1,6 @@
-"""MiniLM with its real weights, as most benchmarks use it: on a Hub, and exported once for all of a run.
+"""MiniLM with its real weights on a Hub, exported once for all benchmarks of a run.
 
-A run of many benchmarks names a folder in the environment, where each finds what another has exported.
+A run of many benchmarks names a folder in the environment, which contains the exports.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ TASK = "feature-extraction"
 
 @dataclass(frozen=True)
 class MiniLM:
-    """The model on a Hub, and the folder of its exports. They are for reading; who writes takes a copy."""
+    """The model on a Hub, and the folder of its exports. They are read-only; benchmarks that write use a copy."""
 
     place: Path
 
     def file(self, *, embed: str = "all") -> Path:
-        """Return a file exported from the Hub, with what it is asked to carry."""
+        """Return a file exported from the Hub, with the given embedded files."""
         return self._exported(f"minilm-{embed}", embed=embed) / "model.onnx"
 
     def with_configs(self) -> Path:
-        """Return a folder as Optimum exports it: the file has no record, and its configs are beside it."""
+        """Return a folder as Optimum exports it: the file has no record, and its configs are next to it."""
         folder = self._exported("minilm-with-configs", with_config=True)
         strip_metadata(folder / "model.onnx")
         return folder
@@ -43,6 +43,6 @@ class MiniLM:
 
 
 def served(hub: LoopbackHub, home: Path) -> MiniLM:
-    """Put the model on a Hub; its commit is the same on each. Without a folder of a run, exports are kept at home."""
+    """Put the model on a Hub, always with the same commit. Without a folder of a run, exports are stored in `home`."""
     hub.add(REPO, models.minilm(), pipeline_tag="sentence-similarity", library_name="transformers")
     return MiniLM(Path(os.environ.get(SHARED, home / "exports")))

@@ -1,10 +1,10 @@
-"""Cutting a module out of a large ONNX file, against onnx.utils.extract_model, and against a small file of as many
-nodes.
+"""Extracting a module from a large ONNX file, against onnx.utils.extract_model, and against a small file with the same
+number of nodes.
 
     python -m benchmarks.modules [--quick] [--json]
 
-A thousandth of the nodes is the module's. Each measurement runs in a process of its own, in turn; memory is the peak
-above what there was after the imports.
+The module has a thousandth of the nodes. Each measurement runs in a new process, in turn; memory is the peak above
+that after the imports.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m benchmarks.onnxfile [--quick] [--json]
 
-Every way of writing ends with an fsync of the result. Each measurement runs in a process of its own, and all ways
-take turns; memory is the peak of the process above what it had after the imports.
+Every way of writing ends with an fsync of the result. Each measurement runs in a new process, and all ways take
+turns; memory is the peak of the process above that after the imports.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRELOADED = ("onnx", "optimum_htp.onnxfile")
 
 
 def generate(path: Path, gigabytes: float, nodes: int) -> None:
-    """Write a model of that size: a chain of layers, a quarter of whose nodes have a weight."""
+    """Write a model of a given size: a chain of layers, in which a quarter of the nodes have a weight."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -112,7 +112,7 @@ WAYS = {f.__name__: f for f in (read_ours, read_onnx, copy, stamp_ours, stamp_on
 
 
 def rounds(path: Path, ways: tuple[str, ...], count: int) -> dict[str, list[Cost]]:
-    """Run each way so many times, in turn."""
+    """Run each way several times, in turn."""
     costs: dict[str, list[Cost]] = {way: [] for way in ways}
     for index in range(count):
         for way in ways if index % 2 else ways[::-1]:
@@ -131,7 +131,7 @@ def large(folder: Path, megabytes: int, nodes: int, count: int) -> Iterator[Row]
     generate(path, megabytes / 1024, nodes)
     sync(path)
     costs = rounds(path, tuple(way for way in WAYS if way != "copy"), count)
-    # A disk's speed varies, and these are quick.
+    # A disk's speed varies, and these are fast.
     beside_cp = rounds(path, ("copy", "stamp_ours", "tag_ours"), 2 * count)
     size = f"{megabytes / 1024:.3g} GB"
     curve = {LOAD_AND_SAVE: {"series": "size in MB", "at": megabytes}}
@@ -151,7 +151,7 @@ def large(folder: Path, megabytes: int, nodes: int, count: int) -> Iterator[Row]
 
 
 def growing(folder: Path, series: str, sizes: dict[float, tuple[int, int]], count: int) -> Iterator[Row]:
-    """Compare stamping and tagging with what `onnx` takes, along sizes in MB and in nodes."""
+    """Compare stamping and tagging with `onnx`, for growing sizes in MB and in nodes."""
     for at, (megabytes, nodes) in sizes.items():
         path = folder / "grown.onnx"
         generate(path, megabytes / 1024, nodes)

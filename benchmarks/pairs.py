@@ -1,7 +1,7 @@
-"""What the benchmarks share: two ways of one thing, measured in turn, and what their times say of each other.
+"""Code that benchmarks share: two ways of one task, measured in turn, and the statistics of their times.
 
-A machine's speed changes from minute to minute, so what is told is the median of the ratios of pairs, with the
-interval that a bootstrap gives it.
+A machine's speed changes from minute to minute. So the result is the median of the ratios of pairs, with its interval
+by bootstrap.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SHARED = "BENCHMARKS_FOLDER"
 
 
 def shared_environment(folder: Path) -> dict[str, str]:
-    """Return the variables of a run of many benchmarks, one after the other.
+    """Return the environment variables of a run of many benchmarks, one after the other.
 
-    Their processes find huggingface_hub imported, which reads the Hub's address and the home at that time: each serves
-    its Hub at the same address, and begins with the same home emptied.
+    Their processes have huggingface_hub imported, which reads the Hub's address and the home at that time. So each
+    serves its Hub at the same address, and begins with the same empty home.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -55,19 +55,19 @@ def empty_hub(kind: Callable[[int], Hub] = LoopbackHub) -> Iterator[tuple[Hub, P
         if SHARED in os.environ:
             hub = stack.enter_context(kind(urlsplit(os.environ["HF_ENDPOINT"]).port or 0))
             home = Path(os.environ["HF_HOME"])
-            shutil.rmtree(home, ignore_errors=True)  # of the benchmark before
+            shutil.rmtree(home, ignore_errors=True)  # From the benchmark before.
             home.mkdir()
         else:
             hub = stack.enter_context(kind(0))
             home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # whoever installs a package has it compiled
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Installed packages are compiled.
         os.environ.update(_environment(hub.url, home))
         yield hub, home
 
 
 @dataclass
 class Traffic:
-    """What a Hub has sent."""
+    """The traffic of a Hub."""
 
     requests: int = 0
     bytes: int = 0
@@ -75,7 +75,7 @@ class Traffic:
 
 @contextmanager
 def traffic(hub: LoopbackHub) -> Iterator[Traffic]:
-    """Count what the Hub sends while the block runs."""
+    """Count the traffic of the Hub while the block runs."""
     sent, start = Traffic(), len(hub.requests)
     yield sent
     answered = hub.requests[start:]
@@ -85,10 +85,10 @@ def traffic(hub: LoopbackHub) -> Iterator[Traffic]:
 def interleaved(
     ours: Callable[[], Any], theirs: Callable[[], Any], runs: int, before: Callable[[], Any] = gc.collect
 ) -> list[tuple[float, float]]:
-    """Return the seconds of both in every pair. Garbage is collected between the runs, as `timeit` does it."""
+    """Return the seconds of both in every pair. Garbage is collected between the runs, as in `timeit`."""
     pairs = []
     gc.collect()
-    gc.freeze()  # PyTorch's objects are not looked at each time: that takes longer than most of what is measured
+    gc.freeze()  # PyTorch's objects are not scanned each time, which would take longer than most measurements.
     gc.disable()
     for index in range(runs + 2):
         times = {}
@@ -112,7 +112,7 @@ def interval(ratios: list[float]) -> tuple[float, float]:
 
 
 def peak_kilobytes() -> int:
-    """Return the process's peak of resident memory; Linux tells that of this process apart from its parent's."""
+    """Return the process's peak of resident memory. Linux counts it per process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1])
@@ -120,6 +120,6 @@ def peak_kilobytes() -> int:
 
 
 def forget_peak() -> int:
-    """Begin to count the peak of resident memory anew; return it."""
+    """Reset the peak of resident memory; return it."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_kilobytes()

@@ -1,12 +1,13 @@
-"""Tags of ours and of winml-cli, the other living exporter with tags, each in an environment of its own.
+"""Our tags against those of winml-cli, the other maintained exporter with tags, each in its own environment.
 
     make .venv-winml/installed
     python -m benchmarks.peers [--quick] [--json]
 
-A module is told apart if none of the nodes that use its parameters shares its tag with another module's. winml-cli
-tags no module of torch.nn, so a tag counts as right if it is that of the module whose parameter the node uses, or of
-the module around it. Parameters are found by value in the exported file.
-winml-cli exports with a static batch and cannot export each architecture; those that it fails with are left out.
+A module is distinguished if none of the nodes that use its parameters shares its tag with another module's. winml-cli
+tags no module of torch.nn, so a tag is right if it is that of the module whose parameter the node uses, or of the
+outer module. Parameters are found by value in the exported file.
+
+winml-cli exports with a fixed batch size and does not support all architectures; those are left out.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def theirs(folder: Path, task: str, model_class: str, output: Path) -> float:
 
 
 def ours(folder: Path, task: str, output: Path) -> float:
-    """Export a model with ours; return the seconds of the best of three."""
+    """Export a model with our exporter; return the seconds of the best of three."""
     from optimum_htp import HTPExporter
 
     times = []
@@ -82,7 +83,7 @@ def told_apart(found: list[tuple[str, frozenset[str]]]) -> float:
 
 
 def right(found: list[tuple[str, frozenset[str]]], tag_of: Callable[[str], str]) -> float:
-    """Return the share of uses, in percent, whose tag is that of an owner or of the module around it."""
+    """Return the share of uses, in percent, whose tag is that of an owner or of the outer module."""
     shares = [
         tag in {tag_of(name) for owner in owners for name in (owner, owner.rpartition(".")[0])}
         for tag, owners in found
@@ -91,7 +92,7 @@ def right(found: list[tuple[str, frozenset[str]]], tag_of: Callable[[str], str])
 
 
 def class_path(model: Any, name: str) -> str:
-    """Return a module's tag as winml-cli would write it: classes, with the indices of those in lists."""
+    """Return a module's tag in the form of winml-cli: classes, with the indices of those in lists."""
     parts, at = [type(model).__name__], model
     for part in name.split(".") if name else ():
         at = getattr(at, part)

@@ -1,4 +1,4 @@
-"""Pictures of results, as SVG: all ratios as bars on a log scale, and what grows along a series as lines."""
+"""Plots of results as SVG: all ratios as bars on a log scale, and series as lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_DECADES = 4
 
 
 def plot(sections: Sequence[Section], folder: Path) -> list[str]:
-    """Write the plots of what there is into a folder; return the files' names."""
+    """Write the plots into a folder; return the files' names."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,19 +1,18 @@
-"""How right tags and `verify --weights` are, in every form that a file has after other tools.
+"""How exact tags and `verify --weights` are, in every form of a file after other tools.
 
     python -m benchmarks.proofs [--quick] [--json]
     python -m benchmarks.proofs --all [NAME ...]
 
-Each of Optimum's table (with `--all`, which takes an hour), with noise on every parameter, is exported and given other
-forms by ONNX Runtime's and other tools. Without `--all` the rows are those of the last such run, and with `--quick`
-three architectures are measured.
+Each architecture in Optimum's table (with `--all`, which takes an hour), with noise on every parameter, is exported
+and converted to other forms by ONNX Runtime's and other tools. Without `--all` the rows are those of the last such
+run; with `--quick` three architectures are measured.
 
-- Honest: a form of which no tensor is foreign.
-- Found: a change of the weights for which a tensor is foreign, or said not to be checkable.
-- Exact: a use of a parameter, found by value, whose node `htp tag --model` gives to the parameter's owner.
-- Wrong: a use whose node is given to a module that is neither the owner nor around it.
+- Honest: a form without a foreign tensor.
+- Found: a change of the weights for which a tensor is foreign or unchecked.
+- Exact: a use of a parameter, found by value, whose node gets the tag of the parameter's owner from `htp tag --model`.
+- Wrong: a use whose node gets the tag of a module that is neither the owner nor around it.
 
-With `--all`, the figures of all architectures, or of those that are named, go to proofs.json, and the table of all its
-architectures to PROOFS.md.
+With `--all`, the figures go to proofs.json, and the table of all architectures to PROOFS.md.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from tests.support.zoo import ZOO
 
 STORED = Path(__file__).with_name("proofs.json")
 Figures = Counter[tuple[str, str, str]]
-"""How many there are of each kind, form or change, and figure (`made` and `good`, `uses`, `exact` and `wrong`)."""
+"""Counts by kind, form or change, and figure (`made` and `good`, `uses`, `exact` and `wrong`)."""
 
 
 def figures_of(name: str) -> Figures:
@@ -66,7 +65,7 @@ def figures_of(name: str) -> Figures:
 
 
 def written(name: str, form: str, source: Path, target: Path) -> bool:
-    """Write a form of a file; False where no weight of it has that form, or ONNX Runtime cannot make it."""
+    """Write a form of a file; False if no weight of it has that form, or ONNX Runtime cannot create it."""
     for one in target.parent.iterdir():
         one.unlink()
     try:
@@ -110,7 +109,7 @@ def _apart(spoilt: Path, path: Path) -> Path:
 
 
 def _tag(found: Figures, form: str, made: Path, folder: Path, model: object) -> None:
-    """Count how exact the tags are that a form gets from the model."""
+    """Count how exact the tags of a form are."""
     from optimum_htp import tag_file
     from tests.support.weights import weight_uses
 
@@ -134,7 +133,7 @@ def measured(names: Iterable[str]) -> Iterator[tuple[str, Figures]]:
     def figures(name: str) -> Figures | None:
         try:
             found: Figures = called(figures_of, name, preloaded=PRELOADED)
-        except RuntimeError as error:  # the process has said why
+        except RuntimeError as error:  # The process has printed the reason.
             print(f"{name} is left out: {error}", file=sys.stderr)
             return None
         return found
@@ -165,10 +164,10 @@ def _row(name: str, good: int, made: int, unit: str, target: float | None = 1.0)
 
 
 def table(measured_ones: Mapping[str, Figures]) -> Iterator[str]:
-    """Yield the lines of PROOFS.md: for each architecture and form how many are accepted and how exact tags are."""
+    """Yield the lines of PROOFS.md: for each architecture and form the accepted files and the exact tags."""
     total = Figures()
     yield "# Tags and proofs, for every architecture and form\n"
-    yield "`python -m benchmarks.proofs --all` writes this file; its docstring says what is counted.\n"
+    yield "`python -m benchmarks.proofs --all` writes this file; its docstring explains the figures.\n"
     yield "Files accepted of those made; for forms of floats also the share of uses of parameters with an exact tag."
     yield f"{len(measured_ones)} of {len(ARCHITECTURES)} architectures are measured.\n"
     yield f"| architecture | {' | '.join(FORMS)} | changes found |"
@@ -218,7 +217,7 @@ def kept() -> dict[str, Figures]:
 
 
 def write_table(names: Sequence[str]) -> None:
-    """Measure architectures, and write PROOFS.md of these and of what proofs.json has of others."""
+    """Measure architectures, and write PROOFS.md with these and the others in proofs.json."""
     known = kept()
     for name, figures in measured(names or ARCHITECTURES):
         known[name] = figures

@@ -2,7 +2,7 @@
 
     python -m benchmarks.remote [--quick] [--json]
 
-The Hub is on this machine, each answer takes 20 ms, and every download begins with an empty cache.
+The Hub is on this machine, each response takes 20 ms, and every download begins with an empty cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.pairs import Traffic, empty_hub, interleaved, traffic
 from benchmarks.rows import Row, main, paired, single
 from tests.support.hub import LoopbackHub
 
-LATENCY = 0.02  # seconds an answer
+LATENCY = 0.02  # Seconds per response.
 
 
 def reading(hub: LoopbackHub, folder: Path, runs: int) -> Iterator[Row]:

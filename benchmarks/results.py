@@ -1,4 +1,4 @@
-"""What a run of all benchmarks found: kept as JSON, told as Markdown, and held against an earlier run."""
+"""The results of all benchmarks: stored as JSON, written as Markdown, and compared with an earlier run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEWEST = "results-newest.json"
 
 @dataclass
 class Section:
-    """The rows of one benchmark. `machine` is where they were measured, if not where the others were."""
+    """The rows of one benchmark. `machine` is the machine, if it differs from that of the other sections."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class Section:
 
 @dataclass
 class Results:
-    """A run: on which machine, how thoroughly, and the sections in their order."""
+    """A run: the machine, the form, and the sections in order."""
 
     machine: dict[str, Any]
     form: str
@@ -43,11 +43,13 @@ class Results:
 
     def add(self, name: str, title: str, rows: list[dict[str, Any]], seconds: float, machine: str = "") -> None:
         self.sections = [section for section in self.sections if section.name != name]
-        if rows:  # without a GPU, its benchmark has none
+        if rows:  # Without a GPU, its benchmark has no rows.
             self.sections.append(Section(name, title, seconds, [_row(row) for row in rows], machine))
 
     def keep(self, path: Path) -> None:
-        """Take over the sections of an earlier run; what was measured elsewhere, or with other versions, says so."""
+        """Copy the sections of an earlier run, with a note if they were measured on another machine or with other
+        versions.
+        """
         if not path.exists() or (earlier := self.read(path)).form != self.form:
             return
         here, there = ({**known, "date": None} for known in (self.machine, earlier.machine))
@@ -122,7 +124,7 @@ def markdown(stacks: Sequence[Results], plots: Sequence[str]) -> str:
     lines = [
         "# Results",
         "",
-        "Each figure stands beside the peer's from the same run; a ratio is ours over theirs, the median of pairs",
+        "Each figure is next to the peer's from the same run. A ratio is ours divided by theirs, the median of pairs",
         "with its 95 % interval where runs vary.",
     ]
     for results in stacks:
@@ -162,7 +164,7 @@ def _line(row: Row) -> str:
 
 
 def slower(old: Results, new: Results) -> list[str]:
-    """Return a line for each ratio that got worse by more than both intervals allow, or whose target is missed now."""
+    """Return a line for each ratio that got worse by more than both intervals, or whose target is now missed."""
     before, lines = old.rows(), []
     for name, row in new.rows().items():
         if (earlier := before.get(name)) is None:

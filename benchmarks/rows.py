@@ -1,4 +1,4 @@
-"""A figure of ours beside the peer's, from the same run: what every benchmark gives, prints and is judged by."""
+"""A figure of ours next to the peer's, from the same run: the result of every benchmark."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Row:
     """One comparison.
 
     Attributes:
-        name: What was done, to what.
+        name: The work and its subject.
         ours: Our figure, in `unit`.
         peer: The peer's figure, in `unit`.
         unit: `s`, `MiB`, `bytes`, `requests` or `%`.
-        against: Who the peer is.
-        ratio: Ours over the peer's: the median of the pairs' ratios, where there are pairs.
-        low: Lower end of the 95 % interval of the ratio; equal to it where there is one measurement.
+        against: The peer.
+        ratio: Ours divided by the peer's: the median of the pairs' ratios, if there are pairs.
+        low: Lower end of the 95 % interval of the ratio; equal to the ratio for a single measurement.
         high: Upper end of that interval.
-        target: What the ratio is to reach, or None where nothing was promised.
-        at_least: The ratio is to be at least the target, not at most.
-        series: What grows along the rows of one plot, such as `size in MB`; None for a row that stands alone.
-        at: Where in the series this row is.
+        target: The target of the ratio, or None without a target.
+        at_least: Whether the target is a minimum, not a maximum.
+        series: The x axis of a plot, such as `size in MB`; None for a row without a plot.
+        at: The position on that axis.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the target is reached; None where there is none."""
+        """Whether the target is reached; None without a target."""
         if self.target is None:
             return None
         return self.ratio >= self.target if self.at_least else self.ratio <= self.target
@@ -86,13 +86,13 @@ def single(
     series: str | None = None,
     at: float | None = None,
 ) -> Row:
-    """Return the row of figures that do not vary, such as requests or bytes, or that are each the best of several."""
+    """Return the row of figures that do not vary, such as requests or bytes, or that are the best of several."""
     ratio = ours / peer
     return Row(name, ours, peer, unit, against, ratio, ratio, ratio, target, at_least, series, at)
 
 
 def quantity(value: float, unit: str) -> str:
-    """Return a figure as one reads it."""
+    """Return a figure in a readable unit."""
     if unit == "s":
         for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if value >= scale:
@@ -118,7 +118,7 @@ def verdict(row: Row) -> str:
 
 
 def show(rows: Iterable[Row], *, as_json: bool = False) -> None:
-    """Print rows as they come, or all of them as JSON: what a benchmark that is run by itself prints."""
+    """Print rows as they arrive, or all of them as JSON."""
     if as_json:
         print(json.dumps([row.as_dict() for row in rows], indent=2))
         return
@@ -132,12 +132,12 @@ def rows_of(name: str, quick: bool) -> list[dict[str, Any]]:
 
 
 def judged(rows: Iterable[Row], quick: bool) -> Iterator[Row]:
-    """Pass rows on, without their targets in the quick form: those are for the sizes and runs of the full one."""
+    """Yield rows, without their targets in the quick form, because those are for the full form."""
     return (replace(row, target=None) if quick else row for row in rows)
 
 
 def main(description: str | None, rows: Callable[[bool], Iterable[Row]]) -> None:
-    """Be the command of a benchmark: `python -m benchmarks.NAME [--quick] [--json]`."""
+    """Run a benchmark as a command: `python -m benchmarks.NAME [--quick] [--json]`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Fewer runs, smaller files, no targets.")
     parser.add_argument("--json", action="store_true", help="Print the rows as JSON.")

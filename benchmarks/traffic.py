@@ -1,9 +1,9 @@
-"""Requests and bytes that each command takes of the Hub, beside what huggingface_hub takes for the same work.
+"""Requests and bytes of each command to the Hub, against huggingface_hub for the same work.
 
     python -m benchmarks.traffic [--quick] [--json]
 
-The Hub answers as the real one does: small files and large ones are redirected to where they are kept, and each
-redirect counts as a request. Every work begins with an empty cache.
+The Hub responds like the real one: small and large files are redirected to their storage, and each redirect counts as
+a request. Each work begins with an empty cache.
 """
 
 from __future__ import annotations

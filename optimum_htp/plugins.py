@@ -63,7 +63,7 @@ def _manager() -> pluggy.PluginManager:
         try:
             plugins.load_setuptools_entrypoints(_GROUP, point.name)
             plugins.check_pending()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one, loading goes on without it
+        except Exception as error:  # noqa: BLE001 - the others are loaded in any case
             if plugins.has_plugin(point.name):
                 plugins.unregister(name=point.name)
             logger.warning(
@@ -171,7 +171,7 @@ def _provided(hook: str, kind: type[T]) -> tuple[list[tuple[str, T]], list[Plugi
     return found, failures
 
 
-def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
+def _the_one(wanted: str, problem: str, fits: Callable[[Hub], bool]) -> Hub:
     provided, failures = _hubs()
     found = [(name, hub) for name, hub in provided if fits(hub)]
     if len(found) > 1:
@@ -185,7 +185,7 @@ def _the_one(wanted: str, told: str, fits: Callable[[Hub], bool]) -> Hub:
             f"Known Hubs: {known}. Install the distribution that adds the Hub to the entry-point group {_GROUP!r}; "
             "the author of the file or name knows which one."
         )
-        raise UnknownHubError(f"{told}, which no installed plugin provides. {why}") from (
+        raise UnknownHubError(f"{problem}, which no installed plugin provides. {why}") from (
             failures[0] if failures else None
         )
     for failure in failures:

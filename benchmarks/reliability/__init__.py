@@ -1,1 +1,1 @@
-"""What happens to files, caches and loads when everything around them fails: `python -m benchmarks.reliability`."""
+"""What happens to files, caches and loads under faults: `python -m benchmarks.reliability`."""

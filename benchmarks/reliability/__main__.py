@@ -1,9 +1,9 @@
-"""Try everything that may fail, and write what was lost.
+"""Run all reliability trials, and write the losses.
 
     python -m benchmarks.reliability [--quick | --long] [--only NAME ...] [--out benchmarks]
 
-Each kind of trials runs in a process of its own. `RELIABILITY.md` is written anew as each ends; with `--only`, what it
-has of the others stays.
+Each kind of trial runs in its own process. `RELIABILITY.md` is written after each one; with `--only`, the sections of
+the others are kept.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from benchmarks.results import machine
 KINDS = {
     "kills": "Killed",
     "storage": "Disks and files",
-    "crowds": "Many at once",
-    "misbehaving": "A Hub that misbehaves",
-    "strangers": "Strangers' files",
+    "crowds": "Concurrent processes and threads",
+    "misbehaving": "A faulty Hub",
+    "foreign_files": "Foreign files",
     "planted": "Planted files",
     "fuzzing": "Fuzzing",
 }
-ROUNDS = (("kills",), ("crowds", "storage"), ("strangers", "misbehaving"), ("planted",), ("fuzzing",))
-"""What is tried at a time: of those in pairs, one is busy on one core or waits."""
+ROUNDS = (("kills",), ("crowds", "storage"), ("foreign_files", "misbehaving"), ("planted",), ("fuzzing",))
+"""Trials that run at the same time: of a pair, one is busy on one core, the other waits."""
 FLAGS = {Form.QUICK: ["--quick"], Form.USUAL: [], Form.LONG: ["--long"]}
 HEAD = """# Reliability
 
-`make reliability`: what was tried, how often, and what was lost by it. A file is lost if it is neither as it was
-before nor as it was to be, an error if it is none of the package's own, an answer if it is wrong.
+`make reliability`: the trials, their number, and the losses. A file is lost if it is neither in its old nor in its new
+state. An error is a loss if it is not an error of this package. An answer is a loss if it is wrong.
 """
 
 
 def tried(name: str, form: Form) -> list[Trial]:
-    """Run one kind of trials and return them.
+    """Run one kind of trial and return the results.
 
     Raises:
-        RuntimeError: It failed; the message has the end of what it said.
+        RuntimeError: It failed; the message contains the end of its output.
     """
     command = [sys.executable, "-m", f"benchmarks.reliability.{name}", "--json", *FLAGS[form]]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -53,7 +53,7 @@ def tried(name: str, form: Form) -> list[Trial]:
 
 
 def timed(name: str, form: Form) -> tuple[list[Trial], float]:
-    """Run one kind of trials, and return them and the seconds that they took."""
+    """Run one kind of trial, and return the results and the seconds."""
     start = time.perf_counter()
     return tried(name, form), time.perf_counter() - start
 

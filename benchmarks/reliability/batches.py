@@ -1,8 +1,7 @@
-"""Batches that are killed at random moments, or one of their exports is, and begun again until they are done.
+"""Batches that are killed at random moments, or one of whose exports is killed, and restarted until they are complete.
 
-What is killed are commands and exports with all imports done, forked by one server: the start of an interpreter and
-the import of PyTorch, which would be most of the time, write nothing. The last run in each folder is a command of its
-own from its interpreter's start, with a server of its own.
+Commands and exports are forked by one server after all imports, because the start of an interpreter and the import of
+PyTorch write nothing. The last run in each folder is a separate command with its own server.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from tests.support import models
 
 TASKS = {"bert": "text-classification", "gpt2": "text-generation", "vit": "image-classification"}
 CLI = Path(sys.executable).with_name("optimum-cli")
-LANES = os.cpu_count() or 1  # at a time
-WARM = 3  # runs that tell how long one takes
-LIMIT = 120.0  # seconds for what takes few; what has not ended then waits for ever
+LANES = os.cpu_count() or 1  # At the same time.
+WARM = 3  # Runs to measure the time of one.
+LIMIT = 120.0  # Seconds for work that takes few; a process that has not ended then never will.
 
 
 def tiny_models(laboratory: Laboratory) -> list[str]:
@@ -76,7 +75,7 @@ class Batch:
         """Return those that a server has forked for it, itself among them: they work in its home."""
         found = []
         for process in server.children():
-            with suppress(psutil.Error):  # it has just ended
+            with suppress(psutil.Error):  # It has just ended.
                 if Path(process.cwd()) == self.home:
                     found.append(process)
         return found
@@ -111,11 +110,11 @@ class Batch:
     def unfinished(self, whole: dict[str, dict[str, str]]) -> list[str]:
         """Return what is not as it is to be after a run to its end."""
         lines = (self.out / "batch.jsonl").read_text().splitlines()
-        entries = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
+        entries = [json.loads(line) for line in lines if line.endswith("}")]  # A killed run may leave half a line.
         done = [entry["output"] for entry in entries if entry.get("state") == "done"]
         lost = [f"{name} was exported {done.count(name)} times" for name in whole if done.count(name) > 1]
         found = self.exports(whole)
-        lost += [f"{name} is not whole at the end" for name, files in whole.items() if found.get(name) != files]
+        lost += [f"{name} is incomplete at the end" for name, files in whole.items() if found.get(name) != files]
         return lost + [f"{path} is left over" for path in self.out.rglob(".optimum-htp-*")]
 
 
@@ -145,7 +144,7 @@ def killed_batches(laboratory: Laboratory, names: Sequence[str], times: int, siz
             if running:
                 with suppress(psutil.NoSuchProcess):
                     draw.choice(running).kill()
-            else:  # it has only just been forked, or has ended
+            else:  # It was just forked, or has ended.
                 process.kill()
             process.join(LIMIT)
             _, going_on = psutil.wait_procs(running, 20)

@@ -1,4 +1,4 @@
-"""Many at once on one file, one cache, one output; and one process that loads ten thousand times."""
+"""Many processes and threads on one file, one cache, one output; and one process with ten thousand loads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEBIBYTE = 1 << 20
 
 
 def processes_that_write(laboratory: Laboratory, kind: str, rounds: int) -> Trial:
-    """Let many do the same to one file, or export to one folder."""
+    """Run many processes that do the same to one file, or export to one folder."""
     operation, place, lost, refused = laboratory.operation(kind), laboratory.root / "crowd", [], {}
     for _ in range(rounds):
         operation.copy(place)
@@ -48,7 +48,7 @@ def processes_that_write(laboratory: Laboratory, kind: str, rounds: int) -> Tria
 
 
 def processes_that_load(root: Path, file: Path, rounds: int, name: str) -> Trial:
-    """Let many load from one file, with an empty home that they share, all at the same moment."""
+    """Run many processes that load from one file at the same moment, with a shared empty home."""
     lost: list[str] = []
     for turn in range(rounds):
         home = root / f"home-{name.split()[-1]}-{turn}"
@@ -91,7 +91,7 @@ def threads_that_load(file: Path, rounds: int) -> Trial:
 
 
 def threads_that_write(laboratory: Laboratory, rounds: int) -> Trial:
-    """Let threads of one process stamp one file, each with a key of its own: each is written or refused, none half."""
+    """Run threads of one process that stamp one file, each with its own key: each write succeeds or is rejected."""
     from optimum_htp.errors import FileChangedError
     from optimum_htp.onnxfile import read_metadata, rewrite_model
 
@@ -120,7 +120,7 @@ def threads_that_write(laboratory: Laboratory, rounds: int) -> Trial:
 
 
 def loads_without_end(times: int, load: Callable[[], object], name: str) -> Trial:
-    """Load again and again: memory and descriptors are those after the first tenth."""
+    """Load repeatedly: memory and descriptors must stay as after the first tenth."""
     process, lost = psutil.Process(), []
     for turn in range(times):
         load()
@@ -129,7 +129,7 @@ def loads_without_end(times: int, load: Callable[[], object], name: str) -> Tria
             memory, descriptors = process.memory_info().rss, process.num_fds()
     gc.collect()
     more, descriptors = process.memory_info().rss - memory, process.num_fds() - descriptors
-    if more > MEBIBYTE * max(0.5, 0.002 * times):  # some pages, and a few bytes a load, are the allocator's
+    if more > MEBIBYTE * max(0.5, 0.002 * times):  # Some pages, and a few bytes per load, belong to the allocator.
         lost.append(f"memory grew by {more / MEBIBYTE:.1f} MiB")
     if descriptors > 0:
         lost.append(f"{descriptors} descriptors stayed open")

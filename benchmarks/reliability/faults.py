@@ -1,4 +1,4 @@
-"""What is wrong with a Hub that misbehaves: each fault answers one request, over a real socket."""
+"""The faults of a faulty Hub: each fault answers one request, over a real socket."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.support.hub import LoopbackHub
 
 __all__ = ["FAULTS", "STALLED", "Site"]
 
-STALLED = 70  # seconds; longer than any operation may take
+STALLED = 70  # Seconds; longer than any operation may take.
 
 
 @dataclass
 class Site:
-    """What a fault has at hand to answer with: the handler of a request, and what it would have answered."""
+    """The context of a fault: the handler of a request, and the normal response."""
 
     handler: Any
     normally: Callable[[], None]
     elsewhere: str
     count: int
-    """How many requests this fault has seen before."""
+    """Number of requests that this fault has seen."""
     repo_id: str
     hub: LoopbackHub
     state: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Site:
         self.handler._send(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def reset(self) -> None:
-        """End the connection with RST, as a router that has lost it does."""
+        """End the connection with RST, as a router does."""
         connection = self.handler.connection
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.handler.close_connection = True
@@ -47,7 +47,7 @@ class Site:
         raise ConnectionResetError
 
     def changed(self, change: Callable[[int, bytes, dict[str, str]], tuple[int, bytes, dict[str, str]]]) -> None:
-        """Answer as normally, with status, body and headers changed."""
+        """Send the normal response, with status, body and headers changed."""
         send = self.handler._send
         self.handler._send = lambda status, body, headers: send(*change(status, body, dict(headers)))
         try:
@@ -95,7 +95,7 @@ def _reset_first(site: Site) -> None:
 
 
 def _bodies(change: Callable[[bytes], bytes]) -> Callable[[Site], None]:
-    """Change what files have in them."""
+    """Change the content of files."""
 
     def fault(site: Site) -> None:
         if not site.wants_file:
@@ -114,7 +114,7 @@ def _headers(**other: str) -> Callable[[Site], None]:
 
 
 def _hangs_up(site: Site) -> None:
-    """Announce a file, send half of it, and hang up."""
+    """Announce a file, send half of it, and close the connection."""
     if not site.wants_file or site.handler.command == "HEAD":
         return site.normally()
 
@@ -130,7 +130,7 @@ def _says_html(site: Site) -> None:
 
 
 def _info(change: Callable[[dict[str, Any]], Any]) -> Callable[[Site], None]:
-    """Change what repo info says."""
+    """Change the repo info."""
 
     def fault(site: Site) -> None:
         if site.wants_file:
@@ -153,7 +153,7 @@ def _commit_gone(site: Site) -> None:
 
 
 def _branch_moves(site: Site) -> None:
-    """Let the branch move once the first answer is given: what was begun is of one commit."""
+    """Move the branch after the first response: all files must still be from one commit."""
     site.normally()
     repo = site.hub.repos[site.repo_id]
     if site.count < 3:

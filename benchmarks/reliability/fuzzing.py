@@ -1,4 +1,4 @@
-"""Fuzzing by coverage, with atheris, for as long as there is time: readers, the writer, embedded archives."""
+"""Coverage-guided fuzzing with atheris for a fixed time: readers, the writer, embedded archives."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ TARGETS = {
     "fuzz_onnxfile": "reader and writer of files, fuzzed",
     "fuzz_remote": "reader of remote files, fuzzed",
 }
-SECONDS = {"fuzz_archives": 270, "fuzz_onnxfile": 135, "fuzz_remote": 135}  # as long as two take, one beside them
-LONGER = 6  # times that, in the long form
+SECONDS = {"fuzz_archives": 270, "fuzz_onnxfile": 135, "fuzz_remote": 135}  # As long as two take, one next to them.
+LONGER = 6  # Factor for the long form.
 SIDE_BY_SIDE = 2
 
 
 def fuzzed(target: str, seconds: int) -> Trial:
-    """Fuzz for some seconds. A fuzzer ends at its first find."""
+    """Fuzz for some seconds. A fuzzer ends at its first finding."""
     if importlib.util.find_spec("atheris") is None:
         return Trial(TARGETS[target], 0, note="atheris is not installed")
     options = [f"-max_total_time={seconds}", "-print_final_stats=1", "-max_len=65536"]
     command = [sys.executable, f"tests/{target}.py", *options]
-    with tempfile.TemporaryDirectory(dir=next(places())) as scratch:  # a fuzzer leaves without cleaning up
+    with tempfile.TemporaryDirectory(dir=next(places())) as scratch:  # A fuzzer exits without cleaning up.
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": scratch}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     match = re.search(r"number_of_executed_units: (\d+)", done.stderr)

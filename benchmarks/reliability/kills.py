@@ -1,7 +1,7 @@
-"""Processes that are killed at random moments: what they wrote to is old or new, and the next run cleans up.
+"""Processes that are killed at random moments: files must be old or new, and the next run cleans up.
 
-A process is forked, begins, and gets SIGKILL at a moment drawn from the time that its work takes. Files of 300 MB take
-long enough for the kill to fall into their writing; tiny ones show what stands before and after it.
+A process is forked, starts, and gets SIGKILL at a random moment within the time of its work. Files of 300 MB take
+long enough for a kill during writing; tiny ones test the moments before and after.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Disks that are full, quotas, folders that cannot be written, files that are exchanged or cut while they are read."""
+"""Full disks, quotas, read-only folders, and files that are replaced or truncated while they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was tried, how often, and what was lost by it; and how a table of that is written."""
+"""Trials, their number, and their losses; and the table of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing that was tried many times.
+    """A trial.
 
     Attributes:
-        name: What was done, and what was done to it meanwhile.
-        times: How often; 0 where it could not be tried here.
-        lost: What was lost, one sentence a loss.
-        note: What was seen besides, or why it could not be tried.
+        name: The operation, and the fault.
+        times: Number of repetitions; 0 if it could not run here.
+        lost: The losses, one sentence each.
+        note: Further results, or why it could not run.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Trial:
 
 
 class Form(Enum):
-    """How much is tried: a few of each for the tests, what fits in half an hour, or all however long it takes."""
+    """The extent of the trials: a few of each for the tests, half an hour, or all."""
 
     QUICK = "quick"
     USUAL = "usual"

@@ -35,6 +35,9 @@ class Parser(ArgumentParser):
             self.exit(1, f"error: {reason}\n")
         self._check_names(given)
         found, unknown = super().parse_known_args(given, namespace)
+        if isinstance(getattr(found, "inputs", None), list):  # `htp run FILE -p a=b INPUT`; argparse ends them at -p
+            split = unknown.index("--") if "--" in unknown else len(unknown)
+            found.inputs, unknown = [*found.inputs, *unknown[:split], *unknown[split + 1 :]], []
         if unknown:
             self.error(f"unexpected argument {unknown[0]!r}")
         for action in self._actions:
@@ -69,6 +72,8 @@ class Parser(ArgumentParser):
                 is_known = text[:2] in options and f"-{name}" not in options  # `-model` is not `-m odel`
             if not is_known:
                 near = nearest(name, (option for option in options if option.startswith("--")))
+                if any(action.dest == "inputs" and action.nargs == "*" for action in self._actions):
+                    near = f"{near} Put -- before an input that begins with a dash."
                 self.error(f"unknown option {name} of {self.prog.removeprefix(_PROGRAM)}.{near}")
 
     def _check_value(self, action: Action, value: Any) -> None:

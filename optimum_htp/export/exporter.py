@@ -181,12 +181,12 @@ class HTPExporter:
             names = move_models(exported, staged, file_name=file_name, canonical=is_reproducible())
             originals = dict(zip(names, written, strict=True))
             earlier, edited = configs_beside(folder, names)
-            beside = with_config or bool(earlier) or record.model_type == "local"
+            adjacent = with_config or bool(earlier) or record.model_type == "local"
             own = _own_files(exported, originals)
-            _add_configs(subject, exported, staged, wanted=beside)
+            _add_configs(subject, exported, staged, wanted=adjacent)
             for name in () if with_config or record.model_type == "local" else edited:
                 (staged / name).unlink(missing_ok=True)
-            for name, content in own.items() if beside or embed == NONE else ():
+            for name, content in own.items() if adjacent or embed == NONE else ():
                 (staged / name).write_bytes(content)
             refuse_foreign_configs(staged, folder, names)
             tags = tags_of(staged, originals, parts, strict=verify_hub) if hierarchy else {}

@@ -248,6 +248,6 @@ def _processed(folder: Path, modalities: set[str], batch_size: int, audio_length
             content[name] = [generator.standard_normal(audio_length).astype(np.float32) for _ in range(batch_size)]
             content["sampling_rate"] = getattr(processor, "sampling_rate", _RATE)
         return dict(processor(**content, return_tensors="pt"))
-    except Exception as error:  # noqa: BLE001 - a processor is code of anybody; the config tells enough of most models
+    except Exception as error:  # noqa: BLE001 - a processor may raise anything; for most models the config is enough
         logger.info("The processor in %s returned no sample inputs: %s: %s", folder, type(error).__name__, error)
         return {}

@@ -68,15 +68,15 @@ def unproven(
         return {}
     differs = "it differs from the file of the commit"
     try:
-        told = hub.digests(repo_id, commit, access) or {}
+        stated = hub.digests(repo_id, commit, access) or {}
     except OptimumHTPError as error:
         untold = f"this machine has no digest of it from the Hub, and the Hub does not provide one now: {error}"
         return {name: differs if _is_known(noted.get(name)) else untold for name in doubtful}
     found = {}
     for name in doubtful:
-        if told and name not in told:
+        if stated and name not in stated:
             found[name] = _ADDED
-        elif _is_known(digest := told.get(name, noted.get(name))) and not _fits(folder / name, digest):
+        elif _is_known(digest := stated.get(name, noted.get(name))) and not _fits(folder / name, digest):
             found[name] = differs
         elif not _is_known(digest):
             found[name] = f"{hub.name} has no digest of it"

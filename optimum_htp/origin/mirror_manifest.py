@@ -82,8 +82,8 @@ class MirrorManifest:
             raise MirrorError(f"it is not a manifest ({type(error).__name__}: {error})") from error
         if version != _VERSION:
             raise MirrorError(f"its version is {version!r}, but this version of optimum-htp reads {_VERSION}")
-        told = (found.provider, found.repo_id, found.commit)
-        if told != (expected.provider, expected.repo_id, expected.commit):
+        stated = (found.provider, found.repo_id, found.commit)
+        if stated != (expected.provider, expected.repo_id, expected.commit):
             raise MirrorError(f"it is for {found.repo_id!r} at {found.commit!r} of {found.provider!r}")
         return found
 

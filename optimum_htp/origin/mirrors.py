@@ -238,8 +238,8 @@ def _faults_told(url: str, wanted: MirrorManifest) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - each file system of fsspec's raises its own
         cause = str(error) if isinstance(error, MirrorError) else f"{type(error).__name__}: {error}"
-        told = "The mirror %s is skipped for %s at %s: %s."
-        logger.warning(told, url, wanted.repo_id, wanted.commit, cause)
+        message = "The mirror %s is skipped for %s at %s: %s."
+        logger.warning(message, url, wanted.repo_id, wanted.commit, cause)
 
 
 def _store(wanted: MirrorManifest, access: HubAccess) -> Path:

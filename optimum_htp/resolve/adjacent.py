@@ -84,21 +84,21 @@ def lies_in(folder: Path, asked: AdjacentSearch, known: Collection[str] | None, 
 
 def _has_own_config(folder: Path, asked: AdjacentSearch, *, needed: bool) -> bool:
     """Whether the `config.json` in a folder exists and belongs to the ONNX file."""
-    beside, record, path = folder / CONFIG, asked.record, asked.path
-    if not beside.is_file():
+    adjacent, record, path = folder / CONFIG, asked.record, asked.path
+    if not adjacent.is_file():
         return False
     if record is None or path is None:
         return True
     if asked.revision is not None and record.model_type == "hub":
         return False
-    content = read_json(beside)
+    content = read_json(adjacent)
     reason = misfit(content, record, path) if isinstance(content, dict) else "it is not a JSON object"
     if reason is not None and record.model_type == "local" and needed:
         raise ConfigLoadError(
-            f"{beside} is not the config of {path.name}: {reason}. Copy the right config there, or pass config=."
+            f"{adjacent} is not the config of {path.name}: {reason}. Copy the right config there, or pass config=."
         )
     if reason is not None:
-        logger.warning("%s is not used for %s (%s): %s", beside, path.name, record.source, reason)
+        logger.warning("%s is not used for %s (%s): %s", adjacent, path.name, record.source, reason)
     return reason is None
 
 

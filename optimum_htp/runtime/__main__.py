@@ -1,4 +1,4 @@
-"""`python -m optimum_htp.runtime FILE [INPUT ...]`: `optimum-cli htp run` where Optimum is not installed."""
+"""`python -m optimum_htp.runtime FILE [INPUT ...]`: the same as `optimum-cli htp run`, without Optimum."""
 
 from optimum_htp.runtime.command import main
 

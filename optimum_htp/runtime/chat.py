@@ -1,7 +1,7 @@
-"""Chats as prompts: the template of a model, rendered in jinja2's sandbox.
+"""Renders a chat as a prompt with the model's chat template, in jinja2's sandbox.
 
-A template comes with a model, so it is untrusted: it reads no attribute that begins with `_`, changes nothing that it
-is given, and what it can make is bounded in number and size.
+A template is part of a model, so it is untrusted. It cannot read attributes that begin with `_` or change its
+arguments, and the number of loop iterations and the size of texts are limited.
 """
 
 from __future__ import annotations
@@ -22,44 +22,18 @@ __all__ = ["rendered"]
 Message = Mapping[str, Any]
 
 _LONGEST_TEMPLATE: Final = 1 << 18  # characters
-_LONGEST_TEXT: Final = 1 << 22  # characters of what a template makes, and items of a list
-_MOST_ROUNDS: Final = 200_000  # of all loops together
-_LARGEST_WIDTH: Final = 1 << 12  # characters that a text is filled up to
+_LONGEST_TEXT: Final = 1 << 22  # characters of a text that a template creates, or items of a list
+_MOST_ITERATIONS: Final = 200_000  # of all loops together
+_LARGEST_WIDTH: Final = 1 << 12  # characters of padding or indentation
 _FILTERS: Final = frozenset(
     (
-        *(
-            "abs",
-            "capitalize",
-            "count",
-            "default",
-            "d",
-            "dictsort",
-            "first",
-            "float",
-            "groupby",
-            "int",
-            "items",
-            "join",
-        ),
-        *(
-            "last",
-            "length",
-            "list",
-            "lower",
-            "map",
-            "max",
-            "min",
-            "reject",
-            "rejectattr",
-            "replace",
-            "reverse",
-            "round",
-        ),
-        *("safe", "select", "selectattr", "sort", "string", "sum", "title", "tojson", "trim", "unique", "upper"),
-        *("wordcount", "escape", "e", "indent", "attr"),
+        *("abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float"),
+        *("groupby", "indent", "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min"),
+        *("reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "sort", "string"),
+        *("sum", "title", "tojson", "trim", "unique", "upper", "wordcount"),
     )
 )
-_FILLING: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
+_PADDING: Final = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _FORMATTING: Final = ("format", "format_map", "translate")
 
 _templates: Final[LRUCache[str, Template]] = LRUCache(16)
@@ -71,28 +45,26 @@ def rendered(
     """Return the prompt of a chat.
 
     Args:
-        template: Of the model.
-        messages: The chat: `{"role": str, "content": str}` each.
+        template: The model's chat template.
+        messages: The chat: each message is `{"role": str, "content": str}`.
         special: The special tokens, by the names that templates use.
-        continues: Whether the last message is continued, not answered.
-        **more: Further names that the template reads.
+        continues: Whether to continue the last message instead of answering it.
+        **more: Further variables of the template.
 
     Raises:
-        ArgumentError: The messages are none, or the template refuses them.
-        ChatTemplateError: The template is damaged, or does what no template may.
+        ArgumentError: The messages are invalid, or the template rejects them.
+        ChatTemplateError: The template is damaged or exceeds a limit.
         MissingDependencyError: jinja2 is not installed.
     """
     if not messages or not all(isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in messages):
-        raise ArgumentError('A chat is a list of {"role": ..., "content": ...}.')
+        raise ArgumentError('A chat must be a list of {"role": ..., "content": ...}.')
     import_error = _missing()
     if import_error is not None:
         raise MissingDependencyError("Chats need jinja2. Run `pip install jinja2`.") from import_error
     from jinja2 import TemplateError
 
     if len(template) > _LONGEST_TEMPLATE:
-        raise ChatTemplateError(
-            f"The chat template has {len(template)} characters; at most {_LONGEST_TEMPLATE} are read."
-        )
+        raise ChatTemplateError(f"The chat template has {len(template)} characters; the limit is {_LONGEST_TEMPLATE}.")
     try:
         made = _templates.get_or_make(template, lambda: _compiled(template))
         budget = _Budget()
@@ -102,13 +74,13 @@ def rendered(
                 add_generation_prompt=not continues,
                 **{"tools": None, "documents": None, **special, **more},
                 _counted=budget.counted,
-                _together=budget.together,
+                _concatenated=budget.concatenated,
             )
         )
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         if isinstance(error, ArgumentError):
             raise
-        raise ChatTemplateError(f"The chat template fails: {type(error).__name__}: {error}.") from error
+        raise ChatTemplateError(f"The chat template failed: {type(error).__name__}: {error}.") from error
     return _cut(text, str(messages[-1].get("content"))) if continues else text
 
 
@@ -125,39 +97,39 @@ def _joined(pieces: Iterable[str]) -> str:
     for piece in pieces:
         size += len(piece)
         if size > _LONGEST_TEXT:
-            raise ValueError(f"it makes more than {_LONGEST_TEXT} characters")
+            raise ValueError(f"its output has more than {_LONGEST_TEXT} characters")
         found.append(piece)
     return "".join(found)
 
 
 def _cut(text: str, last: str) -> str:
-    """Return a prompt up to the end of its last message, as `apply_chat_template` of transformers cuts it."""
+    """Return a prompt up to the end of its last message, as `apply_chat_template` of transformers does."""
     stripped = last.strip()
     if stripped not in text:
-        raise ArgumentError("The chat template does not show the last message, so it cannot be continued.")
+        raise ArgumentError("The chat template leaves out the last message, so the message cannot be continued.")
     start = text.rindex(stripped)
     whole = last.lstrip()
     return text[: start + len(whole)] if text[start : start + len(whole)] == last else text[: start + len(stripped)]
 
 
 class _Budget:
-    """What one rendering may do."""
+    """The limits of one rendering."""
 
     def __init__(self) -> None:
-        self._rounds = 0
+        self._iterations = 0
 
     def counted(self, items: Any) -> list[Any]:
-        """Return the items of a loop."""
+        """Return the items of a loop, and count them."""
         found = []
         for item in items:
-            self._rounds += 1
-            if self._rounds > _MOST_ROUNDS:
-                raise ValueError(f"its loops run more than {_MOST_ROUNDS} times")
+            self._iterations += 1
+            if self._iterations > _MOST_ITERATIONS:
+                raise ValueError(f"its loops have more than {_MOST_ITERATIONS} iterations")
             found.append(item)
         return found
 
-    def together(self, *parts: Any) -> str:
-        """Return texts put together by `~`."""
+    def concatenated(self, *parts: Any) -> str:
+        """Return the result of the operator `~`."""
         return _joined(map(str, parts))
 
 
@@ -166,15 +138,15 @@ def _sized(value: Any) -> int:
 
 
 def _check_call(function: Any, arguments: Sequence[Any]) -> None:
-    """Refuse calls of methods of texts that make far more than they are given."""
-    function = getattr(function, "__wrapped__", function)  # jinja2 wraps `format`
+    """Reject method calls of texts whose result is much larger than their arguments."""
+    function = getattr(function, "__wrapped__", function)  # jinja2 wraps `format`.
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if not isinstance(owner, str):
         return
     if name in _FORMATTING:
         raise ValueError(f"it calls {name}")
-    if name in _FILLING and any(isinstance(one, int) and one > _LARGEST_WIDTH for one in arguments):
-        raise ValueError(f"it fills a text up to more than {_LARGEST_WIDTH} characters")
+    if name in _PADDING and any(isinstance(one, int) and one > _LARGEST_WIDTH for one in arguments):
+        raise ValueError(f"it pads a text to more than {_LARGEST_WIDTH} characters")
     if name == "replace":
         _check_replaced(owner, arguments)
     if name == "join":
@@ -183,7 +155,7 @@ def _check_call(function: Any, arguments: Sequence[Any]) -> None:
 
 def _check_replaced(text: Any, arguments: Sequence[Any]) -> None:
     if (len(str(text)) + 1) * max((len(str(one)) for one in arguments[1:2]), default=0) > _LONGEST_TEXT:
-        raise ValueError("it replaces more than it may")
+        raise ValueError("a replacement exceeds the text limit")
 
 
 def _check_joined(separator: Any, arguments: Sequence[Any]) -> None:
@@ -191,11 +163,11 @@ def _check_joined(separator: Any, arguments: Sequence[Any]) -> None:
     if isinstance(items, (list, tuple)):
         size = sum(len(str(one)) for one in items) + len(items) * len(str(separator))
         if size > _LONGEST_TEXT:
-            raise ValueError("it joins more than it may")
+            raise ValueError("a joined text exceeds the text limit")
 
 
 def _compiled(source: str) -> Template:
-    """Return a template whose loops and texts are counted."""
+    """Return a template that counts its loop iterations and characters."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -208,15 +180,15 @@ def _compiled(source: str) -> Template:
             if operator == "%" and isinstance(left, str):
                 raise ValueError("it formats a text with %")
             if operator == "+" and _sized(left) + _sized(right) > _LONGEST_TEXT:
-                raise ValueError("it makes a text or a list longer than it may be")
+                raise ValueError("a text or a list exceeds the limit")
             if operator == "*" and max(_sized(left), _sized(right)):
                 times = right if _sized(left) else left
                 if isinstance(times, int) and times * max(_sized(left), _sized(right)) > _LONGEST_TEXT:
-                    raise ValueError("it makes a text or a list longer than it may be")
+                    raise ValueError("a text or a list exceeds the limit")
             if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
                 bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
                 if bits > _LARGEST_WIDTH:
-                    raise ValueError("it makes a number larger than it may be")
+                    raise ValueError("a number exceeds the limit")
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
@@ -231,10 +203,10 @@ def _compiled(source: str) -> Template:
 
         def visit_Concat(self, node: Any, *arguments: Any) -> Any:  # noqa: N802 - jinja2's name
             self.generic_visit(node, *arguments)
-            return _called("_together", node.nodes)
+            return _called("_concatenated", node.nodes)
 
     class Generation(Extension):
-        """The tag around what a model has said: it says nothing for a prompt."""
+        """The tag around messages of the assistant. It has no effect on a prompt."""
 
         tags = {"generation"}  # noqa: RUF012 - jinja2's form
 
@@ -248,8 +220,8 @@ def _compiled(source: str) -> Template:
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters = {name: _guarded(name, one) for name, one in environment.filters.items() if name in _FILTERS}
     environment.filters["tojson"] = _json
-    del environment.globals["lipsum"]  # it makes text of any length
-    environment.globals["raise_exception"] = _refuse
+    del environment.globals["lipsum"]  # It generates text of any length.
+    environment.globals["raise_exception"] = _reject
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     tree = Bounded().visit(environment.parse(source))
     for node in tree.find_all(nodes.Node):
@@ -260,7 +232,7 @@ def _compiled(source: str) -> Template:
 
 
 def _guarded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that refuses to make more than it may."""
+    """Return a filter that checks the limits."""
     if name not in ("replace", "join", "indent"):
         return filter_
 
@@ -287,5 +259,5 @@ def _json(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=min(indent, 16) if indent is not None else None, **kept)
 
 
-def _refuse(message: str) -> None:
-    raise ArgumentError(f"The chat template refuses the chat: {message}")
+def _reject(message: str) -> None:
+    raise ArgumentError(f"The chat template rejects the chat: {message}")

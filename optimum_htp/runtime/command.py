@@ -1,4 +1,4 @@
-"""What `optimum-cli htp run` and `python -m optimum_htp.runtime` do: answer inputs, one after the other."""
+"""`optimum-cli htp run` and `python -m optimum_htp.runtime`: run a model on each input."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from optimum_htp.errors import ArgumentError, OptimumHTPError, OutputError
 from optimum_htp.parsing import json_or_none
-from optimum_htp.runtime.model import TASKS, Model, load
+from optimum_htp.runtime.model import GENERATING, TASKS, Model, load
 
 __all__ = ["add_arguments", "main", "run"]
 
-_CLOSED: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
-_HARMLESS: Final = ("Zs", "Mn", "Cn", "Co")  # what is not printable to Python, and does nothing to a terminal
-_GENERATING: Final = ("text-generation", "text2text-generation")
+_CLOSED: Final = 128 + 13  # exit code of a process that SIGPIPE ended
+_HARMLESS: Final = ("Zs", "Mn", "Cn", "Co")  # not printable for Python, but without effect on a terminal
+_SEPARATOR: Final = "If an input begins with `-`, put `--` before the inputs: FILE -- INPUT."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,19 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="A text, or the path of an image; a JSON object for several fields. Without any, each line of standard "
-        "input is one.",
+        help="A text, the path of an image, or a JSON object with several fields. Default: the lines of standard "
+        "input. Put `--` before inputs that begin with `-`.",
     )
-    parser.add_argument("--task", choices=sorted(TASKS), help="What to answer; without it, the task of the file.")
+    parser.add_argument("--task", choices=sorted(TASKS), help="Task (default: the recorded task).")
     parser.add_argument(
         "-p",
         "--parameter",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="A parameter of the task, such as top_k=3, max_new_tokens=50, candidate_labels=red,blue or context=TEXT.",
+        help="Parameter of the task, such as top_k=3, max_new_tokens=50, candidate_labels=red,blue or context=TEXT.",
     )
-    parser.add_argument("--chat", action="store_true", help="Each input is a message to a model that chats.")
+    parser.add_argument("--chat", action="store_true", help="Send each input as a chat message.")
     parser.add_argument("--json", action="store_true", help="Print one line of JSON for each input.")
     parser.add_argument(
         "--revision", help="Branch, tag, commit or refs/pr/N of the model. Replaces the recorded commit."
@@ -54,17 +54,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def accept_inputs_anywhere(parser: argparse.ArgumentParser) -> None:
+    """Accept inputs after options, which argparse does not, and mention `--` in errors of the parser.
+
+    The parser of `optimum-cli` does this itself, see `optimum_htp.cli.parser`.
+    """
+    parse, fail = parser.parse_known_args, parser.error
+
+    def error(message: str) -> NoReturn:
+        fail(f"{message}. {_SEPARATOR}")
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
+        found, rest = parse(args, namespace)
+        split = rest.index("--") if "--" in rest else len(rest)
+        if unknown := [one for one in rest[:split] if one.startswith("-")]:
+            error(f"unrecognized arguments: {' '.join(unknown)}")
+        found.inputs = [*found.inputs, *rest[:split], *rest[split + 1 :]]
+        return found, []
+
+    vars(parser).update(error=error, parse_known_args=parse_known_args)
+
+
 def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[str] | None) -> None:
-    """Answer the inputs.
+    """Run the model on the inputs and write the results.
 
     Args:
-        arguments: As `add_arguments` declares them.
-        stream: Where the answers go; None where standard output was closed before.
-        lines: The inputs, if the arguments have none; None where standard input was closed before.
+        arguments: Arguments of the parser, see `add_arguments`.
+        stream: The output; None if standard output was closed before the start.
+        lines: The inputs, if the arguments have none; None if standard input was closed before the start.
 
     Raises:
-        OptimumHTPError: The file cannot be loaded, or an input not be answered; the subclass says why.
-        BrokenPipeError: What read the answers is gone.
+        OptimumHTPError: The file cannot be loaded, or an input is invalid; the subclass gives the reason.
+        BrokenPipeError: The reader of the output has closed it.
     """
     parameters = dict(map(_parameter, arguments.parameter))
     model = load(
@@ -83,15 +104,20 @@ def run(arguments: argparse.Namespace, stream: TextIO | None, lines: Iterable[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 with a sentence on standard error, 141 if nobody reads on."""
+    """Run the command.
+
+    Returns:
+        The exit code: 0; 1 with a message on standard error; 130 after Ctrl+C; 141 if the output pipe was closed.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m optimum_htp.runtime", description="Answer inputs with an ONNX file, without PyTorch."
+        prog="python -m optimum_htp.runtime", description="Run an ONNX file on inputs, without PyTorch."
     )
     add_arguments(parser)
+    accept_inputs_anywhere(parser)
     try:
         run(parser.parse_args(argv), sys.stdout, sys.stdin)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output at exit
         return _CLOSED
     except OptimumHTPError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -103,11 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(stream: TextIO | None, piece: str) -> None:
-    """Write at once, with what the stream or a terminal does not take as escapes: labels are a file's.
+    """Write and flush. Escape control characters and characters that the encoding lacks: labels are untrusted.
 
     Raises:
-        OutputError: It cannot be written, as on a full disk.
-        BrokenPipeError: What read it is gone.
+        OutputError: The write failed, for example on a full disk.
+        BrokenPipeError: The reader has closed the pipe.
     """
     if stream is None:
         return
@@ -119,7 +145,7 @@ def _write(stream: TextIO | None, piece: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"Standard output cannot be written to: {error.strerror or error}.") from error
+        raise OutputError(f"Cannot write to standard output: {error.strerror or error}.") from error
 
 
 def _escaped(character: str) -> str:
@@ -133,7 +159,7 @@ def _stripped(lines: Iterable[str]) -> Iterator[str]:
 def _parameter(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name.isidentifier():
-        raise ArgumentError(f"-p {text} is not of the form NAME=VALUE.")
+        raise ArgumentError(f"-p {text} does not have the form NAME=VALUE. {_SEPARATOR}")
     parsed = json_or_none(value)
     return name, value if parsed is None and value != "null" else parsed
 
@@ -141,10 +167,10 @@ def _parameter(text: str) -> tuple[str, Any]:
 def _answer(
     model: Model, text: str, parameters: Mapping[str, Any], arguments: argparse.Namespace, write: Callable[[str], None]
 ) -> None:
-    """Answer an input; a text that is generated is written as it comes."""
+    """Run the model on one input and write the result. A generated text is written in pieces."""
     one, options = _input(model, text, parameters, is_chat=arguments.chat)
     beams = options.get("num_beams", 1 if model.task == "text-generation" else None)
-    if not arguments.json and model.task in _GENERATING and beams == 1:
+    if not arguments.json and model.task in GENERATING and beams == 1:
         model(one, **options, streamer=write)
         write("\n")
         return
@@ -156,7 +182,7 @@ def _answer(
 
 
 def _input(model: Model, text: str, parameters: Mapping[str, Any], *, is_chat: bool) -> tuple[Any, dict[str, Any]]:
-    """Return an input as the task takes it, and the parameters of the call."""
+    """Return the argument and the parameters of the model call."""
     options, given = dict(parameters), json_or_none(text) if text.startswith("{") else None
     if is_chat:
         return [{"role": "user", "content": text}], options
@@ -168,7 +194,7 @@ def _input(model: Model, text: str, parameters: Mapping[str, Any], *, is_chat: b
 
 
 def _finite(answer: Any) -> Any:
-    """Return an answer as JSON can hold it: null for what is no number."""
+    """Return an answer with None in place of NaN and infinity, which JSON does not support."""
     if isinstance(answer, dict):
         return {key: _finite(value) for key, value in answer.items()}
     if isinstance(answer, list):
@@ -177,7 +203,7 @@ def _finite(answer: Any) -> Any:
 
 
 def _lines(answer: Any) -> Iterator[str]:
-    """Yield the lines that show an answer to a person."""
+    """Yield the lines of an answer for the terminal."""
     if isinstance(answer, dict):
         answer = [answer]
     if not isinstance(answer, list) or not all(isinstance(one, dict) for one in answer):
@@ -194,4 +220,4 @@ def _lines(answer: Any) -> Iterator[str]:
 
 
 _SHOWN: Final = ("sequence", "label", "answer", "entity_group", "entity", "generated_text")
-"""The field of an answer that a person wants to see."""
+"""The field to show; the first existing one."""

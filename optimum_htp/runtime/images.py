@@ -1,8 +1,7 @@
-"""Images as a model's inputs, in Pillow and numpy, as transformers' image processors make them.
+"""Image preprocessing with Pillow and numpy, equal to transformers' image processors.
 
-The classes in `_CLASSES` differ in how they resize and in what follows; a class or a step that is not known is
-refused. Resizing is Pillow's: transformers takes it too, unless torchvision is installed and a fast processor is asked
-for.
+`_CLASSES` contains the supported classes; other classes and settings are rejected. Pillow resizes the images, as in
+transformers without fast image processors (which need torchvision).
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from optimum_htp.errors import ArgumentError, MissingDependencyError, PreprocessorLoadError
+from optimum_htp.errors import ArgumentError, MissingDependencyError
 from optimum_htp.libraries.names import EXTRACTOR_CONFIG
 from optimum_htp.parsing import json_or_none
+from optimum_htp.runtime.alternatives import unsupported_preprocessor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,11 +29,12 @@ __all__ = ["ImageProcessor", "load_image_processor"]
 
 Pixels = "NDArray[Any]"
 
+_unsupported: Final = partial(unsupported_preprocessor, "image processor")
 _BILINEAR: Final = 2
 _BICUBIC: Final = 3
 _LONGEST: Final = 8192  # pixels
 _FILTERS: Final = 6  # of Pillow
-_LARGE: Final = 384  # pixels; from here on ConvNext's processor does not crop
+_LARGE: Final = 384  # pixels; from this size on, ConvNext's processor does not crop
 _SUFFIXES: Final = ("ImageProcessorFast", "ImageProcessor", "FeatureExtractor")
 
 
@@ -41,10 +43,10 @@ class _Class:
     """An image processor class.
 
     Attributes:
-        resize: `exact` to height and width, `shortest` by the shortest edge, or the name of a class with its own rule.
-        crops: Whether it crops by default; None for one that never does.
-        flips: Whether it exchanges red and blue by default.
-        resample: Its filter of Pillow.
+        resize: `exact` to height and width, `shortest` by the shortest edge, or the class name for its own rule.
+        crops: Whether it crops by default; None if it never crops.
+        flips: Whether it swaps red and blue by default.
+        resample: Its Pillow filter.
         normalizes: Whether it normalizes.
     """
 
@@ -75,10 +77,10 @@ _CLASSES: Final[Mapping[str, _Class]] = {
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """An image processor of a model.
+    """The image processor of a model.
 
     Attributes:
-        steps: What is done with the pixels of an image, of shape (height, width, 3), one after the other.
+        steps: Functions that run one after the other on the pixels, of shape (height, width, 3).
     """
 
     steps: tuple[Callable[[Any], Any], ...]
@@ -87,10 +89,10 @@ class ImageProcessor:
         """Return the pixels of an image, of shape (3, height, width).
 
         Args:
-            image: An image of Pillow, a path, or the content of a file.
+            image: A Pillow image, a path, or the content of a file.
 
         Raises:
-            ArgumentError: Its type differs from these, or Pillow cannot read it.
+            ArgumentError: It has another type, or Pillow cannot read it.
             MissingDependencyError: Pillow is not installed.
         """
         pixels = np.array(_opened(image))
@@ -105,14 +107,14 @@ def _opened(image: Any) -> Image:
     except ImportError as error:
         raise MissingDependencyError("Images need Pillow. Run `pip install pillow`.") from error
     if isinstance(image, str) and image.startswith(("http://", "https://")):
-        raise ArgumentError(f"{image} is not fetched: give a path, the content of the file, or an image of Pillow.")
+        raise ArgumentError(f"{image} is not downloaded. Use a path, the content of the file, or a Pillow image.")
     try:
         if isinstance(image, (bytes, bytearray)):
             image = Image.open(io.BytesIO(image))
         elif isinstance(image, (str, os.PathLike)):
             image = Image.open(image)
         if not isinstance(image, Image.Image):
-            raise ArgumentError(f"An image is a path, bytes or an image of Pillow, not {type(image).__name__}.")
+            raise ArgumentError(f"An image must be a path, bytes or a Pillow image, not {type(image).__name__}.")
         return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, ArgumentError):
@@ -125,30 +127,23 @@ def load_image_processor(files: Mapping[str, bytes], name: str) -> ImageProcesso
 
     Args:
         files: The contents of its preprocessor files, by name.
-        name: The file that messages name.
+        name: The model's file, for messages.
 
     Raises:
-        PreprocessorLoadError: It has none that is known here.
+        PreprocessorLoadError: It has no image processor, or an unsupported one.
     """
     settings = json_or_none(files[EXTRACTOR_CONFIG]) if EXTRACTOR_CONFIG in files else None
     if not isinstance(settings, dict):
-        raise _refused(name, f"it has no {EXTRACTOR_CONFIG}")
+        raise _unsupported(name, f"it has no {EXTRACTOR_CONFIG}")
     named = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
     suffix = next((one for one in _SUFFIXES if named.endswith(one)), None)
     known = _CLASSES.get(named.removesuffix(suffix or ""))
     if known is None:
-        raise _refused(name, f"its class {named} is not known here")
+        raise _unsupported(name, f"its class {named} is unsupported")
     try:
         return ImageProcessor(tuple(_steps(settings, known)))
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise _refused(name, f"a setting of its {EXTRACTOR_CONFIG} is not known here ({error})") from error
-
-
-def _refused(name: str, reason: str) -> PreprocessorLoadError:
-    return PreprocessorLoadError(
-        f"The image processor of {name} cannot be run without transformers: {reason}. Load the file with Optimum: "
-        f"pipeline('image-classification', model={name!r}) of optimum_htp's or Optimum's."
-    )
+        raise _unsupported(name, f"a setting of its {EXTRACTOR_CONFIG} is unsupported ({error})") from error
 
 
 def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], Any]]:
@@ -156,7 +151,7 @@ def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], A
     if settings.get("do_resize", True):
         steps.append(_resize(settings, known))
     if known.crops is None and settings.get("do_center_crop"):
-        raise ValueError("do_center_crop, which the class has since transformers 5 alone")
+        raise ValueError("do_center_crop, which this class has only in transformers 5")
     if known.crops is not None and settings.get("do_center_crop", known.crops):
         height, width = _square(settings["crop_size"])
         steps.append(lambda pixels: _cropped(pixels, height, width))
@@ -174,7 +169,7 @@ def _steps(settings: Mapping[str, Any], known: _Class) -> list[Callable[[Any], A
 
 
 def _square(size: Any) -> tuple[int, int]:
-    """Return height and width that a setting names: as such, as a pair, or as one number for both."""
+    """Return height and width from an object, a pair, or one number for both."""
     if isinstance(size, Mapping):
         return _edge(size["height"]), _edge(size["width"])
     if isinstance(size, (list, tuple)):
@@ -185,15 +180,15 @@ def _square(size: Any) -> tuple[int, int]:
 
 def _edge(size: Any) -> int:
     if not isinstance(size, int) or not 0 < size <= _LONGEST:
-        raise ValueError(f"a length of {str(size)[:20]} pixels")
+        raise ValueError(f"a size of {str(size)[:20]} pixels")
     return size
 
 
 def _numbers(values: Any, *, zero: bool) -> NDArray[np.float32]:
-    """Return one number, or one for each colour."""
+    """Return one number, or one per colour."""
     found = np.array(values, dtype=np.float32)
     if found.shape not in ((), (3,)) or not np.isfinite(found).all() or (not zero and (found == 0).any()):
-        raise ValueError("image_mean and image_std have three numbers, and image_std no zero")
+        raise ValueError("image_mean and image_std need three numbers, and image_std no zero")
     return found
 
 
@@ -201,15 +196,13 @@ def _resize(settings: Mapping[str, Any], known: _Class) -> Callable[[Any], Any]:
     size, resample = settings["size"], settings.get("resample", known.resample)
     if not isinstance(resample, int) or resample not in range(_FILTERS):
         raise ValueError(f"resample={str(resample)[:20]}")
-    if known.resize == "exact":
-        height, width = _square(size)
-        return lambda pixels: _resized(pixels, height, width, resample)
-    if isinstance(size, Mapping) and {*size} == {"height", "width"} and known.resize != "ConvNext":
+    is_exact = isinstance(size, Mapping) and {*size} == {"height", "width"} and known.resize != "ConvNext"
+    if known.resize == "exact" or is_exact:
         height, width = _square(size)
         return lambda pixels: _resized(pixels, height, width, resample)
     edge = _edge(size["shortest_edge"] if isinstance(size, Mapping) else size)
     if isinstance(size, Mapping) and {*size} != {"shortest_edge"}:
-        raise ValueError(f"size has {', '.join(map(str, size))}")
+        raise ValueError(f"size with {', '.join(map(str, size))}")
     if known.resize == "Levit":
         edge = int((256 / 224) * edge)
     elif known.resize == "ConvNext":
@@ -224,12 +217,12 @@ def _resized(pixels: Any, height: int, width: int, resample: int) -> Any:
     from PIL import Image
 
     if not (height > 0 and width > 0 and height * width <= _LONGEST**2):
-        raise ArgumentError(f"The image would be resized to {height} x {width} pixels.")
+        raise ArgumentError(f"The image would be resized to {height} x {width} pixels, which exceeds the limit.")
     return np.array(Image.fromarray(pixels).resize((width, height), resample=Image.Resampling(resample)))
 
 
 def _by_shortest(pixels: Any, edge: int) -> tuple[int, int]:
-    """Return height and width of an image whose shortest edge gets a length."""
+    """Return the new height and width of an image if its shortest edge gets a given size."""
     height, width = pixels.shape[:2]
     longest = int(edge * max(height, width) / min(height, width))
     return (longest, edge) if width <= height else (edge, longest)
@@ -243,7 +236,7 @@ def _resized_as_convnext(pixels: Any, edge: int, fraction: float, resample: int)
 
 
 def _cropped(pixels: Any, height: int, width: int) -> Any:
-    """Return the middle of an image; one that is too small gets a black border."""
+    """Return the centre of an image. Add a black border if the image is too small."""
     own_height, own_width = pixels.shape[:2]
     top, left = (own_height - height) // 2, (own_width - width) // 2
     if top >= 0 and left >= 0:

@@ -1,4 +1,4 @@
-"""A model of an ONNX file: its files, its sessions and its answers."""
+"""A model that is loaded from an ONNX file: files, sessions and results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import OptionError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
+from optimum_htp.runtime.alternatives import with_optimum
 from optimum_htp.runtime.sessions import Part, SessionSettings
 from optimum_htp.runtime.sources import Source, find_source
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from optimum_htp.runtime.images import ImageProcessor
     from optimum_htp.runtime.tokenizer import Tokenizer
 
-__all__ = ["TASKS", "Model", "load"]
+__all__ = ["GENERATING", "TASKS", "Model", "load"]
 
 TASKS: Final[Mapping[str, str]] = {
     "feature-extraction": "embedding:features",
@@ -37,7 +38,9 @@ TASKS: Final[Mapping[str, str]] = {
     "token-classification": "token_classification:classify_tokens",
     "zero-shot-classification": "zero_shot:classify_zero_shot",
 }
-"""For each task the function that answers, in the module of `optimum_htp.runtime.tasks`."""
+"""The function of each task: its module in `optimum_htp.runtime.tasks`, and its name."""
+GENERATING: Final = ("text-generation", "text2text-generation")
+"""The tasks whose result is a generated text."""
 _OTHER_NAMES: Final = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
@@ -49,136 +52,143 @@ def load(
     provider_options: Any = None,
     session_options: onnxruntime.SessionOptions | None = None,
     revision: str | None = None,
+    subfolder: str | None = None,
+    file_name: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Model:
-    """Load an ONNX file that says which model it came from, without PyTorch, transformers or Optimum.
+    """Load an ONNX file that has a record, without PyTorch, transformers or Optimum.
 
     Args:
-        source: The file, its folder, a repo, or `hf://org/name[@revision]/model.onnx`. What is on a Hub needs
+        source: The file, its folder, a repo id, or `hf://org/name[@revision]/model.onnx`. Hub files need
             huggingface_hub.
-        task: What the model is used for; None for the task that it was exported for.
-        providers: ONNX Runtime's execution providers.
+        task: The task; None for the recorded one.
+        providers: Execution providers of ONNX Runtime.
         provider_options: Their options.
-        session_options: ONNX Runtime's options, for each session.
-        revision: Of a repo; of a file's configs it overrides the commit that the file is pinned to.
-        token: Of the Hub, as of huggingface_hub; without it the one that is saved.
-        cache_dir: The cache of files of the Hub.
-        local_files_only: Whether no connection may be opened.
+        session_options: Session options of ONNX Runtime, for each session.
+        revision: Revision of a repo. For a local file it overrides the recorded commit of the configs.
+        subfolder: The folder of the file, inside a folder or a repo.
+        file_name: The file, in a folder or a repo.
+        token: Token for the Hub, as in huggingface_hub; None for the saved one.
+        cache_dir: The Hub cache.
+        local_files_only: Whether connections are forbidden.
 
     Raises:
+        ArgumentError: `subfolder` or `file_name` is given in addition to a file.
         OnnxFileNotFoundError: There is no such file.
-        ConfigLoadError: The file does not say which model it is, or its config cannot be had.
-        WrongTaskError: There is no answer for the task here.
-        InvalidOnnxFileError: It is not an ONNX file that ONNX Runtime loads.
-        HFHubIntegrationError: It cannot be fetched; the subclass says why.
+        ConfigLoadError: The file has no record, or its config cannot be loaded.
+        WrongTaskError: The task is not supported.
+        InvalidOnnxFileError: ONNX Runtime cannot load the file.
+        HFHubIntegrationError: The download failed; the subclass gives the reason.
     """
     access = HubAccess.of(None, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    found = find_source(source, access, revision)
+    found = find_source(source, access, revision, {"subfolder": subfolder, "file_name": file_name})
     return Model(found, _task(found, task), SessionSettings(providers, provider_options, session_options))
 
 
-def _task(source: Source, asked: str | None) -> str | None:
-    task = asked or (source.record.task or "").removesuffix("-with-past")
+def _task(source: Source, given: str | None) -> str | None:
+    task = given or (source.record.task or "").removesuffix("-with-past")
     task = _OTHER_NAMES.get(task, task)
-    if asked is not None and task not in TASKS:
-        raise WrongTaskError(f"The task {asked!r} is not known: give one of {', '.join(TASKS)}.")
+    if given is not None and task not in TASKS:
+        raise WrongTaskError(
+            f"The task {given!r} is not supported; use one of {', '.join(TASKS)}. {with_optimum(source.name, given)}"
+        )
     return task if task in TASKS else None
 
 
 class Model:
-    """A model that answers as `transformers.pipeline` does for its task. `load` makes one.
+    """A model. Calling it gives the same result as `transformers.pipeline`. Created by `load`.
 
     Attributes:
-        task: What it answers; None for a model that only `run` uses.
-        record: What its file says of itself.
+        task: The task; None if only `run` is supported.
+        source: The location of its files.
+        record: The record of its file.
+        parts: The sessions of its files, by recorded name.
     """
 
     def __init__(self, source: Source, task: str | None, settings: SessionSettings) -> None:
-        self._source: Final = source
-        self._settings: Final = settings
+        self.source: Final = source
         self.task: Final = task
         self.record: Final[ExportMetadata] = source.record
         self.parts: Final[Mapping[str, Part]] = source.opened(settings)
 
     @functools.cached_property
     def config(self) -> Mapping[str, Any]:
-        """The content of its `config.json`.
+        """The content of `config.json`.
 
         Raises:
-            ConfigLoadError: It cannot be had.
+            ConfigLoadError: It cannot be loaded.
         """
-        return self._source.config()
+        return self.source.config()
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer.
+        """The tokenizer.
 
         Raises:
-            PreprocessorLoadError: It cannot be run without transformers.
+            PreprocessorLoadError: It cannot run without transformers.
         """
         from optimum_htp.runtime.tokenizer_files import load_tokenizer
 
-        return load_tokenizer(self._source.files("AutoTokenizer"), self.config, self._source.name)
+        return load_tokenizer(self.source.files("AutoTokenizer"), self.config, self.source.name)
 
     @functools.cached_property
     def image_processor(self) -> ImageProcessor:
-        """Its image processor.
+        """The image processor.
 
         Raises:
-            PreprocessorLoadError: It cannot be run without transformers.
+            PreprocessorLoadError: It cannot run without transformers.
         """
         from optimum_htp.runtime.images import load_image_processor
 
-        return load_image_processor(self._source.files("AutoImageProcessor"), self._source.name)
-
-    @property
-    def source(self) -> Source:
-        """Where its files are."""
-        return self._source
+        return load_image_processor(self.source.files("AutoImageProcessor"), self.source.name)
 
     @property
     def part(self) -> Part:
-        """The session of a model of one file.
+        """The session of a model that has one file.
 
         Raises:
-            WrongTaskError: It has several files.
+            WrongTaskError: The model has several files.
         """
         if len(self.parts) > 1:
             raise WrongTaskError(
-                f"{self._source.name} has {len(self.parts)} files ({', '.join(self.parts)}): call the model, or use "
-                "parts[NAME].run(...)."
+                f"{self.source.name} has {len(self.parts)} parts ({', '.join(self.parts)}). Call the model, or use "
+                f"parts[NAME].run(...). {with_optimum(self.source.name, self.task)}"
             )
         return next(iter(self.parts.values()))
 
     def run(self, **inputs: Any) -> dict[str, NDArray[Any]]:
-        """Return the outputs of a model of one file, by name, for inputs that numpy can make arrays of.
+        """Return the outputs of a model that has one file, by name. Inputs can be anything that numpy converts.
 
         Raises:
-            ArgumentError: An input is missing, has another name or another shape.
+            ArgumentError: An input is missing, unknown or of another shape.
             InferenceError: ONNX Runtime fails.
         """
         return self.part.run(inputs)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Return what the pipeline of transformers returns for these arguments, as plain Python.
+        """Return the result of transformers' pipeline for these arguments, as plain Python.
 
         Raises:
-            WrongTaskError: The model's task has no answer here.
-            ArgumentError: The arguments are none of the task's; for unknown names its subclass `OptionError`.
-            PreprocessorLoadError: Its tokenizer or image processor cannot be run without transformers.
+            WrongTaskError: The task is not supported.
+            ArgumentError: An argument is invalid; `OptionError` for an unknown name.
+            PreprocessorLoadError: The tokenizer or image processor cannot run without transformers.
         """
+        name = self.source.name
         if self.task is None:
             raise WrongTaskError(
-                f"{self._source.name} was exported for {self.record.task}, which has no answer without transformers "
-                f"(there are {', '.join(TASKS)}). Use run(...), or Optimum's pipeline."
+                f"{name} was exported for {self.record.task}, which is not supported without transformers; supported "
+                f"are {', '.join(TASKS)}. Use run(...). {with_optimum(name)}"
             )
+        signature = inspect.signature(self._answer)
         try:
-            inspect.signature(self._answer).bind(*inputs, **options)
+            signature.bind(*inputs, **options)
         except TypeError as error:
-            taken = ", ".join(list(inspect.signature(self._answer).parameters))
-            raise OptionError(f"{self.task}: {error}. It takes {taken}.") from error
+            raise OptionError(
+                f"{self.task}: {error}. Its arguments are {', '.join(signature.parameters)}. "
+                f"{with_optimum(name, self.task)}"
+            ) from error
         return self._answer(*inputs, **options)
 
     @functools.cached_property
@@ -189,10 +199,10 @@ class Model:
         return functools.partial(function, self)
 
     def encode(self, texts: str | Sequence[str], **options: Any) -> NDArray[Any]:
-        """Return the vectors of texts, as the model's modules of sentence_transformers make them.
+        """Return the embeddings of texts: the same as `SentenceTransformer.encode`.
 
         Raises:
-            ConfigLoadError: It is not a model of sentence_transformers, or has a module that is not known here.
+            ConfigLoadError: It is not a sentence_transformers model, or has an unsupported module.
         """
         from optimum_htp.runtime.tasks.embedding import encode
 

@@ -1,4 +1,4 @@
-"""Numbers that a call gives."""
+"""Checks of numeric arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_number"]
 
 
 def check_number(name: str, value: Any, least: int | None = None) -> None:
-    """Refuse what is neither None nor a whole number of at least `least`.
+    """Check that an argument is None, or an integer of at least `least`.
 
     Raises:
         ArgumentError: It is not.
@@ -18,4 +18,4 @@ def check_number(name: str, value: Any, least: int | None = None) -> None:
     if value is None or (isinstance(value, int) and (least is None or value >= least)):
         return
     bound = "" if least is None else f" of at least {least}"
-    raise ArgumentError(f"{name}={value!r} has to be a whole number{bound}.")
+    raise ArgumentError(f"{name}={value!r} must be an integer{bound}.")

@@ -1,4 +1,4 @@
-"""Scores of logits, in the types and by the formulas of transformers' pipelines."""
+"""Scores from logits, with the types and formulas of transformers' pipelines."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def class_scores(logits: NDArray[Any], config: Mapping[str, Any], function: str 
     """Return the scores of classes.
 
     Args:
-        logits: Of shape (classes,).
-        config: Of the model, which says what the logits mean.
-        function: `softmax`, `sigmoid` or `none`; None for the one that the config asks for.
+        logits: Logits of shape (classes,).
+        config: The model's config.
+        function: `softmax`, `sigmoid` or `none`; None for the function of the config's `problem_type`.
 
     Raises:
-        ArgumentError: There is no such function.
+        ArgumentError: The function is unknown.
     """
     logits = logits.astype(np.float32)
     chosen = (
@@ -48,7 +48,7 @@ def class_scores(logits: NDArray[Any], config: Mapping[str, Any], function: str 
         return found
     if chosen == "none":
         return logits
-    raise ArgumentError(f"function_to_apply={function!r} is not known: give softmax, sigmoid or none.")
+    raise ArgumentError(f"function_to_apply={function!r} is unknown; use softmax, sigmoid or none.")
 
 
 def _function(config: Mapping[str, Any], count: int) -> str:
@@ -61,10 +61,10 @@ def _function(config: Mapping[str, Any], count: int) -> str:
 
 
 def labels_of(config: Mapping[str, Any]) -> dict[int, Any]:
-    """Return the labels of a model's classes by their numbers; as transformers, two where a config names none.
+    """Return the labels of a model's classes, by index. Without labels there are two, as in transformers.
 
     Raises:
-        ConfigLoadError: The config has no such labels.
+        ConfigLoadError: The config has invalid labels.
     """
     named = config.get("id2label")
     if isinstance(named, Mapping) and named:
@@ -72,11 +72,11 @@ def labels_of(config: Mapping[str, Any]) -> dict[int, Any]:
             return {int(key): label for key, label in named.items()}
         except ValueError as error:
             raise ConfigLoadError(
-                f"id2label of the config has the class {str(error)[-40:]}: give it a number."
+                f"id2label of the config has an invalid class {str(error)[-40:]}; replace it with an integer."
             ) from error
     count = config.get("num_labels", 2)
     if not isinstance(count, int) or not 0 <= count <= _MOST_CLASSES:
-        raise ConfigLoadError(f"num_labels={str(count)[:40]} of the config is no number of labels.")
+        raise ConfigLoadError(f"num_labels={str(count)[:40]} of the config is not a number of labels.")
     return {index: f"LABEL_{index}" for index in range(count)}
 
 
@@ -84,15 +84,15 @@ def label_of(labels: Mapping[int, Any], index: int) -> Any:
     """Return the label of a class.
 
     Raises:
-        ConfigLoadError: It has none.
+        ConfigLoadError: The config has no label for it.
     """
     if index not in labels:
-        raise ConfigLoadError(f"The model gives a class {index}, and id2label of its config has no label of it.")
+        raise ConfigLoadError(f"The model has a class {index}, but id2label of its config has no label for it.")
     return labels[index]
 
 
 def ranked(scores: NDArray[Any], config: Mapping[str, Any], top_k: int | None) -> list[dict[str, Any]]:
-    """Return labels and scores, the best first; all of them for None."""
+    """Return the `top_k` best labels with scores, the best first; all if `top_k` is None."""
     labels = labels_of(config)
     found = [{"label": label_of(labels, index), "score": score.item()} for index, score in enumerate(scores)]
     found.sort(key=lambda one: one["score"], reverse=True)

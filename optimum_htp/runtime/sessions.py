@@ -34,12 +34,12 @@ _DTYPES: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How sessions are made.
+    """Settings of ONNX Runtime sessions.
 
     Attributes:
-        providers: ONNX Runtime's execution providers.
+        providers: Execution providers.
         provider_options: Their options.
-        session_options: ONNX Runtime's options.
+        session_options: Session options.
     """
 
     providers: Sequence[Any] = ("CPUExecutionProvider",)
@@ -49,12 +49,12 @@ class SessionSettings:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or an output.
+    """An input or output of a model.
 
     Attributes:
         name: Its name.
-        dtype: Its type in numpy; None for one that numpy has not.
-        shape: Its axes: sizes, or names of sizes that vary.
+        dtype: Its numpy type; None if numpy has no such type.
+        shape: The size of each axis, or the name of a variable size.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Tensor:
 
 
 class Part:
-    """A session of one ONNX file. Calls of several threads run side by side.
+    """The session of one ONNX file. Several threads can call it at the same time.
 
     Args:
         path: The file.
-        settings: How the session is made.
+        settings: Settings of the session.
 
     Raises:
         InvalidOnnxFileError: ONNX Runtime cannot load the file.
@@ -83,10 +83,10 @@ class Part:
         self._names: Final = list(self.outputs)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Return the outputs for inputs, which get the types that the file has.
+        """Return the outputs for inputs, by name. Inputs are converted to the types of the file.
 
         Raises:
-            ArgumentError: An input is missing, has another name or another shape.
+            ArgumentError: An input is missing, unknown or of another shape.
             InferenceError: ONNX Runtime fails.
         """
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
@@ -103,25 +103,25 @@ class Part:
         except InvalidArgument as error:
             raise ArgumentError(f"{self.path} does not take these inputs: {error}") from error
         except (Fail, RuntimeException) as error:
-            raise InferenceError(f"ONNX Runtime fails on {self.path}: {error}") from error
+            raise InferenceError(f"ONNX Runtime failed on {self.path}: {error}") from error
 
 
 def output_of(outputs: Arrays, name: str, axes: Sequence[int | None], path: Path) -> NDArray[Any]:
-    """Return an output that has these axes, none of them empty.
+    """Return an output after a check of its shape. No axis is empty.
 
     Args:
         outputs: The outputs of a file.
-        name: Of the output.
-        axes: Their sizes; None for one of any size.
+        name: The output.
+        axes: The size of each axis; None for any size.
         path: The file.
 
     Raises:
-        WrongTaskError: There is no such output, or it has other axes, or no real numbers.
+        WrongTaskError: The output is missing, has another shape, or has no floating-point numbers.
     """
     array = outputs.get(name)
     if array is None or not _fits(array, axes):
-        what = f"no {name}" if array is None else f"{name} of type {array.dtype} and shape {array.shape}"
-        raise WrongTaskError(f"{path} gives {what}, which the task cannot be answered from. Use run(...).")
+        what = f"no output {name}" if array is None else f"{name} of type {array.dtype} and shape {array.shape}"
+        raise WrongTaskError(f"{path} returns {what}, which does not fit the task. Use run(...).")
     return array
 
 

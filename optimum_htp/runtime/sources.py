@@ -1,4 +1,4 @@
-"""The files of a model: its ONNX files, and its configs and preprocessors from beside, inside, a cache or a Hub."""
+"""The files of a model: ONNX files, configs and preprocessors; adjacent, embedded, cached or on a Hub."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
-from optimum_htp.errors import ConfigLoadError, WrongTaskError
+from optimum_htp.errors import ArgumentError, ConfigLoadError, WrongTaskError
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, ONNX_FILE
 from optimum_htp.metadata import ExportMetadata, read_record
@@ -20,25 +20,23 @@ from optimum_htp.resolve.embedded import EmbeddedFiles
 from optimum_htp.resolve.model_files import parts_of, require_parts
 from optimum_htp.runtime.sessions import Part, SessionSettings
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Source", "find_source"]
 
 _SUFFIX: Final = ".onnx"
-_LARGEST: Final = 1 << 28  # bytes of a file of a preprocessor
+_LARGEST: Final = 1 << 28  # bytes of a preprocessor file
+_Kind = TypeVar("_Kind", dict[str, Any], list[Any])
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of a model are.
+    """The location of a model's files.
 
     Attributes:
-        path: The ONNX file that stands for it.
-        record: What that says of itself.
-        carrier: The file as one whose model's files are looked for.
+        path: Its ONNX file, or the first one.
+        record: The record of this file.
+        carrier: The file, as input of `resolve.config_folder.find`.
         access: How to reach the Hub.
-        revision: Overrides the commit of the file.
+        revision: Overrides the recorded commit.
     """
 
     path: Path
@@ -49,17 +47,17 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return str(self.path)
 
     def opened(self, settings: SessionSettings) -> dict[str, Part]:
-        """Return the sessions of the model's files, by the names that these had at export.
+        """Return the sessions of the model's ONNX files, by their recorded names.
 
-        Of decoders, a merged one is opened alone.
+        A merged decoder replaces the other decoders.
 
         Raises:
             MissingSiblingError: A file is missing.
-            InvalidOnnxFileError: ONNX Runtime cannot load one.
+            InvalidOnnxFileError: ONNX Runtime cannot load a file.
         """
 
         def search(watch: Watch) -> dict[str, Part]:
@@ -68,44 +66,47 @@ class Source:
                 return {ONNX_FILE: Part(self.path, settings)}
             found = parts_of(self.path, self.record, watch)
             require_parts(found, self.record)
-            merged = [name for name in found.by_name if "decoder" in name and "merged" in name]
-            wanted = {
-                name: path
+            has_merged = any(map(_is_merged, found.by_name))
+            return {
+                name: Part(path, settings)
                 for name, path in found.by_name.items()
-                if not merged or "decoder" not in name or name in merged
+                if "decoder" not in name or not has_merged or _is_merged(name)
             }
-            return {name: Part(path, settings) for name, path in wanted.items()}
 
         return read_whole(self.path.parent, search)
 
     def config(self) -> dict[str, Any]:
-        """Return the content of the model's config.
+        """Return the content of the model's `config.json`.
 
         Raises:
-            ConfigLoadError: It cannot be had, or is not JSON.
+            ConfigLoadError: It is missing, or is not a JSON object.
         """
-        found = self.json("AutoConfig", CONFIG)
-        if found is None:
+        content = self._read("AutoConfig", CONFIG, needed=True)
+        found = json_or_none(content) if content is not None else None
+        if not isinstance(found, dict):
             raise ConfigLoadError(f"The {CONFIG} of {self.name} cannot be read. Get the file again.")
         return found
 
     def generation_config(self) -> dict[str, Any]:
-        """Return the content of the model's generation config; empty where it has none."""
-        return self.json("GenerationConfig", GENERATION_CONFIG, needed=False) or {}
+        """Return the content of the model's generation config; empty if there is none."""
+        return self.json(GENERATION_CONFIG, dict, "GenerationConfig") or {}
 
-    def json(self, what: str, name: str, *, needed: bool = True) -> dict[str, Any] | None:
-        """Return the content of a JSON file of the model; None where it has none."""
-        content = self._read(what, name, needed=needed)
+    def json(self, name: str, kind: type[_Kind], what: str | None = None) -> _Kind | None:
+        """Return the content of an optional JSON file.
+
+        Args:
+            name: The file.
+            kind: `dict` or `list`.
+            what: As in `find`; None for a file of sentence_transformers.
+
+        Returns:
+            None if the model has no such file, or if its content is of another kind.
+        """
+        content = self._read(what or name, name, needed=False)
         found = json_or_none(content) if content is not None else None
-        return found if isinstance(found, dict) else None
+        return found if isinstance(found, kind) else None
 
-    def json_list(self, name: str) -> list[Any] | None:
-        """Return the content of a list that sentence_transformers reads; None where the model has none."""
-        content = self._read(name, name, needed=False)
-        found = json_or_none(content) if content is not None else None
-        return found if isinstance(found, list) else None
-
-    def _read(self, what: str, name: str, *, needed: bool = True) -> bytes | None:
+    def _read(self, what: str, name: str, *, needed: bool) -> bytes | None:
         place = find(self.carrier, what, self.access, self.revision, needed=needed)
         if isinstance(place, EmbeddedFiles):
             return self._embedded(place).get(name)
@@ -113,10 +114,10 @@ class Source:
         return path.read_bytes() if path is not None and path.is_file() else None
 
     def files(self, what: str) -> Mapping[str, bytes]:
-        """Return the contents of the files of a preprocessor, by name.
+        """Return the contents of a preprocessor's files, by name.
 
         Args:
-            what: The Auto class that loads it.
+            what: The Auto class of the preprocessor.
         """
         place = find(self.carrier, what, self.access, self.revision)
         if isinstance(place, EmbeddedFiles):
@@ -129,7 +130,7 @@ class Source:
         }
 
     def file(self, name: str) -> Path | None:
-        """Return a file of a module of sentence_transformers; None where the model has none."""
+        """Return the path of a file of sentence_transformers; None if it does not exist."""
         place = find(self.carrier, name, self.access, self.revision, needed=False)
         if place is None or isinstance(place, EmbeddedFiles):
             return None
@@ -145,49 +146,59 @@ class Source:
         return self._contents[place.digest]
 
 
-def find_source(source: str | os.PathLike[str], access: HubAccess, revision: str | None) -> Source:
-    """Return where the files of a model are; those of a Hub are fetched.
+def _is_merged(name: str) -> bool:
+    return "decoder" in name and "merged" in name
+
+
+def find_source(
+    source: str | os.PathLike[str], access: HubAccess, revision: str | None, options: Mapping[str, str | None]
+) -> Source:
+    """Find a model; download its ONNX files if they are on a Hub.
 
     Args:
-        source: The file, its folder, a repo, or a URL of a Hub.
+        source: The file, its folder, a repo id, or a Hub URL.
         access: How to reach the Hub.
-        revision: Of the repo, or of the configs of a file here.
+        revision: Revision of the repo, or of the configs of a local file.
+        options: `subfolder` and `file_name`, as in `from_pretrained`.
 
     Raises:
+        ArgumentError: An option is given in addition to a file.
         OnnxFileNotFoundError: There is no such file.
-        ConfigLoadError: It does not say which model it is.
-        HFHubIntegrationError: It cannot be fetched; the subclass says why.
+        ConfigLoadError: The file has no record.
+        WrongTaskError: The file contains one module of a model.
+        HFHubIntegrationError: The download failed; the subclass gives the reason.
     """
     text = os.fspath(source)
     path, folder = Path(text).expanduser(), None
     if not (text.lower().endswith(_SUFFIX) and path.is_file()):
-        path, folder, access, revision = _named(text, access, revision)
+        path, folder, access, revision = _named(text, access, {"revision": revision, **options})
+    elif given := [name for name, value in options.items() if value is not None]:
+        raise ArgumentError(f"{path} is a file, so {given[0]}= is not allowed. Pass the folder, or leave it out.")
     record = read_record(path)
     if record is None:
         raise ConfigLoadError(
-            f"{path} does not say which model it came from. Export the model again with `optimum-cli export htp`, or "
-            f"say which it is with `optimum-cli htp inject {path} --model ID`."
+            f"{path} does not record its model. Export the model again with `optimum-cli export htp`, or add the "
+            f"record with `optimum-cli htp inject {path} --model ID`."
         )
     if record.submodule is not None:
         raise WrongTaskError(
-            f"{path} is one module of {record.source}, {record.submodule}: run it with onnxruntime.InferenceSession."
+            f"{path} contains only the module {record.submodule} of {record.source}. Run it with "
+            "onnxruntime.InferenceSession."
         )
     return Source(path, record, carrier_of(path, record, access, folder), access, revision)
 
 
-def _named(text: str, access: HubAccess, revision: str | None) -> tuple[Path, Path | None, HubAccess, str | None]:
-    """Return the file that a folder, a repo or a URL means."""
+def _named(
+    text: str, access: HubAccess, options: Mapping[str, str | None]
+) -> tuple[Path, Path | None, HubAccess, str | None]:
+    """Return the file of a folder, a repo or a URL, its folder, and the access and revision for its configs."""
     from optimum_htp.loading.named import named_or_error
 
-    options = {
-        name: value
-        for name, value in {
-            "token": access.token,
-            "cache_dir": access.cache_dir,
-            "local_files_only": access.local_files_only or None,
-            "revision": revision,
-        }.items()
-        if value is not None
+    given = {
+        "token": access.token,
+        "cache_dir": access.cache_dir,
+        "local_files_only": access.local_files_only or None,
+        **options,
     }
-    found = named_or_error(text, options)
+    found = named_or_error(text, {name: value for name, value in given.items() if value is not None})
     return found.fetched(), found.folder, found.access, found.options.get("revision")

@@ -1,4 +1,4 @@
-"""Texts as a model's inputs, and what it gives for them."""
+"""Runs of a model on texts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _STRATEGIES: Final = ("longest_first", "only_first", "only_second")
 
 @dataclass(frozen=True)
 class Run:
-    """What a model gave for one encoding.
+    """The outputs of a model for one encoding.
 
     Attributes:
         encoding: The encoding.
-        outputs: The outputs without their batch axis, padding included.
-        path: The file.
-        offset: Where the tokens begin: behind padding on the left.
+        outputs: The outputs without batch axis, with padding.
+        path: The model's file.
+        offset: Index of the first token: the length of the padding on the left.
     """
 
     encoding: tokenizers.Encoding
@@ -47,58 +47,58 @@ class Run:
         """Return an output of the whole text, of shape (class,).
 
         Raises:
-            WrongTaskError: There is no such output, or it has another shape.
+            WrongTaskError: The output is missing or has another shape.
         """
         return output_of(self.outputs, name, (None,), self.path)
 
     def tokens(self, name: str, axes: int = 2) -> NDArray[Any]:
-        """Return an output of tokens, of shape (token, ...) with so many axes, without padding.
+        """Return an output per token, of shape (token, ...) with `axes` axes, without padding.
 
         Raises:
-            WrongTaskError: There is no such output, or it has another shape.
+            WrongTaskError: The output is missing or has another shape.
         """
         length = self.offset + len(self.encoding) if self.offset else None
         found = output_of(self.outputs, name, (length, *(None,) * (axes - 1)), self.path)
         if len(found) < len(self.encoding):
-            raise WrongTaskError(f"{self.path} gives {name} of {len(found)} tokens for {len(self.encoding)}.")
+            raise WrongTaskError(
+                f"{self.path} returns {name} for {len(found)} tokens instead of {len(self.encoding)}."
+            )
         return found[self.offset : self.offset + len(self.encoding)]
 
 
 def truncation_of(value: Any, max_length: int | None = None) -> Truncation | None:
-    """Return the strategy that `truncation=` means; a length alone asks for truncation too, as in transformers.
+    """Return the strategy of `truncation=`. As in transformers, `max_length` alone truncates too.
 
     Raises:
-        ArgumentError: There is no such strategy.
+        ArgumentError: The strategy is unknown.
     """
-    if value is None and max_length is not None:
+    if value is True or (value is None and max_length is not None):
         return "longest_first"
-    if value is None or value is False or value == "do_not_truncate":
+    if value in (None, False, "do_not_truncate"):
         return None
-    if value is True:
-        return "longest_first"
     if value not in _STRATEGIES:
-        raise ArgumentError(f"truncation={value!r} is not known: give True, False or one of {', '.join(_STRATEGIES)}.")
+        raise ArgumentError(f"truncation={value!r} is unknown; use True, False or one of {', '.join(_STRATEGIES)}.")
     chosen: Truncation = value
     return chosen
 
 
 def listed(inputs: Any) -> tuple[list[Any], bool]:
-    """Return inputs as a list, and whether they were one."""
+    """Return inputs as a list, and whether they were a list."""
     if isinstance(inputs, (list, tuple)):
         return list(inputs), True
     return [inputs], False
 
 
 def results(found: list[Any], is_list: bool) -> Any:
-    """Return results as inputs came: a list for a list."""
+    """Return all results if the input was a list, else the only one."""
     return found if is_list else found[0]
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Yield the items in lists of so many.
+    """Yield the items in lists of at most `size`.
 
     Raises:
-        ArgumentError: That is not a number of items.
+        ArgumentError: `size` is not a positive integer.
     """
     check_number("batch_size", size, 1)
     remaining = iter(items)
@@ -107,7 +107,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
 
 
 def feeds(part: Part, arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Return a model's inputs: those that it has, with those filled in that Optimum fills in."""
+    """Return the inputs of a model. Adds the default masks and token types, as Optimum does."""
     given = {name: array for name, array in arrays.items() if name in part.inputs}
     ids = arrays["input_ids"]
     if "attention_mask" in part.inputs and "attention_mask" not in given:
@@ -118,11 +118,11 @@ def feeds(part: Part, arrays: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int) -> Iterator[Run]:
-    """Yield what a model gives for encodings.
+    """Yield the outputs of a model for each encoding.
 
     Raises:
-        ArgumentError: A text has more tokens than the model takes, or there is no such batch size.
-        PreprocessorLoadError: Texts of several lengths cannot be padded.
+        ArgumentError: A text has too many tokens, or the batch size is invalid.
+        PreprocessorLoadError: The texts differ in length, and the tokenizer has no padding token.
         InferenceError: ONNX Runtime fails.
     """
     tokenizer, part = model.tokenizer, model.part
@@ -134,7 +134,7 @@ def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int
             longest, limit = max(map(len, batch)), _limit(model)
             if limit is not None and longest > limit:
                 raise ArgumentError(
-                    f"A text has {longest} tokens, and {part.path} takes {limit}: shorten it, or cut it with "
+                    f"A text has {longest} tokens, but {part.path} takes at most {limit}. Shorten the text, or use "
                     f"truncation=True, max_length={limit}."
                 ) from error
             raise
@@ -146,7 +146,7 @@ def runs(model: Model, encodings: Sequence[tokenizers.Encoding], batch_size: int
 
 
 def _limit(model: Model) -> int | None:
-    """Return the most tokens that a model takes, as far as its tokenizer and its config tell."""
+    """Return the token limit of a model according to its tokenizer and config; None if unknown."""
     positions = model.config.get("max_position_embeddings")
     known = [one for one in (model.tokenizer.longest, positions) if isinstance(one, int)]
     return min(known, default=None)

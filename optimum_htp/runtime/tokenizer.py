@@ -1,4 +1,4 @@
-"""Tokenizing with the `tokenizers` library alone, as transformers' fast tokenizers do."""
+"""Tokenizes with the `tokenizers` library only, as transformers' fast tokenizers do."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ _CLEAN_QUOTE: Final = " ' "
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer of a model. Calls from several threads wait for each other.
+    """The tokenizer of a model. Calls from several threads run one after the other.
 
     Attributes:
         backend: The tokenizer of `tokenizers`.
-        special: The special tokens by their names (`pad_token`), without those that there are not.
+        special: The existing special tokens, by their names (`pad_token`).
         ids: Their ids, by the same names.
-        input_names: The inputs that it gives.
+        input_names: The model inputs that it returns.
         padding_side: `right` or `left`.
         truncation_side: `right` or `left`.
-        longest: The most tokens that the model takes; None for no limit.
-        cleans_up: Whether a decoded text is cleaned up.
-        chat_template: The template of chats, by name; `default` is the usual one.
+        longest: Token limit of the model; None for no limit.
+        cleans_up: Whether decoded texts are cleaned up.
+        chat_template: The chat templates, by name; `default` is the usual one.
         pad_type: The token type of padding.
+        lock: Held during tokenization, because the truncation is a state of `backend`.
     """
 
     backend: tokenizers.Tokenizer
@@ -64,17 +65,17 @@ class Tokenizer:
         stride: int = 0,
         add_special_tokens: bool = True,
     ) -> list[tokenizers.Encoding]:
-        """Return the encodings of texts, or of pairs of texts, not padded.
+        """Return the encodings of texts or of pairs of texts, without padding.
 
         Args:
             texts: The texts.
-            truncation: Which text of a pair is cut; None to cut none. What is cut off is `overflowing`.
-            max_length: The most tokens; None for those that the model takes.
-            stride: How many tokens what is cut off repeats.
+            truncation: Which text of a pair is truncated; None for none. The rest is in `Encoding.overflowing`.
+            max_length: Token limit; None for the limit of the model.
+            stride: Number of tokens that consecutive parts of a truncated text have in common.
             add_special_tokens: Whether special tokens are added.
 
         Raises:
-            ArgumentError: A text is none, a number is out of bounds, or nothing is left of a text that is cut.
+            ArgumentError: A text is not a valid string, or a number is out of range.
         """
         for text in texts:
             for part in text if isinstance(text, tuple) else (text,):
@@ -92,13 +93,13 @@ class Tokenizer:
                 "direction": self.truncation_side,
             }
             room = self._room(texts, limit, truncation, add_special_tokens) if stride else limit
-            if stride and stride >= room:  # `tokenizers` panics where it has to cut
+            if stride and stride >= room:  # `tokenizers` panics if it has to truncate
                 whole = self._encoded(texts, None, add_special_tokens)
                 if all(len(one) <= limit for one in whole):
                     return whole
                 raise ArgumentError(
-                    f"{stride} tokens cannot be repeated: of {limit} there are {max(room, 0)} for each part of the "
-                    "text. Give a shorter stride, or more tokens."
+                    f"stride={stride} is too large: only {max(room, 0)} of {limit} tokens remain for each part of the "
+                    "text. Use a smaller stride or a larger limit."
                 )
             return self._encoded(texts, wanted, add_special_tokens)
 
@@ -115,11 +116,11 @@ class Tokenizer:
                 list(texts), add_special_tokens=add_special_tokens
             )
         except Exception as error:  # `tokenizers` raises plain Exception
-            raise ArgumentError(f"The text cannot be made tokens of: {error}.") from error
+            raise ArgumentError(f"The text cannot be tokenized: {error}.") from error
         return found
 
     def _room(self, texts: Sequence[Text], limit: int, truncation: Truncation, add_special_tokens: bool) -> int:
-        """Return how many tokens there are for a part of the text that is cut, at the least."""
+        """Return the smallest number of tokens that a part of a truncated text can have."""
         cut = 1 if truncation == "only_second" else 0
         kept = [text[1 - cut] for text in texts if isinstance(text, tuple)]
         used = max((len(one) for one in self._encoded(kept, None, False)), default=0)
@@ -129,15 +130,17 @@ class Tokenizer:
     def arrays(
         self, encodings: Sequence[tokenizers.Encoding], side: str | None = None
     ) -> dict[str, NDArray[np.int64]]:
-        """Return the model's inputs of encodings, padded to the longest: integers of shape (encoding, token).
+        """Return the model inputs of encodings, padded to the longest: integers of shape (encoding, token).
 
         Raises:
-            PreprocessorLoadError: They differ in length, and there is no padding token.
+            PreprocessorLoadError: The encodings differ in length, and the tokenizer has no padding token.
         """
         length = max((len(one) for one in encodings), default=0)
         padded = any(len(one) < length for one in encodings)
         if padded and "pad_token" not in self.ids:
-            raise PreprocessorLoadError("The tokenizer has no pad_token: give one text at a time.")
+            raise PreprocessorLoadError(
+                "The tokenizer has no pad_token, so texts of different length cannot be padded. Use batch_size=1."
+            )
         columns = {
             "input_ids": ([one.ids for one in encodings], self.ids.get("pad_token", 0)),
             "attention_mask": ([one.attention_mask for one in encodings], 0),
@@ -161,23 +164,23 @@ class Tokenizer:
         return _cleaned(text) if (self.cleans_up if clean_up is None else clean_up) else text
 
     def text_of(self, tokens: Sequence[str]) -> str:
-        """Return the text that tokens make up."""
+        """Return the text of token strings."""
         decoder = self.backend.decoder
         return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
 
 
 def _check_text(text: object) -> None:
-    """Refuse what `tokenizers` takes for no text.
+    """Check that a text is a string without lone UTF-16 surrogates, which `tokenizers` does not support.
 
     Raises:
-        ArgumentError: It is none, or has half a character of UTF-16.
+        ArgumentError: It is not.
     """
     if not isinstance(text, str):
-        raise ArgumentError(f"An input is a text, not {type(text).__name__}.")
+        raise ArgumentError(f"An input must be a text, not {type(text).__name__}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ArgumentError(f"A text is not UTF-8: {error}.") from error
+        raise ArgumentError(f"A text cannot be encoded as UTF-8: {error}.") from error
 
 
 def _cleaned(text: str) -> str:

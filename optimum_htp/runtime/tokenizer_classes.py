@@ -1,8 +1,8 @@
-"""What transformers' tokenizer classes do beyond the `tokenizer.json` of a model.
+"""The behaviour of transformers' tokenizer classes in addition to the `tokenizer.json` of a model.
 
-A class adds its own special tokens, pads on its side, names its inputs, and writes settings of `tokenizer_config.json`
-into the parts of the tokenizer. The table has the fast classes of transformers 4.57 that do nothing else; a test holds
-it to the installed ones. A class that is not in it may do anything, so its tokenizers are refused.
+A class defines special tokens, the padding side and the input names, and writes settings of `tokenizer_config.json`
+into the tokenizer. The table contains the fast classes of transformers 4.57 that do only this; a test checks it
+against the installed classes. Tokenizers of other classes are rejected, because they can behave in any way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["CLASSES", "CLASS_OF_MODEL_TYPE", "Rule", "TokenizerClass", "base_nam
 
 
 class Rule(Enum):
-    """Which settings a class writes into its tokenizer.
+    """The settings that a class writes into its tokenizer.
 
     Attributes:
         NONE: None.
@@ -68,14 +68,14 @@ class TokenizerClass:
 
     Attributes:
         special: Its special tokens, by their names in `tokenizer_config.json`.
-        rule: What it writes into its tokenizer.
-        types: Whether it gives `token_type_ids`.
-        masks: Whether it gives `attention_mask`.
+        rule: The settings that it writes into its tokenizer.
+        types: Whether it returns `token_type_ids`.
+        masks: Whether it returns `attention_mask`.
         padding_side: `right` or `left`.
-        prefix_space: Its default of `add_prefix_space`.
-        wide_mask: Whether its mask token takes the space before it along.
-        defaults: Its defaults of the settings that its rule reads.
-        model_types: The `model_type` of configs that it is the class of.
+        prefix_space: Default of `add_prefix_space`.
+        wide_mask: Whether its mask token includes the space before it.
+        defaults: Defaults of the settings of its rule.
+        model_types: The `model_type` values for which AutoTokenizer uses it.
     """
 
     special: Mapping[str, str]
@@ -191,7 +191,7 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
     ),
     "XLNet": TokenizerClass(_XLNET, types=True, padding_side="left", wide_mask=True, model_types=("xlnet",)),
 }
-"""The classes, by their names without `TokenizerFast`."""
+"""The classes, by name without `TokenizerFast`."""
 
 CLASS_OF_MODEL_TYPE: Final[Mapping[str, str]] = {
     model_type: name for name, one in CLASSES.items() for model_type in one.model_types
@@ -199,5 +199,5 @@ CLASS_OF_MODEL_TYPE: Final[Mapping[str, str]] = {
 
 
 def base_name(class_name: str) -> str:
-    """Return the name of a class as `CLASSES` has it: without `Fast` and `Tokenizer`."""
+    """Return the name of a class without `Fast` and `Tokenizer`, as in `CLASSES`."""
     return class_name.removesuffix("Fast").removesuffix("Tokenizer")

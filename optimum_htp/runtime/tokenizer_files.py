@@ -1,8 +1,8 @@
-"""The tokenizer of a model, from its files.
+"""Loads the tokenizer of a model from its files.
 
-A fast tokenizer of transformers is the `tokenizer.json` of its model, with what `tokenizer_config.json` and its class
-add to that. The class is in `tokenizer_classes.py`, or the tokenizer is refused: a token more or less would change
-every answer.
+A fast tokenizer of transformers consists of the `tokenizer.json` of the model, the settings of
+`tokenizer_config.json` and the behaviour of its class. If the class is not in `tokenizer_classes.py`, the tokenizer is
+rejected, because one wrong token would change every result.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from optimum_htp.errors import PreprocessorLoadError
 from optimum_htp.libraries.names import PREPROCESSOR_CONFIGS, TOKENIZER
 from optimum_htp.parsing import json_or_none, parse_json
+from optimum_htp.runtime.alternatives import unsupported_preprocessor
 from optimum_htp.runtime.tokenizer import Tokenizer
 from optimum_htp.runtime.tokenizer_classes import CLASS_OF_MODEL_TYPE, CLASSES, Rule, TokenizerClass, base_name
 from optimum_htp.runtime.tokenizer_settings import LONGEST, SPECIAL_TOKENS, wrong_setting
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["load_tokenizer"]
 
 _CONFIG: Final = PREPROCESSOR_CONFIGS[-1]
+_unsupported: Final = partial(unsupported_preprocessor, "tokenizer")
 
 
 def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: str) -> Tokenizer:
@@ -33,32 +37,32 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
 
     Args:
         files: The contents of its preprocessor files, by name.
-        config: Of the model.
-        name: The file that messages name.
+        config: The model's config.
+        name: The model's file, for messages.
 
     Raises:
-        PreprocessorLoadError: It has none that `tokenizers` can run as transformers does.
+        PreprocessorLoadError: The files are damaged, or only transformers supports this tokenizer.
     """
     import tokenizers
 
     settings = _object(files, _CONFIG, name)
     if TOKENIZER not in files:
-        raise _refused(name, f"it has no {TOKENIZER}, so its tokenizer is a slow one")
+        raise _unsupported(name, f"it has no {TOKENIZER}, so it is a slow tokenizer")
     class_name, known = _class_of(settings, config, name)
     if settings.get("from_slow") or (known.rule is not Rule.OFFSETS and _is_rebuilt(class_name, settings)):
-        raise _refused(name, f"its {_CONFIG} builds the tokenizer from a slow one")
+        raise _unsupported(name, f"its {_CONFIG} requires a conversion from a slow tokenizer")
     try:
         backend = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode("utf-8"))
     except Exception as error:  # `tokenizers` raises plain Exception
         raise PreprocessorLoadError(
-            f"The {TOKENIZER} of {name} cannot be read: {error}. Upgrade tokenizers, or get the file again."
+            f"The {TOKENIZER} of {name} cannot be read: {error}. Upgrade tokenizers or get the file again."
         ) from error
     padding, truncation = backend.padding, backend.truncation
     backend.no_padding()
     backend.no_truncation()
     settings = _with_legacy_tokens(settings, files, name)
     if (wrong := wrong_setting(settings)) is not None:
-        raise _refused(name, f"its {_CONFIG} has a {wrong} of another kind")
+        raise _unsupported(name, f"its {_CONFIG} has an invalid {wrong}")
     special = {one: text for one in SPECIAL_TOKENS if (text := _token(settings, one, known, padding)) is not None}
     _add_tokens(backend, settings, special, known)
     prefix_space = bool(settings.get("add_prefix_space", known.prefix_space))
@@ -81,41 +85,34 @@ def load_tokenizer(files: Mapping[str, bytes], config: Mapping[str, Any], name: 
     )
 
 
-def _refused(name: str, reason: str) -> PreprocessorLoadError:
-    return PreprocessorLoadError(
-        f"The tokenizer of {name} cannot be run without transformers: {reason}. Load the file with Optimum: "
-        f"ORTModelFor… .from_pretrained({name!r}) and AutoTokenizer.from_pretrained({name!r})."
-    )
-
-
 def _object(files: Mapping[str, bytes], file: str, name: str) -> dict[str, Any]:
     content = json_or_none(files[file]) if file in files else {}
     if not isinstance(content, dict):
-        raise _refused(name, f"its {file} is no JSON object")
+        raise _unsupported(name, f"its {file} is not a JSON object")
     return content
 
 
 def _class_of(settings: Mapping[str, Any], config: Mapping[str, Any], name: str) -> tuple[str, TokenizerClass]:
-    """Return the class of a tokenizer, as AutoTokenizer finds it."""
+    """Return the name and the properties of a tokenizer's class, chosen as AutoTokenizer does."""
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     if not isinstance(named, (str, NoneType)):
-        raise _refused(name, "its class is no name")
+        raise _unsupported(name, "its tokenizer_class is not a text")
     model_type = config.get("model_type")
     class_name = base_name(named) if isinstance(named, str) else CLASS_OF_MODEL_TYPE.get(str(model_type), "")
     known = CLASSES.get(class_name)
     if known is None:
         what = f"its class {named}" if isinstance(named, str) else f"the class of {model_type} models"
-        raise _refused(name, f"{what} is not known to do what its {TOKENIZER} says")
+        raise _unsupported(name, f"{what} is unsupported")
     return class_name, known
 
 
 def _is_rebuilt(class_name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a class makes its tokenizer anew, of sentencepiece, for a setting."""
+    """Whether a setting makes the class rebuild its tokenizer from sentencepiece."""
     return class_name in ("Llama", "T5", "MT5") and settings.get("add_prefix_space") is not None
 
 
 def _with_legacy_tokens(settings: dict[str, Any], files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Return the settings with the special tokens that older versions wrote into a file of their own."""
+    """Return the settings with the special tokens of `special_tokens_map.json`, as older versions wrote them."""
     if "added_tokens_decoder" in settings:
         return settings
     return {**settings, **_object(files, "special_tokens_map.json", name)}
@@ -139,17 +136,16 @@ def _token(
 def _add_tokens(
     backend: tokenizers.Tokenizer, settings: Mapping[str, Any], special: Mapping[str, str], known: TokenizerClass
 ) -> None:
-    """Add the tokens of the settings that the tokenizer does not have, or has otherwise."""
+    """Add the tokens of the settings that are missing in the tokenizer or have other flags."""
     from tokenizers import AddedToken
 
-    there = backend.get_added_tokens_decoder()
-    states = {(index, repr(token)) for index, token in there.items()}
-    texts = {token.content for token in there.values()}
+    existing = backend.get_added_tokens_decoder().values()
+    states, texts = set(map(repr, existing)), {token.content for token in existing}
     listed = settings.get("added_tokens_decoder")
     added = []
     for _, token in sorted(listed.items(), key=lambda one: int(one[0])) if isinstance(listed, dict) else ():
         made = AddedToken(**{key: value for key, value in token.items() if key != "__type"})
-        if not any(repr(made) == text for _, text in states):
+        if repr(made) not in states:
             made.special = made.special or made.content in special.values()
             added.append(made)
             texts.add(made.content)
@@ -175,21 +171,22 @@ def _add_tokens(
         (backend.add_special_tokens if made.special else backend.add_tokens)([made])
 
 
-def _state(component: Any) -> dict[str, Any]:
-    found = parse_json(component.__getstate__()) if component is not None else {}
-    return found if isinstance(found, dict) else {}
+def _with_settings(module: Any, component: Any, settings: Mapping[str, Any]) -> Any:
+    """Return a component of a tokenizer with new settings. Settings that it does not have are ignored."""
+    state = parse_json(component.__getstate__()) if component is not None else {}
+    changes = {key: value for key, value in settings.items() if state.get(key, value) != value}
+    if not changes:
+        return component
+    current: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in state.items()}
+    return getattr(module, current.pop("type"))(**{**current, **changes})
 
 
 def _set_prefix_space(backend: tokenizers.Tokenizer, wanted: bool) -> None:
     from tokenizers import pre_tokenizers
 
-    state = _state(backend.pre_tokenizer)
-    if state.get("add_prefix_space", wanted) != wanted:
-        made = getattr(pre_tokenizers, state.pop("type"))
-        try:
-            backend.pre_tokenizer = made(**{**state, "add_prefix_space": wanted})
-        except TypeError:  # a kind that cannot be made of its state stays as it is, as in transformers
-            return
+    # a type that does not accept its own state is left unchanged, as in transformers
+    with suppress(TypeError):
+        backend.pre_tokenizer = _with_settings(pre_tokenizers, backend.pre_tokenizer, {"add_prefix_space": wanted})
 
 
 def _apply(
@@ -199,28 +196,19 @@ def _apply(
     special: Mapping[str, str],
     prefix_space: bool,
 ) -> None:
-    """Write the settings into the tokenizer that its class writes."""
+    """Write the settings of the tokenizer's class into the tokenizer."""
     from tokenizers import normalizers, processors
 
     if known.rule is Rule.NORMALIZER:
-        state = _state(backend.normalizer)
         wanted: dict[str, Any] = {
             "lowercase": bool(settings.get("do_lower_case", True)),
             "strip_accents": settings.get("strip_accents"),
             "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
         }
-        wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
-        if wanted and "type" in state:
-            made = getattr(normalizers, state.pop("type"))
-            backend.normalizer = made(**{**state, **wanted})
+        backend.normalizer = _with_settings(normalizers, backend.normalizer, wanted)
     elif known.rule is Rule.OFFSETS:
-        state = _state(backend.post_processor)
         wanted = {"add_prefix_space": prefix_space, "trim_offsets": bool(settings.get("trim_offsets", True))}
-        wanted = {key: value for key, value in wanted.items() if state.get(key, value) != value}
-        if wanted:
-            made = getattr(processors, state.pop("type"))
-            pairs: dict[str, Any] = {key: tuple(state[key]) for key in ("sep", "cls") if key in state}
-            backend.post_processor = made(**{**state, **pairs, **wanted})
+        backend.post_processor = _with_settings(processors, backend.post_processor, wanted)
     elif known.rule is Rule.TEMPLATE:
         parts = {
             one: bool(settings.get(f"add_{one}_token", known.defaults[f"add_{one}_token"])) for one in ("bos", "eos")
@@ -250,7 +238,7 @@ def _side(value: Any, default: str) -> Any:
 
 
 def _chat_templates(settings: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the templates of chats by name; a file of its own counts before the config."""
+    """Return the chat templates, by name. Template files override the config."""
     found = {}
     named = settings.get("chat_template")
     if isinstance(named, str):

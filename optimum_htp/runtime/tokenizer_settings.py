@@ -1,6 +1,6 @@
-"""The settings of `tokenizer_config.json` that count here, and what kinds of values they have.
+"""The settings of `tokenizer_config.json` that this package uses, and the types of their values.
 
-transformers fails on other kinds, or takes them for what they are not.
+With other types transformers fails or misreads the setting.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 __all__ = ["LONGEST", "SPECIAL_TOKENS", "wrong_setting"]
 
 LONGEST: Final = 10**20
-"""Tokens; transformers takes more for no limit."""
+"""Tokens. For transformers, larger values mean no limit."""
 SPECIAL_TOKENS: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS: Final = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
@@ -21,7 +21,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_token(value: Any) -> bool:
-    """Whether a value is a token: a text, or an object with its text and flags."""
+    """Whether a value is a token: a text, or an object with text and flags."""
     if isinstance(value, dict):
         return isinstance(value.get("content"), str) and all(isinstance(value.get(one, True), bool) for one in _FLAGS)
     return isinstance(value, str)
@@ -44,7 +44,7 @@ def _is_side(value: Any) -> bool:
     return value in (None, "", "right", "left") if isinstance(value, str) or value is None else False
 
 
-_KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+_CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(SPECIAL_TOKENS, lambda value: value is None or _is_token(value)),
     **dict.fromkeys(
         (
@@ -69,5 +69,7 @@ _KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 
 def wrong_setting(settings: Mapping[str, Any]) -> str | None:
-    """Return the name of a setting that has a value of another kind; None if all are right."""
-    return next((name for name, is_right in _KINDS.items() if name in settings and not is_right(settings[name])), None)
+    """Return the name of the first setting with a value of a wrong type; None if there is none."""
+    return next(
+        (name for name, is_right in _CHECKS.items() if name in settings and not is_right(settings[name])), None
+    )

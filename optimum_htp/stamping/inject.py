@@ -158,8 +158,8 @@ class Injection:
         )
 
     def _infer_task(self, graph: Graph, path: Path) -> str:
-        if (told := task_of_graph(graph, path)) is not None:
-            return told
+        if (task := task_of_graph(graph, path)) is not None:
+            return task
         tag = self.info.pipeline_tag if self.info is not None else None
         return with_past_of(infer_task(self.checkpoint.config, self.checkpoint.library, tag), graph)
 

@@ -232,9 +232,9 @@ def _with_local_config(path: Path, record: ExportMetadata, checks: _Checks) -> V
         checks.note("embedded files", None)
     made_from = f", made from {record.base_models}" if record.base_commits else ""
     checks.note("commit", f"the record contains none: it is a local model{made_from}")
-    beside = path.parent / CONFIG
-    if beside.is_file():
-        config, where = read_json(beside), "next to it"
+    adjacent = path.parent / CONFIG
+    if adjacent.is_file():
+        config, where = read_json(adjacent), "next to it"
     elif proof is not None and proof.config is not None:
         config, where = proof.config, "in it"
     else:

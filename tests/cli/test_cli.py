@@ -63,7 +63,7 @@ def test_downloads_show_their_progress_to_a_terminal(published, tmp_path, empty_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "models/my-bert"], "models/my-bert is neither"),
+        (["--model", "models/my-bert"], "models/my-bert is neither a local folder"),
         (["--model", "tiny/bert@main", "--revision", "v1"], "Give only one of them"),
         (["--model", "./missing"], "The folder ./missing does not exist"),
         (

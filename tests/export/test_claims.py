@@ -86,7 +86,7 @@ def test_adapter_and_its_base_model_are_those_of_their_commits(engine, adapter, 
 
 
 @pytest.mark.parametrize("engine", ["optimum", "transformers"])
-def test_base_model_is_a_folder_only_for_adapters_of_ones_own(engine, adapter, hub, model_folder, tmp_path):
+def test_base_model_is_a_folder_only_for_local_adapters(engine, adapter, hub, model_folder, tmp_path):
     pytest.importorskip(f"{engine}.exporters")
     folder, adapted = adapter
     with_adapter_config(folder, base_model_name_or_path=str(model_folder("bert")))
@@ -183,7 +183,7 @@ def diffusion(model_folder, hub):
     return folder
 
 
-def test_local_pipeline_tells_no_path_of_this_machine(diffusion, tmp_path):
+def test_local_pipeline_contains_no_path_of_this_machine(diffusion, tmp_path):
     result = HTPExporter().export(diffusion, tmp_path / "out")
     texts = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
     first = next(

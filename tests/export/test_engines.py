@@ -36,7 +36,7 @@ def test_an_engine_that_is_not_known_is_refused(funnel, tmp_path):
 
 
 @classic
-def test_without_exporters_of_its_own_it_says_which_transformers_is_needed(funnel, tmp_path):
+def test_missing_exporters_report_the_needed_transformers(funnel, tmp_path):
     with pytest.raises(MissingDependencyError, match=r"needs transformers 5\.24 or newer, and 4\.") as caught:
         HTPExporter().export(funnel, tmp_path / "out", engine="transformers")
     assert 'pip install "transformers>=5.24" onnxscript' in str(caught.value)
@@ -44,7 +44,7 @@ def test_without_exporters_of_its_own_it_says_which_transformers_is_needed(funne
 
 
 @classic
-def test_where_no_engine_can_export_the_error_says_which_command_helps(funnel, tmp_path):
+def test_error_without_an_engine_names_the_command(funnel, tmp_path):
     with pytest.raises(ExportError, match="Optimum cannot export") as caught:
         HTPExporter().export(funnel, tmp_path / "out", "text-classification")
     assert "funnel" in str(caught.value)
@@ -57,7 +57,7 @@ def test_optimums_exporter_is_the_default(model_folder, tmp_path):
 
 
 @newest
-def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(funnel, tmp_path, caplog):
+def test_unsupported_model_is_exported_by_transformers(funnel, tmp_path, caplog):
     pytest.importorskip("onnxscript")
     result = HTPExporter().export(funnel, tmp_path / "out")
     assert (result.engine, result.task) == ("transformers", "text-classification")
@@ -72,7 +72,7 @@ def test_what_optimums_exporter_does_not_know_is_exported_with_transformers_own(
 
 
 @newest
-def test_a_class_whose_weights_the_checkpoint_lacks_is_only_exported_where_the_engine_is_named(funnel, tmp_path):
+def test_a_class_with_missing_weights_is_only_exported_if_the_engine_is_named(funnel, tmp_path):
     with pytest.raises(ExportError, match=r"has no funnel\.decoder\.\S+, .+ more\), which FunnelForQ") as caught:
         HTPExporter().export(funnel, tmp_path / "out", "question-answering")
     assert "(FunnelForSequenceClassification): text-classification." in str(caught.value)
@@ -83,7 +83,7 @@ def test_a_class_whose_weights_the_checkpoint_lacks_is_only_exported_where_the_e
 
 @newest
 @pytest.mark.parametrize("name", ["FocalNet", "RegNet"])
-def test_a_class_that_says_text_of_its_images_is_traced_with_images(name):
+def test_a_class_that_declares_text_input_for_images_is_traced_with_images(name):
     config = getattr(transformers, f"{name}Config")(hidden_sizes=[16, 16], depths=[1, 1])
     model = getattr(transformers, f"{name}ForImageClassification")(config)
     assert model.input_modalities == "text"
@@ -93,7 +93,7 @@ def test_a_class_that_says_text_of_its_images_is_traced_with_images(name):
 @newest
 @pytest.mark.parametrize("task", ["text-generation", "image-to-text"])  # the latter is one of AutoModel's
 @pytest.mark.parametrize("engine", [None, "transformers"])
-def test_a_task_that_no_class_of_the_model_serves_is_refused(task, engine, funnel, tmp_path):
+def test_a_task_without_a_class_of_the_model_is_rejected(task, engine, funnel, tmp_path):
     with pytest.raises(ExportError, match=f"no class of funnel models for {task}.*: text-classification") as caught:
         HTPExporter().export(funnel, tmp_path / "out", task, engine=engine)
     assert not isinstance(caught.value, MissingDependencyError)
@@ -119,7 +119,7 @@ def test_a_missing_package_is_named_with_its_command(funnel, tmp_path, monkeypat
 def test_an_option_that_the_engine_lacks_is_an_error_of_the_arguments(funnel, tmp_path):
     pytest.importorskip("onnxscript")
     for engine in ("transformers", None):
-        with pytest.raises(ArgumentError, match="no level of optimization 'O2': leave it out"):
+        with pytest.raises(ArgumentError, match="no optimization level 'O2': leave it out"):
             HTPExporter().export(funnel, tmp_path / "out", "text-classification", engine=engine, optimize="O2")
     with pytest.raises(ArgumentError, match="no option 'slim': leave it out"):
         HTPExporter().export(funnel, tmp_path / "out", "text-classification", engine="transformers", slim=True)
@@ -131,5 +131,5 @@ def test_transformers_own_exporters_refuse_a_diffusion_pipeline(task, tmp_path):
     pytest.importorskip("onnxscript")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(ExportError, match="leave --engine out"):
+    with pytest.raises(ExportError, match="Leave out --engine"):
         HTPExporter().export(tmp_path / "model", tmp_path / "out", task, engine="transformers")

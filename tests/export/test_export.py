@@ -17,7 +17,7 @@ from tests.support import models
 from tests.support.exports import files_in, record_of
 
 
-def test_record_says_where_the_model_came_from(export, bert, tmp_path):
+def test_record_contains_the_origin_of_the_model(export, bert, tmp_path):
     result = export("tiny/bert", tmp_path / "out")
     record = record_of(tmp_path / "out" / "model.onnx")
     commit = bert.refs["main"]
@@ -47,7 +47,7 @@ def test_record_says_where_the_model_came_from(export, bert, tmp_path):
     onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"), full_check=True)
 
 
-def test_everything_comes_from_one_commit_though_main_moves_meanwhile(export, hub, model_folder, tmp_path):
+def test_all_files_come_from_one_commit_while_main_moves(export, hub, model_folder, tmp_path):
     first = models.bert(tmp_path / "first")
     repo = hub.add("tiny/moving", first)
     before = repo.refs["main"]
@@ -67,7 +67,7 @@ def test_everything_comes_from_one_commit_though_main_moves_meanwhile(export, hu
     assert "MOVED" not in (tmp_path / "out" / "tokenizer.json").read_text()
 
 
-def test_configs_of_the_commit_before_do_not_stay_beside_a_new_export(export, hub, tmp_path):
+def test_configs_of_an_earlier_commit_are_removed_by_a_new_export(export, hub, tmp_path):
     """They would be used for the new file's model: other labels, other words."""
     first = models.bert(tmp_path / "first")
     (first / "generation_config.json").write_text("{}")
@@ -124,7 +124,7 @@ def test_sharded_weights_are_fetched_by_their_index(export, hub, tmp_path):
     assert files_in(tmp_path / "out") == ["model.onnx"]
 
 
-def test_local_model_keeps_its_configs_beside(export, model_folder, hub, tmp_path):
+def test_local_model_keeps_adjacent_configs(export, model_folder, hub, tmp_path):
     with hub.recorded() as requests:
         result = export(model_folder("bert"), tmp_path / "out")
     assert requests == []
@@ -215,12 +215,12 @@ def test_task_is_recorded_by_the_name_that_optimum_keeps(export, bert, tmp_path)
     assert result.task == result.metadata.task == "text-classification"
 
 
-def test_contradicting_downloads_are_refused(export, bert, tmp_path):
+def test_contradictory_download_options_are_rejected(export, bert, tmp_path):
     with pytest.raises(OptimumHTPError, match="contradict"):
         export("tiny/bert", tmp_path / "out", force_download=True, local_files_only=True)
 
 
-def test_date_that_is_none_is_refused(export, bert, tmp_path, monkeypatch):
+def test_invalid_date_is_rejected(export, bert, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "99999999999999999999")
     with pytest.raises(OptimumHTPError, match="SOURCE_DATE_EPOCH"):
         export("tiny/bert", tmp_path / "out")

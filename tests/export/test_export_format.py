@@ -25,7 +25,7 @@ TOKENS = torch.tensor([[2, 6, 7, 8, 3], [2, 9, 10, 3, 0]])
 INPUTS = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long(), "token_type_ids": torch.zeros_like(TOKENS)}
 
 
-def test_auto_hf_exporter_writes_such_a_file_in_the_format_htp(traced, tmp_path):
+def test_auto_hf_exporter_writes_a_stamped_file_in_the_format_htp(traced, tmp_path):
     traced("bert")
     model = transformers.AutoModelForSequenceClassification.from_pretrained("small/bert").eval()
     config = AutoExportConfig.from_dict({"export_format": "htp", "dynamic": True})
@@ -113,7 +113,7 @@ def test_stages_in_the_format_htp_load_from_a_folder_a_file_and_a_repo(stages, t
     assert names_in(tmp_path / "again") == names_in(stages)
 
 
-def test_the_format_goes_when_we_do():
+def test_deactivate_removes_the_export_format():
     optimum_htp.deactivate()
     try:
         with pytest.raises(ValueError, match="Unknown export format"):

@@ -54,7 +54,7 @@ def test_every_file_of_a_model_names_its_siblings(exported):
     assert all(record.belongs_with(records[0]) for record in records)
 
 
-def test_failed_export_leaves_what_was_there(export, bert, tmp_path):
+def test_failed_export_keeps_existing_files(export, bert, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "model.onnx").write_bytes(b"the one from before")
@@ -65,7 +65,7 @@ def test_failed_export_leaves_what_was_there(export, bert, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out"]
 
 
-def test_export_into_a_folder_replaces_its_own_files_only(export, bert, tmp_path):
+def test_export_into_a_folder_replaces_only_its_own_files(export, bert, tmp_path):
     output = tmp_path / "out"
     (output / "sub").mkdir(parents=True)
     for name in ("model.onnx", "notes.txt", "sub/other.onnx"):
@@ -153,7 +153,7 @@ def test_warnings_of_an_export_name_the_folder_of_the_user(published, tmp_path, 
     assert "/exported" not in caplog.text
 
 
-def test_weights_that_an_exporter_kept_outside_are_put_inside(model_folder, tmp_path):
+def test_external_weights_of_an_exporter_are_moved_into_the_file(model_folder, tmp_path):
     HTPExporter().export(model_folder("bert"), tmp_path)
     file, data = tmp_path / "model.onnx", tmp_path / "model.onnx_data"
     before = onnx.load(file)

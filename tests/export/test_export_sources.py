@@ -40,7 +40,7 @@ def test_model_in_memory_whose_config_was_changed_is_local(export, bert, tmp_pat
     assert (tmp_path / "out" / "vocab.txt").is_file()
 
 
-def test_model_in_memory_from_nowhere_is_local(export, hub, tmp_path):
+def test_model_in_memory_without_origin_is_local(export, hub, tmp_path):
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -72,7 +72,7 @@ def test_verify_hub_reads_back_and_resolves(export, bert, hub, tmp_path):
     assert sum(request.path.endswith("config.json") and request.method == "GET" for request in requests) >= 2
 
 
-def test_verify_hub_fails_where_the_hub_cannot_confirm(export, bert, hub, model_folder, tmp_path):
+def test_verify_hub_fails_without_confirmation(export, bert, hub, model_folder, tmp_path):
     export("tiny/bert", tmp_path / "first")
     hub.status = 500
     with pytest.raises(VerificationError, match="tiny/bert"):
@@ -95,7 +95,7 @@ def test_file_that_was_changed_in_the_cache_is_not_exported_as_the_commits(expor
     assert cached.read_bytes() == content
 
 
-def test_verify_hub_fails_where_the_commit_vanishes_meanwhile(export, hub, tmp_path):
+def test_verify_hub_fails_if_the_commit_disappears(export, hub, tmp_path):
     repo = hub.add("tiny/vanishing", models.bert(tmp_path / "model"))
 
     def vanish(method, path):
@@ -121,14 +121,14 @@ def test_cached_model_is_exported_while_the_hub_is_away(export, bert, hub, tmp_p
     assert requests == []
 
 
-def test_unknown_model_is_not_guessed_at_while_the_hub_is_away(export, hub, tmp_path):
+def test_unknown_model_is_not_guessed_without_the_hub(export, hub, tmp_path):
     hub.status = 503
     with pytest.raises(HubUnreachableError, match="never/seen"):
         export("never/seen", tmp_path / "out")
 
 
 def test_name_that_is_neither_folder_nor_on_the_hub(export, tmp_path):
-    with pytest.raises(ModelNotFoundError, match=r"models/my-bert is not a folder here"):
+    with pytest.raises(ModelNotFoundError, match=r"models/my-bert is neither a local folder"):
         export("models/my-bert", tmp_path / "out")
 
 
@@ -149,7 +149,7 @@ def test_model_in_memory_with_another_head_is_local(export, bert, tmp_path):
     assert (bare.metadata.model_type, bare.task) == ("hub", "feature-extraction")
 
 
-def test_what_is_no_model_is_refused(export, tmp_path):
+def test_non_model_is_rejected(export, tmp_path):
     import torch
 
     with pytest.raises(ExportError, match="Linear has no config"):
@@ -157,6 +157,6 @@ def test_what_is_no_model_is_refused(export, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/model", "a" * 300, "null\0character"])
-def test_names_that_trip_the_file_system_are_refused(export, tmp_path, name):
+def test_names_invalid_for_the_file_system_are_rejected(export, tmp_path, name):
     with pytest.raises((ModelNotFoundError, InvalidModelReferenceError)):
         export(name, tmp_path / "out")

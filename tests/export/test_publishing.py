@@ -46,7 +46,7 @@ def test_killed_at_any_rename_leaves_the_old_model_the_new_one_or_a_switch_that_
 
 
 @posix
-def test_killed_at_random_moments_it_is_whole_after_the_next_run(old_and_new):
+def test_output_is_complete_after_a_kill_and_the_next_run(old_and_new):
     output, new = old_and_new
     newer = write_model(output.parents[1] / "newer", "newer")
     chance = random.Random(0)
@@ -67,7 +67,7 @@ def test_killed_at_random_moments_it_is_whole_after_the_next_run(old_and_new):
     assert_tidy(output)
 
 
-def test_interrupted_switch_is_finished_before_the_interrupt_comes_through(old_and_new):
+def test_interrupted_replacement_is_completed_before_the_interrupt(old_and_new):
     output, new = old_and_new
     for rename, expected in ((2, "old"), (FIRST_OF_SWITCH - 1, "old"), (FIRST_OF_SWITCH + 1, "new")):
         code, errors = ended(publisher(new, output, "--at", rename, "interrupt"))
@@ -81,12 +81,12 @@ def test_nothing_changes_where_the_first_file_cannot_be_replaced(old_and_new):
     output, new = old_and_new
     code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH, "fail"))
     assert code == 1
-    assert "Nothing there was changed" in errors
+    assert "Nothing was changed" in errors
     assert versions(output) == {"old"}
     assert_tidy(output)
 
 
-def test_failure_in_the_middle_is_said_and_mended_by_the_next_export(old_and_new):
+def test_partial_failure_is_reported_and_completed_by_the_next_export(old_and_new):
     output, new = old_and_new
     code, errors = ended(publisher(new, output, "--at", FIRST_OF_SWITCH + 2, "fail"))
     assert code == 1
@@ -99,26 +99,26 @@ def test_failure_in_the_middle_is_said_and_mended_by_the_next_export(old_and_new
     assert_tidy(output)
 
 
-def test_what_would_stop_a_switch_is_found_before_it_begins(old_and_new):
+def test_obstacles_are_found_before_a_replacement(old_and_new):
     output, new = old_and_new
     (output / "config.json").unlink()
     (output / "config.json").mkdir()
     before = {name: (output / name).read_bytes() for name in PARTS}
-    with pytest.raises(ExportError, match=r"config\.json is a folder.*Nothing there was changed"):
+    with pytest.raises(ExportError, match=r"config\.json is a folder.*Nothing was changed"):
         publish_copy(new, output)
     assert {name: (output / name).read_bytes() for name in PARTS} == before
     assert listed(output.parent) == ["out"]
     assert listed(output) == sorted([*SWITCHED, "notes.txt"])
 
 
-def test_folder_that_was_not_there_appears_whole(tmp_path):
+def test_new_folder_appears_complete(tmp_path):
     new = write_model(tmp_path / "new", "new", ["unet/model.onnx", "vae/model.onnx"])
     publish_copy(new, tmp_path / "some" / "where" / "out")
     assert versions(tmp_path / "some" / "where" / "out", ["unet/model.onnx", "vae/model.onnx"]) == {"new"}
     assert listed(tmp_path / "some" / "where") == ["out"]
 
 
-def test_model_in_subfolders_is_replaced_whole(tmp_path):
+def test_model_in_subfolders_is_replaced_completely(tmp_path):
     names = ["unet/model.onnx", "vae/model.onnx"]
     output = write_model(tmp_path / "out", "old", names)
     publish_copy(write_model(tmp_path / "new", "new", names), output)
@@ -126,7 +126,7 @@ def test_model_in_subfolders_is_replaced_whole(tmp_path):
     assert listed(output) == ["config.json", "unet", "vae"]
 
 
-def test_crowd_of_publishers_never_mixes_and_readers_always_find_a_whole_model(old_and_new):
+def test_parallel_exports_never_mix_and_readers_find_a_complete_model(old_and_new):
     output, _ = old_and_new
     crowd = [
         publisher(write_model(output.parents[1] / str(number), f"of {number}"), output, "--rounds", 6)
@@ -163,7 +163,7 @@ def test_crowd_of_publishers_never_mixes_and_readers_always_find_a_whole_model(o
     assert_tidy(output)
 
 
-def test_exports_that_all_begin_without_an_output_folder_do_not_mix(tmp_path):
+def test_parallel_exports_into_a_new_folder_do_not_mix(tmp_path):
     output = tmp_path / "work" / "out"
     crowd = [publisher(write_model(tmp_path / str(number), f"of {number}"), output) for number in range(6)]
     results = [ended(process) for process in crowd]

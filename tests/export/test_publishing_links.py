@@ -42,7 +42,7 @@ def test_planted_switch_moves_and_deletes_nothing(old_and_new, tmp_path, plant):
 
 @posix
 @pytest.mark.parametrize("how", ["copied", "archived", "cloned", "of another user"])
-def test_switch_that_was_killed_elsewhere_is_not_finished(old_and_new, tmp_path, how):
+def test_pending_files_copied_from_elsewhere_are_not_moved(old_and_new, tmp_path, how):
     output, new = old_and_new
     killed_switch(output, new)
     if how == "copied":
@@ -70,7 +70,7 @@ def test_switch_that_was_killed_elsewhere_is_not_finished(old_and_new, tmp_path,
     assert versions(copy) == {"new"}
 
 
-def test_reader_of_a_folder_with_a_planted_switch_is_told_what_to_delete(old_and_new, tmp_path):
+def test_planted_hidden_folder_is_named_in_the_error(old_and_new, tmp_path):
     output, _ = old_and_new
     plant_linked_file(tmp_path, output)
     started = time.monotonic()

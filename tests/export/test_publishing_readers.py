@@ -31,7 +31,7 @@ def test_folder_of_a_half_replaced_model_is_not_taken_for_two_models(old_and_new
     assert stamped_file(output, {}) == output / PARTS[0]
 
 
-def test_reader_begins_again_when_a_whole_switch_passed_while_it_read(old_and_new):
+def test_reader_restarts_after_a_replacement_during_reading(old_and_new):
     output, new = old_and_new
     rounds = []
 
@@ -56,7 +56,7 @@ def test_reader_waits_for_the_end_of_a_switch(old_and_new):
     assert time.monotonic() - started >= 0.25
 
 
-def test_error_of_a_reader_counts_where_nothing_is_replaced(tmp_path):
+def test_error_of_a_reader_is_raised_without_a_replacement(tmp_path):
     def read(watch: Watch) -> None:
         calls.append(watch)
         raise MissingSiblingError("encoder_model.onnx is missing")
@@ -68,7 +68,7 @@ def test_error_of_a_reader_counts_where_nothing_is_replaced(tmp_path):
 
 
 @posix
-def test_half_replaced_model_does_not_load_and_says_what_to_do(old_and_new):
+def test_half_replaced_model_does_not_load_and_names_the_remedy(old_and_new):
     from optimum.onnxruntime import ORTModelForSeq2SeqLM
     from transformers import T5Config
 

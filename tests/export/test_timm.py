@@ -81,7 +81,7 @@ def test_a_file_of_timm_names_its_labels_and_its_image_processor(hub, tmp_path):
 
 @pytest.mark.parametrize("config", [UNNAMED, {**UNNAMED["pretrained_cfg"], "architecture": "test_resnet"}])
 @pytest.mark.parametrize("stamped", [True, False])
-def test_there_are_as_many_labels_as_the_config_says(config, stamped, hub, tmp_path):
+def test_number_of_labels_matches_the_config(config, stamped, hub, tmp_path):
     file = graph(tmp_path / "model.onnx")
     (tmp_path / "config.json").write_text(json.dumps(config))  # the second is what Optimum's exporter writes
     if stamped:
@@ -91,7 +91,7 @@ def test_there_are_as_many_labels_as_the_config_says(config, stamped, hub, tmp_p
 
 
 @pytest.mark.skipif(has_timm(), reason="timm is installed")
-def test_without_timm_the_image_processor_says_what_to_install(hub, tmp_path):
+def test_missing_timm_is_named(hub, tmp_path):
     hub.add("timm/tiny", {"config.json": json.dumps(CONFIG).encode()}, pipeline_tag="image-classification")
     file = graph(tmp_path / "model.onnx")
     inject_hub_metadata(file, "timm/tiny")
@@ -99,7 +99,7 @@ def test_without_timm_the_image_processor_says_what_to_install(hub, tmp_path):
         list(classifier().from_pretrained(file).preprocessors)
 
 
-def test_a_timm_that_cannot_be_imported_is_an_error_that_says_so(hub, tmp_path):
+def test_a_failed_import_of_timm_is_reported(hub, tmp_path):
     hub.add("timm/tiny", {"config.json": json.dumps(CONFIG).encode()}, pipeline_tag="image-classification")
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
@@ -165,7 +165,7 @@ def test_both_engines_export_the_classifier_and_it_answers_as_timm_does(saved, h
 
 
 @with_timm
-def test_what_cannot_be_loaded_is_no_matter_of_sample_inputs(saved, hub, tmp_path):
+def test_unloadable_model_is_not_blamed_on_sample_inputs(saved, hub, tmp_path):
     pytest.importorskip("transformers.exporters")
     hub.add("timm/arguments", saved, pipeline_tag="image-classification", library_name="timm")
     with pytest.raises(ExportError, match="multiple values") as raised:

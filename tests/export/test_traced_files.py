@@ -23,7 +23,7 @@ from tests.support.sizes import fixed
 from tests.support.traced import changed, names_in, says_nothing_of_this_machine
 
 
-def test_a_model_of_one_graph_is_one_file_that_carries_everything(traced_bert):
+def test_a_model_of_one_graph_is_one_complete_file(traced_bert):
     assert names_in(traced_bert) == ["model.onnx"]
     assert external_files(traced_bert / "model.onnx") == ()
     record = read_record(traced_bert / "model.onnx")
@@ -40,7 +40,7 @@ def test_a_model_of_one_graph_is_one_file_that_carries_everything(traced_bert):
     onnx.checker.check_model(str(traced_bert / "model.onnx"))
 
 
-def test_its_nodes_say_their_modules(traced_bert, traced):
+def test_its_nodes_have_tags(traced_bert, traced):
     graph, assignment = read_modules(traced_bert / "model.onnx")
     rules = assignment.coverage
     model = transformers.AutoModelForSequenceClassification.from_pretrained(traced("bert").model)
@@ -49,10 +49,10 @@ def test_its_nodes_say_their_modules(traced_bert, traced):
     assert rules == {"name": len(graph.nodes)}
 
 
-def test_its_record_holds_against_the_hub(traced_bert):
+def test_its_record_matches_the_hub(traced_bert):
     verdict = verify_metadata(traced_bert / "model.onnx")
     assert verdict.status is Status.OK, verdict.reason
-    assert "files in it are the commit's" in verdict.reason
+    assert "embedded files are identical to the commit's" in verdict.reason
 
 
 def test_prefill_and_decode_share_one_data_file(traced_gpt2):
@@ -127,14 +127,14 @@ def test_stages_of_fixed_sizes_are_compared_with_pytorch(stage, sizes, traced_gp
     assert not comparison.exceeds
 
 
-def test_the_command_line_takes_the_engine_and_says_it(traced_bert, tmp_path):
+def test_the_command_line_accepts_and_reports_the_engine(traced_bert, tmp_path):
     document = json.loads(traced_bert.with_name("bert.json").read_text())
     assert (document["engine"], document["task"]) == ("transformers", "text-classification")
     with pytest.raises(TypeError, match="no option 'pad_token_id'"):
         HTPExporter().export("small/bert", tmp_path / "out", engine="transformers", pad_token_id=1)
 
 
-def test_what_is_embedded_anew_still_loads(traced_bert, traced, tmp_path):
+def test_reembedded_file_loads(traced_bert, traced, tmp_path):
     file = Path(shutil.copy(traced_bert / "model.onnx", tmp_path))
     assert "export.json" in {embedded.name for embedded in embed_files(file)}
     assert "export.json" in {embedded.name for embedded in embed_files(file, traced("bert").model)}

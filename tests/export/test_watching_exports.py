@@ -95,7 +95,7 @@ def test_every_way_to_name_the_target_is_watched(tmp_path):
     assert noted(parts) == ["name.onnx", "position.onnx"]
 
 
-def test_somebody_elses_wrapper_that_was_put_around_ours_stays(tmp_path):
+def test_outer_wrapper_of_other_code_is_kept(tmp_path):
     original = torch.onnx.export
     try:
         with watched_exports(tmp_path, Net, wanted=True):
@@ -155,7 +155,7 @@ def test_fault_in_tagging_behind_the_export_costs_the_tags_too(monkeypatch, mode
     assert "following its passes failed" in caplog.text
 
 
-def test_fault_in_tagging_is_an_error_where_the_hub_is_to_confirm(monkeypatch, published, tmp_path):
+def test_failed_tagging_is_an_error_with_verify_hub(monkeypatch, published, tmp_path):
     break_tagging(monkeypatch, "assign")
     with pytest.raises(VerificationError, match=r"model\.onnx cannot be tagged.*on purpose.*--no-hierarchy"):
         HTPExporter().export(published("bert").repo_id, tmp_path / "out", verify_hub=True, do_validation=False)

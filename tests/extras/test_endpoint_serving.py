@@ -1,4 +1,4 @@
-"""Inference Endpoints serve every kind of task in an environment made for them alone."""
+"""Inference Endpoints run every kind of task in an environment that contains only their requirements."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Served:
 
 @pytest.fixture(scope="session")
 def donut_file(made_once):
-    """A file of a model whose card says that it answers questions on documents, which is no task of an export's."""
+    """A file whose card names the task document-question-answering, which no exporter supports."""
     from optimum_htp.onnxfile import rewrite_model
 
     def make(folder):
@@ -73,7 +73,7 @@ def donut_file(made_once):
 
 @pytest.fixture(scope="module")
 def served(exported, zoo_export, donut_file, tmp_path_factory):
-    """Endpoints of many tasks, served from an environment of their requirements; no Hub can be reached."""
+    """Endpoints of many tasks, in an environment with their requirements and without a Hub."""
     root = tmp_path_factory.mktemp("served")
     names = set()
     for name in ("bert", "gpt2", "t5", "vit", "wav2vec2", "minilm"):
@@ -83,8 +83,8 @@ def served(exported, zoo_export, donut_file, tmp_path_factory):
         write_endpoint(zoo_export(name).output, root / name)
         names |= set((root / name / "requirements.txt").read_text().splitlines())
     assert write_endpoint(donut_file, root / "donut").task == "document-question-answering"
-    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "segformer")  # the tiny model has
-    everything = root / "requirements.txt"  # one that knows nothing of segments
+    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "segformer")  # the processor of
+    everything = root / "requirements.txt"  # the tiny model does not support segmentation
     everything.write_text("\n".join(sorted(names)))
     python = linked_environment(tmp_path_factory.mktemp("environment"), everything)
     env = {name: text for name, text in os.environ.items() if not name.startswith(("HF_", "PYTHON", "OPTIMUM_HTP"))}
@@ -98,13 +98,13 @@ def served(exported, zoo_export, donut_file, tmp_path_factory):
 
 @pytest.mark.slow
 class TestServing:
-    def test_environment_has_none_of_our_code(self, served, tmp_path):
+    def test_environment_does_not_contain_this_package(self, served, tmp_path):
         done = subprocess.run(
             [served.python, "-c", "import transformers, optimum_htp"], capture_output=True, text=True, cwd=tmp_path
         )
         assert "No module named 'optimum_htp'" in done.stderr
 
-    def test_texts_are_classified_as_pytorch_does(self, served, model_folder):
+    def test_text_classification_matches_pytorch(self, served, model_folder):
         import transformers
 
         texts = ["the big cat sat on the mat", "the dog"]
@@ -121,7 +121,7 @@ class TestServing:
         status, answer = served("bert", {"inputs": pair})
         assert (status, answer["label"]) == (200, expected["label"])
 
-    def test_texts_are_generated_as_pytorch_does(self, served, model_folder):
+    def test_text_generation_matches_pytorch(self, served, model_folder):
         import transformers
 
         options = {"max_new_tokens": 6, "do_sample": False}
@@ -130,7 +130,7 @@ class TestServing:
             assert served(name, {"inputs": "the cat", "parameters": options}) == (200, expected)
             assert len(served(name, {"inputs": ["the cat", "the dog"], "parameters": options})[1]) == 2
 
-    def test_sentences_become_embeddings(self, served):
+    def test_sentence_embeddings_and_similarities(self, served):
         from sentence_transformers import SentenceTransformer
 
         from tests.support.models import minilm
@@ -144,7 +144,7 @@ class TestServing:
         assert near > 0.6
         assert far < 0.2
 
-    def test_other_texts(self, served):
+    def test_other_text_tasks(self, served):
         asked = {"question": "who sat", "context": "the big cat sat on the mat"}
         status, answer = served("distilbert", {"inputs": asked})
         assert (status, {"score", "start", "end", "answer"} <= set(answer)) == (200, True)
@@ -185,7 +185,7 @@ class TestServing:
         assert status == 200, answer
         assert len(answer) == 2
 
-    def test_speech_becomes_text_as_in_pytorch(self, served, zoo_export):
+    def test_speech_recognition_matches_pytorch(self, served, zoo_export):
         import transformers
 
         whisper = zoo_export("whisper").model
@@ -196,7 +196,7 @@ class TestServing:
         body = {"inputs": base64.b64encode(wav()).decode(), "parameters": options}
         assert served("whisper", body) == (200, expected)
 
-    @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg decodes what is no WAV")
+    @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg decodes files other than WAV")
     @pytest.mark.parametrize(("name", "suffix"), [("whisper", "flac"), ("wav2vec2", "flac"), ("wav2vec2", "wav")])
     def test_ffmpeg_decodes_other_audio(self, served, tmp_path, name, suffix):
         """Another format, or another rate."""
@@ -213,7 +213,7 @@ class TestServing:
         assert plain[0] == 200, plain
         assert answer == plain if suffix == "flac" else answer[0] == 200
 
-    def test_questions_on_documents_are_answered_as_in_pytorch(self, served, donut_file):
+    def test_document_question_answering_matches_pytorch(self, served, donut_file):
         import transformers
 
         folder = str(donut_file.parent / "model")
@@ -237,20 +237,20 @@ class TestServing:
             ("bert", {"inputs": None}, "inputs"),
             ("bert", {"inputs": []}, "is empty"),
             ("bert", {"inputs": "a", "parameters": [1]}, "JSON object"),
-            ("bert", {"inputs": 5}, "takes texts"),
-            ("bert", {"inputs": {"wrong": 1}}, "text-classification does not take an object with 'wrong': "),
-            ("bert", {"inputs": [{"wrong": 1}]}, "take a list, the first of which is an object with 'wrong': "),
-            ("gpt2", {"inputs": {}}, "pipeline for text-generation does not take an object with nothing in it: "),
+            ("bert", {"inputs": 5}, "requires texts"),
+            ("bert", {"inputs": {"wrong": 1}}, "text-classification rejects an object with 'wrong': "),
+            ("bert", {"inputs": [{"wrong": 1}]}, "rejects a list that begins with an object with 'wrong': "),
+            ("gpt2", {"inputs": {}}, "pipeline for text-generation rejects an object without fields: "),
             ("gpt2", {"inputs": "a", "parameters": {"no_such_thing": 1}}, "a text and the parameters 'no_such_thing'"),
-            ("distilbert", {"inputs": {"question": "a"}}, "answering does not take an object with 'question': "),
-            ("clip", {"inputs": {"wrong": 1}}, "does not take an object with 'wrong': "),
+            ("distilbert", {"inputs": {"question": "a"}}, "answering rejects an object with 'question': "),
+            ("clip", {"inputs": {"wrong": 1}}, "rejects an object with 'wrong': "),
             ("vit", {"inputs": "/etc/passwd"}, "paths are not opened"),
             ("vit", {"inputs": "http://127.0.0.1:1/a.png"}, "paths are not opened"),
             ("wav2vec2", {"inputs": "/etc/passwd"}, "paths are not opened"),
             ("minilm", {"inputs": {"sentences": "a"}}, "source_sentence"),
         ],
     )
-    def test_errors_are_told_as_the_contract_has_them(self, served, name, body, message):
+    def test_errors_have_the_form_of_inference_endpoints(self, served, name, body, message):
         status, answer = served(name, body)
         assert status == 400
         assert message in answer["error"]

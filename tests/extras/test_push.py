@@ -241,9 +241,7 @@ def test_only_unchanged_files_of_an_endpoint_are_pushed(org, bert, writer, tmp_p
         (folder / name).write_bytes(ours[name])
 
 
-def test_files_that_cannot_be_pushed_are_rejected_before_a_request(
-    org, plain_bert, bert, writer, tmp_path, monkeypatch
-):
+def test_invalid_files_are_rejected_before_a_request(org, plain_bert, bert, writer, tmp_path, monkeypatch):
     with org.recorded() as requests:
         with pytest.raises(MetadataError, match="has no record of its model"):
             push([plain_bert], "me/model", access=writer)

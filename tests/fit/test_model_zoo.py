@@ -78,7 +78,7 @@ def network(tmp_path):
     return path
 
 
-def test_file_is_shown_where_it_lies(zoo):
+def test_remote_file_is_shown_without_a_download(zoo):
     header = read_remote_header("hf://onnxmodelzoo/resnet50-v1-7/resnet50-v1-7.onnx")
     assert (header.ir_version, header.opsets) == (3, {"": 7})
     answer = json.loads(optimum_cli("htp", "info", "hf://onnxmodelzoo/resnet50-v1-7", "--json").stdout)["files"][0]
@@ -93,7 +93,7 @@ def test_repo_with_another_number_of_files_lists_them(zoo):
         read_remote_header("hf://tiny/bert")
 
 
-def test_weights_among_the_inputs_are_no_inputs(network):
+def test_weights_among_the_inputs_are_not_inputs(network):
     assert [spec.name for spec in read_graph(network).inputs] == ["data"]
 
 
@@ -108,7 +108,7 @@ def test_file_of_a_transformers_model_is_tagged_stamped_and_loads(bert, access):
 def test_names_that_lead_to_no_module_are_not_made_into_tags(network, published):
     published("bert")
     before = network.read_bytes()
-    with pytest.raises(MisfitError, match="None of the 5 nodes has a name that leads to a module, such as"):
+    with pytest.raises(MisfitError, match="None of the 5 nodes has a name that contains a module; an example is"):
         tag_file(network)
     with pytest.raises(MisfitError, match="does not look like an export of tiny/bert: the model takes input_ids"):
         tag_file(network, model="tiny/bert")
@@ -117,7 +117,7 @@ def test_names_that_lead_to_no_module_are_not_made_into_tags(network, published)
     assert network.read_bytes() == before
 
 
-def test_what_has_no_original_on_the_hub_is_refused(zoo, network, access, tmp_path):
+def test_model_without_an_original_on_the_hub_is_rejected(zoo, network, access, tmp_path):
     repo_id = "onnxmodelzoo/resnet50-v1-7"
     for call in (
         lambda: inject_hub_metadata(network, repo_id, access=access),
@@ -126,11 +126,11 @@ def test_what_has_no_original_on_the_hub_is_refused(zoo, network, access, tmp_pa
     ):
         with pytest.raises(ConfigFileNotFoundError, match=rf"^{repo_id} has no config\.json at .*--revision"):
             call()
-    with pytest.raises(MisfitError, match="the model takes input_ids, and the graph data"):
+    with pytest.raises(MisfitError, match="the model takes input_ids, but the graph takes data"):
         inject_hub_metadata(network, "tiny/bert", access=access)
 
 
-def test_repo_that_cannot_be_loaded_says_so_before_it_is_fetched(zoo, tmp_path):
+def test_unloadable_repo_is_reported_before_the_download(zoo, tmp_path):
     for load in (ORTModelForImageClassification.from_pretrained, OptimumONNXModel.from_onnx):
         with zoo.recorded() as requests, pytest.raises(ConfigLoadError, match=r"with onnxruntime\.InferenceSession"):
             load("onnxmodelzoo/resnet50-v1-7", cache_dir=tmp_path / "cache")
@@ -138,7 +138,7 @@ def test_repo_that_cannot_be_loaded_says_so_before_it_is_fetched(zoo, tmp_path):
         assert {request.status for request in ranges} == {206}
 
 
-def test_commands_that_change_files_say_to_fetch_them_first():
+def test_commands_that_change_files_require_a_download():
     done = optimum_cli("htp", "tag", "hf://onnxmodelzoo/resnet50-v1-7/resnet50-v1-7.onnx", check=False)
     assert done.returncode == 1
     assert "`hf download ORG/REPO FILE --local-dir .`" in done.stderr

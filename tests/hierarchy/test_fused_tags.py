@@ -82,7 +82,7 @@ def test_layer_that_took_in_its_activation_is_not_the_activations(opt, tmp_path,
     assert not [use for use in uses if not any(is_inside(owner, use.module or "") for owner in use.owners)]
 
 
-def test_head_beside_the_module_in_which_scopes_begin_is_tagged(opt, tmp_path):
+def test_head_outside_the_module_of_the_scopes_is_tagged(opt, tmp_path):
     path = fused(opt.file, tmp_path / "fused.onnx")
     tag_file(path, model=opt.model)
     uses = weight_uses(path, transformers.OPTForCausalLM.from_pretrained(opt.model))
@@ -90,7 +90,7 @@ def test_head_beside_the_module_in_which_scopes_begin_is_tagged(opt, tmp_path):
     assert not [use for use in uses if not use.exact]
 
 
-def test_fused_node_is_of_the_module_around_where_no_model_is_named(zoo_export, tmp_path):
+def test_fused_node_belongs_to_the_outer_module_without_a_model(zoo_export, tmp_path):
     path = fused(zoo_export("bert").output / "model.onnx", tmp_path / "fused.onnx")
     tag_file(path)
     modules = {node.metadata[MODULE] for node in read_graph(path).nodes if node.op_type == "BiasGelu"}

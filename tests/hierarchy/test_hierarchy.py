@@ -33,7 +33,7 @@ def onnx_files(files):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_node_that_consumes_a_weight_is_its_owners(name, zoo_export):
+def test_node_that_uses_a_weight_belongs_to_its_owner(name, zoo_export):
     files = zoo_export(name)
     model = model_of(name, files)
     for path in onnx_files(files):
@@ -129,7 +129,7 @@ def test_part_has_the_names_of_the_whole_model(zoo_export):
     assert "/T5ForConditionalGeneration/T5Stack/T5Block.0/T5LayerSelfAttention.0/T5Attention/Linear" in tags
 
 
-def test_root_is_for_what_runs_in_its_own_forward(zoo_export):
+def test_root_owns_nodes_of_its_own_forward(zoo_export):
     nodes = read_graph(zoo_export("llama").output / "model.onnx").nodes
     assert not [node for node in nodes if node.metadata[MODULE] == ""]
     nodes = read_graph(zoo_export("albert").output / "model.onnx").nodes

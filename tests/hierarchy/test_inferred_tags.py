@@ -101,7 +101,7 @@ def test_prefix_of_all_names_is_recognized(name, prefix, tagged, tmp_path):
     assert list(Tagger(path).assignment(tmp_path / "prefixed.onnx").modules) == truth
 
 
-def test_fused_nodes_of_a_merged_decoder_are_where_their_parameters_are(zoo_export, tmp_path):
+def test_fused_nodes_of_a_merged_decoder_belong_to_their_parameters(zoo_export, tmp_path):
     made = zoo_export("bart")
     onnx.save(untagged(made.output / "decoder_model_merged.onnx"), tmp_path / "bare.onnx")
     options = onnxruntime.SessionOptions()
@@ -125,7 +125,7 @@ def test_file_of_another_model_is_refused(tagged, tmp_path):
             tag_file(file, **named)
     done = optimum_cli("htp", "tag", "--from", other, file, check=False)
     assert done.returncode == 1
-    assert "does not look as if it was made from" in done.stderr
+    assert "does not seem to be made from" in done.stderr
     assert file.read_bytes() == before
     tag_file(file, original=other, force=True)
     assert file.read_bytes() != before
@@ -242,7 +242,7 @@ def test_modules_of_a_stamped_part_are_named_as_in_the_whole_model(encoder):
     assert len([module for module in found.modules if module.values]) > 9
 
 
-def test_names_alone_tell_the_modules_where_the_commit_cannot_be_had(encoder, tmp_path, caplog):
+def test_names_determine_the_modules_if_the_commit_is_unavailable(encoder, tmp_path, caplog):
     tag_file(encoder, cache_dir=tmp_path / "empty", local_files_only=True)
     assert "block.0.layer.0.SelfAttention" in modules_of(encoder)
-    assert "its modules are told by the names in it alone" in caplog.text
+    assert "its modules are inferred from the names in it only" in caplog.text

@@ -135,7 +135,7 @@ def passed(zoo_export, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", PASSES)
-def test_tags_are_carried_from_the_original(name, kind, passed, zoo_export, tmp_path):
+def test_tags_are_transferred_from_the_original(name, kind, passed, zoo_export, tmp_path):
     files = zoo_export(name)
     model = getattr(transformers, ZOO[name].model).from_pretrained(files.model)
     if kind == "fp16":
@@ -191,7 +191,7 @@ def test_export_keeps_tags_through_optimums_passes(name, options, zoo_export, tm
         assert uses >= 8
 
 
-def test_fused_node_is_of_the_common_module_of_what_it_replaced(passed, zoo_export, tmp_path):
+def test_fused_node_belongs_to_the_common_module_of_the_replaced_nodes(passed, zoo_export, tmp_path):
     files = zoo_export("bert")
     made = passed("bert", "ort-all")
     tag_file(made, original=files.output / "model.onnx")
@@ -205,7 +205,7 @@ def test_fused_node_is_of_the_common_module_of_what_it_replaced(passed, zoo_expo
 
 
 @pytest.mark.slow
-def test_optimums_own_steps_carry_tags(zoo_export, tmp_path):
+def test_optimums_optimizer_and_quantizer_keep_tags(zoo_export, tmp_path):
     source = zoo_export("bert").output
     optimum_cli("onnxruntime", "quantize", "--onnx_model", source, "--avx2", "-o", tmp_path / "out")
     nodes = list(nodes_of(onnx.load(tmp_path / "out" / "model_quantized.onnx").graph))
@@ -247,7 +247,7 @@ def test_plain_export_is_tagged_by_its_model(name, part, dynamo, zoo_export, tmp
 
 
 @pytest.mark.slow
-def test_table_that_another_module_reads_is_known_by_its_shape(zoo_export, tmp_path):
+def test_table_used_by_another_module_is_recognized_by_shape(zoo_export, tmp_path):
     files = zoo_export("whisper")
     path = tmp_path / "plain.onnx"
     shutil.copy(files.output / "encoder_model.onnx", path)

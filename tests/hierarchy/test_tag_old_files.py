@@ -47,7 +47,7 @@ def test_file_whose_weights_are_inputs_is_refused(tag, tmp_path):
 
 
 @pytest.mark.parametrize(("ir_version", "weights_are_inputs"), [(3, False), (4, False), (4, True), (9, True)])
-def test_file_that_means_the_same_after_it_is_tagged(ir_version, weights_are_inputs, tmp_path):
+def test_file_that_keeps_its_meaning_is_tagged(ir_version, weights_are_inputs, tmp_path):
     path = save(tmp_path / "old.onnx", ir_version, weights_are_inputs=weights_are_inputs)
     tag_file(path)
     assert MODULES in read_metadata(path)

@@ -89,7 +89,7 @@ def test_broken_optimum_onnx_is_reported_with_the_reason(taken_apart, exported):
     done = taken_apart.cli("export", "htp", "--model", "tiny/bert", "out", check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"installed ({metadata.version('optimum-onnx')}), but cannot be imported beside optimum" in done.stderr
+    assert f"installed ({metadata.version('optimum-onnx')}), but cannot be imported with optimum" in done.stderr
     assert "'Gone'" in done.stderr
 
 

@@ -18,7 +18,7 @@ from tests.support.asking import FILES, ask
 pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 
-def test_page_of_a_proxy_is_not_kept_as_a_file(hub, repo, access, tmp_path, monkeypatch):
+def test_page_of_a_proxy_is_not_stored_as_a_file(hub, repo, access, tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "0.4")
 
     def tamper(method, path, status, body, headers):
@@ -77,7 +77,7 @@ def test_listed_file_that_has_vanished_is_typed(answer, repo, access, name):
         fetch_checkpoint(source, access, None)
 
 
-def test_ref_is_written_once_and_an_empty_one_is_none(repo, access):
+def test_ref_is_written_once_and_an_empty_one_is_ignored(repo, access):
     commit = repo.refs["main"]
     folder = huggingface().snapshot(repo.repo_id, commit, ["config.json"], access, ref="main")
     ref = folder.parents[1] / "refs" / "main"
@@ -92,7 +92,7 @@ def test_ref_is_written_once_and_an_empty_one_is_none(repo, access):
     assert ref.read_text() == commit
 
 
-def test_cache_is_huggingface_hubs_own(repo, access):
+def test_cache_has_the_layout_of_huggingface_hub(repo, access):
     from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 
     commit = repo.refs["main"]
@@ -109,7 +109,7 @@ def test_cache_is_huggingface_hubs_own(repo, access):
         assert open(path, "rb").read() == body  # noqa: PTH123, SIM115
 
 
-def test_sessions_of_others_are_left_as_they_are(repo, access):
+def test_sessions_of_other_code_are_unchanged(repo, access):
     """The session of huggingface_hub is looked at while a thread of ours fetches weights, and no longer."""
     from huggingface_hub.utils import get_session
 

@@ -58,7 +58,7 @@ def url(request, folder):
 
 
 @pytest.mark.parametrize("order", ["mirror,embedded", "mirror,adjacent,embedded,hub", "cache,mirror,embedded"])
-def test_mirror_that_is_named_first_is_asked_before_what_is_embedded(bert, mirrored, tmp_path, monkeypatch, order):
+def test_mirror_listed_first_is_searched_before_embedded_files(bert, mirrored, tmp_path, monkeypatch, order):
     record, cold = read_record(bert), HubAccess(cache_dir=tmp_path / "cold")
     assert record.embedded_files
     monkeypatch.delenv("OPTIMUM_HTP_RESOLVE")
@@ -85,7 +85,7 @@ def test_model_loads_from_a_mirror_and_the_hub_hears_nothing(bert, url, hub, emp
     assert requests == []
 
 
-def test_what_came_from_a_mirror_is_asked_for_once(bert, s3, hub, access, monkeypatch):
+def test_files_of_a_mirror_are_downloaded_once(bert, s3, hub, access, monkeypatch):
     mirror_model(str(bert), s3, access)
     monkeypatch.setenv("OPTIMUM_HTP_MIRRORS", s3)
     record = read_record(bert)
@@ -113,7 +113,7 @@ def test_mirror_is_a_web_server_too(bert, mirrored, web, hub, tmp_path, monkeypa
         AutoConfig.from_pretrained(bert, cache_dir=tmp_path / "colder")
 
 
-def test_mirror_is_asked_after_the_cache_and_before_the_hub(bert, mirrored, hub, access, tmp_path):
+def test_mirror_is_searched_after_the_cache_and_before_the_hub(bert, mirrored, hub, access, tmp_path):
     with hub.recorded() as requests:
         OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty")
     assert requests == []
@@ -123,13 +123,13 @@ def test_mirror_is_asked_after_the_cache_and_before_the_hub(bert, mirrored, hub,
     assert requests == []
 
 
-def test_branch_is_asked_of_the_hub(bert, mirrored, hub, tmp_path):
+def test_branch_is_looked_up_on_the_hub(bert, mirrored, hub, tmp_path):
     with hub.recorded() as requests:
         OptimumONNXModel.from_onnx(bert, cache_dir=tmp_path / "empty", revision="refs/heads/main")
     assert any(request.path.startswith("/api/models/tiny/bert/revision/refs") for request in requests)
 
 
-def test_only_folders_are_asked_where_connections_are_forbidden(bert, mirrored, tmp_path, monkeypatch, s3, access):
+def test_only_folders_are_searched_without_connections(bert, mirrored, tmp_path, monkeypatch, s3, access):
     options = {"cache_dir": tmp_path / "empty", "local_files_only": True}
     assert OptimumONNXModel.from_onnx(bert, **options)[1] is not None
     mirror_model(str(bert), s3, access)
@@ -185,7 +185,7 @@ def test_export_from_a_mirror_needs_its_weights(published, folder, hub, access, 
     assert OptimumONNXModel.from_onnx(tmp_path / "out" / "model.onnx", cache_dir=tmp_path / "e")[1]
 
 
-def test_what_cannot_be_mirrored_is_refused(plain_bert, folder, access, model_folder):
+def test_invalid_mirror_source_is_rejected(plain_bert, folder, access, model_folder):
     with pytest.raises(ArgumentError, match="does not come from a model of a Hub"):
         mirror_model(str(plain_bert), str(folder), access)
     with pytest.raises(ArgumentError, match="local model"):
@@ -202,14 +202,14 @@ def test_mirror_that_cannot_be_written_is_named(bert, tmp_path, access):
 
 
 @pytest.mark.slow
-def test_without_s3fs_the_warning_says_what_to_install(bert, empty_home):
+def test_missing_s3fs_warning_names_the_package(bert, empty_home):
     code = f"import sys; sys.modules['s3fs'] = None; sys.argv = ['', {str(bert)!r}]\n{LOADS}"
     done = run_python(code, forked=True, OPTIMUM_HTP_MIRRORS="s3://models/x", **empty_home)
     assert done.stdout == LOADED
     assert "pip install s3fs" in done.stderr
 
 
-def test_verify_asks_a_mirror_where_the_hub_is_gone(bert, mirrored, hub, tmp_path, monkeypatch):
+def test_verify_uses_a_mirror_without_the_hub(bert, mirrored, hub, tmp_path, monkeypatch):
     from optimum_htp.hubs import HubAccess
     from optimum_htp.stamping.verify import Status, verify_metadata
 

@@ -75,7 +75,7 @@ def test_without_commit_or_files_the_answer_is_an_error_and_the_cache_stands_in(
         answer(lambda content, value=value: {k: v for k, v in {**content, key: value}.items() if v != "missing"})
         with pytest.raises(errors.HubServerError, match=repo.repo_id):
             huggingface().info(repo.repo_id, None, access)
-        with pytest.raises(errors.HubServerError, match="cannot be told"):
+        with pytest.raises(errors.HubServerError, match="cannot be checked"):
             locate(repo.repo_id, None, access)
     huggingface().snapshot(repo.repo_id, repo.refs["main"], ["config.json"], access, ref="main")
     assert locate(repo.repo_id, None, access).commit == repo.refs["main"]
@@ -101,13 +101,13 @@ def test_files_that_lead_out_of_the_repo_are_not_listed(answer, repo, access, na
     assert huggingface().info(repo.repo_id, None, access).files == tuple(sorted(FILES))
 
 
-def test_answer_about_another_commit_is_refused(answer, repo, access):
+def test_response_for_another_commit_is_rejected(answer, repo, access):
     answer(lambda content: {**content, "sha": "0" * 40})
     with pytest.raises(errors.HubServerError, match="another commit"):
         huggingface().info(repo.repo_id, repo.refs["main"], access)
 
 
-def test_packed_answer_that_unpacks_without_end_is_refused(hub, repo, access, tmp_path):
+def test_response_that_unpacks_endlessly_is_rejected(hub, repo, access, tmp_path):
     bomb = gzip.compress(bytes(1 << 29))
 
     def tamper(method, path, status, body, headers):
@@ -164,7 +164,7 @@ def test_no_name_makes_it_raise(hub, access, name):
     assert said["type"] in ("invalid", "not_found", "local")
 
 
-def test_refused_look_up_is_unverified(hub, repo, access):
+def test_denied_lookup_is_unverified(hub, repo, access):
     hub.status = 403
     found, said = is_hub_model(repo.repo_id, access=access)
     assert (found, said["type"]) == (True, "hub_unverified")
@@ -173,7 +173,7 @@ def test_refused_look_up_is_unverified(hub, repo, access):
 
 @pytest.mark.parametrize("target", ["{path}", "file:///etc/passwd", "ftp://127.0.0.1/x", "//["])
 @pytest.mark.parametrize(("what", "name"), [("file", "config.json"), ("file", "model.safetensors"), ("info", None)])
-def test_redirects_that_lead_nowhere_are_typed(hub, repo, access, target, what, name):
+def test_invalid_redirects_are_typed_errors(hub, repo, access, target, what, name):
     def tamper(method, path, status, body, headers):
         return 307, b"", {**headers, "Location": target.format(path=path)}
 

@@ -50,7 +50,7 @@ def refused(repo, tmp_path):
     return resolve
 
 
-def test_private_model_is_named_by_what_the_file_knows(refused, repo):
+def test_private_model_error_uses_the_record(refused, repo):
     repo.private = True
     assert "was private" in refused(errors.ModelNotFoundError, record(repo, private=True))
     assert "removed or made private" in refused(errors.ModelNotFoundError, record(repo, private=False))
@@ -74,8 +74,8 @@ def test_commit_without_config(repo, tmp_path):
 
 def test_gated_model(refused, repo):
     repo.gated = True
-    assert "Ask for access" in refused(errors.GatedModelError)
-    assert "Ask for access" in refused(errors.GatedModelError, token="hf_other")
+    assert "Request access" in refused(errors.GatedModelError)
+    assert "Request access" in refused(errors.GatedModelError, token="hf_other")
 
 
 def test_disabled_model(refused, repo):
@@ -89,7 +89,7 @@ def test_renamed_model_is_followed(hub, repo, tmp_path):
     assert (folder / "config.json").read_bytes() == FILES["config.json"]
 
 
-def test_too_many_requests_says_how_long_to_wait(refused, hub, repo, tmp_path, monkeypatch):
+def test_too_many_requests_reports_the_waiting_time(refused, hub, repo, tmp_path, monkeypatch):
     hub.status = 429
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "2")
     assert "in 7 seconds" in refused(errors.RateLimitedError)
@@ -120,17 +120,17 @@ def test_answer_that_takes_too_long(refused, hub, monkeypatch):
     assert "HF_HUB_ETAG_TIMEOUT" in refused(errors.HubTimeoutError)
 
 
-def test_file_that_is_cut_off_leaves_nothing_behind(refused, hub, repo, tmp_path, monkeypatch):
+def test_truncated_file_leaves_nothing_behind(refused, hub, repo, tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.cut_bodies = True
-    assert "did not arrive whole" in refused(errors.DamagedDownloadError)
+    assert "were not received completely" in refused(errors.DamagedDownloadError)
     assert not list((tmp_path / "cache").rglob("*/snapshots/*/*"))
     hub.cut_bodies = False
     folder = resolve_preprocessors(record(repo), HubAccess(cache_dir=tmp_path / "cache")).folder
     assert (folder / "vocab.txt").read_bytes() == FILES["vocab.txt"]
 
 
-def test_answer_that_is_not_json(hub, repo, tmp_path):
+def test_response_that_is_not_json(hub, repo, tmp_path):
     hub.garbled = True
     with pytest.raises(errors.HubServerError, match="HF_ENDPOINT"):
         huggingface().info(repo.repo_id, None, HubAccess(cache_dir=tmp_path))
@@ -142,14 +142,14 @@ def test_empty_cache_without_connections(refused, hub):
     assert requests == []
 
 
-def test_config_in_the_cache_counts_although_the_rest_is_refused(hub, repo, tmp_path):
+def test_config_in_the_cache_is_used_if_other_files_are_denied(hub, repo, tmp_path):
     access = HubAccess(cache_dir=tmp_path, token=False)
     resolve_configs(record(repo, config_files=("config.json",)), access)
     repo.gated = True
     assert (resolve_configs(record(repo), access, with_code=True).folder / "config.json").is_file()
 
 
-def test_every_refusal_is_one_of_ours_for_the_loader_too(hub, repo, tmp_path, bert_file_of):
+def test_every_rejection_is_an_error_of_this_package(hub, repo, tmp_path, bert_file_of):
     path = bert_file_of(repo)
     hub.status = 501
     with pytest.raises(errors.HubServerError):

@@ -86,7 +86,7 @@ def test_page_of_a_file_stands_for_the_file(repo, hub):
         assert header.metadata["hf_hub_id"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def test_token_is_for_the_hub_alone(repo, hub):
+def test_token_is_sent_to_the_hub_only(repo, hub):
     hub.tokens["hf_mine"] = {"org/onnx-only"}
     repo.private = True
     with pytest.raises(ModelNotFoundError):
@@ -178,7 +178,7 @@ def remote(repo, hub):
     return opened, repo.commits[repo.refs["main"]]["onnx/model.onnx"]
 
 
-def test_address_that_has_expired_is_asked_for_again(remote, hub):
+def test_expired_address_is_resolved_again(remote, hub):
     opened, content = remote
     file = opened()
     with hub.recorded() as requests:
@@ -227,7 +227,7 @@ def test_file_that_another_server_changes_is_noticed(remote, hub, change):
 
 
 @pytest.mark.parametrize("status", [403, 405, 501])
-def test_server_that_refuses_head_is_asked_for_ranges(repo, hub, status):
+def test_server_without_head_is_read_by_ranges(repo, hub, status):
     def tamper(method, path, was, body, headers):
         return (status, b"", {}) if method == "HEAD" else (was, body, headers)
 
@@ -253,7 +253,7 @@ def test_server_that_cannot_be_reached_is_named_at_once(url, said):
     assert time.monotonic() - began < 5
 
 
-def test_server_that_refuses_is_not_called_a_hub(hub):
+def test_rejecting_server_is_not_called_a_hub(hub):
     hub.status = 500
     with pytest.raises(HubServerError, match=r"^The server answered 500"):
         read_remote_header(f"{hub.url}/x.onnx")
@@ -292,7 +292,7 @@ def test_paths_are_no_urls():
         "items 0-1/2",
     ],
 )
-def test_range_that_was_not_asked_for_is_typed(repo, hub, span):
+def test_unrequested_range_is_a_typed_error(repo, hub, span):
     def tamper(method, path, status, body, headers):
         headers = {name: value for name, value in headers.items() if name != "Content-Range"}
         return status, body, headers if span is None else {**headers, "Content-Range": span}
@@ -321,7 +321,7 @@ def test_reading_that_stalls_or_is_cut_off_is_typed(repo, hub, monkeypatch, addr
 
 
 @pytest.mark.parametrize("status", [401, 403, 416, 429, 500, 503])
-def test_refusal_of_any_server_is_typed(repo, hub, status, monkeypatch):
+def test_rejection_by_any_server_is_a_typed_error(repo, hub, status, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.status = status
     for address in ("hf://org/onnx-only/onnx/model.onnx", f"{hub.url}/some/where.onnx"):

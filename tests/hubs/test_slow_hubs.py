@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("from_the_commit")
 
 
 @pytest.mark.parametrize("what", ["info", "file"])
-def test_dripping_answer_is_given_up(hub, repo, access, monkeypatch, what):
+def test_very_slow_response_is_given_up(hub, repo, access, monkeypatch, what):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "0.5")
     hub.drip = 0.2
     began = time.monotonic()
@@ -40,7 +40,7 @@ def test_all_tries_together_are_bounded(hub, repo, access, monkeypatch, what):
     assert time.monotonic() - began < 4
 
 
-def test_what_cannot_be_interrupted_is_left_behind():
+def test_uninterruptible_thread_is_abandoned():
     gate = threading.Event()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -58,7 +58,7 @@ def test_long_file_over_a_slow_line_is_waited_for():
 
 
 @pytest.mark.parametrize("variable", ["soon", "-1", "inf"])
-def test_timeout_that_is_none_is_not_taken(monkeypatch, variable):
+def test_invalid_timeout_is_ignored(monkeypatch, variable):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", variable)
     assert Deadline().seconds == 60
 
@@ -74,7 +74,7 @@ def failing_first(statuses, headers=()):
 
 
 @pytest.mark.parametrize("statuses", [[429], [503], [429, 429]])
-def test_busy_hub_is_asked_again(hub, repo, access, statuses):
+def test_request_to_a_busy_hub_is_repeated(hub, repo, access, statuses):
     hub.tamper = failing_first(statuses, {"Retry-After": "1"})
     assert huggingface().info(repo.repo_id, None, access).commit == repo.refs["main"]
     hub.tamper = failing_first(statuses, {"Retry-After": "1"})
@@ -95,7 +95,7 @@ def test_wait_that_the_hub_asks_for_is_read_from_its_rate_limit(hub, repo, acces
 
 
 @pytest.mark.parametrize("what", ["author", "collection", "push"])
-def test_wait_that_the_hub_asks_for_is_kept_where_huggingface_hub_asks(hub, what):
+def test_requested_wait_applies_to_huggingface_hub_too(hub, what):
     from optimum_htp.extras.push.writing import commit_files, look_at
     from optimum_htp.hubs.huggingface.listings import models_of_author, models_of_collection
 
@@ -137,7 +137,7 @@ def test_waits_are_read_from_headers(headers, seconds):
     assert retry_after(headers) == seconds
 
 
-def test_longer_wait_is_an_error_with_its_seconds_and_nobody_asks_meanwhile(hub, repo, access):
+def test_longer_wait_is_an_error_and_stops_all_requests(hub, repo, access):
     hub.status, hub.wait = 429, 200
     with hub.recorded() as requests:
         for kind in ("info", "info"):
@@ -206,7 +206,7 @@ for call in calls:
 
 
 @pytest.mark.slow
-def test_download_of_weights_that_stalls_is_given_up_in_time(hub, tmp_path):
+def test_stalled_download_of_weights_is_given_up_in_time(hub, tmp_path):
     """huggingface_hub asks six times, whatever that takes; the time that we give it is shorter than four."""
     hub.add("strange/stalls", {"config.json": b"{}", "model.safetensors": b"0" * 1000})
     code = """

@@ -61,7 +61,7 @@ def test_content_of_another_commit_is_not_fetched_twice(fetch, repo):
     assert all((first / name).resolve() == (second / name).resolve() for name in FILES)
 
 
-def test_forced_download_replaces_what_is_damaged(fetch):
+def test_forced_download_replaces_damaged_files(fetch):
     folder, _ = fetch()
     (folder / "vocab.txt").resolve().write_bytes(b"damaged")
     folder, methods = fetch(force_download=True)
@@ -70,7 +70,7 @@ def test_forced_download_replaces_what_is_damaged(fetch):
 
 
 @pytest.mark.parametrize("lost", ["X-Repo-Commit", "ETag"])
-def test_proxy_that_tells_it_of_head_alone_is_asked_again(fetch, hub, lost):
+def test_proxy_with_headers_on_head_only_is_supported(fetch, hub, lost):
     def tamper(method, path, status, body, headers):
         return status, body, {name: value for name, value in headers.items() if name != lost or method == "HEAD"}
 
@@ -96,14 +96,14 @@ def test_proxy_that_packs_and_renames_leaves_the_content_its_name(fetch, hub):
     assert blobs(folder) == names
 
 
-def test_answer_about_another_commit_is_not_kept(fetch, hub, tmp_path):
+def test_response_for_another_commit_is_not_stored(fetch, hub, tmp_path):
     hub.tamper = lambda method, path, status, body, headers: (status, body, {**headers, "X-Repo-Commit": "0" * 40})
-    with pytest.raises(errors.HubServerError, match="answered about"):
+    with pytest.raises(errors.HubServerError, match="is for"):
         fetch()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_body_of_another_length_than_announced_is_not_kept(fetch, hub, tmp_path, monkeypatch):
+def test_body_with_a_wrong_length_is_not_stored(fetch, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIMUM_HTP_TIMEOUT", "1")
     hub.tamper = lambda method, path, status, body, headers: (status, body[:-1], {**headers, "X-Linked-Size": "7"})
     with pytest.raises(errors.OptimumHTPError, match="announced"):
@@ -111,7 +111,7 @@ def test_body_of_another_length_than_announced_is_not_kept(fetch, hub, tmp_path,
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_file_stored_elsewhere_is_fetched_there_without_the_token(fetch, repo, hub):
+def test_file_on_a_storage_host_is_downloaded_without_the_token(fetch, repo, hub):
     with LoopbackHub() as storage:
         copy = storage.add(NAME, FILES)
         assert copy.refs == repo.refs
@@ -152,5 +152,5 @@ def test_names_of_headers_match_in_any_case(fetch, hub):
 def test_name_with_a_drive_is_refused_where_there_are_drives(repo, tmp_path, monkeypatch, name):
     access = HubAccess(cache_dir=tmp_path)
     monkeypatch.setattr(parsing, "_HAS_DRIVES", True)
-    with pytest.raises(errors.HubServerError, match="is not the name of a file"):
+    with pytest.raises(errors.HubServerError, match="is not a valid file name"):
         huggingface().snapshot(NAME, repo.refs["main"], [name], access)

@@ -18,7 +18,7 @@ from tests.support.hub import LoopbackHub
     ],
 )
 @pytest.mark.parametrize("ranges", [True, False])
-def test_page_of_a_repo_is_told_from_a_damaged_file(hub, page, file, ranges):
+def test_page_of_a_repo_is_distinguished_from_a_damaged_file(hub, page, file, ranges):
     hub.add("org/onnx-only", {"model.onnx": b""})
     hub.serve_ranges = ranges
     with pytest.raises(InvalidModelReferenceError, match="is a web page, not a file") as caught:
@@ -26,7 +26,7 @@ def test_page_of_a_repo_is_told_from_a_damaged_file(hub, page, file, ranges):
     assert f"{hub.url}/org/onnx-only/resolve/{file}, or hf://org/onnx-only@{file}" in str(caught.value)
 
 
-def test_web_page_of_another_server_is_told_from_a_damaged_file():
+def test_web_page_of_another_server_is_distinguished_from_a_damaged_file():
     with LoopbackHub() as other:
         other.add("org/there", {"model.onnx": b""})
         url = f"{other.url}/org/there/blob/main/model.onnx"

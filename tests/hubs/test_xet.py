@@ -98,13 +98,13 @@ def test_failing_server_is_reported_in_words(request, stored, hub, transfer, sta
         assert "me/xet" not in hub.repos
 
 
-def test_weights_come_without_xet_where_it_is_disabled(stored, hub, fetch, monkeypatch):
+def test_weights_are_downloaded_without_xet_if_disabled(stored, hub, fetch, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     stored.url = None
     assert (fetch() / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_files_are_pushed_without_xet_where_it_is_disabled(stored, hub, push, monkeypatch):
+def test_files_are_pushed_without_xet_if_it_is_disabled(stored, hub, push, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     stored.url, hub.stored = None, {}
     push()
@@ -124,14 +124,14 @@ except HubTimeoutError as error:
 """
 
 
-def test_process_in_which_an_upload_was_given_up_ends_by_itself(push, stored, tmp_path):
+def test_process_with_an_abandoned_upload_ends(push, stored, tmp_path):
     with xet_server(None) as stored.url:
         code = GIVEN_UP.replace("FILE", str(tmp_path / "model.onnx"))
         done = run_python(code, python=sys.executable, HF_HUB_DISABLE_XET="0", OPTIMUM_HTP_TIMEOUT="2")
     assert "HF_HUB_DISABLE_XET=1" in done.stdout
 
 
-def test_command_whose_upload_was_given_up_ends_with_its_own_code(push, stored, exported, tmp_path):
+def test_command_with_an_abandoned_upload_ends_with_its_exit_code(push, stored, exported, tmp_path):
     with xet_server(None) as stored.url:
         done = run(  # a process of its own: a forked one is not taken down as others are
             *(python_of_users().with_name("optimum-cli"), "htp", "push", exported("bert"), "me/xet"),
@@ -169,7 +169,7 @@ def test_hf_transfer_is_not_used_because_nothing_interrupts_it(hub, access, monk
         assert (fetch() / "model.safetensors").read_bytes() == weights
 
 
-def test_progress_bars_are_given_back_after_transfers():
+def test_progress_bars_are_restored_after_transfers():
     from huggingface_hub.utils import tqdm
 
     before = dict(vars(tqdm))

@@ -20,7 +20,7 @@ def no_shards(index):
     return ()
 
 
-def test_config_files_are_what_loaders_read_and_nothing_else():
+def test_config_files_are_exactly_the_files_that_loaders_read():
     wanted = [
         "added_tokens.json",
         "additional_chat_templates/rag.jinja",
@@ -92,7 +92,7 @@ def test_index_that_cannot_be_read_lists_nothing(tmp_path):
     ],
     ids=lambda content: repr(content[:20]),
 )
-def test_index_that_says_anything_lists_nothing(tmp_path, content):
+def test_invalid_index_lists_nothing(tmp_path, content):
     index = tmp_path / "model.safetensors.index.json"
     index.write_bytes(content)
     assert index_shards(index) == ()
@@ -146,5 +146,5 @@ def test_weights_of_a_pipeline_are_one_format_in_each_folder():
         ),
     ],
 )
-def test_preprocessors_are_told_from_files(files, configs, classes):
+def test_preprocessors_are_inferred_from_files(files, configs, classes):
     assert list(preprocessor_classes(files, configs)) == classes

@@ -28,7 +28,7 @@ def unimported(monkeypatch):
     monkeypatch.setattr(tables, "_imported", lambda: None)
 
 
-def test_optimums_tables_are_its_own(unimported):
+def test_optimums_tables_equal_the_imported_ones(unimported):
     from optimum.exporters.tasks import TasksManager
 
     assert tables.synonyms() == TasksManager._SYNONYM_TASK_MAP
@@ -38,7 +38,7 @@ def test_optimums_tables_are_its_own(unimported):
     assert list(tables.task_classes()) == list(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS)  # the order decides
 
 
-def test_what_can_be_exported_is_what_optimum_onnx_registers(unimported):
+def test_exportable_types_match_optimum_onnx(unimported):
     import optimum.exporters.onnx.model_configs  # noqa: F401 - registers
     from optimum.exporters.tasks import TasksManager
 
@@ -86,7 +86,7 @@ def test_tokenizers_are_those_of_transformers():
     assert tables.tokenizer_of_processor("Unheard") is None
 
 
-def test_tables_of_what_is_imported_already_count(monkeypatch):
+def test_tables_of_imported_packages_are_used(monkeypatch):
     from optimum.exporters.tasks import TasksManager
 
     monkeypatch.setitem(TasksManager._SYNONYM_TASK_MAP, "somebody-s-own", "fill-mask")
@@ -94,7 +94,7 @@ def test_tables_of_what_is_imported_already_count(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "resnet", "t5", "vit", "wav2vec2"])
-def test_source_of_a_class_says_what_the_class_says(name):
+def test_source_of_a_class_matches_the_class(name):
     import inspect
 
     import transformers

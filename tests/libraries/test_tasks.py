@@ -31,11 +31,11 @@ from optimum_htp.libraries.tasks import infer_library, infer_task, with_past
         ),
     ],
 )
-def test_task_is_told_by_tag_then_class(config, tag, task):
+def test_task_is_inferred_from_tag_then_class(config, tag, task):
     assert infer_task(config, "transformers", tag) == task
 
 
-def test_task_that_cannot_be_told_is_asked_for():
+def test_unknown_task_requires_an_argument():
     with pytest.raises(ExportError, match=r"--task.*fill-mask"):
         infer_task({"model_type": "bert", "architectures": ["Unheard"]}, "transformers", None)
 
@@ -47,7 +47,7 @@ def test_generators_are_exported_with_past():
     assert with_past("text-generation", {"model_type": "unheard"}, "transformers") == "text-generation"
 
 
-def test_library_is_told_by_files_and_not_by_what_is_installed():
+def test_library_is_inferred_from_files_not_from_installed_packages():
     assert infer_library(["model_index.json"], {}) == "diffusers"
     assert infer_library(["config.json"], {"architecture": "resnet50", "num_classes": 5}) == "timm"
     assert (

@@ -320,7 +320,7 @@ def test_adjacent_preprocessors_of_a_local_file_need_no_config(local_file, model
     model, tokenizer = OptimumONNXModel.from_onnx(local_file, config=config)
     assert tokenizer("the cat").input_ids == AutoTokenizer.from_pretrained(local_file)("the cat").input_ids
     assert model.preprocessors[0]("the cat").input_ids == tokenizer("the cat").input_ids
-    with pytest.raises(ConfigLoadError, match=r"config\.json is not beside it"):
+    with pytest.raises(ConfigLoadError, match=r"config\.json is not next to it"):
         OptimumONNXModel.from_onnx(local_file)
 
 

@@ -132,7 +132,7 @@ def test_absent_parts_are_not_failures(two_parts):
     (two_parts / "encoder_model.onnx").unlink()
     verdict = verify_metadata(two_parts / "decoder_model_merged.onnx")
     assert verdict.status is Status.OK
-    assert "encoder_model.onnx, which is not here" in verdict.unchecked["embedded files"]
+    assert "encoder_model.onnx, which is missing" in verdict.unchecked["embedded files"]
 
 
 def test_two_parts_are_pushed_and_load_from_the_repo(two_parts, hub, tmp_path, monkeypatch):

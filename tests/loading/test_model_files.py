@@ -126,6 +126,6 @@ def test_file_with_too_few_folders_above_it_is_a_missing_sibling(tmp_path, monke
         lambda: once_a_model(lambda file: file)("model.onnx"),
     ]
     for attempt in attempts:
-        with pytest.raises(MissingSiblingError, match="not so many folders above it"):
+        with pytest.raises(MissingSiblingError, match="fewer parent folders"):
             attempt()
     assert unembed_files(path) == ()

@@ -114,7 +114,7 @@ def test_hostile_values_are_refused_by_key(key, value):
         ("export_timestamp", "yesterday"),
     ],
 )
-def test_what_could_not_be_read_again_is_not_written(field, value, caplog):
+def test_unreadable_properties_are_not_written(field, value, caplog):
     properties = dataclasses.replace(RECORD, **{field: value}).to_properties()
     assert f"hf_{field}" not in properties
     assert f"hf_{field}" in caplog.text
@@ -129,7 +129,7 @@ def test_names_that_a_list_cannot_hold_are_left_out_one_by_one(caplog):
 
 
 @pytest.mark.parametrize(("field", "value"), [("hub_sha", "main"), ("hub_id", "../x"), ("onnx_files", ("../x",))])
-def test_record_that_says_nothing_without_a_fact_is_not_written_without_it(field, value):
+def test_record_without_a_required_fact_is_not_written(field, value):
     with pytest.raises(MetadataError) as caught:
         dataclasses.replace(RECORD, **{field: value}).to_properties()
     assert caught.value.key == f"hf_{field}"

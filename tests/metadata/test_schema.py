@@ -41,7 +41,7 @@ def problems(schema, properties):
                 yield error
 
 
-def test_vectors_are_what_the_maker_makes():
+def test_vectors_match_the_generator():
     assert sorted([*make.VALID, *make.INVALID]) == VECTORS
     for name, properties in {**make.VALID, **make.INVALID}.items():
         path = Path(make.__file__).with_name(f"{name}.onnx")
@@ -49,7 +49,7 @@ def test_vectors_are_what_the_maker_makes():
 
 
 @pytest.mark.parametrize("name", VECTORS)
-def test_reader_and_schema_say_the_same_of_a_vector(name, schema):
+def test_reader_and_schema_agree_on_a_vector(name, schema):
     path = Path(make.__file__).with_name(f"{name}.onnx")
     expected = json.loads(path.with_suffix(".json").read_text())
     properties = read_metadata(path)

@@ -111,7 +111,7 @@ def test_overflow_of_half_precision(bert, tmp_path):
     assert json.dumps(found.as_dict())
 
 
-def test_infinity_is_near_itself_alone():
+def test_infinities_must_match_exactly():
     """The tolerance grows with what is expected: of an infinity it is one too."""
     finite, infinite = np.array([1.0, 2.0], np.float32), np.array([1.0, np.inf], np.float32)
     assert distance(finite, infinite, 1e-4, 1e-3).exceeded == distance(infinite, finite, 1e-4, 1e-3).exceeded == 1
@@ -135,7 +135,7 @@ def test_overflow_on_either_side_exceeds(bert, tmp_path, swapped):
 
 
 @pytest.mark.slow
-def test_outputs_that_cannot_be_compared_exceed(bert, tmp_path, empty_home):
+def test_incomparable_outputs_exceed_the_tolerances(bert, tmp_path, empty_home):
     renamed = onnx.load(bert)
     (output,) = renamed.graph.output
     name = output.name
@@ -153,7 +153,7 @@ def test_outputs_that_cannot_be_compared_exceed(bert, tmp_path, empty_home):
     del tensor.type.tensor_type.shape.dim[-1:]
     tensor.type.tensor_type.shape.dim.add().dim_param = "twice"
     onnx.save(wider, tmp_path / "wider.onnx")
-    for path, words in (("renamed.onnx", "is no output of the other"), ("wider.onnx", "in the other")):
+    for path, words in (("renamed.onnx", "is not an output of the other file"), ("wider.onnx", "in the other")):
         found = compare_models(bert, tmp_path / path)
         assert found.exceeds
         assert words in found.problems[name]
@@ -199,7 +199,7 @@ def test_wrong_attention_mask(bert, tmp_path):
     assert not compare_models(bert, tmp_path / "m.onnx", inputs=unmasked).exceeds
 
 
-def test_command_tells_and_writes_it(bert, tmp_path, empty_home):
+def test_command_prints_and_writes_the_result(bert, tmp_path, empty_home):
     def change(arrays, model):
         arrays[weight_of(model, f"{LAYER}.intermediate.dense")][0, 0] += 0.5
 
@@ -218,7 +218,7 @@ def test_command_tells_and_writes_it(bert, tmp_path, empty_home):
     assert f"{LAYER}.intermediate.dense Linear" in table.read_text()
 
 
-def test_what_cannot_be_compared_says_so(bert, plain_bert, tmp_path):
+def test_incomparable_models_are_reported(bert, plain_bert, tmp_path):
     with pytest.raises(ArgumentError):
         compare_models(bert)
     with pytest.raises(MetadataError, match="no tags"):
@@ -247,7 +247,7 @@ def test_names_in_a_markdown_comparison_are_no_markup(bert, tmp_path):
     assert len({line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
-def test_output_of_no_known_kind_is_refused_before_the_work(bert, tmp_path):
+def test_unknown_output_format_is_rejected_before_the_work(bert, tmp_path):
     done = optimum_cli("htp", "compare", bert, tmp_path / "missing.onnx", "-o", "diff.txt", check=False)
     assert (done.returncode, "diff.txt: unsupported report format" in done.stderr) == (1, True)
 

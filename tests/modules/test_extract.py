@@ -123,7 +123,7 @@ def test_branches_of_a_merged_decoder_are_calls(zoo_export, tmp_path):
     onnxruntime.InferenceSession(out)
 
 
-def test_what_the_file_says(zoo_export, tmp_path):
+def test_record_of_the_file(zoo_export, tmp_path):
     path, out = zoo_export("bert").output / "model.onnx", tmp_path / "layer.onnx"
     cut = extract_module(path, LAYER, out)
     assert (cut.module, cut.class_name, cut.call, cut.calls) == (LAYER, "BertLayer", 1, 1)
@@ -309,5 +309,5 @@ def test_calls_in_a_file_of_the_dynamo_exporter(tmp_path):
         (made,) = run(out, {cut.inputs[0].name: x.numpy()}).values()
         x = model.twice.block(x).detach()
         assert alike(made, x.numpy())
-    with pytest.raises(ExtractError, match="nothing in the file tells"):
+    with pytest.raises(ExtractError, match="the file does not contain which node belongs"):
         extract_module(path, "twice", out)

@@ -72,7 +72,7 @@ extract_module(source, "a", target)
     assert done.stdout == "1.0 4 2.0 4 3.0 4 3.0 ", done.stderr
     assert weight_of(tmp_path / "e.onnx") == [3, 3, 3]
     if how == "fails":
-        assert "Nothing there was changed" in done.stderr
+        assert "Nothing was changed" in done.stderr
         assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -87,12 +87,12 @@ def test_data_that_another_model_in_the_folder_uses_stays(tmp_path, monkeypatch)
         assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_external_data_elsewhere_or_cut_off_is_refused(zoo_export, tmp_path):
+def test_external_data_outside_or_truncated_is_rejected(zoo_export, tmp_path):
     model = onnx.load(zoo_export("bert").output / "model.onnx")
     big = tmp_path / "big.onnx"
     onnx.save(model, big, save_as_external_data=True, location="big.bin", size_threshold=64)
     os.truncate(tmp_path / "big.bin", 4096)
-    with pytest.raises(InvalidOnnxFileError, match="do not belong together"):
+    with pytest.raises(InvalidOnnxFileError, match="do not match"):
         extract_module(big, LAYER, tmp_path / "out.onnx")
     lean = onnx.load(big, load_external_data=False)
     for tensor in lean.graph.initializer:

@@ -90,7 +90,7 @@ def test_exchanged_vectors_of_one_module_are_found(bert, tmp_path):
 def test_exchanged_projections_of_an_expert_in_one_tensor_are_found(zoo_export, tmp_path):
     made = zoo_export("qwen3_moe")
     path = next(made.output.rglob("*.onnx"))
-    name = next(finding.name for finding in prove_weights(path, made.model).findings if finding.how == "put together")
+    name = next(finding.name for finding in prove_weights(path, made.model).findings if finding.how == "concatenated")
 
     def change(arrays, model):
         arrays[name][:] = np.roll(arrays[name], arrays[name].shape[1] // 2, axis=1)
@@ -193,7 +193,7 @@ def test_folded_batch_norm_that_was_changed_is_found(zoo_export, tmp_path):
     assert any(f.name == name for f in prove_weights(changed(path, tmp_path / "m.onnx", change), made.model).foreign)
 
 
-def test_command_says_it_of_files_of_anybody(bert, plain_bert, access, tmp_path, empty_home):
+def test_command_proves_files_of_any_exporter(bert, plain_bert, access, tmp_path, empty_home):
     """One run for all: a clean file, a changed one, and one that Optimum exported and somebody else stamped."""
     path, _ = bert
 
@@ -214,7 +214,7 @@ def test_command_says_it_of_files_of_anybody(bert, plain_bert, access, tmp_path,
     assert "bert.encoder.layer.1.attention.self.query" in text.stderr
 
 
-def test_export_records_digests_that_tell_when_the_repos_file_changed(zoo_export, hub, access, plain_bert):
+def test_recorded_digests_detect_a_change_of_the_repos_file(zoo_export, hub, access, plain_bert):
     import hashlib
 
     from optimum_htp import verify_metadata

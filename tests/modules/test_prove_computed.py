@@ -63,7 +63,7 @@ def test_tables_that_a_model_keeps_between_calls_hinder_no_proof(made, tmp_path)
     assert [one.name for one in spoilt.foreign] == [change.name]
 
 
-def test_rows_of_a_table_are_found_where_they_are_quantized(made, tmp_path):
+def test_quantized_rows_of_a_table_are_found(made, tmp_path):
     """An exporter folds the first position out of the table; where all is quantized, that row is too."""
     path, folder = made("rows of a table")
     target = calibrated(path, tmp_path / "q.onnx", QuantFormat.QDQ)
@@ -95,7 +95,7 @@ def test_rows_of_a_table_are_found_where_they_are_quantized(made, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["QDQ"])
-def test_integers_that_only_code_could_explain_are_unchecked_where_it_cannot_run(made, tmp_path, form):
+def test_integers_that_only_code_explains_are_unchecked_if_it_cannot_run(made, tmp_path, form):
     path, folder = made("1 + weight")
     target = calibrated(path, tmp_path / "q.onnx", QuantFormat[form])
     computed = {one.name for one in prove_weights(target, folder).findings if one.how.startswith("computed by")}
@@ -110,7 +110,7 @@ def test_integers_that_only_code_could_explain_are_unchecked_where_it_cannot_run
 
 
 @pytest.mark.parametrize(("width", "evidence"), [(3, Evidence.UNCHECKED), (32, Evidence.DERIVED)])
-def test_rows_of_few_numbers_are_like_any(tmp_path, width, evidence):
+def test_short_rows_cannot_be_distinguished(tmp_path, width, evidence):
     """Among thousands of rows one is within half a step of any three numbers."""
     table = np.random.default_rng(0).uniform(-1, 1, (4096, width)).astype(np.float32)
     (tmp_path / "model").mkdir()

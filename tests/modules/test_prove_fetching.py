@@ -85,7 +85,7 @@ def test_only_the_shards_that_a_file_needs_are_opened_and_each_once(bert, hub, s
     assert 0 < len(needed) < len({*homes.values()}) / 2
 
 
-def test_shard_that_is_not_as_its_index_says_is_reported(bert, hub, sharded, access):
+def test_shard_that_differs_from_its_index_is_reported(bert, hub, sharded, access):
     repo, homes = sharded
     files = dict(repo.commits[repo.refs["main"]])
     one = homes[f"{QUERY.format(1)}.weight"]
@@ -95,7 +95,7 @@ def test_shard_that_is_not_as_its_index_says_is_reported(bert, hub, sharded, acc
         prove_weights(bert[0], repo.repo_id, access=access)
 
 
-def test_weights_are_downloaded_where_ranges_are_not_served(zoo_export, hub, access):
+def test_weights_are_downloaded_without_range_support(zoo_export, hub, access):
     hub.serve_ranges = False
     assert not prove_weights(zoo_export("t5").output / "encoder_model.onnx", access=access).foreign
     assert [*access.cache_dir.rglob("*.safetensors")]
@@ -124,7 +124,7 @@ def test_weights_in_the_cache_are_not_fetched(zoo_export, hub, access):
     assert (proof.foreign, proof.fetched, requests) == ((), 0, [])
 
 
-def test_offline_without_the_cache_says_so(zoo_export, access):
+def test_offline_without_the_cache_is_reported(zoo_export, access):
     offline = HubAccess(cache_dir=access.cache_dir, local_files_only=True)
     with pytest.raises(OfflineError):
         prove_weights(zoo_export("bert").output / "model.onnx", access=offline)

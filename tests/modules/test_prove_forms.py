@@ -82,7 +82,7 @@ def bare(arrays, model):
 
 @pytest.mark.parametrize("what", COMPUTING)
 @pytest.mark.parametrize("tagged", [True, False])
-def test_what_the_models_code_computes_is_explained(made, tmp_path, what, tagged):
+def test_results_of_the_models_code_are_explained(made, tmp_path, what, tagged):
     export = made(what)
     for path in export.files:
         file = path if tagged else changed(path, tmp_path / "bare.onnx", bare)
@@ -121,7 +121,7 @@ def test_exchanged_results_of_the_models_code_are_not_taken(made, tmp_path):
     assert proof.foreign or proof.unchecked
 
 
-def test_results_of_the_models_code_are_explained_where_they_are_quantized(made, tmp_path):
+def test_quantized_results_of_the_models_code_are_explained(made, tmp_path):
     export = made("1 + weight")
     target = calibrated(export.files[0], tmp_path / "q.onnx", QuantFormat.QDQ)
     proof = prove_weights(target, export.model)
@@ -169,7 +169,7 @@ def test_names_that_a_checkpoint_has_instead_of_the_models_hide_no_exchange(tmp_
     assert prove_weights(tmp_path / "exchanged.onnx", tmp_path / "model").foreign
 
 
-def test_limit_of_what_is_read_accuses_nothing(made, monkeypatch):
+def test_read_limit_accuses_no_weight(made, monkeypatch):
     export = made("1 + weight")
     monkeypatch.setattr("optimum_htp.modules.proof.traced._MOST_READ", 1)
     proof = prove_weights(export.files[0], export.model)

@@ -48,7 +48,7 @@ def test_four_bits_give_the_tensors_back(bert, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["_scale", "_zero_point"])
-def test_name_like_that_of_a_scale_excuses_no_weight(bert, tmp_path, suffix):
+def test_name_of_a_scale_does_not_make_a_weight_constant(bert, tmp_path, suffix):
     path, folder = bert
     model = onnx.load(path)
     name = weight_of(model, QUERY.format(1))
@@ -63,7 +63,7 @@ def test_name_like_that_of_a_scale_excuses_no_weight(bert, tmp_path, suffix):
     assert finding.name == f"{name}{suffix}"
 
 
-def test_scale_of_quantization_that_is_a_weight_too_is_one(bert, tmp_path):
+def test_scale_that_is_also_a_weight_is_a_weight(bert, tmp_path):
     """A name fits integers of the file, or an operator takes it as a scale: its other use counts."""
     path, folder = bert
     quantize_dynamic(path, tmp_path / "q.onnx", weight_type=QuantType.QInt8)
@@ -90,7 +90,7 @@ def renamed(model, name, other):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("what", ["no scale", "no integers", "coarse"])
-def test_step_of_quantization_that_says_nothing_proves_nothing(bert, tmp_path, what, per_channel):
+def test_too_coarse_quantization_step_proves_nothing(bert, tmp_path, what, per_channel):
     path, folder = bert
     quantize_dynamic(path, tmp_path / "q.onnx", weight_type=QuantType.QInt8, per_channel=per_channel)
     plain = onnx.load(path)
@@ -113,7 +113,7 @@ def test_step_of_quantization_that_says_nothing_proves_nothing(bert, tmp_path, w
     assert ("is 0" if what == "no scale" else "too coarse") in finding.how
 
 
-def test_few_numbers_of_a_block_that_say_nothing_prove_nothing(bert, tmp_path):
+def test_few_numbers_of_a_block_prove_nothing(bert, tmp_path):
     nbits = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer", reason="ONNX Runtime is too old")
 
     path, folder = bert
@@ -196,9 +196,7 @@ def test_integers_may_be_cut_off_as_an_earlier_onnx_runtime_does(bert, tmp_path,
 
 
 @pytest.mark.parametrize("form", list(QuantFormat))
-def test_folded_batch_norms_are_taken_where_they_are_quantized_and_not_where_they_are_exchanged(
-    zoo_export, tmp_path, form
-):
+def test_quantized_folded_batch_norms_are_proven_unless_exchanged(zoo_export, tmp_path, form):
     made = zoo_export("resnet")
     path = made.output / "model.onnx"
     assert not prove_weights(calibrated(path, tmp_path / "q.onnx", form), made.model).foreign
@@ -214,14 +212,14 @@ def test_folded_batch_norms_are_taken_where_they_are_quantized_and_not_where_the
 
 
 @pytest.mark.parametrize("form", list(QuantFormat))
-def test_scales_of_a_square_matrix_are_along_the_axis_that_the_operator_says(zoo_export, tmp_path, form):
+def test_scales_of_a_square_matrix_follow_the_operators_axis(zoo_export, tmp_path, form):
     made = zoo_export("roberta")  # its head is a Gemm of a square matrix that is transposed
     target = calibrated(made.output / "model.onnx", tmp_path / "q.onnx", form)
     assert not prove_weights(target, made.model).foreign
 
 
 @pytest.mark.parametrize("form", list(QuantFormat))
-def test_static_quantization_is_taken_and_a_bias_that_says_nothing_is_not(bert, tmp_path, form):
+def test_static_quantization_is_proven_but_a_zero_bias_is_not(bert, tmp_path, form):
     path, folder = bert
     target = calibrated(path, tmp_path / "q.onnx", form)
     proof = prove_weights(target, folder)

@@ -71,7 +71,7 @@ def test_classes_and_names_of_nodes_stand_side_by_side(exported, tmp_path):
     assert f"{LAYER}.output.dense" in inside
 
 
-def test_names_that_onnx_runtime_gives_the_halves_of_a_gemm_are_names_of_nodes(exported, tmp_path):
+def test_names_of_gemm_halves_in_onnx_runtime_are_node_names(exported, tmp_path):
     source = exported("bert") / "model.onnx"
     gemm = next(
         node.name for node in onnx.load(source).graph.node if node.op_type == "Gemm" and "classifier" in node.name
@@ -92,7 +92,7 @@ def test_only_some_modules(exported, tmp_path):
     assert all(module.startswith(LAYER) for module in inside)
 
 
-def test_unknown_module_is_an_error_that_shows_what_is_near(exported, tmp_path):
+def test_unknown_module_error_lists_similar_names(exported, tmp_path):
     source = exported("bert") / "model.onnx"
     with pytest.raises(UnknownModuleError, match=r"bert\.encoder\.layer\.0") as caught:
         ORTQuantizer.from_pretrained(source).quantize(dynamic(nodes_to_exclude=["bert.encoder.layr.0"]), tmp_path)
@@ -154,7 +154,7 @@ def test_four_bit_weights(exported, tmp_path):
     assert after[""].saved_bytes == before[""].bytes - after[""].bytes
 
 
-def test_half_precision_and_what_is_said_of_it(exported, tmp_path):
+def test_half_precision_and_its_messages(exported, tmp_path):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     source = exported("bert") / "model.onnx"
@@ -167,7 +167,7 @@ def test_half_precision_and_what_is_said_of_it(exported, tmp_path):
     assert module.saved_bytes == sum(module.weights.values())
 
 
-def test_tree_report_and_page_say_how_weights_are_kept(exported, tmp_path):
+def test_tree_report_and_page_show_weight_formats(exported, tmp_path):
     source = exported("bert") / "model.onnx"
     ORTQuantizer.from_pretrained(source).quantize(dynamic(nodes_to_exclude=[LAYER]), save_dir=tmp_path)
     made = tmp_path / "model_quantized.onnx"
@@ -212,7 +212,7 @@ def test_of_several_files_a_pattern_has_to_match_in_one(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_command_refuses_what_matches_in_no_file(exported, tmp_path):
+def test_command_rejects_a_pattern_without_a_match_in_any_file(exported, tmp_path):
     options = ("--avx2", "--exclude-modules", "encoder.blok.0", "-o", tmp_path / "none")
     result = optimum_cli("onnxruntime", "quantize", "--onnx_model", exported("t5"), *options, check=False)
     assert result.returncode == 1

@@ -83,7 +83,7 @@ def test_nearest_names_are_shown(pattern, near):
     assert isinstance(caught.value, (LookupError, OptimumHTPError))
 
 
-def test_what_is_shown_matches_something():
+def test_suggested_patterns_match():
     for wrong in ("encodr.layer.*.norm", "LayrNorm", "**.hed", "encoder.layer.7.norm"):
         assert all(matching(one, MODEL) for one in nearest(wrong, MODEL))
 
@@ -94,7 +94,7 @@ def test_a_name_that_begins_alike_is_not_inside():
     assert is_inside_any("anything", [""])
 
 
-def test_nodes_of_a_module_and_of_what_is_in_it(zoo_export):
+def test_nodes_of_a_module_include_submodules(zoo_export):
     path = zoo_export("bert").output / "model.onnx"
     nodes = find_nodes(path, "bert.encoder.layer.0.attention.output")
     assert {node.module for node in nodes} == {

@@ -75,7 +75,7 @@ def test_location_in_the_folder_is(location, tmp_path):
     assert contained_files(path) == external_files(path) == (location,)
 
 
-def test_link_that_leads_out_is_not_followed_but_the_caches_own_are(tmp_path):
+def test_link_out_of_the_cache_is_not_followed(tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(b"\0" * 16)
     path = save(tmp_path / "in" / "model.onnx", "data")
@@ -93,7 +93,7 @@ def test_link_that_leads_out_is_not_followed_but_the_caches_own_are(tmp_path):
     assert (tmp_path / "out" / "data").read_bytes() == b"\0" * 16
 
 
-def test_data_is_not_written_through_a_link_that_lies_there(tmp_path):
+def test_data_is_not_written_through_an_existing_link(tmp_path):
     path = save(tmp_path / "in" / "model.onnx", "data")
     (path.parent / "data").write_bytes(b"\1" * 16)
     victim = tmp_path / "victim"
@@ -105,7 +105,7 @@ def test_data_is_not_written_through_a_link_that_lies_there(tmp_path):
     assert victim.read_bytes() == b"\1" * 16
 
 
-def test_data_is_not_written_through_a_link_of_a_folder_that_lies_there(tmp_path):
+def test_data_is_not_written_through_an_existing_folder_link(tmp_path):
     path = save(tmp_path / "in" / "model.onnx", "weights/data")
     (path.parent / "weights").mkdir()
     (path.parent / "weights" / "data").write_bytes(b"\1" * 16)
@@ -151,7 +151,7 @@ def test_location_does_not_reach_a_message_as_it_is(location, tmp_path, model_fo
     assert str(caught.value).isprintable()
 
 
-def test_namespace_of_somebody_else_comes_back(tmp_path):
+def test_namespace_of_another_tool_is_restored(tmp_path):
     from optimum_htp import tag_file
 
     path = save(tmp_path / "model.onnx", "data", stamped=False)
@@ -189,7 +189,7 @@ def odd(request, zoo_export, tmp_path):
     return path, made.model
 
 
-def test_weights_at_an_unusual_location_are_read_like_others(odd, tmp_path, hub):
+def test_weights_at_an_unusual_location_are_read(odd, tmp_path, hub):
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
     from optimum_htp.extras.push.pushing import push

@@ -94,7 +94,7 @@ def test_large_weights_are_moved_and_the_model_computes_the_same(tmp_path):
     assert tensors["large"].ravel().tolist() == list(range(1 << 19))
 
 
-def test_what_was_moved_stays_where_it_is(tmp_path):
+def test_moved_files_stay_at_their_places(tmp_path):
     path = saved(tmp_path / "model.onnx")
     tag_file(path, external_data=True)
     content, data = path.read_bytes(), (tmp_path / "model.onnx_data").stat()
@@ -106,7 +106,7 @@ def test_what_was_moved_stays_where_it_is(tmp_path):
     assert read_metadata(path)["k"] == "v"
 
 
-def test_file_of_somebody_else_is_not_replaced_by_data(tmp_path):
+def test_foreign_file_is_not_replaced_by_data(tmp_path):
     path = saved(tmp_path / "model.onnx")
     before = result(path)
     (tmp_path / "model.onnx_data").write_bytes(b"theirs")
@@ -139,7 +139,7 @@ def test_nothing_is_left_of_a_move_that_fails(at, tmp_path):
     assert names_in(tmp_path) == ["model.onnx"]
 
 
-def test_writers_at_the_same_time_leave_a_model_with_its_own_data(tmp_path):
+def test_parallel_writers_leave_a_model_with_its_own_data(tmp_path):
     path = saved(tmp_path / "model.onnx")
     before = result(path)
 
@@ -219,7 +219,7 @@ def test_one_byte_more_than_fits_is_not_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_file_that_is_nearly_full_is_tagged_with_its_weights_moved(nearly_full):
+def test_file_near_the_size_limit_is_tagged_with_moved_weights(nearly_full):
     tag_file(nearly_full, external_data=True)
     assert nearly_full.stat().st_size < 10_000
     session = onnxruntime.InferenceSession(nearly_full, providers=["CPUExecutionProvider"])

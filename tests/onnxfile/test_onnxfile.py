@@ -43,7 +43,7 @@ def file(model, tmp_path):
     return path
 
 
-def test_header_is_what_onnx_reads(file, model):
+def test_header_equals_that_of_onnx(file, model):
     header = read_header(file)
     assert header.ir_version == 8
     assert header.producer_name == "torch"
@@ -51,7 +51,7 @@ def test_header_is_what_onnx_reads(file, model):
     assert header.metadata == {"mine": "kept", "hf_hub_id": "old/model", "läng": "ünïcode"}
 
 
-def test_archives_of_others_are_read_like_any_property(file, model):
+def test_archives_of_other_tools_are_read_as_properties(file, model):
     """Only our own long values are left where they are until somebody wants them."""
     helper.set_model_props(model, {"weights_zip": "theirs", "hf_zip_of": "x", "hf_embedded_zip": "ours"})
     onnx.save(model, file)
@@ -131,7 +131,7 @@ def test_failed_rewriting_leaves_the_old_file_and_no_other(file):
     ],
     ids=["empty", "text", "lfs pointer", "11-byte varint", "no graph", "not utf-8", "open groups"],
 )
-def test_what_is_not_onnx_is_refused_with_the_file_named(content, tmp_path):
+def test_non_onnx_file_is_rejected_by_name(content, tmp_path):
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
     with pytest.raises(InvalidOnnxFileError, match=r"bad\.onnx"):
@@ -190,7 +190,7 @@ def test_model_with_external_data_is_renamed_with_its_data(file, model, weights)
         ["sub/part1", "part1"],
     ],
 )
-def test_data_files_with_names_that_others_get_are_renamed(file, model, weights, names):
+def test_data_files_with_colliding_names_are_renamed(file, model, weights, names):
     split = onnx.ModelProto.FromString(model.SerializeToString())
     (file.parent / "sub").mkdir()
     for number, tensor in enumerate(split.graph.initializer):

@@ -119,7 +119,7 @@ def test_fields_in_any_order_are_understood(model, data, path):
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(model=models(), data=st.data())
-def test_damaged_files_are_refused_or_read_as_onnx_reads_them(model, data, path):
+def test_damaged_files_are_rejected_or_read_as_by_onnx(model, data, path):
     content = bytearray(model.SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
         if content:

@@ -47,7 +47,7 @@ def test_unrolled_mixture_of_experts_is_tagged_again_and_stripped(tmp_path):
     assert path.stat().st_size == len(before)
 
 
-def test_file_is_read_as_often_as_one_likes(tmp_path):
+def test_open_file_can_be_read_repeatedly(tmp_path):
     path = tmp_path / "long.onnx"
     path.write_bytes(ModelProto(graph=GraphProto(name="g"), doc_string="d" * (30 << 20)).SerializeToString())
     with opened(path) as window:
@@ -60,13 +60,13 @@ def test_properties_that_no_reader_would_take_together_are_not_written(tmp_path)
     path.write_bytes(ModelProto(graph=GraphProto(name="g")).SerializeToString())
     for index in range(9):
         rewrite_model(path, metadata={f"k{index}": "v" * (7 << 20)})
-    with pytest.raises(MetadataError, match="64 MiB are read"):
+    with pytest.raises(MetadataError, match="64 MiB can be read"):
         rewrite_model(path, metadata={"k9": "v" * (7 << 20)})
     assert len(read_metadata(path)) == 9
     rewrite_model(path, metadata={"k9": "v" * (7 << 20)}, drop=lambda key: key == "k0")
 
 
-def test_things_that_are_no_files_are_refused_at_once(tmp_path):
+def test_paths_that_are_not_files_are_rejected_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.onnx")
     for path in (tmp_path, tmp_path / "pipe.onnx"):
         with pytest.raises(InvalidOnnxFileError):
@@ -94,7 +94,7 @@ def test_write_that_fails_half_way_is_named_and_the_old_file_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_output_elsewhere_leaves_the_file_and_takes_its_mode(tmp_path):
+def test_separate_output_keeps_the_file_and_copies_its_mode(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(ModelProto(graph=GraphProto(name="g")).SerializeToString())
     path.chmod(0o640)
@@ -110,7 +110,7 @@ def test_output_elsewhere_leaves_the_file_and_takes_its_mode(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_writers_at_the_same_time_leave_a_whole_file(tmp_path):
+def test_parallel_writers_leave_a_complete_file(tmp_path):
     path = tmp_path / "model.onnx"
     model = ModelProto(graph=GraphProto(name="g"))
     model.graph.initializer.add(name="w", data_type=1, dims=[1 << 20]).raw_data = os.urandom(4 << 20)

@@ -36,7 +36,7 @@ def test_file_that_was_replaced_while_it_was_read_is_not_written(file):
     assert names_in(file.parent) == ["model.onnx"]
 
 
-def test_file_that_is_replaced_in_the_middle_of_a_rewrite_stays_the_others(file):
+def test_file_replaced_during_a_rewrite_is_kept(file):
     other = save(file.with_name("other.onnx"), scopes=("c",)).read_bytes()
 
     def visit(known):
@@ -50,7 +50,7 @@ def test_file_that_is_replaced_in_the_middle_of_a_rewrite_stays_the_others(file)
 
 
 @pytest.mark.parametrize("change", ["truncate", "append"])
-def test_file_that_is_changed_in_place_while_it_is_read_is_refused(tmp_path, change):
+def test_file_changed_in_place_during_reading_is_rejected(tmp_path, change):
     file = save(tmp_path / "model.onnx", scopes=[f"m{i}" for i in range(20_000)])
     turns = iter(range(10**6))
 
@@ -125,7 +125,7 @@ while True:
 
 
 @POSIX
-def test_what_an_ended_process_left_is_cleared_and_what_a_living_one_writes_is_not(file):
+def test_leftovers_of_ended_processes_only_are_removed(file):
     import fcntl
 
     left, written = (file.with_name(f".model.onnx.{digit * 12}.tmp") for digit in "ab")
@@ -146,7 +146,7 @@ def test_names_of_any_length_that_a_filesystem_allows_are_rewritten(tmp_path):
     assert len(names_in(tmp_path)) == 3
 
 
-def test_tags_from_names_alone_are_the_same_in_every_process(tmp_path):
+def test_tags_from_names_are_equal_in_every_process(tmp_path):
     """Scopes of second calls (`b_1`) come before or behind those of the first, by chance, in a set."""
     scopes = [f"{outer}/{inner}{call}" for outer in "abcdef" for inner in "xyz" for call in ("", "_1", "_2")]
     results = set()

@@ -109,7 +109,7 @@ def test_owner_attributes_and_mode_stay(file, caplog):
 
 
 @POSIX
-def test_hard_links_that_are_split_are_told(file, caplog):
+def test_split_hard_links_are_reported(file, caplog):
     os.link(file, file.with_name("second.onnx"))
     before = file.read_bytes()
     with caplog.at_level(logging.WARNING, "optimum_htp"):
@@ -119,7 +119,7 @@ def test_hard_links_that_are_split_are_told(file, caplog):
 
 
 @POSIX
-def test_file_that_may_not_be_read_is_said_so(file):
+def test_file_without_read_permission_is_reported(file):
     file.chmod(0)
     code = f"""
 import os
@@ -147,7 +147,7 @@ def test_name_that_no_file_can_have_is_an_error_of_ours(tmp_path):
 
 @POSIX
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_file_in_a_cache_that_others_share_is_not_changed(tmp_path, layout):
+def test_file_in_a_shared_cache_is_not_changed(tmp_path, layout):
     link, real = cached(tmp_path, layout)
     own = save(tmp_path / "own.onnx", hf_model_type="local")
     before = real.read_bytes()
@@ -169,7 +169,7 @@ def test_file_in_a_cache_that_others_share_is_not_changed(tmp_path, layout):
 
 
 @POSIX
-def test_links_and_folders_of_the_users_own_are_written_through(tmp_path):
+def test_own_links_and_folders_are_followed(tmp_path):
     for place in ("disk/model.onnx", "1/snapshots/1/model.onnx", "2/blobs/model.onnx", "a--b/snapshots/c/model.onnx"):
         real = tmp_path / place
         real.parent.mkdir(parents=True)

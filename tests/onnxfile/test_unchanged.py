@@ -80,7 +80,7 @@ def test_tensors_of_replaced_external_data_are_not_read(tmp_path):
         tensors["w"].array()
 
 
-def test_array_that_was_read_before_stays_what_it_was(tmp_path):
+def test_array_read_before_a_change_stays_the_same(tmp_path):
     path = saved(tmp_path / "m.onnx")
     array = {tensor.name: tensor for tensor in stored_tensors(path)}["w"].array()
     saved(tmp_path / "other.onnx", nodes=3, weight=WEIGHT + 1).replace(path)
@@ -104,7 +104,7 @@ def once(work):
     return progress
 
 
-def test_weights_of_a_file_that_is_replaced_meanwhile_are_not_judged(bert):
+def test_weights_of_a_file_replaced_during_the_run_are_not_judged(bert):
     path, folder = bert
     with pytest.raises(FileChangedError, match="Run the command again"):
         prove_weights(path, folder, progress=once(lambda: replace(path)))
@@ -112,7 +112,7 @@ def test_weights_of_a_file_that_is_replaced_meanwhile_are_not_judged(bert):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_files_of_which_one_is_replaced_meanwhile_are_not_compared(which, bert, tmp_path):
+def test_files_replaced_during_the_run_are_not_compared(which, bert, tmp_path):
     path, _ = bert
     other = shutil.copy(path, tmp_path / "other.onnx")
     with pytest.raises(FileChangedError):
@@ -120,7 +120,7 @@ def test_files_of_which_one_is_replaced_meanwhile_are_not_compared(which, bert, 
     assert not compare_models(path, other).exceeds
 
 
-def test_bill_of_a_file_that_is_replaced_meanwhile_is_not_written(tmp_path):
+def test_bill_of_a_file_replaced_during_the_run_is_not_written(tmp_path):
     pytest.importorskip("cyclonedx")
     path = saved(tmp_path / "m.onnx", **outside("w.data"))
     with pytest.raises(FileChangedError):
@@ -164,7 +164,7 @@ def test_record_of_one_file_is_not_written_into_another(bert, tmp_path):
     assert read_metadata(path)["other"] == "yes"
 
 
-def test_error_of_a_file_that_was_not_replaced_is_kept(tmp_path):
+def test_error_for_an_unchanged_file_is_kept(tmp_path):
     path = saved(tmp_path / "m.onnx")
 
     def fail(before):

@@ -69,7 +69,7 @@ def test_document_examples_offline():
 
 
 @pytest.mark.parametrize("ref", ["main", "v1.0", "feature", "refs/pr/1"])
-def test_every_kind_of_revision_gives_its_commit(repo, ref):
+def test_every_kind_of_revision_resolves_to_its_commit(repo, ref):
     found, answer = is_hub_model(f"google/flan-t5-xl@{ref}")
     assert found
     assert (answer["sha"], answer["revision"]) == (repo.refs[ref], ref)
@@ -111,7 +111,7 @@ def test_existing_folder_wins_over_a_repo_of_its_name(repo, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "", "@main", "org/model@", "org\\model", "a--b", "-x", "a b", "x" * 200])
-def test_what_cannot_be_a_repo_id_is_invalid(name):
+def test_invalid_repo_id_is_reported(name):
     assert is_hub_model(name, access=OFFLINE)[1]["type"] in ("invalid", "local")
     if name:
         with pytest.raises(InvalidModelReferenceError):
@@ -121,7 +121,7 @@ def test_what_cannot_be_a_repo_id_is_invalid(name):
 def test_repo_that_the_hub_does_not_have_is_not_found():
     found, answer = is_hub_model("models/my-bert")
     assert (found, answer["type"], answer["model_id"]) == (False, "not_found", "models/my-bert")
-    with pytest.raises(ModelNotFoundError, match="not a folder here"):
+    with pytest.raises(ModelNotFoundError, match="neither a local folder"):
         locate("models/my-bert", None, HubAccess())
 
 
@@ -131,7 +131,7 @@ def test_missing_revision_is_its_own_error(repo):
         locate("google/flan-t5-xl", "nope", HubAccess())
 
 
-def test_revision_given_twice_has_to_be_the_same(repo):
+def test_two_different_revisions_are_rejected(repo):
     assert locate("google/flan-t5-xl@v1.0", "v1.0", HubAccess()).commit == repo.refs["v1.0"]
     with pytest.raises(InvalidModelReferenceError, match=r"'main'.*'v1\.0'"):
         locate("google/flan-t5-xl@main", "v1.0", HubAccess())
@@ -156,14 +156,14 @@ def test_snapshot_in_the_cache_is_proof_while_the_hub_is_away(hub, repo, cache, 
     assert (answer["type"], answer["sha"]) == ("hub", repo.refs[ref])
 
 
-def test_hub_that_nobody_listens_at_is_unreachable():
+def test_hub_without_a_server_is_unreachable():
     code = "from optimum_htp import is_hub_model; print(is_hub_model('bert-base-uncased'))"
     output = run_python(code, forked=True, HF_ENDPOINT="http://127.0.0.1:9").stdout
     assert "(True, {'type': 'hub_unverified'" in output
     assert "127.0.0.1:9" in output
 
 
-def test_offline_variable_is_unverified_and_says_so():
+def test_offline_variable_is_unverified_with_a_reason():
     code = "from optimum_htp import is_hub_model; print(is_hub_model('google/flan-t5-xl'))"
     output = run_python(code, forked=True, HF_HUB_OFFLINE="1").stdout
     assert "hub_unverified" in output
@@ -194,7 +194,7 @@ def test_renamed_repo_is_known_by_its_new_name(hub, repo):
     assert is_hub_model("flan-old")[1]["model_id"] == "google/flan-t5-xl"
 
 
-def test_cache_path_gives_back_id_and_commit(repo, cache):
+def test_cache_path_returns_id_and_commit(repo, cache):
     folder = _fill(cache, repo, "v1.0")
     answer = detect_model_source(folder, access=cache)
     assert answer["type"] == "hub"
@@ -224,7 +224,7 @@ def test_folder_that_only_has_the_name_of_a_snapshot_is_local(repo, cache, tmp_p
     for access in (cache, HubAccess(), OFFLINE):
         assert locate(copied, None, access) == LocalSource(copied)
         assert detect_model_source(copied, access=access)["type"] == "local_hf_compatible"
-    assert "not the folder of this commit in the cache that is in use" in caplog.text
+    assert "not the folder of this commit in the configured cache" in caplog.text
     assert isinstance(locate(_fill(cache, repo), None, HubAccess()), LocalSource)  # of another cache
     made_up = cache.cache_dir / "models--org--never" / "snapshots" / ("a" * 40)
     shutil.copytree(copied, made_up)
@@ -268,7 +268,7 @@ def test_snapshot_with_a_changed_file_is_local_and_the_file_is_named(repo, cache
         fetch_checkpoint(locate("google/flan-t5-xl", None, offline), offline, None)
 
 
-def test_file_of_another_commit_is_found_where_the_hub_answers(repo, cache):
+def test_file_of_another_commit_is_downloaded_if_the_hub_is_reachable(repo, cache):
     folder, other = _fill(cache, repo), _fill(cache, repo, "v1.0")
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to((other / "config.json").resolve())
@@ -276,7 +276,7 @@ def test_file_of_another_commit_is_found_where_the_hub_answers(repo, cache):
         fetch_checkpoint(locate("google/flan-t5-xl", None, cache), cache, None)
 
 
-def test_cache_without_links_is_compared_with_what_the_hub_states(repo, cache):
+def test_cache_without_links_is_compared_with_the_hubs_digests(repo, cache):
     """As on Windows, or in a cache that was copied without its links."""
     folder = _fill(cache, repo)
     content = (folder / "config.json").read_bytes()
@@ -296,8 +296,8 @@ def test_reference_may_name_its_hub(repo):
     assert is_hub_model("hf://google/flan-t5-xl") == is_hub_model("google/flan-t5-xl")
 
 
-def test_hub_that_nobody_provides_is_named_with_those_that_are_known():
-    with pytest.raises(UnknownHubError, match=r"acme:// names the Hub 'acme', which no .* Known here: huggingface"):
+def test_unknown_hub_is_reported_with_the_known_ones():
+    with pytest.raises(UnknownHubError, match=r"acme:// names the Hub 'acme', which no .* Known Hubs: huggingface"):
         locate("acme://org/model", None, HubAccess())
     assert is_hub_model("acme://org/model")[1]["type"] == "invalid"
     config = SimpleNamespace(_name_or_path="s3://bucket/model", model_type="t5", architectures=["T5Model"])

@@ -53,13 +53,13 @@ def test_size_that_no_input_of_the_model_has_is_named(zoo_export, tmp_path):
         compare_models(path, pytorch=True)
 
 
-def test_size_that_no_machine_holds_is_refused_before_any_input_is_made(zoo_export, tmp_path):
+def test_huge_input_size_is_rejected_before_generation(zoo_export, tmp_path):
     path = fixed(zoo_export("bert").output / "model.onnx", tmp_path / "model.onnx", sequence_length=1 << 40)
     with pytest.raises(ComparisonError, match="'input_ids'"):
         compare_models(path, pytorch=True)
 
 
-def test_sizes_are_found_where_a_dimension_follows_two_of_them():
+def test_sizes_are_found_if_a_dimension_depends_on_two():
     def shapes(sizes):
         return {"mask": (2, sizes["past"] + 2 * sizes["new"]), "past": (2, sizes["past"]), "other": (sizes["third"],)}
 

@@ -135,7 +135,7 @@ def test_other_files_of_sentence_transformers_are_checked_when_it_asks_for_them(
         sentence_file(folder, name, access)
 
 
-def test_commit_runs_code_only_where_it_is_trusted(model_folder, hub, evil, tmp_path, empty_home, caplog):
+def test_code_of_a_commit_runs_only_if_trusted(model_folder, hub, evil, tmp_path, empty_home, caplog):
     mark = evil(tmp_path / "mark")
     files = {path.relative_to(model_folder("minilm")).as_posix(): path for path in model_folder("minilm").rglob("*")}
     files = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
@@ -171,7 +171,7 @@ def test_export_does_not_run_the_code_of_a_commit(model_folder, hub, evil, tmp_p
         HTPExporter().export("tiny/with-kernel", tmp_path / "out")
 
 
-def test_endpoint_and_push_take_no_such_file_along(exported, hub, tmp_path):
+def test_endpoint_and_push_reject_such_a_file(exported, hub, tmp_path):
     folder = minilm_with(exported, tmp_path / "out", **{"config.json": CONFIG, "modules.json": EVIL})
     with pytest.raises(errors.UntrustedCodeError, match=r"modules\.json.*evil/code"):
         write_endpoint(folder, tmp_path / "endpoint")
@@ -182,7 +182,7 @@ def test_endpoint_and_push_take_no_such_file_along(exported, hub, tmp_path):
     assert "me/mine" not in hub.repos
 
 
-def test_embed_leaves_such_a_file_out_and_unembed_says_what_it_writes(exported, tmp_path, caplog):
+def test_embed_leaves_out_code_and_unembed_warns_about_it(exported, tmp_path, caplog):
     folder = minilm_with(exported, tmp_path / "out", **{"config.json": CONFIG, "modules.json": EVIL})
     with caplog.at_level(logging.WARNING):
         unembed_files(folder / "model.onnx", tmp_path / "files")

@@ -17,7 +17,7 @@ def cache(published, tmp_path):
     return HFHubCache(tmp_path / "cache")
 
 
-def test_second_time_comes_from_memory(cache, hub):
+def test_second_call_uses_memory(cache, hub):
     commit = hub.repos["tiny/bert"].refs["main"]
     config = cache.get_or_fetch("tiny/bert", commit, AutoConfig.from_pretrained)
     assert config.model_type == "bert"
@@ -56,7 +56,7 @@ def test_name_may_have_its_revision(cache, hub):
     config = cache.get_or_fetch("tiny/bert@main", None, AutoConfig.from_pretrained)
     assert cache.get_or_fetch(f"hf://tiny/bert@{commit}", None, AutoConfig.from_pretrained) is config
     assert cache.get_or_fetch("tiny/bert", None, AutoConfig.from_pretrained) is config
-    with pytest.raises(InvalidModelReferenceError, match="give one of them"):
+    with pytest.raises(InvalidModelReferenceError, match="Give only one of them"):
         cache.get_or_fetch("tiny/bert@main", commit, AutoConfig.from_pretrained)
 
 

@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers renders them, and kept within bounds."""
+"""Chat templates: the prompts match transformers, and the limits hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAT = [
 TEMPLATES = [
     "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m['content'] | trim ~ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}",
-    # as of Llama 2
+    # Llama 2
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = "
     "messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}"
     "{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -48,11 +48,11 @@ TEMPLATES = [
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("continues", [False, True])
-def test_chats_are_rendered_as_by_transformers(template, continues):
+def test_prompts_match_transformers(template, continues):
     chat = CHAT[:3] if continues else CHAT
     expected, _ = render_jinja_template([chat], chat_template=template, add_generation_prompt=not continues, **SPECIAL)
     assert rendered(template, chat, SPECIAL, continues=False) == expected[0] or continues
-    if continues and "Yes" in expected[0] and "m | tojson" not in template:  # transformers 5 refuses that one
+    if continues and "Yes" in expected[0] and "m | tojson" not in template:  # transformers 5 rejects this one
         (wanted,), _ = render_jinja_template(
             [chat], chat_template=template, add_generation_prompt=False, continue_final_message=True, **SPECIAL
         )
@@ -70,7 +70,7 @@ ATTACKS = {
     "repeating lists": "{{ [1] * 10**10 }}",
     "power": "{{ 9 ** 99999999 }}",
     "square of squares": "{% set n = namespace(s=9) %}{% for a in range(60) %}{% set n.s = n.s * n.s %}{% endfor %}",
-    "filling up": "{{ 'a'.ljust(10**10) }}",
+    "padding": "{{ 'a'.ljust(10**10) }}",
     "centered": "{{ 'a' | center(10**10) }}",
     "formatted": "{{ '%9999999999d' % 1 }}",
     "formatted by a filter": "{{ '%9999999999d' | format(1) }}",
@@ -92,13 +92,13 @@ ATTACKS = {
     "imports": "{% import 'os' as os %}",
     "damaged": "{% for %}",
     "much output": "{% for a in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
-    "no number": "{{ 1 / 0 }}",
-    "unknown": "{{ nothing.there }}",
+    "division by zero": "{{ 1 / 0 }}",
+    "unknown name": "{{ nothing.there }}",
 }
 
 
 @pytest.mark.parametrize("template", ATTACKS.values(), ids=ATTACKS)
-def test_templates_do_no_more_than_templates_may(template):
+def test_template_cannot_exceed_limits(template):
     tracemalloc.start()
     try:
         with pytest.raises(ChatTemplateError):
@@ -109,33 +109,33 @@ def test_templates_do_no_more_than_templates_may(template):
     assert peak < 100 << 20
 
 
-def test_a_template_that_is_too_long_is_refused():
+def test_too_long_template_is_rejected():
     with pytest.raises(ChatTemplateError, match="characters"):
         rendered("a" * (1 << 20), CHAT, SPECIAL, continues=False)
 
 
-def test_messages_are_not_changed():
+def test_messages_are_not_modified():
     chat = [dict(one) for one in CHAT]
     rendered(TEMPLATES[0], chat, SPECIAL, continues=False)
     assert chat == CHAT
 
 
 @pytest.mark.parametrize("chat", [[], ["hello"], [{"content": "a"}], [{"role": 1, "content": "a"}]])
-def test_what_is_no_chat_is_refused(chat):
+def test_invalid_chat_is_rejected(chat):
     with pytest.raises(ArgumentError, match="role"):
         rendered(TEMPLATES[0], chat, SPECIAL, continues=False)
 
 
-def test_the_template_may_refuse_a_chat():
+def test_template_can_reject_a_chat():
     with pytest.raises(ArgumentError, match="Roles must alternate"):
         rendered(TEMPLATES[1], [CHAT[2]], SPECIAL, continues=False)
 
 
-def test_a_last_message_that_is_not_shown_cannot_be_gone_on_with():
+def test_omitted_last_message_cannot_be_continued():
     with pytest.raises(ArgumentError, match="last message"):
         rendered("nothing", CHAT[:3], SPECIAL, continues=True)
 
 
-def test_jinja_is_imported_for_chats_alone():
+def test_jinja_is_imported_only_for_chats():
     done = run_python("import sys\nimport optimum_htp.runtime.chat\nprint('jinja2' in sys.modules)")
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Generated texts equal those of transformers' pipelines on the same file."""
+"""Generated texts match those of transformers' pipelines on the same file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.zoo import ZOO
 from tests.support.zoo_pipelines import pipeline_of
 
 PROMPTS = ["the cat sat on", "I like it you and"]
-# transformers 5 takes the tokens of a stop sequence together, and fails on the tests' tokenizer of words.
+# transformers 5 treats a stop sequence as one sequence, and fails with the word tokenizer of the tests.
 CLASSIC = int(metadata.version("transformers").partition(".")[0]) < 5
 GREEDY = {"do_sample": False, "max_new_tokens": 10}
 COMPLETING = [
@@ -56,11 +56,11 @@ TRANSFORMING = [
 
 
 @pytest.mark.parametrize("name", [name for name, one in ZOO.items() if one.task == "text-generation-with-past"])
-def test_texts_go_on_as_those_of_the_pipeline(name, zoo_export):
+def test_completions_match_the_pipeline(name, zoo_export):
     folder = zoo_export(name).output
     expected, model = pipeline_of(name, folder, "text-generation"), load(folder)
     if expected.tokenizer(PROMPTS[0])["input_ids"] != model.tokenizer.encode(PROMPTS[:1])[0].ids:
-        pytest.skip("transformers 5 makes the tokenizer of this type anew, other than tokenizer.json says")
+        pytest.skip("transformers 5 rebuilds this tokenizer, so it differs from tokenizer.json")
     for options in COMPLETING if CLASSIC else [one for one in COMPLETING if "stop_sequence" not in one]:
         for prompts in (PROMPTS[0], PROMPTS):
             assert_equal_answers(model(prompts, **options), expected(prompts, **options), str(options))
@@ -68,11 +68,11 @@ def test_texts_go_on_as_those_of_the_pipeline(name, zoo_export):
 
 @text2text
 @pytest.mark.parametrize("name", [name for name, one in ZOO.items() if one.task == "text2text-generation-with-past"])
-@pytest.mark.parametrize("decoders", ["merged", "apart"])
-def test_texts_are_transformed_as_by_the_pipeline(name, decoders, zoo_export, tmp_path):
+@pytest.mark.parametrize("decoders", ["merged", "separate"])
+def test_transformed_texts_match_the_pipeline(name, decoders, zoo_export, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(zoo_export(name).output, folder)
-    for file in ("decoder_model_merged.onnx",) if decoders == "apart" else ("decoder_model.onnx",):
+    for file in ("decoder_model_merged.onnx",) if decoders == "separate" else ("decoder_model.onnx",):
         (folder / file).unlink()
     expected, model = pipeline_of(name, folder, "text2text-generation"), load(folder)
     for options in TRANSFORMING:
@@ -81,7 +81,7 @@ def test_texts_are_transformed_as_by_the_pipeline(name, decoders, zoo_export, tm
 
 
 @pytest.mark.parametrize("task", ["text-generation", "text2text-generation"])
-def test_decoders_without_a_cache_give_the_same_texts(task, zoo_export, tmp_path):
+def test_decoders_without_cache_generate_the_same_texts(task, zoo_export, tmp_path):
     name = "gpt2" if task == "text-generation" else "t5"
     export = zoo_export(name)
     HTPExporter().export(export.model, tmp_path / "out", task=task)
@@ -89,7 +89,7 @@ def test_decoders_without_a_cache_give_the_same_texts(task, zoo_export, tmp_path
     assert load(tmp_path / "out")(PROMPTS, **options) == load(export.output)(PROMPTS, **options)
 
 
-def test_pieces_of_a_stream_make_up_the_text(zoo_export):
+def test_streamed_pieces_are_the_text(zoo_export):
     model, pieces = load(zoo_export("gpt2").output), []
     ((whole,),) = model([PROMPTS[0]], return_full_text=False, streamer=pieces.append, **GREEDY)
     assert len(pieces) > 1
@@ -98,7 +98,7 @@ def test_pieces_of_a_stream_make_up_the_text(zoo_export):
         model(PROMPTS[0], streamer=pieces.append, **GREEDY, num_beams=2)
 
 
-def test_texts_end_with_a_stop_string(zoo_export):
+def test_text_ends_with_stop_string(zoo_export):
     model = load(zoo_export("gpt2").output)
     (answer,) = model(PROMPTS[0], return_full_text=False, **GREEDY)
     words = answer["generated_text"].split()
@@ -107,7 +107,7 @@ def test_texts_end_with_a_stop_string(zoo_export):
     assert stopped["generated_text"].split() == words[: words.index(stop) + 1]
 
 
-def test_a_seed_gives_the_same_text_again(zoo_export):
+def test_same_seed_generates_the_same_text(zoo_export):
     model = load(zoo_export("gpt2").output)
     options = {"max_new_tokens": 10, "num_return_sequences": 3}
     texts = model(PROMPTS[0], seed=1, **options)
@@ -116,7 +116,7 @@ def test_a_seed_gives_the_same_text_again(zoo_export):
     assert len(texts) == 3
 
 
-def test_tokens_are_drawn_by_their_probabilities():
+def test_tokens_are_sampled_by_probability():
     logits = np.random.default_rng(0).standard_normal((1, 12), dtype=np.float32)
     settings = GenerationSettings(
         do_sample=True, temperature=0.8, top_k=5, max_new_tokens=1, num_return_sequences=20_000, seed=0
@@ -141,17 +141,17 @@ def test_tokens_are_drawn_by_their_probabilities():
     [
         ({"diversity": 1}, OptionError, "diversity="),
         ({"max_new_tokens": 0}, ArgumentError, "max_new_tokens=0"),
-        ({"temperature": -1.0}, ArgumentError, "above 0"),
+        ({"temperature": -1.0}, ArgumentError, "greater than 0"),
         ({"num_beams": 2}, ArgumentError, "do_sample=False"),
         ({"num_return_sequences": 2, "do_sample": False}, ArgumentError, "do_sample=True"),
     ],
 )
-def test_wrong_settings_say_what_is_wrong(options, error, text, zoo_export):
+def test_invalid_setting_is_rejected(options, error, text, zoo_export):
     with pytest.raises(error, match=text):
         load(zoo_export("gpt2").output)(PROMPTS[0], **options)
 
 
-def test_a_setting_of_the_model_that_is_not_known_is_refused(zoo_export, tmp_path):
+def test_unsupported_setting_of_the_model_is_rejected(zoo_export, tmp_path):
     folder = exported_with({"generation_config.json": json.dumps({"penalty_alpha": 0.6})}, zoo_export, tmp_path)
     with pytest.raises(ConfigLoadError, match="penalty_alpha"):
         load(folder)(PROMPTS[0])
@@ -159,7 +159,7 @@ def test_a_setting_of_the_model_that_is_not_known_is_refused(zoo_export, tmp_pat
 
 @pytest.mark.skipif(not CLASSIC, reason="transformers 5 does not read task_specific_params")
 @pytest.mark.parametrize("params", [{"prefix": "the dog "}, {"do_sample": False, "max_length": 15, "prefix": "a "}])
-def test_params_of_older_configs_count(params, zoo_export, tmp_path):
+def test_task_specific_params_are_used(params, zoo_export, tmp_path):
     config = json.loads((zoo_export("gpt2").model / "config.json").read_text())
     config["task_specific_params"] = {"text-generation": params}
     folder = exported_with({"config.json": json.dumps(config)}, zoo_export, tmp_path)
@@ -169,7 +169,7 @@ def test_params_of_older_configs_count(params, zoo_export, tmp_path):
 
 
 def exported_with(files, zoo_export, tmp_path):
-    """Export GPT-2 with other files beside it."""
+    """Export GPT-2 with other model files."""
     shutil.copytree(zoo_export("gpt2").model, tmp_path / "model")
     for name, content in files.items():
         (tmp_path / "model" / name).write_text(content)
@@ -177,7 +177,7 @@ def exported_with(files, zoo_export, tmp_path):
     return tmp_path / "out"
 
 
-def test_a_chat_without_a_template_is_refused(zoo_export):
+def test_chat_without_template_is_rejected(zoo_export):
     with pytest.raises(PreprocessorLoadError, match="chat template"):
         load(zoo_export("gpt2").output)([{"role": "user", "content": "the cat"}])
 
@@ -186,7 +186,7 @@ TEMPLATE = """{% for message in messages %}{{ message['role'] }} {{ message['con
 {% endfor %}{% if add_generation_prompt %}the {{ eos_token }}{% endif %}"""
 
 
-def test_chats_are_answered_as_by_the_pipeline(zoo_export, tmp_path):
+def test_chats_match_the_pipeline(zoo_export, tmp_path):
     folder = exported_with({"chat_template.jinja": TEMPLATE}, zoo_export, tmp_path)
     expected, model = pipeline_of("gpt2", folder, "text-generation"), load(folder)
     question = [{"role": "user", "content": "the cat"}]

@@ -1,4 +1,4 @@
-"""Images without transformers are those of its image processors, pixel by pixel."""
+"""Preprocessed images match those of transformers' image processors, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("name", _CLASSES)
-def test_pixels_are_those_of_the_class(name, settings):
+def test_pixels_match_the_class(name, settings):
     if CLASSIC:
         known = signature(getattr(transformers, f"{name}ImageProcessor").__init__).parameters
         settings = {key: value for key, value in settings.items() if key in known}
@@ -56,14 +56,14 @@ def test_pixels_are_those_of_the_class(name, settings):
         assert np.abs(found - expected).max() < 1e-5, image.size
 
 
-def test_convnext_crops_small_sizes_alone():
+def test_convnext_crops_only_small_sizes():
     for edge in (32, 384):
         processor = made("ConvNext", size={"shortest_edge": edge}, crop_pct=0.8)
         expected = processor(images=IMAGES[1], return_tensors="np")["pixel_values"][0]
         assert np.abs(loaded(processor)(IMAGES[1]) - expected).max() < 1e-5
 
 
-def test_settings_of_older_versions():
+def test_settings_of_older_versions_are_supported():
     colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     old = {"feature_extractor_type": "ViTFeatureExtractor", "size": 24, **colours}
     found = load_image_processor({"preprocessor_config.json": json.dumps(old).encode()}, "model.onnx")(IMAGES[0])
@@ -83,12 +83,12 @@ def test_settings_of_older_versions():
         ({"image_processor_type": "ViTImageProcessor", "size": 8, "do_center_crop": True}, "do_center_crop"),
     ],
 )
-def test_what_is_not_known_is_refused(content, reason):
+def test_unsupported_setting_is_rejected(content, reason):
     with pytest.raises(PreprocessorLoadError, match=reason):
         load_image_processor({"preprocessor_config.json": json.dumps(content).encode()}, "model.onnx")
 
 
-def test_image_may_be_a_path_or_its_content(tmp_path):
+def test_image_can_be_a_path_or_its_content(tmp_path):
     processor = loaded(made("ViT"))
     IMAGES[0].save(tmp_path / "image.png")
     expected = processor(IMAGES[0])
@@ -97,7 +97,7 @@ def test_image_may_be_a_path_or_its_content(tmp_path):
     assert np.array_equal(processor((tmp_path / "image.png").read_bytes()), expected)
 
 
-def test_image_is_turned_as_its_camera_says(tmp_path):
+def test_image_is_rotated_by_its_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     IMAGES[1].save(tmp_path / "turned.jpg", exif=exif)
@@ -106,7 +106,7 @@ def test_image_is_turned_as_its_camera_says(tmp_path):
         assert loaded(processor)(tmp_path / "turned.jpg").shape == (3, image.size[0], image.size[1])
 
 
-def test_image_of_too_many_pixels_is_refused(monkeypatch, tmp_path):
+def test_image_with_too_many_pixels_is_rejected(monkeypatch, tmp_path):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     IMAGES[0].save(tmp_path / "image.png")
     with pytest.raises(ArgumentError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Answers in an environment that has onnxruntime, tokenizers and this package, and nothing of the frameworks."""
+"""The runtime in an environment with onnxruntime, tokenizers and this package, without the frameworks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ assert not loaded, loaded
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """The Python of a fresh environment, made by the guide's commands; the wheel stands for the package on PyPI."""
+    """The Python of a new environment, created by the commands of the guide with the wheel instead of PyPI's."""
     folder = tmp_path_factory.mktemp("light")
     venv.create(folder, with_pip=True)
     path = folder / "bin" / "python"
@@ -48,14 +48,14 @@ def python(wheel, tmp_path_factory):
 def test_environment_is_small(python):
     assert len(COMMANDS) == 2
     packages = next(python.parents[1].glob("lib/python*/site-packages"))
-    there = {path.name.lower() for path in packages.iterdir()}
-    assert there.isdisjoint({*FRAMEWORKS} - {"optimum"})  # there is the file that optimum-cli would find
-    assert not any(name.startswith(("optimum-2", "optimum_onnx")) for name in there)
+    installed = {path.name.lower() for path in packages.iterdir()}
+    assert installed.isdisjoint({*FRAMEWORKS} - {"optimum"})  # `optimum/` contains the file for optimum-cli
+    assert not any(name.startswith(("optimum-2", "optimum_onnx")) for name in installed)
     size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file() and "pip" not in path.parts)
     assert size < LARGEST
 
 
-def test_answers_are_those_with_the_frameworks(python, exported, zoo_export, tmp_path):
+def test_results_match_those_with_the_frameworks(python, exported, zoo_export, tmp_path):
     greedy = {"do_sample": False, "max_new_tokens": 6}
     calls = [
         (str(exported("bert")), (TEXT,), {}),
@@ -70,7 +70,7 @@ def test_answers_are_those_with_the_frameworks(python, exported, zoo_export, tmp
     assert json.loads(out.splitlines()[-1]) == json.loads(json.dumps(expected))
 
 
-def test_vectors_and_modules_that_are_missing(python, exported, tmp_path):
+def test_embeddings_and_missing_dependency(python, exported, tmp_path):
     code = """
 from optimum_htp.runtime import load
 print(load({sentences!r}).encode("a cat").shape)
@@ -84,13 +84,13 @@ except ImportError as error:
     assert out.splitlines() == ["(384,)", "Images need Pillow. Run `pip install pillow`."]
 
 
-def test_command_runs_there(python, exported, tmp_path):
+def test_command_runs(python, exported, tmp_path):
     command = [python, "-m", "optimum_htp.runtime", exported("bert"), TEXT, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(done.stdout)["answer"] == load(exported("bert"))(TEXT)
 
 
-def test_file_of_a_hub_is_downloaded_and_answers(python, exported, hub, tmp_path):
+def test_hub_file_is_downloaded_and_runs(python, exported, hub, tmp_path):
     hub.add("me/shipped", {"model.onnx": (exported("bert") / "model.onnx").read_bytes()})
     code = f"""
 from optimum_htp.runtime import load
@@ -103,7 +103,7 @@ print(load("hf://me/shipped/model.onnx")({TEXT!r}), load("me/shipped")({TEXT!r})
     assert done.stdout.strip() == f"{answer} {answer}"
 
 
-def test_endpoint_answers_from_its_own_archive(python, exported, tmp_path):
+def test_endpoint_runs_from_its_archive(python, exported, tmp_path):
     write_endpoint(exported("bert") / "model.onnx", tmp_path / "endpoint", is_light=True)
     lines = (tmp_path / "endpoint" / "requirements.txt").read_text().splitlines()
     assert not any(line.partition("==")[0] in FRAMEWORKS for line in lines)
@@ -120,7 +120,7 @@ print(optimum_htp.__file__)
     assert Path(out[1]) == tmp_path / "endpoint" / "optimum_htp.zip" / "optimum_htp" / "__init__.pyc"
 
 
-def test_memory_stays_flat(python, exported, tmp_path):
+def test_memory_does_not_grow(python, exported, tmp_path):
     code = f"""
 import gc
 from optimum_htp.runtime import load

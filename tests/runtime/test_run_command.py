@@ -1,4 +1,4 @@
-"""`optimum-cli htp run` and `python -m optimum_htp.runtime` print what a model answers."""
+"""`optimum-cli htp run` and `python -m optimum_htp.runtime` print the results of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def printed(capsys, *arguments):
     return code, shown.out, shown.err
 
 
-def test_labels_are_printed_with_their_scores(zoo_export, capsys):
+def test_labels_are_printed_with_scores(zoo_export, capsys):
     folder = zoo_export("roberta").output
     (best,) = load(folder)("I like it")
     code, out, _ = printed(capsys, folder, "I like it")
@@ -35,14 +35,14 @@ def test_labels_are_printed_with_their_scores(zoo_export, capsys):
     assert documents[0]["answer"] == load(folder)("I like it", top_k=2)
 
 
-def test_text_is_printed_as_it_is_generated(zoo_export, capsys):
+def test_generated_text_is_printed(zoo_export, capsys):
     folder = zoo_export("gpt2").output
     ((whole,),) = load(folder)(["the cat"], do_sample=False, max_new_tokens=6, return_full_text=False)
     code, out, _ = printed(capsys, folder, "the cat", *GREEDY)
     assert (code, out.strip()) == (0, whole["generated_text"].strip())
 
 
-def test_question_is_answered_from_a_context(zoo_export, capsys):
+def test_question_with_context_as_parameter(zoo_export, capsys):
     folder = zoo_export("distilbert").output
     answer = load(folder)(question="who sat?", context="the cat sat on the mat")
     shown = f"{answer['score']:.4f}  {answer['answer']}\n"
@@ -51,14 +51,14 @@ def test_question_is_answered_from_a_context(zoo_export, capsys):
     assert printed(capsys, folder, fields)[1] == shown
 
 
-def test_labels_of_no_training_are_parameters(zoo_export, capsys):
+def test_zero_shot_labels_as_parameter(zoo_export, capsys):
     options = ["--task", "zero-shot-classification", "-p", "candidate_labels=cat,mat"]
     code, out, _ = printed(capsys, zoo_export("roberta").output, "a cat", *options)
     assert code == 0
     assert {line.split()[1] for line in out.splitlines()} == {"cat", "mat"}
 
 
-def test_image_is_named_by_its_path(zoo_export, capsys, tmp_path):
+def test_image_path_as_input(zoo_export, capsys, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "image.png")
     code, out, _ = printed(capsys, zoo_export("resnet").output, tmp_path / "image.png")
     assert code == 0
@@ -73,7 +73,7 @@ def test_image_is_named_by_its_path(zoo_export, capsys, tmp_path):
         (["{file}", "a", "-p", "top=1"], "got an unexpected keyword argument 'top'"),
     ],
 )
-def test_errors_are_one_sentence(arguments, text, zoo_export, capsys):
+def test_error_is_one_message(arguments, text, zoo_export, capsys):
     file = str(zoo_export("roberta").output)
     code, out, err = printed(capsys, *(one.format(file=file) for one in arguments))
     assert (code, out) == (1, "")
@@ -81,18 +81,50 @@ def test_errors_are_one_sentence(arguments, text, zoo_export, capsys):
     assert text in err
 
 
-def test_lines_of_standard_input_are_answered_as_they_come(zoo_export):
+@pytest.mark.parametrize("text", ["--hello", "-hello", "-pi is 3"])
+def test_input_that_begins_with_a_dash_needs_a_separator(text, zoo_export, capsys):
+    folder = zoo_export("roberta").output
+    try:
+        code, _, err = printed(capsys, folder, text)
+    except SystemExit as stopped:
+        code, err = stopped.code, capsys.readouterr().err
+    assert code != 0
+    assert "put `--` before the inputs" in err
+    for options in ([], ["--json"]):
+        code, out, _ = printed(capsys, folder, *options, "--", text)
+        assert (code, len(out.splitlines())) == (0, 1)
+
+
+def test_inputs_can_follow_options(zoo_export, capsys):
+    folder = zoo_export("roberta").output
+    _, expected, _ = printed(capsys, folder, "the cat", "--", "-5", "--json", "I like it")
+    assert printed(capsys, folder, "the cat", "-p", "top_k=1", "--", "-5", "--json", "I like it")[1] == expected
+    _, expected, _ = printed(capsys, folder, "the cat", "I like it", "--json")
+    assert printed(capsys, folder, "--json", "the cat", "I like it")[1] == expected
+    assert printed(capsys, folder, "the cat", "--json", "I like it")[1] == expected
+    arguments = ("htp", "run", folder, "the cat", "--json", "I like it")
+    assert optimum_cli(*arguments).stdout == expected
+
+
+def test_optimum_cli_explains_the_separator(zoo_export):
+    failed = optimum_cli("htp", "run", zoo_export("roberta").output, "--hello", check=False)
+    assert failed.returncode == 2
+    assert "put `--` before the inputs" in failed.stderr
+    assert optimum_cli("htp", "run", zoo_export("roberta").output, "--", "--hello").stdout
+
+
+def test_each_line_of_standard_input_is_answered_immediately(zoo_export):
     command = [sys.executable, "-m", "optimum_htp.runtime", str(zoo_export("roberta").output), "--json"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         for text in ("I like it", "the cat"):
             process.stdin.write(f"{text}\n")
             process.stdin.flush()
-            assert json.loads(process.stdout.readline())["input"] == text  # before the next line is there
+            assert json.loads(process.stdout.readline())["input"] == text  # before the next line is written
         process.stdin.close()
         assert process.wait() == 0
 
 
-def test_the_command_of_optimum_prints_the_same(zoo_export, capsys):
+def test_optimum_cli_prints_the_same(zoo_export, capsys):
     folder = zoo_export("roberta").output
     _, expected, _ = printed(capsys, folder, "I like it", "-p", "top_k=2")
     assert optimum_cli("htp", "run", folder, "I like it", "-p", "top_k=2").stdout == expected
@@ -104,7 +136,7 @@ def test_the_command_of_optimum_prints_the_same(zoo_export, capsys):
 @pytest.mark.parametrize(
     "command", [["-m", "optimum_htp.runtime"], ["-m", "optimum.commands.optimum_cli", "htp", "run"]]
 )
-def test_closed_output_ends_quietly(command, zoo_export):
+def test_closed_output_ends_without_message(command, zoo_export):
     with subprocess.Popen(
         [sys.executable, *command, zoo_export("roberta").output],
         stdin=subprocess.PIPE,
@@ -118,7 +150,7 @@ def test_closed_output_ends_quietly(command, zoo_export):
         assert process.stderr.read() == b""
 
 
-def test_text_is_written_in_any_encoding_and_steers_no_terminal(zoo_export):
+def test_unsupported_and_control_characters_are_escaped(zoo_export):
     arguments = [zoo_export("distilbert").output, "who?", "-p", "context=caf\u00e9\x1b[31m"]
     done = subprocess.run(
         [sys.executable, "-m", "optimum_htp.runtime", *arguments],
@@ -131,7 +163,7 @@ def test_text_is_written_in_any_encoding_and_steers_no_terminal(zoo_export):
     assert b"\\" in done.stdout
 
 
-def test_scores_that_are_no_numbers_are_null_in_json(zoo_export, tmp_path, capsys):
+def test_nan_score_is_null_in_json(zoo_export, tmp_path, capsys):
     import onnx
 
     path = tmp_path / "model.onnx"
@@ -147,7 +179,7 @@ def test_scores_that_are_no_numbers_are_null_in_json(zoo_export, tmp_path, capsy
     assert (code, answer["score"]) == (0, None)
 
 
-def test_folder_of_several_models_names_them(zoo_export, tmp_path, capsys):
+def test_folder_of_several_models_is_rejected(zoo_export, tmp_path, capsys):
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes((zoo_export("roberta").output / "model.onnx").read_bytes())
     (tmp_path / "b.onnx").write_bytes((zoo_export("bert").output / "model.onnx").read_bytes())

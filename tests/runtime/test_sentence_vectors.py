@@ -1,4 +1,4 @@
-"""Vectors of sentences equal those of sentence_transformers on the same model."""
+"""Sentence embeddings match those of sentence_transformers on the same model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = ["a cat sat on the mat", " the dog ran ", "I like it you and me the big 
 
 @pytest.fixture
 def exported_with(model_folder, hub, tmp_path):
-    """Export a model of sentence_transformers with the modules that are given; return it and its file's folder."""
+    """Export a sentence_transformers model with the given modules; return the model and the output folder."""
 
     def export(pooling, *more, prompts=None, default=None):
         transformer = modules.Transformer(str(model_folder("bert")))
@@ -51,19 +51,19 @@ def assert_near(found, expected):
     "pooling",
     ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ("mean", "cls"), ("max", "mean")],
 )
-def test_vectors_are_pooled_as_the_model_says(pooling, exported_with):
+def test_pooling_matches_sentence_transformers(pooling, exported_with):
     model, folder = exported_with(pooling)
     assert_near(load(folder).encode(TEXTS), model.encode(TEXTS))
 
 
-def test_one_text_gives_one_vector(exported_with):
+def test_one_text_has_one_embedding(exported_with):
     model, folder = exported_with("mean", lambda size: modules.Normalize())
     assert_near(load(folder).encode(TEXTS[0]), model.encode(TEXTS[0]))
     assert_near(load(folder).encode(TEXTS, batch_size=1), model.encode(TEXTS))
 
 
 @pytest.mark.parametrize("activation", ["Tanh", "Identity", "ReLU", "Sigmoid"])
-def test_dense_layers_are_those_of_the_commit(activation, exported_with):
+def test_dense_layer_of_the_commit_is_used(activation, exported_with):
     import torch
 
     made = getattr(torch.nn, activation)()
@@ -71,7 +71,7 @@ def test_dense_layers_are_those_of_the_commit(activation, exported_with):
     assert_near(load(folder).encode(TEXTS), model.encode(TEXTS))
 
 
-def test_prompts_are_put_before_texts(exported_with):
+def test_prompts_match_sentence_transformers(exported_with):
     model, folder = exported_with("mean", prompts={"query": "the cat ", "text": ""}, default="query")
     ours = load(folder)
     assert_near(ours.encode(TEXTS), model.encode(TEXTS))
@@ -81,31 +81,31 @@ def test_prompts_are_put_before_texts(exported_with):
         ours.encode(TEXTS, prompt_name="poem")
 
 
-def test_similarities_are_those_of_the_vectors(exported_with):
+def test_similarities_match_sentence_transformers(exported_with):
     model, folder = exported_with("mean")
     found = load(folder, task="sentence-similarity")(TEXTS[0], TEXTS[1:])
     expected = model.similarity(model.encode(TEXTS[:1]), model.encode(TEXTS[1:]))[0].tolist()
     assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_module_that_is_not_known_is_refused(exported_with):
+def test_unsupported_module_is_rejected(exported_with):
     _, folder = exported_with("mean", lambda size: modules.LayerNorm(size))
     with pytest.raises(ConfigLoadError, match="LayerNorm"):
         load(folder).encode(TEXTS)
 
 
-def test_model_without_modules_gives_no_vectors_of_sentences(zoo_export):
+def test_model_without_modules_is_rejected(zoo_export):
     with pytest.raises(ConfigLoadError, match=r"modules\.json"):
         load(zoo_export("albert").output).encode(TEXTS)
 
 
-def test_real_model_gives_its_vectors(exported, model_folder):
+def test_embeddings_of_a_real_model_match(exported, model_folder):
     model = sentence_transformers.SentenceTransformer(str(model_folder("minilm")), device="cpu")
     texts = [*TEXTS, "A man is eating food.", "Ein Mann isst. " * 200, "日本語", ""]
     assert_near(load(exported("minilm")).encode(texts), model.encode(texts))
 
 
-def test_file_that_pools_itself_gives_the_same_vectors(model_folder, tmp_path):
+def test_file_with_pooling_matches(model_folder, tmp_path):
     folder = model_folder("minilm")
     HTPExporter().export(folder, tmp_path / "out", task="sentence-similarity", library_name="sentence_transformers")
     assert read_record(tmp_path / "out" / "model.onnx").export_library == "sentence_transformers"
@@ -122,13 +122,13 @@ def test_file_that_pools_itself_gives_the_same_vectors(model_folder, tmp_path):
         ("sentence_transformers.models.Pooling", 3),
     ],
 )
-def test_modules_of_others_and_folders_elsewhere_are_refused(kind, path, exported_with, tmp_path):
+def test_foreign_modules_and_outside_folders_are_rejected(kind, path, exported_with, tmp_path):
     _, folder = exported_with("mean")
-    target = tmp_path / "beside"
+    target = tmp_path / "copy"
     shutil.copytree(folder, target)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "config.json").write_text('{"pooling_mode": "cls"}')
     transformer = {"type": "sentence_transformers.models.Transformer", "path": ""}
     (target / "modules.json").write_text(json.dumps([transformer, {"type": kind, "path": path}]))
-    with pytest.raises(ConfigLoadError, match="not known here"):
+    with pytest.raises(ConfigLoadError, match="not supported"):
         load(target).encode(TEXTS)

@@ -1,4 +1,4 @@
-"""Tokenizing without transformers gives what AutoTokenizer gives, for every class in the table."""
+"""The tokens match those of AutoTokenizer, for every class in the table."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def kind(name):
 
 
 def special_processor(made, known):
-    """Add the special tokens of a class, as its tokenizer.json has them."""
+    """Add the special tokens of a class, as in its tokenizer.json."""
     from tokenizers import AddedToken
 
     for name, text in known.special.items():
@@ -98,7 +98,7 @@ def special_processor(made, known):
 
 
 def saved(name, folder, **settings):
-    """Save a tokenizer of a class as the Hub has it: tokenizer.json and tokenizer_config.json."""
+    """Save tokenizer.json and tokenizer_config.json of a class, as on the Hub."""
     made, known = kind(name)(), CLASSES[name]
     special_processor(made, known)
     made.save(str(folder / "tokenizer.json"))
@@ -140,14 +140,14 @@ def assert_same(folder):
 
 
 of_tokenizer_json = pytest.mark.skipif(
-    not CLASSIC, reason="transformers 5 makes known classes anew of their vocabulary; the reference is tokenizer.json"
+    not CLASSIC, reason="transformers 5 rebuilds known classes from their vocabulary; the reference is tokenizer.json"
 )
 NAMES = [name for name in CLASSES if name not in ("TokenizersBackend", "RetriBert")]
 
 
 @of_tokenizer_json
 @pytest.mark.parametrize("name", NAMES)
-def test_class_tokenizes_as_transformers(name, tmp_path):
+def test_tokens_of_class_match_transformers(name, tmp_path):
     assert_same(saved(name, tmp_path))
 
 
@@ -206,11 +206,11 @@ def test_class_tokenizes_as_transformers(name, tmp_path):
         ("Qwen2", {"additional_special_tokens": ["<s>", "</s>"]}),
     ],
 )
-def test_settings_are_those_of_transformers(name, settings, tmp_path):
+def test_tokens_with_settings_match_transformers(name, settings, tmp_path):
     assert_same(saved(name, tmp_path, **settings))
 
 
-def test_class_is_found_by_the_type_of_the_model(tmp_path):
+def test_class_is_found_by_model_type(tmp_path):
     folder = saved("DistilBert", tmp_path)
     (folder / "tokenizer_config.json").write_text("{}")
     assert loaded(folder, {"model_type": "distilbert"}).input_names == ("input_ids", "attention_mask")
@@ -221,35 +221,35 @@ def test_class_is_found_by_the_type_of_the_model(tmp_path):
     ("content", "reason"),
     [
         ({"tokenizer_class": "NllbTokenizer"}, "NllbTokenizer"),
-        ({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": True}, "slow one"),
-        ({"tokenizer_class": "BertTokenizer", "from_slow": True}, "slow one"),
+        ({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": True}, "slow tokenizer"),
+        ({"tokenizer_class": "BertTokenizer", "from_slow": True}, "slow tokenizer"),
         ({}, "the class of strange models"),
     ],
 )
-def test_what_only_transformers_can_load_is_refused(content, reason, tmp_path):
+def test_unsupported_tokenizer_is_rejected(content, reason, tmp_path):
     folder = saved("Bert", tmp_path)
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
     with pytest.raises(PreprocessorLoadError, match=reason) as caught:
         loaded(folder, {"model_type": "strange"})
-    assert "AutoTokenizer" in str(caught.value)
+    assert "OptimumONNXModel.from_onnx(" in str(caught.value)
 
 
-def test_slow_tokenizer_is_refused(tmp_path):
+def test_slow_tokenizer_is_rejected(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    with pytest.raises(PreprocessorLoadError, match="slow one"):
+    with pytest.raises(PreprocessorLoadError, match="slow tokenizer"):
         loaded(tmp_path)
 
 
-def test_damaged_tokenizer_is_refused(tmp_path):
+def test_damaged_tokenizer_is_rejected(tmp_path):
     folder = saved("Bert", tmp_path)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(PreprocessorLoadError, match=r"tokenizer\.json of model\.onnx cannot be read"):
         loaded(folder)
 
 
-@pytest.mark.skipif(not CLASSIC, reason="the table is of transformers 4.57")
+@pytest.mark.skipif(not CLASSIC, reason="the table contains the classes of transformers 4.57")
 @pytest.mark.parametrize("name", NAMES)
-def test_table_says_what_the_installed_class_says(name):
+def test_table_matches_the_installed_class(name):
     cls, known = getattr(transformers, f"{name}TokenizerFast"), CLASSES[name]
     parameters = inspect.signature(cls.__init__).parameters.values()
     special = {
@@ -262,8 +262,8 @@ def test_table_says_what_the_installed_class_says(name):
     assert ("lstrip=True" in inspect.getsource(cls.__init__)) == known.wide_mask
 
 
-@pytest.mark.skipif(not CLASSIC, reason="the table is of transformers 4.57")
+@pytest.mark.skipif(not CLASSIC, reason="the table contains the classes of transformers 4.57")
 @pytest.mark.parametrize("model_type", CLASS_OF_MODEL_TYPE)
-def test_types_of_models_have_the_classes_of_transformers(model_type):
+def test_classes_of_model_types_match_transformers(model_type):
     names = TOKENIZER_MAPPING_NAMES[model_type]
     assert CLASS_OF_MODEL_TYPE[model_type] in [base_name(one) for one in names if one is not None]

@@ -38,12 +38,12 @@ def test_files_that_are_not_the_commits_are_refused(stamped, folder, access, cha
     name = "tokenizer_config.json" if change == "other" else "preprocessor_config.json"
     (folder / name).write_text('{"model_max_length": 7}')
     before = stamped.read_bytes()
-    with pytest.raises(MisfitError, match=rf"^{name} in .* is not what tiny/bert at .* htp inject"):
+    with pytest.raises(MisfitError, match=rf"^{name} in .* differs from tiny/bert@.* htp inject"):
         embed_files(stamped, folder, access=access)
     assert stamped.read_bytes() == before
 
 
-def test_command_says_so(stamped, folder, empty_home):
+def test_command_reports_the_result(stamped, folder, empty_home):
     (folder / "tokenizer_config.json").write_text("{}")
     done = optimum_cli("htp", "embed", stamped, "--from", folder, check=False, **empty_home)
     assert done.returncode == 1
@@ -52,7 +52,7 @@ def test_command_says_so(stamped, folder, empty_home):
 
 
 @pytest.mark.parametrize("why", ["offline", "no answer", "no such model"])
-def test_what_cannot_be_checked_is_embedded_with_a_warning(stamped, folder, access, hub, caplog, why):
+def test_unchecked_files_are_embedded_with_a_warning(stamped, folder, access, hub, caplog, why):
     (folder / "tokenizer_config.json").write_text("{}")
     if why == "offline":
         access = HubAccess(cache_dir=access.cache_dir, local_files_only=True)

@@ -58,7 +58,7 @@ def test_archive_is_the_last_field_of_the_file(bert, t5):
         assert path.read_bytes().endswith(known["hf_embedded_zip"].encode())
 
 
-def test_model_of_several_files_carries_them_once(t5):
+def test_model_of_several_files_embeds_them_once(t5):
     first = t5 / "encoder_model.onnx"  # which every class opens
     others = sorted({*t5.glob("*.onnx")} - {first})
     assert "hf_embedded_zip" in properties(first)
@@ -72,7 +72,7 @@ def test_model_of_several_files_carries_them_once(t5):
     assert ORTModelForSeq2SeqLM.from_pretrained(others[0]).config.model_type == "t5"
 
 
-def test_other_tools_take_such_files(bert):
+def test_other_tools_accept_stamped_files(bert):
     onnx.checker.check_model(str(bert), full_check=True)
     onnxruntime.InferenceSession(bert, providers=["CPUExecutionProvider"])
     again = onnx.load(bert)
@@ -88,7 +88,7 @@ def test_equal_files_give_equal_bytes(bert):
     assert properties(bert)["hf_embedded_zip"].encode() in before
 
 
-def test_record_of_a_remote_file_takes_two_ranges_whatever_is_embedded(exported, hub, tmp_path):
+def test_record_of_a_remote_file_needs_two_ranges(exported, hub, tmp_path):
     path = shutil.copy(exported("minilm") / "model.onnx", tmp_path / "model.onnx")
     noise = base64.b64encode(os.urandom(3_000_000)).decode()
     for archive in (None, noise):
@@ -103,7 +103,7 @@ def test_record_of_a_remote_file_takes_two_ranges_whatever_is_embedded(exported,
         assert sum(request.sent for request in requests) <= 64 * 1024
 
 
-def test_files_of_slow_tokenizers_are_left_out_where_they_are_needless(tmp_path):
+def test_unneeded_files_of_slow_tokenizers_are_left_out(tmp_path):
     def kept(**configs):
         shutil.rmtree(tmp_path / "m", ignore_errors=True)
         (tmp_path / "m").mkdir()
@@ -143,7 +143,7 @@ def test_slow_tokenizer_is_loaded_from_the_commit(bert, published, hub):
     assert slow("the cat")["input_ids"] == AutoTokenizer.from_pretrained(bert)("the cat")["input_ids"]
 
 
-def test_choice_of_what_is_embedded(plain_bert, published, home):
+def test_embed_option_selects_the_files(plain_bert, published, home):
     repo = published("bert").repo_id
     assert inject_hub_metadata(plain_bert, repo, embed="none").embedded_files == ()
     assert not KEYS & properties(plain_bert).keys()
@@ -185,7 +185,7 @@ def test_files_stored_with_lfs_are_proven_too(bert, hub, published):
 
 
 @pytest.mark.slow
-def test_trusted_code_is_fetched_or_said_to_be_missing(bert, hub, published, home, tmp_path):
+def test_trusted_code_is_downloaded_or_reported_missing(bert, hub, published, home, tmp_path):
     files = dict(hub.repos[published("bert").repo_id].commits[read_record(bert).hub_sha])
     code = b"from transformers import BertConfig\nclass MineConfig(BertConfig):\n    model_type = 'bert'\n"
     config = json.loads(files["config.json"]) | {"auto_map": {"AutoConfig": "configuration_mine.MineConfig"}}

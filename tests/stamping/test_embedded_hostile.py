@@ -73,7 +73,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_file_of_a_stranger_leaves_nothing_on_disk(what, bert, home, tmp_path):
+def test_untrusted_file_writes_nothing_to_disk(what, bert, home, tmp_path):
     tampered(bert, **HOSTILE[what])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"model\.onnx") as caught:

@@ -172,7 +172,7 @@ def test_order_of_places(bert, published, hub, home, monkeypatch, tmp_path):
         size()
 
 
-def test_revision_and_force_download_go_past_what_is_embedded(bert, published, hub, access):
+def test_revision_and_force_download_ignore_embedded_files(bert, published, hub, access):
     sha = hub.repos[published("bert").repo_id].refs["main"]
     for options in ({"revision": sha}, {"force_download": True}):
         with hub.recorded() as requests:

@@ -22,7 +22,7 @@ from tests.conftest import optimum_cli
 from tests.support.embedded import KEYS, properties
 
 
-def test_embed_and_unembed_give_back_what_was_there(t5, model_folder, published, tmp_path, empty_home):
+def test_embed_and_unembed_restore_the_file(t5, model_folder, published, tmp_path, empty_home):
     published("t5")
     before = {path.name: path.read_bytes() for path in t5.glob("*.onnx")}
     done = optimum_cli("htp", "unembed", t5, "-o", tmp_path / "out", **empty_home)
@@ -67,7 +67,7 @@ def test_files_of_a_model_agree_after_two_commands_at_the_same_time(t5, model_fo
     assert not list(t5.glob(".*"))
 
 
-def test_unembed_replaces_nothing_of_others(bert, tmp_path):
+def test_unembed_replaces_no_other_file(bert, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tokenizer.json").write_text("mine")
     before = bert.read_bytes()
@@ -77,8 +77,8 @@ def test_unembed_replaces_nothing_of_others(bert, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer.json"]
 
 
-def test_embed_refuses_what_does_not_fit(bert, plain_bert, model_folder, tmp_path):
-    with pytest.raises(MisfitError, match="of a t5 model"):
+def test_embed_rejects_files_of_another_model(bert, plain_bert, model_folder, tmp_path):
+    with pytest.raises(MisfitError, match="for a t5 model"):
         embed_files(bert, model_folder("t5"))
     with pytest.raises(EmbeddedFilesError, match="htp inject"):
         embed_files(plain_bert, model_folder("bert"))

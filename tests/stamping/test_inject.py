@@ -42,7 +42,7 @@ def test_looking_up_fetches_the_headers_of_weights_at_most(plain_bert, hub, acce
     assert all((request.span or "").startswith("bytes=0-") for request in of_weights)
 
 
-def test_what_was_found_before_pins_the_commit(plain_bert, hub, access):
+def test_earlier_lookup_pins_the_commit(plain_bert, hub, access):
     found, metadata = is_hub_model("tiny/bert")
     assert found
     commit = hub.repos["tiny/bert"].refs["main"]
@@ -68,7 +68,7 @@ def test_stamping_again_replaces_the_record_and_remembers_the_first_producer(pla
     ("model", "reason"),
     [("tiny/vit", "pixel_values"), ("tiny/five-labels", "5 labels"), ("tiny/more-words", "vocabulary of 27")],
 )
-def test_file_that_is_plainly_of_another_model_is_refused(plain_bert, hub, published, access, model, reason):
+def test_file_of_a_clearly_different_model_is_rejected(plain_bert, hub, published, access, model, reason):
     published("vit")
     repo = hub.repos["tiny/bert"]
     files = dict(repo.commits[repo.refs["main"]])
@@ -104,7 +104,7 @@ def test_quantised_embedding_is_compared_too(hub, published, access, tmp_path):
         inject_hub_metadata(tmp_path / "q.onnx", "tiny/bert", access=access)
 
 
-def test_task_is_told_by_the_graph_where_it_tells_it(plain, access, tmp_path):
+def test_task_is_inferred_from_the_graph_if_unique(plain, access, tmp_path):
     path = Path(shutil.copy(plain("bert", task="feature-extraction") / "model.onnx", tmp_path / "m.onnx"))
     record = inject_hub_metadata(path, "tiny/bert", access=access)
     assert (record.task, record.model_class) == ("feature-extraction", "BertModel")
@@ -124,7 +124,7 @@ def test_parts_of_a_model_are_stamped_as_one(plain, tmp_path, empty_home):
     assert Path(model.decoder.session._model_path).name == "decoder_model_merged.onnx"
 
 
-def test_command_goes_on_after_a_failure_and_exits_with_1(plain_bert, tmp_path, empty_home):
+def test_command_continues_after_a_failure_and_exits_with_1(plain_bert, tmp_path, empty_home):
     (tmp_path / "broken.onnx").write_bytes(b"broken")
     done = optimum_cli(
         "htp", "inject", tmp_path / "*.onnx", tmp_path / "none.onnx", "--model", "tiny/bert", check=False, **empty_home
@@ -148,7 +148,7 @@ def test_unknown_model_is_refused(plain_bert, access):
         inject_hub_metadata(plain_bert, "nobody/nothing", access=access)
 
 
-def test_what_is_no_model_is_refused(access, published, tmp_path):
+def test_non_model_is_rejected(access, published, tmp_path):
     published("bert")
     (tmp_path / "text.onnx").write_text("text")
     with pytest.raises(InvalidOnnxFileError):
@@ -162,7 +162,7 @@ def test_header_of_an_injected_file_is_for_people(plain_bert, access):
     assert "tiny/bert" in header.doc_string
 
 
-def test_what_others_said_of_the_model_stays_and_comes_back(plain_bert, access):
+def test_values_of_other_tools_are_kept_and_restored(plain_bert, access):
     mine = {"model_author": "ACME", "model_license": "proprietary"}
     rewrite_model(
         plain_bert, metadata=mine, producer_name="ONNX Optimizer", producer_version="1.2", doc_string="Mine."
@@ -175,12 +175,12 @@ def test_what_others_said_of_the_model_stays_and_comes_back(plain_bert, access):
     assert onnx.load(plain_bert) == before
 
 
-def test_task_that_is_none_is_refused(plain_bert, access):
+def test_invalid_task_is_rejected(plain_bert, access):
     with pytest.raises(ExportError, match="'nonsense' is not a task"):
         inject_hub_metadata(plain_bert, "tiny/bert", task="nonsense", access=access)
 
 
-def test_part_that_does_not_fit_keeps_the_others_from_being_stamped(plain, tmp_path, empty_home):
+def test_mismatched_part_stops_stamping_of_the_others(plain, tmp_path, empty_home):
     folder = Path(shutil.copytree(plain("t5", task="text2text-generation-with-past"), tmp_path / "t5"))
     shutil.copy(plain("vit", task="image-classification") / "model.onnx", folder / "decoder_model.onnx")
     done = optimum_cli(

@@ -58,7 +58,7 @@ def test_transformers_loads_what_it_saved(mixtral):
     assert ExportedModel.from_pretrained(mixtral / "plain")(**PROMPT).logits.shape == (2, 5, 40)
 
 
-def test_what_transformers_alone_wrote_can_be_injected_and_verified(plain):
+def test_files_of_transformers_can_be_injected_and_verified(plain):
     record = inject_hub_metadata(plain, "me/mixtral")
     assert (record.task, record.model_class) == ("text-generation", "MixtralForCausalLM")
     assert "export.json" in {file.name for file in record.embedded_files}
@@ -70,7 +70,7 @@ def test_what_transformers_alone_wrote_can_be_injected_and_verified(plain):
     assert loaded.config.num_local_experts == 4
 
 
-def test_what_transformers_alone_wrote_can_be_tagged_without_its_model(plain):
+def test_files_of_transformers_can_be_tagged_without_the_model(plain):
     assignment = tag_file(plain)
     assert assignment.coverage.get("root", 0) + assignment.coverage.get("partial_name", 0) == 0
     assert "model.layers.1.self_attn.q_proj" in assignment.modules

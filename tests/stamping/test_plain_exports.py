@@ -55,7 +55,7 @@ def test_a_file_of_another_model_in_the_folder_is_still_another_model(one_by_one
         ExportedModel.from_pretrained(one_by_one)
 
 
-def test_what_pytorch_writes_where_it_knows_no_module_is_no_module(tmp_path):
+def test_pytorchs_placeholder_is_not_a_module(tmp_path):
     unknown = "_empty_nn_module_stack_from_metadata_hook"
     scopes = {"a": ["", "encoder", "abs"], "b": [unknown, "abs_1"], "c": ["", "encoder", "abs_2"]}
     taken, *_ = names = ["x", *scopes]

@@ -46,7 +46,7 @@ def test_file_answers_as_it_did(file, empty_home):
 
 
 @pytest.mark.parametrize("file", FILES, indirect=True)
-def test_file_is_what_it_says_and_takes_what_is_new(file):
+def test_new_file_has_the_recorded_model_and_accepts_tags(file):
     path, known = file
     record = read_record(path)
     assert record.model_type == "local" or record.hub_id == known["repo"]

@@ -26,7 +26,7 @@ def older(path):
     rewrite_model(path, drop=NOTE.__eq__)
 
 
-def test_stamp_notes_what_it_has_set(plain_bert, model_folder, access):
+def test_stamp_records_the_keys_that_it_sets(plain_bert, model_folder, access):
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     assert json.loads(read_metadata(plain_bert)[NOTE]) == standard(plain_bert)
     assert standard(plain_bert) == {"model_author": "tiny", "model_license": "mit"}
@@ -35,7 +35,7 @@ def test_stamp_notes_what_it_has_set(plain_bert, model_folder, access):
 
 
 @pytest.mark.parametrize("of_older_version", [False, True])
-def test_what_others_said_stays_however_often_a_file_is_stamped(plain_bert, access, of_older_version):
+def test_values_of_other_tools_survive_repeated_stamps(plain_bert, access, of_older_version):
     rewrite_model(plain_bert, metadata=ALICE)
     for _ in range(3):
         inject_hub_metadata(plain_bert, "tiny/bert", access=access)
@@ -60,7 +60,7 @@ def test_stamp_of_a_local_model_leaves_no_claim_of_the_one_before(plain_bert, mo
     assert onnx.load(plain_bert) == before
 
 
-def test_domain_of_others_stays(plain_bert, model_folder, access):
+def test_domain_of_other_tools_is_kept(plain_bert, model_folder, access):
     rewrite_model(plain_bert, domain="org.acme")
     for model in ("tiny/bert", model_folder("bert")):
         inject_hub_metadata(plain_bert, model, access=access)
@@ -75,7 +75,7 @@ def test_stamp_of_another_model_of_a_hub_replaces_its_own(plain_bert, published,
     assert standard(plain_bert) == {"model_author": "org"}  # its card names no license
 
 
-def test_what_somebody_changed_after_the_stamp_is_theirs(plain_bert, model_folder, access):
+def test_values_changed_after_the_stamp_are_kept(plain_bert, model_folder, access):
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     rewrite_model(plain_bert, metadata={"model_license": "proprietary"})
     inject_hub_metadata(plain_bert, model_folder("bert"), access=access)
@@ -84,7 +84,7 @@ def test_what_somebody_changed_after_the_stamp_is_theirs(plain_bert, model_folde
     assert read_metadata(plain_bert) == {"model_license": "proprietary"}
 
 
-def test_strip_leaves_what_others_said_even_where_the_record_says_the_same(plain_bert, access):
+def test_strip_keeps_equal_values_of_other_tools(plain_bert, access):
     theirs = {"model_author": "tiny", "model_license": "mit"}
     rewrite_model(plain_bert, metadata=theirs)
     before = onnx.load(plain_bert)
@@ -94,7 +94,7 @@ def test_strip_leaves_what_others_said_even_where_the_record_says_the_same(plain
     assert onnx.load(plain_bert) == before
 
 
-def test_strip_takes_out_of_older_files_what_their_record_says(plain_bert, access):
+def test_strip_removes_the_recorded_keys_of_older_files(plain_bert, access):
     before = onnx.load(plain_bert)
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     older(plain_bert)
@@ -105,7 +105,7 @@ def test_strip_takes_out_of_older_files_what_their_record_says(plain_bert, acces
 @pytest.mark.parametrize(
     "note", ["", "[", "[" * 100_000, "[1]", '"model_license"', '{"model_license": 1, "mine": "x"}']
 )
-def test_note_of_a_stranger_takes_nothing_out(plain_bert, access, note):
+def test_foreign_note_removes_nothing(plain_bert, access, note):
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     rewrite_model(plain_bert, metadata={NOTE: note, "mine": "x"})
     strip_metadata(plain_bert)
@@ -113,7 +113,7 @@ def test_note_of_a_stranger_takes_nothing_out(plain_bert, access, note):
 
 
 @pytest.mark.parametrize("keeps_properties", [False, True])
-def test_what_is_made_of_a_stamped_file_says_whose_they_are(plain_bert, access, tmp_path, keeps_properties):
+def test_derived_files_get_the_record(plain_bert, access, tmp_path, keeps_properties):
     """A tool may carry the properties on, or lose them."""
     rewrite_model(plain_bert, metadata={"model_license": "apache-2.0"})
     made = shutil.copy(plain_bert, tmp_path / "made.onnx")

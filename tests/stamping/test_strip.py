@@ -20,7 +20,7 @@ from optimum_htp.stamping.strip import strip_stack_traces
 from tests.conftest import optimum_cli
 
 
-def test_stripping_gives_the_file_back_as_it_was(plain_bert, access):
+def test_strip_restores_the_original_bytes(plain_bert, access):
     before = onnx.load(plain_bert)
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     assert strip_metadata(plain_bert) > 10
@@ -110,7 +110,7 @@ class AcmePlugin:
 
 
 @pytest.mark.parametrize("number", range(len(HEADERS)), ids=list(HEADERS))
-def test_stripping_gives_back_files_of_any_producer(number, plain_bert, model_folder, access):
+def test_strip_restores_files_of_any_producer(number, plain_bert, model_folder, access):
     do = {
         "inject": lambda path: inject_hub_metadata(path, "tiny/bert", access=access, force=True),
         "local": lambda path: inject_hub_metadata(path, model_folder("bert"), access=access, force=True),
@@ -144,7 +144,7 @@ def test_stripping_gives_back_files_of_any_producer(number, plain_bert, model_fo
         manager().unregister(plugin)
 
 
-def test_what_was_changed_after_the_stamp_is_not_overwritten(plain_bert, access):
+def test_strip_does_not_overwrite_later_changes(plain_bert, access):
     rewrite_model(plain_bert, metadata={"hf_task": "theirs"}, producer_name="first", ir_version=8)
     tag_file(plain_bert)
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
@@ -155,7 +155,7 @@ def test_what_was_changed_after_the_stamp_is_not_overwritten(plain_bert, access)
     assert (header.ir_version, header.metadata) == (11, {"hf_task": "theirs"})
 
 
-def test_file_stamped_before_there_were_notes_gets_its_producer_back(plain_bert, access):
+def test_file_stamped_without_a_note_gets_its_producer_restored(plain_bert, access):
     rewrite_model(plain_bert, producer_name="tf2onnx", producer_version="1.16.1 15c810")
     before = plain_bert.read_bytes()
     for again in (False, True):
@@ -178,7 +178,7 @@ def test_file_stamped_before_there_were_notes_gets_its_producer_back(plain_bert,
         '{"ir_version": 12, "doc_string": "\\ud800", "metadata": {"\\ud800": "x", "mine": "y"}}',
     ],
 )
-def test_note_that_nobody_wrote_so_does_no_harm(plain_bert, access, note):
+def test_malformed_note_is_harmless(plain_bert, access, note):
     inject_hub_metadata(plain_bert, "tiny/bert", access=access)
     rewrite_model(plain_bert, metadata={"hf_original": note, "mine": "x"})
     strip_metadata(plain_bert)
@@ -197,7 +197,7 @@ def test_stripping_counts_every_key(plain_bert, access):
     assert len(left.metadata_props) + sum(len(node.metadata_props) for node in left.graph.node) == 0
 
 
-def test_stripping_elsewhere_takes_external_data_along(plain_bert, access, tmp_path):
+def test_strip_to_an_output_copies_external_data(plain_bert, access, tmp_path):
     onnx.save(
         onnx.load(plain_bert), plain_bert, save_as_external_data=True, location="bert.onnx_data", size_threshold=0
     )
@@ -211,17 +211,17 @@ def test_stripping_elsewhere_takes_external_data_along(plain_bert, access, tmp_p
     assert not any(key.startswith("hf_") for key in read_metadata(tmp_path / "out" / "bert.onnx"))
 
 
-def test_stripping_elsewhere_overwrites_no_other_data(plain_bert, access, tmp_path):
+def test_strip_to_an_output_overwrites_no_other_data(plain_bert, access, tmp_path):
     onnx.save(onnx.load(plain_bert), plain_bert, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "weights.bin").write_bytes(b"of another model")
-    with pytest.raises(OnnxWriteError, match="is there already"):
+    with pytest.raises(OnnxWriteError, match="already exists"):
         strip_metadata(plain_bert, tmp_path / "out" / "m.onnx")
     assert (tmp_path / "out" / "weights.bin").read_bytes() == b"of another model"
     assert not (tmp_path / "out" / "m.onnx").exists()
 
 
-def test_stripping_elsewhere_copies_nothing_from_outside_the_folder(plain_bert, tmp_path):
+def test_strip_to_an_output_copies_nothing_from_outside_the_folder(plain_bert, tmp_path):
     model = onnx.load(plain_bert)
     tensor = model.graph.initializer.add(name="evil", data_type=1, dims=[1], data_location=1)
     tensor.external_data.add(key="location", value="../payload")
@@ -267,7 +267,7 @@ def test_stack_traces_are_removed_and_everything_else_stays(plain_bert, access, 
     assert onnx.load(plain_bert) == before
 
 
-def test_inject_and_tag_say_once_how_stack_traces_are_removed(plain_bert, access, caplog):
+def test_inject_and_tag_report_once_how_to_remove_stack_traces(plain_bert, access, caplog):
     nodes = traced(plain_bert)
     for change in (
         lambda: inject_hub_metadata(plain_bert, "tiny/bert", access=access),

@@ -19,7 +19,7 @@ from optimum_htp.stamping.verify import Status
 from tests.conftest import optimum_cli
 
 
-def test_every_finding_has_an_exit_code_of_its_own(plain_bert, hub, access, tmp_path, empty_home):
+def test_every_result_has_its_own_exit_code(plain_bert, hub, access, tmp_path, empty_home):
     def verify():
         done = optimum_cli("htp", "verify", plain_bert, check=False, **empty_home)
         return done.returncode, done.stdout + done.stderr
@@ -38,7 +38,7 @@ def test_every_finding_has_an_exit_code_of_its_own(plain_bert, hub, access, tmp_
     moved = {"hf_hub_id": "tiny/other-words", "hf_hub_sha": other, "hf_hub_revision": other[:8]}
     rewrite_model(plain_bert, metadata={**record, **moved})
     code, text = verify()
-    assert (code, "does not fit" in text) == (3, True)
+    assert (code, "does not match" in text) == (3, True)
     hub.status = 500
     code, text = verify()
     assert (code, "unreachable" in text) == (4, True)
@@ -52,7 +52,7 @@ def test_verdict_of_a_bad_value_names_its_key(plain_bert, access):
     assert "hf_model_likes" in verdict.reason
 
 
-def test_answer_that_is_cut_off_says_nothing_of_the_file(plain_bert, hub, access, tmp_path):
+def test_truncated_response_is_no_result_for_the_file(plain_bert, hub, access, tmp_path):
     inject_hub_metadata(plain_bert, "tiny/bert", access=access, embed="none")
     hub.cut_bodies = True
     verdict = verify_metadata(plain_bert, replace(access, cache_dir=tmp_path / "empty"))
@@ -114,7 +114,7 @@ def test_graph_that_takes_fewer_past_values_than_it_gives_does_not_fit(exported,
 
 
 @pytest.mark.parametrize("name", ["minilm", "bert", "vit", "wav2vec2", "t5"])
-def test_graph_whose_outputs_are_called_otherwise_does_not_fit(exported, name, tmp_path):
+def test_graph_with_other_output_names_does_not_fit(exported, name, tmp_path):
     for path in Path(shutil.copytree(exported(name), tmp_path / "renamed")).glob("*.onnx"):
         assert verify_metadata(without_outputs(path, path, "")).status is Status.MISFIT, path
 
@@ -189,7 +189,7 @@ def unbuildable(hub, model_folder):
     return hub.add("evil/hidden", files).repo_id
 
 
-def test_what_could_not_be_checked_is_said(plain_bert, unbuildable, access, empty_home):
+def test_unchecked_parts_are_reported(plain_bert, unbuildable, access, empty_home):
     inject_hub_metadata(plain_bert, unbuildable, access=access, task="text-classification")
     verdict = verify_metadata(plain_bert, access)
     assert verdict.status is Status.OK
@@ -202,12 +202,12 @@ def test_what_could_not_be_checked_is_said(plain_bert, unbuildable, access, empt
     assert "outputs" in answer["checked"]
 
 
-def test_each_check_that_is_left_out_has_a_reason(exported, published, model_folder, hub, tmp_path):
+def test_each_skipped_check_has_a_reason(exported, published, model_folder, hub, tmp_path):
     t5 = shutil.copy(exported("t5") / "decoder_model.onnx", tmp_path)  # which holds the embedded files
     assert "encoder_model.onnx" in verify_metadata(t5).unchecked["parts"]
     bert = shutil.copy(exported("bert") / "model.onnx", tmp_path)
     rewrite_model(bert, drop="hf_task".__eq__)
-    assert verify_metadata(bert).unchecked == {"outputs": "the task is not known"}
+    assert verify_metadata(bert).unchecked == {"outputs": "the task is unknown"}
     rewrite_model(bert, drop=lambda key: key in ("hf_hub_sha", "hf_task"))
     assert {*verify_metadata(bert).unchecked} == {"commit", "embedded files", "outputs"}
     local = tmp_path / "local.onnx"
@@ -218,9 +218,7 @@ def test_each_check_that_is_left_out_has_a_reason(exported, published, model_fol
     assert {"config", "outputs", "shapes"} <= {*verify_metadata(tmp_path / "pooler.onnx").unchecked}, part
 
 
-def test_shapes_of_weights_are_asked_again_after_a_failure_and_for_each_token(
-    hub, model_folder, tmp_path, monkeypatch
-):
+def test_shapes_of_weights_are_remembered_per_token_without_failures(hub, model_folder, tmp_path, monkeypatch):
     from optimum_htp.caching import forget
     from optimum_htp.fit.parameters import parameters_of
     from optimum_htp.hubs import HubAccess

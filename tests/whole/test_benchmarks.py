@@ -38,7 +38,7 @@ def test_the_quick_form_judges_nothing(results):
     assert "targets hold" not in (results / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_what_got_slower_is_named(results, tmp_path):
+def test_slower_rows_are_named(results, tmp_path):
     content = json.loads((results / "results.json").read_text(encoding="utf-8"))
     worse = content["sections"][0]["rows"][0]
     worse |= dict.fromkeys(("ratio", "low", "high"), 3 * worse["high"])
@@ -52,7 +52,7 @@ def test_what_got_slower_is_named(results, tmp_path):
     assert slower(Results.read(later), Results.read(results / "results.json")) == []
 
 
-def test_a_benchmark_that_fails_says_why_and_the_others_go_on(tmp_path):
+def test_a_failed_benchmark_reports_its_reason_and_the_others_continue(tmp_path):
     command = (sys.executable, "-m", "benchmarks", "--quick", "--only", "onnxfile", "modules", "--out", tmp_path)
     done = run(*command, check=False, PATH="")
     assert done.returncode == 1

@@ -41,7 +41,7 @@ def file(request, tmp_path, hub_with_it):
     return Path(shutil.copy(KEPT / request.param / "model.onnx", tmp_path / "model.onnx"))
 
 
-def test_auto_classes_load_what_belongs_to_a_file(file, empty_home):
+def test_auto_classes_load_config_and_preprocessors_of_a_file(file, empty_home):
     code = AUTO.replace("sys.argv[1]", repr(str(file)))
     kind, labels, tokens, ids = json.loads(run_python(code, **empty_home).stdout.splitlines()[-1])
     assert (kind, labels, tokens) == ("bert", 3, ["the", "cat"])

@@ -80,7 +80,7 @@ def test_hostile_texts_are_masked_in_time(text):
     assert time.process_time() - started < 10
 
 
-def test_parts_of_an_address_that_are_repeated_alone_are_masked_too():
+def test_repeated_parts_of_an_address_are_masked():
     error = errors.OutputError('s3://KEY:se%2Fcret9@bucket: Invalid bucket name "KEY:se%2Fcret9@bucket", or se/cret9')
     assert str(error) == 's3://***@bucket: Invalid bucket name "***@bucket", or ***'
     assert without_secrets("KEY:se/cret9@bucket") == "***@bucket"

@@ -104,7 +104,7 @@ def test_plugin_adds_a_command_and_a_destination(acme, tmp_path):
     assert (tmp_path / "copies" / "model.onnx").read_bytes() == (tmp_path / "out" / "model.onnx").read_bytes()
 
 
-def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
+def test_missing_plugin_is_named(acme, tmp_path):
     run_without = run(
         sys.executable,
         "-c",
@@ -112,7 +112,7 @@ def test_without_the_plugin_the_error_says_what_is_missing(acme, tmp_path):
         check=False,
     )
     assert "UnknownHubError" in run_without.stderr
-    assert "Known here: huggingface, modelscope. Install the distribution" in run_without.stderr
+    assert "Known Hubs: huggingface, modelscope. Install the distribution" in run_without.stderr
 
 
 def test_guide_shows_this_plugin():

@@ -156,7 +156,7 @@ print(type(model).__name__, hub("acme").name, hub().name)
     assert "Traceback" not in done.stderr
 
 
-def test_plugin_that_fails_to_name_its_hubs_concerns_its_own_models_only(registered, caplog):
+def test_failing_hub_hook_affects_only_its_own_models(registered, caplog):
     class Plugin:
         @optimum_htp.hookimpl
         def optimum_htp_hubs(self):
@@ -171,7 +171,7 @@ def test_plugin_that_fails_to_name_its_hubs_concerns_its_own_models_only(registe
 
 
 @pytest.mark.parametrize("hook", ["optimum_htp_metadata", "optimum_htp_preprocessors"])
-def test_plugin_that_fails_to_say_what_goes_into_a_file_is_named(hook, registered, model_folder, tmp_path):
+def test_failing_metadata_hook_names_the_plugin(hook, registered, model_folder, tmp_path):
     def fails(self):
         raise RuntimeError("on purpose")
 
@@ -194,7 +194,7 @@ def test_command_whose_name_is_taken_is_left_out(registered, caplog):
 
 
 @pytest.mark.parametrize(("hook", "ask"), [("commands", commands), ("destinations", destinations)])
-def test_plugin_that_fails_to_name_its_commands_leaves_those_of_others(registered, caplog, hook, ask):
+def test_failing_command_hook_keeps_commands_of_other_plugins(registered, caplog, hook, ask):
     def fail(self):
         raise RuntimeError("on purpose")
 
@@ -204,7 +204,7 @@ def test_plugin_that_fails_to_name_its_commands_leaves_those_of_others(registere
     assert f"fails in optimum_htp_{hook}: RuntimeError: on purpose" in caplog.text
 
 
-def test_hub_without_what_a_hub_has_to_have_cannot_be_made():
+def test_hub_without_required_methods_cannot_be_created():
     class Empty(Hub):
         name = "empty"
 

@@ -26,7 +26,7 @@ def names_for_type_checkers():
     }
 
 
-def test_every_form_of_the_list_says_the_same():
+def test_every_form_of_the_list_is_equal():
     eager = {"__version__", "activate", "deactivate"}
     assert set(optimum_htp.__all__) == set(optimum_htp._HOME) | eager
     assert names_for_type_checkers() == optimum_htp._HOME
@@ -34,7 +34,7 @@ def test_every_form_of_the_list_says_the_same():
 
 
 @pytest.mark.parametrize("name", optimum_htp.__all__)
-def test_every_public_name_is_there(name):
+def test_every_public_name_exists(name):
     assert getattr(optimum_htp, name) is not None
 
 

@@ -24,7 +24,7 @@ def test_nothing_is_lost(kind):
     assert [loss for trial in trials for loss in trial["lost"]] == []
 
 
-def test_report_names_what_was_lost_and_what_was_not_tried():
+def test_reliability_report_lists_losses_and_skipped_trials():
     lines = table([Trial("a", 3000, ("it is gone",)), Trial("b", 0, note="needs a disk")])
     assert lines[2:4] == ["| a | 3,000 | 1 |  |", "| b | not here |  | needs a disk |"]
     assert lines[-1] == "- it is gone"

@@ -67,5 +67,5 @@ def test_file_of_the_other_stack_answers_here(name, exported_there, model_folder
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_file_of_this_stack_answers_there(name, exported, model_folder, tmp_path):
+def test_file_of_this_stack_loads_there(name, exported, model_folder, tmp_path):
     check(sys.executable, OTHER, name, exported(name), model_folder(name), tmp_path)

@@ -55,7 +55,7 @@ def test_reading_and_verifying_in_python_imports_no_framework(zoo_export, empty_
     assert done.stdout.splitlines() == ["zoo/bert OK", "[]"]
 
 
-def test_heads_of_weights_tell_models_apart(zoo_export, access):
+def test_headers_of_weights_distinguish_models(zoo_export, access):
     """As well as the models themselves do: see the same sample in test_fit."""
     names = ["albert", "bert", "clip", "electra", "gpt2", "resnet", "wav2vec2"]
     graphs = {

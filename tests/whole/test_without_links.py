@@ -46,7 +46,7 @@ def test_model_is_exported_verified_and_loaded_with_the_hub_and_without(publishe
     [("tests/extras/test_push_files.py", "-k", "external_data"), ("tests/loading/test_diffusion.py",)],
     ids=" ".join,
 )
-def test_files_are_copied_where_they_would_be_linked(tests, tmp_path):
+def test_files_are_copied_if_links_are_not_permitted(tests, tmp_path):
     done = run(
         *("env", "-u", "PYTEST_XDIST_WORKER", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
         *("--basetemp", tmp_path / "inner", *tests),

@@ -1,4 +1,4 @@
-"""Folders that Hugging Face Inference Endpoints serve."""
+"""The command `htp endpoint`: writes folders for Hugging Face Inference Endpoints."""
 
 from __future__ import annotations
 

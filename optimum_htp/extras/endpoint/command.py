@@ -1,4 +1,4 @@
-"""`optimum-cli htp endpoint FILE [-o FOLDER]`: what Hugging Face Inference Endpoints need to serve a model."""
+"""`optimum-cli htp endpoint FILE [-o FOLDER]`: writes the files of a Hugging Face Inference Endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["EndpointCommand"]
 
 
 class EndpointCommand(Command):
-    """Writes a handler, exact requirements, and the configs that the model carries."""
+    """Writes a handler, pinned requirements, and the configs of the model."""
 
     examples = (
         "htp endpoint out/ -o endpoint/",
@@ -31,16 +31,14 @@ class EndpointCommand(Command):
             "--light",
             action="store_true",
             default=None,
-            help="Do without PyTorch and transformers, or fail; without an option, where it can be.",
+            help="Serve without PyTorch and transformers; fail if this is not possible (default: if possible).",
         )
-        kinds.add_argument(
-            "--full", dest="light", action="store_false", help="Serve with Optimum and transformers, as PyTorch does."
-        )
+        kinds.add_argument("--full", dest="light", action="store_false", help="Serve with Optimum and transformers.")
         add_json_argument(parser)
         add_hub_arguments(parser)
 
     def execute(self) -> None:
-        """Write the folder, and say what is in it."""
+        """Write the folder and print its files."""
         from optimum_htp.extras.endpoint.folder import write_endpoint
 
         made = write_endpoint(self.args.file, self.args.output, hub_access(self.args), is_light=self.args.light)
@@ -49,6 +47,6 @@ class EndpointCommand(Command):
             show_json({**document, "light": made.reason is None})
             return
         how = "without PyTorch" if made.reason is None else f"with PyTorch ({made.reason})"
-        show(f"{made.folder} serves {made.task} {how}: {len(made.files)} files were written")
+        show(f"{made.folder} serves {made.task} {how}; {len(made.files)} files written:")
         for name in made.files:
             show(f"  {name}")

@@ -1,6 +1,6 @@
-"""A folder that Hugging Face Inference Endpoints serve: the model, its configs, `handler.py` and `requirements.txt`.
+"""Writes the folder of a Hugging Face Inference Endpoint: the model, configs, `handler.py` and `requirements.txt`.
 
-The handler needs nothing of this package and no Hub: what travels in the ONNX file is laid beside it.
+The handler needs neither an installation of this package nor a Hub: the embedded files are extracted into the folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from optimum_htp.extras.endpoint import handler, light, light_handler
 from optimum_htp.extras.endpoint.requirements import are_pinned, pinned
 from optimum_htp.hubs.base import HubAccess
 from optimum_htp.libraries.axes import refuse_code_in_axes
-from optimum_htp.libraries.names import ONNX_FILE, ONNX_FOLDERS, SENTENCE_MODULES, SENTENCEPIECE, TOKENIZER
+from optimum_htp.libraries.names import (
+    CONFIG,
+    ONNX_FILE,
+    ONNX_FOLDERS,
+    SENTENCE_MODULES,
+    SENTENCEPIECE,
+    TOKENIZER,
+    WEIGHTS,
+)
 from optimum_htp.libraries.ort_classes import class_for
 from optimum_htp.libraries.tasks import WITH_PAST
 from optimum_htp.onnxfile import read_signature
@@ -38,9 +46,9 @@ REQUIREMENTS: Final = "requirements.txt"
 _SENTENCES: Final = "sentence-similarity"
 _EMBEDDINGS: Final = "feature-extraction"
 _SETTINGS: Final = "SETTINGS: dict[str, Any] = {}"
-# What a setting of the handler looks like: nothing else that somebody wrote into it counts as ours.
-_LIGHT_KINDS: Final = {"task": r"[a-z0-9]+(-[a-z0-9]+)*", "file_name": r"[^\n]*\.onnx"}
-_KINDS: Final = {
+# Patterns of the handler's settings. A handler with other settings was edited by a user.
+_LIGHT_PATTERNS: Final = {"task": r"[a-z0-9]+(-[a-z0-9]+)*", "file_name": r"[^\n]*\.onnx"}
+_PATTERNS: Final = {
     "task": r"[a-z0-9]+(-[a-z0-9]+)*",
     "input": "text|image|audio",
     "model_class": r"ORT[A-Z]\w*",
@@ -48,14 +56,14 @@ _KINDS: Final = {
     "preprocessors": r"Auto[A-Z]\w*",
 }
 _WEIGHTLESS: Final = ("Transformer", "Pooling", "Normalize")
-_PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # tasks of Optimum that pipelines call otherwise
+_PIPELINES: Final = {"semantic-segmentation": "image-segmentation"}  # Optimum's task names with another pipeline name
 _SPECIAL: Final = {
     "summarization": "text2text-generation",
     "translation": "text2text-generation",
     "zero-shot-classification": "text-classification",
     "document-question-answering": "image-to-text",
 }
-"""Pipelines that run what was exported for a more general task, where the model's card says so."""
+"""Pipelines that run a model of a more general task, if the pipeline tag of its card names them."""
 _SPEECH: Final = frozenset({"audio-classification", "automatic-speech-recognition"})
 _BASE: Final = ("optimum-onnx[onnxruntime]", "transformers", "torch")
 _MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
@@ -63,13 +71,13 @@ _MORE: Final = {"image": ("pillow",), "audio": (), "text": ()}
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What was written.
+    """The result of `write_endpoint`.
 
     Attributes:
-        folder: Where.
-        task: The task of the pipeline; `sentence-similarity` for embeddings of sentences.
-        files: Names of the files.
-        reason: Why it needs PyTorch; None for one that does not.
+        folder: The folder.
+        task: The task of the pipeline; `sentence-similarity` for sentence embeddings.
+        files: Names of the written files.
+        reason: Why it needs PyTorch; None if it does not.
     """
 
     folder: Path
@@ -85,20 +93,20 @@ def write_endpoint(
     *,
     is_light: bool | None = None,
 ) -> Endpoint:
-    """Write what an Inference Endpoint needs to serve a model.
+    """Write the folder of an Inference Endpoint.
 
     Args:
-        path: A stamped ONNX file, or a folder of those of one model.
-        output: Where to; None for beside the model.
-        access: How to reach the Hub, for what neither lies beside the model nor travels in it.
-        is_light: Whether it does without PyTorch and transformers; None for that where it can.
+        path: An ONNX file with a record, or a folder with the files of one model.
+        output: The output folder; None for the model's folder.
+        access: How to reach the Hub, for files that are neither adjacent nor embedded.
+        is_light: Whether the endpoint runs without PyTorch and transformers; None to do so if possible.
 
     Raises:
-        EndpointError: No pipeline serves the model, or none without PyTorch where that is asked for; the folder holds
-            several, or files that are not ours to replace.
+        EndpointError: No pipeline supports the model (or none without PyTorch, if `is_light`), the folder contains
+            several models, or a file in the output folder was not written by this package.
         UntrustedCodeError: A config would make a library import code.
-        MissingDependencyError: What the handler needs is not installed here.
-        HFHubIntegrationError: The model's files cannot be had; the subclass says why.
+        MissingDependencyError: A requirement of the handler is not installed here.
+        HFHubIntegrationError: A file of the model cannot be downloaded; the subclass gives the reason.
     """
     access, given = access or HubAccess(), Path(path)
     watch = Watch()
@@ -106,7 +114,7 @@ def write_endpoint(
     first = _only_model(files, given)
     home = model_root(first.path, first.record)
     if given.is_dir() and not home.samefile(given):
-        if home.name not in ONNX_FOLDERS or not home.parent.samefile(given):  # Optimum would not look there
+        if home.name not in ONNX_FOLDERS or not home.parent.samefile(given):  # Optimum does not search there
             return write_endpoint(home, output, access, is_light=is_light)
         home = given
     configs = dict(configs_of(first, access))
@@ -117,9 +125,9 @@ def write_endpoint(
     if settings["task"] == _SENTENCES:
         configs.update(_weights_of_modules(first, configs, access))
     written: dict[str, Path | bytes] = {**configs}
-    reason = "it was asked for" if is_light is False else light.reason_against(settings["task"], first.name, configs)
+    reason = "--full" if is_light is False else light.reason_against(settings["task"], first.name, configs)
     if is_light and reason is not None:
-        raise EndpointError(f"{first.path} cannot be served without PyTorch: {reason}. Leave out --light.")
+        raise EndpointError(f"{first.path} cannot be served without PyTorch: {reason}. Use --full.")
     if reason is None:
         written[light.ARCHIVE] = light.archive()
         written[HANDLER] = _handler({"task": settings["task"], "file_name": first.name})
@@ -142,7 +150,7 @@ def write_endpoint(
             parent = PurePosixPath(file.name).parent
             written[file.name] = file.path
             written.update({(parent / name).as_posix(): file.path.parent / name for name in file.data})
-    _refuse_foreign(folder, written)
+    _check_replaceable(folder, written)
     with staging_folder(folder) as staging:
         staged = staging / "output"
         for name, content in written.items():
@@ -152,19 +160,19 @@ def write_endpoint(
             else:
                 shutil.copyfile(content, staged / name)
         if not watch.undisturbed:
-            raise ModelBeingReplacedError(f"Files in {home} were replaced while they were read. Try again.")
+            raise ModelBeingReplacedError(f"Files in {home} were replaced during the read. Run the command again.")
         publish(staged, folder)
     return Endpoint(folder, settings["task"], tuple(sorted(written)), reason)
 
 
 def _needs_sentencepiece(names: Iterable[str]) -> bool:
-    """Whether a tokenizer is among files only as sentencepiece's model, without the one of `tokenizers`."""
+    """Whether the only tokenizer file is a sentencepiece model."""
     files = {PurePosixPath(name).name for name in names}
     return TOKENIZER not in files and any(name.endswith(SENTENCEPIECE) for name in files)
 
 
 def is_own(name: str, content: bytes) -> bool:
-    """Whether a file of an endpoint is, as a whole, what this package writes.
+    """Whether a file of an endpoint is exactly as written by this package.
 
     Args:
         name: `handler.py`, `requirements.txt` or `optimum_htp.zip`.
@@ -178,41 +186,49 @@ def is_own(name: str, content: bytes) -> bool:
         return False
     if name == REQUIREMENTS:
         return are_pinned(text)
-    return any(_is_handler(text, kinds) for kinds in (_KINDS, _LIGHT_KINDS))
+    return any(_is_handler(text, patterns) for patterns in (_PATTERNS, _LIGHT_PATTERNS))
 
 
-def _is_handler(text: str, kinds: Mapping[str, str]) -> bool:
-    head, _, rest = _template(kinds)
+def _is_handler(text: str, patterns: Mapping[str, str]) -> bool:
+    head, _, rest = _template(patterns)
     literal = text[len(head) + len(_SETTINGS.removesuffix("{}")) : -len(rest)]
     try:
         settings = ast.literal_eval(literal)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return False
-    if not isinstance(settings, dict) or settings.keys() != kinds.keys():
+    if not isinstance(settings, dict) or settings.keys() != patterns.keys():
         return False
-    known = all(
-        (value is None and key == "file_name") or (isinstance(value, str) and re.fullmatch(kinds[key], value))
+    is_valid = all(
+        (value is None and key == "file_name") or (isinstance(value, str) and re.fullmatch(patterns[key], value))
         for key, given in settings.items()
         for value in (given if key == "preprocessors" and isinstance(given, list) else [given])
     )
-    return bool(known) and _handler(settings).decode() == text
+    return bool(is_valid) and _handler(settings).decode() == text
 
 
 def _only_model(files: tuple[OnnxFile, ...], given: Path) -> OnnxFile:
-    """Return the file that stands for the model."""
+    """Return the first file of the only model.
+
+    Raises:
+        EndpointError: There are several models.
+    """
     first = files[0]
     if any(not first.record.onnx_files or not other.record.belongs_with(first.record) for other in files[1:]):
         standard = [file for file in files if file.name == ONNX_FILE]
         names = ", ".join(file.name for file in files)
         raise EndpointError(
-            f"{given} holds several models ({names}): name the file of one"
+            f"{given} contains several models ({names}). Pass the file of one"
             f"{f', such as {given / ONNX_FILE}' if standard else ''}, and an output folder with -o."
         )
     return first
 
 
 def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str, Path]) -> dict[str, Any]:
-    """Return what the handler has to know."""
+    """Return the settings of the handler.
+
+    Raises:
+        EndpointError: No pipeline supports the model.
+    """
     from transformers.pipelines import PIPELINE_REGISTRY
 
     record = first.record
@@ -223,15 +239,14 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
     served = PIPELINE_REGISTRY.supported_tasks
     if record.submodule is not None or task not in served:
         raise EndpointError(
-            f"{first.path} was exported for {record.task or 'nothing that it tells'}, and no pipeline serves that. "
-            f"Pipelines serve {', '.join(sorted(served))}."
+            f"{first.path} was exported for {record.task or 'an unknown task'}, which no pipeline supports. Pipelines "
+            f"support {', '.join(sorted(served))}."
         )
     model_class = class_for(first.path, record).__name__
     if not served[task]["pt"] or model_class == "ORTModelForCustomTasks":
         inputs = ", ".join(spec.name for spec in read_signature(first.path)[0])
         raise EndpointError(
-            f"Optimum has no class that serves {first.path} for {task} in a pipeline and gives it what it takes: "
-            f"{inputs}."
+            f"Optimum has no class for {task} that provides the inputs of {first.path} in a pipeline: {inputs}."
         )
     name = PurePosixPath(first.name).name
     return {
@@ -244,43 +259,43 @@ def _settings(first: OnnxFile, files: tuple[OnnxFile, ...], configs: Mapping[str
 
 
 def _input(task: str, kind: str, preprocessors: Sequence[str]) -> str:
-    """Return what a pipeline's inputs are: `text`, `image` (perhaps with a text) or `audio`."""
+    """Return the kind of a pipeline's inputs: `text`, `image` (also with a text) or `audio`."""
     if task in _SPEECH:
         return "audio"
-    sees = any(name in ("AutoImageProcessor", "AutoProcessor") for name in preprocessors)
-    return "image" if kind == "image" or (kind == "multimodal" and sees) else "text"
+    has_images = any(name in ("AutoImageProcessor", "AutoProcessor") for name in preprocessors)
+    return "image" if kind == "image" or (kind == "multimodal" and has_images) else "text"
 
 
 def _handler(settings: Mapping[str, Any]) -> bytes:
-    """Return the handler's source: that of our own module, with what it has to know."""
+    """Return the source of the handler: the module in this package, with settings."""
     head, _, rest = _template(settings)
     return f"{head}{_SETTINGS.removesuffix('{}')}{pformat(dict(settings), sort_dicts=False)}{rest}".encode()
 
 
 def _template(settings: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the source of a handler before its settings, they themselves, and the source behind them.
+    """Return the source of a handler before its settings, the line of the settings, and the source after it.
 
     Args:
-        settings: What has the names of the handler's settings.
+        settings: A mapping whose keys are the names of the handler's settings.
     """
-    module = light_handler if settings.keys() == _LIGHT_KINDS.keys() else handler
+    module = light_handler if settings.keys() == _LIGHT_PATTERNS.keys() else handler
     parts = Path(str(module.__file__)).read_text(encoding="utf-8").partition(_SETTINGS)
     assert parts[1]
     return parts
 
 
 def _weights_of_modules(file: OnnxFile, configs: Mapping[str, Path], access: HubAccess) -> dict[str, Path]:
-    """Return the weights of what sentence_transformers runs behind the transformer: a dense layer has some."""
+    """Return the weights of the sentence_transformers modules after the transformer, such as dense layers."""
     modules = json_or_none(configs[SENTENCE_MODULES].read_bytes())
     if not isinstance(modules, list) or not all(map(_is_module, modules)):
         raise EndpointError(
-            f"The {SENTENCE_MODULES} of {file.path} is not a list of modules, each with its type and path. Embed the "
-            f"model's own: `optimum-cli htp embed {file.path}`."
+            f"The {SENTENCE_MODULES} of {file.path} is not a list of modules with type and path. Embed the files "
+            f"again: `optimum-cli htp embed {file.path}`."
         )
     names = [
-        f"{module['path']}/model.safetensors"
+        f"{module['path']}/{WEIGHTS}"
         for module in modules
-        if str(module["type"]).rpartition(".")[2] not in _WEIGHTLESS and f"{module['path']}/config.json" in configs
+        if str(module["type"]).rpartition(".")[2] not in _WEIGHTLESS and f"{module['path']}/{CONFIG}" in configs
     ]
     record = file.record
     if not names or record.hub_id is None or record.hub_sha is None:
@@ -293,16 +308,20 @@ def _is_module(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key), str) for key in ("type", "path"))
 
 
-def _refuse_foreign(folder: Path, written: Mapping[str, Path | bytes]) -> None:
-    """Refuse to replace what somebody else has put there."""
+def _check_replaceable(folder: Path, written: Mapping[str, Path | bytes]) -> None:
+    """Check that existing files were written by this package or do not change.
+
+    Raises:
+        EndpointError: A file would be lost.
+    """
     for name, content in written.items():
-        there = folder / name
-        if not there.is_file():
+        existing = folder / name
+        if not existing.is_file():
             continue
         if name in (HANDLER, REQUIREMENTS, light.ARCHIVE):
-            ours = is_own(name, there.read_bytes())
+            replaceable = is_own(name, existing.read_bytes())
         else:
-            old = there.read_bytes() if isinstance(content, bytes) or not there.samefile(content) else None
-            ours = old is None or (not isinstance(content, bytes) and old == content.read_bytes())
-        if not ours:
-            raise EndpointError(f"{there} is another one already: delete it, or name another folder with -o.")
+            assert isinstance(content, Path)
+            replaceable = existing.samefile(content) or existing.read_bytes() == content.read_bytes()
+        if not replaceable:
+            raise EndpointError(f"{existing} exists and differs. Delete it, or use another folder with -o.")

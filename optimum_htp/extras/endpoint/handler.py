@@ -1,7 +1,7 @@
-"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model next to this file.
+"""Handles the requests of a Hugging Face Inference Endpoint with the ONNX model next to this file.
 
-Whoever serves it makes one `EndpointHandler(path)` and calls it with each request's body: `inputs`, alone or a list of
-them, and perhaps `parameters`. What it returns is plain data for JSON; what it raises is what the caller is told.
+A server creates one `EndpointHandler(path)` and calls it with the body of each request: `inputs` (one or a list) and
+optional `parameters`. The result is JSON data. The server reports exceptions to the client.
 Source: https://huggingface.co/docs/inference-endpoints/guides/custom_handler
 """
 
@@ -14,33 +14,36 @@ import wave
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EndpointHandler", "content_of", "fields_of", "refusal", "texts_of"]
+__all__ = ["EndpointHandler", "content_of", "fields_of", "rejection", "texts_of"]
 
 SETTINGS: dict[str, Any] = {}
 
 
 class EndpointHandler:
-    """A model with its preprocessors, loaded once."""
+    """A model with its preprocessors."""
 
     def __init__(self, path: str = "") -> None:
         """Load the model.
 
         Args:
-            path: The folder with the model.
+            path: The folder of the model.
         """
         self._folder = Path(path or Path(__file__).parent)
         self._task = SETTINGS["task"]
         self._run = _sentences(self._folder) if self._task == "sentence-similarity" else _pipeline(self._folder)
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """Answer a request.
+        """Handle a request.
 
         Args:
-            data: `inputs`: a text, an image or audio (bytes, base64, or what the server has made of it), a mapping of
-                the pipeline's own arguments, or a list of such. `parameters`: further arguments of the pipeline.
+            data: `inputs`: a text, an image or audio (bytes, base64, or decoded by the server), an object with the
+                pipeline's arguments, or a list of these. `parameters`: further arguments of the pipeline.
+
+        Returns:
+            The response, as data for JSON.
 
         Raises:
-            ValueError: There is nothing to answer, or not in a form that the task takes.
+            ValueError: The inputs are missing or invalid for the task.
         """
         inputs, parameters = fields_of(data)
         if self._task == "sentence-similarity":
@@ -48,8 +51,8 @@ class EndpointHandler:
         inputs = [self._readable(item) for item in inputs] if isinstance(inputs, list) else self._readable(inputs)
         try:
             return _plain(self._answer(inputs, parameters))
-        except (KeyError, TypeError, ValueError) as error:  # what transformers raises for inputs of another form
-            raise refusal(self._task, inputs, parameters, error) from error
+        except (KeyError, TypeError, ValueError) as error:  # transformers raises these for invalid inputs
+            raise rejection(self._task, inputs, parameters, error) from error
 
     def _answer(self, inputs: Any, parameters: dict[str, Any]) -> Any:
         if isinstance(inputs, dict) and "raw" not in inputs and not {*inputs} <= {"text", "text_pair"}:
@@ -57,7 +60,7 @@ class EndpointHandler:
         return self._run(inputs, **parameters)
 
     def _readable(self, one: Any) -> Any:
-        """Return an input as the pipeline takes it. A text is never taken for a path or an address."""
+        """Return an input for the pipeline. A text is never used as a path or URL."""
         if SETTINGS["input"] == "image":
             if isinstance(one, dict):  # with a question on it
                 return {name: _image(part) if name == "image" else part for name, part in one.items()}
@@ -65,7 +68,7 @@ class EndpointHandler:
         if SETTINGS["input"] == "audio":
             return _audio(one, self._run.feature_extractor.sampling_rate)
         if not isinstance(one, (str, dict)):
-            raise ValueError(f"{self._task} takes texts, not {type(one).__name__}.")
+            raise ValueError(f"{self._task} requires texts, not {type(one).__name__}.")
         return one
 
 
@@ -73,31 +76,31 @@ def fields_of(data: Any) -> tuple[Any, dict[str, Any]]:
     """Return the inputs and the parameters of a request's body.
 
     Raises:
-        ValueError: It has none, or is no object.
+        ValueError: The body is not an object, or has no inputs.
     """
     if not isinstance(data, dict) or data.get("inputs") is None:
-        raise ValueError('The body has to be a JSON object with "inputs".')
+        raise ValueError('The body must be a JSON object with "inputs".')
     inputs, parameters = data["inputs"], data.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise ValueError('"parameters" has to be a JSON object.')
+        raise ValueError('"parameters" must be a JSON object.')
     if isinstance(inputs, list) and not inputs:
         raise ValueError('"inputs" is empty.')
     return inputs, parameters
 
 
-def refusal(task: str, inputs: Any, parameters: dict[str, Any], error: Exception) -> ValueError:
-    """Return what to raise for inputs or parameters that a pipeline does not take."""
+def rejection(task: str, inputs: Any, parameters: dict[str, Any], error: Exception) -> ValueError:
+    """Return the exception for inputs or parameters that a pipeline rejects."""
     given = f"{_form(inputs)}{_named(' and the parameters', parameters)}"
-    return ValueError(f"The pipeline for {task} does not take {given}: {error}")
+    return ValueError(f"The pipeline for {task} rejects {given}: {error}")
 
 
 def _form(inputs: Any) -> str:
-    """Return what inputs are, in a few words and without what is in them."""
+    """Return a short description of inputs, without their content."""
     if isinstance(inputs, list):
-        return f"a list, the first of which is {_form(inputs[0])}"
+        return f"a list that begins with {_form(inputs[0])}"
     if isinstance(inputs, dict):
-        return f"an object{_named(' with', inputs) or ' with nothing in it'}"
-    return "a text" if isinstance(inputs, str) else f"one of type {type(inputs).__name__}"
+        return f"an object{_named(' with', inputs) or ' without fields'}"
+    return "a text" if isinstance(inputs, str) else f"an input of type {type(inputs).__name__}"
 
 
 def _named(what: str, values: dict[str, Any]) -> str:
@@ -111,7 +114,7 @@ def _pipeline(folder: Path) -> Any:
     model_class = getattr(optimum.onnxruntime, SETTINGS["model_class"])
     named = {"file_name": SETTINGS["file_name"]} if SETTINGS["file_name"] else {}
     model = model_class.from_pretrained(folder, local_files_only=True, **named)
-    if not hasattr(model, "main_input_name"):  # speech pipelines ask for it
+    if not hasattr(model, "main_input_name"):  # speech pipelines need it
         model.main_input_name = next(iter(model.input_names), None)
     parts: dict[str, Any] = {}
     for name in SETTINGS["preprocessors"]:
@@ -137,7 +140,7 @@ def _sentences(folder: Path) -> Any:
 
 
 def _similar(model: Any, inputs: Any, parameters: dict[str, Any]) -> Any:
-    """Return embeddings, or how similar sentences are to another where the body has `source_sentence`."""
+    """Return embeddings, or similarities if the inputs have `source_sentence`."""
     source, sentences = texts_of(inputs)
     if source is None:
         return {"embeddings": model.encode(sentences, **parameters)}
@@ -146,17 +149,17 @@ def _similar(model: Any, inputs: Any, parameters: dict[str, Any]) -> Any:
 
 
 def texts_of(inputs: Any) -> tuple[str | None, Any]:
-    """Return the sentence that others are compared with, if there is one, and the sentences.
+    """Return the source sentence (None if there is none), and the sentences.
 
     Raises:
-        ValueError: They are no texts.
+        ValueError: They are not texts.
     """
     if isinstance(inputs, dict):
         if not isinstance(inputs.get("source_sentence"), str) or not isinstance(inputs.get("sentences"), list):
-            raise ValueError('"inputs" has to have "source_sentence", a text, and "sentences", a list of them.')
+            raise ValueError('"inputs" must have "source_sentence" (a text) and "sentences" (a list of texts).')
         return inputs["source_sentence"], inputs["sentences"]
     if not all(isinstance(text, str) for text in ([inputs] if isinstance(inputs, str) else inputs)):
-        raise ValueError("Embeddings are of texts.")
+        raise ValueError("Embeddings require texts.")
     return None, inputs
 
 
@@ -169,7 +172,7 @@ def _image(one: Any) -> Any:
 
 
 def _audio(one: Any, rate: int) -> Any:
-    """Return samples: those of a WAV file as they are; what is anything else is decoded by ffmpeg, in the pipeline."""
+    """Return the samples of a WAV file. The pipeline decodes other files with ffmpeg."""
     import numpy as np
 
     if isinstance(one, dict) and "raw" in one:
@@ -186,29 +189,29 @@ def _audio(one: Any, rate: int) -> Any:
 
 
 def content_of(one: Any) -> bytes:
-    """Return the content of an image or of audio: bytes, or base64 with or without `data:` before it.
+    """Return the content of an image or of audio from bytes, base64 or a `data:` URL.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is none of these.
     """
     if isinstance(one, (bytes, bytearray)):
         return bytes(one)
     if not isinstance(one, str):
-        raise ValueError(f"Images and audio are bytes or base64, not {type(one).__name__}.")
+        raise ValueError(f"Images and audio must be bytes or base64, not {type(one).__name__}.")
     content = one.partition(",")[2] if one.startswith("data:") else one
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error:
-        raise ValueError("Images and audio are bytes or base64. Addresses and paths are not opened.") from None
+        raise ValueError("Images and audio must be bytes or base64. URLs and paths are not opened.") from None
 
 
 def _plain(value: Any) -> Any:
-    """Return an answer as JSON can hold it: arrays as lists, pictures as base64 of a PNG."""
+    """Return a result as data for JSON: arrays as lists, images as base64 of a PNG."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # of numpy and of PyTorch
+    if hasattr(value, "tolist"):  # numpy and PyTorch
         return value.tolist()
     if hasattr(value, "save") and hasattr(value, "getbands"):
         stream = io.BytesIO()

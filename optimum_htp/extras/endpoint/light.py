@@ -1,7 +1,7 @@
-"""Endpoints without PyTorch: which models they can serve, and the archive of this package that they carry.
+"""Endpoints without PyTorch: the supported models, and the ZIP archive of this package.
 
-The requirements of a distribution cannot be left out in `requirements.txt`, and this one asks for PyTorch. So an
-endpoint carries this package as one ZIP, which Python imports from, with what the running Python has compiled.
+`requirements.txt` cannot exclude dependencies of a distribution, and optimum-htp depends on PyTorch. So the endpoint
+contains this package as a ZIP file that Python imports from. The ZIP includes the bytecode for the running Python.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from optimum_htp.errors import OptimumHTPError
-from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG
+from optimum_htp.libraries.names import CONFIG, GENERATION_CONFIG, WEIGHTS
 from optimum_htp.parsing import json_or_none
+from optimum_htp.runtime.alternatives import WITH_OPTIMUM
 from optimum_htp.runtime.generation.settings import settings_of
 from optimum_htp.runtime.images import load_image_processor
-from optimum_htp.runtime.model import TASKS
+from optimum_htp.runtime.model import GENERATING, TASKS
 from optimum_htp.runtime.tokenizer_files import load_tokenizer
 
 __all__ = ["ARCHIVE", "archive", "distributions", "is_archive", "reason_against"]
@@ -30,21 +31,19 @@ __all__ = ["ARCHIVE", "archive", "distributions", "is_archive", "reason_against"
 ARCHIVE: Final = "optimum_htp.zip"
 _PACKAGE: Final = "optimum_htp"
 _BASE: Final = ("numpy", "onnxruntime", "packaging", "pluggy", "tokenizers")
-_DENSE: Final = "model.safetensors"
-_GENERATING: Final = ("text-generation", "text2text-generation")
-_TIME: Final = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP can say
+_TIME: Final = (1980, 1, 1, 0, 0, 0)  # the earliest date in a ZIP
 
 
 def reason_against(task: str, name: str, configs: Mapping[str, Path]) -> str | None:
-    """Return why a model cannot be served without PyTorch; None where it can.
+    """Return why a model cannot be served without PyTorch; None if it can.
 
     Args:
-        task: Of the pipeline.
+        task: The task of the pipeline.
         name: The model's file, for messages.
         configs: Its config and preprocessor files, by name.
     """
     if task not in TASKS:
-        return f"{task} has no answer without transformers"
+        return f"{task} is not supported without transformers"
     contents = {file: path.read_bytes() for file, path in configs.items() if "/" not in file}
     config = json_or_none(contents.get(CONFIG, b"null"))
     if not isinstance(config, dict):
@@ -54,26 +53,26 @@ def reason_against(task: str, name: str, configs: Mapping[str, Path]) -> str | N
             load_image_processor(contents, name)
         else:
             load_tokenizer(contents, config, name)
-        if task in _GENERATING:
+        if task in GENERATING:
             settings_of(json_or_none(contents.get(GENERATION_CONFIG, b"{}")) or {}, config, {}, {}, name, task)
     except OptimumHTPError as error:
-        return str(error)
+        return str(error).partition(f" {WITH_OPTIMUM}")[0].rstrip(".")
     return None
 
 
 def distributions(task: str, configs: Mapping[str, Path]) -> list[str]:
-    """Return the distributions that serve a model without PyTorch."""
+    """Return the names of the distributions that an endpoint without PyTorch requires."""
     return [
         *_BASE,
         *(["pillow"] if task == "image-classification" else []),
         *(["jinja2"] if task == "text-generation" else []),
-        *(["safetensors"] if any(name.endswith(f"/{_DENSE}") for name in configs) else []),
+        *(["safetensors"] if any(name.endswith(f"/{WEIGHTS}") for name in configs) else []),
     ]
 
 
 @functools.cache
 def archive() -> bytes:
-    """Return this package as a ZIP, with what this Python has compiled."""
+    """Return this package as a ZIP, with bytecode for the running Python."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
         for name, source in _sources().items():
@@ -85,12 +84,12 @@ def archive() -> bytes:
 
 
 def is_archive(content: bytes) -> bool:
-    """Whether a file is this package as a ZIP, whichever Python has made it."""
+    """Whether a file is a ZIP of this package, from any Python version."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as there:
-            names = {name for name in there.namelist() if name.endswith(".py")}
+        with zipfile.ZipFile(io.BytesIO(content)) as existing:
+            names = {name for name in existing.namelist() if name.endswith(".py")}
             own = _sources()
-            return names == own.keys() and all(there.read(name) == own[name] for name in names)
+            return names == own.keys() and all(existing.read(name) == own[name] for name in names)
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError):
         return False
 

@@ -1,7 +1,8 @@
-"""Answers the requests of a Hugging Face Inference Endpoint with the ONNX model next to this file.
+"""Handles the requests of a Hugging Face Inference Endpoint with the ONNX model next to this file.
 
-It needs neither PyTorch nor transformers: `optimum_htp.zip`, beside this file, is optimum-htp, which answers with
-onnxruntime and tokenizers. A server makes one `EndpointHandler(path)` and calls it with the body of each request.
+It needs neither PyTorch nor transformers: `optimum_htp.zip` next to this file contains optimum-htp, which runs the
+model with onnxruntime and tokenizers. A server creates one `EndpointHandler(path)` and calls it with the body of each
+request.
 Source: https://huggingface.co/docs/inference-endpoints/guides/custom_handler
 """
 
@@ -17,13 +18,13 @@ SETTINGS: dict[str, Any] = {}
 
 
 class EndpointHandler:
-    """A model, loaded once."""
+    """A model."""
 
     def __init__(self, path: str = "") -> None:
         """Load the model.
 
         Args:
-            path: The folder with the model.
+            path: The folder of the model.
         """
         folder = Path(path or Path(__file__).parent)
         archive = str(folder / "optimum_htp.zip")
@@ -34,13 +35,16 @@ class EndpointHandler:
         self._served = Served(folder / SETTINGS["file_name"], SETTINGS["task"])
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """Answer a request.
+        """Handle a request.
 
         Args:
-            data: `inputs`: a text, an image (bytes, base64, or what the server has made of it), a mapping of the
-                pipeline's own arguments, or a list of such. `parameters`: further arguments of the pipeline.
+            data: `inputs`: a text, an image (bytes, base64, or decoded by the server), an object with the pipeline's
+                arguments, or a list of these. `parameters`: further arguments of the pipeline.
+
+        Returns:
+            The response, as data for JSON.
 
         Raises:
-            ValueError: There is nothing to answer, or not in a form that the task takes.
+            ValueError: The inputs are missing or invalid for the task.
         """
         return self._served(data)

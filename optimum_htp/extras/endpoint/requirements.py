@@ -1,4 +1,4 @@
-"""The distributions that a program needs, with the exact versions that are installed here."""
+"""Requirements files with the exact versions of the installed distributions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LINES: Final = re.compile(
 
 
 def pinned(names: Iterable[str]) -> str:
-    """Return a requirements file of distributions and all that they need.
+    """Return a requirements file of distributions and their dependencies.
 
     Args:
-        names: What is needed, extras included (`optimum-onnx[onnxruntime]`).
+        names: Requirements, with extras (`optimum-onnx[onnxruntime]`).
 
     Raises:
-        MissingDependencyError: One of them is not installed, so that nobody can say which version works.
+        MissingDependencyError: A distribution is not installed, so its version is unknown.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -42,7 +42,7 @@ def pinned(names: Iterable[str]) -> str:
 
 
 def are_pinned(text: str) -> bool:
-    """Whether a text is one that `pinned` may have returned, here or elsewhere, with nothing added to it."""
+    """Whether a text has the form of a result of `pinned`, without additions."""
     return _LINES.fullmatch(text) is not None
 
 
@@ -56,9 +56,9 @@ def _add(text: str, found: dict[str, str], *, needed: bool = False) -> None:
     except metadata.PackageNotFoundError as error:
         if needed:
             raise MissingDependencyError(
-                f"{wanted.name} is not installed, so its version cannot be pinned: run `pip install {wanted.name}`."
+                f"{wanted.name} is not installed, so its version cannot be pinned. Run `pip install {wanted.name}`."
             ) from error
-        return  # optional to what asks for it, or of another system
+        return  # an optional dependency, or a dependency on another system
     name = canonicalize_name(distribution.metadata["Name"])
     new = name not in found
     found[name] = distribution.version

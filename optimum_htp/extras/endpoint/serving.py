@@ -1,11 +1,11 @@
-"""What an endpoint without PyTorch does with a request: the same as the handler with Optimum."""
+"""Handles the requests of an endpoint without PyTorch, as the handler with Optimum does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
 
-from optimum_htp.extras.endpoint.handler import content_of, fields_of, refusal, texts_of
+from optimum_htp.extras.endpoint.handler import content_of, fields_of, rejection, texts_of
 from optimum_htp.runtime import load
 
 __all__ = ["Served"]
@@ -15,27 +15,27 @@ _IMAGES: Final = "image-classification"
 
 
 class Served:
-    """A model that answers requests.
+    """A model with its task.
 
     Args:
-        path: Its ONNX file.
-        task: What it answers.
+        path: The ONNX file.
+        task: The task.
     """
 
     def __init__(self, path: Path, task: str) -> None:
         self._task: Final = task
         self._model: Final = load(path, task=task, local_files_only=True)
-        # What is wrong with these is told when the server starts.
+        # Load it now, so that errors appear at the start of the server.
         _ = self._model.image_processor if task == _IMAGES else self._model.tokenizer
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """Answer a request.
+        """Handle a request.
 
         Args:
-            data: As of the handler.
+            data: The body, as in `EndpointHandler`.
 
         Raises:
-            ValueError: There is nothing to answer, or not in a form that the task takes.
+            ValueError: The inputs are missing or invalid for the task.
         """
         inputs, parameters = fields_of(data)
         if self._task == _SENTENCES:
@@ -47,18 +47,18 @@ class Served:
                 return self._model(**inputs, **parameters)
             return self._model(inputs, **parameters)
         except (TypeError, ValueError) as error:
-            raise refusal(self._task, inputs, parameters, error) from error
+            raise rejection(self._task, inputs, parameters, error) from error
 
     def _readable(self, one: Any) -> Any:
         return content_of(one) if isinstance(one, (str, bytes, bytearray)) else one
 
     def _text(self, one: Any) -> Any:
         if not isinstance(one, (str, dict)):
-            raise ValueError(f"{self._task} takes texts, not {type(one).__name__}.")
+            raise ValueError(f"{self._task} requires texts, not {type(one).__name__}.")
         return one
 
     def _similar(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return embeddings, or how similar sentences are to another where the body has `source_sentence`."""
+        """Return embeddings, or similarities if the inputs have `source_sentence`."""
         source, sentences = texts_of(inputs)
         if source is not None:
             return {"similarities": self._model(source, sentences, **parameters)}

@@ -247,7 +247,7 @@ class Judge:
     def _rule_of(self, tensor: StoredTensor, array: Any, dtype: str) -> str | None:
         """Return why a tensor is not a weight, as far as its values show it; None if they do not.
 
-        A matrix that a layer multiplies by is a weight, whatever its values are. So is a tensor with the name of a
+        A matrix that a layer multiplies by is a weight, independent of its values. So is a tensor with the name of a
         weight.
         """
         if self._expected.is_named(tensor) or (

@@ -1,1 +1,1 @@
-"""Generating text: settings, decoders with their caches, and the searches, as `generate` of transformers runs them."""
+"""Text generation as in `generate` of transformers: settings, decoders with caches, and searches."""

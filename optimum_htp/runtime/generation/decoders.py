@@ -1,7 +1,7 @@
-"""Decoders that give the scores of the next token, and keep what they have computed of the tokens before.
+"""Decoders that compute the scores of the next token, with a cache of the previous tokens.
 
-What Optimum exports differs: a decoder with or without a cache; with an encoder two decoders (for the first token and
-for the others), or both merged into one, which an input switches.
+Optimum exports a decoder with or without cache inputs, two decoders (one for the first token and one for the others),
+or both merged into one file with the input `use_cache_branch`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from optimum_htp.errors import InferenceError, WrongTaskError
+from optimum_htp.runtime.alternatives import with_optimum
 from optimum_htp.runtime.sessions import output_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from optimum_htp.runtime.sessions import Part
 
-__all__ = ["Decoder", "TextDecoder", "TransformingDecoder"]
+__all__ = ["Decoder", "EncoderDecoder", "TextDecoder"]
 
 _PAST: Final = "past_key_values."
 _PRESENT: Final = "present."
@@ -28,26 +29,26 @@ _LOGITS: Final = "logits"
 
 
 class Decoder(Protocol):
-    """A decoder of one generation."""
+    """The decoder of one generation."""
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the scores of the next token.
 
         Args:
-            tokens: All tokens so far, of shape (row, token).
+            tokens: All previous tokens, of shape (row, token).
 
         Returns:
-            An array of shape (row, vocabulary), which the caller may change.
+            An array of shape (row, vocabulary). The caller can modify it.
         """
         ...
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
-        """Take over, for each row, what is kept of another one."""
+        """Replace the cache of each row by the cache of the given row."""
         ...
 
 
 class _Cache:
-    """What a decoder keeps of the tokens before."""
+    """The cache of a decoder: keys and values of the previous tokens."""
 
     def __init__(self, part: Part) -> None:
         self.names: Final = [name for name in part.inputs if name.startswith(_PAST)]
@@ -55,10 +56,10 @@ class _Cache:
         self.kept: dict[str, NDArray[Any]] = {}
 
     def empty(self, rows: int, length: int) -> dict[str, NDArray[Any]]:
-        """Return a cache of no tokens, or of so many that mean nothing.
+        """Return a cache of zeros for `length` tokens.
 
         Raises:
-            WrongTaskError: Its shape is in no config of the file.
+            WrongTaskError: An axis of the cache is neither a size, nor a batch, nor a length.
         """
         return {name: np.zeros(self._shape(name, rows, length), self.part.inputs[name].dtype) for name in self.names}
 
@@ -68,19 +69,19 @@ class _Cache:
         for size in tensor.shape:
             if isinstance(size, int):
                 sizes.append(size)
-            elif isinstance(size, str) and "batch" in size:
+            elif isinstance(size, str) and "batch" in size and "head" not in size:  # some caches merge both axes
                 sizes.append(rows)
             elif isinstance(size, str) and "length" in size:
                 sizes.append(length)
             else:
                 raise WrongTaskError(
-                    f"{self.part.path} has the cache {name} of shape {tensor.shape}, which is not known here. Load it "
-                    "with Optimum."
+                    f"{self.part.path} has the cache {name} of the unsupported shape {tensor.shape}. "
+                    f"{with_optimum(str(self.part.path))}"
                 )
         return tuple(sizes)
 
     def keep(self, outputs: Mapping[str, NDArray[Any]], *, only: str = "") -> None:
-        """Keep the cache that a decoder gave; with `only`, no other part of it."""
+        """Store the cache outputs of a decoder; with `only`, those whose name contains it."""
         for name, array in outputs.items():
             if name.startswith(_PRESENT) and only in name:
                 self.kept[name.replace(_PRESENT, _PAST, 1)] = array
@@ -88,7 +89,10 @@ class _Cache:
     def reorder(self, rows: NDArray[np.int64]) -> None:
         for name, array in self.kept.items():
             if array.shape[:1] != rows.shape:
-                raise WrongTaskError(f"{self.part.path} has {name} of shape {array.shape}, which is not known here.")
+                raise WrongTaskError(
+                    f"{self.part.path} has the cache {name} of the unsupported shape {array.shape}. "
+                    f"{with_optimum(str(self.part.path))}"
+                )
         self.kept = {name: array[rows] for name, array in self.kept.items()}
 
 
@@ -121,41 +125,43 @@ class TextDecoder:
         return _last(outputs, fresh, part)
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
-        """Take over, for each row, what is kept of another one."""
+        """Replace the cache of each row by the cache of the given row."""
         self._cache.reorder(rows)
 
 
 def _last(outputs: Mapping[str, NDArray[Any]], tokens: NDArray[np.int64], part: Part) -> NDArray[np.float32]:
-    """Return the scores behind the last token.
+    """Return the scores after the last token.
 
     Raises:
-        WrongTaskError: The file gives none.
-        InferenceError: No token is the best of them.
+        WrongTaskError: The file has no logits.
+        InferenceError: All scores of a row are NaN or infinite.
     """
     found = output_of(outputs, _LOGITS, (len(tokens), None, None), part.path)[:, -1].astype(np.float32)
     if not np.isfinite(found.max(axis=-1)).all():
-        raise InferenceError(f"{part.path} gives scores of tokens that are no numbers, so none is the best.")
+        raise InferenceError(f"{part.path} returns NaN or infinite scores, so no token can be selected.")
     return found
 
 
-class TransformingDecoder:
-    """A decoder that reads what an encoder gave.
+class EncoderDecoder:
+    """The decoder of a model with an encoder.
 
     Args:
-        parts: The files of the model, by their names at export.
-        states: What the encoder gave, of shape (row, token, size).
-        mask: Which of its tokens count, of shape (row, token).
+        parts: The sessions of the model's files, by recorded name.
+        states: The encoder's output, of shape (row, token, size).
+        mask: Its attention mask, of shape (row, token).
     """
 
     def __init__(self, parts: Mapping[str, Part], states: NDArray[Any], mask: NDArray[np.int64]) -> None:
         decoders = {name: part for name, part in parts.items() if "decoder" in name}
-        merged = next((part for name, part in decoders.items() if "merged" in name), None)
-        later = next((part for name, part in decoders.items() if "with_past" in name), None)
         first = next((part for name, part in decoders.items() if "with_past" not in name), None)
-        if merged is None and first is None:
-            raise WrongTaskError(f"There is no decoder among {', '.join(parts)}.")
-        self._first: Final[Part] = merged or first  # type: ignore[assignment]
-        self._later: Final = merged or later
+        if first is None:
+            raise WrongTaskError(
+                f"The model has no decoder for the first token, only {', '.join(parts)}. Export it again."
+            )
+        self._first: Final = first
+        self._later: Final = next(
+            (part for name, part in decoders.items() if "with_past" in name or "merged" in name), None
+        )
         self._cache: Final = _Cache(self._later) if self._later is not None else None
         self._states, self._mask = states, mask
 
@@ -171,7 +177,7 @@ class TransformingDecoder:
             assert self._later is not None
             part = self._later
             outputs = self._run(part, tokens[:, -1:], cache)
-            cache.keep(outputs, only=".decoder.")  # what is kept of the encoder stays as it is
+            cache.keep(outputs, only=".decoder.")  # the keys and values of the encoder do not change
         return _last(outputs, tokens, part)
 
     def _run(self, part: Part, tokens: NDArray[np.int64], cache: _Cache | None) -> dict[str, NDArray[Any]]:
@@ -188,7 +194,7 @@ class TransformingDecoder:
         return part.run({name: array for name, array in feeds.items() if name in part.inputs})
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
-        """Take over, for each row, what is kept of another one."""
+        """Replace the cache of each row by the cache of the given row."""
         self._states, self._mask = self._states[rows], self._mask[rows]
         if self._cache is not None:
             self._cache.reorder(rows)

@@ -1,4 +1,4 @@
-"""What changes the scores of the next token, in the order in which transformers applies it."""
+"""Logits processors and warpers, in the order of transformers."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
 def processed(
     scores: NDArray[np.float32], tokens: NDArray[np.int64], prompt: int, settings: GenerationSettings
 ) -> NDArray[np.float32]:
-    """Return the scores of the next tokens after all that is not for sampling.
+    """Apply the logits processors.
 
     Args:
-        scores: Of shape (row, vocabulary); they are changed.
-        tokens: The tokens so far, of shape (row, token).
-        prompt: How many of them are the prompt.
-        settings: How text is generated.
+        scores: Scores of the next token, of shape (row, vocabulary); modified in place.
+        tokens: The previous tokens, of shape (row, token).
+        prompt: Number of tokens of the prompt.
+        settings: The generation settings.
 
     Raises:
-        ArgumentError: A token of the settings is outside the model's vocabulary.
+        ArgumentError: A token id in the settings is outside the vocabulary.
     """
     length, limit = tokens.shape[1], settings.limit(prompt)
     ends = _within(settings.ends, scores)
@@ -68,11 +68,11 @@ def processed(
 
 
 def warped(scores: NDArray[np.float32], settings: GenerationSettings) -> NDArray[np.float32]:
-    """Return the scores of the next tokens after all that is for sampling.
+    """Apply the warpers for sampling.
 
     Args:
-        scores: Of shape (row, vocabulary); they are changed.
-        settings: How text is generated.
+        scores: Scores of the next token, of shape (row, vocabulary); modified in place.
+        settings: The generation settings.
     """
     if settings.temperature != 1.0:
         scores /= np.float32(settings.temperature)
@@ -93,12 +93,12 @@ def warped(scores: NDArray[np.float32], settings: GenerationSettings) -> NDArray
 
 
 def _within(tokens: Sequence[int], scores: Any) -> list[int]:
-    """Return the tokens that there are: some configs have -1 for none."""
+    """Return the token ids that are in the vocabulary. Some configs use -1 for "none"."""
     return [token for token in tokens if 0 <= token < scores.shape[1]]
 
 
 def _repeating(tokens: list[int], size: int) -> list[int]:
-    """Return the tokens that would make up a group of so many that was there before."""
+    """Return the tokens that would repeat an n-gram of `size` tokens."""
     start = tokens[len(tokens) - size + 1 :] if size > 1 else []
     groups = (tokens[index : index + size] for index in range(len(tokens) - size + 1))
     return [group[-1] for group in groups if group[:-1] == start]
@@ -116,11 +116,11 @@ def _forbid_word(scores: Any, tokens: Any, word: Sequence[int], ends: tuple[int,
 
 
 def _force(scores: Any, tokens: list[int]) -> None:
-    _require(tokens, scores, "A forced token")
+    _require(tokens, scores, "forced token")
     scores[:] = _NEVER
     scores[:, tokens] = 0
 
 
 def _require(tokens: Sequence[int], scores: Any, what: str) -> None:
     if len(_within(tokens, scores)) < len(tokens):
-        raise ArgumentError(f"{what}: {list(tokens)} is out of the {scores.shape[1]} tokens of the model.")
+        raise ArgumentError(f"{what}: {list(tokens)} is outside the vocabulary of {scores.shape[1]} tokens.")

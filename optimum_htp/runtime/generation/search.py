@@ -1,4 +1,4 @@
-"""The searches for a text: the best token each time, a token drawn, or several beams; as transformers runs them."""
+"""The searches of transformers: greedy, sampling and beam search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Stop", "generate"]
 
 Stop = Callable[["NDArray[np.int64]"], bool]
-"""Tells of the tokens so far, of shape (token,), whether a text ends with them for another reason than its tokens."""
+"""Returns whether a text of these tokens, of shape (token,), ends for another reason than an end token."""
 
 _WORST: Final = np.float32(-1.0e9)
 
@@ -31,17 +31,17 @@ def generate(
     stop: Stop,
     seen: Callable[[int], None] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the tokens of texts, their start included.
+    """Return the tokens of generated texts, including the start.
 
     Args:
-        decoder: What scores tokens.
-        start: The tokens that texts begin with, of shape (1, token).
-        settings: How text is generated.
-        stop: What ends a text beside the settings.
-        seen: Is called with each token of the only text; not with beams.
+        decoder: Computes the scores.
+        start: The first tokens of each text, of shape (1, token).
+        settings: The generation settings.
+        stop: Further stopping criterion.
+        seen: Called with each new token of the first text; not in a beam search.
 
     Returns:
-        An array of shape (text, token), filled up behind the end of a text.
+        An array of shape (text, token), padded after the end of a text.
     """
     if settings.num_beams > 1:
         return _by_beams(decoder, start, settings, stop)
@@ -61,7 +61,7 @@ def _one_by_one(
     limit, ends = settings.limit(prompt), settings.ends
     while going.any() and tokens.shape[1] < limit:
         scores = processed(decoder.logits(tokens), tokens, prompt, settings)
-        chosen = _drawn(softmax(warped(scores, settings)), random) if settings.do_sample else scores.argmax(axis=1)
+        chosen = _sampled(softmax(warped(scores, settings)), random) if settings.do_sample else scores.argmax(axis=1)
         chosen = np.where(going, chosen, settings.padding)
         tokens = np.concatenate([tokens, chosen[:, None]], axis=1)
         if seen is not None:
@@ -71,23 +71,23 @@ def _one_by_one(
     return tokens
 
 
-def _drawn(probabilities: NDArray[Any], random: np.random.Generator) -> NDArray[np.int64]:
-    """Return a token for each row, drawn by its probability."""
+def _sampled(probabilities: NDArray[Any], random: np.random.Generator) -> NDArray[np.int64]:
+    """Return a random token for each row, sampled by probability."""
     sums = probabilities.astype(np.float64).cumsum(axis=1)
-    drawn = random.random((len(sums), 1)) * sums[:, -1:]
-    found: NDArray[np.int64] = (sums <= drawn).sum(axis=1).clip(max=probabilities.shape[1] - 1)
+    bounds = random.random((len(sums), 1)) * sums[:, -1:]
+    found: NDArray[np.int64] = (sums <= bounds).sum(axis=1).clip(max=probabilities.shape[1] - 1)
     return found
 
 
 def _by_beams(
     decoder: Decoder, start: NDArray[np.int64], settings: GenerationSettings, stop: Stop
 ) -> NDArray[np.int64]:
-    """Search with beams, as `GenerationMixin._beam_search` of transformers 4.57 does for one text."""
+    """Run a beam search as `GenerationMixin._beam_search` of transformers 4.57 for one text."""
     prompt, beams = start.shape[1], settings.num_beams
     limit, ends = settings.limit(prompt), settings.ends
     running = np.repeat(start, beams, axis=0)
     scores: NDArray[np.float32] = np.full(beams, _WORST, np.float32)
-    scores[0] = 0  # of the first beam alone, as all are equal
+    scores[0] = 0  # only of the first beam, because all beams are equal
     done: list[tuple[np.float32, NDArray[np.int64]]] = []
     improves = True
     while True:
@@ -101,7 +101,7 @@ def _by_beams(
         if improves and not is_full:
             penalty = np.float32((length + 1 - prompt) ** settings.length_penalty)
             done += [(values[one] / penalty, candidates[one]) for one in np.flatnonzero(ended[:beams])]
-            done = sorted(done, key=lambda one: -one[0])[:beams]  # stable: the earlier one of two equals stays first
+            done = sorted(done, key=lambda one: -one[0])[:beams]  # stable: equal scores keep their order
         kept = _largest(values + ended * _WORST, beams)
         running, scores = candidates[kept], (values + ended * _WORST)[kept].astype(np.float32)
         decoder.reorder(origins[kept])
@@ -109,7 +109,7 @@ def _by_beams(
         if not improves or ended.all() or (len(done) == beams and settings.early_stopping is True):
             break
     texts = [text for _, text in done[: settings.num_return_sequences]]
-    # transformers takes the padding token 0 for none here
+    # here transformers treats the padding token 0 as missing
     filler = (settings.pad_token_id or ends[0]) if ends else settings.padding
     filled = np.full((len(texts), max(map(len, texts))), filler, dtype=np.int64)
     for row, text in zip(filled, texts, strict=True):
@@ -118,12 +118,12 @@ def _by_beams(
 
 
 def _largest(values: NDArray[Any], count: int) -> NDArray[np.int64]:
-    """Return where the largest values are, the largest first; of equals the first ones."""
+    """Return the indices of the largest values, the largest first; of equal values, the first indices."""
     return np.argsort(-values, kind="stable")[:count]
 
 
 def _may_improve(best: np.float32, done: list[Any], length: int, longest: int, settings: GenerationSettings) -> bool:
-    """Whether a beam that goes on may still be better than the worst text that is done."""
+    """Whether a running beam can still exceed the worst finished text."""
     if len(done) < settings.num_beams:
         return True
     at = longest if settings.early_stopping == "never" and settings.length_penalty > 0 else length

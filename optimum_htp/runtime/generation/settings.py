@@ -1,4 +1,4 @@
-"""How text is generated: the model's generation config, the defaults of the pipeline and the arguments of a call."""
+"""Generation settings from the model's generation config, the defaults of the pipeline and the arguments of a call."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ from math import isfinite
 from typing import Any, Final
 
 from optimum_htp.errors import ArgumentError, ConfigLoadError, OptionError
+from optimum_htp.runtime.alternatives import with_optimum
+from optimum_htp.runtime.numbers import check_number
 
 __all__ = ["GenerationSettings", "settings_of", "task_params"]
 
 _DEFAULT_LENGTH: Final = 20  # tokens
 _MOST_ROWS: Final = 1000
-# What the answer does not depend on.
+# Settings without effect on the result.
 _IGNORED: Final = frozenset(
     (
         *("_from_model_config", "cache_implementation", "cache_config", "use_cache", "transformers_version"),
         *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
         *("return_legacy_cache", "compile_config", "disable_compile", "low_memory", "is_assistant"),
-        *(
-            "num_assistant_tokens",
-            "num_assistant_tokens_schedule",
-            "assistant_confidence_threshold",
-            "trust_remote_code",
-        ),
-        *("assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "max_matching_ngram_size"),
-        *("prompt_lookup_num_tokens", "prefill_chunk_size", "chat_format"),
+        *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"),
+        *("trust_remote_code", "assistant_early_exit", "assistant_lookbehind", "target_lookbehind"),
+        *("max_matching_ngram_size", "prompt_lookup_num_tokens", "prefill_chunk_size", "chat_format"),
     )
 )
 
-# Settings that are not known here, with the values that change nothing.
+# Unsupported settings, with the values that have no effect.
 _NEUTRAL: Final = {
     "diversity_penalty": 0.0,
     "encoder_no_repeat_ngram_size": 0,
@@ -51,7 +48,7 @@ _NEUTRAL: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """The settings of `GenerationConfig` of transformers that are known here, with its names and defaults."""
+    """The supported settings of transformers' `GenerationConfig`, with the same names and defaults."""
 
     max_length: int = _DEFAULT_LENGTH
     max_new_tokens: int | None = None
@@ -79,7 +76,7 @@ class GenerationSettings:
     decoder_start_token_id: int | None = None
     stop_strings: str | Sequence[str] | None = None
     seed: int | None = field(default=None)
-    """Of the random numbers; transformers takes PyTorch's."""
+    """Seed of numpy's random numbers. transformers uses PyTorch's."""
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -88,17 +85,17 @@ class GenerationSettings:
 
     @property
     def padding(self) -> int:
-        """The token behind the end of a text that is done before others."""
+        """The token after the end of a text that is shorter than others."""
         if self.pad_token_id is not None:
             return self.pad_token_id
         return self.ends[0] if self.ends else 0
 
     def limit(self, prompt: int) -> int:
-        """Return the most tokens of a text with its prompt of so many tokens."""
+        """Return the maximum length of a text, including a prompt of `prompt` tokens."""
         return self.max_length if self.max_new_tokens is None else prompt + self.max_new_tokens
 
     def least(self, prompt: int) -> int:
-        """Return the fewest tokens of a text with its prompt of so many tokens."""
+        """Return the minimum length of a text, including a prompt of `prompt` tokens."""
         return self.min_length if self.min_new_tokens is None else max(self.min_length, prompt + self.min_new_tokens)
 
 
@@ -112,27 +109,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and isfinite(value)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and value.bit_length() < 63
 
 
 def _is_size(value: Any) -> bool:
-    return _is_whole(value) and value >= 0
+    return _is_integer(value) and value >= 0
 
 
-def _are_whole(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_is_whole, value))
+def _are_integers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_integer, value))
 
 
-_KINDS: Final[Mapping[tuple[str, ...], Callable[[Any], bool]]] = {
+_CHECKS: Final[Mapping[tuple[str, ...], Callable[[Any], bool]]] = {
     ("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "num_return_sequences"): _is_size,
     ("top_k", "no_repeat_ngram_size", "seed"): _is_size,
     ("length_penalty", "temperature", "top_p", "min_p", "repetition_penalty"): _is_number,
-    ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"): _is_whole,
-    ("eos_token_id", "forced_eos_token_id"): lambda value: _is_whole(value) or _are_whole(value),
-    ("suppress_tokens", "begin_suppress_tokens"): _are_whole,
+    ("forced_bos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id"): _is_integer,
+    ("eos_token_id", "forced_eos_token_id"): lambda value: _is_integer(value) or _are_integers(value),
+    ("suppress_tokens", "begin_suppress_tokens"): _are_integers,
     ("bad_words_ids",): lambda value: (
-        isinstance(value, (list, tuple)) and all(_are_whole(one) and len(one) > 0 for one in value)
+        isinstance(value, (list, tuple)) and all(_are_integers(one) and len(one) > 0 for one in value)
     ),
     ("stop_strings",): lambda value: (
         all(isinstance(one, str) and one for one in ([value] if isinstance(value, str) else value))
@@ -141,7 +138,7 @@ _KINDS: Final[Mapping[tuple[str, ...], Callable[[Any], bool]]] = {
     ),
     ("early_stopping",): lambda value: isinstance(value, bool) or value == "never",
 }
-"""What tells whether a value is one of these settings; None is one where it is the default."""
+"""Checks of values. None is also valid if it is the default."""
 
 _KNOWN: Final = {one.name: one.default for one in fields(GenerationSettings)}
 
@@ -154,33 +151,35 @@ def settings_of(
     name: str,
     task: str,
 ) -> GenerationSettings:
-    """Return the settings of a call, as the pipelines of transformers find them.
+    """Return the settings of a call, merged as in transformers' pipelines.
 
     Args:
-        config: The model's generation config; empty for one that has none.
-        model_config: The model's config, which has the settings of older models.
-        pipeline: What the pipeline sets.
-        given: The arguments of the call.
-        name: The file that messages name.
-        task: The pipeline's.
+        config: The model's generation config; empty if it has none.
+        model_config: The model's config, which contains the settings of older models.
+        pipeline: Defaults of the pipeline.
+        given: Arguments of the call.
+        name: The model's file, for messages.
+        task: The task of the pipeline.
 
     Raises:
-        OptionError: An argument is not known here.
-        ConfigLoadError: The model's config has a setting that is not known here.
-        ArgumentError: A number is out of bounds, or contradicts another one.
+        OptionError: An argument is unsupported.
+        ConfigLoadError: The model's config has an unsupported setting.
+        ArgumentError: A value is invalid, or two values contradict each other.
     """
     if unknown := sorted(given.keys() - _KNOWN.keys()):
-        raise OptionError(f"{unknown[0]}= is not known without transformers: {name} takes {', '.join(_KNOWN)}.")
+        raise OptionError(
+            f"{unknown[0]}= is not supported; supported are {', '.join(_KNOWN)}. {with_optimum(name, task)}"
+        )
     own = config or {key: value for key, value in model_config.items() if key in _KNOWN or key in _NEUTRAL}
     special = task_params(model_config, task)
-    if strange := sorted(
+    if unsupported := sorted(
         key
         for key, value in (*own.items(), *((key, special[key]) for key in special.keys() & _NEUTRAL.keys()))
         if key not in _KNOWN and key not in _IGNORED and value and value != _NEUTRAL.get(key)
     ):
         raise ConfigLoadError(
-            f"The generation config of {name} sets {strange[0]}, which is not known without transformers. Load the "
-            "file with Optimum."
+            f"The generation config of {name} sets {unsupported[0]}, which is not supported. "
+            f"{with_optimum(name, task)}"
         )
     values = {key: value for key, value in own.items() if key in _KNOWN and value is not None}
     values.update(pipeline)
@@ -190,47 +189,45 @@ def settings_of(
     values.update((key, value) for key, value in given.items() if key in _KNOWN)
     if values.get("max_new_tokens") is None and values.get("max_length", _DEFAULT_LENGTH) == _DEFAULT_LENGTH:
         values["max_new_tokens"] = None if given.get("max_length") is not None else _DEFAULT_LENGTH
-    return _checked(GenerationSettings(**values))
+    return _checked(GenerationSettings(**values), with_optimum(name, task))
 
 
 def task_params(model_config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    """Return what the config of an older model sets for a pipeline: settings, and a `prefix` of texts."""
+    """Return the `task_specific_params` of an older model's config: settings, and a `prefix` for texts."""
     found = model_config.get("task_specific_params")
     found = found.get(task) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
-def _checked(settings: GenerationSettings) -> GenerationSettings:
-    """Refuse settings that mean nothing.
+def _checked(settings: GenerationSettings, alternative: str) -> GenerationSettings:
+    """Return the settings after checks.
 
     Raises:
-        ArgumentError: One is out of bounds, or contradicts another one.
+        ArgumentError: A value is invalid, or two values contradict each other.
     """
-    for kinds, is_one in _KINDS.items():
-        for key in kinds:
+    for names, is_valid in _CHECKS.items():
+        for key in names:
             value = getattr(settings, key)
-            if not is_one(value) and (value is not None or _KNOWN[key] is not None):
-                raise ArgumentError(f"{key}= does not take {value!r}.")
+            if not is_valid(value) and (value is not None or _KNOWN[key] is not None):
+                raise ArgumentError(f"{key}={value!r} is invalid.")
     for key in ("max_length", "num_beams", "num_return_sequences", "max_new_tokens"):
-        value = getattr(settings, key)
-        if value is not None and value < 1:
-            raise ArgumentError(f"{key}={value!r} has to be a whole number of at least 1.")
+        check_number(key, getattr(settings, key), 1)
     if max(settings.num_beams, settings.num_return_sequences) > _MOST_ROWS:
-        raise ArgumentError(f"There are at most {_MOST_ROWS} num_beams and num_return_sequences without transformers.")
+        raise ArgumentError(f"num_beams and num_return_sequences must be at most {_MOST_ROWS} here. {alternative}")
     if settings.temperature == 0:
         settings = replace(settings, do_sample=False, temperature=1.0)
     if not settings.temperature > 0 or not settings.repetition_penalty > 0:
-        raise ArgumentError("temperature and repetition_penalty have to be above 0.")
+        raise ArgumentError("temperature and repetition_penalty must be greater than 0.")
     if settings.do_sample and not all(
         0 <= value <= 1 for value in (settings.top_p, settings.min_p) if value is not None
     ):
-        raise ArgumentError("top_p and min_p have to be between 0 and 1.")
+        raise ArgumentError("top_p and min_p must be between 0 and 1.")
     if settings.do_sample and settings.num_beams > 1:
         raise ArgumentError(
-            "Beams are not sampled without transformers: give num_beams=1, do_sample=False, or use Optimum's pipeline."
+            f"Beam search with sampling is not supported; use num_beams=1 or do_sample=False. {alternative}"
         )
     if settings.num_return_sequences > settings.num_beams and not settings.do_sample:
         raise ArgumentError(
-            f"num_return_sequences={settings.num_return_sequences} needs do_sample=True, or as many num_beams."
+            f"num_return_sequences={settings.num_return_sequences} needs do_sample=True or at least as many num_beams."
         )
     return settings

@@ -1,1 +1,1 @@
-"""The answers of the tasks: a module for each pipeline of transformers, with its options and its results."""
+"""One module per pipeline of transformers, with the same options and results."""

@@ -1,7 +1,7 @@
-"""Vectors of texts: of tokens, as `FeatureExtractionPipeline` of transformers gives them, and of sentences.
+"""Embeddings of tokens, as in transformers' `FeatureExtractionPipeline`, and of sentences.
 
-The vector of a sentence is made by the modules that `modules.json` of its model names, as sentence_transformers runs
-them. A module that is not known here is refused.
+Sentence embeddings are computed by the modules in the `modules.json` of the model, as in sentence_transformers.
+Unsupported modules are rejected.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from optimum_htp.errors import ArgumentError, ConfigLoadError, MissingDependencyError, WrongTaskError
 from optimum_htp.libraries.names import CONFIG, SENTENCE_MODULES, WEIGHTS
 from optimum_htp.parsing import is_inside
+from optimum_htp.runtime.alternatives import WITH_OPTIMUM
 from optimum_htp.runtime.texts import Run, batches, listed, results, runs, truncation_of
 
 if TYPE_CHECKING:
@@ -37,13 +38,19 @@ _TINY: Final = 1e-9
 
 
 def features(model: Model, inputs: Any, *, truncation: bool | str | None = None, batch_size: int = 1) -> Any:
-    """Return what a model gives for each token of texts: for each text nested lists of shape (1, token, size).
+    """Return the first output of a model per token.
 
     Args:
         model: The model.
         inputs: A text, or a list of texts.
-        truncation: Whether, or how, texts are cut to what the model takes.
-        batch_size: How many texts are run at once.
+        truncation: Whether, or how, texts are truncated to the token limit of the model.
+        batch_size: Number of texts per run.
+
+    Returns:
+        For each text nested lists of shape (1, token, size).
+
+    Raises:
+        WrongTaskError: The output has no batch axis.
     """
     items, is_list = listed(inputs)
     encodings = model.tokenizer.encode(items, truncation=truncation_of(truncation))
@@ -51,23 +58,29 @@ def features(model: Model, inputs: Any, *, truncation: bool | str | None = None,
     found = []
     for run in runs(model, encodings, batch_size):
         if name not in run.outputs:
-            raise WrongTaskError(f"{run.path} gives {name} that is not of texts. Use run(...).")
-        found.append([run.outputs[name].tolist()])  # with what pads it in its batch, as in transformers
+            raise WrongTaskError(f"The output {name} of {run.path} has no batch axis. Use run(...).")
+        found.append([run.outputs[name].tolist()])  # with the padding of its batch, as in transformers
     return results(found, is_list)
 
 
 def similarities(model: Model, source: str, sentences: str | Sequence[str], **options: Any) -> Any:
-    """Return how like sentences are to one: for each a number, of the kind that the model names (cosine, if none).
+    """Return the similarity of sentences to one sentence.
 
     Args:
         model: The model.
         source: The sentence.
-        sentences: The sentences that it is compared with, or one of them.
-        **options: Of `encode`.
+        sentences: A sentence to compare with, or a list of sentences.
+        **options: Options of `encode`.
+
+    Returns:
+        A number for a sentence, a list of numbers for a list: the similarity function of the model (default: cosine).
+
+    Raises:
+        ConfigLoadError: The model names an unsupported similarity function.
     """
     items, is_list = listed(sentences)
     vectors = encode(model, [source, *items], **options)
-    settings = model.source.json(_SETTINGS, _SETTINGS, needed=False) or {}
+    settings = model.source.json(_SETTINGS, dict) or {}
     kind = settings.get("similarity_fn_name") or "cosine"
     first, others = vectors[0], vectors[1:]
     if kind == "cosine":
@@ -79,7 +92,7 @@ def similarities(model: Model, source: str, sentences: str | Sequence[str], **op
     elif kind == "manhattan":
         found = -np.abs(others - first).sum(axis=1)
     else:
-        raise ConfigLoadError(f"{_SETTINGS} of {model.source.name} names the similarity {kind!r}, which is not known.")
+        raise _unsupported(model, f"the similarity function {kind!r}", _SETTINGS)
     return results(found.tolist(), is_list)
 
 
@@ -92,29 +105,29 @@ def encode(
     normalize_embeddings: bool = False,
     batch_size: int = _BATCH,
 ) -> NDArray[Any]:
-    """Return the vectors of texts, as `SentenceTransformer.encode` does.
+    """Return the embeddings of texts: the same as `SentenceTransformer.encode`.
 
     Args:
         model: The model.
         texts: A text, or a list of texts.
-        prompt: What is put before each text.
-        prompt_name: The prompt of the model that is put there; None for the one that it names, if it does.
-        normalize_embeddings: Whether the vectors get the length 1.
-        batch_size: How many texts are run at once.
+        prompt: A prefix for each text.
+        prompt_name: The name of a prompt of the model; None for its default prompt.
+        normalize_embeddings: Whether embeddings are scaled to length 1.
+        batch_size: Number of texts per run.
 
     Returns:
         An array of shape (size,) for a text, (text, size) for a list.
 
     Raises:
-        ConfigLoadError: It is not a model of sentence_transformers, or has a module that is not known here.
-        ArgumentError: It has no prompt of that name, or an input is no text.
+        ConfigLoadError: It is not a sentence_transformers model, or has an unsupported module.
+        ArgumentError: The prompt is unknown, or an input is not a text.
     """
     items, is_list = listed(texts)
     before = _prompt(model, prompt, prompt_name)
-    lengths = model.source.json(_LENGTHS, _LENGTHS, needed=False) or {}
+    lengths = model.source.json(_LENGTHS, dict) or {}
     lowers = lengths.get("do_lower_case") is True
     if not all(isinstance(item, str) for item in items):
-        raise ArgumentError("Vectors are made of texts: give a text, or a list of texts.")
+        raise ArgumentError("Embeddings need a text or a list of texts.")
     cleaned = [(before + item).strip() for item in items]
     encodings = model.tokenizer.encode(
         [text.lower() for text in cleaned] if lowers else cleaned,
@@ -127,13 +140,13 @@ def encode(
     for batch in batches(order, batch_size):
         for index, run in zip(batch, runs(model, [encodings[one] for one in batch], batch_size), strict=True):
             vector = run.outputs[_POOLED] if pooled is None else pooled(run)
-            found[index] = vector / max(float(np.linalg.norm(vector)), 1e-12) if normalize_embeddings else vector
+            found[index] = _normalized(vector) if normalize_embeddings else vector
     vectors: NDArray[Any] = np.stack(found) if found else np.zeros((0, 0), np.float32)
     return vectors if is_list else vectors[0]
 
 
 def _longest(model: Model, lengths: Mapping[str, Any]) -> int | None:
-    """Return the most tokens of a text, as the Transformer module of sentence_transformers finds it."""
+    """Return the token limit of a text, as in the Transformer module of sentence_transformers."""
     named = lengths.get("max_seq_length")
     if isinstance(named, int):
         return named
@@ -146,28 +159,28 @@ def _longest(model: Model, lengths: Mapping[str, Any]) -> int | None:
 def _prompt(model: Model, prompt: str | None, name: str | None) -> str:
     if prompt is not None:
         return prompt
-    settings = model.source.json(_SETTINGS, _SETTINGS, needed=False) or {}
+    settings = model.source.json(_SETTINGS, dict) or {}
     name = name or settings.get("default_prompt_name")
     if name is None:
         return ""
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts.get(name), str):
-        raise ArgumentError(f"{model.source.name} has no prompt {name!r}: it has {', '.join(prompts) or 'none'}.")
+        raise ArgumentError(f"{model.source.name} has no prompt {name!r}, only {', '.join(prompts) or 'none'}.")
     return str(prompts[name])
 
 
 def _modules(model: Model, has_prompt: bool) -> Callable[[Run], Any]:
-    """Return what makes the vector of a text of what the model gives for it."""
-    listing = model.source.json_list(SENTENCE_MODULES)
+    """Return the function that computes an embedding from the outputs of a run."""
+    listing = model.source.json(SENTENCE_MODULES, list)
     if listing is None:
         raise ConfigLoadError(
-            f"{model.source.name} has no {SENTENCE_MODULES}, so nothing says how it makes vectors of sentences. Call "
-            "the model for vectors of tokens, or export a model of sentence_transformers."
+            f"{model.source.name} has no {SENTENCE_MODULES}, so it has no sentence embeddings. Call the model for "
+            "token embeddings, or export a sentence_transformers model."
         )
     kinds = [_kind(model, one) for one in listing]
     output = next((name for name in _TOKENS if name in model.part.outputs), next(iter(model.part.outputs)))
     if len(kinds) < 2 or kinds[0][0] != "Transformer" or kinds[1][0] != "Pooling":
-        raise _unknown(model, kinds[1][0] if len(kinds) > 1 else "a missing Pooling")
+        raise _unsupported(model, f"the module {kinds[1][0]}" if len(kinds) > 1 else "a list without Pooling")
     pool = _pooling(model, kinds[1][1], has_prompt)
     later = [_module(model, kind, path) for kind, path in kinds[2:]]
 
@@ -181,29 +194,29 @@ def _modules(model: Model, has_prompt: bool) -> Callable[[Run], Any]:
 
 
 def _kind(model: Model, content: Any) -> tuple[str, str]:
-    """Return the class and the folder of a module in the list.
+    """Return the class name and the folder of a module in the list.
 
     Raises:
-        ConfigLoadError: It is not from sentence_transformers, or its folder is outside the model's.
+        ConfigLoadError: Its class is not in sentence_transformers, or its folder is outside the model's folder.
     """
     kind, path = (content.get("type"), content.get("path")) if isinstance(content, dict) else (None, None)
     if not isinstance(kind, str) or not kind.startswith(_OWN_MODULES):
-        raise _unknown(model, f"the module {kind}")
+        raise _unsupported(model, f"the module {kind}")
     if not isinstance(path, str) or not (path == "" or is_inside(path)):
-        raise _unknown(model, f"the folder {path!r}")
+        raise _unsupported(model, f"the folder {path!r}")
     return kind.rpartition(".")[2], path
 
 
-def _unknown(model: Model, what: str) -> ConfigLoadError:
+def _unsupported(model: Model, what: str, file: str = SENTENCE_MODULES) -> ConfigLoadError:
     return ConfigLoadError(
-        f"{SENTENCE_MODULES} of {model.source.name} has {what}, which is not known here. Load the model with "
-        f"SentenceTransformer({model.source.name!r}, backend='onnx')."
+        f"{file} of {model.source.name} has {what}, which is not supported. {WITH_OPTIMUM} "
+        f"`sentence_transformers.SentenceTransformer({model.source.name!r}, backend='onnx')`."
     )
 
 
 def _settings(model: Model, path: str) -> dict[str, Any]:
     name = str(PurePosixPath(path, CONFIG))
-    return model.source.json(name, name, needed=False) or {}
+    return model.source.json(name, dict) or {}
 
 
 def _pooling(model: Model, path: str, has_prompt: bool) -> Callable[[Any, Any], Any]:
@@ -212,14 +225,16 @@ def _pooling(model: Model, path: str, has_prompt: bool) -> Callable[[Any, Any], 
     modes = [named] if isinstance(named, str) else list(named) if isinstance(named, list) else []
     modes = modes or [mode for key, mode in _OLD_MODES.items() if settings.get(key) is True]
     if not settings or not modes or (unknown := [mode for mode in modes if mode not in _POOLS]):
-        raise _unknown(model, f"the pooling {unknown[0]!r}" if modes and settings else "a Pooling without a config")
+        raise _unsupported(
+            model, f"the pooling {unknown[0]!r}" if modes and settings else "a Pooling without a config"
+        )
     if has_prompt and settings.get("include_prompt") is False:
-        raise _unknown(model, "a Pooling that leaves the prompt out")
+        raise _unsupported(model, "a Pooling that excludes the prompt")
     pools = [_POOLS[mode] for mode in modes]
     return lambda tokens, mask: np.concatenate([pool(tokens, mask) for pool in pools])
 
 
-# Of configs before sentence_transformers 5.4, in the order in which several are put together.
+# Keys of configs before sentence_transformers 5.4, in the order of concatenation.
 _OLD_MODES: Final = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -230,18 +245,13 @@ _OLD_MODES: Final = {
 }
 
 
-def _weighted(tokens: Any, mask: Any) -> Any:
-    weights = np.arange(1, len(tokens) + 1, dtype=np.float32)[:, None] * mask[:, None]
-    return (tokens * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), _TINY)
+def _sums(tokens: Any, weights: Any) -> tuple[Any, Any]:
+    column = weights[:, None].astype(np.float32)
+    return (tokens * column).sum(axis=0), np.maximum(column.sum(axis=0), _TINY)
 
 
-def _sums(tokens: Any, mask: Any) -> tuple[Any, Any]:
-    weights = mask[:, None].astype(np.float32)
-    return (tokens * weights).sum(axis=0), np.maximum(weights.sum(axis=0), _TINY)
-
-
-def _mean(tokens: Any, mask: Any) -> Any:
-    total, count = _sums(tokens, mask)
+def _mean(tokens: Any, weights: Any) -> Any:
+    total, count = _sums(tokens, weights)
     return total / count
 
 
@@ -255,18 +265,22 @@ _POOLS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "max": lambda tokens, mask: np.where(mask[:, None] == 0, -1e9, tokens).max(axis=0),
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_of_root,
-    "weightedmean": _weighted,
+    "weightedmean": lambda tokens, mask: _mean(tokens, mask * np.arange(1, len(tokens) + 1)),
     "lasttoken": lambda tokens, mask: tokens[np.flatnonzero(mask)[-1]],
 }
-"""Poolings by name."""
+"""The pooling functions, by name."""
+
+
+def _normalized(vector: Any) -> Any:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _module(model: Model, kind: str, path: str) -> Module:
     if kind == "Normalize":
-        return lambda vector: vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return _normalized
     if kind == "Dense":
         return _dense(model, path)
-    raise _unknown(model, f"the module {kind}")
+    raise _unsupported(model, f"the module {kind}")
 
 
 _ACTIVATIONS: Final[Mapping[str, Module]] = {
@@ -281,11 +295,12 @@ def _dense(model: Model, path: str) -> Module:
     settings, name = _settings(model, path), str(PurePosixPath(path, WEIGHTS))
     activation = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     if activation not in _ACTIVATIONS:
-        raise _unknown(model, f"a Dense with the activation {activation}")
+        raise _unsupported(model, f"a Dense with the activation {activation}")
     file = model.source.file(name)
     if file is None:
         raise ConfigLoadError(
-            f"{model.source.name} does not carry the weights of the module {path}: copy {name} of its model beside it."
+            f"{model.source.name} does not contain the weights of the module {path}. Copy {name} of its model next to "
+            "the file."
         )
     try:
         from safetensors.numpy import load_file

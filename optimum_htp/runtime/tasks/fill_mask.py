@@ -1,4 +1,4 @@
-"""Words for masks, as `FillMaskPipeline` of transformers gives them."""
+"""Words for masks, as in transformers' `FillMaskPipeline`."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def fill_mask(
 
     Args:
         model: The model.
-        inputs: A text with the tokenizer's mask token, or a list of such.
-        top_k: How many words; None for 5.
+        inputs: A text with the tokenizer's mask token, or a list of texts.
+        top_k: Number of words; None for 5.
         targets: The words to choose from; None for the whole vocabulary.
-        truncation: Whether, or how, texts are cut to what the model takes.
-        batch_size: How many texts are run at once.
+        truncation: Whether, or how, texts are truncated to the token limit of the model.
+        batch_size: Number of texts per run.
 
     Returns:
-        For each mask a list of `{"score": float, "token": int, "token_str": str, "sequence": str}`: for a text with
-        one mask that list, for several masks a list of lists.
+        For each mask a list of `{"score": float, "token": int, "token_str": str, "sequence": str}`. A text with one
+        mask has one list, a text with several masks a list of lists.
 
     Raises:
-        ArgumentError: A text has no mask, or none of the targets is a word of the tokenizer.
+        ArgumentError: A text has no mask, or no target is in the vocabulary.
         PreprocessorLoadError: The tokenizer has no mask token.
     """
     tokenizer, count = model.tokenizer, _COUNT if top_k is None else top_k
@@ -59,7 +59,7 @@ def fill_mask(
     encodings = tokenizer.encode(items, truncation=truncation_of(truncation))
     for item, encoding in zip(items, encodings, strict=True):
         if tokenizer.ids["mask_token"] not in encoding.ids:
-            raise ArgumentError(f"There is no {tokenizer.special['mask_token']} in {item!r}.")
+            raise ArgumentError(f"{item!r} has no mask. Put {tokenizer.special['mask_token']} in the text.")
     found = [_filled(model, run, count, chosen) for run in runs(model, encodings, batch_size)]
     return found if is_list and len(found) != 1 else found[0]
 
@@ -95,18 +95,18 @@ def _target_ids(model: Model, targets: str | Sequence[str]) -> list[int]:
     tokenizer, found = model.tokenizer, []
     for target in [targets] if isinstance(targets, str) else targets:
         if not isinstance(target, str):
-            raise ArgumentError(f"A target is a word, not {type(target).__name__}.")
+            raise ArgumentError(f"A target must be a text, not {type(target).__name__}.")
         index = tokenizer.backend.token_to_id(target)
         if index is None:
             ids = tokenizer.encode([target], truncation="longest_first", max_length=1, add_special_tokens=False)[0].ids
             if not ids:
-                logger.warning("The target %r is no word of the tokenizer, and is left out.", target)
+                logger.warning("The target %r is not in the vocabulary and is skipped.", target)
                 continue
             index = ids[0]
             logger.warning(
-                "The target %r is no word of the tokenizer: %r is taken.", target, tokenizer.backend.id_to_token(index)
+                "The target %r is not in the vocabulary; %r replaces it.", target, tokenizer.backend.id_to_token(index)
             )
         found.append(index)
     if not found:
-        raise ArgumentError("None of targets= is a word of the tokenizer.")
+        raise ArgumentError("No word in targets= is in the vocabulary.")
     return sorted({*found})

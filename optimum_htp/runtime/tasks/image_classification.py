@@ -1,4 +1,4 @@
-"""Labels of images, as `ImageClassificationPipeline` of transformers gives them."""
+"""Labels of images, as in transformers' `ImageClassificationPipeline`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def classify_images(
 
     Args:
         model: The model.
-        inputs: An image of Pillow, a path or the content of a file, or a list of these.
-        top_k: How many labels; None for 5.
-        function_to_apply: `softmax`, `sigmoid` or `none`; None for what the config asks for.
-        batch_size: How many images are run at once.
+        inputs: A Pillow image, a path or the content of a file, or a list of these.
+        top_k: Number of labels; None for 5.
+        function_to_apply: `softmax`, `sigmoid` or `none`; None for the function of the config.
+        batch_size: Number of images per run.
 
     Returns:
         For each image a list of `{"label": str, "score": float}`.
 
     Raises:
-        ArgumentError: What is given is no image.
+        ArgumentError: An input is not an image.
     """
     items, is_list = listed(inputs)
-    check_number("top_k", top_k)  # a negative one leaves out the last, as in transformers
+    check_number("top_k", top_k)  # a negative value drops the last labels, as in transformers
     count = min(_COUNT if top_k is None else top_k, len(labels_of(model.config)))
     name = next(iter(model.part.inputs))
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""Answers that are spans of a text, as `QuestionAnsweringPipeline` of transformers gives them."""
+"""Answers that are spans of a text, as in transformers' `QuestionAnsweringPipeline`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from optimum_htp.errors import ArgumentError
 from optimum_htp.runtime.numbers import check_number
+from optimum_htp.runtime.scores import softmax
 from optimum_htp.runtime.texts import Run, runs
 
 if TYPE_CHECKING:
     import tokenizers
-    from numpy.typing import NDArray
 
     from optimum_htp.runtime.model import Model
 
@@ -40,25 +40,25 @@ def answer(
     align_to_words: bool | None = None,
     batch_size: int = 1,
 ) -> Any:
-    """Return where texts answer questions.
+    """Return the spans of texts that answer questions.
 
     Args:
         model: The model.
         inputs: `{"question": str, "context": str}`, or a list of these.
-        question, context: The same in two arguments; lists go together, and one text may go with many questions.
-        top_k: How many answers; None for 1.
-        doc_stride: How many tokens the parts of a long text have in common; None for 128, or half a part.
-        max_answer_len: The most tokens of an answer; None for 15.
-        max_seq_len: The most tokens of a part, with the question; None for 384, or what the model takes.
-        handle_impossible_answer: Whether there may be no answer.
-        align_to_words: Whether an answer consists of whole words; None for yes.
-        batch_size: How many parts are run at once.
+        question, context: The same as two arguments. Lists are paired; one context is used for all questions.
+        top_k: Number of answers; None for 1.
+        doc_stride: Tokens that consecutive parts of a long text have in common; None for 128, or half a part.
+        max_answer_len: Maximum tokens of an answer; None for 15.
+        max_seq_len: Maximum tokens of a part, with the question; None for 384, or the token limit of the model.
+        handle_impossible_answer: Whether "no answer" is a result.
+        align_to_words: Whether answers consist of whole words; None for yes.
+        batch_size: Number of parts per run.
 
     Returns:
         For each question `{"score": float, "start": int, "end": int, "answer": str}`, or a list of these.
 
     Raises:
-        ArgumentError: A question or a text is missing, or a number is too small.
+        ArgumentError: A question or a context is missing, or a number is too small.
     """
     for name, number in (("top_k", top_k), ("max_answer_len", max_answer_len), ("max_seq_len", max_seq_len)):
         check_number(name, number, 1)
@@ -68,7 +68,7 @@ def answer(
     longest = max_seq_len or min(model.tokenizer.longest or _LONGEST, _LONGEST)
     stride = doc_stride if doc_stride is not None else min(longest // 2, _STRIDE)
     if stride > longest:
-        raise ArgumentError(f"doc_stride={stride} is larger than max_seq_len={longest}.")
+        raise ArgumentError(f"doc_stride={stride} must not be larger than max_seq_len={longest}.")
     pairs = _pairs(inputs, question, context)
     found = []
     for one, text in pairs:
@@ -102,13 +102,15 @@ def _pairs(inputs: Any, question: Any, context: Any) -> list[tuple[str, str]]:
             raise ArgumentError(f"There are {len(questions)} questions and {len(texts)} contexts.")
         found = list(zip(questions, texts, strict=True))
     if not found or not all(isinstance(text, str) and text for pair in found for text in pair):
-        raise ArgumentError('Give a question and a context: {"question": ..., "context": ...}, neither of them empty.')
+        raise ArgumentError(
+            'Each input needs a text for the question and one for the context: {"question": ..., "context": ...}.'
+        )
     return found
 
 
 def _encodings(model: Model, question: str, text: str, longest: int, stride: int) -> list[tokenizers.Encoding]:
-    """Return the parts of a text that fit into a run, each with the question."""
-    first = _is_first(model)
+    """Return the parts of a text, each with the question and at most `longest` tokens."""
+    first = _is_question_first(model)
     (encoding,) = model.tokenizer.encode(
         [(question, text) if first else (text, question)],
         truncation="only_second" if first else "only_first",
@@ -118,18 +120,21 @@ def _encodings(model: Model, question: str, text: str, longest: int, stride: int
     return [encoding, *encoding.overflowing]
 
 
-def _is_first(model: Model) -> bool:
-    """Whether the question comes before the text: models that pad on the left have it behind."""
+def _is_question_first(model: Model) -> bool:
+    """Whether the question comes before the context. Models that pad on the left have it after the context."""
     return model.tokenizer.padding_side == "right"
 
 
 def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, Any, float]:
-    """Return the first tokens, the last tokens and the scores of the best spans, and the score of no answer."""
-    own, encoding = 1 if _is_first(model) else 0, run.encoding
+    """Return the first tokens, the last tokens and the scores of the best spans, and the score of "no answer"."""
+    own, encoding = 1 if _is_question_first(model) else 0, run.encoding
     cls = model.tokenizer.ids.get("cls_token")
     is_text = np.array([index == own for index in encoding.sequence_ids])
     allowed = is_text | (np.array(encoding.ids) == cls) if cls is not None else is_text
-    start, end = (_probabilities(run.tokens(name, 1), allowed) for name in ("start_logits", "end_logits"))
+    start, end = (
+        softmax(np.where(allowed, run.tokens(name, 1).astype(np.float32), -10000.0))
+        for name in ("start_logits", "end_logits")
+    )
     null = (start[0] * end[0]).item()
     start[0] = end[0] = 0.0
     scores = np.tril(np.triu(np.outer(start, end)), longest - 1)
@@ -147,16 +152,9 @@ def _spans(model: Model, run: Run, count: int, longest: int) -> tuple[Any, Any, 
     return starts, ends, scores[starts, ends], null
 
 
-def _probabilities(logits: NDArray[Any], allowed: NDArray[Any]) -> NDArray[Any]:
-    masked = np.where(allowed, logits.astype(np.float32), -10000.0)
-    shifted = np.exp(masked - masked.max())
-    found: NDArray[Any] = shifted / shifted.sum()
-    return found
-
-
 def _characters(model: Model, encoding: tokenizers.Encoding, start: int, end: int, aligned: bool) -> tuple[int, int]:
-    """Return where the tokens of a span begin and end in the text, or the words that they are in."""
-    own = 1 if _is_first(model) else 0
+    """Return the start and end of a span in the text, extended to whole words if `aligned`."""
+    own = 1 if _is_question_first(model) else 0
     first, last = encoding.token_to_word(start), encoding.token_to_word(end)
     if aligned and first is not None and last is not None:
         begins, ends = encoding.word_to_chars(first, own), encoding.word_to_chars(last, own)
@@ -166,7 +164,7 @@ def _characters(model: Model, encoding: tokenizers.Encoding, start: int, end: in
 
 
 def _add(answers: list[Answer], found: Answer) -> None:
-    """Add an answer; to one of the same words only its score."""
+    """Add an answer, or add its score to an existing answer with the same words."""
     for one in answers:
         if one["answer"].lower() == found["answer"].lower():
             one["score"] += found["score"]

@@ -1,4 +1,4 @@
-"""Labels of texts, as `TextClassificationPipeline` of transformers gives them."""
+"""Labels of texts, as in transformers' `TextClassificationPipeline`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["classify"]
 
 _BEST: Final = ""
-"""The default of `top_k`: the best label alone, not in a list of its own."""
+"""The default of `top_k`: only the best label, without a list around it."""
 
 
 def classify(
@@ -34,22 +34,22 @@ def classify(
     Args:
         model: The model.
         inputs: A text, a pair as `{"text": ..., "text_pair": ...}`, or a list of these.
-        top_k: How many labels; None for all.
-        function_to_apply: `softmax`, `sigmoid` or `none`; None for what the config asks for.
-        truncation: Whether, or how, texts are cut to `max_length`.
-        max_length: The most tokens; None for those that the model takes.
-        batch_size: How many texts are run at once.
+        top_k: Number of labels; None for all.
+        function_to_apply: `softmax`, `sigmoid` or `none`; None for the function of the config.
+        truncation: Whether, or how, texts are truncated to `max_length`.
+        max_length: Maximum tokens; None for the token limit of the model.
+        batch_size: Number of texts per run.
 
     Returns:
-        For a text a list of `{"label": str, "score": float}`; for a list of texts the best label of each, or with
+        For a text a list of `{"label": str, "score": float}`. For a list of texts the best label of each, or with
         `top_k` a list for each.
 
     Raises:
-        ArgumentError: An input is neither a text nor a pair, or an argument is out of bounds.
+        ArgumentError: An input is neither a text nor a pair, or an argument is out of range.
     """
     best_only = top_k == _BEST
     if not best_only:
-        check_number("top_k", top_k)  # a negative one leaves out the last, as in transformers
+        check_number("top_k", top_k)  # a negative value drops the last labels, as in transformers
     items, is_list = listed(inputs)
     encodings = model.tokenizer.encode(
         [_text(item) for item in items], truncation=truncation_of(truncation, max_length), max_length=max_length
@@ -69,5 +69,5 @@ def _text(item: Any) -> Text:
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str) and {*item} <= {"text", "text_pair"}:
         pair = item.get("text_pair")
-        return (item["text"], pair) if pair else item["text"]  # transformers takes an empty one for none
-    raise ArgumentError(f'An input is a text or {{"text": ..., "text_pair": ...}}, not {type(item).__name__}.')
+        return (item["text"], pair) if pair else item["text"]  # transformers ignores an empty one
+    raise ArgumentError(f'An input must be a text or {{"text": ..., "text_pair": ...}}, not {type(item).__name__}.')

@@ -1,4 +1,4 @@
-"""Generated texts, as `TextGenerationPipeline` and `Text2TextGenerationPipeline` of transformers give them."""
+"""Generated texts, as in transformers' `TextGenerationPipeline` and `Text2TextGenerationPipeline`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from optimum_htp.errors import ArgumentError, PreprocessorLoadError, WrongTaskError
 from optimum_htp.runtime.chat import rendered
-from optimum_htp.runtime.generation.decoders import Decoder, TextDecoder, TransformingDecoder
+from optimum_htp.runtime.generation.decoders import Decoder, EncoderDecoder, TextDecoder
 from optimum_htp.runtime.generation.search import generate
 from optimum_htp.runtime.generation.settings import GenerationSettings, settings_of, task_params
 from optimum_htp.runtime.sessions import output_of
@@ -30,7 +30,7 @@ Streamer = Callable[[str], Any]
 _COMPLETING: Final = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 _TRANSFORMING: Final = {"max_new_tokens": 256, "num_beams": 4}
 _UNFINISHED: Final = "\ufffd"
-"""What the bytes of a character become that is not complete."""
+"""The decoded text of an incomplete character."""
 
 
 def complete(
@@ -44,24 +44,24 @@ def complete(
     streamer: Streamer | None = None,
     **settings: Any,
 ) -> Any:
-    """Return texts that go on with prompts.
+    """Return continuations of prompts.
 
     Args:
         model: The model.
         inputs: A prompt, a chat as a list of `{"role": str, "content": str}`, or a list of either.
-        return_full_text: Whether the prompt is part of the answer; None for yes.
-        add_special_tokens: Whether a prompt that is a text gets the tokenizer's special tokens; None for yes.
-        prefix: What is put before a prompt that is a text, and not shown; None for the one of the config, if any.
-        stop_sequence: A text; each of its tokens ends an answer.
-        streamer: Is called with each new piece of the text.
-        **settings: Of `GenerationConfig`: `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`,
+        return_full_text: Whether the result includes the prompt; None for yes.
+        add_special_tokens: Whether the tokenizer adds special tokens to a text prompt; None for yes.
+        prefix: Text before each text prompt, not part of the result; None for the prefix in the config.
+        stop_sequence: A text; each of its tokens ends the result.
+        streamer: Called with each new piece of the text.
+        **settings: Settings of `GenerationConfig`: `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`,
             `repetition_penalty`, `num_beams`, `stop_strings` and others; `seed` for the random numbers.
 
     Returns:
-        For each prompt a list of `{"generated_text": str}`; of a chat the text is the chat with the answer.
+        For each prompt a list of `{"generated_text": str}`. For a chat, the value is the chat with the answer.
 
     Raises:
-        ArgumentError: An argument is out of bounds, or a chat is none.
+        ArgumentError: An argument is out of range, or a chat is invalid.
         PreprocessorLoadError: The model has no chat template.
     """
     is_chat = isinstance(inputs, (list, tuple)) and bool(inputs) and isinstance(inputs[0], Mapping)
@@ -100,22 +100,23 @@ def transform(
     streamer: Streamer | None = None,
     **settings: Any,
 ) -> Any:
-    """Return texts that a model with an encoder makes of texts.
+    """Return the texts that an encoder-decoder model generates from texts.
 
     Args:
         model: The model.
         inputs: A text, or a list of texts.
-        truncation: Whether, or how, texts are cut to what the model takes.
-        stop_sequence: A text whose first token ends an answer.
-        streamer: Is called with each new piece of the text.
-        **settings: As of `complete`.
+        truncation: Whether, or how, texts are truncated to the token limit of the model.
+        stop_sequence: A text whose first token ends the result.
+        streamer: Called with each new piece of the text.
+        **settings: As in `complete`.
 
     Returns:
-        For a text a list of `{"generated_text": str}`; for a list of texts one for each, or a list for each where
-        several are asked for.
+        For a text a list of `{"generated_text": str}`. For a list of texts one object for each, or a list for each if
+        `num_return_sequences` is greater than 1.
 
     Raises:
-        ArgumentError: An argument is out of bounds.
+        ArgumentError: An argument is out of range.
+        WrongTaskError: The model has no encoder or no decoder file.
     """
     items, is_list = listed(inputs)
     stop = None if stop_sequence is None else _tokens_of(model, stop_sequence)[:1]
@@ -127,7 +128,7 @@ def transform(
     )
     encoder = next((part for name, part in model.parts.items() if "encoder_model" in name), None)
     if encoder is None:
-        raise WrongTaskError(f"{model.source.name} has no encoder.")
+        raise WrongTaskError(f"{model.source.name} has no encoder file. Export the model again.")
     found = []
     for encoding in encodings:
         arrays = feeds(encoder, model.tokenizer.arrays([encoding]))
@@ -136,7 +137,7 @@ def transform(
         states = np.repeat(output_of(encoder.run(arrays), name, (1, None, None), encoder.path), rows, axis=0)
         mask = np.ones((rows, len(encoding)), dtype=np.int64)
         start = np.array([[_start(chosen, model)]], dtype=np.int64)
-        tokens = _generated(model, TransformingDecoder(model.parts, states, mask), start, chosen, streamer)
+        tokens = _generated(model, EncoderDecoder(model.parts, states, mask), start, chosen, streamer)
         found.append(
             [
                 {"generated_text": model.tokenizer.decode(row, skip_special_tokens=True, clean_up=False)}
@@ -156,8 +157,8 @@ def _settings(
     task: str,
 ) -> GenerationSettings:
     own = model.source.generation_config()
-    asked = {**given, **({} if stop is None else {"eos_token_id": stop})}
-    found = settings_of(own, model.config, pipeline, asked, model.source.name, task)
+    arguments = {**given, **({} if stop is None else {"eos_token_id": stop})}
+    found = settings_of(own, model.config, pipeline, arguments, model.source.name, task)
     return replace(found, pad_token_id=model.tokenizer.ids.get("pad_token")) if found.pad_token_id is None else found
 
 
@@ -170,13 +171,13 @@ def _tokens_of(model: Model, text: str, *, add_special_tokens: bool = False) -> 
 
 
 def _prefix(model: Model, task: str) -> str:
-    """Return what the config puts before each text."""
+    """Return the prefix for each text in the config; empty if there is none."""
     found = task_params(model.config, task).get("prefix", model.config.get("prefix"))
     return found if isinstance(found, str) else ""
 
 
 def _longer(settings: GenerationSettings, length: int, given: Mapping[str, Any]) -> GenerationSettings:
-    """Return the settings for prompts that are longer by a prefix; lengths of the new text stay as they are."""
+    """Return the settings for prompts with a prefix of `length` tokens. Limits of the new text do not change."""
     if "max_new_tokens" not in given:
         settings = replace(settings, max_length=settings.max_length + length)
     if "min_new_tokens" not in given and "min_length" in given:
@@ -185,12 +186,12 @@ def _longer(settings: GenerationSettings, length: int, given: Mapping[str, Any])
 
 
 def _start(settings: GenerationSettings, model: Model) -> int:
-    """Return the token that a text begins with."""
+    """Return the start token of a text."""
     for token in (settings.decoder_start_token_id, settings.bos_token_id):
         if token is not None:
             return token
     raise PreprocessorLoadError(
-        f"The generation config of {model.source.name} names no token that a text begins with: pass bos_token_id=."
+        f"The generation config of {model.source.name} has no start token. Use the argument bos_token_id=."
     )
 
 
@@ -200,7 +201,7 @@ def _prompt(model: Model, prompt: Prompt) -> tuple[str, bool]:
         return prompt, False
     template = model.tokenizer.chat_template.get("default")
     if template is None:
-        raise PreprocessorLoadError(f"{model.source.name} has no chat template: give the prompt as a text.")
+        raise PreprocessorLoadError(f"{model.source.name} has no chat template. Use a text as prompt.")
     messages = list(prompt)
     continues = bool(messages) and isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant"
     return rendered(template, messages, model.tokenizer.special, continues=continues), continues
@@ -219,10 +220,10 @@ def _generated(
     model: Model, decoder: Decoder, start: NDArray[np.int64], settings: GenerationSettings, streamer: Streamer | None
 ) -> list[list[int]]:
     if streamer is not None and (settings.num_beams > 1 or settings.num_return_sequences > 1):
-        raise ArgumentError("A streamer takes one text: give num_beams=1 and num_return_sequences=1.")
+        raise ArgumentError("A streamer needs a single text; use num_beams=1 and num_return_sequences=1.")
     if settings.limit(start.shape[1]) <= start.shape[1]:
         raise ArgumentError(
-            f"The text begins with {start.shape[1]} tokens, and has at most {settings.limit(start.shape[1])}: give a "
+            f"The prompt has {start.shape[1]} tokens, but max_length is {settings.limit(start.shape[1])}. Use a "
             "larger max_length, or max_new_tokens."
         )
     pieces = _Pieces(model.tokenizer, streamer) if streamer is not None else None
@@ -235,7 +236,7 @@ def _generated(
 
 
 class _Pieces:
-    """Gives a text away as its tokens come, a complete character at a time."""
+    """Sends new text to a streamer after each token; incomplete characters wait."""
 
     def __init__(self, tokenizer: Tokenizer, streamer: Streamer) -> None:
         self._tokenizer, self._streamer = tokenizer, streamer
@@ -261,7 +262,7 @@ class _Pieces:
 
 
 def _stopping(tokenizer: Tokenizer, settings: GenerationSettings) -> Callable[[NDArray[np.int64]], bool]:
-    """Return what tells that the last token of a text completes one of the texts that end it."""
+    """Return a function that checks whether the last token completes one of `stop_strings`."""
     given = settings.stop_strings
     stops = [given] if isinstance(given, str) else list(given or ())
     if not stops:

@@ -1,4 +1,4 @@
-"""Labels of tokens and of what they make up, as `TokenClassificationPipeline` of transformers gives them."""
+"""Labels of tokens and entities, as in transformers' `TokenClassificationPipeline`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Entity = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Token:
-    """A token with its scores. `is_inner` tells that it goes on with the word of the token before."""
+    """A token with its scores. `is_inner`: whether it continues the word of the previous token."""
 
     word: str
     scores: NDArray[Any]
@@ -46,37 +46,37 @@ def classify_tokens(
     stride: int | None = None,
     batch_size: int = 1,
 ) -> Any:
-    """Return the labelled tokens of texts, or the entities that they make up.
+    """Return the labelled tokens or the entities of texts.
 
     Args:
         model: The model.
         inputs: A text, or a list of texts.
         aggregation_strategy: `none`, `simple`, `first`, `average` or `max`.
-        ignore_labels: Labels to leave out; None for `O`.
-        stride: How many tokens of a long text its parts have in common; None to cut long texts.
-        batch_size: How many texts are run at once.
+        ignore_labels: Labels to skip; None for `O`.
+        stride: Tokens that consecutive parts of a long text have in common; None to truncate long texts.
+        batch_size: Number of texts per run.
 
     Returns:
         For each text a list of `{"entity" or "entity_group": str, "score": float, "word": str, "start": int, "end":
-        int}`, and `"index": int` for tokens.
+        int}`; tokens also have `"index": int`.
 
     Raises:
-        ArgumentError: There is no such strategy, or the stride is too long or without a strategy.
+        ArgumentError: The strategy is unknown, or the stride is too large or needs a strategy.
     """
     strategy = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
     if strategy not in _STRATEGIES:
         raise ArgumentError(
-            f"aggregation_strategy={aggregation_strategy!r} is not known: give one of {', '.join(_STRATEGIES)}."
+            f"aggregation_strategy={aggregation_strategy!r} is unknown; use one of {', '.join(_STRATEGIES)}."
         )
     ignored = _IGNORED if ignore_labels is None else ignore_labels
     if isinstance(ignored, str):
-        raise ArgumentError(f"ignore_labels={ignored!r} has to be a list of labels.")
+        raise ArgumentError(f"ignore_labels={ignored!r} must be a list of labels.")
     check_number("stride", stride, 0)
     tokenizer = model.tokenizer
     if stride is not None and (strategy == "none" or stride >= (tokenizer.longest or stride + 1)):
         raise ArgumentError(
-            f"stride={stride} needs an aggregation_strategy, and has to be less than the {tokenizer.longest} tokens "
-            "that the model takes."
+            f"stride={stride} needs an aggregation_strategy, and must be less than the {tokenizer.longest} tokens of "
+            "the model."
         )
     items, is_list = listed(inputs)
     found = []
@@ -111,7 +111,7 @@ def _entities(model: Model, text: str, run: Run, strategy: str) -> list[Entity]:
     else:
         entities = [_word(model, word, labels, strategy) for word in _words(tokens)]
     if strategy != "none" and not all(isinstance(one["entity"], str) for one in entities):
-        raise ConfigLoadError("id2label of the config has labels that are no texts: entities cannot be made of them.")
+        raise ConfigLoadError("id2label of the config has labels that are not texts. Use aggregation_strategy='none'.")
     return entities if strategy == "none" else _groups(model, entities)
 
 
@@ -158,7 +158,7 @@ def _word(model: Model, tokens: list[_Token], labels: dict[int, Any], strategy: 
 
 
 def _tag(label: str) -> tuple[str, str]:
-    """Return whether a label begins an entity (`B`) or goes on with one (`I`), and the entity's own label."""
+    """Return whether a label begins (`B`) or continues (`I`) an entity, and the label of the entity."""
     return (label[0], label[2:]) if label.startswith(("B-", "I-")) else ("I", label)
 
 
@@ -183,7 +183,7 @@ def _groups(model: Model, entities: list[Entity]) -> list[Entity]:
 
 
 def _without_overlaps(entities: list[Entity]) -> list[Entity]:
-    """Return entities of the parts of a text; of two that overlap the longer one, or the one of the better score."""
+    """Return the entities of all parts of a text; of two that overlap, the longer one, then the better score."""
     found: list[Entity] = []
     for entity in sorted(entities, key=lambda one: one["start"]):
         if not found or not found[-1]["start"] <= entity["start"] < found[-1]["end"]:

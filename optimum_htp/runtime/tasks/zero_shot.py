@@ -1,4 +1,4 @@
-"""Labels that a model was not trained for, as `ZeroShotClassificationPipeline` of transformers gives them."""
+"""Zero-shot classification, as in transformers' `ZeroShotClassificationPipeline`."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def classify_zero_shot(
     multi_label: bool = False,
     batch_size: int = 1,
 ) -> Any:
-    """Return how well labels fit texts.
+    """Return the scores of labels that the model was not trained for.
 
     Args:
-        model: The model, of natural language inference.
+        model: A model of natural language inference.
         sequences: A text, or a list of texts.
-        candidate_labels: The labels, or a text with commas between them.
-        hypothesis_template: The sentence that a label is put into, at `{}`.
-        multi_label: Whether several labels can fit.
-        batch_size: How many pairs of text and label are run at once.
+        candidate_labels: A list of labels, or a text of labels separated by commas.
+        hypothesis_template: A sentence with `{}` in place of the label.
+        multi_label: Whether several labels can apply.
+        batch_size: Number of pairs of text and label per run.
 
     Returns:
         For each text `{"sequence": str, "labels": list[str], "scores": list[float]}`, the best label first.
 
     Raises:
-        ArgumentError: There are no labels, no texts, or no `{}` in the template.
+        ArgumentError: There are no labels or no texts, or the template is invalid.
     """
     labels = _labels(candidate_labels)
     items, is_list = listed(sequences)
     if not labels or not items:
-        raise ArgumentError("At least one text and one label are needed.")
+        raise ArgumentError("At least one text and one label are required.")
     _check_template(hypothesis_template)
     found = []
     for item in items:
@@ -61,26 +61,26 @@ def classify_zero_shot(
 
 
 def _check_template(template: Any) -> None:
-    """Refuse a template that does more than to put a label into a sentence: a width might take all memory.
+    """Check that a template only inserts the label: format specifications could use all memory.
 
     Raises:
-        ArgumentError: It does, or has no place for a label.
+        ArgumentError: It has other fields or format specifications, or no field.
     """
     try:
         places = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"hypothesis_template={template!r} cannot be read: {error}.") from error
     if not places or not all(name in ("", "0") and not how and kind is None for name, how, kind in places):
-        raise ArgumentError(f"hypothesis_template={template!r} has to have {{}} for the label, and nothing else.")
+        raise ArgumentError(f"hypothesis_template={template!r} must have {{}} for the label, and no other field.")
     if len(places) > 1 and any(name == "" for name, *_ in places):
-        raise ArgumentError(f"hypothesis_template={template!r} has more than one {{}}: write {{0}} in each place.")
+        raise ArgumentError(f"hypothesis_template={template!r} has more than one {{}}; use {{0}} instead.")
 
 
 def _encodings(model: Model, pairs: list[tuple[str, str]]) -> list[Any]:
     try:
         return model.tokenizer.encode(pairs, truncation="only_first")
-    except Exception as error:
-        if "too short" not in str(error):  # `tokenizers` raises plain Exception where the label alone is too long
+    except ArgumentError as error:
+        if "too short" not in str(error):  # the label alone is too long
             raise
         return model.tokenizer.encode(pairs)
 
@@ -90,18 +90,18 @@ def _labels(given: str | Sequence[str]) -> list[str]:
 
 
 def _entailment(model: Model) -> int:
-    """Return the number of the class that means that a label fits; the last one where none does."""
+    """Return the index of the class "entailment"; -1 (the last class) if there is none."""
     labels = labels_of(model.config)
     return next((index for index, label in labels.items() if str(label).lower().startswith("entail")), -1)
 
 
 def _scores(logits: Any, entailment: int, alone: bool) -> Any:
-    """Return the scores of labels: for each alone against contradiction, or of all together.
+    """Return the scores of labels.
 
     Args:
-        logits: Of shape (label, class).
-        entailment: The class that says that a label fits.
-        alone: Whether each label is judged alone.
+        logits: Logits of shape (label, class).
+        entailment: Index of the class "entailment".
+        alone: Whether each label is scored against contradiction instead of against the other labels.
     """
     if not alone:
         return softmax(logits[:, entailment])

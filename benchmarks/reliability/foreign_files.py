@@ -1,8 +1,8 @@
-"""Strangers' files: every key of a record with values that nobody means well, archives that lie, code that waits.
+"""Foreign files: every key of a record with hostile values, false archives, and code.
 
-A value is written into a stamped file; then the file is shown, verified, reported and loaded from. Each answers or
-raises a typed error; nothing raw reaches the terminal or the page, nothing is written outside the home of Hugging
-Face, no code of the model's runs and no pickle is asked for.
+A value is written into a stamped file; then the file is shown, verified, reported and loaded. Each step returns a
+result or raises a typed error. No control character reaches the terminal or the page, nothing is written outside the
+Hugging Face home, no code of the model runs, and no pickle is requested.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ALLOWED = {"\n"}
 
 
 def _visible(text: str) -> str | None:
-    """Return the first character of a text that steers a terminal or turns its direction; None where there is none."""
+    """Return the first character of a text that controls a terminal or the text direction; None if there is none."""
     if text.replace("\n", "").isprintable():  # what most are, and texts of 10 MB are many
         return None
     odd = (character for character in text if unicodedata.category(character) in ("Cc", "Cf", "Cs"))
