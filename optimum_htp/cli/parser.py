@@ -73,7 +73,7 @@ class Parser(ArgumentParser):
             if not is_known:
                 near = nearest(name, (option for option in options if option.startswith("--")))
                 if any(action.dest == "inputs" and action.nargs == "*" for action in self._actions):
-                    near = f"{near} Put -- before an input that begins with a dash."
+                    near = f"{near} Put -- before an input that starts with a dash."
                 self.error(f"unknown option {name} of {self.prog.removeprefix(_PROGRAM)}.{near}")
 
     def _check_value(self, action: Action, value: Any) -> None:

@@ -82,7 +82,7 @@ def test_json_reports_a_bug_and_the_other_results(files, model_folder):
         (["profile"], "MetadataError"),
     ],
 )
-def test_json_is_printed_whatever_fails(command, error, files):
+def test_json_is_printed_after_any_failure(command, error, files):
     name, *options = command
     given = files[:1] if name == "profile" else files
     done = optimum_cli("htp", name, *given, *options, "--json", check=False)
@@ -100,8 +100,8 @@ def test_errors_keep_what_programs_need(hub):
     done = optimum_cli("htp", "info", url, "--json", check=False, **soon)
     (file,) = json.loads(done.stdout)["files"]
     assert (file["file"], file["error"], file["retry_after"]) == (url, "RateLimitedError", 7)
-    told = optimum_cli("htp", "info", url, check=False, **soon)
-    assert url in told.stderr
+    reported = optimum_cli("htp", "info", url, check=False, **soon)
+    assert url in reported.stderr
 
 
 def test_file_that_has_no_tags_leaves_the_others_shown(files, tmp_path):

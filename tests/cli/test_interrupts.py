@@ -1,4 +1,4 @@
-"""Ctrl-C and kills: nothing is replaced after them, what was done is told, and nothing is left lying about."""
+"""Ctrl-C and kills: nothing is replaced after them, what was done is reported, and nothing is left lying about."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def interrupted_after_the_first(command, kind, folder):
 def test_no_file_is_replaced_after_a_signal_and_earlier_results_are_reported(kind, folder):
     code, stdout, stderr, seconds = interrupted_after_the_first([CLI, "htp", "strip", folder], kind, folder)
     assert code == 128 + kind
-    told = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
-    assert told == stripped(folder)
-    assert 1 <= len(told) < FILES
+    reported = {Path(line.partition(": ")[0]).name for line in stdout.splitlines()}
+    assert reported == stripped(folder)
+    assert 1 <= len(reported) < FILES
     assert stderr.splitlines() == ["interrupted"]
     assert seconds < 10
     assert len(list(folder.iterdir())) == FILES  # and no temporary ones
@@ -177,7 +177,7 @@ def transfers():
 
 @pytest.fixture
 def files(exported, hub, published, tmp_path):
-    """Return what stands for names in commands; the Hub has the model, and somebody who may write there."""
+    """Return the values of names in commands; the Hub has the model, and a user with write access."""
     published("bert")
     (tmp_path / "list.txt").write_text("tiny/bert\n")
     file = shutil.copy(exported("bert") / "model.onnx", tmp_path / "model.onnx")

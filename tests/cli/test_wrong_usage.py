@@ -19,7 +19,7 @@ NOWHERE = "/proc/no-such/out"  # cannot be created, also not by root
 # Command line; exit code; text of the message; environment.
 CASES = [
     # Typos of commands and options
-    ("htp verfy m.onnx", 2, "unknown command 'verfy' of htp. Did you mean verify? See optimum-cli htp --help", {}),
+    ("htp verifi m.onnx", 2, "unknown command 'verifi' of htp. Did you mean verify? See optimum-cli htp --help", {}),
     ("htp verify --modle x m.onnx", 2, "unknown option --modle of htp verify. Did you mean --model?", {}),
     (
         "htp extract m.onnx --moduel x -o y.onnx",

@@ -1,4 +1,4 @@
-"""Many models in one go: each in a process of its own, each once, whatever is killed meanwhile."""
+"""Batches: each model in a separate process, each exported once, also after kills."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_model_that_cannot_be_looked_up_keeps_its_export(models, hub, tmp_path, 
     listed, out = tmp_path / "models.txt", tmp_path / "out"
     listed.write_text("tiny/bert\n")
     batch(listed, "-o", out, **empty_home)
-    hub.repos["tiny/bert"].private = True  # as for whoever has a token that has expired
+    hub.repos["tiny/bert"].private = True  # as with an expired token
     away = batch(listed, "-o", out, check=False, **empty_home)
     assert away["tiny/bert"]["state"] == "failed"
     assert "of an earlier run is unchanged" in away["tiny/bert"]["message"]
@@ -296,8 +296,8 @@ def test_batch_waits_for_its_list_where_the_hub_limits_it(hub, tmp_path, empty_h
         return status, body, headers
 
     hub.tamper = busy_at_first
-    told = batch(*source, "-o", tmp_path / "out", check=False, OPTIMUM_HTP_TIMEOUT="2", **empty_home)
-    assert {*told} == {"listed/one", "listed/two"}
+    reported = batch(*source, "-o", tmp_path / "out", check=False, OPTIMUM_HTP_TIMEOUT="2", **empty_home)
+    assert {*reported} == {"listed/one", "listed/two"}
     assert len(asked) == 2
 
 

@@ -1,4 +1,4 @@
-"""Batches that push: each export once to where it is asked now, whatever an earlier run has pushed elsewhere."""
+"""Batches that push: each export is pushed once per repo and options, also after earlier pushes to other repos."""
 
 from __future__ import annotations
 

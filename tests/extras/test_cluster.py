@@ -122,16 +122,16 @@ def test_batch_on_a_cluster_survives_a_killed_worker_and_is_done_once(cluster, s
     _until(lambda: psutil.Process(workers[0].pid).children(recursive=True))
     children = psutil.Process(workers[0].pid).children(recursive=True)
     workers[0].kill()
-    told, _ = caller.communicate(timeout=300)
-    assert caller.returncode == 0, told
-    states = {model["output"]: model["state"] for model in json.loads(told)["models"]}
+    reported, _ = caller.communicate(timeout=300)
+    assert caller.returncode == 0, reported
+    states = {model["output"]: model["state"] for model in json.loads(reported)["models"]}
     assert states == dict.fromkeys(names, "done")
     stored = {key.removeprefix("batch/killed/"): size for key, size in keys().items() if "/killed/" in key}
     assert {f"{name}/model.onnx" for name in names} <= stored.keys()
     assert {f"{name}/{MARKER}" for name in names} <= stored.keys()
     _, gone = psutil.wait_procs(children, 20)
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in gone), "the killed worker's export went on"
-    for place in (kept.read_text(), told):
+    for place in (kept.read_text(), reported):
         assert SECRET not in place
 
     again = batch(listed, "-o", out, "--dask", cluster.address, "--journal", tmp_path / "new.jsonl", **empty_home)
@@ -172,10 +172,10 @@ def test_lost_scheduler_is_reported_and_the_next_run_finishes(cluster, published
     )
     _until(lambda: psutil.Process(worker.pid).children(recursive=True))
     cluster.scheduler.kill()
-    told, _ = caller.communicate(timeout=120)
+    reported, _ = caller.communicate(timeout=120)
     assert caller.returncode == 1
-    assert "JobLostError" in told
-    assert "Run the batch again" in told.replace("run the batch again", "Run the batch again")
+    assert "JobLostError" in reported
+    assert "Run the batch again" in reported.replace("run the batch again", "Run the batch again")
     done = batch(listed, "-o", out, **empty_home)
     assert done["tiny/bert"]["state"] in ("done", "up_to_date")
 
@@ -209,9 +209,9 @@ def test_workers_without_the_package_or_with_another_version_are_named(cluster, 
     installed.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1", installed.read_text()))
     module = other.site_packages / "optimum_htp" / "version.py"  # earlier versions of Dask ask the module
     module.write_text(module.read_text().replace(__version__, "0.0.1"))
-    for environment, told in ((bare, "has no optimum-htp"), (other, "has optimum-htp 0.0.1")):
+    for environment, reported in ((bare, "has no optimum-htp"), (other, "has optimum-htp 0.0.1")):
         worker = cluster.worker(environment.python)
-        with pytest.raises(ClusterError, match=told) as caught, executor(cluster, 1):
+        with pytest.raises(ClusterError, match=reported) as caught, executor(cluster, 1):
             pass
         assert f"pip install optimum-htp=={__version__}" in str(caught.value)
         worker.terminate()  # it signs off: of one that is killed, the scheduler may hear too late

@@ -104,10 +104,10 @@ def test_names_that_the_hub_gave_are_not_folders_here(shelf, model_folder, tmp_p
     manifest, env = tmp_path / "manifest.json", {**empty_home, **EPOCH}
 
     def made(*arguments):
-        told = run(CLI, "htp", "batch", *arguments, "--json", cwd=here, **env).stdout
+        reported = run(CLI, "htp", "batch", *arguments, "--json", cwd=here, **env).stdout
         return {
             model["output"]: (model["state"], model["model"], model.get("commit"))
-            for model in json.loads(told)["models"]
+            for model in json.loads(reported)["models"]
         }
 
     commits = {name: shelf.repos[name].refs["main"] for name in ("shelf/one", "shelf/two")}
@@ -180,7 +180,7 @@ def test_manifest_records_the_options_of_the_existing_export(shelf, tmp_path, em
     _change_a_weight(out / "shelf" / "one" / "model.onnx")
     assert (
         batch(listed, "-o", out, "--opset", "17", **env)["shelf/one"]["state"] == "up_to_date"
-    )  # nobody has asked for a digest
+    )  # no digest was requested
     _, fourth = written("--opset", "17")
     assert all(fault(path, file) is None for path, (_, file) in fourth.files().items())
 
@@ -263,7 +263,7 @@ def test_verify_reports_differences_from_the_manifest(exported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda content: content.clear(), "not a manifest"),
         (lambda content: content.update(optimum_htp_manifest=2), "version 2"),
@@ -283,14 +283,14 @@ def test_verify_reports_differences_from_the_manifest(exported, tmp_path):
         (lambda content: content["models"][0].update(output="x.onnx"), "leave out .onnx"),
     ],
 )
-def test_invalid_manifest_is_rejected_with_a_reason(tmp_path, change, told):
+def test_invalid_manifest_is_rejected_with_a_reason(tmp_path, change, reported):
     file = {"name": "model.onnx", "size": 1, "sha256": "0" * 64}
     model = {"model": "org/name", "output": "org/name", "task": "x", "commit": "0" * 40, "files": [file]}
     content = {"optimum_htp_manifest": 1, "folder": ".", "versions": {}, "models": [model]}
     change(content)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ManifestError, match=told):
+    with pytest.raises(ManifestError, match=reported):
         read_manifest(path)
     path.write_text("[" * 100_000)
     with pytest.raises(ManifestError, match="cannot be read as a manifest"):
@@ -298,7 +298,7 @@ def test_invalid_manifest_is_rejected_with_a_reason(tmp_path, change, told):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (("list", "-o", "out", "--collection", "a/b"), "one of LIST"),
         (("-o", "out"), "one of LIST"),
@@ -309,8 +309,8 @@ def test_invalid_manifest_is_rejected_with_a_reason(tmp_path, change, told):
         (("--from-manifest", "none.json", "-o", "out"), "cannot be read as a manifest"),
     ],
 )
-def test_arguments_that_contradict_each_other_are_named(arguments, told):
+def test_arguments_that_contradict_each_other_are_named(arguments, reported):
     done = optimum_cli("htp", "batch", *arguments, check=False)
     assert done.returncode in (1, 2)
-    assert told in done.stderr
+    assert reported in done.stderr
     assert "Traceback" not in done.stderr

@@ -96,7 +96,7 @@ def test_new_repo_is_deleted_if_the_commit_is_rejected(org, bert, writer):
     assert pushed_files(org, "me/there") == {"notes.txt": b"mine"}
 
 
-def test_repo_into_which_somebody_wrote_meanwhile_is_left(org, bert, writer, caplog):
+def test_repo_with_a_file_of_another_user_is_kept(org, bert, writer, caplog):
     def write_and_refuse(method, path, status, body, headers):
         if "/preupload/" not in path:
             return status, body, headers
@@ -269,9 +269,9 @@ def test_batch_pushes_each_model_to_a_repo_of_its_own(org, published, tmp_path, 
     command = [CLI, "htp", "batch", tmp_path / "models.txt", "-o", tmp_path / "out", "--json", "--push-to-hub", "me"]
     refused = run(*command, check=False, **env)
     assert refused.returncode == 1
-    told = json.loads(refused.stdout)["models"]
-    assert {model["error"] for model in told} == {"AccessDeniedError"}
-    assert all("exported, but not pushed" in model["message"] for model in told)
+    reported = json.loads(refused.stdout)["models"]
+    assert {model["error"] for model in reported} == {"AccessDeniedError"}
+    assert all("exported, but not pushed" in model["message"] for model in reported)
     assert not [name for name in org.repos if name.startswith("me/")]
 
     done = run(*command, **{**env, "HF_TOKEN": WRITER})

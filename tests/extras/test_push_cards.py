@@ -47,7 +47,7 @@ def test_card_lists_existing_files_after_a_push_of_another_model(org, bert, expo
     org.repos["me/model"].commit({**pushed_files(org), "README.md": body.encode()})
     push([exported("bert")], "me/model", access=writer)
     card = ModelCard(pushed_files(org)["README.md"].decode())
-    assert card.data.base_model == ["tiny/vit", "mine/model"]  # what somebody has written stays
+    assert card.data.base_model == ["tiny/vit", "mine/model"]  # values of other authors are kept
     left = {name: content for name, content in pushed_files(org).items() if name != "b.onnx"}
     org.repos["me/model"].commit(left)
     push([exported("vit")], "me/model", access=writer)
@@ -67,7 +67,7 @@ def test_card_after_several_pushes_loads_what_each_has_pushed(org, bert, exporte
         if earlier:
             card = re.sub(
                 r"(?<=<!-- optimum-htp: files )(.*)(?= -->)",
-                lambda found: json.dumps({name: told[:4] for name, told in json.loads(found[1]).items()}),
+                lambda found: json.dumps({name: reported[:4] for name, reported in json.loads(found[1]).items()}),
                 files["README.md"].decode().replace("# t5/decoder_model", r"# t5/decoder\_model"),
             )
             org.repos["me/model"].commit({**files, "README.md": card.replace("# model", "# My words", 1).encode()})

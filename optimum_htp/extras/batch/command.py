@@ -175,7 +175,7 @@ class BatchCommand(Command):
                 read_standing=self.args.manifest is not None or reproduced is not None,
                 pushes=pushes,
                 force=self.args.force,
-                told=record,
+                on_result=record,
                 limit=limit,
             )
         if self.args.manifest is not None and isinstance(output, Folder):

@@ -1,8 +1,8 @@
-"""Where a batch's exports go: a folder, or any location that fsspec writes to (`s3://bucket/prefix`).
+"""Targets of the exports of a batch: a folder, or any location that fsspec can write to (`s3://bucket/prefix`).
 
-An export is made in a folder in either case. To a location its files are copied when it is whole, and a small file
-that tells of them (`.optimum-htp.json`: commit, names, sizes, digests) is taken away before and written last, so that
-what a killed job left there counts for nothing. Credentials are whatever the machine that copies has.
+Each export is written to a folder. For a location, the files of a complete export are then copied. A marker file
+(`.optimum-htp.json`: commit, names, sizes, digests) is deleted before and written last, so files of a killed job are
+ignored. The copying machine uses its own credentials.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def run_batch(
     read_standing: bool = False,
     pushes: Pushes | None = None,
     force: bool = False,
-    told: Callable[[Job, JobResult], None] = lambda job, outcome: None,
+    on_result: Callable[[Job, JobResult], None] = lambda job, outcome: None,
     limit: Limit | None = None,
 ) -> dict[str, JobResult]:
     """Export models, and record the results in a journal.
@@ -128,7 +128,7 @@ def run_batch(
             Otherwise, names, sizes and commits are compared.
         pushes: Pushes the exports. A push that the journal records with the same options is not repeated.
         force: Whether to append to a journal that is a file of another kind.
-        told: Called with each job and its result, from any thread.
+        on_result: Called with each job and its result, from any thread.
         limit: The rate limits that the Hub has reported so far.
 
     Returns:
@@ -166,7 +166,7 @@ def run_batch(
             finally:
                 free.release()
             outcomes[job.output] = outcome
-            told(job, outcome)
+            on_result(job, outcome)
 
         with DaemonThreads(ahead, "optimum-htp-jobs") as threads:
             running: list[Future[None]] = []
